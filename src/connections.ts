@@ -1,0 +1,65 @@
+/** Who is in the room: the tutorial's ConnectionManager, for clients that may hold several connections. */
+
+/** As much of a WebSocket as the manager needs. */
+export interface Connection {
+  send(message: string): unknown;
+  subscribe(topic: string): unknown;
+}
+
+export type Publish = (topic: string, message: string | Uint8Array<ArrayBuffer>) => void;
+
+const TOPIC = "lobby";
+
+export class ConnectionManager {
+  readonly #connections = new Set<Connection>();
+  /** How many connections each client holds: two tabs with one id are one client. */
+  readonly #held = new Map<string, number>();
+  /** Clients whose last connection is gone, not yet announced. */
+  readonly #gone = new Set<string>();
+
+  constructor(private readonly publish: Publish) {}
+
+  connect(client: string, connection: Connection): void {
+    connection.subscribe(TOPIC);
+    this.#connections.add(connection);
+    this.#held.set(client, (this.#held.get(client) ?? 0) + 1);
+    this.#gone.delete(client);
+  }
+
+  /** Whether that was the client's last connection, so that {@link takeGone} has something to tell. */
+  disconnect(client: string, connection: Connection): boolean {
+    if (!this.#connections.delete(connection)) return false;
+    const left = (this.#held.get(client) ?? 1) - 1;
+    if (left > 0) this.#held.set(client, left);
+    else {
+      this.#held.delete(client);
+      this.#gone.add(client);
+    }
+    return left === 0;
+  }
+
+  /** The clients that are gone, `count` at most, in the order in which they went; each is handed out once. */
+  *takeGone(count: number): Generator<string> {
+    for (const client of this.#gone.values().take(count)) {
+      this.#gone.delete(client);
+      yield client;
+    }
+  }
+
+  sendPersonalMessage(message: string, connection: Connection): void {
+    connection.send(message);
+  }
+
+  broadcast(message: string | Uint8Array<ArrayBuffer>): void {
+    this.publish(TOPIC, message);
+  }
+
+  /** Open connections, of all clients. */
+  get size(): number {
+    return this.#connections.size;
+  }
+
+  get hasGone(): boolean {
+    return this.#gone.size > 0;
+  }
+}

@@ -1,0 +1,48 @@
+/** What the operator is told: where the server is, and what went wrong. */
+
+import { networkInterfaces } from "node:os";
+import type { Options } from "./options.ts";
+
+type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
+
+/** At a terminal, each address that can be clicked; elsewhere (a log, a pipe), one line. */
+export function greet(version: string, { hostname = "localhost", port }: Address, isTerminal: boolean): void {
+  const [first = "", ...others] = namesOf(hostname).map((name) => `http://${name}:${port}/client`);
+  if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${first}`);
+  console.log(`Hubbub ${version}\n\n  ${first}`);
+  for (const other of others) console.log(`  ${other}  (from your network)`);
+  console.log(
+    others.length > 0
+      ? "\nWhoever can reach these addresses can join, under any name. Ctrl+C stops it."
+      : "\nCtrl+C stops it.",
+  );
+}
+
+/** The names by which a listener is reached: the one for this machine first. */
+function namesOf(hostname: string): string[] {
+  if (hostname === "0.0.0.0" || hostname === "::") {
+    const addresses = Object.values(networkInterfaces()).flatMap((of) => of ?? []);
+    return [
+      "localhost",
+      ...addresses.filter(({ family, internal }) => family === "IPv4" && !internal).map((of) => of.address),
+    ];
+  }
+  if (hostname === "127.0.0.1" || hostname === "::1") return ["localhost"];
+  return [hostname.includes(":") ? `[${hostname}]` : hostname];
+}
+
+export function describeListenError(error: unknown, { host, port }: Options): string {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  switch (code) {
+    case "EADDRINUSE":
+      return `Port ${port} is in use: stop what is listening there, or choose another with --port.`;
+    case "EACCES":
+      return `Port ${port} is not allowed for this user: choose one above 1023 with --port.`;
+    default:
+      return `Cannot listen on ${host}, port ${port}: choose an address of this machine with --host.`;
+  }
+}
+
+export function report(what: string, error: unknown): void {
+  console.error(`${what}: ${error instanceof Error ? (error.stack ?? error.message) : Bun.inspect(error)}`);
+}

@@ -1,0 +1,159 @@
+/** The page in a real Chromium: what a person does, and what they then see. */
+
+import { within, type Hubbub } from "./hubbub.ts";
+
+const chromium = ["chromium", "chromium-browser", "google-chrome"]
+  .map((name) => Bun.which(name))
+  .find(Boolean);
+
+/** Where there is no browser its tests are skipped, with this in their name; in CI they fail instead. */
+export const skipped =
+  chromium || process.env.CI === "true" ? "" : " (skipped: install chromium to run these)";
+
+/** A browser takes its time, and a page waits for 2 s before it speaks of a lost connection. */
+const DEADLINE_MS = 15_000;
+
+interface Look {
+  readonly width?: number;
+  readonly height?: number;
+  readonly dark?: boolean;
+  readonly language?: string;
+}
+
+/** Opens the page of that server in a tab of its own; disposing it closes the tab. */
+export async function openPage(
+  hub: Pick<Hubbub, "origin">,
+  path = "/client",
+  look: Look = {},
+): Promise<Page> {
+  const page = new Page(look);
+  await page.open(`${hub.origin}${path}`, look);
+  return page;
+}
+
+export class Page implements Disposable {
+  /** What the page wrote to its console as an error or a warning, and exceptions that nobody caught. */
+  readonly complaints: string[] = [];
+  readonly #view: Bun.WebView;
+
+  constructor({ width = 1280, height = 800 }: Look) {
+    this.#view = new Bun.WebView({
+      width,
+      height,
+      backend: {
+        type: "chrome",
+        url: false,
+        ...(chromium ? { path: chromium } : {}),
+        argv: [
+          ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
+          "--disable-dev-shm-usage",
+          "--disable-background-networking",
+          "--disable-component-update",
+          "--disable-sync",
+          "--disable-quic",
+        ],
+      },
+      console: (type, ...args) => {
+        if (type === "error" || type === "warning") this.complaints.push(args.map(String).join(" "));
+      },
+    });
+  }
+
+  async open(url: string, { dark = false, language = "en-GB" }: Look): Promise<void> {
+    await this.#view.navigate("about:blank");
+    await this.#view.cdp("Emulation.setEmulatedMedia", {
+      features: [
+        { name: "prefers-color-scheme", value: dark ? "dark" : "light" },
+        { name: "prefers-reduced-motion", value: "reduce" },
+      ],
+    });
+    await this.#view.cdp("Emulation.setUserAgentOverride", {
+      userAgent: "Hubbub's tests",
+      acceptLanguage: language,
+    });
+    await this.#view.cdp("Runtime.enable");
+    await this.#view.cdp("Log.enable");
+    for (const event of ["Runtime.exceptionThrown", "Log.entryAdded"])
+      this.#view.addEventListener(event, (happened) => this.complaints.push(Bun.inspect(happened)));
+    await this.#view.navigate(url);
+  }
+
+  get url(): string {
+    return this.#view.url;
+  }
+
+  run<T>(expression: string): Promise<T> {
+    return this.#view.evaluate<T>(expression);
+  }
+
+  cdp<T>(method: string, params: Record<string, unknown> = {}): Promise<T> {
+    return this.#view.cdp<T>(method, params);
+  }
+
+  reload(): Promise<void> {
+    return this.#view.reload();
+  }
+
+  async click(selector: string): Promise<void> {
+    await this.#view.click(selector);
+  }
+
+  /** Types where the focus is; a line break presses Shift+Enter. */
+  async type(text: string): Promise<void> {
+    for (const [i, line] of text.split("\n").entries()) {
+      if (i > 0) await this.press("Enter", "Shift");
+      if (line) await this.#view.type(line);
+    }
+  }
+
+  async press(key: Bun.WebView.VirtualKey, ...modifiers: Bun.WebView.Modifier[]): Promise<void> {
+    await this.#view.press(key, { modifiers });
+  }
+
+  /** Writes into the composer and presses Enter. */
+  async says(text: string): Promise<void> {
+    await this.run("document.getElementById('messageText').focus()");
+    await this.type(text);
+    await this.press("Enter");
+  }
+
+  /** Waits until the expression's value is this one, compared as a whole. */
+  async shows(expression: string, expected: unknown): Promise<void> {
+    let seen: unknown;
+    let late = false;
+    const wait = (async () => {
+      while (!late) {
+        seen = await this.run(expression);
+        if (Bun.deepEquals(seen, expected)) return;
+        await this.run("new Promise(requestAnimationFrame)");
+      }
+    })();
+    try {
+      await within(
+        wait,
+        () => `${expression}: expected ${Bun.inspect(expected)}, saw ${Bun.inspect(seen)}`,
+        DEADLINE_MS,
+      );
+    } finally {
+      late = true;
+    }
+  }
+
+  /** The conversation as it reads: a line per entry, with the name where one is shown. */
+  get conversation(): string {
+    return `[...document.querySelectorAll("#messages > li:not(.day)")].map((entry) => {
+      const name = entry.querySelector(".who:not([hidden]) .name")?.textContent;
+      const text = entry.querySelector(".bubble")?.textContent ?? entry.textContent;
+      const state = entry.querySelector(".state")?.textContent;
+      return [entry.matches(".own") ? "me" : name, text, state].filter(Boolean).join(": ");
+    })`;
+  }
+
+  async screenshot(path: string): Promise<void> {
+    await Bun.write(path, await this.#view.screenshot());
+  }
+
+  [Symbol.dispose](): void {
+    this.#view.close();
+  }
+}

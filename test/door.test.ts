@@ -1,0 +1,188 @@
+/** What is refused is refused before the upgrade, with the fitting status and one sentence that says what to do. */
+
+import { describe, expect, test } from "bun:test";
+import { hostname } from "node:os";
+import { readId } from "../src/door.ts";
+import { startHubbub } from "./hubbub.ts";
+
+const UPGRADE = {
+  Connection: "Upgrade",
+  Upgrade: "websocket",
+  "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+  "Sec-WebSocket-Version": "13",
+};
+
+const NOTHING_HERE = "There is nothing here: the chat is at /client.\n";
+const NOT_AN_ID = 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n';
+const NOT_OUR_NAME =
+  "This server does not go by that name: use localhost, or the machine's own name or IP address.\n";
+const NOT_OUR_PAGE = "Pages of other sites may not connect here: open this server's own /client.\n";
+
+describe("ids", () => {
+  const good = [
+    "7",
+    "ann",
+    "A_b-c.d",
+    "Ámelie",
+    "陳大文",
+    "हिन्दी",
+    "ไทย",
+    "x".repeat(64),
+    "語".repeat(64),
+    "𠮷".repeat(64),
+  ];
+  for (const id of good) test(`${id} is one`, () => expect(readId(id)).toEqual({ id: id.normalize("NFC") }));
+
+  const bad = {
+    "an empty one": "",
+    "65 characters": "x".repeat(65),
+    "a space": "a b",
+    "a slash": "a/b",
+    "a NUL": "a\0b",
+    "a line break": "a\nb",
+    "an emoji": "😀",
+    markup: "<b>",
+    "a bidi override": "a\u202Eb",
+    "a zero-width joiner": "a\u200Db",
+    "a soft hyphen": "a\u00ADb",
+    "an invisible letter": "a\u3164b",
+    "a variation selector": "a\uFE0Fb",
+    "a mark with nothing to sit on": "\u0301a",
+    "half a character": "a\uD800",
+    "what was not UTF-8": "\uFFFD",
+  };
+  for (const [kind, id] of Object.entries(bad))
+    test(`${kind} is none`, () => expect(readId(id)).toHaveProperty("status", 400));
+});
+
+test("addresses that are not ours", async () => {
+  await using hub = await startHubbub();
+  for (const path of [
+    "/nope",
+    "/client/",
+    "/ws",
+    "/ws/",
+    "/ws/a/b",
+    "/websocket/a/b",
+    "/index.html",
+    "/favicon.ico",
+  ])
+    expect(await hub.answer(path)).toEqual({ status: 404, body: NOTHING_HERE });
+});
+
+test("ids that are none, asked for by a WebSocket and by a plain GET", async () => {
+  await using hub = await startHubbub();
+  for (const headers of [{}, UPGRADE])
+    for (const path of [
+      "/ws/a%20b",
+      "/ws/a%2Fb",
+      "/ws/%00",
+      "/ws/%FF",
+      "/ws/%zz",
+      `/ws/${"x".repeat(65)}`,
+      "/websocket/%E2%80%AE",
+    ])
+      expect(await hub.answer(path, { headers })).toEqual({ status: 400, body: NOT_AN_ID });
+});
+
+test("what is not a WebSocket is told so, once all else is in order", async () => {
+  await using hub = await startHubbub();
+  for (const path of ["/websocket", "/ws/7", "/websocket/7"]) {
+    const response = await hub.get(path);
+    expect(response.status).toBe(426);
+    expect(response.headers.get("upgrade")).toBe("websocket");
+    expect(await response.text()).toBe(
+      "Open this address with a WebSocket client; the chat's page is at /client.\n",
+    );
+  }
+});
+
+test("methods other than GET and HEAD", async () => {
+  await using hub = await startHubbub();
+  for (const path of ["/", "/client", "/websocket", "/ws/7", "/websocket/7"])
+    for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
+      const response = await hub.get(path, { method, headers: UPGRADE });
+      expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
+      expect(await response.text()).toBe("This address answers to GET only.\n");
+    }
+});
+
+test("a Host that another site's DNS could name", async () => {
+  await using hub = await startHubbub();
+  const foreign = [
+    "evil.example",
+    "evil.example:80",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "a@localhost",
+    "127.1",
+    "a, localhost",
+  ];
+  for (const headers of [{}, UPGRADE])
+    for (const host of foreign)
+      for (const path of ["/ws/7", "/websocket"])
+        expect(await hub.answer(path, { headers: { ...headers, Host: host } })).toEqual({
+          status: 403,
+          body: NOT_OUR_NAME,
+        });
+});
+
+test("a Host that only this machine can be meant by", async () => {
+  await using hub = await startHubbub();
+  const ours = [
+    "localhost",
+    "LOCALHOST:8000",
+    "localhost.",
+    "chat.localhost",
+    "127.0.0.1",
+    "192.168.1.20:8000",
+    "[::1]:8000",
+    hostname(),
+    `${hostname()}.local`,
+  ];
+  for (const host of ours) {
+    await using ann = await hub.open("/websocket", { Host: host });
+    ann.says(host);
+    await ann.hears(`Message text was: ${host}`);
+  }
+});
+
+test("the page of another site", async () => {
+  await using hub = await startHubbub();
+  const foreign = [
+    "http://evil.example",
+    "http://localhost:1",
+    `https://127.0.0.1:${hub.port}.evil.example`,
+    "null",
+    "",
+    "file://",
+  ];
+  for (const origin of foreign)
+    expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
+      status: 403,
+      body: NOT_OUR_PAGE,
+    });
+});
+
+test("our own page, also behind a proxy that speaks TLS; and programs, which send no Origin", async () => {
+  await using hub = await startHubbub();
+  for (const headers of [
+    { Host: `localhost:${hub.port}`, Origin: `http://localhost:${hub.port}` },
+    { Host: "localhost", Origin: "https://localhost" },
+    { Host: "localhost:443", Origin: "https://localhost" },
+    { Host: "LOCALHOST:80", Origin: "http://localhost" },
+    { Host: "[::1]:8000", Origin: "http://[::1]:8000" },
+    {},
+  ]) {
+    await using ann = await hub.open("/websocket", headers);
+    await ann.hearsNothing();
+  }
+});
+
+test("no subprotocol is agreed to that is not spoken", async () => {
+  await using hub = await startHubbub();
+  const response = await hub.get("/websocket", {
+    headers: { ...UPGRADE, "Sec-WebSocket-Protocol": "chat, token.secret" },
+  });
+  expect([response.status, response.headers.get("sec-websocket-protocol")]).toEqual([101, null]);
+});

@@ -1,0 +1,417 @@
+/** The page, used in a real Chromium as a person would use it. */
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { openPage, skipped } from "./browser.ts";
+import { startHubbub } from "./hubbub.ts";
+
+setDefaultTimeout(60_000);
+
+describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
+  test("two tabs talk, and one closes", async () => {
+    await using hub = await startHubbub();
+    using ann = await openPage(hub, "/client?id=ann");
+    {
+      using bob = await openPage(hub, "/client?id=bob");
+      await ann.shows("socket.readyState", 1);
+      await bob.shows("socket.readyState", 1);
+      await ann.says("hi bob");
+      await bob.shows(bob.conversation, ["ann: hi bob"]);
+      await bob.says("hi ann");
+      await ann.shows(ann.conversation, ["me: hi bob", "bob: hi ann"]);
+      await bob.shows(bob.conversation, ["ann: hi bob", "me: hi ann"]);
+      expect(bob.complaints).toEqual([]);
+    }
+    await ann.shows(ann.conversation, ["me: hi bob", "bob: hi ann", "bob left"]);
+    expect(ann.complaints).toEqual([]);
+  });
+
+  test("has the tutorial's elements, and an id made as there, which a reload keeps", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    const id = await page.run<string>("document.getElementById('ws-id').textContent");
+    expect(id).toMatch(/^\d{16}$/);
+    await page.shows("['messageText', 'messages'].map((id) => document.getElementById(id).tagName)", [
+      "TEXTAREA",
+      "OL",
+    ]);
+    await page.reload();
+    await page.shows("document.getElementById('ws-id')?.textContent", id);
+  });
+
+  test("what is markup in a message stays text", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using eve = await hub.join("eve");
+    await page.shows("socket.readyState", 1);
+    const texts = [
+      "<script>document.title = 'taken'</script>",
+      "<img src=x onerror=\"document.title = 'taken'\">",
+      "javascript:alert(1) &amp; <b>bold</b>",
+    ];
+    for (const text of texts) eve.says(text);
+    await page.shows(page.conversation, [`eve: ${texts[0]}`, texts[1], texts[2]]);
+    await page.shows("document.querySelectorAll('#messages :is(script, img, b, a)').length", 0);
+    await page.shows("document.title", "lobby · Hubbub");
+    expect(page.complaints).toEqual([]);
+  });
+
+  test("after the server restarts it is back by itself, says that something may be missing, and has lost nothing typed", async () => {
+    const first = await startHubbub();
+    using page = await openPage(first, "/client?id=ann");
+    await page.shows("socket.readyState", 1);
+    await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
+    await page.says("before");
+    await page.shows("outbox.length", 0);
+    await first.stop();
+    await page.shows("socket.readyState", 3);
+    await page.says("meanwhile");
+    await page.shows(page.conversation, ["me: before", "me: meanwhile: Sending…"]);
+    await page.shows(
+      "/^Connection lost. What you write is kept. /.test(document.getElementById('connection').textContent)",
+      true,
+    );
+
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    await using bob = await second.join("bob");
+    await bob.hears("Client #ann says: meanwhile");
+    await page.shows("document.getElementById('connection').textContent", "Back.");
+    await page.shows(page.conversation, ["me: before", "Some messages may be missing here", "me: meanwhile"]);
+    await page.shows("document.getElementById('connection').hidden", true);
+    await first[Symbol.asyncDispose]();
+  });
+
+  test("what was sent and not confirmed is in doubt: the writer decides", async () => {
+    await using first = await startHubbub();
+    using page = await openPage(first, "/client?id=ann");
+    await page.shows("socket.readyState", 1);
+    first.process.kill("SIGSTOP");
+    await page.says("one");
+    await page.says("two");
+    await page.shows(page.conversation, ["me: one: Sending…", "me: two: Sending…"]);
+    await first.stop();
+    const doubt = "Maybe not sent · Retry · Delete";
+    await page.shows(page.conversation, [`me: one: ${doubt}`, `me: two: ${doubt}`]);
+
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    await using bob = await second.join("bob");
+    await page.reload();
+    await page.shows(page.conversation, [`me: one: ${doubt}`, `me: two: ${doubt}`]);
+    await page.shows("socket.readyState", 1);
+    await page.click(".message:has(+ .message) .state button:last-of-type");
+    await page.click(".state button:first-of-type");
+    await bob.hears("Client #ann says: two");
+    await page.shows(page.conversation, ["me: two"]);
+  });
+
+  test("a draft survives a reload; what is too large is kept, with a sentence", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    const box = "document.getElementById('messageText').value";
+    const problem = "document.getElementById('problem')";
+    await page.run("document.getElementById('messageText').focus()");
+    await page.type("half a thou");
+    await page.reload();
+    await page.shows(box, "half a thou");
+    await page.run("box.focus()");
+    await page.run("Object.assign(box, { value: '語'.repeat(22_000) }).dispatchEvent(new Event('input'))");
+    await page.press("Enter");
+    await page.shows(
+      `${problem}.textContent`,
+      "This message is 65 KB, and 64 KB fit into one. Please split it.",
+    );
+    await page.shows(`${box}.length`, 22_000);
+    await page.run("Object.assign(box, { value: 'x'.repeat(65_536) }).dispatchEvent(new Event('input'))");
+    await page.press("Enter");
+    await page.shows(
+      "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent.length)",
+      [65_536],
+    );
+    await page.shows("outbox.length", 0);
+    await page.shows(`[${problem}.hidden, ${box}]`, [true, ""]);
+  });
+
+  test("Enter sends, Shift+Enter breaks, Enter while composing does nothing, blanks are not sent", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("socket.readyState", 1);
+    await page.says("  ");
+    await page.press("Backspace");
+    await page.press("Backspace");
+    await page.type("one\ntwo");
+    for (const composing of ["{ isComposing: true }", "{ keyCode: 229 }"])
+      await page.run(
+        `box.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", cancelable: true, ...${composing} }))`,
+      );
+    await page.shows("outbox.length + list.childElementCount", 0);
+    await page.press("Enter");
+    await page.shows(page.conversation, ["me: one\ntwo"]);
+  });
+
+  test("the composer grows to six rows and no further", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    const rows = (count: number) =>
+      page.run<number>(`(box.value = ${JSON.stringify("x\n".repeat(count - 1))}, box.clientHeight)`);
+    const [one, two, six, seven] = [await rows(1), await rows(2), await rows(6), await rows(7)];
+    expect([two - one, six - one, seven - six]).toEqual([24, 120, 0]);
+  });
+
+  test("consecutive messages share one name, for five minutes; each day has one line", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("socket.readyState", 1);
+    const at = (time: string, ...messages: [string, string][]) =>
+      page.run(
+        `{
+        const RealDate = Date; Date = class extends RealDate { constructor() { super("${time}"); } };
+        for (const [name, text] of ${JSON.stringify(messages)}) hear(name, bubble(text), text);
+        Date = RealDate;
+      }`
+          .replace(/^{/, "(() => {")
+          .replace(/}$/, "})()"),
+      );
+    await at("2026-03-01T10:00:00", ["ann", "1"], ["ann", "2"], ["bob", "3"]);
+    await at("2026-03-01T10:04:59", ["bob", "4"]);
+    await at("2026-03-01T10:09:59", ["bob", "5"]);
+    await at("2026-03-02T00:01:00", ["bob", "6"], ["bob", "7"]);
+    await page.shows(page.conversation, ["ann: 1", "2", "bob: 3", "4", "bob: 5", "bob: 6", "7"]);
+    await page.shows("[...document.querySelectorAll('.day')].map((day) => day.textContent)", [
+      "Sunday 1 March",
+      "Monday 2 March",
+    ]);
+  });
+
+  test("two tabs of one client: what one says stands in the other as one's own", async () => {
+    await using hub = await startHubbub();
+    using one = await openPage(hub, "/client?id=ann");
+    using two = await openPage(hub, "/client?id=ann");
+    await two.shows("socket.readyState", 1);
+    await one.says("hi");
+    await two.shows(two.conversation, ["me: hi"]);
+    await two.says("hi");
+    await one.shows(one.conversation, ["me: hi", "me: hi"]);
+    await two.shows(two.conversation, ["me: hi", "me: hi"]);
+  });
+
+  test("own messages stand where the room's order puts them", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    await page.run(
+      "(() => { const real = whenHeard; let held = []; whenHeard = (data) => held.push(data); window.release = () => { whenHeard = real; held.forEach(real); held = []; }; })()",
+    );
+    bob.says("first");
+    await bob.hears("You wrote: first", "Client #bob says: first");
+    await page.says("second");
+    await bob.hears("Client #ann says: second");
+    await page.shows(page.conversation, ["me: second: Sending…"]);
+    await page.run("release()");
+    await page.shows(page.conversation, ["bob: first", "me: second"]);
+  });
+
+  test("it follows at the end, and holds still for who reads further up", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    const fromEnd = "Math.round(scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight)";
+    const count = "document.querySelectorAll('.message').length";
+    for (let i = 0; i < 60; i++) bob.says(`message ${i} ${"long ".repeat(i % 30)}`);
+    await page.shows(count, 60);
+    await page.shows(fromEnd, 0);
+
+    await page.run("scroller.scrollTop -= 500");
+    await page.shows("following", false);
+    const before = await page.run<number>(
+      "document.querySelectorAll('.message')[40].getBoundingClientRect().top",
+    );
+    for (let i = 0; i < 3; i++) bob.says(`more ${i}`);
+    await page.shows("document.getElementById('new').textContent", "3 new ↓");
+    await page.shows(count, 63);
+    const after = await page.run<number>(
+      "document.querySelectorAll('.message')[40].getBoundingClientRect().top",
+    );
+    expect(Math.abs(after - before)).toBeLessThanOrEqual(1);
+
+    await page.click("#new");
+    await page.shows(fromEnd, 0);
+    await page.shows("document.getElementById('new').hidden", true);
+  });
+
+  test("only web addresses are links, without the punctuation that follows them", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    bob.says(
+      "see https://a.example/x(1), (http://b.example/y). ftp://c.example javascript:x//https://d.example/！",
+    );
+    await page.shows(
+      "[...document.querySelectorAll('.bubble a')].map((a) => [a.textContent, a.href, a.rel])",
+      [
+        ["https://a.example/x(1)", "https://a.example/x(1)", "noopener noreferrer"],
+        ["http://b.example/y", "http://b.example/y", "noopener noreferrer"],
+        ["https://d.example/", "https://d.example/", "noopener noreferrer"],
+      ],
+    );
+  });
+
+  test("one to three emoji alone are large; a word of 1,000 letters does not scroll sideways", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client", { width: 360, height: 740 });
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    for (const text of ["👍", "👩‍👩‍👧‍👦🎉🇹🇼", "👍👍👍👍", "7", "x".repeat(1000)]) bob.says(text);
+    await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.matches('.emoji'))", [
+      true,
+      true,
+      false,
+      false,
+      false,
+    ]);
+    await page.shows(
+      "document.documentElement.scrollWidth <= innerWidth && scroller.scrollWidth <= scroller.clientWidth",
+      true,
+    );
+  });
+
+  test("a binary message is an image, or a download", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    const pixel =
+      "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    bob.says(Uint8Array.fromBase64(pixel));
+    bob.says(new Uint8Array(12_345));
+    bob.says(new Uint8Array());
+    await page.shows("document.querySelector('.bubble img')?.naturalWidth", 1);
+    await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)", [
+      "",
+      "12 KB · Download",
+      "0 B · Download",
+    ]);
+    expect(page.complaints).toEqual([]);
+  });
+
+  test("a name can be chosen, and is kept; what is none is refused with the rule", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    await page.click("#me");
+    await page.type("ann marie");
+    await page.press("Enter");
+    await page.shows(
+      "[document.getElementById('naming').open, document.getElementById('name-rule').className]",
+      [true, "wrong"],
+    );
+    await page.run("document.getElementById('name').select()");
+    await page.type("ann-marie");
+    await page.press("Enter");
+    await page.shows(
+      "[document.getElementById('naming').open, document.getElementById('ws-id').textContent]",
+      [false, "ann-marie"],
+    );
+    expect(await bob.next()).toMatch(/^Client #\d{16} left the chat$/);
+    await page.says("hi");
+    await bob.hears("Client #ann-marie says: hi");
+    await page.run("sessionStorage.clear()");
+    await page.reload();
+    await page.shows("document.getElementById('ws-id')?.textContent", "ann-marie");
+  });
+
+  test("an id that the server refuses is told in its words", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=a%20b");
+    await page.shows(
+      "document.getElementById('connection').textContent",
+      'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n · Try now',
+    );
+  });
+
+  test("Traditional Chinese for any kind of Chinese", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client", { language: "zh-CN" });
+    await page.shows(
+      "[document.documentElement.lang, box.placeholder, document.getElementById('empty').textContent]",
+      ["zh-Hant", "訊息", "還沒有人說話。打個招呼，或在另一個分頁打開這個頁面。"],
+    );
+  });
+
+  test("a screen reader hears one sentence per two seconds at most, and nothing of one's own", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    const announced = "document.getElementById('announcer').textContent";
+    await page.says("mine");
+    await page.shows("outbox.length", 0);
+    await page.shows(announced, "");
+    for (const text of ["1", "2", "3"]) bob.says(text);
+    await page.shows(announced, "bob: 1");
+    await page.shows(announced, "2 new messages");
+  });
+
+  for (const width of [360, 768, 1280])
+    for (const dark of [false, true])
+      test(`at ${width} px, ${dark ? "dark" : "light"}: nothing scrolls sideways, targets are large, text stands out`, async () => {
+        await using hub = await startHubbub();
+        using page = await openPage(hub, "/client", { width, height: 740, dark });
+        await using bob = await hub.join("bob");
+        await page.shows("socket.readyState", 1);
+        bob.says("hello https://a.example");
+        await page.says("hello");
+        await page.shows("outbox.length", 0);
+        await page.shows("document.querySelectorAll('.message').length", 2);
+        await page.shows("document.documentElement.scrollWidth <= innerWidth", true);
+        await page.shows(
+          "['me', 'send', 'messageText'].map((id) => document.getElementById(id).offsetHeight >= 44)",
+          [true, true, true],
+        );
+        // The contrast of each text with what is behind it (WCAG 2.2, 1.4.3), as the browser itself paints them.
+        await page.shows(
+          `(() => {
+            const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+            const luminance = (colour) => {
+              canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+              const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+              return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const behind = (element) => { const colour = getComputedStyle(element).backgroundColor; return colour === "rgba(0, 0, 0, 0)" && element.parentElement ? behind(element.parentElement) : colour; };
+            return [...document.querySelectorAll("h1, #me span, #ws-id, .name, time, .bubble, .bubble a, .avatar, .day")]
+              .filter((element) => element.checkVisibility())
+              .filter((element) => { const [a, b] = [luminance(getComputedStyle(element).color), luminance(behind(element))].sort((x, y) => y - x); return (a + 0.05) / (b + 0.05) < 4.5; })
+              .map((element) => element.className || element.tagName);
+          })()`,
+          [],
+        );
+        expect(page.complaints).toEqual([]);
+      });
+});
+
+test("the page comes with a policy that allows its own script and style, by hash, and nothing else", async () => {
+  await using hub = await startHubbub();
+  const response = await hub.get("/client");
+  const html = await response.text();
+  const hash = (element: string) => {
+    const source = new RegExp(`<${element}>(.*?)</${element}>`, "s").exec(html)?.[1] ?? "";
+    return `'sha256-${new Bun.CryptoHasher("sha256").update(source).digest("base64")}'`;
+  };
+  const etag = response.headers.get("etag") ?? "";
+  expect(Object.fromEntries(response.headers)).toMatchObject({
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": `default-src 'none'; script-src ${hash("script")}; style-src ${hash("style")}; connect-src 'self'; img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+  });
+  expect((await hub.get("/client", { headers: { "If-None-Match": etag } })).status).toBe(304);
+  const head = await hub.get("/client", { method: "HEAD" });
+  expect([head.status, head.headers.get("content-length"), await head.text()]).toEqual([
+    200,
+    `${Buffer.byteLength(html)}`,
+    "",
+  ]);
+  expect(Buffer.byteLength(html)).toBeLessThanOrEqual(40 * 1024);
+});

@@ -1,0 +1,120 @@
+/** How it starts, and what it says when it cannot. */
+
+import { describe, expect, test } from "bun:test";
+import { version } from "../package.json";
+import { envName, flags, helpText, readCommand } from "../src/options.ts";
+import { startHubbub } from "./hubbub.ts";
+
+const DEFAULTS = { host: "127.0.0.1", port: 8000 };
+
+describe("options", () => {
+  const cases: [string[], Record<string, string>, object][] = [
+    [[], {}, DEFAULTS],
+    [["--port", "9000"], {}, { ...DEFAULTS, port: 9000 }],
+    [["--port=0", "--host=::"], {}, { host: "::", port: 0 }],
+    [[], { PORT: "9001" }, { ...DEFAULTS, port: 9001 }],
+    [[], { PORT: "9001", HUBBUB_PORT: "9002", HUBBUB_HOST: "0.0.0.0" }, { host: "0.0.0.0", port: 9002 }],
+    [["--port", "9003"], { PORT: "nonsense", HUBBUB_PORT: "" }, { ...DEFAULTS, port: 9003 }],
+    [[], { PORT: "" }, DEFAULTS],
+  ];
+  for (const [argv, env, options] of cases)
+    test(`${argv.join(" ") || "(none)"} with ${JSON.stringify(env)}`, () =>
+      expect(readCommand(argv, env)).toEqual({ do: "serve", options: options as typeof DEFAULTS }));
+
+  test("every mistake is named at once, by its own name", () => {
+    const command = readCommand(["--prot", "1", "-x", "--port=http", "--host", "a b"], {});
+    expect(command).toEqual({
+      do: "refuse",
+      mistakes: [
+        "--prot: unknown option, see --help",
+        "1: hubbub takes options only, see --help",
+        "-x: unknown option, see --help",
+        '--host: expected an address or a host name, got "a b"',
+        '--port: expected 0–65535, got "http"',
+      ],
+    });
+  });
+
+  for (const text of ["", "65536", "-1", "80.5", "1e3", " 80", "0x50"])
+    test(`--port=${text} is refused`, () =>
+      expect(readCommand([`--port=${text}`], {})).toEqual({
+        do: "refuse",
+        mistakes: [`--port: expected 0–65535, got ${JSON.stringify(text)}`],
+      }));
+
+  test("a wrong value in the environment is named as it stands there", () =>
+    expect(readCommand([], { PORT: "http" })).toEqual({
+      do: "refuse",
+      mistakes: ['PORT: expected 0–65535, got "http"'],
+    }));
+
+  test("the README's table says the same as --help", async () => {
+    const readme = (await Bun.file(`${import.meta.dir}/../README.md`).text()).replace(/ +/g, " ");
+    for (const flag of flags)
+      expect(readme).toContain(
+        `| \`--${flag.name} ${flag.value}\` | \`${flag.fallback}\` | ${flag.help} | ${[
+          envName(flag),
+          flag.alsoEnv,
+        ]
+          .filter(Boolean)
+          .map((name) => `\`${name}\``)
+          .join(", ")} |`,
+      );
+  });
+
+  test("the manual fits a terminal of 80 columns", () => {
+    for (const line of helpText().split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+  });
+});
+
+describe("the command", () => {
+  const source = `${import.meta.dir}/../src/server.ts`;
+  async function run(...args: string[]) {
+    const { exitCode, stdout, stderr } = await Bun.$`${process.execPath} run ${source} ${args}`
+      .quiet()
+      .nothrow();
+    return { exitCode, stdout: `${stdout}`, stderr: `${stderr}` };
+  }
+
+  test("--version", async () =>
+    expect(await run("--version")).toEqual({ exitCode: 0, stdout: `${version}\n`, stderr: "" }));
+
+  test("--help", async () =>
+    expect(await run("--help", "--port", "x")).toEqual({
+      exitCode: 0,
+      stdout: `${helpText()}\n`,
+      stderr: "",
+    }));
+
+  test("a mistake is one sentence on stderr, and exit 2", async () =>
+    expect(await run("--port", "http")).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr: '--port: expected 0–65535, got "http"\n',
+    }));
+
+  test("a port in use is one sentence, and exit 2", async () => {
+    await using hub = await startHubbub();
+    expect(await run("--port", `${hub.port}`)).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr: `Port ${hub.port} is in use: stop what is listening there, or choose another with --port.\n`,
+    });
+    expect(await hub.answer("/nope")).toHaveProperty("status", 404);
+  });
+
+  test("an address that is not this machine's is one sentence, and exit 2", async () =>
+    expect(await run("--host", "192.0.2.1")).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr: "Cannot listen on 192.0.2.1, port 8000: choose an address of this machine with --host.\n",
+    }));
+
+  test("the first line is the address of the page", async () => {
+    await using hub = await startHubbub({ env: { PORT: "1" } });
+    expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
+    expect(await hub.answer("/?id=7&x=%20")).toHaveProperty("status", 302);
+    expect((await hub.get("/?id=7&x=%20")).headers.get("location")).toBe("/client?id=7&x=%20");
+    expect(await hub.answer("/client")).toHaveProperty("status", 200);
+  });
+});

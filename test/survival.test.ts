@@ -1,0 +1,76 @@
+/** Nothing that a client or a handler does ends the process. */
+
+import { expect, test } from "bun:test";
+import { startHubbub } from "./hubbub.ts";
+
+const OUR_FAULT = { code: 1011, reason: "Something went wrong on our side: please come back." };
+
+test("a handler that fails costs its own connection, and nobody else notices", async () => {
+  const hub = await startHubbub({ preload: "break-handlers.ts" });
+  await using bob = await hub.join("bob");
+
+  await using opens = await hub.join("boom-open");
+  expect(await opens.closes()).toEqual(OUR_FAULT);
+
+  await using says = await hub.join("ann");
+  says.says("boom-message");
+  await says.hears("You wrote: boom-message");
+  expect(await says.closes()).toEqual(OUR_FAULT);
+  await bob.hears("Client #ann left the chat");
+
+  await using closes = await hub.join("boom-close");
+  await closes.leaves();
+
+  await using promises = await hub.join("eve");
+  promises.says("boom-later");
+  await bob.hears("Client #eve says: boom-later");
+
+  await using timer = await hub.join("boom-timer");
+  await timer.leaves();
+  await promises.leaves();
+  await bob.hears("Client #eve left the chat");
+
+  bob.says("still here");
+  await bob.hears("You wrote: still here", "Client #bob says: still here");
+  await hub[Symbol.asyncDispose]();
+  const injected = (await hub.errors).match(/injected into .*/g);
+  expect(injected?.toSorted()).toEqual(
+    ["open", "message", "close", "a promise", "the timer"]
+      .map((where) => `injected into ${where}`)
+      .toSorted(),
+  );
+});
+
+test("garbage on the wire closes its own connection only", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const handshake = `GET /ws/ann HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n`;
+  const frames = {
+    "an unmasked frame": [0x81, 0x02, 0x68, 0x69],
+    "reserved bits": [0xf1, 0x82, 0, 0, 0, 0, 0x68, 0x69],
+    "a reserved opcode": [0x83, 0x80, 0, 0, 0, 0],
+    "text that is not UTF-8": [0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28],
+    "a ping of 126 bytes": [0x89, 0xfe, 0, 126, 0, 0, 0, 0],
+    "a length of 2^63": [0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    "a continuation of nothing": [0x80, 0x80, 0, 0, 0, 0],
+  };
+  for (const [what, bytes] of Object.entries(frames)) {
+    const ended = Promise.withResolvers<void>();
+    const socket = await Bun.connect({
+      hostname: "127.0.0.1",
+      port: hub.port,
+      socket: {
+        data(socket, data) {
+          if (data.includes("101 Switching")) socket.write(Uint8Array.from(bytes));
+        },
+        close: () => ended.resolve(),
+        error: () => ended.resolve(),
+      },
+    });
+    socket.write(handshake);
+    await ended.promise;
+    await bob.hears("Client #ann left the chat").catch((error: Error) => {
+      throw new Error(`${what}: ${error.message}`);
+    });
+  }
+});
