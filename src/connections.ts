@@ -14,8 +14,8 @@ export class ConnectionManager {
   readonly #connections = new Set<Connection>();
   /** How many connections each client holds: two tabs with one id are one client. */
   readonly #held = new Map<string, number>();
-  /** Clients whose last connection is gone, not yet announced. */
-  readonly #gone = new Set<string>();
+  /** Clients whose last connection is gone and not yet announced, each with when that was; the longest gone first. */
+  readonly #gone = new Map<string, number>();
 
   constructor(private readonly publish: Publish) {}
 
@@ -26,21 +26,21 @@ export class ConnectionManager {
     this.#gone.delete(client);
   }
 
-  /** Whether that was the client's last connection, so that {@link takeGone} has something to tell. */
-  disconnect(client: string, connection: Connection): boolean {
-    if (!this.#connections.delete(connection)) return false;
+  /** Forgets the connection; a client without any other has left, unless it connects before it is announced. */
+  disconnect(client: string, connection: Connection, nowMs: number): void {
+    if (!this.#connections.delete(connection)) return;
     const left = (this.#held.get(client) ?? 1) - 1;
     if (left > 0) this.#held.set(client, left);
     else {
       this.#held.delete(client);
-      this.#gone.add(client);
+      this.#gone.set(client, nowMs);
     }
-    return left === 0;
   }
 
-  /** The clients that are gone, `count` at most, in the order in which they went; each is handed out once. */
-  *takeGone(count: number): Generator<string> {
-    for (const client of this.#gone.values().take(count)) {
+  /** Up to `count` of the clients that have been gone since `sinceMs` or longer; each is handed out once. */
+  *takeGone(count: number, sinceMs: number): Generator<string> {
+    for (const [client, goneMs] of this.#gone.entries().take(count)) {
+      if (goneMs > sinceMs) return;
       this.#gone.delete(client);
       yield client;
     }

@@ -32,14 +32,18 @@ function namesOf(hostname: string): string[] {
 }
 
 export function describeListenError(error: unknown, { host, port }: Options): string {
-  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (!(error instanceof Error)) throw error;
+  const code = "code" in error ? error.code : undefined;
   switch (code) {
     case "EADDRINUSE":
       return `Port ${port} is in use: stop what is listening there, or choose another with --port.`;
     case "EACCES":
       return `Port ${port} is not allowed for this user: choose one above 1023 with --port.`;
+    case "EADDRNOTAVAIL":
+    case "ENOTFOUND":
+      return `Cannot listen on ${host}: choose an address of this machine with --host.`;
     default:
-      return `Cannot listen on ${host}, port ${port}: choose an address of this machine with --host.`;
+      return `Cannot listen on ${host}, port ${port}: ${error.message}`;
   }
 }
 

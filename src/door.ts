@@ -9,7 +9,11 @@ export interface Refusal {
 }
 
 const MAX_ID_CHARACTERS = 64;
-const ID = new RegExp(`^[\\p{L}\\p{N}_.-][\\p{L}\\p{M}\\p{N}_.-]{0,${MAX_ID_CHARACTERS - 1}}$`, "u");
+/** No mark without a letter to sit on; no `.` and `..`, which browsers take out of an address. */
+const ID = new RegExp(
+  `^(?!\\.{1,2}$)[\\p{L}\\p{N}_.-][\\p{L}\\p{M}\\p{N}_.-]{0,${MAX_ID_CHARACTERS - 1}}$`,
+  "u",
+);
 /** Invisible by the Unicode standard (UAX #44), though some of these count as letters or marks. */
 const INVISIBLE = /\p{Default_Ignorable_Code_Point}/u;
 
@@ -56,8 +60,8 @@ function isOurs(name: string, machineName: string): boolean {
   );
 }
 
-/** Compared as URLs, so that `Host: name:443` and `Origin: https://name` are one. */
+/** Compared as URLs, so that `Host: name:443` and `Origin: https://name` are one; never true for an opaque origin. */
 function isSameSite(origin: string, host: string): boolean {
-  const site = URL.parse(origin);
-  return site !== null && site.host !== "" && site.host === URL.parse(`${site.protocol}//${host}`)?.host;
+  const site = /^https?:/.test(origin) ? URL.parse(origin) : null;
+  return site?.origin === origin && site.host === URL.parse(`${site.protocol}//${host}`)?.host;
 }

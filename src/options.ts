@@ -61,10 +61,15 @@ export function readCommand(argv: readonly string[], env: Record<string, string 
 
   const mistakes: string[] = [];
   const given = new Map<string, string | undefined>();
-  for (const token of tokens) {
+  for (const [i, token] of tokens.entries()) {
     if (token.kind === "option-terminator") continue;
-    if (token.kind === "positional") mistakes.push(`${token.value}: hubbub takes options only, see --help`);
-    else if (token.name === "help" || token.name === "version") return { do: token.name };
+    if (token.kind === "positional") {
+      // What follows an unknown option is most likely its value, and one sentence is enough.
+      const before = tokens[i - 1];
+      const isValue =
+        before?.kind === "option" && !given.has(before.name) && before.index === token.index - 1;
+      if (!isValue) mistakes.push(`${token.value}: hubbub takes options only, see --help`);
+    } else if (token.name === "help" || token.name === "version") return { do: token.name };
     else if (flags.some(({ name }) => name === token.name)) given.set(token.name, token.value);
     else mistakes.push(`${token.rawName}: unknown option, see --help`);
   }
@@ -104,6 +109,6 @@ export function helpText(): string {
 
 Options
 ${rows.map(([left = "", ...right]) => right.map((line, i) => `  ${(i ? "" : left).padEnd(14)}${line}`).join("\n")).join("\n")}
-  --help        print this
-  --version     print the version`;
+  -h, --help    print this
+  -v, --version print the version`;
 }

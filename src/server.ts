@@ -30,9 +30,12 @@ import { page } from "./page.ts";
 const MAX_MESSAGE_BYTES = 64 * 1024;
 /** A reader with more than this unread is closed; left open, Bun would skip messages for it in silence. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
-/** Leaves are announced together: one by one, 10,000 clients that go at once stall a server for 15 s. */
+/**
+ * A leave waits this long: others join it, and a client that is back by then has not left. Announced one by
+ * one, 10,000 clients that go at once stall a server for 15 s.
+ */
 const LEAVE_GATHER_MS = 100;
-/** Announcements × listeners sent before other work has its turn. */
+/** Announcements × listeners in one go; then other work has its turn. */
 const MAX_DELIVERIES_AT_ONCE = 100_000;
 
 /** What a socket is for, decided by its path before the upgrade. */
@@ -50,13 +53,16 @@ function serve(options: Options): Bun.Server<Visit> {
     reusePort: false, // without development mode Bun shares the port: a second server would start, and split the room
 
     routes: {
-      "/": { GET: toClient, ...onlyGet },
-      "/client": { GET: page, ...onlyGet },
-      "/websocket": { GET: (request: Request) => enter(request, { to: "echo" }), ...onlyGet },
-      "/ws/:id": { GET: chat, ...onlyGet },
-      "/websocket/:id": { GET: chat, ...onlyGet },
+      "/": { GET: toClient },
+      "/client": { GET: page },
+      "/websocket": { GET: (request: Request) => enter(request, { to: "echo" }) },
+      "/ws/:id": { GET: chat },
+      "/websocket/:id": { GET: chat },
     },
-    fetch: () => answer(404, "There is nothing here: the chat is at /client."),
+    fetch: ({ method }) =>
+      method === "GET" || method === "HEAD"
+        ? answer(404, "There is nothing here: the chat is at /client.")
+        : answer(405, "Only GET and HEAD are answered here.", { Allow: "GET, HEAD" }),
     error(error) {
       report("A request failed", error);
       return answer(500, "Something went wrong on our side: please try again.");
@@ -83,7 +89,9 @@ function serve(options: Options): Bun.Server<Visit> {
         }
       }),
       close: guarded((socket) => {
-        if (socket.data.to === "chat" && manager.disconnect(socket.data.client, socket)) gatherLeaves();
+        if (socket.data.to === "echo") return;
+        manager.disconnect(socket.data.client, socket, performance.now());
+        gatherLeaves();
       }),
     },
   });
@@ -106,20 +114,19 @@ function serve(options: Options): Bun.Server<Visit> {
     });
   }
 
-  let gathering = false;
-  function gatherLeaves(waitMs = LEAVE_GATHER_MS): void {
-    if (gathering) return;
-    gathering = true;
-    setTimeout(announceLeaves, waitMs);
+  let leavesTimer: Timer | undefined;
+  function gatherLeaves(): void {
+    if (manager.hasGone) leavesTimer ??= setTimeout(announceLeaves, LEAVE_GATHER_MS / 2);
   }
 
   function announceLeaves(): void {
-    gathering = false;
+    leavesTimer = undefined;
     const atOnce = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(manager.size, 1));
     try {
-      for (const client of manager.takeGone(atOnce)) manager.broadcast(`Client #${client} left the chat`);
+      for (const client of manager.takeGone(atOnce, performance.now() - LEAVE_GATHER_MS))
+        manager.broadcast(`Client #${client} left the chat`);
     } finally {
-      if (manager.hasGone) gatherLeaves(0);
+      gatherLeaves();
     }
   }
 
@@ -139,15 +146,6 @@ function answer(status: number, sentence: string, headers: Record<string, string
   });
 }
 
-const notAllowed = () => answer(405, "This address answers to GET only.", { Allow: "GET, HEAD" });
-const onlyGet = {
-  POST: notAllowed,
-  PUT: notAllowed,
-  PATCH: notAllowed,
-  DELETE: notAllowed,
-  OPTIONS: notAllowed,
-};
-
 /** Bun ends the whole process when a socket handler throws; here, only the one connection ends. */
 function guarded<Rest extends unknown[]>(handle: (socket: Socket, ...rest: Rest) => void) {
   return (socket: Socket, ...rest: Rest): void => {
@@ -158,6 +156,15 @@ function guarded<Rest extends unknown[]>(handle: (socket: Socket, ...rest: Rest)
       socket.close(1011, "Something went wrong on our side: please come back.");
     }
   };
+}
+
+function listen(options: Options): Bun.Server<Visit> {
+  try {
+    return serve(options);
+  } catch (error) {
+    console.error(describeListenError(error, options));
+    process.exit(2);
+  }
 }
 
 const command = readCommand(process.argv.slice(2), process.env);
@@ -175,12 +182,7 @@ switch (command.do) {
   case "serve":
     process.on("uncaughtException", (error) => report("Something failed", error));
     process.on("unhandledRejection", (error) => report("Something failed", error));
-    try {
-      greet(version, serve(command.options), process.stdout.isTTY);
-    } catch (error) {
-      console.error(describeListenError(error, command.options));
-      process.exit(2);
-    }
+    greet(version, listen(command.options), process.stdout.isTTY);
     break;
   default:
     command satisfies never;

@@ -9,9 +9,9 @@ ConnectionManager.prototype.connect = function (client, connection) {
   connect.call(this, client, connection);
 };
 
-ConnectionManager.prototype.disconnect = function (client, connection) {
+ConnectionManager.prototype.disconnect = function (client, connection, nowMs) {
   if (client === "boom-close") throw new Error("injected into close");
-  return disconnect.call(this, client, connection);
+  disconnect.call(this, client, connection, nowMs);
 };
 
 ConnectionManager.prototype.broadcast = function (message) {

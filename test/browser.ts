@@ -78,10 +78,6 @@ export class Page implements Disposable {
     await this.#view.navigate(url);
   }
 
-  get url(): string {
-    return this.#view.url;
-  }
-
   run<T>(expression: string): Promise<T> {
     return this.#view.evaluate<T>(expression);
   }
@@ -141,16 +137,22 @@ export class Page implements Disposable {
 
   /** The conversation as it reads: a line per entry, with the name where one is shown. */
   get conversation(): string {
-    return `[...document.querySelectorAll("#messages > li:not(.day)")].map((entry) => {
+    return `[...document.querySelectorAll("#messages > li")].map((entry) => {
       const name = entry.querySelector(".who:not([hidden]) .name")?.textContent;
-      const text = entry.querySelector(".bubble")?.textContent ?? entry.textContent;
+      const text = (entry.querySelector(".bubble") ?? entry).textContent;
       const state = entry.querySelector(".state")?.textContent;
       return [entry.matches(".own") ? "me" : name, text, state].filter(Boolean).join(": ");
     })`;
   }
 
-  async screenshot(path: string): Promise<void> {
-    await Bun.write(path, await this.#view.screenshot());
+  /** The dates that stand in the conversation. */
+  get days(): string {
+    return `[...document.querySelectorAll(".day:not([hidden])")].map((day) => day.textContent)`;
+  }
+
+  /** The line on top of the conversation, "" while there is none. */
+  get line(): string {
+    return `["what", "when", "action"].map((id) => $("connection").hidden ? "" : $(id).textContent).filter(Boolean).join(" ")`;
   }
 
   [Symbol.dispose](): void {

@@ -48,6 +48,8 @@ describe("ids", () => {
     "an invisible letter": "a\u3164b",
     "a variation selector": "a\uFE0Fb",
     "a mark with nothing to sit on": "\u0301a",
+    "a single dot, which browsers take out of an address": ".",
+    "two dots": "..",
     "half a character": "a\uD800",
     "what was not UTF-8": "\uFFFD",
   };
@@ -100,10 +102,10 @@ test("what is not a WebSocket is told so, once all else is in order", async () =
 test("methods other than GET and HEAD", async () => {
   await using hub = await startHubbub();
   for (const path of ["/", "/client", "/websocket", "/ws/7", "/websocket/7"])
-    for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
+    for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]) {
       const response = await hub.get(path, { method, headers: UPGRADE });
       expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
-      expect(await response.text()).toBe("This address answers to GET only.\n");
+      expect(await response.text()).toBe("Only GET and HEAD are answered here.\n");
     }
 });
 
@@ -156,6 +158,9 @@ test("the page of another site", async () => {
     "null",
     "",
     "file://",
+    `http://127.0.0.1:${hub.port}/evil`,
+    `ws://127.0.0.1:${hub.port}`,
+    `http://evil.example@127.0.0.1:${hub.port}`,
   ];
   for (const origin of foreign)
     expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({

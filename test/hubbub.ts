@@ -171,10 +171,6 @@ export class Peer implements AsyncDisposable {
     return within(this.#closed.promise, () => `still open, heard ${this.#heard.map(show).join(", ")}`);
   }
 
-  get protocol(): string {
-    return this.#socket.protocol;
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#socket.readyState !== WebSocket.CLOSED) this.vanishes();
   }

@@ -2,6 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "./browser.ts";
+import { readId } from "../src/door.ts";
 import { startHubbub } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);
@@ -67,15 +68,19 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.says("meanwhile");
     await page.shows(page.conversation, ["me: before", "me: meanwhile: Sending…"]);
     await page.shows(
-      "/^Connection lost. What you write is kept. /.test(document.getElementById('connection').textContent)",
-      true,
+      `${page.line}.replace(/\\d+/, "N")`,
+      "Connection lost. What you write is kept. Trying again in N s Try now",
     );
 
     await using second = await startHubbub({ args: ["--port", `${first.port}`] });
     await using bob = await second.join("bob");
     await bob.hears("Client #ann says: meanwhile");
-    await page.shows("document.getElementById('connection').textContent", "Back.");
-    await page.shows(page.conversation, ["me: before", "Some messages may be missing here", "me: meanwhile"]);
+    await page.shows(page.line, "Back.");
+    await page.shows(page.conversation, [
+      "me: before",
+      "Some messages may be missing here.",
+      "me: meanwhile",
+    ]);
     await page.shows("document.getElementById('connection').hidden", true);
     await first[Symbol.asyncDispose]();
   });
@@ -89,7 +94,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.says("two");
     await page.shows(page.conversation, ["me: one: Sending…", "me: two: Sending…"]);
     await first.stop();
-    const doubt = "Maybe not sent · Retry · Delete";
+    const doubt = "Maybe not sent Retry Delete";
     await page.shows(page.conversation, [`me: one: ${doubt}`, `me: two: ${doubt}`]);
 
     await using second = await startHubbub({ args: ["--port", `${first.port}`] });
@@ -175,10 +180,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await at("2026-03-01T10:09:59", ["bob", "5"]);
     await at("2026-03-02T00:01:00", ["bob", "6"], ["bob", "7"]);
     await page.shows(page.conversation, ["ann: 1", "2", "bob: 3", "4", "bob: 5", "bob: 6", "7"]);
-    await page.shows("[...document.querySelectorAll('.day')].map((day) => day.textContent)", [
-      "Sunday 1 March",
-      "Monday 2 March",
-    ]);
+    await page.shows(page.days, ["Sunday 1 March", "Monday 2 March"]);
   });
 
   test("two tabs of one client: what one says stands in the other as one's own", async () => {
@@ -221,6 +223,12 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(count, 60);
     await page.shows(fromEnd, 0);
 
+    await page.run(
+      "(scroller.scrollTop -= 35, new Promise((done) => requestAnimationFrame(() => setTimeout(done))))",
+    );
+    bob.says("near enough to the end");
+    await page.shows(count, 61);
+    await page.shows(fromEnd, 0);
     await page.run("scroller.scrollTop -= 500");
     await page.shows("following", false);
     const before = await page.run<number>(
@@ -228,7 +236,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     );
     for (let i = 0; i < 3; i++) bob.says(`more ${i}`);
     await page.shows("document.getElementById('new').textContent", "3 new ↓");
-    await page.shows(count, 63);
+    await page.shows(count, 64);
     const after = await page.run<number>(
       "document.querySelectorAll('.message')[40].getBoundingClientRect().top",
     );
@@ -322,13 +330,143 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("document.getElementById('ws-id')?.textContent", "ann-marie");
   });
 
-  test("an id that the server refuses is told in its words", async () => {
+  test("an id that is none is told at once, with a way out; the page and the server agree what is one", async () => {
     await using hub = await startHubbub();
     using page = await openPage(hub, "/client?id=a%20b");
-    await page.shows(
-      "document.getElementById('connection').textContent",
-      'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n · Try now',
+    const rule = "1 to 64 letters, digits, “_”, “-” or “.”, in any script, without spaces.";
+    await page.shows(page.line, `That cannot be a name. ${rule} Choose a name`);
+    await page.click("#action");
+    await page.type("ann");
+    await page.press("Enter");
+    await page.shows("[socket.readyState, me, $('connection').hidden]", [1, "ann", true]);
+
+    const names = [
+      "a",
+      "",
+      " ",
+      "a b",
+      ".",
+      "..",
+      "...",
+      "\u0301a",
+      "a\u0301",
+      "हिन्दी",
+      "a\u200db",
+      "\u3164",
+      "😀",
+      "𠮷".repeat(64),
+      "𠮷".repeat(65),
+    ];
+    expect(
+      await page.run<boolean[]>(
+        `${JSON.stringify(names)}.map((name) => NAME.test(name) && !INVISIBLE.test(name))`,
+      ),
+    ).toEqual(names.map((name) => "id" in readId(name)));
+  });
+
+  test("a new name is no news: no gap, no line that the old one left", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    await page.click("#me");
+    await page.type("anna");
+    await page.press("Enter");
+    await bob.hears("Client #ann left the chat");
+    await page.says("hi");
+    await page.shows(page.conversation, ["me: hi"]);
+    await page.shows("location.search", "?id=anna");
+  });
+
+  test("a lost connection is spoken of after two seconds, and its button holds still under the finger", async () => {
+    await using first = await startHubbub();
+    using page = await openPage(first);
+    await page.shows("socket.readyState", 1);
+    await page.run(
+      "(Math.random = () => 1, window.seen = [], new MutationObserver(() => $('connection').hidden || seen.push(Date.now())).observe($('connection'), { attributeFilter: ['hidden'] }))",
     );
+    await first.stop();
+    await page.shows("$('connection').hidden", false);
+    expect(await page.run<number>("seen[0] - connection.lostAt")).toBeGreaterThanOrEqual(2000);
+    // The countdown goes on between press and release; attempts 1, 2, 4, 8 s apart leave the time for it.
+    await page.shows("connection.retryAt - Date.now() > 3000", true);
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    const at = await page.run<{ x: number; y: number }>(
+      "(({ x, y, width, height }) => ({ x: x + width / 2, y: y + height / 2 }))($('action').getBoundingClientRect())",
+    );
+    const mouse = (type: string) =>
+      page.cdp("Input.dispatchMouseEvent", { type, ...at, button: "left", clickCount: 1 });
+    await mouse("mousePressed");
+    const countdown = await page.run<string>("$('when').textContent");
+    await page.shows(`$('when').textContent !== ${JSON.stringify(countdown)}`, true);
+    await mouse("mouseReleased");
+    await page.shows("socket.readyState", 1);
+    await second.stop();
+  });
+
+  test("three restarts with nothing said between them are one gap, also in an empty room", async () => {
+    let hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("socket.readyState", 1);
+    for (let i = 0; i < 3; i++) {
+      await hub.stop();
+      await page.shows("connection.lostAt > 0", true);
+      hub = await startHubbub({ args: ["--port", `${hub.port}`] });
+      await page.run("connect()");
+      await page.shows("socket.readyState", 1);
+    }
+    await page.shows(page.conversation, ["Some messages may be missing here."]);
+    await page.shows("$('empty').hidden", true);
+    await hub.stop();
+  });
+
+  test("a server that does not confirm for ten seconds counts as gone", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("socket.readyState", 1);
+    hub.process.kill("SIGSTOP");
+    await page.says("hello?");
+    await page.shows(page.conversation, ["me: hello?: Sending…"]);
+    await page.run("(() => { const now = Date.now; Date.now = () => now() + 10_000; })()");
+    await page.shows(page.conversation, ["me: hello?: Maybe not sent Retry Delete"]);
+    hub.process.kill("SIGCONT");
+  });
+
+  test("leaves that follow each other are one line, and nobody is in it twice", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("socket.readyState", 1);
+    for (const id of ["ann", "bob", "ann", "eve", "joe", "kim"]) {
+      await using peer = await hub.join(id);
+      await peer.leaves();
+      await page.shows("list.lastChild?.left?.has(" + JSON.stringify(id) + ") ?? false", true);
+    }
+    await page.shows(page.conversation, ["ann, bob, eve and 2 others left"]);
+  });
+
+  test("a day has one line, wherever an entry comes in or goes", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("socket.readyState", 1);
+    await page.run("(socket.send = () => {}, 0)");
+    await page.says("mine");
+    await page.run("hear('bob', bubble('first'), 'first')");
+    await page.shows(page.conversation, ["bob: first", "me: mine: Sending…"]);
+    await page.shows(`${page.days}.length`, 1);
+    await page.run("(list.firstChild.remove(), doubtAll())");
+    await page.click(".state button:last-of-type");
+    await page.shows("[list.childElementCount, $('empty').hidden]", [0, false]);
+  });
+
+  test("a link of 64 KiB is drawn like any other text", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("socket.readyState", 1);
+    bob.says(`https://a.example/${")".repeat(65_000)}`);
+    bob.says("next");
+    await page.shows("list.lastChild?.querySelector('.bubble').textContent", "next");
+    await page.shows("document.querySelector('.bubble a').href", "https://a.example/");
   });
 
   test("Traditional Chinese for any kind of Chinese", async () => {
@@ -349,9 +487,13 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.says("mine");
     await page.shows("outbox.length", 0);
     await page.shows(announced, "");
+    await page.run(
+      "(window.said = [], new MutationObserver(() => said.push(Date.now())).observe($('announcer'), { childList: true }))",
+    );
     for (const text of ["1", "2", "3"]) bob.says(text);
     await page.shows(announced, "bob: 1");
     await page.shows(announced, "2 new messages");
+    expect(await page.run<number>("said[1] - said[0]")).toBeGreaterThanOrEqual(1990);
   });
 
   for (const width of [360, 768, 1280])

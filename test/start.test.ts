@@ -22,12 +22,12 @@ describe("options", () => {
       expect(readCommand(argv, env)).toEqual({ do: "serve", options: options as typeof DEFAULTS }));
 
   test("every mistake is named at once, by its own name", () => {
-    const command = readCommand(["--prot", "1", "-x", "--port=http", "--host", "a b"], {});
+    const command = readCommand(["--prot", "1", "stray", "-x", "--port=http", "--host", "a b"], {});
     expect(command).toEqual({
       do: "refuse",
       mistakes: [
         "--prot: unknown option, see --help",
-        "1: hubbub takes options only, see --help",
+        "stray: hubbub takes options only, see --help",
         "-x: unknown option, see --help",
         '--host: expected an address or a host name, got "a b"',
         '--port: expected 0–65535, got "http"',
@@ -107,7 +107,7 @@ describe("the command", () => {
     expect(await run("--host", "192.0.2.1")).toEqual({
       exitCode: 2,
       stdout: "",
-      stderr: "Cannot listen on 192.0.2.1, port 8000: choose an address of this machine with --host.\n",
+      stderr: "Cannot listen on 192.0.2.1: choose an address of this machine with --host.\n",
     }));
 
   test("the first line is the address of the page", async () => {

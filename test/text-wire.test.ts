@@ -8,6 +8,7 @@ const EVERY_KIND: Record<string, string> = {
   "nothing at all": "",
   "64 KiB": "x".repeat(65_536),
   "64 KiB in three-byte characters": "語".repeat(21_845) + "!",
+  "a byte order mark, and nothing else": "\ufeff",
   "many scripts": "Grüße, 你好, שלום, नमस्ते, 👩‍👩‍👧‍👦, e\u0301",
   "control characters": "\0\x01\x1b[31m\r\n\t\x7f\u0085\u2028\ufeff",
   JSON: '{"type":"message","text":"hi","seq":1}',
@@ -128,12 +129,12 @@ describe("the chat", () => {
   test("an id is a name and nothing else", async () => {
     await using hub = await startHubbub();
     await using bob = await hub.join("bob");
-    for (const id of ["__proto__", "constructor", "0", ".", "-"]) {
-      await using odd = await hub.open(`/ws/${id === "." ? "%2e%2e%2e" : id}`);
+    for (const id of ["__proto__", "constructor", "0", "...", "-"]) {
+      await using odd = await hub.join(id);
       odd.says("hi");
-      await bob.hears(`Client #${id === "." ? "..." : id} says: hi`);
+      await bob.hears(`Client #${id} says: hi`);
       await odd.leaves();
-      await bob.hears(`Client #${id === "." ? "..." : id} left the chat`);
+      await bob.hears(`Client #${id} left the chat`);
     }
   });
 
