@@ -1,6 +1,7 @@
 /** What the operator asked for: the command line and the environment in; options, or every mistake at once, out. */
 
 import { parseArgs } from "node:util";
+import { stores } from "./stores.ts";
 
 /** One option: `--name VALUE`, or `HUBBUB_NAME` in the environment, or the fallback. */
 interface Flag<T> {
@@ -33,12 +34,34 @@ const port: Flag<number> = {
     /^\d{1,5}$/.test(text) && Number(text) <= 65_535 ? { value: Number(text) } : { expected: "0–65535" },
 };
 
+const store: Flag<URL> = {
+  name: "store",
+  value: "URL",
+  fallback: new URL("memory:"),
+  help: "where messages are kept",
+  parse(text) {
+    const url = URL.parse(text);
+    return url && stores.has(url.protocol) ? { value: url } : { expected: [...stores.keys()].join(" or ") };
+  },
+};
+
+const history: Flag<number> = {
+  name: "history",
+  value: "N",
+  fallback: 100,
+  help: "messages of a room kept ready for who comes",
+  parse: (text) =>
+    /^\d{1,6}$/.test(text) && Number(text) <= 100_000 ? { value: Number(text) } : { expected: "0–100000" },
+};
+
 /** In the order of the help and of the README's table, which a test holds to this list. */
-export const flags = [host, port] as const;
+export const flags = [host, port, store, history] as const;
 
 export interface Options {
   readonly host: string;
   readonly port: number;
+  readonly store: URL;
+  readonly history: number;
 }
 
 export type Command =
@@ -87,7 +110,7 @@ export function readCommand(argv: readonly string[], env: Record<string, string 
     return flag.fallback;
   }
 
-  const options = { host: read(host), port: read(port) };
+  const options = { host: read(host), port: read(port), store: read(store), history: read(history) };
   return mistakes.length > 0 ? { do: "refuse", mistakes } : { do: "serve", options };
 }
 
@@ -108,7 +131,7 @@ export function helpText(): string {
   hubbub --host 0.0.0.0   the same, open to everyone on your network
 
 Options
-${rows.map(([left = "", ...right]) => right.map((line, i) => `  ${(i ? "" : left).padEnd(14)}${line}`).join("\n")).join("\n")}
-  -h, --help    print this
-  -v, --version print the version`;
+${rows.map(([left = "", ...right]) => right.map((line, i) => `  ${(i ? "" : left).padEnd(15)}${line}`).join("\n")).join("\n")}
+  -h, --help     print this
+  -v, --version  print the version`;
 }

@@ -2,49 +2,55 @@
 /**
  * Hubbub: the chat server of the "WebSockets in FastAPI" tutorial, made to be depended on.
  *
- * The way of a message:
+ * The way of a message, the same for every wire and every store:
  *
- *     socket → `message`, below → ConnectionManager → the room's topic → every socket in the room
+ *     socket → protocol.parse → Hub.hear → store.append ─┐
+ *                                                        │  the store gives it its id, in one order
+ *     sockets ← topic ← protocol.encode ← Hub.#follow ←──┘
  *
  * The files, in reading order:
  *
- *     server.ts       starts Bun.serve; its routes, and what each socket event does
- *     door.ts         who may come in: Host, Origin, the client's id
- *     connections.ts  the ConnectionManager: who is in the room, and who has gone
- *     page.ts         index.html as a response, with its content security policy
- *     options.ts      the command line and the environment
- *     console.ts      what the operator is told
+ *     server.ts    starts Bun.serve; its routes, and what each socket event leads to
+ *     door.ts      who may come in: Host, Origin, and what the address asks for
+ *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
+ *     manager.ts   the ConnectionManager: who is in a room, and who has gone
+ *     protocol.ts  both wires: frames in, commands out; entries and events in, frames out
+ *     store.ts     what a store is: a draft in, an entry out; a room's history
+ *     sessions.ts  exactly once and in order: the senders' numbered messages
+ *     memory.ts    the memory store; stores.ts, the table of all stores
+ *     page.ts      index.html as a response, with its content security policy
+ *     options.ts   the command line and the environment
+ *     console.ts   what the operator is told
  *
  * Nothing imports this file.
  */
 
 import { hostname } from "node:os";
 import { version } from "../package.json";
-import { ConnectionManager } from "./connections.ts";
 import { describeListenError, greet, report } from "./console.ts";
-import { readId, refuse } from "./door.ts";
+import { readWish, refuse } from "./door.ts";
+import { Hub, isBehind, type Visitor } from "./hub.ts";
 import { helpText, readCommand, type Options } from "./options.ts";
 import { page } from "./page.ts";
+import { closes, isTooBig, MAX_FRAME_BYTES, SUBPROTOCOL } from "./protocol.ts";
+import { stores } from "./stores.ts";
 
-/** The largest message; what is larger is closed with 1009 by Bun. */
-const MAX_MESSAGE_BYTES = 64 * 1024;
-/** A reader with more than this unread is closed; left open, Bun would skip messages for it in silence. */
+/** What Bun lets wait for a reader before it cuts it off. The hub dismisses one earlier, and with a close code. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
-/**
- * A leave waits this long: others join it, and a client that is back by then has not left. Announced one by
- * one, 10,000 clients that go at once stall a server for 15 s.
- */
-const LEAVE_GATHER_MS = 100;
-/** Announcements × listeners in one go; then other work has its turn. */
-const MAX_DELIVERIES_AT_ONCE = 100_000;
+const RETRY_AFTER_SECONDS = 5;
 
-/** What a socket is for, decided by its path before the upgrade. */
-type Visit = { readonly to: "echo" } | { readonly to: "chat"; readonly client: string };
+/** What a socket is for. */
+type Visit = "echo" | Visitor;
 type Socket = Bun.ServerWebSocket<Visit>;
 
 function serve(options: Options): Bun.Server<Visit> {
-  const manager = new ConnectionManager((topic, message) => server.publish(topic, message, false));
   const machineName = hostname();
+  const makeStore = stores.get(options.store.protocol);
+  if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);
+  const hub = new Hub(
+    (follow) => makeStore(options.store, options.history, follow),
+    (topic, message) => server.publish(topic, message, false),
+  );
 
   const server: Bun.Server<Visit> = Bun.serve<Visit>({
     hostname: options.host,
@@ -55,7 +61,7 @@ function serve(options: Options): Bun.Server<Visit> {
     routes: {
       "/": { GET: toClient },
       "/client": { GET: page },
-      "/websocket": { GET: (request: Request) => enter(request, { to: "echo" }) },
+      "/websocket": { GET: (request: Request) => refusal(request) ?? upgrade(request, "echo") },
       "/ws/:id": { GET: chat },
       "/websocket/:id": { GET: chat },
     },
@@ -69,68 +75,64 @@ function serve(options: Options): Bun.Server<Visit> {
     },
 
     websocket: {
-      maxPayloadLength: MAX_MESSAGE_BYTES,
+      maxPayloadLength: MAX_FRAME_BYTES,
       backpressureLimit: MAX_UNREAD_BYTES,
       closeOnBackpressureLimit: true,
       perMessageDeflate: false,
 
       open: guarded((socket) => {
-        if (socket.data.to === "chat") manager.connect(socket.data.client, socket);
+        if (socket.data !== "echo") hub.enter(socket.data, socket);
       }),
       message: guarded((socket, message: string | Buffer<ArrayBuffer>) => {
-        const visit = socket.data;
-        if (visit.to === "echo") {
-          socket.send(typeof message === "string" ? `Message text was: ${message}` : message);
-        } else if (typeof message === "string") {
-          manager.sendPersonalMessage(`You wrote: ${message}`, socket);
-          manager.broadcast(`Client #${visit.client} says: ${message}`);
-        } else {
-          manager.broadcast(message);
-        }
+        if (socket.data !== "echo") hub.hear(socket.data, message);
+        else echo(socket, message);
+      }),
+      drain: guarded((socket) => {
+        if (socket.data !== "echo") hub.catchUp(socket.data);
       }),
       close: guarded((socket) => {
-        if (socket.data.to === "echo") return;
-        manager.disconnect(socket.data.client, socket, performance.now());
-        gatherLeaves();
+        if (socket.data !== "echo") hub.leave(socket.data);
       }),
     },
   });
 
-  function chat(request: Bun.BunRequest<"/ws/:id">): Response | undefined {
-    const client = readId(request.params.id);
-    return "id" in client
-      ? enter(request, { to: "chat", client: client.id })
-      : answer(client.status, client.sentence);
+  async function chat(request: Bun.BunRequest<"/ws/:id">): Promise<Response | undefined> {
+    const wish = readWish(request.params.id, request.url, request.headers, options.history);
+    if ("sentence" in wish) return answer(wish.status, wish.sentence);
+    const refused = refusal(request);
+    if (refused) return refused;
+    const visitor = await hub.reserve(wish);
+    if (visitor === "unavailable")
+      return answer(503, "This room cannot be opened just now: please try again in a moment.", {
+        "Retry-After": `${RETRY_AFTER_SECONDS}`,
+      });
+    const response = upgrade(request, visitor, wish.wire === "json" ? SUBPROTOCOL : "");
+    if (response) hub.release(visitor);
+    return response;
   }
 
-  function enter(request: Request, visit: Visit): Response | undefined {
-    const refusal = refuse(request.headers, machineName);
-    if (refusal) return answer(refusal.status, refusal.sentence);
-    // Left alone, Bun agrees to whichever subprotocol is offered first.
-    if (server.upgrade(request, { data: visit, headers: { "Sec-WebSocket-Protocol": "" } })) return undefined;
+  function refusal(request: Request): Response | undefined {
+    const refused = refuse(request.headers, machineName);
+    return refused && answer(refused.status, refused.sentence);
+  }
+
+  /** Left alone, Bun agrees to whichever subprotocol is offered first. */
+  function upgrade(request: Request, data: Visit, subprotocol = ""): Response | undefined {
+    if (server.upgrade(request, { data, headers: { "Sec-WebSocket-Protocol": subprotocol } }))
+      return undefined;
     return answer(426, "Open this address with a WebSocket client; the chat's page is at /client.", {
       Connection: "Upgrade",
       Upgrade: "websocket",
     });
   }
 
-  let leavesTimer: Timer | undefined;
-  function gatherLeaves(): void {
-    if (manager.hasGone) leavesTimer ??= setTimeout(announceLeaves, LEAVE_GATHER_MS / 2);
-  }
-
-  function announceLeaves(): void {
-    leavesTimer = undefined;
-    const atOnce = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(manager.size, 1));
-    try {
-      for (const client of manager.takeGone(atOnce, performance.now() - LEAVE_GATHER_MS))
-        manager.broadcast(`Client #${client} left the chat`);
-    } finally {
-      gatherLeaves();
-    }
-  }
-
   return server;
+}
+
+function echo(socket: Socket, message: string | Buffer<ArrayBuffer>): void {
+  if (isTooBig(message)) return socket.close(1009, closes[1009]);
+  socket.send(typeof message === "string" ? `Message text was: ${message}` : message);
+  if (isBehind(socket)) socket.close(1013, closes[1013]);
 }
 
 function toClient(request: Request): Response {
@@ -153,7 +155,7 @@ function guarded<Rest extends unknown[]>(handle: (socket: Socket, ...rest: Rest)
       handle(socket, ...rest);
     } catch (error) {
       report("A socket's handler failed", error);
-      socket.close(1011, "Something went wrong on our side: please come back.");
+      socket.close(1011, closes[1011]);
     }
   };
 }

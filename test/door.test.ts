@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { hostname } from "node:os";
-import { readId } from "../src/door.ts";
+import { readName } from "../src/door.ts";
 import { startHubbub } from "./hubbub.ts";
 
 const UPGRADE = {
@@ -31,7 +31,8 @@ describe("ids", () => {
     "語".repeat(64),
     "𠮷".repeat(64),
   ];
-  for (const id of good) test(`${id} is one`, () => expect(readId(id)).toEqual({ id: id.normalize("NFC") }));
+  for (const id of good)
+    test(`${id} is one`, () => expect(readName("client id", id)).toEqual({ name: id.normalize("NFC") }));
 
   const bad = {
     "an empty one": "",
@@ -54,7 +55,7 @@ describe("ids", () => {
     "what was not UTF-8": "\uFFFD",
   };
   for (const [kind, id] of Object.entries(bad))
-    test(`${kind} is none`, () => expect(readId(id)).toHaveProperty("status", 400));
+    test(`${kind} is none`, () => expect(readName("client id", id)).toHaveProperty("status", 400));
 });
 
 test("addresses that are not ours", async () => {

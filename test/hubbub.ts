@@ -1,15 +1,29 @@
 /** The tests' hands: a real server process, real sockets, and clients that say and hear. */
 
 import { deepEquals } from "bun";
+import { SUBPROTOCOL } from "../src/protocol.ts";
 
 /** How long anything may take before it counts as not happening: less than a test may take, so that it can say so. */
 const DEADLINE_MS = 4_500;
 
 const SOURCE = [process.execPath, `${import.meta.dir}/../src/server.ts`];
 
+interface Store {
+  readonly url: string;
+  readonly preload?: string;
+}
+
+/** What rooms, wires and resuming are tested on: the same tests, each store. */
+export const STORES: readonly Store[] = [
+  { url: "memory:" },
+  { url: "late:?delay=10&seed=1", preload: "late-store.ts" },
+];
+
 interface Setup {
   readonly args?: readonly string[];
   readonly env?: Record<string, string>;
+  /** One of {@link STORES}; the server's default if not said. */
+  readonly store?: Store;
   /** A module that runs before the server's own, to break something on purpose. */
   readonly preload?: string;
   /** What to start instead of the source: an executable. */
@@ -18,11 +32,23 @@ interface Setup {
 }
 
 /** Starts a server on a free port of 127.0.0.1; disposing it ends the process. */
-export async function startHubbub({ args = [], env = {}, preload, command, cwd }: Setup = {}) {
+export async function startHubbub({
+  args = [],
+  env = {},
+  store,
+  preload = store?.preload,
+  command,
+  cwd,
+}: Setup = {}) {
   const [program, ...rest] = command ?? SOURCE;
   const cmd = [program ?? "", ...(preload ? ["--preload", `${import.meta.dir}/${preload}`] : []), ...rest];
   const server = Bun.spawn({
-    cmd: [...cmd, ...(args.includes("--port") ? [] : ["--port", "0"]), ...args],
+    cmd: [
+      ...cmd,
+      ...(store ? ["--store", store.url] : []),
+      ...(args.includes("--port") ? [] : ["--port", "0"]),
+      ...args,
+    ],
     env: command ? env : { ...process.env, ...env },
     stdout: "pipe",
     stderr: "pipe",
@@ -61,9 +87,15 @@ export class Hubbub implements AsyncDisposable {
     return `http://127.0.0.1:${this.port}`;
   }
 
-  /** Opens the chat as a client with that id. */
-  join(id: string, headers: Record<string, string> = {}): Promise<Peer> {
-    return this.open(`/ws/${encodeURIComponent(id)}`, headers);
+  /** Opens the chat as a client with that id, on the tutorial's wire. */
+  join(id: string, query: Query = {}): Promise<Peer> {
+    return this.open(pathOf(id, query));
+  }
+
+  /** Opens the chat on the JSON wire, and has heard the welcome. */
+  async joinJson(id: string, query: Query = {}): Promise<JsonPeer> {
+    const peer = await this.open(pathOf(id, query), { "Sec-WebSocket-Protocol": SUBPROTOCOL });
+    return JsonPeer.over(peer);
   }
 
   async open(path: string, headers: Record<string, string> = {}): Promise<Peer> {
@@ -92,6 +124,14 @@ export class Hubbub implements AsyncDisposable {
     for (const peer of this.#peers) peer.vanishes();
     await this.stop();
   }
+}
+
+type Query = Record<string, string | number | undefined>;
+
+function pathOf(id: string, query: Query): string {
+  const given = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) if (value !== undefined) given.set(name, `${value}`);
+  return `/ws/${encodeURIComponent(id)}?${given}`;
 }
 
 type Heard = string | Uint8Array;
@@ -161,6 +201,25 @@ export class Peer implements AsyncDisposable {
     await this.closes();
   }
 
+  /** Stops reading, and goes on. */
+  pauses(): void {
+    this.#socket.pause();
+  }
+
+  resumes(): void {
+    this.#socket.resume();
+  }
+
+  /** Bytes that the server has not taken yet. */
+  get unsent(): number {
+    return this.#socket.bufferedAmount;
+  }
+
+  /** What has come in and was not asked for. */
+  unread(): Heard[] {
+    return this.#heard.splice(0);
+  }
+
   /** Drops the connection without a close frame. */
   vanishes(): void {
     this.#socket.terminate();
@@ -174,6 +233,88 @@ export class Peer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#socket.readyState !== WebSocket.CLOSED) this.vanishes();
   }
+}
+
+/** An event of the JSON wire. */
+export type Event = { readonly type: string } & Record<string, unknown>;
+
+/** A connection on the JSON wire. Presence comes when it comes, and is kept apart from the rest. */
+export class JsonPeer implements AsyncDisposable {
+  /** The id of the last message heard: where to go on. */
+  after: string;
+  readonly #presence: Event[] = [];
+
+  private constructor(
+    readonly peer: Peer,
+    readonly welcome: Event,
+  ) {
+    this.after = String(welcome.last);
+  }
+
+  static async over(peer: Peer): Promise<JsonPeer> {
+    return new JsonPeer(peer, eventOf(await peer.next("expected a welcome")));
+  }
+
+  says(text: string, more: { seq?: number; skip?: boolean } = {}): void {
+    this.sends({ type: "message", text, ...more });
+  }
+
+  sends(frame: object | string | Uint8Array<ArrayBuffer>): void {
+    this.peer.says(typeof frame === "string" || frame instanceof Uint8Array ? frame : JSON.stringify(frame));
+  }
+
+  /** The next event that is no presence. */
+  async next(expectation?: string): Promise<Event> {
+    for (;;) {
+      const event = eventOf(await this.peer.next(expectation));
+      if (event.type === "presence") this.#presence.push(event);
+      else {
+        if (event.type === "message") this.after = String(event.id);
+        return event;
+      }
+    }
+  }
+
+  /** The very next events are these; a message's id and time, and an ack's id, are checked only where they are given. */
+  async hears(...expected: Event[]): Promise<void> {
+    for (const event of expected) {
+      const { ...heard } = await this.next(`expected ${JSON.stringify(event)}`);
+      if (heard.type === "message" && heard.time !== Number(String(heard.id).split("-")[0]))
+        throw new Error(`time is not the id's: ${JSON.stringify(heard)}`);
+      for (const name of ["id", "time"]) if (!(name in event)) delete heard[name];
+      if (!deepEquals(heard, event))
+        throw new Error(`expected ${JSON.stringify(event)}, heard ${JSON.stringify(heard)}`);
+    }
+  }
+
+  /** The next presence event, heard already or not. */
+  async hearsPresence(expected: Omit<Event, "type">): Promise<void> {
+    const heard =
+      this.#presence.shift() ??
+      eventOf(await this.peer.next(`expected presence ${JSON.stringify(expected)}`));
+    const event = { type: "presence", ...expected };
+    if (!deepEquals(heard, event))
+      throw new Error(`expected ${JSON.stringify(event)}, heard ${JSON.stringify(heard)}`);
+  }
+
+  /** Nothing but presence was sent here before the answer to a ping. */
+  async hearsNothing(): Promise<void> {
+    this.sends({ type: "ping" });
+    await this.hears({ type: "pong" });
+  }
+
+  leaves(): Promise<void> {
+    return this.peer.leaves();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.peer[Symbol.asyncDispose]();
+  }
+}
+
+function eventOf(message: Heard): Event {
+  if (typeof message !== "string") throw new Error(`a binary message on the JSON wire: ${show(message)}`);
+  return JSON.parse(message);
 }
 
 function show(message: Heard): string {

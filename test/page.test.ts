@@ -2,7 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "./browser.ts";
-import { readId } from "../src/door.ts";
+import { readName } from "../src/door.ts";
 import { startHubbub } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);
@@ -361,7 +361,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       await page.run<boolean[]>(
         `${JSON.stringify(names)}.map((name) => NAME.test(name) && !INVISIBLE.test(name))`,
       ),
-    ).toEqual(names.map((name) => "id" in readId(name)));
+    ).toEqual(names.map((name) => "name" in readName("client id", name)));
   });
 
   test("a new name is no news: no gap, no line that the old one left", async () => {

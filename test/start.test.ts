@@ -2,27 +2,35 @@
 
 import { describe, expect, test } from "bun:test";
 import { version } from "../package.json";
-import { envName, flags, helpText, readCommand } from "../src/options.ts";
+import { envName, flags, helpText, readCommand, type Options } from "../src/options.ts";
 import { startHubbub } from "./hubbub.ts";
 
-const DEFAULTS = { host: "127.0.0.1", port: 8000 };
+const DEFAULTS: Options = { host: "127.0.0.1", port: 8000, store: new URL("memory:"), history: 100 };
 
 describe("options", () => {
-  const cases: [string[], Record<string, string>, object][] = [
+  const cases: [string[], Record<string, string>, Options][] = [
     [[], {}, DEFAULTS],
     [["--port", "9000"], {}, { ...DEFAULTS, port: 9000 }],
-    [["--port=0", "--host=::"], {}, { host: "::", port: 0 }],
+    [["--port=0", "--host=::"], {}, { ...DEFAULTS, host: "::", port: 0 }],
     [[], { PORT: "9001" }, { ...DEFAULTS, port: 9001 }],
-    [[], { PORT: "9001", HUBBUB_PORT: "9002", HUBBUB_HOST: "0.0.0.0" }, { host: "0.0.0.0", port: 9002 }],
+    [
+      [],
+      { PORT: "9001", HUBBUB_PORT: "9002", HUBBUB_HOST: "0.0.0.0" },
+      { ...DEFAULTS, host: "0.0.0.0", port: 9002 },
+    ],
     [["--port", "9003"], { PORT: "nonsense", HUBBUB_PORT: "" }, { ...DEFAULTS, port: 9003 }],
     [[], { PORT: "" }, DEFAULTS],
+    [["--history", "0"], { HUBBUB_STORE: "memory:" }, { ...DEFAULTS, history: 0 }],
   ];
   for (const [argv, env, options] of cases)
     test(`${argv.join(" ") || "(none)"} with ${JSON.stringify(env)}`, () =>
-      expect(readCommand(argv, env)).toEqual({ do: "serve", options: options as typeof DEFAULTS }));
+      expect(readCommand(argv, env)).toEqual({ do: "serve", options }));
 
   test("every mistake is named at once, by its own name", () => {
-    const command = readCommand(["--prot", "1", "stray", "-x", "--port=http", "--host", "a b"], {});
+    const command = readCommand(
+      ["--prot", "1", "stray", "-x", "--port=http", "--host", "a b", "--store", "chat.db", "--history=-1"],
+      {},
+    );
     expect(command).toEqual({
       do: "refuse",
       mistakes: [
@@ -31,6 +39,8 @@ describe("options", () => {
         "-x: unknown option, see --help",
         '--host: expected an address or a host name, got "a b"',
         '--port: expected 0–65535, got "http"',
+        '--store: expected memory:, got "chat.db"',
+        '--history: expected 0–100000, got "-1"',
       ],
     });
   });

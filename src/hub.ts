@@ -1,0 +1,322 @@
+/** What happens when: connections come, speak, fall behind and go; entries come back from the store. */
+
+import { ConnectionManager, type Connection, type Publish } from "./manager.ts";
+import {
+  closes,
+  isTooBig,
+  json,
+  MAX_NAMES,
+  parse,
+  text,
+  type CloseCode,
+  type ErrorCode,
+  type Wire,
+} from "./protocol.ts";
+import { Sequence } from "./sessions.ts";
+import type { Answer, Content, Draft, Entry, Follow, ReadonlyHistory, Sender, Store } from "./store.ts";
+
+/** A reader with more than this unread is told to come back; a little later Bun would cut it off without a word. */
+const MAX_UNREAD_BYTES = 1024 * 1024;
+/** How soon a reader that does not keep up is looked for. */
+const LOOK_FOR_SLOW_MS = 50;
+/**
+ * A leave waits this long: others join it, and a client that is back by then has not left. Announced one by
+ * one, 10,000 clients that go at once stall a server for 15 s.
+ */
+const LEAVE_GATHER_MS = 100;
+const PRESENCE_GATHER_MS = 200;
+/** Announcements × listeners in one go; then other work has its turn. */
+const MAX_DELIVERIES_AT_ONCE = 100_000;
+
+/** As much of Bun's socket as the hub needs. */
+export interface Socket {
+  send(message: Content): number;
+  subscribe(topic: string): unknown;
+  unsubscribe(topic: string): unknown;
+  close(code: number, reason: string): void;
+  getBufferedAmount(): number;
+}
+
+/** What a client asks for with its address. */
+export interface Wish {
+  readonly client: string;
+  readonly room: string;
+  readonly wire: Wire;
+  readonly session?: string;
+  /** The last entry heard before, to go on from there. */
+  readonly after?: string;
+  /** How many of the latest messages to hear first, when not going on. */
+  readonly history: number;
+}
+
+interface Room {
+  readonly name: string;
+  readonly history: ReadonlyHistory;
+  readonly manager: ConnectionManager<Visitor>;
+  /** Those that still hear what was said before them. */
+  readonly catchingUp: Set<Visitor>;
+  readonly timers: { leaves?: Timer; presence?: Timer; slow?: Timer };
+  visitors: number;
+  /** Said since it was last looked who does not keep up. */
+  bytesUnwatched: number;
+}
+
+/** One connection in a room. */
+export class Visitor implements Connection, Sender {
+  socket: Socket | undefined;
+  /** The next position of the room's history to be sent, while catching up. */
+  position = 0;
+  #sequence: Sequence | undefined;
+
+  constructor(
+    readonly wish: Wish,
+    readonly room: Room,
+    /** The highest number that the store has of its session. */
+    readonly sent: number | null,
+  ) {}
+
+  get client(): string {
+    return this.wish.client;
+  }
+
+  get wire(): Wire {
+    return this.wish.wire;
+  }
+
+  get sequence(): Sequence {
+    return (this.#sequence ??= new Sequence());
+  }
+
+  send(message: Content): number {
+    return this.socket?.send(message) ?? 0;
+  }
+
+  sendError(code: ErrorCode, seq?: number): void {
+    this.send(json.error(code, seq));
+  }
+
+  /** The store's answer to this sender: what it wrote is kept, was kept before, or is not kept. */
+  answered(draft: Draft, answer: Answer): void {
+    const { seq, content } = draft;
+    if (seq !== undefined) this.sequence.answered(seq, answer);
+    if (this.wire === "text") {
+      if ("refused" in answer) this.send(text.notSent(answer.refused, content));
+      else if (typeof content === "string")
+        this.room.manager.sendPersonalMessage(text.youWrote(content), this);
+    } else if ("refused" in answer) this.sendError(answer.refused, seq);
+    else if (seq !== undefined) this.send(json.ack(seq, "kept" in answer ? answer.kept.id : answer.id));
+  }
+}
+
+export class Hub {
+  readonly #rooms = new Map<string, Room>();
+  /** The open connection of each session. */
+  readonly #sessions = new Map<string, Visitor>();
+  readonly #store: Store;
+
+  constructor(
+    makeStore: (follow: Follow) => Store,
+    private readonly publish: Publish,
+  ) {
+    this.#store = makeStore((entry) => this.#follow(entry));
+  }
+
+  /** Takes a place in a room, before the upgrade: either {@link enter} or {@link release} follows. */
+  async reserve(wish: Wish): Promise<Visitor | "unavailable"> {
+    const history = await this.#store.open(wish.room);
+    if (history === "unavailable") return history;
+    const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
+    const room = this.#rooms.get(wish.room) ?? {
+      name: wish.room,
+      history,
+      manager: new ConnectionManager<Visitor>(wish.room, this.publish),
+      catchingUp: new Set<Visitor>(),
+      timers: {},
+      visitors: 0,
+      bytesUnwatched: 0,
+    };
+    this.#rooms.set(wish.room, room);
+    room.visitors++;
+    return new Visitor(wish, room, sent);
+  }
+
+  release({ room }: Visitor): void {
+    this.#store.close(room.name);
+    if (--room.visitors > 0) return;
+    this.#rooms.delete(room.name);
+    for (const timer of Object.values(room.timers)) clearTimeout(timer);
+  }
+
+  enter(visitor: Visitor, socket: Socket): void {
+    const { room, wish, client } = visitor;
+    const { history, manager } = room;
+    visitor.socket = socket;
+    manager.connect(visitor);
+    this.#replace(visitor);
+
+    const resumed = wish.after === undefined ? undefined : history.positionAfter(wish.after);
+    visitor.position = resumed ?? Math.max(history.start, history.end - wish.history);
+    if (visitor.wire === "json")
+      visitor.send(
+        json.welcome({
+          client,
+          room: room.name,
+          last: history.idBefore(visitor.position),
+          ...(wish.after === undefined ? {} : { recovered: resumed !== undefined }),
+          ...(wish.session === undefined ? {} : { sent: visitor.sent }),
+          count: manager.count,
+          members: manager.members(MAX_NAMES),
+          connections: manager.connectionsOf(client),
+        }),
+      );
+    room.catchingUp.add(visitor);
+    this.catchUp(visitor);
+    this.#tellPresence(room);
+  }
+
+  /**
+   * Sends what was said before, as much at a time as the network takes, and then lets the visitor hear the room.
+   * Between the last look at the history and the subscription nothing else runs: nothing is missed or heard twice.
+   */
+  catchUp(visitor: Visitor): void {
+    const { room, wire, socket } = visitor;
+    if (!socket || !room.catchingUp.has(visitor)) return;
+    for (; visitor.position < room.history.end; visitor.position++) {
+      const entry = room.history.at(visitor.position);
+      // Forgotten before it could be sent: whoever resumes is told that something is missing.
+      if (!entry) return this.#dismiss(visitor, 1013);
+      if (visitor.send(wire === "json" ? json.message(entry) : text.message(entry)) === -1) {
+        visitor.position++;
+        return; // `drain` goes on
+      }
+    }
+    room.catchingUp.delete(visitor);
+    socket.subscribe(room.manager.topic(wire));
+  }
+
+  hear(visitor: Visitor, frame: Content): void {
+    const { wire, client: from, room } = visitor;
+    if (wire === "text" || typeof frame !== "string") {
+      if (!isTooBig(frame)) this.#store.append({ room: room.name, from, content: frame }, visitor);
+      else if (wire === "text") this.#dismiss(visitor, 1009);
+      else visitor.sendError("message-too-big");
+      return;
+    }
+    const command = parse(frame);
+    if ("error" in command) {
+      if (command.seq !== undefined) visitor.sequence.refuse(command.seq);
+      return visitor.sendError(command.error, command.seq);
+    }
+    switch (command.type) {
+      case "ping":
+        visitor.send(json.pong);
+        break;
+      case "message":
+        this.#hearMessage(visitor, command.text, command.seq, command.skip);
+        break;
+      default:
+        command satisfies never;
+    }
+  }
+
+  #hearMessage(visitor: Visitor, content: string, seq: number | undefined, skip: boolean): void {
+    const { client: from, room, wish } = visitor;
+    const draft = { room: room.name, from, content };
+    if (seq === undefined) return this.#store.append(draft, visitor);
+    const admitted = visitor.sequence.admit(seq, skip);
+    if ("refused" in admitted) return visitor.sendError(admitted.refused, seq);
+    const session = wish.session === undefined ? {} : { session: wish.session };
+    this.#store.append({ ...draft, ...session, ...admitted, seq }, visitor);
+  }
+
+  leave(visitor: Visitor): void {
+    const { room, wish } = visitor;
+    if (!visitor.socket) return;
+    visitor.socket = undefined;
+    room.catchingUp.delete(visitor);
+    room.manager.disconnect(visitor, performance.now());
+    const session = sessionKey(wish);
+    if (session && this.#sessions.get(session) === visitor) this.#sessions.delete(session);
+    this.#tellLeaves(room);
+    this.#tellPresence(room);
+    this.release(visitor);
+  }
+
+  /** An entry comes back from the store, in the one order: everyone hears it. */
+  #follow(entry: Entry): void {
+    const room = this.#rooms.get(entry.room);
+    if (!room) return;
+    const inText = room.manager.broadcast("text", () => text.message(entry));
+    const inJson = room.manager.broadcast("json", () => json.message(entry));
+    if (inText < 0 || inJson < 0) this.#watchForSlow(room, entry);
+  }
+
+  /** Somebody does not keep up: looks who it is, now and then, and sooner the more is being said. */
+  #watchForSlow(room: Room, { content }: Entry): void {
+    room.bytesUnwatched += content.length;
+    if (room.bytesUnwatched > MAX_UNREAD_BYTES / 4) return this.#dismissSlow(room);
+    room.timers.slow ??= setTimeout(() => this.#dismissSlow(room), LOOK_FOR_SLOW_MS);
+  }
+
+  #dismissSlow(room: Room): void {
+    clearTimeout(room.timers.slow);
+    delete room.timers.slow;
+    room.bytesUnwatched = 0;
+    for (const visitor of room.manager.connections())
+      if (visitor.socket && isBehind(visitor.socket)) this.#dismiss(visitor, 1013);
+  }
+
+  #replace(visitor: Visitor): void {
+    const session = sessionKey(visitor.wish);
+    if (!session) return;
+    const older = this.#sessions.get(session);
+    this.#sessions.set(session, visitor);
+    if (older) this.#dismiss(older, 4001);
+  }
+
+  /** Closes a connection; it hears nothing more, and has left. */
+  #dismiss(visitor: Visitor, code: CloseCode): void {
+    const { socket, room, wire } = visitor;
+    socket?.unsubscribe(room.manager.topic(wire));
+    socket?.close(code, closes[code]);
+    this.leave(visitor);
+  }
+
+  #tellLeaves(room: Room): void {
+    if (!room.manager.hasGone) return;
+    room.timers.leaves ??= setTimeout(() => {
+      delete room.timers.leaves;
+      try {
+        const atOnce = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(room.manager.size, 1));
+        for (const client of room.manager.takeGone(atOnce, performance.now() - LEAVE_GATHER_MS))
+          this.#tell(room, "text", text.left(client));
+      } finally {
+        this.#tellLeaves(room);
+      }
+    }, LEAVE_GATHER_MS / 2);
+  }
+
+  #tellPresence(room: Room): void {
+    if (!room.manager.hasPresence) return;
+    room.timers.presence ??= setTimeout(() => {
+      delete room.timers.presence;
+      this.#tell(room, "json", json.presence(room.manager.takePresence(MAX_NAMES)));
+      this.#tellPresence(room);
+    }, PRESENCE_GATHER_MS);
+  }
+
+  /** Who is catching up is not subscribed yet, and has to know all the same. */
+  #tell(room: Room, wire: Wire, message: string): void {
+    room.manager.broadcast(wire, () => message);
+    for (const visitor of room.catchingUp) if (visitor.wire === wire) visitor.send(message);
+  }
+}
+
+/** A reader that is to come back and resume. One that catches up never is: it is sent no more than it reads. */
+export function isBehind(socket: Socket): boolean {
+  return socket.getBufferedAmount() > MAX_UNREAD_BYTES;
+}
+
+function sessionKey({ client, session }: Wish): string | undefined {
+  return session === undefined ? undefined : `${client} ${session}`;
+}

@@ -1,0 +1,119 @@
+/** Who is in a room: the tutorial's ConnectionManager, for clients that may hold several connections. */
+
+import type { Presence, Wire } from "./protocol.ts";
+import type { Content } from "./store.ts";
+
+/** As much of a connection as the manager needs. */
+export interface Connection {
+  readonly client: string;
+  readonly wire: Wire;
+  send(message: Content): unknown;
+}
+
+/** Sends to all who are subscribed to a topic; a negative answer says that somebody does not keep up. */
+export type Publish = (topic: string, message: Content) => number;
+
+export class ConnectionManager<C extends Connection> {
+  readonly #connections = new Set<C>();
+  /** How many connections each client holds: two tabs with one id are one client. */
+  readonly #held = new Map<string, number>();
+  readonly #speakers: Record<Wire, number> = { text: 0, json: 0 };
+  /** Clients that have left and were not yet said to, each with when that was; the longest gone first. */
+  readonly #gone = new Map<string, number>();
+  /** Who came or went since the last presence event; who did both is in neither. */
+  readonly #joined = new Set<string>();
+  readonly #left = new Set<string>();
+
+  constructor(
+    private readonly room: string,
+    private readonly publish: Publish,
+  ) {}
+
+  connect(connection: C): void {
+    const { client, wire } = connection;
+    this.#connections.add(connection);
+    this.#speakers[wire]++;
+    const held = this.#held.get(client) ?? 0;
+    this.#held.set(client, held + 1);
+    if (held > 0) return;
+    this.#gone.delete(client);
+    if (!this.#left.delete(client)) this.#joined.add(client);
+  }
+
+  /** Forgets the connection; a client without any other has left, unless it connects before that is said. */
+  disconnect(connection: C, nowMs: number): void {
+    if (!this.#connections.delete(connection)) return;
+    const { client, wire } = connection;
+    this.#speakers[wire]--;
+    const held = this.#held.get(client) ?? 1;
+    if (held > 1) this.#held.set(client, held - 1);
+    else {
+      this.#held.delete(client);
+      this.#gone.set(client, nowMs);
+      if (!this.#joined.delete(client)) this.#left.add(client);
+    }
+  }
+
+  sendPersonalMessage(message: Content, connection: C): void {
+    connection.send(message);
+  }
+
+  /** To everyone in the room who speaks that wire; encoded only if there is anyone. Negative as {@link Publish}. */
+  broadcast(wire: Wire, encode: () => Content): number {
+    return this.#speakers[wire] > 0 ? this.publish(this.topic(wire), encode()) : 0;
+  }
+
+  /** What a connection subscribes to in order to hear {@link broadcast}. */
+  topic(wire: Wire): string {
+    return `${wire}:${this.room}`;
+  }
+
+  /** Up to `count` of the clients that have been gone since `sinceMs` or longer; each is handed out once. */
+  *takeGone(count: number, sinceMs: number): Generator<string> {
+    for (const [client, goneMs] of this.#gone.entries().take(count)) {
+      if (goneMs > sinceMs) return;
+      this.#gone.delete(client);
+      yield client;
+    }
+  }
+
+  /** What changed since it was last asked for, up to `count` names each way; the rest comes the next time. */
+  takePresence(count: number): Presence {
+    return { joined: take(this.#joined, count), left: take(this.#left, count), count: this.count };
+  }
+
+  get hasGone(): boolean {
+    return this.#gone.size > 0;
+  }
+
+  get hasPresence(): boolean {
+    return this.#joined.size + this.#left.size > 0;
+  }
+
+  /** Clients in the room. */
+  get count(): number {
+    return this.#held.size;
+  }
+
+  members(count: number): string[] {
+    return this.#held.keys().take(count).toArray();
+  }
+
+  connectionsOf(client: string): number {
+    return this.#held.get(client) ?? 0;
+  }
+
+  connections(): Iterable<C> {
+    return this.#connections;
+  }
+
+  get size(): number {
+    return this.#connections.size;
+  }
+}
+
+function take(from: Set<string>, count: number): string[] {
+  const taken = from.values().take(count).toArray();
+  for (const each of taken) from.delete(each);
+  return taken;
+}

@@ -1,0 +1,123 @@
+/** The memory store: the latest messages of each room, for as long as the process runs. */
+
+import { Sessions } from "./sessions.ts";
+import {
+  History,
+  type Draft,
+  type Entry,
+  type Follow,
+  type ReadonlyHistory,
+  type Sender,
+  type Store,
+} from "./store.ts";
+
+const MAX_ROOMS = 10_000;
+/** 400 messages of 64 KiB, with two bytes for each character. */
+const MAX_ROOM_BYTES = 64 * 1024 * 1024;
+const MAX_BYTES = 256 * 1024 * 1024;
+
+interface Room {
+  readonly history: History;
+  holders: number;
+}
+
+export class MemoryStore implements Store {
+  /** The room that has been empty for longest first, then, in no order, those that are held. */
+  readonly #rooms = new Map<string, Room>();
+  readonly #sessions = new Sessions();
+  #bytes = 0;
+  #lastMs = 0;
+  /** Ids start anywhere, so that two stores do not make the same one, whatever their clocks say. */
+  readonly #firstSequence = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
+  #sequence = this.#firstSequence;
+
+  constructor(
+    private readonly maxEntries: number,
+    private readonly follow: Follow,
+    private readonly clock: () => number = Date.now,
+  ) {}
+
+  async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
+    const room = this.#room(name);
+    if (!room) return "unavailable";
+    room.holders++;
+    return room.history;
+  }
+
+  close(name: string): void {
+    const room = this.#rooms.get(name);
+    if (!room || --room.holders > 0) return;
+    this.#rooms.delete(name);
+    this.#rooms.set(name, room);
+  }
+
+  append(draft: Draft, sender: Sender): void {
+    const objection = this.#sessions.objection(draft);
+    if (objection) return sender.answered(draft, objection);
+    const room = this.#room(draft.room);
+    if (!room) return sender.answered(draft, { refused: "unavailable" });
+
+    const { history } = room;
+    const prev = history.head;
+    const id = this.#nextId();
+    const entry: Entry = {
+      id,
+      prev,
+      time: this.#lastMs,
+      room: draft.room,
+      from: draft.from,
+      content: draft.content,
+    };
+    this.#sessions.kept(draft, id, this.#lastMs);
+    this.#bytes -= history.bytes;
+    history.push(entry);
+    this.#bytes += history.bytes;
+    if (this.#bytes > MAX_BYTES) this.#forgetBytes(room);
+    sender.answered(draft, { kept: entry });
+    this.follow(entry);
+  }
+
+  async sent(client: string, session: string): Promise<number | null> {
+    return this.#sessions.sent(client, session, this.clock());
+  }
+
+  #room(name: string): Room | undefined {
+    const known = this.#rooms.get(name);
+    if (known) return known;
+    if (this.#rooms.size >= MAX_ROOMS && !this.#forgetEmptyRoom()) return undefined;
+    // An id of its own, so that nobody who was in a room of this name before takes this one for that.
+    const room = { history: new History(this.#nextId(), this.maxEntries, MAX_ROOM_BYTES), holders: 0 };
+    this.#rooms.set(name, room);
+    return room;
+  }
+
+  /** Empty rooms first; then the room that grew makes place for itself, never another that is occupied. */
+  #forgetBytes({ history }: Room): void {
+    while (this.#bytes > MAX_BYTES && this.#forgetEmptyRoom(history));
+    while (this.#bytes > MAX_BYTES && history.bytes > 0) {
+      this.#bytes -= history.bytes;
+      history.forgetOldest();
+      this.#bytes += history.bytes;
+    }
+  }
+
+  #forgetEmptyRoom(butNot?: History): boolean {
+    for (const [name, { holders, history }] of this.#rooms)
+      if (holders === 0 && history !== butNot) {
+        this.#rooms.delete(name);
+        this.#bytes -= history.bytes;
+        return true;
+      }
+    return false;
+  }
+
+  /** Grows also when the clock goes back. */
+  #nextId(): string {
+    const nowMs = this.clock();
+    if (nowMs > this.#lastMs) {
+      this.#lastMs = nowMs;
+      this.#sequence = this.#firstSequence;
+    } else this.#sequence++;
+    return `${this.#lastMs}-${this.#sequence}`;
+  }
+}

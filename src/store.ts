@@ -1,0 +1,134 @@
+/** The store: takes messages, gives each its id, and hands all of them back in one order. */
+
+/** A message on its way in. */
+export interface Draft {
+  readonly room: string;
+  readonly from: string;
+  readonly content: Content;
+  /** The sender's stream of numbered messages, and this one's number in it; without both, nothing is known of repeats. */
+  readonly session?: string;
+  readonly seq?: number;
+  /** The number before this one, while that is not answered yet: only if it was kept may this one be. */
+  readonly after?: number;
+}
+
+/** Text, well-formed; or the bytes of a binary message. */
+export type Content = string | Uint8Array<ArrayBuffer>;
+
+/** A message that is kept. */
+export interface Entry {
+  /** `<milliseconds>-<sequence>`: order, time and resume point in one; it only grows. */
+  readonly id: string;
+  /** The id before it in its room, so that a gap shows. */
+  readonly prev: string;
+  /** Unix time in milliseconds, the first half of the id. */
+  readonly time: number;
+  readonly room: string;
+  readonly from: string;
+  readonly content: Content;
+}
+
+export type Refused = "out-of-order" | "unavailable";
+
+/** What became of a draft; of a repeat the id is known only if nothing of its session came after it. */
+export type Answer =
+  | { readonly kept: Entry }
+  | { readonly repeated: number; readonly id?: string }
+  | { readonly refused: Refused };
+
+export interface Sender {
+  answered(draft: Draft, answer: Answer): void;
+}
+
+/** Everything that is kept, in the one order; each entry once, just after its sender was answered. */
+export type Follow = (entry: Entry) => void;
+
+/**
+ * Answers may come at once or later, but drafts are decided in the order in which they were given. What cannot
+ * be done for now is `"unavailable"`; nothing here throws or rejects for a reason that lies outside the program.
+ */
+export interface Store {
+  /** The room's latest entries, kept up to date and safe from being forgotten until as many calls of {@link close}. */
+  open(room: string): Promise<ReadonlyHistory | "unavailable">;
+  close(room: string): void;
+  append(draft: Draft, sender: Sender): void;
+  /** The highest number kept of that session, or null if nothing is known of it. */
+  sent(client: string, session: string): Promise<number | null>;
+}
+
+export type ReadonlyHistory = Omit<History, "push" | "forgetOldest">;
+
+/** The latest entries of one room. Positions count its entries from the first ever, so that they outlast trimming. */
+export class History {
+  readonly #entries: Entry[] = [];
+  #start = 0;
+  #bytes = 0;
+  /** The id before the oldest entry kept. */
+  #before: string;
+
+  /** @param before an id that no entry has: where a room begins that has none yet */
+  constructor(
+    before: string,
+    private readonly maxEntries: number,
+    private readonly maxBytes: number,
+  ) {
+    this.#before = before;
+  }
+
+  /** The newest id. */
+  get head(): string {
+    return this.#entries.at(-1)?.id ?? this.#before;
+  }
+
+  /** The position of the oldest entry kept. */
+  get start(): number {
+    return this.#start;
+  }
+
+  /** The position that the next entry will have. */
+  get end(): number {
+    return this.#start + this.#entries.length;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  at(position: number): Entry | undefined {
+    return this.#entries[position - this.#start];
+  }
+
+  /** The id just before a position that is kept, or the end. */
+  idBefore(position: number): string {
+    return this.at(position - 1)?.id ?? this.#before;
+  }
+
+  /**
+   * Where a client goes on that has heard everything up to `id`: the rule of *recovered*. Undefined unless `id` is
+   * an entry still kept or the one before the oldest, since only then is nothing missing in between.
+   */
+  positionAfter(id: string): number | undefined {
+    if (id === this.#before) return this.#start;
+    const index = this.#entries.findLastIndex((entry) => entry.id === id);
+    return index < 0 ? undefined : this.#start + index + 1;
+  }
+
+  push(entry: Entry): void {
+    this.#entries.push(entry);
+    this.#bytes += sizeOf(entry);
+    while (this.#entries.length > this.maxEntries || this.#bytes > this.maxBytes) this.forgetOldest();
+  }
+
+  forgetOldest(): void {
+    const oldest = this.#entries.shift();
+    if (!oldest) return;
+    this.#before = oldest.id;
+    this.#start++;
+    this.#bytes -= sizeOf(oldest);
+  }
+}
+
+/** Memory, in bytes: a string takes one or two for each character; the rest is an estimate of what surrounds it. */
+function sizeOf({ content }: Entry): number {
+  return 200 + (typeof content === "string" ? 2 * content.length : content.byteLength);
+}

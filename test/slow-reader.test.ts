@@ -1,0 +1,50 @@
+/** A reader that does not keep up is told to come back; nothing is skipped, and the others notice nothing. */
+
+import { expect, test } from "bun:test";
+import { startHubbub } from "./hubbub.ts";
+
+test("a slow reader is closed with 1013, has heard everything up to there, and goes on without a gap", async () => {
+  await using hub = await startHubbub({ args: ["--history", "1000"] });
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  await using bob = await hub.joinJson("bob");
+  await using slow = await hub.joinJson("slow");
+  await using text = await hub.join("text");
+  slow.peer.pauses();
+  text.pauses();
+  const texts = Array.from({ length: 300 }, (_, i) => `${i} `.padEnd(32_768, "x"));
+  for (const [i, text] of texts.entries()) {
+    ann.says(text, { seq: i + 1 });
+    while ((await ann.next()).type !== "message");
+  }
+  for (const text of texts) await bob.hears({ type: "message", from: "ann", text });
+
+  slow.peer.resumes();
+  text.resumes();
+  const closed = { code: 1013, reason: "Reading too slowly: please come back and resume." };
+  expect(await slow.peer.closes()).toEqual(closed);
+  expect(await text.closes()).toEqual(closed);
+
+  let heard = 0;
+  for (const event of slow.peer.unread()) {
+    const { type, text, id } = JSON.parse(String(event));
+    if (type !== "message") continue;
+    expect(text).toBe(texts[heard++] ?? "");
+    slow.after = id;
+  }
+  expect(heard).toBeGreaterThan(0);
+  expect(heard).toBeLessThan(texts.length);
+  await using back = await hub.joinJson("slow", { after: slow.after });
+  expect(back.welcome.recovered).toBe(true);
+  for (const text of texts.slice(heard)) await back.hears({ type: "message", from: "ann", text });
+  await back.hearsNothing();
+});
+
+test("an echo that is not read is cut off too", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.open("/websocket");
+  ann.pauses();
+  for (let i = 0; i < 300; i++) ann.says("x".repeat(65_536));
+  while (ann.unsent > 0) await hub.get("/nope");
+  ann.resumes();
+  expect((await ann.closes()).code).toBe(1013);
+});
