@@ -63,6 +63,8 @@ interface Room {
 
 /** One connection in a room. */
 export class Visitor implements Connection, Sender {
+  readonly client: string;
+  readonly wire: Wire;
   socket: Socket | undefined;
   /** The next position of the room's history to be sent, while catching up. */
   position = 0;
@@ -73,14 +75,9 @@ export class Visitor implements Connection, Sender {
     readonly room: Room,
     /** The highest number that the store has of its session. */
     readonly sent: number | null,
-  ) {}
-
-  get client(): string {
-    return this.wish.client;
-  }
-
-  get wire(): Wire {
-    return this.wish.wire;
+  ) {
+    this.client = wish.client;
+    this.wire = wish.wire;
   }
 
   get sequence(): Sequence {
@@ -191,7 +188,7 @@ export class Hub {
       }
     }
     room.catchingUp.delete(visitor);
-    socket.subscribe(room.manager.topic(wire));
+    socket.subscribe(room.manager.topics[wire]);
   }
 
   hear(visitor: Visitor, frame: Content): void {
@@ -246,8 +243,9 @@ export class Hub {
   #follow(entry: Entry): void {
     const room = this.#rooms.get(entry.room);
     if (!room) return;
-    const inText = room.manager.broadcast("text", () => text.message(entry));
-    const inJson = room.manager.broadcast("json", () => json.message(entry));
+    const { manager } = room;
+    const inText = manager.speaks("text") ? manager.broadcast("text", text.message(entry)) : 0;
+    const inJson = manager.speaks("json") ? manager.broadcast("json", json.message(entry)) : 0;
     if (inText < 0 || inJson < 0) this.#watchForSlow(room, entry);
   }
 
@@ -277,7 +275,7 @@ export class Hub {
   /** Closes a connection; it hears nothing more, and has left. */
   #dismiss(visitor: Visitor, code: CloseCode): void {
     const { socket, room, wire } = visitor;
-    socket?.unsubscribe(room.manager.topic(wire));
+    socket?.unsubscribe(room.manager.topics[wire]);
     socket?.close(code, closes[code]);
     this.leave(visitor);
   }
@@ -307,7 +305,7 @@ export class Hub {
 
   /** Who is catching up is not subscribed yet, and has to know all the same. */
   #tell(room: Room, wire: Wire, message: string): void {
-    room.manager.broadcast(wire, () => message);
+    room.manager.broadcast(wire, message);
     for (const visitor of room.catchingUp) if (visitor.wire === wire) visitor.send(message);
   }
 }

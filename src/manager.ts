@@ -24,10 +24,15 @@ export class ConnectionManager<C extends Connection> {
   readonly #joined = new Set<string>();
   readonly #left = new Set<string>();
 
+  /** What a connection subscribes to in order to hear {@link broadcast}. */
+  readonly topics: Readonly<Record<Wire, string>>;
+
   constructor(
-    private readonly room: string,
+    room: string,
     private readonly publish: Publish,
-  ) {}
+  ) {
+    this.topics = { text: `text:${room}`, json: `json:${room}` };
+  }
 
   connect(connection: C): void {
     const { client, wire } = connection;
@@ -58,14 +63,14 @@ export class ConnectionManager<C extends Connection> {
     connection.send(message);
   }
 
-  /** To everyone in the room who speaks that wire; encoded only if there is anyone. Negative as {@link Publish}. */
-  broadcast(wire: Wire, encode: () => Content): number {
-    return this.#speakers[wire] > 0 ? this.publish(this.topic(wire), encode()) : 0;
+  /** To everyone in the room who is subscribed to that wire's topic; negative as {@link Publish} is. */
+  broadcast(wire: Wire, message: Content): number {
+    return this.publish(this.topics[wire], message);
   }
 
-  /** What a connection subscribes to in order to hear {@link broadcast}. */
-  topic(wire: Wire): string {
-    return `${wire}:${this.room}`;
+  /** Whether anyone here speaks that wire: what nobody hears need not be encoded. */
+  speaks(wire: Wire): boolean {
+    return this.#speakers[wire] > 0;
   }
 
   /** Up to `count` of the clients that have been gone since `sinceMs` or longer; each is handed out once. */

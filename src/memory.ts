@@ -27,8 +27,8 @@ export class MemoryStore implements Store {
   readonly #sessions = new Sessions();
   #bytes = 0;
   #lastMs = 0;
-  /** Ids start anywhere, so that two stores do not make the same one, whatever their clocks say. */
-  readonly #firstSequence = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
+  /** Starts anywhere in a millisecond, so that a store with a wrong clock hardly makes an id of an earlier one. */
+  readonly #firstSequence = Math.floor(Math.random() * 1000);
   #sequence = this.#firstSequence;
 
   constructor(

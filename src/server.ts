@@ -131,8 +131,8 @@ function serve(options: Options): Bun.Server<Visit> {
 
 function echo(socket: Socket, message: string | Buffer<ArrayBuffer>): void {
   if (isTooBig(message)) return socket.close(1009, closes[1009]);
-  socket.send(typeof message === "string" ? `Message text was: ${message}` : message);
-  if (isBehind(socket)) socket.close(1013, closes[1013]);
+  const sent = socket.send(typeof message === "string" ? `Message text was: ${message}` : message);
+  if (sent < 0 && isBehind(socket)) socket.close(1013, closes[1013]);
 }
 
 function toClient(request: Request): Response {

@@ -14,10 +14,10 @@ ConnectionManager.prototype.disconnect = function (connection, nowMs) {
   disconnect.call(this, connection, nowMs);
 };
 
-ConnectionManager.prototype.broadcast = function (wire, encode) {
-  const message = String(encode());
+ConnectionManager.prototype.broadcast = function (wire, content) {
+  const message = String(content);
   if (message.endsWith("boom-message")) throw new Error("injected into message");
   if (message === "Client #boom-timer left the chat") throw new Error("injected into the timer");
   if (message.endsWith("boom-later")) void Promise.reject(new Error("injected into a promise"));
-  return broadcast.call(this, wire, encode);
+  return broadcast.call(this, wire, content);
 };
