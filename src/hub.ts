@@ -68,6 +68,8 @@ export class Visitor implements Connection, Sender {
   socket: Socket | undefined;
   /** The next position of the room's history to be sent, while catching up. */
   position = 0;
+  /** Something sent to it had to wait since this was last looked at. */
+  isLagging = false;
   #sequence: Sequence | undefined;
 
   constructor(
@@ -85,7 +87,9 @@ export class Visitor implements Connection, Sender {
   }
 
   send(message: Content): number {
-    return this.socket?.send(message) ?? 0;
+    const sent = this.socket?.send(message) ?? 0;
+    if (sent < 0) this.isLagging = true;
+    return sent;
   }
 
   sendError(code: ErrorCode, seq?: number): void {
@@ -95,7 +99,7 @@ export class Visitor implements Connection, Sender {
   /** The store's answer to this sender: what it wrote is kept, was kept before, or is not kept. */
   answered(draft: Draft, answer: Answer): void {
     const { seq, content } = draft;
-    if (seq !== undefined) this.sequence.answered(seq, answer);
+    if (seq !== undefined && draft.session !== undefined) this.sequence.answered(seq, answer);
     if (this.wire === "text") {
       if ("refused" in answer) this.send(text.notSent(answer.refused, content));
       else if (typeof content === "string")
@@ -192,6 +196,13 @@ export class Hub {
   }
 
   hear(visitor: Visitor, frame: Content): void {
+    this.#obey(visitor, frame);
+    if (!visitor.isLagging) return;
+    visitor.isLagging = false;
+    if (visitor.socket && isBehind(visitor.socket)) this.#dismiss(visitor, 1013);
+  }
+
+  #obey(visitor: Visitor, frame: Content): void {
     const { wire, client: from, room } = visitor;
     if (wire === "text" || typeof frame !== "string") {
       if (!isTooBig(frame)) this.#store.append({ room: room.name, from, content: frame }, visitor);
@@ -218,12 +229,13 @@ export class Hub {
 
   #hearMessage(visitor: Visitor, content: string, seq: number | undefined, skip: boolean): void {
     const { client: from, room, wish } = visitor;
+    const { session } = wish;
     const draft = { room: room.name, from, content };
     if (seq === undefined) return this.#store.append(draft, visitor);
+    if (session === undefined) return this.#store.append({ ...draft, seq }, visitor);
     const admitted = visitor.sequence.admit(seq, skip);
     if ("refused" in admitted) return visitor.sendError(admitted.refused, seq);
-    const session = wish.session === undefined ? {} : { session: wish.session };
-    this.#store.append({ ...draft, ...session, ...admitted, seq }, visitor);
+    this.#store.append({ ...draft, session, seq, ...admitted }, visitor);
   }
 
   leave(visitor: Visitor): void {
@@ -298,7 +310,9 @@ export class Hub {
     if (!room.manager.hasPresence) return;
     room.timers.presence ??= setTimeout(() => {
       delete room.timers.presence;
-      this.#tell(room, "json", json.presence(room.manager.takePresence(MAX_NAMES)));
+      if (!room.manager.hasPresence) return;
+      const presence = room.manager.takePresence(MAX_NAMES);
+      if (room.manager.speaks("json")) this.#tell(room, "json", json.presence(presence));
       this.#tellPresence(room);
     }, PRESENCE_GATHER_MS);
   }

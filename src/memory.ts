@@ -11,10 +11,12 @@ import {
   type Store,
 } from "./store.ts";
 
-const MAX_ROOMS = 10_000;
-/** 400 messages of 64 KiB, with two bytes for each character. */
-const MAX_ROOM_BYTES = 64 * 1024 * 1024;
-const MAX_BYTES = 256 * 1024 * 1024;
+const LIMITS = {
+  rooms: 10_000,
+  /** 400 messages of 64 KiB, with two bytes for each character. */
+  roomBytes: 64 * 1024 * 1024,
+  bytes: 256 * 1024 * 1024,
+};
 
 interface Room {
   readonly history: History;
@@ -22,7 +24,7 @@ interface Room {
 }
 
 export class MemoryStore implements Store {
-  /** The room that has been empty for longest first, then, in no order, those that are held. */
+  /** Of the empty ones, the one that has been empty for longest comes first; those that are held lie anywhere. */
   readonly #rooms = new Map<string, Room>();
   readonly #sessions = new Sessions();
   #bytes = 0;
@@ -34,6 +36,7 @@ export class MemoryStore implements Store {
   constructor(
     private readonly maxEntries: number,
     private readonly follow: Follow,
+    private readonly limits: Readonly<typeof LIMITS> = LIMITS,
     private readonly clock: () => number = Date.now,
   ) {}
 
@@ -72,7 +75,7 @@ export class MemoryStore implements Store {
     this.#bytes -= history.bytes;
     history.push(entry);
     this.#bytes += history.bytes;
-    if (this.#bytes > MAX_BYTES) this.#forgetBytes(room);
+    if (this.#bytes > this.limits.bytes) this.#forgetBytes(room);
     sender.answered(draft, { kept: entry });
     this.follow(entry);
   }
@@ -84,17 +87,17 @@ export class MemoryStore implements Store {
   #room(name: string): Room | undefined {
     const known = this.#rooms.get(name);
     if (known) return known;
-    if (this.#rooms.size >= MAX_ROOMS && !this.#forgetEmptyRoom()) return undefined;
+    if (this.#rooms.size >= this.limits.rooms && !this.#forgetEmptyRoom()) return undefined;
     // An id of its own, so that nobody who was in a room of this name before takes this one for that.
-    const room = { history: new History(this.#nextId(), this.maxEntries, MAX_ROOM_BYTES), holders: 0 };
+    const room = { history: new History(this.#nextId(), this.maxEntries, this.limits.roomBytes), holders: 0 };
     this.#rooms.set(name, room);
     return room;
   }
 
   /** Empty rooms first; then the room that grew makes place for itself, never another that is occupied. */
   #forgetBytes({ history }: Room): void {
-    while (this.#bytes > MAX_BYTES && this.#forgetEmptyRoom(history));
-    while (this.#bytes > MAX_BYTES && history.bytes > 0) {
+    while (this.#bytes > this.limits.bytes && this.#forgetEmptyRoom(history));
+    while (this.#bytes > this.limits.bytes && history.bytes > 0) {
       this.#bytes -= history.bytes;
       history.forgetOldest();
       this.#bytes += history.bytes;

@@ -66,11 +66,13 @@ export interface Options {
 
 export type Command =
   | { readonly do: "serve"; readonly options: Options }
+  | { readonly do: "join"; readonly address: URL }
   | { readonly do: "help" | "version" }
   | { readonly do: "refuse"; readonly mistakes: readonly string[] };
 
 /** Reads the whole request; an empty variable in the environment counts as not set. */
 export function readCommand(argv: readonly string[], env: Record<string, string | undefined>): Command {
+  if (argv[0] === "join") return readJoin(argv.slice(1));
   const { tokens } = parseArgs({
     args: [...argv],
     options: {
@@ -114,6 +116,16 @@ export function readCommand(argv: readonly string[], env: Record<string, string 
   return mistakes.length > 0 ? { do: "refuse", mistakes } : { do: "serve", options };
 }
 
+function readJoin([address, ...more]: readonly string[]): Command {
+  const url = URL.parse(address ?? "");
+  if (more.length === 0 && (url?.protocol === "http:" || url?.protocol === "https:"))
+    return { do: "join", address: url };
+  return {
+    do: "refuse",
+    mistakes: ["join: expected one address, as in: hubbub join http://localhost:8000/client?room=tea"],
+  };
+}
+
 export function envName({ name }: { readonly name: string }): string {
   return `HUBBUB_${name.toUpperCase().replaceAll("-", "_")}`;
 }
@@ -129,6 +141,8 @@ export function helpText(): string {
 
   hubbub                  a chat at http://localhost:8000/client
   hubbub --host 0.0.0.0   the same, open to everyone on your network
+  hubbub join URL         takes part in one at the terminal, or in a pipe:
+  tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
 
 Options
 ${rows.map(([left = "", ...right]) => right.map((line, i) => `  ${(i ? "" : left).padEnd(15)}${line}`).join("\n")).join("\n")}

@@ -1,14 +1,16 @@
-/** The page as a static response: Bun gives it an ETag, answers HEAD and If-None-Match. */
+/** The page and its client module as static responses: Bun gives them an ETag, answers HEAD and If-None-Match. */
+
+import { transpile } from "./transpile.ts" with { type: "macro" };
 
 // Bun's types call every .html an HTMLBundle; imported as text it is a string, also in the executable.
 import html from "../index.html" with { type: "text" };
 
 const text = String(html);
 
-/** The page runs its own script and style, named by their hashes, and talks to nobody but this server. */
+/** The page runs its own script and style, named by their hashes, and this server's module; it talks to nobody else. */
 const policy = [
   "default-src 'none'",
-  `script-src ${hashOf("script")}`,
+  `script-src 'self' ${hashOf("script")}`,
   `style-src ${hashOf("style")}`,
   "connect-src 'self'",
   "img-src blob: data:",
@@ -23,6 +25,16 @@ export const page = new Response(text, {
     "Content-Security-Policy": policy,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+  },
+});
+
+/** The client for any page to import; what it may then connect to is another matter. */
+export const clientModule = new Response(transpile("client.ts"), {
+  headers: {
+    "Content-Type": "text/javascript; charset=utf-8",
+    "Access-Control-Allow-Origin": "*",
+    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
   },
 });

@@ -18,7 +18,9 @@
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
  *     memory.ts    the memory store; stores.ts, the table of all stores
- *     page.ts      index.html as a response, with its content security policy
+ *     page.ts      index.html and the client module as responses; transpile.ts, the macro that makes the latter
+ *     client.ts    the client, for browsers and Bun: a connection that mends itself
+ *     join.ts      the client at a terminal: `hubbub join URL`
  *     options.ts   the command line and the environment
  *     console.ts   what the operator is told
  *
@@ -30,8 +32,9 @@ import { version } from "../package.json";
 import { describeListenError, greet, report } from "./console.ts";
 import { readWish, refuse } from "./door.ts";
 import { Hub, isBehind, type Visitor } from "./hub.ts";
+import { join } from "./join.ts";
 import { helpText, readCommand, type Options } from "./options.ts";
-import { page } from "./page.ts";
+import { clientModule, page } from "./page.ts";
 import { closes, isTooBig, MAX_FRAME_BYTES, SUBPROTOCOL } from "./protocol.ts";
 import { stores } from "./stores.ts";
 
@@ -61,6 +64,7 @@ function serve(options: Options): Bun.Server<Visit> {
     routes: {
       "/": { GET: toClient },
       "/client": { GET: page },
+      "/hubbub.js": { GET: clientModule },
       "/websocket": { GET: (request: Request) => refusal(request) ?? upgrade(request, "echo") },
       "/ws/:id": { GET: chat },
       "/websocket/:id": { GET: chat },
@@ -101,6 +105,7 @@ function serve(options: Options): Bun.Server<Visit> {
     if ("sentence" in wish) return answer(wish.status, wish.sentence);
     const refused = refusal(request);
     if (refused) return refused;
+    if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") return notWebSocket();
     const visitor = await hub.reserve(wish);
     if (visitor === "unavailable")
       return answer(503, "This room cannot be opened just now: please try again in a moment.", {
@@ -120,10 +125,7 @@ function serve(options: Options): Bun.Server<Visit> {
   function upgrade(request: Request, data: Visit, subprotocol = ""): Response | undefined {
     if (server.upgrade(request, { data, headers: { "Sec-WebSocket-Protocol": subprotocol } }))
       return undefined;
-    return answer(426, "Open this address with a WebSocket client; the chat's page is at /client.", {
-      Connection: "Upgrade",
-      Upgrade: "websocket",
-    });
+    return notWebSocket();
   }
 
   return server;
@@ -138,6 +140,13 @@ function echo(socket: Socket, message: string | Buffer<ArrayBuffer>): void {
 function toClient(request: Request): Response {
   return answer(302, "The chat is at /client.", {
     Location: `/client${/\?.*/.exec(request.url)?.[0] ?? ""}`,
+  });
+}
+
+function notWebSocket(): Response {
+  return answer(426, "Open this address with a WebSocket client; the chat's page is at /client.", {
+    Connection: "Upgrade",
+    Upgrade: "websocket",
   });
 }
 
@@ -176,6 +185,16 @@ switch (command.do) {
     break;
   case "version":
     console.log(version);
+    break;
+  case "join":
+    process.exit(
+      await join(command.address, {
+        input: process.stdin,
+        output: process.stdout,
+        errors: process.stderr,
+        user: process.env.USER,
+      }),
+    );
     break;
   case "refuse":
     for (const mistake of command.mistakes) console.error(mistake);

@@ -1,6 +1,6 @@
 /** Exactly once and in order: what is known of each sender's numbered messages. */
 
-import type { Answer, Draft } from "./store.ts";
+import type { Answer, Draft, Refused } from "./store.ts";
 
 const SESSION_KEPT_MS = 24 * 60 * 60 * 1000;
 /** Some 20 MB; beyond it, the session that has been silent for longest is forgotten. */
@@ -55,8 +55,10 @@ function keyOf(client: string, session: string): string {
   return `${client} ${session}`;
 }
 
-/** More refused numbers than this are not told apart: a sender with so many has to send all of them again in order. */
-const MAX_REFUSED = 10_000;
+/** More than these are not told apart: a sender with so many refused has to send all of them again in order. */
+const MAX_REFUSED = 1_000;
+/** Numbers that one connection may have at the store; more are told to wait. */
+const MAX_UNANSWERED = 10_000;
 
 /**
  * A connection's side: which of its numbers may go on to the store. Once one is refused, no higher one may be said
@@ -67,38 +69,40 @@ export class Sequence {
   readonly #refused: number[] = [];
   /** Given to the store and not answered, in that order; a number that came again is in it again. */
   readonly #unanswered: number[] = [];
-  /** The highest number given since there last was nothing unanswered. */
-  #highest = 0;
 
   /** Asks for a number to go on to the store; `after` is what its draft has to say. */
-  admit(seq: number, skip: boolean): { readonly after?: number } | { readonly refused: "out-of-order" } {
+  admit(seq: number, skip: boolean): { readonly after?: number } | { readonly refused: Refused } {
     const lowest = this.#refused[0];
-    if (lowest !== undefined) {
-      if (skip) this.#forgetUpTo(seq);
-      else if (seq > lowest) {
-        this.refuse(seq);
-        return { refused: "out-of-order" };
-      } else if (seq === lowest) this.#refused.shift();
-    }
+    if (lowest !== undefined && skip) this.#forgetUpTo(seq);
+    else if (lowest !== undefined && seq > lowest) return this.#refuse(seq, "out-of-order");
+    else if (seq === lowest) this.#refused.shift();
+    if (this.#unanswered.length >= MAX_UNANSWERED) return this.#refuse(seq, "unavailable");
     const after = this.#unansweredBefore(seq);
-    this.#highest = this.#unanswered.length === 0 ? seq : Math.max(this.#highest, seq);
     this.#unanswered.push(seq);
-    return after === undefined ? {} : { after };
+    return after === 0 ? {} : { after };
   }
 
-  /** What is answered needs no condition: it was kept, or holds back every higher number itself. */
-  #unansweredBefore(seq: number): number | undefined {
-    if (this.#unanswered.length === 0) return undefined;
-    if (seq > this.#highest) return this.#highest;
-    const lower = this.#unanswered.filter((other) => other < seq);
-    return lower.length > 0 ? Math.max(...lower) : undefined;
+  /** What is answered needs no condition: it was kept, or holds back every higher number itself. 0 for none. */
+  #unansweredBefore(seq: number): number {
+    let highest = 0;
+    for (let i = this.#unanswered.length - 1; i >= 0; i--) {
+      const other = this.#unanswered[i] ?? 0;
+      if (other === seq - 1) return other; // the usual case: one after the other
+      if (other < seq && other > highest) highest = other;
+    }
+    return highest;
   }
 
+  /** A number that did not get as far as the store. */
   refuse(seq: number): void {
     if (this.#refused.length >= MAX_REFUSED || this.#refused.includes(seq)) return;
-    const isHighest = seq > (this.#refused.at(-1) ?? 0);
-    this.#refused.push(seq);
-    if (!isHighest) this.#refused.sort((a, b) => a - b);
+    const place = this.#refused.findIndex((other) => other > seq);
+    this.#refused.splice(place < 0 ? this.#refused.length : place, 0, seq);
+  }
+
+  #refuse(seq: number, refused: Refused): { readonly refused: Refused } {
+    this.refuse(seq);
+    return { refused };
   }
 
   /** Answers come in the order in which the numbers were given. */

@@ -3,8 +3,9 @@
  * and the store refuses and delays at random. Everything is counted, and every rule is checked at the end.
  */
 
-import { SUBPROTOCOL } from "../src/protocol.ts";
-import { within, type Event, type Hubbub } from "./hubbub.ts";
+import { connect, type Connection } from "../src/client.ts";
+import { startCutter } from "./cutter.ts";
+import { within, type Hubbub } from "./hubbub.ts";
 import { randomFrom } from "./random.ts";
 
 const DEADLINE_MS = 60_000;
@@ -23,148 +24,79 @@ export interface Counts {
   /** Deliveries of messages to clients, all together. */
   heard: number;
   cuts: number;
-  /** Refusals by the store or for being out of order; each was sent again. */
   refused: number;
-  /** Numbers sent more than once. */
-  sentAgain: number;
   recovered: number;
   notRecovered: number;
 }
 
 /** One stretch of a conversation: from a welcome to the end of its connection. */
 interface Stretch {
+  /** The last message heard before. */
   readonly after: string | undefined;
-  readonly recovered: unknown;
+  readonly recovered: boolean | undefined;
   readonly last: string;
   readonly ids: string[];
 }
 
-type Random = () => number;
-
-/** A client that never gives up: it keeps what is not acknowledged, and goes on where it was. */
+/** Somebody who talks without a pause, and keeps book of what they hear. */
 class Talker {
   readonly stretches: Stretch[] = [];
   readonly heard = new Map<string, string>();
-  readonly #pending = new Map<number, string>();
   readonly done = Promise.withResolvers<void>();
   readonly heardEnd = Promise.withResolvers<void>();
-  #socket: WebSocket | undefined;
+  readonly #connection: Connection;
   #after: string | undefined;
-  #next = 1;
-  #resend: Timer | undefined;
-  /** Whether the connections are still being cut. */
-  cutting = true;
+  #said = 0;
+  #acknowledged = 0;
 
   constructor(
-    private readonly url: string,
+    address: { server: string; id: string; room: string },
     readonly session: string,
     private readonly total: number,
     /** How many messages may be on their way at once: 1 waits for each ack. */
     private readonly window: number,
-    private readonly random: Random,
-    private readonly counts: Counts,
+    private readonly random: () => number,
+    counts: Counts,
   ) {
-    this.#connect();
-  }
-
-  #connect(): void {
-    const query = new URLSearchParams({ session: this.session });
-    if (this.#after !== undefined) query.set("after", this.#after);
-    const after = this.#after;
-    const socket = new WebSocket(`${this.url}&${query}`, {
-      headers: { "Sec-WebSocket-Protocol": SUBPROTOCOL },
-    });
-    this.#socket = socket;
-    socket.onmessage = ({ data }) => {
-      if (socket === this.#socket) this.#hear(JSON.parse(String(data)), after);
-    };
-    socket.onclose = () => {
-      if (socket === this.#socket) setTimeout(() => this.#connect(), this.random() * 20);
-    };
-    if (this.cutting && this.random() < 0.8) setTimeout(() => this.cut(socket), this.random() ** 2 * 300);
-  }
-
-  cut(socket = this.#socket): void {
-    if (!this.cutting || socket !== this.#socket || socket?.readyState === WebSocket.CLOSED) return;
-    this.counts.cuts++;
-    socket?.terminate();
-  }
-
-  #hear(event: Event, after: string | undefined): void {
-    switch (event.type) {
-      case "welcome":
-        this.stretches.push({ after, recovered: event.recovered, last: String(event.last), ids: [] });
-        if (event.recovered === true) this.counts.recovered++;
-        if (event.recovered === false) this.counts.notRecovered++;
-        this.#after ??= String(event.last);
-        for (const seq of this.#pending.keys()) if (seq <= Number(event.sent ?? 0)) this.#acknowledge(seq);
-        this.#sendAgain();
-        this.#sendMore();
-        // Twice in a row, and in the middle of a replay.
-        if (this.random() < 0.1) this.cut();
-        break;
-      case "message": {
-        const id = String(event.id);
-        if (this.heard.has(id)) throw new Error(`${this.session} heard ${id} twice`);
-        this.heard.set(id, nameOf(String(event.text)));
+    this.#connection = connect({ ...address, session })
+      .on("welcome", ({ recovered, last }) => {
+        this.stretches.push({ after: this.#after, recovered, last, ids: [] });
+        this.#after ??= last;
+        if (recovered === true) counts.recovered++;
+        if (recovered === false) counts.notRecovered++;
+      })
+      .on("message", ({ id, text = "" }) => {
+        if (this.heard.has(id)) this.#fail(`heard ${id} twice`);
+        this.heard.set(id, nameOf(text));
         this.stretches.at(-1)?.ids.push(id);
         this.#after = id;
-        this.counts.heard++;
-        if (event.text === "end") this.heardEnd.resolve();
-        else if (this.random() < 0.001) this.cut();
-        break;
-      }
-      case "ack":
-        this.#acknowledge(Number(event.seq));
-        this.#sendMore();
-        break;
-      case "error": {
-        this.counts.refused++;
-        if (event.code !== "unavailable" && event.code !== "out-of-order")
-          throw new Error(`unexpected: ${JSON.stringify(event)}`);
-        this.#resend ??= setTimeout(() => this.#sendAgain(), this.random() * 5);
-        break;
-      }
-    }
+        counts.heard++;
+        if (text === "end") this.heardEnd.resolve();
+      })
+      .on("acknowledged", () => {
+        counts.acknowledged++;
+        if (++this.#acknowledged === total) this.done.resolve();
+        this.#say();
+      })
+      .on("refused", ({ code }) => this.#fail(`was refused: ${code}`))
+      // The store loses nothing here: what it does not know was never said, so saying it is saying it once.
+      .on("unsure", ({ text }) => this.#connection.send(text));
+    this.#say();
   }
 
-  #acknowledge(seq: number): void {
-    if (!this.#pending.delete(seq)) return;
-    this.counts.acknowledged++;
-    if (this.#next > this.total && this.#pending.size === 0) this.done.resolve();
-  }
-
-  /** Everything that is not acknowledged, in order. */
-  #sendAgain(): void {
-    clearTimeout(this.#resend);
-    this.#resend = undefined;
-    for (const [seq, text] of this.#pending) {
-      this.counts.sentAgain++;
-      this.#send(seq, text);
-    }
-  }
-
-  #sendMore(): void {
-    while (this.#next <= this.total && this.#pending.size < this.window) {
-      const seq = this.#next++;
+  #say(): void {
+    while (this.#said < this.total && this.#connection.outbox.length < this.window) {
       const padding = this.random() < 0.02 ? "x".repeat(30_000 * this.random()) : "";
-      const text = `${this.session}/${seq} ${padding}`;
-      this.#pending.set(seq, text);
-      this.#send(seq, text);
-      // Between sending and the ack, or in the middle of the frame.
-      if (this.random() < 0.01) this.cut();
+      this.#connection.send(`${this.session}/${++this.#said} ${padding}`);
     }
   }
 
-  #send(seq: number, text: string): void {
-    if (this.#socket?.readyState === WebSocket.OPEN)
-      this.#socket.send(JSON.stringify({ type: "message", text, seq }));
+  #fail(why: string): void {
+    for (const { reject } of [this.done, this.heardEnd]) reject(new Error(`${this.session} ${why}`));
   }
 
   close(): void {
-    const socket = this.#socket;
-    this.#socket = undefined;
-    socket?.terminate();
+    this.#connection.close();
   }
 }
 
@@ -181,19 +113,19 @@ export async function runFaults(hub: Hubbub, faults: Faults): Promise<Counts> {
     heard: 0,
     cuts: 0,
     refused: 0,
-    sentAgain: 0,
     recovered: 0,
     notRecovered: 0,
   };
+  await using cutter = await startCutter(() => hub.port, random);
   const rooms = await Promise.all(
     faults.rooms.map(async (room) => {
       const witness = await hub.joinJson("witness", { room });
       const textWitness = await hub.join("witness", { room });
       const talkers = Array.from({ length: faults.clientsPerRoom }, (_, i) => {
         const client = i % 4 === 3 ? i - 1 : i;
-        const url = `ws://127.0.0.1:${hub.port}/ws/c${client}?room=${room}`;
         const window = random() < 0.5 ? 1 : 20;
-        return new Talker(url, `${room}-${i}`, faults.messagesPerClient, window, random, counts);
+        const address = { server: cutter.origin, id: `c${client}`, room };
+        return new Talker(address, `${room}-${i}`, faults.messagesPerClient, window, random, counts);
       });
       return { room, witness, textWitness, talkers };
     }),
@@ -202,7 +134,9 @@ export async function runFaults(hub: Hubbub, faults: Faults): Promise<Counts> {
   const waiting = () => `seed ${faults.seed}: not all was acknowledged: ${JSON.stringify(counts)}`;
   await within(Promise.all(all.map((talker) => talker.done.promise)), waiting, DEADLINE_MS);
 
-  for (const talker of all) talker.cutting = false;
+  cutter.cutting = false;
+  counts.cuts = cutter.cuts;
+  counts.refused = cutter.refusals;
   for (const { room, witness, textWitness, talkers } of rooms) {
     // The store may refuse this one too.
     await using last = await hub.joinJson("last", { room, session: room, history: 0 });

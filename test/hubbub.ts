@@ -288,11 +288,13 @@ export class JsonPeer implements AsyncDisposable {
   }
 
   /** The next presence event, heard already or not. */
+  async nextPresence(expectation = "expected presence"): Promise<Event> {
+    return this.#presence.shift() ?? eventOf(await this.peer.next(expectation));
+  }
+
   async hearsPresence(expected: Omit<Event, "type">): Promise<void> {
-    const heard =
-      this.#presence.shift() ??
-      eventOf(await this.peer.next(`expected presence ${JSON.stringify(expected)}`));
     const event = { type: "presence", ...expected };
+    const heard = await this.nextPresence(`expected ${JSON.stringify(event)}`);
     if (!deepEquals(heard, event))
       throw new Error(`expected ${JSON.stringify(event)}, heard ${JSON.stringify(heard)}`);
   }

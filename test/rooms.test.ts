@@ -133,6 +133,8 @@ describe.each(STORES)("with the store $url", (store) => {
     await using eve = await hub.join("eve");
     await eve.leaves();
     await ann.hearsPresence({ joined: ["bob"], left: [], count: 2 });
+    await using brief = await hub.join("brief");
+    await brief.leaves(); // alone between two events: then there is none
     await bob.leaves();
     await using again = await hub.join("bob");
     await using joe = await hub.join("joe");

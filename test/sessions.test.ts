@@ -41,6 +41,15 @@ describe("a sequence", () => {
     expect(sequence.admit(4, false)).toEqual({ after: 3 });
   });
 
+  test("with skip only what is still under way comes first, not what was refused", () => {
+    const sequence = new Sequence();
+    for (const seq of [1, 3]) sequence.admit(seq, false);
+    sequence.answered(1, unavailable);
+    sequence.admit(1, false);
+    sequence.answered(3, outOfOrder);
+    expect(sequence.admit(4, true)).toEqual({ after: 1 });
+  });
+
   test("skip goes on above what was refused, and a repeat clears it too", () => {
     const sequence = new Sequence();
     for (const seq of [1, 2]) sequence.refuse(seq);

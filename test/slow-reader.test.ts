@@ -39,6 +39,44 @@ test("a slow reader is closed with 1013, has heard everything up to there, and g
   await back.hearsNothing();
 });
 
+test("a replay that its history outruns is closed with 1013, and coming back tells that something is missing", async () => {
+  await using hub = await startHubbub({ args: ["--history", "200"] });
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  await using eve = await hub.join("eve");
+  while (!String((await ann.nextPresence()).joined).includes("eve"));
+  let seq = 0;
+  const say = async (count: number) => {
+    for (let i = 0; i < count; i++) {
+      ann.says(`${++seq} `.padEnd(65_536, "x"), { seq });
+      while ((await ann.next()).type !== "message");
+    }
+  };
+  await say(200);
+  const start = String(ann.welcome.last);
+  await using slow = await hub.joinJson("slow", { after: start });
+  expect(slow.welcome.recovered).toBe(true);
+  slow.peer.pauses();
+  await eve.leaves();
+  while (!String((await ann.nextPresence()).left).includes("eve"));
+  await say(200);
+  slow.peer.resumes();
+  let heard = 0;
+  let left: unknown[] = [];
+  for (const done = slow.peer.closes(); ;) {
+    const event = await Promise.race([slow.peer.next().catch(() => undefined), done.then(() => undefined)]);
+    if (event === undefined) break;
+    const { type, text, id, left: gone } = JSON.parse(String(event));
+    if (type === "presence") left = left.concat(gone);
+    if (type !== "message") continue;
+    expect(text).toBe(`${++heard} `.padEnd(65_536, "x"));
+    slow.after = id;
+  }
+  expect((await slow.peer.closes()).code).toBe(1013);
+  expect(left).toEqual(["eve"]);
+  await using back = await hub.joinJson("slow", { after: slow.after });
+  expect(back.welcome.recovered).toBe(false);
+});
+
 test("an echo that is not read is cut off too", async () => {
   await using hub = await startHubbub();
   await using ann = await hub.open("/websocket");

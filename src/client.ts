@@ -1,0 +1,339 @@
+/**
+ * The client: one connection to a room that mends itself. For browsers and for Bun, without any import, so that
+ * the server can hand it out as it is.
+ *
+ *     import { connect } from "https://chat.example/hubbub.js";
+ *     const room = connect({ id: "ann", room: "tea" });
+ *     room.on("message", ({ from, text }) => console.log(from, text));
+ *     room.send("hi");
+ *
+ * What is sent waits in the outbox until the server has acknowledged it, through any number of connections, and
+ * is said exactly once. What is heard is heard once, in the room's order; `welcome` tells if something is missing.
+ */
+
+export interface Options {
+  /** Where the server is; the one that this module came from if not said. */
+  readonly server?: string;
+  readonly id: string;
+  readonly room?: string;
+  /** The name of this sender's stream of messages; a random one if not said. With `outbox`, what an earlier page kept. */
+  readonly session?: string;
+  readonly outbox?: readonly Item[];
+  /** The last message heard before, to go on from there. */
+  readonly after?: string;
+  /** How many of the latest messages to hear first; all that the server keeps ready if not said. */
+  readonly history?: number;
+}
+
+/** A message of one's own, until it is acknowledged. Plain data: it can be kept, and given to another page's {@link Options}. */
+export interface Item {
+  readonly text: string;
+  /** Its number in the session, once it was given to a connection and the server may have it. */
+  seq?: number;
+}
+
+export interface Message {
+  readonly id: string;
+  /** Unix time in milliseconds. */
+  readonly time: number;
+  readonly from: string;
+  readonly text?: string;
+  /** A binary message, in base64. */
+  readonly data?: string;
+}
+
+export interface Welcome {
+  readonly client: string;
+  readonly room: string;
+  readonly last: string;
+  /** Undefined at first; afterwards whether nothing is missing since the last message heard. */
+  readonly recovered?: boolean;
+  readonly sent?: number | null;
+  readonly count: number;
+  readonly members: readonly string[];
+  readonly connections: number;
+  readonly pingSeconds: number;
+  readonly maxMessageBytes: number;
+}
+
+/** `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`. */
+export type State =
+  | { readonly is: "connecting" | "open" }
+  | { readonly is: "waiting"; readonly retryAt: number; readonly reason: string }
+  | { readonly is: "closed"; readonly reason: string; readonly status?: number };
+
+export interface Events {
+  state: State;
+  welcome: Welcome;
+  message: Message;
+  presence: { readonly joined: readonly string[]; readonly left: readonly string[]; readonly count: number };
+  /** Acknowledged: kept, and said to everyone. */
+  acknowledged: Item;
+  /** Not said, and it will not be: `message` says why. */
+  refused: { readonly item: Item; readonly code: string; readonly message: string };
+  /** The server has forgotten this session: whether this was said, nobody knows. */
+  unsure: Item;
+}
+
+const FIRST_WAIT_MS = 500;
+const MAX_WAIT_MS = 30_000;
+/** Until the first welcome has said how often to ask. */
+const PING_SECONDS = 25;
+/** Close codes after which coming back by itself is wrong: replaced by another connection; not allowed any more. */
+const FINAL = [4001, 1008];
+/** Refusals that pass: what they refuse is sent again, by itself. */
+const PASSING = ["unavailable", "rate-limited", "out-of-order"];
+const SEND_AGAIN_MS = 200;
+
+type Incoming =
+  | ({ readonly type: "welcome" } & Welcome)
+  | ({ readonly type: "message" } & Message)
+  | ({ readonly type: "presence" } & Events["presence"])
+  | { readonly type: "ack"; readonly seq: number }
+  | {
+      readonly type: "error";
+      readonly code: string;
+      readonly message: string;
+      readonly seq?: number;
+      readonly retryAfterSeconds?: number;
+    }
+  | { readonly type: "pong" };
+
+export function connect(options: Options): Connection {
+  return new Connection(options);
+}
+
+export class Connection {
+  readonly session: string;
+  /** What is not acknowledged yet, in its order. */
+  outbox: Item[];
+  state: State = { is: "connecting" };
+
+  readonly #options: Options;
+  readonly #handlers: { [E in keyof Events]: ((event: Events[E]) => void)[] } = {
+    state: [],
+    welcome: [],
+    message: [],
+    presence: [],
+    acknowledged: [],
+    refused: [],
+    unsure: [],
+  };
+  #after: string | undefined;
+  #nextSeq = 1;
+  /** Whether the server has ever acknowledged anything of this session. */
+  #known = false;
+  /** A number that was refused for good: the next one above it has to say that it goes on without. */
+  #skipped: number | undefined;
+  #socket: WebSocket | undefined;
+  #attempts = 0;
+  #pingMs = PING_SECONDS * 1000;
+  #heardAt = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #resend: ReturnType<typeof setTimeout> | undefined;
+  #heartbeat: ReturnType<typeof setInterval> | undefined;
+  readonly #online = () => this.retryNow();
+
+  constructor(options: Options) {
+    this.#options = options;
+    this.session = options.session ?? randomName();
+    this.outbox = (options.outbox ?? []).map((item) => ({ ...item }));
+    this.#after = options.after;
+    globalThis.addEventListener?.("online", this.#online);
+    // Later, so that whoever called has its handlers on.
+    this.#timer = setTimeout(() => this.#open());
+  }
+
+  on<E extends keyof Events>(event: E, handler: (event: Events[E]) => void): this {
+    this.#handlers[event].push(handler);
+    return this;
+  }
+
+  /** Puts a text into the outbox, and sends it as soon as there is a connection. */
+  send(text: string): Item {
+    const item: Item = { text: text.toWellFormed() };
+    this.outbox.push(item);
+    if (this.state.is === "open") this.#give(item);
+    return item;
+  }
+
+  /** Does not wait any longer for the next attempt; also brings back what was closed. */
+  retryNow(): void {
+    if (this.state.is === "waiting" || this.state.is === "closed") this.#open();
+  }
+
+  /** Ends it for good. The outbox stays, for whoever wants to keep it. */
+  close(reason = "closed"): void {
+    this.#letGo();
+    globalThis.removeEventListener?.("online", this.#online);
+    this.#become({ is: "closed", reason });
+  }
+
+  get #url(): URL {
+    const { server = import.meta.url, id, room, history } = this.#options;
+    const url = new URL(`/ws/${encodeURIComponent(id)}`, server);
+    const query = { room, history, session: this.session, after: this.#after };
+    for (const [name, value] of Object.entries(query))
+      if (value !== undefined) url.searchParams.set(name, `${value}`);
+    return url;
+  }
+
+  #open(): void {
+    this.#letGo();
+    this.#become({ is: "connecting" });
+    const url = this.#url;
+    const socket = new WebSocket(url.href.replace(/^http/, "ws"), ["hubbub.v1"]);
+    this.#socket = socket;
+    let welcomed = false;
+    socket.onmessage = ({ data }) => {
+      this.#heardAt = Date.now();
+      welcomed = true;
+      this.#hear(JSON.parse(data));
+    };
+    socket.onclose = ({ code, reason }) => {
+      if (FINAL.includes(code)) return this.close(reason);
+      this.#comeBack(reason, 0);
+      if (!welcomed) void this.#askWhy(url, socket);
+    };
+    this.#heardAt = Date.now();
+    this.#heartbeat = setInterval(() => this.checkAlive(), this.#pingMs);
+  }
+
+  /** Every ping asks for an answer; with none for two of them, the connection is dead whatever TCP says. */
+  checkAlive(): void {
+    if (Date.now() - this.#heardAt < 1.5 * this.#pingMs) return this.#write({ type: "ping" });
+    this.#letGo();
+    this.#comeBack("no sign of life", 0);
+  }
+
+  #letGo(): void {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#resend);
+    clearInterval(this.#heartbeat);
+    this.#resend = undefined;
+    const socket = this.#socket;
+    this.#socket = undefined;
+    if (!socket) return;
+    socket.onmessage = socket.onclose = null;
+    socket.close();
+  }
+
+  /** Full jitter: a thousand clients that lose their server together come back spread out. */
+  #comeBack(reason: string, atLeastMs: number): void {
+    this.#letGo();
+    const waitMs = atLeastMs + Math.random() * Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#attempts++);
+    this.#timer = setTimeout(() => this.#open(), waitMs);
+    this.#become({ is: "waiting", retryAt: Date.now() + waitMs, reason });
+  }
+
+  /** A WebSocket does not say why it was refused; a plain GET of the same address does, in a sentence. */
+  async #askWhy(url: URL, socket: WebSocket): Promise<void> {
+    try {
+      const response = await fetch(url.href.replace(/^ws/, "http"));
+      const reason = (await response.text()).trim();
+      if (this.#socket !== undefined || this.state.is !== "waiting" || socket.readyState !== WebSocket.CLOSED)
+        return;
+      const retryAfterMs = Number(response.headers.get("retry-after")) * 1000;
+      if (retryAfterMs > 0) this.#comeBack(reason, retryAfterMs);
+      else if (response.status >= 400 && response.status < 500 && response.status !== 426) {
+        this.#letGo();
+        this.#become({ is: "closed", reason, status: response.status });
+      }
+    } catch {
+      // There is nobody to ask: it goes on trying.
+    }
+  }
+
+  #hear(event: Incoming): void {
+    switch (event.type) {
+      case "welcome":
+        this.#enter(event);
+        break;
+      case "message":
+        this.#after = event.id;
+        this.#emit("message", event);
+        break;
+      case "presence":
+        this.#emit("presence", event);
+        break;
+      case "ack": {
+        this.#known = true;
+        const [item] = this.#take(({ seq }) => seq === event.seq);
+        if (item) this.#emit("acknowledged", item);
+        break;
+      }
+      case "error": {
+        if (event.seq === undefined) break;
+        if (PASSING.includes(event.code)) {
+          const waitMs = (event.retryAfterSeconds ?? 0) * 1000 + Math.random() * SEND_AGAIN_MS;
+          this.#resend ??= setTimeout(() => this.#giveAll(), waitMs);
+          break;
+        }
+        const [item] = this.#take(({ seq }) => seq === event.seq);
+        if (!item) break;
+        this.#skipped = event.seq;
+        this.#giveAll();
+        this.#emit("refused", { item, code: event.code, message: event.message });
+        break;
+      }
+    }
+  }
+
+  #enter(welcome: Welcome): void {
+    const { sent = null, recovered, last, pingSeconds } = welcome;
+    this.#attempts = 0;
+    this.#pingMs = pingSeconds * 1000;
+    clearInterval(this.#heartbeat);
+    this.#heartbeat = setInterval(() => this.checkAlive(), this.#pingMs);
+    // A store that still has the last message heard has lost nothing: what it does not know was never said.
+    const isForgotten = sent === null && (this.#known || recovered !== true);
+    const settled = this.#take(({ seq }) => seq !== undefined && (isForgotten || seq <= (sent ?? 0)));
+    if (recovered !== true) this.#after = last;
+    this.#known ||= sent !== null;
+    this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
+    // Before anyone is told: what a handler sends now has to come after what was sent before.
+    this.#giveAll();
+    this.#become({ is: "open" });
+    this.#emit("welcome", welcome);
+    for (const item of settled) this.#emit(isForgotten ? "unsure" : "acknowledged", item);
+  }
+
+  #take(which: (item: Item) => boolean): Item[] {
+    const taken = this.outbox.filter(which);
+    if (taken.length > 0) this.outbox = this.outbox.filter((item) => !which(item));
+    return taken;
+  }
+
+  #giveAll(): void {
+    clearTimeout(this.#resend);
+    this.#resend = undefined;
+    for (const item of this.outbox) this.#give(item);
+  }
+
+  #give(item: Item): void {
+    item.seq ??= this.#nextSeq++;
+    const skip = this.#skipped !== undefined && item.seq > this.#skipped;
+    if (skip) this.#skipped = undefined;
+    this.#write({ type: "message", text: item.text, seq: item.seq, ...(skip ? { skip } : {}) });
+  }
+
+  #write(frame: object): void {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
+  }
+
+  #become(state: State): void {
+    this.state = state;
+    this.#emit("state", state);
+  }
+
+  #emit<E extends keyof Events>(event: E, value: Events[E]): void {
+    for (const handler of this.#handlers[event]) handler(value);
+  }
+}
+
+/** Works outside secure contexts, where `crypto.randomUUID` does not. */
+function randomName(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) =>
+    byte.toString(36).padStart(2, "0"),
+  ).join("");
+}

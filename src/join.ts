@@ -1,0 +1,81 @@
+/** `hubbub join URL`: the client at a terminal, or in a pipe. */
+
+import { createInterface } from "node:readline";
+import type { Readable, Writable } from "node:stream";
+import { connect, type Message } from "./client.ts";
+
+/** So many lines may be on their way; then the input waits, and with it whatever writes it. */
+const MAX_ON_THEIR_WAY = 1000;
+const COLORS = [31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96];
+
+interface Terminal {
+  readonly input: Readable;
+  readonly output: Writable & { readonly isTTY?: boolean };
+  readonly errors: Writable;
+  /** Who is speaking, when the address does not say. */
+  readonly user: string | undefined;
+}
+
+/**
+ * Lines typed go out, lines come in. At the end of the input it waits until everything is acknowledged.
+ * @param address a page, as in `http://localhost:8000/client?room=tea&id=ann`
+ * @returns the exit code: 0, or 1 after a sentence that says what was not sent
+ */
+export function join(address: URL, { input, output, errors, user }: Terminal): Promise<number> {
+  const { promise, resolve } = Promise.withResolvers<number>();
+  const id =
+    address.searchParams.get("id") ?? user ?? `terminal-${crypto.getRandomValues(new Uint16Array(1))[0]}`;
+  const room = address.searchParams.get("room") ?? "lobby";
+  const connection = connect({ server: address.origin, id, room });
+  const lines = createInterface({ input });
+  let ended = false;
+  let wasIn = false;
+
+  function end(exitCode: number, sentence?: string): void {
+    if (sentence) errors.write(`${sentence}\n`);
+    lines.close();
+    connection.close();
+    resolve(exitCode);
+  }
+
+  function settle(): void {
+    if (connection.outbox.length < MAX_ON_THEIR_WAY && !ended) lines.resume();
+    if (ended && wasIn && connection.outbox.length === 0) end(0);
+  }
+
+  lines.on("line", (line) => {
+    connection.send(line);
+    if (connection.outbox.length >= MAX_ON_THEIR_WAY) lines.pause();
+  });
+  lines.on("close", () => {
+    ended = true;
+    settle();
+  });
+
+  connection
+    .on("message", (message) => output.write(`${format(message, output.isTTY === true)}\n`))
+    .on("acknowledged", settle)
+    .on("welcome", ({ recovered }) => {
+      wasIn = true;
+      if (recovered === false) errors.write("Some messages may be missing here.\n");
+      settle();
+    })
+    .on("refused", ({ item, message }) => end(1, `Not sent: ${item.text}\n${message}`))
+    .on("unsure", (item) => end(1, `The server was restarted; maybe not sent: ${item.text}`))
+    .on("state", (state) => {
+      if (state.is === "closed" && state.reason !== "closed") end(1, state.reason);
+    });
+  return promise;
+}
+
+/** One line: what could move the cursor or turn the text around is shown, not done. */
+function format({ from, text, data }: Message, colored: boolean): string {
+  const said = (text ?? `(${Math.floor(((data?.length ?? 0) * 3) / 4)} bytes)`).replace(
+    /[\p{Cc}\p{Bidi_Control}]/gu,
+    (character) =>
+      character === "\n" ? "\n    " : `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+  if (!colored) return `${from}: ${said}`;
+  const color = COLORS[Bun.hash.crc32(from) % COLORS.length];
+  return `\x1b[${color}m${from}\x1b[0m: ${said}`;
+}

@@ -1,0 +1,163 @@
+/** The client module as others use it. The promise it keeps is tested in faults.test.ts. */
+
+import { expect, test } from "bun:test";
+import { connect, type State, type Welcome } from "../src/client.ts";
+import { startHubbub, within } from "./hubbub.ts";
+
+/** The next time that something happens, with a deadline. */
+function next<T>(
+  on: (handler: (value: T) => void) => unknown,
+  is: (value: T) => boolean,
+  what: string,
+): Promise<T> {
+  const { promise, resolve } = Promise.withResolvers<T>();
+  on((value) => is(value) && resolve(value));
+  return within(promise, () => `${what} did not happen`);
+}
+
+test("the README's lines run as they stand, with the module that the server hands out", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob", { room: "tea" });
+  const readme = await Bun.file(`${import.meta.dir}/../README.md`).text();
+  const lines = /```js\n(.*?)```/s.exec(readme)?.[1] ?? "";
+  const [, address = ""] = /from "(.*?)"/.exec(lines) ?? [];
+  expect(address).toBe("http://localhost:8000/hubbub.js");
+  const module = await hub.get("/hubbub.js");
+  expect(module.headers.get("access-control-allow-origin")).toBe("*");
+  const code = await module.text();
+  expect(Bun.gzipSync(code).byteLength).toBeLessThan(4096);
+
+  // Bun does not import over HTTP: the module's text is loaded instead, told where it came from.
+  const source = code.replaceAll("import.meta.url", JSON.stringify(`${hub.origin}/hubbub.js`));
+  const data = `data:text/javascript;base64,${new TextEncoder().encode(source).toBase64()}`;
+  await using run = Bun.spawn([process.execPath, "--eval", lines.replace(address, data)], { stdout: "pipe" });
+  await bob.hears("Client #ann says: hi");
+  bob.says("ho");
+  let out = "";
+  for await (const chunk of run.stdout.pipeThrough(new TextDecoderStream()))
+    if ((out += chunk).includes("bob")) break;
+  expect(out).toBe("connecting \nopen \nann: hi\nbob: ho\n");
+  run.kill();
+});
+
+test("it notices a server that is frozen, within two pings, and goes on with one that is not", async () => {
+  await using frozen = await startHubbub();
+  const states: State[] = [];
+  const ann = connect({ server: frozen.origin, id: "ann" }).on("state", (state) => states.push(state));
+  await next<Welcome>(
+    (handler) => ann.on("welcome", handler),
+    () => true,
+    "the welcome",
+  );
+  frozen.process.kill("SIGSTOP");
+  const now = Date.now;
+  // The pings themselves are 25 s apart: the clock is put forward, and the check made that the timer would make.
+  Date.now = () => now() + 40_000;
+  ann.checkAlive();
+  Date.now = now;
+  expect(states.at(-1)).toMatchObject({ is: "waiting", reason: "no sign of life" });
+  frozen.process.kill("SIGCONT");
+  await next<State>(
+    (handler) => ann.on("state", handler),
+    ({ is }) => is === "open",
+    "coming back",
+  );
+  ann.close();
+});
+
+test("a refusal is final and has its reason; a server that is away is tried again", async () => {
+  await using hub = await startHubbub();
+  const bad = connect({ server: hub.origin, id: "a b" });
+  expect(
+    await next<State>(
+      (handler) => bad.on("state", handler),
+      ({ is }) => is === "closed",
+      "the end",
+    ),
+  ).toEqual({
+    is: "closed",
+    status: 400,
+    reason: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.',
+  });
+  await hub.stop();
+  const away = connect({ server: hub.origin, id: "ann" });
+  await next<State>(
+    (handler) => away.on("state", handler),
+    ({ is }) => is === "waiting",
+    "waiting",
+  );
+  away.close();
+});
+
+test("a refused message does not hold back the others; one that passes is sent again in its place", async () => {
+  const store = { url: "late:?delay=2&refuse=0.3&seed=3", preload: "late-store.ts" };
+  await using hub = await startHubbub({ store });
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  const refused = next<{ code: string }>(
+    (handler) => ann.on("refused", handler),
+    () => true,
+    "the refusal",
+  );
+  for (let i = 0; i < 10; i++) ann.send(`${i}`);
+  ann.send("x".repeat(65_537));
+  for (let i = 10; i < 20; i++) ann.send(`${i}`);
+  for (let i = 0; i < 20; i++) await bob.hears(`Client #ann says: ${i}`);
+  expect((await refused).code).toBe("message-too-big");
+  ann.close();
+});
+
+test("a session that the server has forgotten leaves what was on its way in doubt, and goes on", async () => {
+  const first = await startHubbub();
+  const ann = connect({ server: first.origin, id: "ann" });
+  const acknowledged = next<{ text: string }>(
+    (handler) => ann.on("acknowledged", handler),
+    () => true,
+    "the ack",
+  );
+  ann.send("one");
+  await acknowledged;
+  first.process.kill("SIGSTOP");
+  ann.send("two");
+  const unsure = next<{ text: string }>(
+    (handler) => ann.on("unsure", handler),
+    () => true,
+    "the doubt",
+  );
+  const waiting = next<State>(
+    (handler) => ann.on("state", handler),
+    ({ is }) => is === "waiting",
+    "waiting",
+  );
+  await first.stop();
+  await waiting;
+  ann.send("three");
+  await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+  await using bob = await second.join("bob");
+  expect((await unsure).text).toBe("two");
+  await bob.hears("Client #ann says: three");
+  expect(ann.outbox).toEqual([]);
+  ann.close();
+});
+
+test("a newer connection of the same session ends the older one, which does not come back by itself", async () => {
+  await using hub = await startHubbub();
+  const one = connect({ server: hub.origin, id: "ann", session: "s" });
+  await next<Welcome>(
+    (handler) => one.on("welcome", handler),
+    () => true,
+    "the welcome",
+  );
+  const two = connect({ server: hub.origin, id: "ann", session: "s" });
+  expect(
+    await next<State>(
+      (handler) => one.on("state", handler),
+      ({ is }) => is === "closed",
+      "the end",
+    ),
+  ).toEqual({
+    is: "closed",
+    reason: "Replaced by a newer connection of this session.",
+  });
+  two.close();
+});

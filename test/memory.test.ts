@@ -1,0 +1,104 @@
+/** The memory store's bounds and ids, with limits that a test can reach. */
+
+import { expect, test } from "bun:test";
+import { MemoryStore } from "../src/memory.ts";
+import type { Entry, ReadonlyHistory } from "../src/store.ts";
+
+function makeStore({
+  entries = 100,
+  rooms = 100,
+  roomBytes = 1e9,
+  bytes = 1e9,
+  clock = (): number => 1000,
+} = {}) {
+  const followed: Entry[] = [];
+  const store = new MemoryStore(entries, (entry) => followed.push(entry), { rooms, roomBytes, bytes }, clock);
+  return {
+    followed,
+    store,
+    say(room: string, content = "hi") {
+      let answer: unknown;
+      store.append({ room, from: "ann", content }, { answered: (_, given) => (answer = given) });
+      return answer;
+    },
+    async open(room: string): Promise<ReadonlyHistory> {
+      const history = await store.open(room);
+      if (history === "unavailable") throw new Error(`${room} is unavailable`);
+      return history;
+    },
+  };
+}
+
+test("ids grow also when the clock goes back, and each entry names the one before it in its room", async () => {
+  let nowMs = 5000;
+  const { say, open, followed } = makeStore({ clock: () => nowMs });
+  const start = (await open("tea")).head;
+  for (nowMs of [5000, 5001, 4000, 5002, 1]) {
+    say("tea");
+    say("coffee");
+  }
+  const order = (id: string) => id.split("-").map(Number) as [number, number];
+  for (const [i, { id }] of followed.entries()) {
+    const [beforeMs, before] = order(followed[i - 1]?.id ?? start);
+    const [ms, sequence] = order(id);
+    expect(ms > beforeMs || (ms === beforeMs && sequence > before)).toBe(true);
+  }
+  const tea = followed.filter(({ room }) => room === "tea");
+  expect(tea.map(({ prev }) => prev)).toEqual([start, ...tea.slice(0, -1).map(({ id }) => id)]);
+});
+
+test("a room keeps its latest messages, by number and by bytes", async () => {
+  const { say, open } = makeStore({ entries: 3, roomBytes: 3000 });
+  const history = await open("tea");
+  for (const text of ["1", "2", "3", "4"]) say("tea", text);
+  expect([2, 3, 4].map((n) => history.at(n - 1)?.content)).toEqual(["2", "3", "4"]);
+  expect(history.at(0)).toBeUndefined();
+  say("tea", "x".repeat(1200));
+  expect([history.start, history.end]).toEqual([3, 5]);
+});
+
+test("when there are too many rooms the one that has been empty for longest goes, an occupied one never", async () => {
+  const { say, open, store } = makeStore({ rooms: 3 });
+  const ids = new Map<string, string>();
+  for (const room of ["a", "b", "c"]) {
+    const history = await open(room);
+    say(room);
+    ids.set(room, history.head);
+  }
+  expect(await store.open("d")).toBe("unavailable");
+  expect(
+    store.append(
+      { room: "d", from: "ann", content: "" },
+      { answered: (_, answer) => expect(answer).toEqual({ refused: "unavailable" }) },
+    ),
+  ).toBeUndefined();
+  store.close("b");
+  store.close("a");
+  await open("d"); // in the place of b
+  expect((await open("a")).head).toBe(ids.get("a") ?? "");
+  expect(await store.open("b")).toBe("unavailable");
+  store.close("d");
+  expect((await open("b")).head).not.toBe(ids.get("b") ?? "");
+  expect((await open("c")).head).toBe(ids.get("c") ?? "");
+});
+
+test("a room is held as often as it was opened", async () => {
+  const { open, store } = makeStore({ rooms: 1 });
+  await open("a");
+  await open("a");
+  store.close("a");
+  expect(await store.open("b")).toBe("unavailable");
+  store.close("a");
+  await open("b");
+});
+
+test("when there are too many bytes empty rooms go first, then the oldest messages of the room that grew", async () => {
+  const { say, open, store } = makeStore({ bytes: 10_000 });
+  const [empty, other, grown] = [await open("empty"), await open("other"), await open("grown")];
+  for (const room of ["empty", "other", "grown"]) say(room, "x".repeat(1000));
+  store.close("empty");
+  for (let i = 0; i < 3; i++) say("grown", "x".repeat(1000));
+  expect((await open("empty")).head).not.toBe(empty.head);
+  expect([other.start, other.end]).toEqual([0, 1]);
+  expect([grown.start, grown.end]).toEqual([1, 4]);
+});
