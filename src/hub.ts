@@ -203,9 +203,9 @@ export class Hub {
   }
 
   #obey(visitor: Visitor, frame: Content): void {
-    const { wire, client: from, room } = visitor;
+    const { wire } = visitor;
     if (wire === "text" || typeof frame !== "string") {
-      if (!isTooBig(frame)) this.#store.append({ room: room.name, from, content: frame }, visitor);
+      if (!isTooBig(frame)) this.#append(visitor, frame);
       else if (wire === "text") this.#dismiss(visitor, 1009);
       else visitor.sendError("message-too-big");
       return;
@@ -227,15 +227,17 @@ export class Hub {
     }
   }
 
-  #hearMessage(visitor: Visitor, content: string, seq: number | undefined, skip: boolean): void {
-    const { client: from, room, wish } = visitor;
-    const { session } = wish;
-    const draft = { room: room.name, from, content };
-    if (seq === undefined) return this.#store.append(draft, visitor);
-    if (session === undefined) return this.#store.append({ ...draft, seq }, visitor);
+  #hearMessage(visitor: Visitor, text: string, seq: number | undefined, skip: boolean): void {
+    const { session } = visitor.wish;
+    if (seq === undefined || session === undefined) return this.#append(visitor, text, undefined, seq);
     const admitted = visitor.sequence.admit(seq, skip);
-    if ("refused" in admitted) return visitor.sendError(admitted.refused, seq);
-    this.#store.append({ ...draft, session, seq, ...admitted }, visitor);
+    if ("refused" in admitted) visitor.sendError(admitted.refused, seq);
+    else this.#append(visitor, text, session, seq, admitted.after);
+  }
+
+  #append(visitor: Visitor, content: Content, session?: string, seq?: number, after?: number): void {
+    const { room, client } = visitor;
+    this.#store.append({ room: room.name, from: client, content, session, seq, after }, visitor);
   }
 
   leave(visitor: Visitor): void {

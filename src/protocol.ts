@@ -41,12 +41,17 @@ export const closes = {
 export type CloseCode = keyof typeof closes;
 
 export type Command =
-  | { readonly type: "message"; readonly text: string; readonly seq?: number; readonly skip: boolean }
+  | {
+      readonly type: "message";
+      readonly text: string;
+      readonly seq: number | undefined;
+      readonly skip: boolean;
+    }
   | { readonly type: "ping" };
 
 export interface Malformed {
   readonly error: ErrorCode;
-  readonly seq?: number;
+  readonly seq?: number | undefined;
 }
 
 /** A text frame of the JSON wire. Unknown fields are ignored. */
@@ -63,10 +68,9 @@ export function parse(frame: string): Command | Malformed {
   if (type !== "message") return { error: "unknown-type" };
   if (seq !== undefined && !(typeof seq === "number" && Number.isSafeInteger(seq) && seq > 0))
     return { error: "bad-seq" };
-  const numbered = seq === undefined ? {} : { seq };
-  if (typeof text !== "string") return { error: "no-text", ...numbered };
-  if (isTooBig(text)) return { error: "message-too-big", ...numbered };
-  return { type, text: text.toWellFormed(), skip: skip === true, ...numbered };
+  if (typeof text !== "string") return { error: "no-text", seq };
+  if (isTooBig(text)) return { error: "message-too-big", seq };
+  return { type, text: text.toWellFormed(), seq, skip: skip === true };
 }
 
 export function isTooBig(content: Content): boolean {

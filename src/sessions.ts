@@ -71,7 +71,7 @@ export class Sequence {
   readonly #unanswered: number[] = [];
 
   /** Asks for a number to go on to the store; `after` is what its draft has to say. */
-  admit(seq: number, skip: boolean): { readonly after?: number } | { readonly refused: Refused } {
+  admit(seq: number, skip: boolean): { readonly after: number | undefined } | { readonly refused: Refused } {
     const lowest = this.#refused[0];
     if (lowest !== undefined && skip) this.#forgetUpTo(seq);
     else if (lowest !== undefined && seq > lowest) return this.#refuse(seq, "out-of-order");
@@ -79,7 +79,7 @@ export class Sequence {
     if (this.#unanswered.length >= MAX_UNANSWERED) return this.#refuse(seq, "unavailable");
     const after = this.#unansweredBefore(seq);
     this.#unanswered.push(seq);
-    return after === 0 ? {} : { after };
+    return { after: after || undefined };
   }
 
   /** What is answered needs no condition: it was kept, or holds back every higher number itself. 0 for none. */

@@ -6,10 +6,10 @@ export interface Draft {
   readonly from: string;
   readonly content: Content;
   /** The sender's stream of numbered messages, and this one's number in it; without both, nothing is known of repeats. */
-  readonly session?: string;
-  readonly seq?: number;
+  readonly session: string | undefined;
+  readonly seq: number | undefined;
   /** The number before this one, while that is not answered yet: only if it was kept may this one be. */
-  readonly after?: number;
+  readonly after: number | undefined;
 }
 
 /** Text, well-formed; or the bytes of a binary message. */

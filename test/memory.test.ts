@@ -2,7 +2,11 @@
 
 import { expect, test } from "bun:test";
 import { MemoryStore } from "../src/memory.ts";
-import type { Entry, ReadonlyHistory } from "../src/store.ts";
+import type { Draft, Entry, ReadonlyHistory } from "../src/store.ts";
+
+function draft(room: string, content: string): Draft {
+  return { room, from: "ann", content, session: undefined, seq: undefined, after: undefined };
+}
 
 function makeStore({
   entries = 100,
@@ -18,7 +22,7 @@ function makeStore({
     store,
     say(room: string, content = "hi") {
       let answer: unknown;
-      store.append({ room, from: "ann", content }, { answered: (_, given) => (answer = given) });
+      store.append(draft(room, content), { answered: (_, given) => (answer = given) });
       return answer;
     },
     async open(room: string): Promise<ReadonlyHistory> {
@@ -67,10 +71,9 @@ test("when there are too many rooms the one that has been empty for longest goes
   }
   expect(await store.open("d")).toBe("unavailable");
   expect(
-    store.append(
-      { room: "d", from: "ann", content: "" },
-      { answered: (_, answer) => expect(answer).toEqual({ refused: "unavailable" }) },
-    ),
+    store.append(draft("d", ""), {
+      answered: (_, answer) => expect(answer).toEqual({ refused: "unavailable" }),
+    }),
   ).toBeUndefined();
   store.close("b");
   store.close("a");

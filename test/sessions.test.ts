@@ -7,14 +7,15 @@ import type { Draft } from "../src/store.ts";
 const kept = (id: string) => ({ kept: { id, prev: "0-0", time: 0, room: "r", from: "ann", content: "" } });
 const repeated = (seq: number) => ({ repeated: seq });
 const unavailable = { refused: "unavailable" } as const;
+const none = { after: undefined };
 const outOfOrder = { refused: "out-of-order" } as const;
 
 describe("a sequence", () => {
   test("hangs each number on the one before it while that is not answered", () => {
     const sequence = new Sequence();
-    expect([1, 2, 3].map((seq) => sequence.admit(seq, false))).toEqual([{}, { after: 1 }, { after: 2 }]);
+    expect([1, 2, 3].map((seq) => sequence.admit(seq, false))).toEqual([none, { after: 1 }, { after: 2 }]);
     for (const seq of [1, 2, 3]) sequence.answered(seq, kept(`${seq}-0`));
-    expect(sequence.admit(4, false)).toEqual({});
+    expect(sequence.admit(4, false)).toEqual(none);
   });
 
   test("holds back a higher number until each refused one below it has come again", () => {
@@ -24,7 +25,7 @@ describe("a sequence", () => {
     sequence.answered(2, outOfOrder);
     sequence.answered(3, outOfOrder);
     expect(sequence.admit(4, false)).toEqual(outOfOrder);
-    expect(sequence.admit(1, false)).toEqual({});
+    expect(sequence.admit(1, false)).toEqual(none);
     expect(sequence.admit(5, false)).toEqual(outOfOrder);
     expect([2, 3, 4, 5, 6].map((seq) => sequence.admit(seq, false))).toEqual(
       [1, 2, 3, 4, 5].map((after) => ({ after })),
@@ -54,10 +55,10 @@ describe("a sequence", () => {
     const sequence = new Sequence();
     for (const seq of [1, 2]) sequence.refuse(seq);
     expect(sequence.admit(3, false)).toEqual(outOfOrder);
-    expect(sequence.admit(3, true)).toEqual({});
+    expect(sequence.admit(3, true)).toEqual(none);
     sequence.answered(3, kept("1-0"));
     sequence.refuse(5);
-    expect(sequence.admit(4, false)).toEqual({});
+    expect(sequence.admit(4, false)).toEqual(none);
     sequence.answered(4, repeated(4));
     expect(sequence.admit(6, false)).toEqual(outOfOrder);
   });
@@ -70,6 +71,7 @@ describe("sessions", () => {
     content: "",
     session: "s",
     seq,
+    after: undefined,
     ...more,
   });
 
