@@ -66,9 +66,11 @@ export interface Events {
   state: State;
   welcome: Welcome;
   message: Message;
+  /** All that was said before is heard, so many messages; what comes from here on is new. */
+  live: { readonly heard: number };
   presence: { readonly joined: readonly string[]; readonly left: readonly string[]; readonly count: number };
-  /** Acknowledged: kept, and said to everyone. */
-  acknowledged: Item;
+  /** Kept, and said to everyone as the message of that id, which follows; without one it was before. */
+  acknowledged: { readonly item: Item; readonly id?: string | undefined };
   /** Not said, and it will not be: `message` says why. */
   refused: { readonly item: Item; readonly code: string; readonly message: string };
   /** The server has forgotten this session: whether this was said, nobody knows. */
@@ -89,7 +91,7 @@ type Incoming =
   | ({ readonly type: "welcome" } & Welcome)
   | ({ readonly type: "message" } & Message)
   | ({ readonly type: "presence" } & Events["presence"])
-  | { readonly type: "ack"; readonly seq: number }
+  | { readonly type: "ack"; readonly seq: number; readonly id?: string }
   | {
       readonly type: "error";
       readonly code: string;
@@ -114,6 +116,7 @@ export class Connection {
     state: [],
     welcome: [],
     message: [],
+    live: [],
     presence: [],
     acknowledged: [],
     refused: [],
@@ -125,6 +128,8 @@ export class Connection {
   #known = false;
   /** A number that was refused for good: the next one above it has to say that it goes on without. */
   #skipped: number | undefined;
+  /** Messages heard since the welcome, until the answer to the ping that follows it. */
+  #caughtUp: number | undefined;
   #socket: WebSocket | undefined;
   #attempts = 0;
   #pingMs = PING_SECONDS * 1000;
@@ -251,7 +256,12 @@ export class Connection {
         break;
       case "message":
         this.#after = event.id;
+        if (this.#caughtUp !== undefined) this.#caughtUp++;
         this.#emit("message", event);
+        break;
+      case "pong":
+        if (this.#caughtUp !== undefined) this.#emit("live", { heard: this.#caughtUp });
+        this.#caughtUp = undefined;
         break;
       case "presence":
         this.#emit("presence", event);
@@ -259,7 +269,7 @@ export class Connection {
       case "ack": {
         this.#known = true;
         const [item] = this.#take(({ seq }) => seq === event.seq);
-        if (item) this.#emit("acknowledged", item);
+        if (item) this.#emit("acknowledged", { item, id: event.id });
         break;
       }
       case "error": {
@@ -293,9 +303,13 @@ export class Connection {
     this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
     // Before anyone is told: what a handler sends now has to come after what was sent before.
     this.#giveAll();
+    this.#caughtUp = 0;
+    this.#write({ type: "ping" });
     this.#become({ is: "open" });
     this.#emit("welcome", welcome);
-    for (const item of settled) this.#emit(isForgotten ? "unsure" : "acknowledged", item);
+    for (const item of settled)
+      if (isForgotten) this.#emit("unsure", item);
+      else this.#emit("acknowledged", { item });
   }
 
   #take(which: (item: Item) => boolean): Item[] {

@@ -119,9 +119,10 @@ export class Page implements Disposable {
     let late = false;
     const wait = (async () => {
       while (!late) {
-        seen = await this.run(expression);
+        // Between two pages there is nothing to ask.
+        seen = await this.run(expression).catch((error: Error) => error.message);
         if (Bun.deepEquals(seen, expected)) return;
-        await this.run("new Promise(requestAnimationFrame)");
+        await this.run("new Promise(requestAnimationFrame)").catch(() => {});
       }
     })();
     try {
@@ -152,7 +153,7 @@ export class Page implements Disposable {
 
   /** The line on top of the conversation, "" while there is none. */
   get line(): string {
-    return `["what", "when", "action"].map((id) => $("connection").hidden ? "" : $(id).textContent).filter(Boolean).join(" ")`;
+    return `["what", "when", "action", "other"].map((id) => $("connection").hidden ? "" : $(id).textContent).filter(Boolean).join(" ")`;
   }
 
   [Symbol.dispose](): void {

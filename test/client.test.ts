@@ -110,7 +110,7 @@ test("a refused message does not hold back the others; one that passes is sent a
 test("a session that the server has forgotten leaves what was on its way in doubt, and goes on", async () => {
   const first = await startHubbub();
   const ann = connect({ server: first.origin, id: "ann" });
-  const acknowledged = next<{ text: string }>(
+  const acknowledged = next<{ item: object }>(
     (handler) => ann.on("acknowledged", handler),
     () => true,
     "the ack",
