@@ -11,6 +11,8 @@
  * is said exactly once. What is heard is heard once, in the room's order; `welcome` tells if something is missing.
  */
 
+import type { Incoming, Message, Presence, Welcome } from "./events.ts";
+
 export interface Options {
   /** Where the server is; the one that this module came from if not said. */
   readonly server?: string;
@@ -32,30 +34,6 @@ export interface Item {
   seq?: number;
 }
 
-export interface Message {
-  readonly id: string;
-  /** Unix time in milliseconds. */
-  readonly time: number;
-  readonly from: string;
-  readonly text?: string;
-  /** A binary message, in base64. */
-  readonly data?: string;
-}
-
-export interface Welcome {
-  readonly client: string;
-  readonly room: string;
-  readonly last: string;
-  /** Undefined at first; afterwards whether nothing is missing since the last message heard. */
-  readonly recovered?: boolean;
-  readonly sent?: number | null;
-  readonly count: number;
-  readonly members: readonly string[];
-  readonly connections: number;
-  readonly pingSeconds: number;
-  readonly maxMessageBytes: number;
-}
-
 /** `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`. */
 export type State =
   | { readonly is: "connecting" | "open" }
@@ -68,7 +46,7 @@ export interface Events {
   message: Message;
   /** All that was said before is heard, so many messages; what comes from here on is new. */
   live: { readonly heard: number };
-  presence: { readonly joined: readonly string[]; readonly left: readonly string[]; readonly count: number };
+  presence: Presence;
   /** Kept, and said to everyone as the message of that id, which follows; without one it was before. */
   acknowledged: { readonly item: Item; readonly id?: string | undefined };
   /** Not said, and it will not be: `message` says why. */
@@ -86,20 +64,6 @@ const FINAL = [4001, 1008];
 /** Refusals that pass: what they refuse is sent again, by itself. */
 const PASSING = ["unavailable", "rate-limited", "out-of-order"];
 const SEND_AGAIN_MS = 200;
-
-type Incoming =
-  | ({ readonly type: "welcome" } & Welcome)
-  | ({ readonly type: "message" } & Message)
-  | ({ readonly type: "presence" } & Events["presence"])
-  | { readonly type: "ack"; readonly seq: number; readonly id?: string }
-  | {
-      readonly type: "error";
-      readonly code: string;
-      readonly message: string;
-      readonly seq?: number;
-      readonly retryAfterSeconds?: number;
-    }
-  | { readonly type: "pong" };
 
 export function connect(options: Options): Connection {
   return new Connection(options);

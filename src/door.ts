@@ -1,8 +1,8 @@
 /** Who may come in, decided before the upgrade: header values and names in; a refusal, or the checked value, out. */
 
 import { isIP } from "node:net";
-import type { Wish } from "./hub.ts";
 import { SUBPROTOCOL } from "./protocol.ts";
+import type { Wish } from "./visitor.ts";
 
 /** What a client is told instead of being let in: an HTTP status, and one sentence that says what to do. */
 export interface Refusal {

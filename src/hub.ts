@@ -1,22 +1,10 @@
 /** What happens when: connections come, speak, fall behind and go; entries come back from the store. */
 
-import { ConnectionManager, type Connection, type Publish } from "./manager.ts";
-import {
-  closes,
-  isTooBig,
-  json,
-  MAX_NAMES,
-  parse,
-  text,
-  type CloseCode,
-  type ErrorCode,
-  type Wire,
-} from "./protocol.ts";
-import { Sequence } from "./sessions.ts";
-import type { Answer, Content, Draft, Entry, Follow, ReadonlyHistory, Sender, Store } from "./store.ts";
+import { ConnectionManager, type Publish } from "./manager.ts";
+import { closes, isTooBig, json, MAX_NAMES, parse, text, type CloseCode, type Wire } from "./protocol.ts";
+import type { Content, Entry, Follow, Store } from "./store.ts";
+import { isBehind, MAX_UNREAD_BYTES, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
 
-/** A reader with more than this unread is told to come back; a little later Bun would cut it off without a word. */
-const MAX_UNREAD_BYTES = 1024 * 1024;
 /** How soon a reader that does not keep up is looked for. */
 const LOOK_FOR_SLOW_MS = 50;
 /**
@@ -27,87 +15,6 @@ const LEAVE_GATHER_MS = 100;
 const PRESENCE_GATHER_MS = 200;
 /** Announcements × listeners in one go; then other work has its turn. */
 const MAX_DELIVERIES_AT_ONCE = 100_000;
-
-/** As much of Bun's socket as the hub needs. */
-export interface Socket {
-  send(message: Content): number;
-  subscribe(topic: string): unknown;
-  unsubscribe(topic: string): unknown;
-  close(code: number, reason: string): void;
-  getBufferedAmount(): number;
-}
-
-/** What a client asks for with its address. */
-export interface Wish {
-  readonly client: string;
-  readonly room: string;
-  readonly wire: Wire;
-  readonly session?: string;
-  /** The last entry heard before, to go on from there. */
-  readonly after?: string;
-  /** How many of the latest messages to hear first, when not going on. */
-  readonly history: number;
-}
-
-interface Room {
-  readonly name: string;
-  readonly history: ReadonlyHistory;
-  readonly manager: ConnectionManager<Visitor>;
-  /** Those that still hear what was said before them. */
-  readonly catchingUp: Set<Visitor>;
-  readonly timers: { leaves?: Timer; presence?: Timer; slow?: Timer };
-  visitors: number;
-  /** Said since it was last looked who does not keep up. */
-  bytesUnwatched: number;
-}
-
-/** One connection in a room. */
-export class Visitor implements Connection, Sender {
-  readonly client: string;
-  readonly wire: Wire;
-  socket: Socket | undefined;
-  /** The next position of the room's history to be sent, while catching up. */
-  position = 0;
-  /** Something sent to it had to wait since this was last looked at. */
-  isLagging = false;
-  #sequence: Sequence | undefined;
-
-  constructor(
-    readonly wish: Wish,
-    readonly room: Room,
-    /** The highest number that the store has of its session. */
-    readonly sent: number | null,
-  ) {
-    this.client = wish.client;
-    this.wire = wish.wire;
-  }
-
-  get sequence(): Sequence {
-    return (this.#sequence ??= new Sequence());
-  }
-
-  send(message: Content): number {
-    const sent = this.socket?.send(message) ?? 0;
-    if (sent < 0) this.isLagging = true;
-    return sent;
-  }
-
-  sendError(code: ErrorCode, seq?: number): void {
-    this.send(json.error(code, seq));
-  }
-
-  /** The store's answer to this sender: what it wrote is kept, was kept before, or is not kept. */
-  answered(draft: Draft, answer: Answer): void {
-    const { seq, content } = draft;
-    if (seq !== undefined && draft.session !== undefined) this.sequence.answered(seq, answer);
-    if (this.wire === "text") {
-      if ("refused" in answer) this.send(text.notSent(answer.refused, content));
-      else if (typeof content === "string")
-        this.room.manager.sendPersonalMessage(text.youWrote(content), this);
-    } else if ("refused" in answer) this.sendError(answer.refused, seq);
-    else if (seq !== undefined) this.send(json.ack(seq, "kept" in answer ? answer.kept.id : answer.id));
-  }
-}
 
 export class Hub {
   readonly #rooms = new Map<string, Room>();
@@ -324,11 +231,6 @@ export class Hub {
     room.manager.broadcast(wire, message);
     for (const visitor of room.catchingUp) if (visitor.wire === wire) visitor.send(message);
   }
-}
-
-/** A reader that is to come back and resume. One that catches up never is: it is sent no more than it reads. */
-export function isBehind(socket: Socket): boolean {
-  return socket.getBufferedAmount() > MAX_UNREAD_BYTES;
 }
 
 function sessionKey({ client, session }: Wish): string | undefined {

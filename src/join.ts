@@ -2,7 +2,8 @@
 
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
-import { connect, type Message } from "./client.ts";
+import { connect } from "./client.ts";
+import type { Message } from "./events.ts";
 
 /** So many lines may be on their way; then the input waits, and with it whatever writes it. */
 const MAX_ON_THEIR_WAY = 1000;

@@ -1,6 +1,7 @@
 /** Who is in a room: the tutorial's ConnectionManager, for clients that may hold several connections. */
 
-import type { Presence, Wire } from "./protocol.ts";
+import type { Presence } from "./events.ts";
+import type { Wire } from "./protocol.ts";
 import type { Content } from "./store.ts";
 
 /** As much of a connection as the manager needs. */

@@ -1,5 +1,6 @@
 /** What goes over the wires: frames in, commands out; entries and events in, frames out. */
 
+import type { Incoming, Presence, Welcome } from "./events.ts";
 import type { Content, Entry } from "./store.ts";
 
 /** `text` is the tutorial's; `json` the subprotocol below. */
@@ -94,33 +95,18 @@ export const text = {
   },
 };
 
-export interface Welcome {
-  readonly client: string;
-  readonly room: string;
-  readonly last: string;
-  readonly recovered?: boolean;
-  readonly sent?: number | null;
-  readonly count: number;
-  readonly members: readonly string[];
-  readonly connections: number;
-}
-
-export interface Presence {
-  readonly joined: readonly string[];
-  readonly left: readonly string[];
-  readonly count: number;
+function encode(event: Incoming): string {
+  return JSON.stringify(event);
 }
 
 export const json = {
   message({ id, time, from, content }: Entry): string {
-    return JSON.stringify(
-      typeof content === "string"
-        ? { type: "message", id, time, from, text: content }
-        : { type: "message", id, time, from, data: content.toBase64() },
-    );
+    return typeof content === "string"
+      ? encode({ type: "message", id, time, from, text: content })
+      : encode({ type: "message", id, time, from, data: content.toBase64() });
   },
-  welcome(welcome: Welcome): string {
-    return JSON.stringify({
+  welcome(welcome: Omit<Welcome, "pingSeconds" | "maxMessageBytes">): string {
+    return encode({
       type: "welcome",
       ...welcome,
       pingSeconds: PING_SECONDS,
@@ -128,13 +114,13 @@ export const json = {
     });
   },
   presence(presence: Presence): string {
-    return JSON.stringify({ type: "presence", ...presence });
+    return encode({ type: "presence", ...presence });
   },
   ack(seq: number, id?: string): string {
-    return JSON.stringify({ type: "ack", seq, id });
+    return encode({ type: "ack", seq, id });
   },
   error(code: ErrorCode, seq?: number): string {
-    return JSON.stringify({ type: "error", code, message: errors[code], seq });
+    return encode({ type: "error", code, message: errors[code], seq });
   },
-  pong: JSON.stringify({ type: "pong" }),
+  pong: encode({ type: "pong" }),
 };

@@ -13,8 +13,10 @@
  *     server.ts    starts Bun.serve; its routes, and what each socket event leads to
  *     door.ts      who may come in: Host, Origin, and what the address asks for
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
+ *     visitor.ts   one connection in a room: what it asked for, and what it is sent
  *     manager.ts   the ConnectionManager: who is in a room, and who has gone
  *     protocol.ts  both wires: frames in, commands out; entries and events in, frames out
+ *     events.ts    what the JSON wire says, as types; the client has the same
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
  *     memory.ts    the memory store; stores.ts, the table of all stores
@@ -31,12 +33,13 @@ import { hostname } from "node:os";
 import { version } from "../package.json";
 import { describeListenError, greet, report } from "./console.ts";
 import { readWish, refuse } from "./door.ts";
-import { Hub, isBehind, type Visitor } from "./hub.ts";
+import { Hub } from "./hub.ts";
 import { join } from "./join.ts";
 import { helpText, readCommand, type Options } from "./options.ts";
 import { clientModule, page } from "./page.ts";
 import { closes, isTooBig, MAX_FRAME_BYTES, SUBPROTOCOL } from "./protocol.ts";
 import { stores } from "./stores.ts";
+import { isBehind, type Visitor } from "./visitor.ts";
 
 /** What Bun lets wait for a reader before it cuts it off. The hub dismisses one earlier, and with a close code. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;

@@ -1,7 +1,8 @@
 /** The client module as others use it. The promise it keeps is tested in faults.test.ts. */
 
 import { expect, test } from "bun:test";
-import { connect, type State, type Welcome } from "../src/client.ts";
+import { connect, type State } from "../src/client.ts";
+import type { Welcome } from "../src/events.ts";
 import { startHubbub, within } from "./hubbub.ts";
 
 /** The next time that something happens, with a deadline. */

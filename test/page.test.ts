@@ -499,6 +499,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     for (let i = 0; i < 40; i++) bob.says(`${i}`);
     await page.shows("document.querySelectorAll('.message').length", 40);
     await page.shows("[document.title, unread]", ["lobby · Hubbub", 0]);
+    await page.shows("Math.round(scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight)", 0);
     await page.run("scroller.scrollTop -= 500");
     await page.shows("following", false);
     for (const text of ["a", "b", "c"]) bob.says(text);
