@@ -23,6 +23,8 @@ export interface Options {
   readonly outbox?: readonly Item[];
   /** The last message heard before, to go on from there. */
   readonly after?: string;
+  /** Says again what the server has forgotten, in its order, instead of `unsure`: nothing is lost, some may be repeated. */
+  readonly repeat?: boolean;
   /** How many of the latest messages to hear first; all that the server keeps ready if not said. */
   readonly history?: number;
 }
@@ -32,6 +34,8 @@ export interface Item {
   readonly text: string;
   /** Its number in the session, once it was given to a connection and the server may have it. */
   seq?: number;
+  /** When it was first given to one; Unix time in milliseconds. */
+  givenAt?: number;
 }
 
 /** `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`. */
@@ -56,6 +60,10 @@ export interface Events {
 }
 
 const FIRST_WAIT_MS = 500;
+/** A session that is not known was never known, as long as the server cannot have forgotten it for its age. */
+const SURELY_KNOWN_MS = 60 * 60 * 1000;
+/** HTTP statuses that pass. */
+const PASSING_STATUS = [408, 425, 426, 429];
 const MAX_WAIT_MS = 30_000;
 /** Until the first welcome has said how often to ask. */
 const PING_SECONDS = 25;
@@ -97,7 +105,9 @@ export class Connection {
   #socket: WebSocket | undefined;
   #attempts = 0;
   #pingMs = PING_SECONDS * 1000;
-  #heardAt = 0;
+  /** A ping is out, and nothing was heard since. */
+  #isAsked = false;
+  #isEnded = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #resend: ReturnType<typeof setTimeout> | undefined;
   #heartbeat: ReturnType<typeof setInterval> | undefined;
@@ -108,6 +118,7 @@ export class Connection {
     this.session = options.session ?? randomName();
     this.outbox = (options.outbox ?? []).map((item) => ({ ...item }));
     this.#after = options.after;
+    void this.#url; // throws here, where it can be caught, if the server's address is none
     globalThis.addEventListener?.("online", this.#online);
     // Later, so that whoever called has its handlers on.
     this.#timer = setTimeout(() => this.#open());
@@ -126,13 +137,15 @@ export class Connection {
     return item;
   }
 
-  /** Does not wait any longer for the next attempt; also brings back what was closed. */
+  /** Does not wait any longer for the next attempt; also brings back what the server has closed. */
   retryNow(): void {
+    if (this.#isEnded) return;
     if (this.state.is === "waiting" || this.state.is === "closed") this.#open();
   }
 
   /** Ends it for good. The outbox stays, for whoever wants to keep it. */
   close(reason = "closed"): void {
+    this.#isEnded = true;
     this.#letGo();
     globalThis.removeEventListener?.("online", this.#online);
     this.#become({ is: "closed", reason });
@@ -150,29 +163,33 @@ export class Connection {
   #open(): void {
     this.#letGo();
     this.#become({ is: "connecting" });
+    if (this.#isEnded) return; // by a handler
     const url = this.#url;
     const socket = new WebSocket(url.href.replace(/^http/, "ws"), ["hubbub.v1"]);
     this.#socket = socket;
     let welcomed = false;
     socket.onmessage = ({ data }) => {
-      this.#heardAt = Date.now();
+      this.#isAsked = false;
       welcomed = true;
       this.#hear(JSON.parse(data));
     };
     socket.onclose = ({ code, reason }) => {
-      if (FINAL.includes(code)) return this.close(reason);
+      if (FINAL.includes(code)) {
+        this.#letGo();
+        return this.#become({ is: "closed", reason });
+      }
       this.#comeBack(reason, 0);
       if (!welcomed) void this.#askWhy(url, socket);
     };
-    this.#heardAt = Date.now();
+    this.#isAsked = false;
     this.#heartbeat = setInterval(() => this.checkAlive(), this.#pingMs);
   }
 
-  /** Every ping asks for an answer; with none for two of them, the connection is dead whatever TCP says. */
+  /** A ping that has no answer by the time of the next one: the connection is dead, whatever TCP says. */
   checkAlive(): void {
-    if (Date.now() - this.#heardAt < 1.5 * this.#pingMs) return this.#write({ type: "ping" });
-    this.#letGo();
-    this.#comeBack("no sign of life", 0);
+    if (this.#isAsked) return this.#comeBack("no sign of life", 0);
+    this.#isAsked = true;
+    this.#write({ type: "ping" });
   }
 
   #letGo(): void {
@@ -204,7 +221,7 @@ export class Connection {
         return;
       const retryAfterMs = Number(response.headers.get("retry-after")) * 1000;
       if (retryAfterMs > 0) this.#comeBack(reason, retryAfterMs);
-      else if (response.status >= 400 && response.status < 500 && response.status !== 426) {
+      else if (response.status >= 400 && response.status < 500 && !PASSING_STATUS.includes(response.status)) {
         this.#letGo();
         this.#become({ is: "closed", reason, status: response.status });
       }
@@ -219,18 +236,19 @@ export class Connection {
         this.#enter(event);
         break;
       case "message":
+        this.#attempts = 0; // a connection that got anywhere was a good one
         this.#after = event.id;
         if (this.#caughtUp !== undefined) this.#caughtUp++;
         this.#emit("message", event);
         break;
       case "pong":
-        if (this.#caughtUp !== undefined) this.#emit("live", { heard: this.#caughtUp });
-        this.#caughtUp = undefined;
+        this.#goLive();
         break;
       case "presence":
         this.#emit("presence", event);
         break;
       case "ack": {
+        this.#attempts = 0;
         this.#known = true;
         const [item] = this.#take(({ seq }) => seq === event.seq);
         if (item) this.#emit("acknowledged", { item, id: event.id });
@@ -255,13 +273,17 @@ export class Connection {
 
   #enter(welcome: Welcome): void {
     const { sent = null, recovered, last, pingSeconds } = welcome;
-    this.#attempts = 0;
     this.#pingMs = pingSeconds * 1000;
     clearInterval(this.#heartbeat);
     this.#heartbeat = setInterval(() => this.checkAlive(), this.#pingMs);
     // A store that still has the last message heard has lost nothing: what it does not know was never said.
-    const isForgotten = sent === null && (this.#known || recovered !== true);
-    const settled = this.#take(({ seq }) => seq !== undefined && (isForgotten || seq <= (sent ?? 0)));
+    const isForgotten = ({ givenAt = 0 }: Item) =>
+      sent === null && (this.#known || recovered !== true || Date.now() - givenAt > SURELY_KNOWN_MS);
+    const settled = this.#take(
+      (item) => item.seq !== undefined && (item.seq <= (sent ?? 0) || isForgotten(item)),
+    );
+    if (sent === null && this.#options.repeat)
+      this.outbox.unshift(...settled.splice(0).map(({ text }) => ({ text })));
     if (recovered !== true) this.#after = last;
     this.#known ||= sent !== null;
     this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
@@ -272,8 +294,14 @@ export class Connection {
     this.#become({ is: "open" });
     this.#emit("welcome", welcome);
     for (const item of settled)
-      if (isForgotten) this.#emit("unsure", item);
+      if (sent === null) this.#emit("unsure", item);
       else this.#emit("acknowledged", { item });
+  }
+
+  #goLive(): void {
+    const heard = this.#caughtUp;
+    this.#caughtUp = undefined;
+    if (heard !== undefined) this.#emit("live", { heard });
   }
 
   #take(which: (item: Item) => boolean): Item[] {
@@ -290,6 +318,7 @@ export class Connection {
 
   #give(item: Item): void {
     item.seq ??= this.#nextSeq++;
+    item.givenAt ??= Date.now();
     const skip = this.#skipped !== undefined && item.seq > this.#skipped;
     if (skip) this.#skipped = undefined;
     this.#write({ type: "message", text: item.text, seq: item.seq, ...(skip ? { skip } : {}) });
@@ -305,7 +334,13 @@ export class Connection {
   }
 
   #emit<E extends keyof Events>(event: E, value: Events[E]): void {
-    for (const handler of this.#handlers[event]) handler(value);
+    for (const handler of this.#handlers[event])
+      try {
+        handler(value);
+      } catch (error) {
+        // A fault of whoever listens is not to cost them a message.
+        console.error(error);
+      }
   }
 }
 

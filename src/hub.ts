@@ -99,6 +99,8 @@ export class Hub {
       }
     }
     room.catchingUp.delete(visitor);
+    if (visitor.isOwedPong) visitor.send(json.pong);
+    visitor.isOwedPong = false;
     socket.subscribe(room.manager.topics[wire]);
   }
 
@@ -124,7 +126,9 @@ export class Hub {
     }
     switch (command.type) {
       case "ping":
-        visitor.send(json.pong);
+        // What was sent before a pong is all that there was: so it waits for the end of a replay.
+        if (visitor.room.catchingUp.has(visitor)) visitor.isOwedPong = true;
+        else visitor.send(json.pong);
         break;
       case "message":
         this.#hearMessage(visitor, command.text, command.seq, command.skip);

@@ -27,21 +27,26 @@ export function join(address: URL, { input, output, errors, user }: Terminal): P
   const id =
     address.searchParams.get("id") ?? user ?? `terminal-${crypto.getRandomValues(new Uint16Array(1))[0]}`;
   const room = address.searchParams.get("room") ?? "lobby";
-  const connection = connect({ server: address.origin, id, room });
+  // A line that a restarted server has forgotten is said again: in a log a line twice is better than one missing.
+  const connection = connect({ server: address.origin, id, room, repeat: true });
   const lines = createInterface({ input });
+  let exitCode = 0;
   let ended = false;
   let wasIn = false;
+  let canPrint = true;
 
-  function end(exitCode: number, sentence?: string): void {
+  function end(code: number, sentence?: string): void {
     if (sentence) errors.write(`${sentence}\n`);
+    const left = connection.outbox.length;
+    if (left > 0) errors.write(`Not acknowledged: ${left === 1 ? "1 line" : `${left} lines`}.\n`);
     lines.close();
     connection.close();
-    resolve(exitCode);
+    resolve(code);
   }
 
   function settle(): void {
     if (connection.outbox.length < MAX_ON_THEIR_WAY && !ended) lines.resume();
-    if (ended && wasIn && connection.outbox.length === 0) end(0);
+    if (ended && wasIn && connection.outbox.length === 0) end(exitCode);
   }
 
   lines.on("line", (line) => {
@@ -52,17 +57,25 @@ export function join(address: URL, { input, output, errors, user }: Terminal): P
     ended = true;
     settle();
   });
+  // Whoever read the output has gone; what comes in is still to go out.
+  output.on("error", () => (canPrint = false));
+  process.once("SIGINT", () => end(130));
 
   connection
-    .on("message", (message) => output.write(`${format(message, output.isTTY === true)}\n`))
+    .on("message", (message) => {
+      if (canPrint) output.write(`${format(message, output.isTTY === true)}\n`);
+    })
     .on("acknowledged", settle)
     .on("welcome", ({ recovered }) => {
       wasIn = true;
       if (recovered === false) errors.write("Some messages may be missing here.\n");
       settle();
     })
-    .on("refused", ({ item, message }) => end(1, `Not sent: ${item.text}\n${message}`))
-    .on("unsure", (item) => end(1, `The server was restarted; maybe not sent: ${item.text}`))
+    .on("refused", ({ item, message }) => {
+      errors.write(`Not sent: ${item.text}\n${message}\n`);
+      exitCode = 1;
+      settle();
+    })
     .on("state", (state) => {
       if (state.is === "closed" && state.reason !== "closed") end(1, state.reason);
     });
@@ -72,7 +85,7 @@ export function join(address: URL, { input, output, errors, user }: Terminal): P
 /** One line: what could move the cursor or turn the text around is shown, not done. */
 function format({ from, text, data }: Message, colored: boolean): string {
   const said = (text ?? `(${Math.floor(((data?.length ?? 0) * 3) / 4)} bytes)`).replace(
-    /[\p{Cc}\p{Bidi_Control}]/gu,
+    /(?!\t)[\p{Cc}\p{Bidi_Control}]/gu,
     (character) =>
       character === "\n" ? "\n    " : `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );

@@ -48,6 +48,8 @@ export class Visitor implements Connection, Sender {
   socket: Socket | undefined;
   /** The next position of the room's history to be sent, while catching up. */
   position = 0;
+  /** It asked for a sign of life while catching up. */
+  isOwedPong = false;
   /** Something sent to it had to wait since this was last looked at. */
   isLagging = false;
   #sequence: Sequence | undefined;

@@ -51,11 +51,10 @@ test("it notices a server that is frozen, within two pings, and goes on with one
     "the welcome",
   );
   frozen.process.kill("SIGSTOP");
-  const now = Date.now;
-  // The pings themselves are 25 s apart: the clock is put forward, and the check made that the timer would make.
-  Date.now = () => now() + 40_000;
+  // What the timer would do every 25 s: a ping, which is not answered, and the time of the next one.
   ann.checkAlive();
-  Date.now = now;
+  expect(states.at(-1)).toEqual({ is: "open" });
+  ann.checkAlive();
   expect(states.at(-1)).toMatchObject({ is: "waiting", reason: "no sign of life" });
   frozen.process.kill("SIGCONT");
   await next<State>(
@@ -161,4 +160,52 @@ test("a newer connection of the same session ends the older one, which does not 
     reason: "Replaced by a newer connection of this session.",
   });
   two.close();
+});
+
+test("it is live when all that was said before is heard, however long that takes", async () => {
+  await using hub = await startHubbub({ args: ["--history", "300"] });
+  await using bob = await hub.joinJson("bob");
+  for (let i = 0; i < 300; i++) {
+    bob.says(`${i} `.padEnd(60_000, "x"));
+    while ((await bob.next()).type !== "message");
+  }
+  let heard = 0;
+  const ann = connect({ server: hub.origin, id: "ann" }).on("message", () => {
+    heard++;
+    Bun.sleepSync(1); // reads slowly
+  });
+  const live = await next<{ heard: number }>(
+    (handler) => ann.on("live", handler),
+    () => true,
+    "going live",
+  );
+  expect([live.heard, heard]).toEqual([300, 300]);
+  ann.close();
+});
+
+test("whoever listens and throws costs nobody a message; what is closed stays closed", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const error = console.error;
+  console.error = () => {};
+  const ann = connect({ server: hub.origin, id: "ann" });
+  for (const event of ["state", "welcome", "message", "live"] as const)
+    ann.on(event, () => {
+      throw new Error("the listener's own fault");
+    });
+  ann.send("hi");
+  await bob.hears("Client #ann says: hi");
+  ann.close();
+  ann.retryNow();
+  await bob.hears("Client #ann left the chat");
+  const eve = connect({ server: hub.origin, id: "eve" });
+  eve.on("state", ({ is }) => is === "connecting" && eve.close());
+  await next<State>(
+    (handler) => eve.on("state", handler),
+    ({ is }) => is === "closed",
+    "the end",
+  );
+  await bob.hearsNothing();
+  console.error = error;
+  expect(() => connect({ server: "not an address", id: "ann" })).toThrow();
 });

@@ -58,7 +58,8 @@ class Talker {
     private readonly random: () => number,
     counts: Counts,
   ) {
-    this.#connection = connect({ ...address, session })
+    // The store loses nothing here: what it does not know was never said, so saying it is saying it once.
+    this.#connection = connect({ ...address, session, repeat: true })
       .on("welcome", ({ recovered, last }) => {
         this.stretches.push({ after: this.#after, recovered, last, ids: [] });
         this.#after ??= last;
@@ -79,8 +80,7 @@ class Talker {
         this.#say();
       })
       .on("refused", ({ code }) => this.#fail(`was refused: ${code}`))
-      // The store loses nothing here: what it does not know was never said, so saying it is saying it once.
-      .on("unsure", ({ text }) => this.#connection.send(text));
+      .on("unsure", ({ seq }) => this.#fail(`does not know of ${seq}`));
     this.#say();
   }
 

@@ -46,7 +46,7 @@ test("lines typed go out, lines come in, and at the end of the input everything 
   expect({ errors, exitCode }).toEqual({ errors: "", exitCode: 0 });
   const lines = out.split("\n");
   expect(lines.slice(0, 500)).toEqual(Array.from({ length: 500 }, (_, i) => `ann: line ${i}`));
-  expect(out).toContain("bob: tab\\u0009here \\u001b[31mred\\u001b[0m\n    second \\u202eline\n");
+  expect(out).toContain("bob: tab\there \\u001b[31mred\\u001b[0m\n    second \\u202eline\n");
 });
 
 test("it survives a restart of the server and loses nothing that comes after", async () => {
@@ -72,10 +72,13 @@ test("what the server does not take is said in a sentence, and exit 1", async ()
     errors: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n',
     exitCode: 1,
   });
+  await using bob = await hub.join("bob");
   const ann = join(hub, "id=ann");
   ann.says("x".repeat(65_537));
+  ann.says("what follows is said all the same");
   const { errors, exitCode } = await ann.ends();
   expect(exitCode).toBe(1);
+  await bob.hears("Client #ann says: what follows is said all the same");
   expect(errors).toBe(
     `Not sent: ${"x".repeat(65_537)}\nA message has at most 65536 bytes, its text counted in UTF-8.\n`,
   );
