@@ -79,6 +79,10 @@ class Talker {
         if (++this.#acknowledged === total) this.done.resolve();
         this.#say();
       })
+      // Not after the seconds that are right for people: this is to be over soon.
+      .on("state", ({ is }) => {
+        if (is === "waiting") setTimeout(() => this.#connection.retryNow(), random() * 50);
+      })
       .on("refused", ({ code }) => this.#fail(`was refused: ${code}`))
       .on("unsure", ({ seq }) => this.#fail(`does not know of ${seq}`));
     this.#say();
