@@ -17,7 +17,7 @@ export async function startCutter(upstream: () => number, random: () => number):
     const up = connect(upstream(), "127.0.0.1");
     open.add(client);
     const cut = () => {
-      if (!cutter.cutting || client.destroyed) return;
+      if (client.destroyed) return;
       cutter.cuts++;
       client.destroy();
       up.destroy();
@@ -46,7 +46,7 @@ export async function startCutter(upstream: () => number, random: () => number):
     }
     client.on("close", () => open.delete(client));
     // At any moment, often soon after it was opened, and so twice in a row.
-    if (random() < 0.8) setTimeout(cut, random() ** 3 * 400);
+    if (random() < 0.8) setTimeout(() => cutter.cutting && cut(), random() ** 3 * 400);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
