@@ -279,11 +279,11 @@ export class Connection {
     // A store that still has the last message heard has lost nothing: what it does not know was never said.
     const isForgotten = ({ givenAt = 0 }: Item) =>
       sent === null && (this.#known || recovered !== true || Date.now() - givenAt > SURELY_KNOWN_MS);
+    // Under its old number what was forgotten is said again, and what is only late is not said twice.
+    const isDoubtful = this.#options.repeat ? () => false : isForgotten;
     const settled = this.#take(
-      (item) => item.seq !== undefined && (item.seq <= (sent ?? 0) || isForgotten(item)),
+      (item) => item.seq !== undefined && (item.seq <= (sent ?? 0) || isDoubtful(item)),
     );
-    if (sent === null && this.#options.repeat)
-      this.outbox.unshift(...settled.splice(0).map(({ text }) => ({ text })));
     if (recovered !== true) this.#after = last;
     this.#known ||= sent !== null;
     this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));

@@ -58,7 +58,7 @@ class Talker {
     private readonly random: () => number,
     counts: Counts,
   ) {
-    // The store loses nothing here: what it does not know was never said, so saying it is saying it once.
+    // The store forgets nothing here, so that what it does not know may be given to it again.
     this.#connection = connect({ ...address, session, repeat: true })
       .on("welcome", ({ recovered, last }) => {
         this.stretches.push({ after: this.#after, recovered, last, ids: [] });
