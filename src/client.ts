@@ -18,6 +18,8 @@ export interface Options {
   readonly server?: string;
   readonly id: string;
   readonly room?: string;
+  /** Where the server asks for one; its `sub` has to be the id. */
+  readonly token?: string;
   /** The name of this sender's stream of messages; a random one if not said. With `outbox`, what an earlier page kept. */
   readonly session?: string;
   readonly outbox?: readonly Item[];
@@ -72,6 +74,8 @@ const FINAL = [4001, 1008];
 /** Refusals that pass: what they refuse is sent again, by itself. */
 const PASSING = ["unavailable", "rate-limited", "out-of-order"];
 const SEND_AGAIN_MS = 200;
+/** Messages on their way at once: less than a server takes in one burst, unless it is set to take very little. */
+const MAX_WINDOW = 32;
 
 export function connect(options: Options): Connection {
   return new Connection(options);
@@ -103,6 +107,9 @@ export class Connection {
   /** Messages heard since the welcome, until the answer to the ping that follows it. */
   #caughtUp: number | undefined;
   #socket: WebSocket | undefined;
+  /** How many of the outbox, from its start, are on their way, and how many may be: fewer after a "not so fast". */
+  #given = 0;
+  #window = MAX_WINDOW;
   #attempts = 0;
   #pingMs = PING_SECONDS * 1000;
   /** A ping is out, and nothing was heard since. */
@@ -133,7 +140,7 @@ export class Connection {
   send(text: string): Item {
     const item: Item = { text: text.toWellFormed() };
     this.outbox.push(item);
-    if (this.state.is === "open") this.#give(item);
+    if (this.state.is === "open") this.#giveMore();
     return item;
   }
 
@@ -165,7 +172,9 @@ export class Connection {
     this.#become({ is: "connecting" });
     if (this.#isEnded) return; // by a handler
     const url = this.#url;
-    const socket = new WebSocket(url.href.replace(/^http/, "ws"), ["hubbub.v1"]);
+    const { token } = this.#options;
+    const offers = token === undefined ? ["hubbub.v1"] : ["hubbub.v1", `token.${token}`];
+    const socket = new WebSocket(url.href.replace(/^http/, "ws"), offers);
     this.#socket = socket;
     let welcomed = false;
     socket.onmessage = ({ data }) => {
@@ -215,7 +224,8 @@ export class Connection {
   /** A WebSocket does not say why it was refused; a plain GET of the same address does, in a sentence. */
   async #askWhy(url: URL, socket: WebSocket): Promise<void> {
     try {
-      const response = await fetch(url.href.replace(/^ws/, "http"));
+      const { token } = this.#options;
+      const response = await fetch(url, token ? { headers: { Authorization: `Bearer ${token}` } } : {});
       const reason = (await response.text()).trim();
       if (this.#socket !== undefined || this.state.is !== "waiting" || socket.readyState !== WebSocket.CLOSED)
         return;
@@ -251,12 +261,15 @@ export class Connection {
         this.#attempts = 0;
         this.#known = true;
         const [item] = this.#take(({ seq }) => seq === event.seq);
+        if (this.#window < MAX_WINDOW) this.#window++;
+        this.#giveMore();
         if (item) this.#emit("acknowledged", { item, id: event.id });
         break;
       }
       case "error": {
         if (event.seq === undefined) break;
         if (PASSING.includes(event.code)) {
+          if (event.code === "rate-limited") this.#window = 1;
           const waitMs = (event.retryAfterSeconds ?? 0) * 1000 + Math.random() * SEND_AGAIN_MS;
           this.#resend ??= setTimeout(() => this.#giveAll(), waitMs);
           break;
@@ -306,14 +319,27 @@ export class Connection {
 
   #take(which: (item: Item) => boolean): Item[] {
     const taken = this.outbox.filter(which);
-    if (taken.length > 0) this.outbox = this.outbox.filter((item) => !which(item));
+    if (taken.length === 0) return taken;
+    this.#given -= this.outbox.slice(0, this.#given).filter(which).length;
+    this.outbox = this.outbox.filter((item) => !which(item));
     return taken;
   }
 
+  /** All that is not acknowledged is given again, from the start. */
   #giveAll(): void {
     clearTimeout(this.#resend);
     this.#resend = undefined;
-    for (const item of this.outbox) this.#give(item);
+    this.#given = 0;
+    this.#giveMore();
+  }
+
+  #giveMore(): void {
+    if (this.#resend !== undefined) return; // what is refused goes first
+    for (; this.#given < this.#window; this.#given++) {
+      const item = this.outbox[this.#given];
+      if (!item) return;
+      this.#give(item);
+    }
   }
 
   #give(item: Item): void {
@@ -341,6 +367,18 @@ export class Connection {
         // A fault of whoever listens is not to cost them a message.
         console.error(error);
       }
+  }
+}
+
+/** Whom a token is for; what it is worth only the server knows. */
+export function bearerOf(token: string): string | undefined {
+  try {
+    const claims = token.split(".")[1]?.replaceAll("-", "+").replaceAll("_", "/") ?? "";
+    const json = new TextDecoder().decode(Uint8Array.from(atob(claims), (byte) => byte.charCodeAt(0)));
+    const { sub }: { sub?: unknown } = JSON.parse(json);
+    return typeof sub === "string" ? sub : undefined;
+  } catch {
+    return undefined;
   }
 }
 

@@ -1,21 +1,41 @@
 /** What the operator is told: where the server is, and what went wrong. */
 
 import { networkInterfaces } from "node:os";
-import type { Options } from "./options.ts";
+import type { Command, Options } from "./options.ts";
+import { Tokens } from "./tokens.ts";
 
 type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 
-/** At a terminal, each address that can be clicked; elsewhere (a log, a pipe), one line. */
-export function greet(version: string, { hostname = "localhost", port }: Address, isTerminal: boolean): void {
-  const [first = "", ...others] = namesOf(hostname).map((name) => `http://${name}:${port}/client`);
+/** At a terminal, each address that can be clicked, and who can get in; elsewhere (a log, a pipe), one line. */
+export function greet(
+  version: string,
+  { hostname = "localhost", port }: Address,
+  { publicUrl, secretFile }: Options,
+  isTerminal: boolean,
+): void {
+  const names = publicUrl ? [publicUrl.origin] : namesOf(hostname).map((name) => `http://${name}:${port}`);
+  const [first = "", ...others] = names.map((name) => `${name}/client`);
   if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${first}`);
   console.log(`Hubbub ${version}\n\n  ${first}`);
   for (const other of others) console.log(`  ${other}  (from your network)`);
-  console.log(
-    others.length > 0
-      ? "\nWhoever can reach these addresses can join, under any name. Ctrl+C stops it."
-      : "\nCtrl+C stops it.",
-  );
+  const isOpen = hostname !== "127.0.0.1" && hostname !== "::1";
+  const who =
+    secretFile !== undefined
+      ? "Whoever has a token can join: hubbub token NAME makes a link with one. "
+      : isOpen || publicUrl
+        ? "Whoever can reach it can join, under any name. "
+        : "";
+  console.log(`\n${who}Ctrl+C stops it.`);
+}
+
+/** A link by which a client comes in; the token is its last part. */
+export function link({ client, options }: Extract<Command, { do: "token" }>): string {
+  const { publicUrl, host, port, secretFile = "", room, days } = options;
+  const [name] = namesOf(host);
+  const expires = Math.floor(Date.now() / 1000) + days * 24 * 60 * 60;
+  const token = new Tokens(secretFile).sign(client, room, expires);
+  const query = new URLSearchParams({ ...(room[0] ? { room: room[0] } : {}), token });
+  return `${publicUrl?.origin ?? `http://${name}:${port}`}/client?${query}`;
 }
 
 /** The names by which a listener is reached: the one for this machine first. */

@@ -44,6 +44,6 @@ export type Incoming =
       readonly code: string;
       readonly message: string;
       readonly seq?: number | undefined;
-      readonly retryAfterSeconds?: number;
+      readonly retryAfterSeconds?: number | undefined;
     }
   | { readonly type: "pong" };

@@ -1,8 +1,20 @@
 /** What happens when: connections come, speak, fall behind and go; entries come back from the store. */
 
+import type { Allowance } from "./limits.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
-import { closes, isTooBig, json, MAX_NAMES, parse, text, type CloseCode, type Wire } from "./protocol.ts";
-import type { Content, Entry, Follow, Store } from "./store.ts";
+import {
+  closes,
+  isTooBig,
+  json,
+  MAX_NAMES,
+  parse,
+  text,
+  type Close,
+  type Command,
+  type ErrorCode,
+  type Wire,
+} from "./protocol.ts";
+import type { Content, Draft, Entry, Follow, Store } from "./store.ts";
 import { isBehind, MAX_UNREAD_BYTES, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
 
 /** How soon a reader that does not keep up is looked for. */
@@ -16,6 +28,13 @@ const PRESENCE_GATHER_MS = 200;
 /** Announcements × listeners in one go; then other work has its turn. */
 const MAX_DELIVERIES_AT_ONCE = 100_000;
 
+type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
+
+export interface HubOptions {
+  readonly maxMessageBytes: number;
+  readonly pingSeconds: number;
+}
+
 export class Hub {
   readonly #rooms = new Map<string, Room>();
   /** The open connection of each session. */
@@ -25,12 +44,13 @@ export class Hub {
   constructor(
     makeStore: (follow: Follow) => Store,
     private readonly publish: Publish,
+    private readonly options: HubOptions,
   ) {
     this.#store = makeStore((entry) => this.#follow(entry));
   }
 
   /** Takes a place in a room, before the upgrade: either {@link enter} or {@link release} follows. */
-  async reserve(wish: Wish): Promise<Visitor | "unavailable"> {
+  async reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
     const history = await this.#store.open(wish.room);
     if (history === "unavailable") return history;
     const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
@@ -45,7 +65,7 @@ export class Hub {
     };
     this.#rooms.set(wish.room, room);
     room.visitors++;
-    return new Visitor(wish, room, sent);
+    return new Visitor(wish, room, allowance, sent);
   }
 
   release({ room }: Visitor): void {
@@ -75,6 +95,8 @@ export class Hub {
           count: manager.count,
           members: manager.members(MAX_NAMES),
           connections: manager.connectionsOf(client),
+          pingSeconds: this.options.pingSeconds,
+          maxMessageBytes: this.options.maxMessageBytes,
         }),
       );
     room.catchingUp.add(visitor);
@@ -92,7 +114,7 @@ export class Hub {
     for (; visitor.position < room.history.end; visitor.position++) {
       const entry = room.history.at(visitor.position);
       // Forgotten before it could be sent: whoever resumes is told that something is missing.
-      if (!entry) return this.#dismiss(visitor, 1013);
+      if (!entry) return this.#dismiss(visitor, "tooSlow");
       if (visitor.send(wire === "json" ? json.message(entry) : text.message(entry)) === -1) {
         visitor.position++;
         return; // `drain` goes on
@@ -108,47 +130,70 @@ export class Hub {
     this.#obey(visitor, frame);
     if (!visitor.isLagging) return;
     visitor.isLagging = false;
-    if (visitor.socket && isBehind(visitor.socket)) this.#dismiss(visitor, 1013);
+    if (visitor.socket && isBehind(visitor.socket)) this.#dismiss(visitor, "tooSlow");
   }
 
   #obey(visitor: Visitor, frame: Content): void {
-    const { wire } = visitor;
-    if (wire === "text" || typeof frame !== "string") {
-      if (!isTooBig(frame)) this.#append(visitor, frame);
-      else if (wire === "text") this.#dismiss(visitor, 1009);
-      else visitor.sendError("message-too-big");
+    const { maxMessageBytes } = this.options;
+    if (visitor.wire === "text" || typeof frame !== "string") {
+      if (!isTooBig(frame, maxMessageBytes)) this.#append(visitor, frame);
+      else if (visitor.wire === "text") this.#dismiss(visitor, "tooBig");
+      else this.#refuse(visitor, "message-too-big", frame);
       return;
     }
-    const command = parse(frame);
+    const command = parse(frame, maxMessageBytes);
     if ("error" in command) {
       if (command.seq !== undefined) visitor.sequence.refuse(command.seq);
-      return visitor.sendError(command.error, command.seq);
+      return this.#refuse(visitor, command.error, frame, command.seq);
     }
     switch (command.type) {
       case "ping":
         // What was sent before a pong is all that there was: so it waits for the end of a replay.
         if (visitor.room.catchingUp.has(visitor)) visitor.isOwedPong = true;
         else visitor.send(json.pong);
+        this.#bear(visitor);
         break;
       case "message":
-        this.#hearMessage(visitor, command.text, command.seq, command.skip);
+        this.#hearMessage(visitor, command);
         break;
       default:
         command satisfies never;
     }
   }
 
-  #hearMessage(visitor: Visitor, text: string, seq: number | undefined, skip: boolean): void {
+  #hearMessage(visitor: Visitor, { text, seq, skip }: Extract<Command, { type: "message" }>): void {
     const { session } = visitor.wish;
-    if (seq === undefined || session === undefined) return this.#append(visitor, text, undefined, seq);
+    if (seq === undefined || session === undefined) return this.#append(visitor, text, { seq });
     const admitted = visitor.sequence.admit(seq, skip);
-    if ("refused" in admitted) visitor.sendError(admitted.refused, seq);
-    else this.#append(visitor, text, session, seq, admitted.after);
+    if ("refused" in admitted) this.#refuse(visitor, admitted.refused, text, seq);
+    else this.#append(visitor, text, { session, seq, after: admitted.after });
   }
 
-  #append(visitor: Visitor, content: Content, session?: string, seq?: number, after?: number): void {
-    const { room, client } = visitor;
+  /** Gives it to the store, unless its sender has said too much already. */
+  #append(visitor: Visitor, content: Content, { session, seq, after }: Numbering = {}): void {
+    const { room, client, allowance } = visitor;
+    const waitSeconds = allowance.take(content, performance.now());
+    if (waitSeconds > 0) {
+      if (session !== undefined && seq !== undefined) visitor.sequence.retract(seq);
+      return this.#refuse(visitor, "rate-limited", content, seq, waitSeconds);
+    }
     this.#store.append({ room: room.name, from: client, content, session, seq, after }, visitor);
+  }
+
+  #refuse(
+    visitor: Visitor,
+    code: ErrorCode,
+    content: Content,
+    seq?: number,
+    retryAfterSeconds?: number,
+  ): void {
+    visitor.refuse(code, content, seq, retryAfterSeconds);
+    this.#bear(visitor);
+  }
+
+  /** One more frame that is no message, or a refused one: there is an end to that, too. */
+  #bear(visitor: Visitor): void {
+    if (!visitor.allowance.bear(performance.now())) this.#dismiss(visitor, "abuse");
   }
 
   leave(visitor: Visitor): void {
@@ -186,7 +231,7 @@ export class Hub {
     delete room.timers.slow;
     room.bytesUnwatched = 0;
     for (const visitor of room.manager.connections())
-      if (visitor.socket && isBehind(visitor.socket)) this.#dismiss(visitor, 1013);
+      if (visitor.socket && isBehind(visitor.socket)) this.#dismiss(visitor, "tooSlow");
   }
 
   #replace(visitor: Visitor): void {
@@ -194,14 +239,15 @@ export class Hub {
     if (!session) return;
     const older = this.#sessions.get(session);
     this.#sessions.set(session, visitor);
-    if (older) this.#dismiss(older, 4001);
+    if (older) this.#dismiss(older, "replaced");
   }
 
   /** Closes a connection; it hears nothing more, and has left. */
-  #dismiss(visitor: Visitor, code: CloseCode): void {
+  #dismiss(visitor: Visitor, why: Close): void {
     const { socket, room, wire } = visitor;
+    const [code, reason] = closes[why];
     socket?.unsubscribe(room.manager.topics[wire]);
-    socket?.close(code, closes[code]);
+    socket?.close(code, reason);
     this.leave(visitor);
   }
 

@@ -2,7 +2,7 @@
 
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
-import { connect } from "./client.ts";
+import { bearerOf, connect } from "./client.ts";
 import type { Message } from "./events.ts";
 
 /** So many lines may be on their way; then the input waits, and with it whatever writes it. */
@@ -20,15 +20,23 @@ interface Terminal {
 /**
  * Lines typed go out, lines come in. At the end of the input it waits until everything is acknowledged.
  * @param address a page, as in `http://localhost:8000/client?room=tea&id=ann`
+ * @param token where the server asks for one
  * @returns the exit code: 0, or 1 after a sentence that says what was not sent
  */
-export function join(address: URL, { input, output, errors, user }: Terminal): Promise<number> {
+export function join(
+  address: URL,
+  token: string | undefined,
+  { input, output, errors, user }: Terminal,
+): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
   const id =
-    address.searchParams.get("id") ?? user ?? `terminal-${crypto.getRandomValues(new Uint16Array(1))[0]}`;
+    address.searchParams.get("id") ??
+    (token && bearerOf(token)) ??
+    user ??
+    `terminal-${crypto.getRandomValues(new Uint16Array(1))[0]}`;
   const room = address.searchParams.get("room") ?? "lobby";
   // A line that a restarted server has forgotten is said again: in a log a line twice is better than one missing.
-  const connection = connect({ server: address.origin, id, room, repeat: true });
+  const connection = connect({ server: address.origin, id, room, repeat: true, ...(token ? { token } : {}) });
   const lines = createInterface({ input });
   let exitCode = 0;
   let ended = false;

@@ -5,7 +5,7 @@ import type { Wire } from "./protocol.ts";
 import type { Content } from "./store.ts";
 
 /** As much of a connection as the manager needs. */
-export interface Connection {
+export interface Member {
   readonly client: string;
   readonly wire: Wire;
   send(message: Content): unknown;
@@ -14,8 +14,8 @@ export interface Connection {
 /** Sends to all who are subscribed to a topic; a negative answer says that somebody does not keep up. */
 export type Publish = (topic: string, message: Content) => number;
 
-export class ConnectionManager<C extends Connection> {
-  readonly #connections = new Set<C>();
+export class ConnectionManager<M extends Member> {
+  readonly #connections = new Set<M>();
   /** How many connections each client holds: two tabs with one id are one client. */
   readonly #held = new Map<string, number>();
   readonly #speakers: Record<Wire, number> = { text: 0, json: 0 };
@@ -35,7 +35,7 @@ export class ConnectionManager<C extends Connection> {
     this.topics = { text: `text:${room}`, json: `json:${room}` };
   }
 
-  connect(connection: C): void {
+  connect(connection: M): void {
     const { client, wire } = connection;
     this.#connections.add(connection);
     this.#speakers[wire]++;
@@ -47,7 +47,7 @@ export class ConnectionManager<C extends Connection> {
   }
 
   /** Forgets the connection; a client without any other has left, unless it connects before that is said. */
-  disconnect(connection: C, nowMs: number): void {
+  disconnect(connection: M, nowMs: number): void {
     if (!this.#connections.delete(connection)) return;
     const { client, wire } = connection;
     this.#speakers[wire]--;
@@ -60,7 +60,7 @@ export class ConnectionManager<C extends Connection> {
     }
   }
 
-  sendPersonalMessage(message: Content, connection: C): void {
+  sendPersonalMessage(message: Content, connection: M): void {
     connection.send(message);
   }
 
@@ -109,7 +109,7 @@ export class ConnectionManager<C extends Connection> {
     return this.#held.get(client) ?? 0;
   }
 
-  connections(): Iterable<C> {
+  connections(): Iterable<M> {
     return this.#connections;
   }
 

@@ -9,12 +9,8 @@ export type Wire = "text" | "json";
 /** The subprotocol by whose name a client asks for the JSON wire. */
 export const SUBPROTOCOL = "hubbub.v1";
 
-/** The largest message: its text in UTF-8, or its bytes. */
-export const MAX_MESSAGE_BYTES = 64 * 1024;
-/** The largest frame: such a text with each of its bytes written as `\u0000`, and what surrounds it. */
-export const MAX_FRAME_BYTES = 6 * MAX_MESSAGE_BYTES + 1024;
-/** How often a connection is asked for a sign of life. */
-export const PING_SECONDS = 25;
+/** What surrounds the text in a frame, at most. */
+const FRAME_ALLOWANCE_BYTES = 1024;
 /** Ids named in one event; `count` counts them all. */
 export const MAX_NAMES = 100;
 
@@ -24,22 +20,25 @@ export const errors = {
   "unknown-type": 'The type is "message" or "ping".',
   "no-text": "A message has a text, which is a string.",
   "bad-seq": "A seq is a whole number from 1 to 9007199254740991.",
-  "message-too-big": `A message has at most ${MAX_MESSAGE_BYTES} bytes, its text counted in UTF-8.`,
+  "message-too-big": "It is bigger than this server takes: send less at a time.",
+  "rate-limited": "That is too much at once: send it again after retryAfterSeconds.",
   "out-of-order": "An earlier seq was refused: send that one again first, or go on without it with skip.",
   unavailable: "It could not be kept just now: send it again in a moment.",
 } as const;
 
 export type ErrorCode = keyof typeof errors;
 
-/** Why the server closes a connection. The README's table is held to this one by a test. */
+/** Why the server closes a connection: code and reason. The README's table is held to this one by a test. */
 export const closes = {
-  1009: "The message is too big.",
-  1011: "Something went wrong on our side: please come back.",
-  1013: "Reading too slowly: please come back and resume.",
-  4001: "Replaced by a newer connection of this session.",
+  tooBig: [1009, "The message is too big."],
+  expired: [1008, "The token has expired: ask for a new one."],
+  abuse: [1008, "Sending far too much: please slow down."],
+  failed: [1011, "Something went wrong on our side: please come back."],
+  tooSlow: [1013, "Reading too slowly: please come back and resume."],
+  replaced: [4001, "Replaced by a newer connection of this session."],
 } as const;
 
-export type CloseCode = keyof typeof closes;
+export type Close = keyof typeof closes;
 
 export type Command =
   | {
@@ -56,7 +55,7 @@ export interface Malformed {
 }
 
 /** A text frame of the JSON wire. Unknown fields are ignored. */
-export function parse(frame: string): Command | Malformed {
+export function parse(frame: string, maxMessageBytes: number): Command | Malformed {
   let value: unknown;
   try {
     value = JSON.parse(frame);
@@ -70,19 +69,28 @@ export function parse(frame: string): Command | Malformed {
   if (seq !== undefined && !(typeof seq === "number" && Number.isSafeInteger(seq) && seq > 0))
     return { error: "bad-seq" };
   if (typeof text !== "string") return { error: "no-text", seq };
-  if (isTooBig(text)) return { error: "message-too-big", seq };
+  if (isTooBig(text, maxMessageBytes)) return { error: "message-too-big", seq };
   return { type, text: text.toWellFormed(), seq, skip: skip === true };
 }
 
-export function isTooBig(content: Content): boolean {
-  if (typeof content !== "string") return content.byteLength > MAX_MESSAGE_BYTES;
+/** Whether a text, counted in UTF-8, or so many bytes are more than that. */
+export function isTooBig(content: Content, maxBytes: number): boolean {
+  if (typeof content !== "string") return content.byteLength > maxBytes;
   // A UTF-16 unit takes one to three bytes in UTF-8; most texts need no counting.
-  return content.length * 3 > MAX_MESSAGE_BYTES && Buffer.byteLength(content) > MAX_MESSAGE_BYTES;
+  return content.length * 3 > maxBytes && Buffer.byteLength(content) > maxBytes;
+}
+
+/** The largest frame: the largest text with each of its bytes written as `\u0000`, and what surrounds it. */
+export function maxFrameBytes(maxMessageBytes: number): number {
+  return 6 * maxMessageBytes + FRAME_ALLOWANCE_BYTES;
 }
 
 export const text = {
   message({ from, content }: Entry): Content {
     return typeof content === "string" ? `Client #${from} says: ${content}` : content;
+  },
+  echo(content: string): string {
+    return `Message text was: ${content}`;
   },
   youWrote(content: string): string {
     return `You wrote: ${content}`;
@@ -105,13 +113,8 @@ export const json = {
       ? encode({ type: "message", id, time, from, text: content })
       : encode({ type: "message", id, time, from, data: content.toBase64() });
   },
-  welcome(welcome: Omit<Welcome, "pingSeconds" | "maxMessageBytes">): string {
-    return encode({
-      type: "welcome",
-      ...welcome,
-      pingSeconds: PING_SECONDS,
-      maxMessageBytes: MAX_MESSAGE_BYTES,
-    });
+  welcome(welcome: Welcome): string {
+    return encode({ type: "welcome", ...welcome });
   },
   presence(presence: Presence): string {
     return encode({ type: "presence", ...presence });
@@ -119,8 +122,8 @@ export const json = {
   ack(seq: number, id?: string): string {
     return encode({ type: "ack", seq, id });
   },
-  error(code: ErrorCode, seq?: number): string {
-    return encode({ type: "error", code, message: errors[code], seq });
+  error(code: ErrorCode, seq?: number, retryAfterSeconds?: number): string {
+    return encode({ type: "error", code, message: errors[code], seq, retryAfterSeconds });
   },
   pong: encode({ type: "pong" }),
 };

@@ -93,6 +93,12 @@ export class Sequence {
     return highest;
   }
 
+  /** The number admitted last does not go on to the store after all. */
+  retract(seq: number): void {
+    this.#unanswered.pop();
+    this.refuse(seq);
+  }
+
   /** A number that did not get as far as the store. */
   refuse(seq: number): void {
     if (this.#refused.length >= MAX_REFUSED || this.#refused.includes(seq)) return;

@@ -1,6 +1,7 @@
 /** One connection in a room: what it asked for, where it is, and what it is sent. */
 
-import type { Connection, ConnectionManager } from "./manager.ts";
+import type { ConnectionManager, Member } from "./manager.ts";
+import type { Allowance } from "./limits.ts";
 import { json, text, type ErrorCode, type Wire } from "./protocol.ts";
 import { Sequence } from "./sessions.ts";
 import type { Answer, Content, Draft, ReadonlyHistory, Sender } from "./store.ts";
@@ -42,7 +43,7 @@ export interface Room {
 }
 
 /** One connection in a room. */
-export class Visitor implements Connection, Sender {
+export class Visitor implements Member, Sender {
   readonly client: string;
   readonly wire: Wire;
   socket: Socket | undefined;
@@ -57,6 +58,7 @@ export class Visitor implements Connection, Sender {
   constructor(
     readonly wish: Wish,
     readonly room: Room,
+    readonly allowance: Allowance,
     /** The highest number that the store has of its session. */
     readonly sent: number | null,
   ) {
@@ -74,20 +76,21 @@ export class Visitor implements Connection, Sender {
     return sent;
   }
 
-  sendError(code: ErrorCode, seq?: number): void {
-    this.send(json.error(code, seq));
+  /** Tells that something was not said, and why. */
+  refuse(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): void {
+    if (this.wire === "text") this.send(text.notSent(code, content));
+    else this.send(json.error(code, seq, retryAfterSeconds));
   }
 
   /** The store's answer to this sender: what it wrote is kept, was kept before, or is not kept. */
   answered(draft: Draft, answer: Answer): void {
     const { seq, content } = draft;
     if (seq !== undefined && draft.session !== undefined) this.sequence.answered(seq, answer);
-    if (this.wire === "text") {
-      if ("refused" in answer) this.send(text.notSent(answer.refused, content));
-      else if (typeof content === "string")
-        this.room.manager.sendPersonalMessage(text.youWrote(content), this);
-    } else if ("refused" in answer) this.sendError(answer.refused, seq);
-    else if (seq !== undefined) this.send(json.ack(seq, "kept" in answer ? answer.kept.id : answer.id));
+    if ("refused" in answer) this.refuse(answer.refused, content, seq);
+    else if (this.wire === "json") {
+      if (seq !== undefined) this.send(json.ack(seq, "kept" in answer ? answer.kept.id : answer.id));
+    } else if (typeof content === "string")
+      this.room.manager.sendPersonalMessage(text.youWrote(content), this);
   }
 }
 

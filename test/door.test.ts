@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { hostname } from "node:os";
-import { readName } from "../src/door.ts";
+import { readName } from "../src/names.ts";
 import { startHubbub } from "./hubbub.ts";
 
 const UPGRADE = {
@@ -16,7 +16,8 @@ const NOTHING_HERE = "There is nothing here: the chat is at /client.\n";
 const NOT_AN_ID = 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n';
 const NOT_OUR_NAME =
   "This server does not go by that name: use localhost, or the machine's own name or IP address.\n";
-const NOT_OUR_PAGE = "Pages of other sites may not connect here: open this server's own /client.\n";
+const NOT_OUR_PAGE =
+  "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.\n";
 
 describe("ids", () => {
   const good = [
@@ -51,11 +52,12 @@ describe("ids", () => {
     "a mark with nothing to sit on": "\u0301a",
     "a single dot, which browsers take out of an address": ".",
     "two dots": "..",
+    "a blank hieroglyph": "a\u{13441}",
     "half a character": "a\uD800",
     "what was not UTF-8": "\uFFFD",
   };
   for (const [kind, id] of Object.entries(bad))
-    test(`${kind} is none`, () => expect(readName("client id", id)).toHaveProperty("status", 400));
+    test(`${kind} is none`, () => expect(readName("client id", id)).toHaveProperty("sentence"));
 });
 
 test("addresses that are not ours", async () => {

@@ -47,6 +47,8 @@ export async function startHubbub({
       ...cmd,
       ...(store ? ["--store", store.url] : []),
       ...(args.includes("--port") ? [] : ["--port", "0"]),
+      // Tests say more at once than people do.
+      ...(args.includes("--message-rate") ? [] : ["--message-rate", "0"]),
       ...args,
     ],
     env: command ? env : { ...process.env, ...env },

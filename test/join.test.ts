@@ -80,7 +80,7 @@ test("what the server does not take is said in a sentence, and exit 1", async ()
   expect(exitCode).toBe(1);
   await bob.hears("Client #ann says: what follows is said all the same");
   expect(errors).toBe(
-    `Not sent: ${"x".repeat(65_537)}\nA message has at most 65536 bytes, its text counted in UTF-8.\n`,
+    `Not sent: ${"x".repeat(65_537)}\nIt is bigger than this server takes: send less at a time.\n`,
   );
 });
 

@@ -2,7 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "./browser.ts";
-import { readName } from "../src/door.ts";
+import { readName } from "../src/names.ts";
 import { startHubbub } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);

@@ -2,10 +2,26 @@
 
 import { describe, expect, test } from "bun:test";
 import { version } from "../package.json";
-import { envName, flags, helpText, readCommand, type Options } from "../src/options.ts";
+import { helpText, optionRows, readCommand, type Options } from "../src/options.ts";
 import { startHubbub } from "./hubbub.ts";
 
-const DEFAULTS: Options = { host: "127.0.0.1", port: 8000, store: new URL("memory:"), history: 100 };
+const DEFAULTS: Options = {
+  host: "127.0.0.1",
+  port: 8000,
+  publicUrl: undefined,
+  trustProxy: false,
+  store: new URL("memory:"),
+  history: 100,
+  allowOrigin: [],
+  secretFile: undefined,
+  maxMessageBytes: 65_536,
+  messageRate: 20,
+  messageBurst: 40,
+  maxConnections: 0,
+  maxConnectionsPerAddress: 0,
+  pingSeconds: 25,
+};
+const SECRET = "0123456789abcdef0123456789abcdef";
 
 describe("options", () => {
   const cases: [string[], Record<string, string>, Options][] = [
@@ -21,29 +37,77 @@ describe("options", () => {
     [["--port", "9003"], { PORT: "nonsense", HUBBUB_PORT: "" }, { ...DEFAULTS, port: 9003 }],
     [[], { PORT: "" }, DEFAULTS],
     [["--history", "0"], { HUBBUB_STORE: "memory:" }, { ...DEFAULTS, history: 0 }],
+    [
+      ["--public-url", "https://Chat.example:443", "--trust-proxy"],
+      {},
+      { ...DEFAULTS, publicUrl: new URL("https://chat.example"), trustProxy: true },
+    ],
+    [["--trust-proxy=off"], { HUBBUB_TRUST_PROXY: "on" }, DEFAULTS],
+    [[], { HUBBUB_TRUST_PROXY: "on" }, { ...DEFAULTS, trustProxy: true }],
+    [
+      ["--allow-origin", "https://a.example/", "--allow-origin", "http://b.example:81"],
+      {},
+      { ...DEFAULTS, allowOrigin: ["https://a.example", "http://b.example:81"] },
+    ],
+    [
+      [],
+      { HUBBUB_ALLOW_ORIGIN: "https://a.example, https://b.example" },
+      { ...DEFAULTS, allowOrigin: ["https://a.example", "https://b.example"] },
+    ],
+    [[], { HUBBUB_SECRET: SECRET }, { ...DEFAULTS, secretFile: SECRET }],
+    [["--message-rate", "0", "--ping-seconds=1"], {}, { ...DEFAULTS, messageRate: 0, pingSeconds: 1 }],
   ];
   for (const [argv, env, options] of cases)
     test(`${argv.join(" ") || "(none)"} with ${JSON.stringify(env)}`, () =>
-      expect(readCommand(argv, env)).toEqual({ do: "serve", options }));
+      expect(readCommand(argv, env)).toEqual({ do: "serve", options, warnings: [] }));
 
   test("every mistake is named at once, by its own name", () => {
     const command = readCommand(
-      ["--prot", "1", "stray", "-x", "--port=http", "--host", "a b", "--store", "chat.db", "--history=-1"],
-      {},
+      [
+        ...["--prot", "1", "stray", "-x", "--port=http", "--host", "a b", "--store", "x://ann:password@y"],
+        ...[
+          "--history=-1",
+          "--allow-origin",
+          "*",
+          "--public-url=https://a.example/chat",
+          "--trust-proxy=maybe",
+        ],
+        ...["--max-message-byte", "7", "--secret-file", "/nowhere/to/be/found"],
+      ],
+      { HUBBUB_PING_SECONDS: "0" },
     );
     expect(command).toEqual({
       do: "refuse",
       mistakes: [
-        "--prot: unknown option, see --help",
-        "stray: hubbub takes options only, see --help",
+        "--prot: unknown option (did you mean --port?), see --help",
         "-x: unknown option, see --help",
+        "--max-message-byte: unknown option (did you mean --max-message-bytes?), see --help",
         '--host: expected an address or a host name, got "a b"',
         '--port: expected 0–65535, got "http"',
-        '--store: expected memory:, got "chat.db"',
+        '--public-url: expected an address without a path, as in https://chat.example, got "https://a.example/chat"',
+        '--trust-proxy: expected on or off, got "maybe"',
+        '--store: expected memory:, got "x://…@y"',
         '--history: expected 0–100000, got "-1"',
+        '--allow-origin: expected origins, as in https://example.com, got "*"',
+        '--secret-file: expected a file that can be read, got "/nowhere/to/be/found"',
+        'HUBBUB_PING_SECONDS: expected 1–3600, got "0"',
+        "stray: hubbub takes options only, see --help",
       ],
     });
   });
+
+  test("a secret is never repeated", () =>
+    expect(readCommand([], { HUBBUB_SECRET: "too short" })).toEqual({
+      do: "refuse",
+      mistakes: ["HUBBUB_SECRET: expected a secret of at least 32 bytes"],
+    }));
+
+  test("an unknown name in the environment is only a warning, since it may be somebody else's", () =>
+    expect(readCommand([], { HUBBUB_PROT: "1", HUBBUB_TOKEN: "x", OTHER: "y" })).toEqual({
+      do: "serve",
+      options: DEFAULTS,
+      warnings: ["HUBBUB_PROT: unknown in the environment (did you mean HUBBUB_PORT?), ignored"],
+    }));
 
   for (const text of ["", "65536", "-1", "80.5", "1e3", " 80", "0x50"])
     test(`--port=${text} is refused`, () =>
@@ -60,16 +124,7 @@ describe("options", () => {
 
   test("the README's table says the same as --help", async () => {
     const readme = (await Bun.file(`${import.meta.dir}/../README.md`).text()).replace(/ +/g, " ");
-    for (const flag of flags)
-      expect(readme).toContain(
-        `| \`--${flag.name} ${flag.value}\` | \`${flag.fallback}\` | ${flag.help} | ${[
-          envName(flag),
-          flag.alsoEnv,
-        ]
-          .filter(Boolean)
-          .map((name) => `\`${name}\``)
-          .join(", ")} |`,
-      );
+    for (const row of optionRows()) expect(readme).toContain(row);
   });
 
   test("the manual fits a terminal of 80 columns", () => {

@@ -1,0 +1,131 @@
+/** Every open WebSocket: how many there may be, whether each is alive, and until when it may stay. */
+
+import { isIPv6 } from "node:net";
+import type { Refusal } from "./door.ts";
+import type { Allowance } from "./limits.ts";
+import { closes } from "./protocol.ts";
+import type { Visitor } from "./visitor.ts";
+
+/** So many pings without any sign of life, and it is closed by the time of the next one. */
+const MAX_UNANSWERED_PINGS = 2;
+/** The sweep comes round so often between two pings of a connection, and pings it a little early rather than late. */
+const SWEEPS_A_PING = 10;
+/** The longest that a timer can wait. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** What comes with each socket. */
+export interface Connection {
+  /** Whom it belongs to in the chat; nobody on the echo. */
+  readonly visitor: Visitor | undefined;
+  readonly allowance: Allowance;
+  /** As {@link networkOf} makes it. */
+  readonly network: string;
+  /** Unix time in milliseconds, or Infinity. */
+  readonly expiresMs: number;
+  expiry?: Timer;
+  unansweredPings: number;
+  pingedMs: number;
+}
+
+export type Socket = Bun.ServerWebSocket<Connection>;
+
+export interface ConnectionLimits {
+  /** 0 is no limit, here and below. */
+  readonly maxConnections: number;
+  readonly maxConnectionsPerAddress: number;
+  readonly pingSeconds: number;
+}
+
+export class Connections {
+  /** The one that was pinged longest ago first. */
+  readonly #open = new Set<Socket>();
+  /** How many there are from each network, counted only where that is limited. */
+  readonly #perNetwork = new Map<string, number>();
+  /** Open, and on their way in. */
+  #count = 0;
+
+  constructor(private readonly limits: ConnectionLimits) {}
+
+  /** Why there is no room for another one from there. */
+  refuse(network: string): Refusal | undefined {
+    const { maxConnections, maxConnectionsPerAddress } = this.limits;
+    if (maxConnections > 0 && this.#count >= maxConnections)
+      return { status: 503, sentence: "The server is full just now: please try again in a moment." };
+    if (maxConnectionsPerAddress > 0 && (this.#perNetwork.get(network) ?? 0) >= maxConnectionsPerAddress)
+      return {
+        status: 429,
+        sentence: "Too many connections from your address: close one of them, or try again in a moment.",
+      };
+    return undefined;
+  }
+
+  /** Takes a place, until {@link release}. */
+  reserve(network: string): void {
+    this.#count++;
+    if (this.limits.maxConnectionsPerAddress > 0)
+      this.#perNetwork.set(network, (this.#perNetwork.get(network) ?? 0) + 1);
+  }
+
+  release(network: string): void {
+    this.#count--;
+    const left = (this.#perNetwork.get(network) ?? 0) - 1;
+    if (left > 0) this.#perNetwork.set(network, left);
+    else this.#perNetwork.delete(network);
+  }
+
+  opened(socket: Socket, nowMs: number): void {
+    socket.data.pingedMs = nowMs;
+    this.#open.add(socket);
+    if (socket.data.expiresMs !== Infinity) expire(socket);
+  }
+
+  closed(socket: Socket): void {
+    clearTimeout(socket.data.expiry);
+    if (this.#open.delete(socket)) this.release(socket.data.network);
+  }
+
+  /** Pings who is due, and cuts off who has not answered: Bun's idle timeout does not see those that are sent to. */
+  sweep(nowMs: number): void {
+    const pingMs = this.limits.pingSeconds * 1000;
+    const dueMs = nowMs - pingMs * (1 - 1.5 / SWEEPS_A_PING);
+    for (const socket of this.#open) {
+      const { data } = socket;
+      if (data.pingedMs > dueMs) return;
+      this.#open.delete(socket);
+      this.#open.add(socket);
+      data.pingedMs = nowMs;
+      // It may be frozen: there is nobody to close with.
+      if (data.unansweredPings++ >= MAX_UNANSWERED_PINGS) socket.terminate();
+      else socket.ping();
+    }
+  }
+
+  get sweepMs(): number {
+    return (this.limits.pingSeconds * 1000) / SWEEPS_A_PING;
+  }
+}
+
+function expire(socket: Socket): void {
+  const leftMs = socket.data.expiresMs - Date.now();
+  if (leftMs <= 0) socket.close(...closes.expired);
+  else socket.data.expiry = setTimeout(() => expire(socket), Math.min(leftMs, MAX_TIMER_MS));
+}
+
+/** What counts as one address: of IPv6 the /64 network, which is what one line gets; IPv4 in its own spelling. */
+export function networkOf(address: string): string {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
+  if (mapped !== undefined) return mapped;
+  if (!isIPv6(address)) return address;
+  const [head = "", tail = ""] = address.replace(/%.*/, "").split("::", 2);
+  const first = head.split(":").filter(Boolean);
+  const missing = 8 - first.length - tail.split(":").filter(Boolean).length;
+  const groups = [
+    ...first,
+    ...Array<string>(address.includes("::") ? missing : 0).fill("0"),
+    ...tail.split(":"),
+  ];
+  return groups
+    .slice(0, 4)
+    .map((group) => Number.parseInt(group || "0", 16).toString(16))
+    .join(":");
+}

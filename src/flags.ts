@@ -1,0 +1,138 @@
+/** Options in general: a table of them, the command line and the environment in; values, and every mistake at once, out. */
+
+import { parseArgs } from "node:util";
+
+/** One option: `--name VALUE`, or `HUBBUB_NAME` in the environment, or the fallback. */
+export interface Flag<T> {
+  /** What stands for the value in `--help` and in the README; a switch has none. */
+  readonly value?: string;
+  readonly fallback: T;
+  /** How the fallback reads, where it is no plain value. */
+  readonly otherwise?: string;
+  readonly help: string;
+  /** A second name in the environment. */
+  readonly alsoEnv?: string;
+  /** May be given again and again; the values reach `parse` separated by spaces. */
+  readonly many?: true;
+  /** @param source the name that the value was given under */
+  parse(text: string, source: string): { readonly value: T } | { readonly expected: string };
+}
+
+export function flag<T>(flag: Flag<T>): Flag<T> {
+  return flag;
+}
+
+export type Env = Readonly<Record<string, string | undefined>>;
+
+export type Table = Readonly<Record<string, Flag<unknown>>>;
+export type Values<T extends Table> = { readonly [Name in keyof T]: T[Name]["fallback"] };
+
+interface Reading<T extends Table> {
+  readonly options: Values<T>;
+  /** What is no option. */
+  readonly others: readonly string[];
+  readonly mistakes: readonly string[];
+}
+
+export function readFlags<T extends Table>(
+  table: T,
+  argv: readonly string[],
+  env: Env,
+): Reading<T> | { readonly do: "help" | "version" } {
+  const named = new Map(Object.entries(table).map(([key, flag]) => [nameOf(key), flag]));
+  const { tokens } = parseArgs({
+    args: [...argv],
+    options: {
+      help: { type: "boolean", short: "h" },
+      version: { type: "boolean", short: "v" },
+      ...Object.fromEntries(
+        named.entries().map(([name, { value }]) => [name, { type: value ? "string" : "boolean" } as const]),
+      ),
+    },
+    strict: false,
+    tokens: true,
+  });
+
+  const mistakes: string[] = [];
+  const others: string[] = [];
+  const given = new Map<string, string>();
+  for (const [i, token] of tokens.entries()) {
+    if (token.kind === "option-terminator") continue;
+    if (token.kind === "positional") {
+      // What follows an unknown option is most likely its value, and one sentence is enough.
+      const before = tokens[i - 1];
+      const isValue =
+        before?.kind === "option" && !named.has(before.name) && before.index === token.index - 1;
+      if (!isValue) others.push(token.value);
+      continue;
+    }
+    const { name, value = "" } = token;
+    if (name === "help" || name === "version") return { do: name };
+    const flag = named.get(name);
+    if (!flag) mistakes.push(`${token.rawName}: unknown option${nearest(name, named.keys())}, see --help`);
+    else given.set(name, flag.many && given.has(name) ? `${given.get(name)} ${value}` : value);
+  }
+
+  function read(key: string, flag: Flag<unknown>): unknown {
+    const name = nameOf(key);
+    const text = given.get(name);
+    const [source, found] = text === undefined ? (environment(key, flag, env) ?? []) : [`--${name}`, text];
+    if (source === undefined) return flag.fallback;
+    const result = flag.parse(found ?? "", source);
+    if ("value" in result) return result.value;
+    mistakes.push(`${source}: expected ${result.expected}${quote(source, found ?? "")}`);
+    return flag.fallback;
+  }
+
+  const values = Object.fromEntries(Object.entries(table).map(([key, flag]) => [key, read(key, flag)]));
+  // Each value is what its own flag makes of a text, which the type of entries cannot say.
+  return { options: values as Values<T>, others, mistakes };
+}
+
+/** The first of a flag's variables that is set, and what it says. */
+function environment(key: string, { alsoEnv }: Flag<unknown>, env: Env): [string, string] | undefined {
+  for (const name of [envName(key), alsoEnv]) {
+    const text = name && env[name];
+    if (text) return [name, text];
+  }
+  return undefined;
+}
+
+/** What was found instead of what was expected; never a secret or a password. */
+function quote(source: string, text: string): string {
+  if (source === "HUBBUB_SECRET") return "";
+  return `, got ${JSON.stringify(text.replace(/\/\/[^/]*@/, "//…@"))}`;
+}
+
+export function nearest(name: string, names: Iterable<string>): string {
+  const isVariable = name.startsWith("HUBBUB_");
+  const [best] = Iterator.from(names)
+    .map((other) => ({ other, distance: distanceBetween(name, other) }))
+    .toArray()
+    .sort((a, b) => a.distance - b.distance);
+  if (!best || best.distance > 1 + name.length / 4) return "";
+  return ` (did you mean ${isVariable ? "" : "--"}${best.other}?)`;
+}
+
+/** Levenshtein's: characters to insert, delete or replace. */
+function distanceBetween(from: string, to: string): number {
+  let row = Array.from({ length: to.length + 1 }, (_, i) => i);
+  for (let i = 0; i < from.length; i++) {
+    const next = [i + 1];
+    for (let j = 0; j < to.length; j++)
+      next.push(
+        Math.min((next[j] ?? 0) + 1, (row[j + 1] ?? 0) + 1, (row[j] ?? 0) + (from[i] === to[j] ? 0 : 1)),
+      );
+    row = next;
+  }
+  return row.at(-1) ?? 0;
+}
+
+/** `maxMessageBytes` is `max-message-bytes` on the command line. */
+export function nameOf(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+export function envName(key: string): string {
+  return `HUBBUB_${nameOf(key).toUpperCase().replaceAll("-", "_")}`;
+}

@@ -1,0 +1,58 @@
+/** How much one connection may send. */
+
+import type { Content } from "./store.ts";
+
+/** A token bucket's: so many a second, so many at once; 0 a second is no limit. */
+export interface Rate {
+  readonly perSecond: number;
+  readonly burst: number;
+}
+
+/** Each of these many bytes costs as much as another message. */
+const BYTES_PER_COST = 4096;
+/** A sender that is refused and goes on regardless, at so many times its rate, is closed. */
+const PATIENCE = 10;
+
+/** What a connection may send still: a token bucket for its messages, and a wider one for all that it sends in vain. */
+export class Allowance {
+  #left: number;
+  #patience: number;
+  #filledMs = 0;
+
+  constructor(private readonly rate: Rate) {
+    this.#left = rate.burst;
+    this.#patience = PATIENCE * rate.burst;
+  }
+
+  /** Takes what a message costs. @returns 0, or the seconds until there will be enough */
+  take(content: Content, nowMs: number): number {
+    const { perSecond, burst } = this.rate;
+    if (perSecond === 0) return 0;
+    this.#fill(nowMs);
+    const cost = Math.min(costOf(content), burst);
+    if (cost > this.#left) return Math.ceil(((cost - this.#left) / perSecond) * 1000) / 1000;
+    this.#left -= cost;
+    return 0;
+  }
+
+  /** Puts up with a frame that is no message, or a refused one. @returns whether there is patience left */
+  bear(nowMs: number): boolean {
+    if (this.rate.perSecond === 0) return true;
+    this.#fill(nowMs);
+    return --this.#patience >= 0;
+  }
+
+  #fill(nowMs: number): void {
+    const { perSecond, burst } = this.rate;
+    const gained = (perSecond * (nowMs - this.#filledMs)) / 1000;
+    this.#filledMs = nowMs;
+    this.#left = Math.min(burst, this.#left + gained);
+    this.#patience = Math.min(PATIENCE * burst, this.#patience + PATIENCE * gained);
+  }
+}
+
+function costOf(content: Content): number {
+  // A UTF-16 unit takes one to three bytes in UTF-8; most texts need no counting.
+  if (content.length * 3 < BYTES_PER_COST) return 1;
+  return 1 + Math.floor(Buffer.byteLength(content) / BYTES_PER_COST);
+}

@@ -1,0 +1,22 @@
+/** Client ids, rooms and sessions: what may be one, and its one spelling. */
+
+const MAX_NAME_CHARACTERS = 64;
+/** No mark without a letter to sit on; no `.` and `..`, which browsers take out of an address. */
+const NAME = new RegExp(
+  `^(?!\\.{1,2}$)[\\p{L}\\p{N}_.-][\\p{L}\\p{M}\\p{N}_.-]{0,${MAX_NAME_CHARACTERS - 1}}$`,
+  "u",
+);
+/** Invisible by the Unicode standard (UAX #44), though some of these are letters or marks; and three that are drawn blank. */
+const INVISIBLE = /[\p{Default_Ignorable_Code_Point}\u{13441}\u{13442}\u{16FE4}]/u;
+
+/** A name in its one spelling (Unicode's NFC), already percent-decoded; or the sentence that says what is none. */
+export function readName(
+  what: "client id" | "room" | "session",
+  text: string,
+): { readonly name: string } | { readonly sentence: string } {
+  const name = text.normalize("NFC");
+  if (NAME.test(name) && !INVISIBLE.test(name)) return { name };
+  return {
+    sentence: `A ${what} is 1 to ${MAX_NAME_CHARACTERS} letters, digits, "_", "-" or ".": choose another one.`,
+  };
+}
