@@ -76,7 +76,7 @@ export class Connections {
   opened(socket: Socket, nowMs: number): void {
     socket.data.pingedMs = nowMs;
     this.#open.add(socket);
-    if (socket.data.expiresMs !== Infinity) expire(socket);
+    if (socket.data.expiresMs !== Infinity) endWhenExpired(socket);
   }
 
   closed(socket: Socket): void {
@@ -105,10 +105,16 @@ export class Connections {
   }
 }
 
-function expire(socket: Socket): void {
-  const leftMs = socket.data.expiresMs - Date.now();
-  if (leftMs <= 0) socket.close(...closes.expired);
-  else socket.data.expiry = setTimeout(() => expire(socket), Math.min(leftMs, MAX_TIMER_MS));
+/** Never at once: who is only just coming in has to be in before it can leave. */
+function endWhenExpired(socket: Socket): void {
+  const leftMs = Math.max(socket.data.expiresMs - Date.now(), 0);
+  socket.data.expiry = setTimeout(
+    () => {
+      if (Date.now() < socket.data.expiresMs) endWhenExpired(socket);
+      else socket.close(...closes.expired);
+    },
+    Math.min(leftMs, MAX_TIMER_MS),
+  );
 }
 
 /** What counts as one address: of IPv6 the /64 network, which is what one line gets; IPv4 in its own spelling. */

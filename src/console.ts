@@ -15,8 +15,9 @@ export function greet(
 ): void {
   const names = publicUrl ? [publicUrl.origin] : namesOf(hostname).map((name) => `http://${name}:${port}`);
   const [first = "", ...others] = names.map((name) => `${name}/client`);
-  if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${first}`);
-  console.log(`Hubbub ${version}\n\n  ${first}`);
+  const behind = publicUrl ? `port ${port}, reached as ` : "";
+  if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${behind}${first}`);
+  console.log(`Hubbub ${version}\n\n  ${first}${publicUrl ? `  (on port ${port} here)` : ""}`);
   for (const other of others) console.log(`  ${other}  (from your network)`);
   const isOpen = hostname !== "127.0.0.1" && hostname !== "::1";
   const who =
@@ -30,7 +31,7 @@ export function greet(
 
 /** A link by which a client comes in; the token is its last part. */
 export function link({ client, options }: Extract<Command, { do: "token" }>): string {
-  const { publicUrl, host, port, secretFile = "", room, days } = options;
+  const { publicUrl, host, port, secretFile = Buffer.of(), room, days } = options;
   const [name] = namesOf(host);
   const expires = Math.floor(Date.now() / 1000) + days * 24 * 60 * 60;
   const token = new Tokens(secretFile).sign(client, room, expires);

@@ -90,16 +90,16 @@ const groups = {
           : { expected: "origins, as in https://example.com" };
       },
     }),
-    secretFile: flag<string | undefined>({
+    secretFile: flag<Buffer | undefined>({
       value: "FILE",
       fallback: undefined,
       otherwise: "none: no tokens",
       alsoEnv: "HUBBUB_SECRET",
       help: "only tokens signed with its content come in",
       parse(text, source) {
-        const secret = source === "HUBBUB_SECRET" ? text : readSecret(text);
-        if (secret === undefined) return { expected: "a file that can be read" };
-        return Buffer.byteLength(secret) >= MIN_SECRET_BYTES
+        const secret = source === "HUBBUB_SECRET" ? Buffer.from(text) : readSecret(text);
+        if (!secret) return { expected: "a file that can be read" };
+        return secret.length >= MIN_SECRET_BYTES
           ? { value: secret }
           : { expected: `a secret of at least ${MIN_SECRET_BYTES} bytes` };
       },
@@ -205,9 +205,12 @@ function originOf(text: string): URL | undefined {
   return url && url.href === `${url.origin}/` ? url : undefined;
 }
 
-function readSecret(file: string): string | undefined {
+/** Any bytes; the line break that an editor puts at the end is none of them. */
+function readSecret(file: string): Buffer | undefined {
   try {
-    return readFileSync(file, "utf8").trim();
+    const bytes = readFileSync(file);
+    const isLine = bytes.at(-1) === 0x0a;
+    return bytes.subarray(0, bytes.length - (isLine ? (bytes.at(-2) === 0x0d ? 2 : 1) : 0));
   } catch {
     return undefined;
   }

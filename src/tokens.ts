@@ -22,7 +22,7 @@ export interface Claims {
 type Json = { readonly [name in string]?: unknown };
 
 export class Tokens {
-  constructor(private readonly secret: string) {}
+  constructor(private readonly secret: Buffer) {}
 
   /** @param expiresSeconds Unix time */
   sign(client: string, rooms: readonly string[], expiresSeconds: number): string {

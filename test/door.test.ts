@@ -194,3 +194,95 @@ test("no subprotocol is agreed to that is not spoken", async () => {
   });
   expect([response.status, response.headers.get("sec-websocket-protocol")]).toEqual([101, null]);
 });
+
+describe("with a public address", () => {
+  const PUBLIC = "This server does not go by that name: use https://chat.example.\n";
+
+  test("only its host is ours, with or without the port of its scheme", async () => {
+    await using hub = await startHubbub({ args: ["--public-url", "https://chat.example"] });
+    expect(hub.greeting).toEndWith(
+      ` is listening on port ${hub.port}, reached as https://chat.example/client\n`,
+    );
+    for (const host of ["chat.example", "CHAT.example:443"]) {
+      await using ann = await hub.open("/websocket", { Host: host, Origin: "https://chat.example" });
+      await ann.hearsNothing();
+    }
+    for (const host of ["localhost", "127.0.0.1", "chat.example:8000", "evil@chat.example", "chat.example/x"])
+      expect(await hub.answer("/ws/7", { headers: { Host: host } })).toEqual({ status: 403, body: PUBLIC });
+    expect(
+      await hub.answer("/ws/7", { headers: { Host: "chat.example", Origin: "https://evil.example" } }),
+    ).toEqual({ status: 403, body: NOT_OUR_PAGE });
+  });
+});
+
+describe("pages of other sites that are allowed", () => {
+  const args = ["--allow-origin", "https://a.example", "--allow-origin", "http://b.example:81"];
+  const cors = ({ headers }: Response) =>
+    ["access-control-allow-origin", "access-control-expose-headers", "vary"].map((name) => headers.get(name));
+
+  test("come in, and those of no other", async () => {
+    await using hub = await startHubbub({ args });
+    for (const origin of ["https://a.example", "http://b.example:81"]) {
+      await using ann = await hub.open("/ws/ann", { Origin: origin });
+      await ann.hearsNothing();
+    }
+    for (const origin of ["http://a.example", "https://a.example:444", "https://x.a.example", "null"])
+      expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
+        status: 403,
+        body: NOT_OUR_PAGE,
+      });
+  });
+
+  test("may read why they are refused, and no other page may", async () => {
+    await using hub = await startHubbub({ args });
+    const allowed = await hub.get("/ws/a%20b", { headers: { Origin: "https://a.example" } });
+    expect([allowed.status, ...cors(allowed)]).toEqual([400, "https://a.example", "Retry-After", "Origin"]);
+    const foreign = await hub.get("/ws/a%20b", { headers: { Origin: "https://evil.example" } });
+    expect([foreign.status, ...cors(foreign)]).toEqual([400, null, null, null]);
+  });
+
+  test("may show a token, when the browser asks first", async () => {
+    await using hub = await startHubbub({ args });
+    const ask = (origin: string) =>
+      hub.get("/ws/ann", {
+        method: "OPTIONS",
+        headers: {
+          Origin: origin,
+          "Access-Control-Request-Method": "GET",
+          "Access-Control-Request-Headers": "authorization",
+        },
+      });
+    const allowed = await ask("https://a.example");
+    expect([allowed.status, allowed.headers.get("access-control-allow-headers"), ...cors(allowed)]).toEqual([
+      204,
+      "Authorization",
+      "https://a.example",
+      "Retry-After",
+      "Origin",
+    ]);
+    const foreign = await ask("https://evil.example");
+    expect([foreign.status, ...cors(foreign)]).toEqual([405, null, null, null]);
+  });
+});
+
+test("what is special to JavaScript is a name like any other", async () => {
+  await using hub = await startHubbub();
+  const names = ["__proto__", "constructor", "toString", "hasOwnProperty", "valueOf"];
+  for (const name of names) {
+    await using one = await hub.joinJson(name, { room: name, session: name });
+    await using two = await hub.join("two", { room: name });
+    expect(one.welcome).toMatchObject({ client: name, room: name, sent: null, count: 1 });
+    one.says("hi", { seq: 1 });
+    await one.hears({ type: "ack", seq: 1 }, { type: "message", from: name, text: "hi" });
+    await two.hears(`Client #${name} says: hi`);
+    await one.leaves();
+    await two.hears(`Client #${name} left the chat`);
+  }
+});
+
+test("half a character of an escape is mended at the door", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.joinJson("ann");
+  ann.sends('{"type":"message","text":"a\\ud800b\\udc00\\ud83d\\ude00"}');
+  await ann.hears({ type: "message", from: "ann", text: "a\uFFFDb\uFFFD😀" });
+});

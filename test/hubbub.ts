@@ -58,7 +58,7 @@ export async function startHubbub({
   });
   const errors = new Response(server.stderr).text();
   const greeting = await firstLine(server.stdout);
-  const port = Number(/:(\d+)\/client/.exec(greeting)?.[1]);
+  const port = Number(/(?::|port )(\d+)(?:\/client|,)/.exec(greeting)?.[1]);
   if (!port) throw new Error(`the server did not start: ${greeting}${await errors}`);
   return new Hubbub(server, port, greeting, errors);
 }
@@ -170,12 +170,22 @@ export class Peer implements AsyncDisposable {
     this.#socket.send(message);
   }
 
+  /** A control frame, not a message. */
+  pings(): void {
+    this.#socket.ping();
+  }
+
   /** The very next messages are these, each equal as a whole. */
   async hears(...expected: Heard[]): Promise<void> {
     for (const message of expected) {
       const heard = await this.next(`expected ${show(message)}`);
       if (!deepEquals(heard, message)) throw new Error(`expected ${show(message)}, heard ${show(heard)}`);
     }
+  }
+
+  /** Everything up to that message, whatever it is. */
+  async hearsUpTo(message: string): Promise<void> {
+    while ((await this.next(`expected ${show(message)}`)) !== message);
   }
 
   /** The next message, whatever it is. */

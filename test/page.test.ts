@@ -3,6 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "./browser.ts";
 import { readName } from "../src/names.ts";
+import { Tokens } from "../src/tokens.ts";
 import { startHubbub } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);
@@ -292,7 +293,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     const pixel =
       "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
     bob.says(Uint8Array.fromBase64(pixel));
-    bob.says(new Uint8Array(12_345));
+    bob.says(new Uint8Array(12_288));
     bob.says(new Uint8Array());
     await page.shows("document.querySelector('.bubble img')?.naturalWidth", 1);
     await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)", [
@@ -605,6 +606,37 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     ]);
     await page.says("hi");
     await bob.hears("Client #ann says: hi");
+  });
+
+  test("a token in a link says who one is, leaves the address, and lasts over a reload and into other rooms", async () => {
+    const secret = "a secret of thirty-two bytes, or more";
+    await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+    const tokens = new Tokens(Buffer.from(secret));
+    const link = (seconds: number) =>
+      `/client?room=tea&id=eve&token=${tokens.sign("陳大文", ["tea"], Math.floor(Date.now() / 1000) + seconds)}`;
+    using page = await openPage(hub, link(60));
+    for (const open of [async () => {}, () => page.reload()]) {
+      await open();
+      await page.shows("room?.state.is", "open");
+      await page.shows("[$('ws-id').textContent, $('me').disabled, $('name').readOnly, location.search]", [
+        "陳大文",
+        true,
+        true,
+        "?room=tea&id=eve",
+      ]);
+    }
+    await page.says("hi");
+    await page.shows("room.outbox.length", 0);
+    await page.shows(page.conversation, ["me: hi"]);
+    await page.run("location.search = '?room=coffee'");
+    await page.shows(page.line, "This token is not for this room: choose one that it names. Try now");
+    using late = await openPage(hub, link(-1));
+    await late.shows(late.line, "This token has expired: ask for a new one. Try now");
+    using stranger = await openPage(hub, "/client");
+    await stranger.shows(
+      stranger.line,
+      "Only who has a token comes in here: ask whoever runs this server for one. Try now",
+    );
   });
 
   test("a link of 64 KiB is drawn like any other text", async () => {

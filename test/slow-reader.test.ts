@@ -77,6 +77,32 @@ test("a replay that its history outruns is closed with 1013, and coming back tel
   expect(back.welcome.recovered).toBe(false);
 });
 
+test("at thousands of messages a second the others hear all in order, and the server holds little for the slow one", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.join("ann");
+  await using bob = await hub.joinJson("bob");
+  await using slow = await hub.join("slow");
+  slow.pauses();
+  const before = await residentMiB(hub.process.pid);
+  const count = 20_000;
+  const text = "x".repeat(1024);
+  for (let i = 0; i < count; i++) {
+    ann.says(`${i} ${text}`);
+    if (i % 200 === 199) await ann.hearsUpTo(`Client #ann says: ${i} ${text}`);
+  }
+  for (let i = 0; i < count; i++) await bob.hears({ type: "message", from: "ann", text: `${i} ${text}` });
+  // What the slow one did not read is 20 MB; it was cut off long before.
+  expect((await residentMiB(hub.process.pid)) - before).toBeLessThan(64);
+  slow.resumes();
+  expect((await slow.closes()).code).toBe(1013);
+});
+
+/** Memory of a process, in MiB, as the kernel counts it. */
+async function residentMiB(pid: number): Promise<number> {
+  const status = await Bun.file(`/proc/${pid}/status`).text();
+  return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024;
+}
+
 test("an echo that is not read is cut off too", async () => {
   await using hub = await startHubbub();
   await using ann = await hub.open("/websocket");

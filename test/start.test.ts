@@ -54,7 +54,7 @@ describe("options", () => {
       { HUBBUB_ALLOW_ORIGIN: "https://a.example, https://b.example" },
       { ...DEFAULTS, allowOrigin: ["https://a.example", "https://b.example"] },
     ],
-    [[], { HUBBUB_SECRET: SECRET }, { ...DEFAULTS, secretFile: SECRET }],
+    [[], { HUBBUB_SECRET: SECRET }, { ...DEFAULTS, secretFile: Buffer.from(SECRET) }],
     [["--message-rate", "0", "--ping-seconds=1"], {}, { ...DEFAULTS, messageRate: 0, pingSeconds: 1 }],
   ];
   for (const [argv, env, options] of cases)

@@ -1,0 +1,232 @@
+/** How much one may send, and how many may come: what is too much is refused in so many words, and others go on. */
+
+import { describe, expect, test } from "bun:test";
+import { connect } from "../src/client.ts";
+import { networkOf } from "../src/connections.ts";
+import { Allowance } from "../src/limits.ts";
+import { errors } from "../src/protocol.ts";
+import { startHubbub } from "./hubbub.ts";
+
+const ABUSE = { code: 1008, reason: "Sending far too much: please slow down." };
+
+describe("an allowance", () => {
+  const allowance = () => new Allowance({ perSecond: 20, burst: 40 });
+
+  test("is a burst, and then what comes each second", () => {
+    const mine = allowance();
+    for (let i = 0; i < 40; i++) expect(mine.take("x", 1000)).toBe(0);
+    expect(mine.take("x", 1000)).toBe(0.05);
+    expect(mine.take("x", 1025)).toBe(0.025);
+    expect(mine.take("x", 1050)).toBe(0);
+    expect(mine.take("x", 1_000_000)).toBe(0);
+    for (let i = 0; i < 39; i++) mine.take("x", 1_000_000);
+    expect(mine.take("x", 1_000_000)).toBe(0.05);
+  });
+
+  test("pays for size: each 4 KiB are one more", () => {
+    const mine = allowance();
+    mine.take("x".repeat(4095), 1000); // 1
+    mine.take(new Uint8Array(4096), 1000); // 2
+    mine.take("語".repeat(21_845), 1000); // 16
+    mine.take("x".repeat(65_536), 1000); // 17
+    mine.take("x", 1000); // 1
+    mine.take("x", 1000); // 1
+    expect(mine.take("xx", 1000)).toBe(0);
+    mine.take("x", 1000);
+    expect(mine.take("x", 1000)).toBe(0.05);
+  });
+
+  test("lets the largest message through, however small the burst", () => {
+    const mine = new Allowance({ perSecond: 1, burst: 2 });
+    expect(mine.take("x".repeat(65_536), 1000)).toBe(0);
+    expect(mine.take("x".repeat(65_536), 1000)).toBe(2);
+    expect(mine.take("x".repeat(65_536), 3000)).toBe(0);
+  });
+
+  test("has patience with ten times as much in vain", () => {
+    const mine = allowance();
+    for (let i = 0; i < 400; i++) expect(mine.bear(1000)).toBe(true);
+    expect(mine.bear(1000)).toBe(false);
+    expect(mine.bear(1010)).toBe(true);
+  });
+
+  test("is without end at a rate of 0", () => {
+    const mine = new Allowance({ perSecond: 0, burst: 1 });
+    for (let i = 0; i < 1000; i++) expect([mine.take("x", 0), mine.bear(0)]).toEqual([0, true]);
+  });
+});
+
+/** A second between two messages: nothing comes back while a test runs. */
+const slow = (burst: number) => ["--message-rate", "1", "--message-burst", `${burst}`];
+
+test("the text wire: what is too much is not said, and its sender is told so", async () => {
+  await using hub = await startHubbub({ args: slow(2) });
+  await using ann = await hub.join("ann");
+  await using bob = await hub.join("bob");
+  for (const text of ["1", "2", "3"]) ann.says(text);
+  await ann.hears("You wrote: 1", "Client #ann says: 1", "You wrote: 2", "Client #ann says: 2");
+  await ann.hears("Not sent (rate-limited): 3");
+  await bob.hears("Client #ann says: 1", "Client #ann says: 2");
+  bob.says("I may");
+  await bob.hears("You wrote: I may", "Client #bob says: I may");
+  ann.says(new Uint8Array(8192));
+  await ann.hears("Client #bob says: I may", "Not sent (rate-limited): 8192 bytes");
+});
+
+test("the echo counts, too", async () => {
+  await using hub = await startHubbub({ args: slow(1) });
+  await using ann = await hub.open("/websocket");
+  ann.says("1");
+  ann.says("2");
+  await ann.hears("Message text was: 1", "Not sent (rate-limited): 2");
+});
+
+test("the JSON wire: told when to come again, and what follows waits for it", async () => {
+  await using hub = await startHubbub({ args: ["--message-rate", "2", "--message-burst", "1"] });
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  for (const seq of [1, 2, 3]) ann.says(`${seq}`, { seq });
+  await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "1" });
+  const limited = await ann.next();
+  expect(limited).toEqual({
+    type: "error",
+    code: "rate-limited",
+    message: errors["rate-limited"],
+    seq: 2,
+    retryAfterSeconds: expect.any(Number),
+  });
+  expect(limited.retryAfterSeconds).toBeGreaterThan(0);
+  expect(limited.retryAfterSeconds).toBeLessThanOrEqual(0.5);
+  await ann.hears({ type: "error", code: "out-of-order", message: errors["out-of-order"], seq: 3 });
+  ann.sends({ type: "ping" });
+  await ann.hears({ type: "pong" });
+  // Half a second later there is one more.
+  await Bun.sleep(Number(limited.retryAfterSeconds) * 1000);
+  ann.says("2", { seq: 2 });
+  await ann.hears({ type: "ack", seq: 2 }, { type: "message", from: "ann", text: "2" });
+});
+
+test("who goes on regardless is closed: with messages, empty ones, pings or malformed frames, on either wire and the echo", async () => {
+  await using hub = await startHubbub({ args: slow(10) });
+  await using bob = await hub.join("bob");
+  const flood = async (what: string, peer: Awaited<ReturnType<typeof hub.join>>, frame: string) => {
+    for (let i = 0; i < 200; i++) peer.says(frame);
+    expect({ what, ...(await peer.closes()) }).toEqual({ what, ...ABUSE });
+  };
+  await flood("messages", await hub.join("ann", { room: "a" }), "hi");
+  await flood("empty ones", await hub.join("ann", { room: "b" }), "");
+  await flood("the echo", await hub.open("/websocket"), "");
+  const json = async (room: string) => (await hub.joinJson("ann", { room, session: "s" })).peer;
+  await flood("pings", await json("c"), '{"type":"ping"}');
+  await flood("malformed", await json("d"), "{");
+  await flood("numbered", await json("e"), '{"type":"message","text":"","seq":1}');
+  const pinging = await hub.join("ann", { room: "f" });
+  for (let i = 0; i < 200; i++) pinging.pings();
+  expect(await pinging.closes()).toEqual(ABUSE);
+  bob.says("all quiet");
+  await bob.hears("You wrote: all quiet", "Client #bob says: all quiet");
+});
+
+test("our own client slows down by itself, and loses nothing", async () => {
+  await using hub = await startHubbub({ args: ["--message-rate", "200", "--message-burst", "20"] });
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  for (let i = 0; i < 300; i++) ann.send(`${i}`);
+  for (let i = 0; i < 300; i++) await bob.hears(`Client #ann says: ${i}`);
+  ann.close();
+});
+
+describe("connections", () => {
+  const UPGRADE = {
+    Connection: "Upgrade",
+    Upgrade: "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+  };
+
+  test("in all: the next one is told to come later, and may when one has gone", async () => {
+    await using hub = await startHubbub({ args: ["--max-connections", "2"] });
+    await using ann = await hub.join("ann");
+    await using echo = await hub.open("/websocket");
+    for (const headers of [{}, UPGRADE])
+      for (const path of ["/ws/bob", "/websocket"]) {
+        const response = await hub.get(path, { headers });
+        expect([response.status, response.headers.get("retry-after")]).toEqual([503, "5"]);
+        expect(await response.text()).toBe("The server is full just now: please try again in a moment.\n");
+      }
+    await ann.leaves();
+    await using bob = await hub.join("bob");
+    await bob.hearsNothing();
+    await echo.hearsNothing();
+  });
+
+  test("each address: others come in; who cannot be let in for another reason takes no place", async () => {
+    const args = ["--max-connections-per-address", "2", "--trust-proxy"];
+    await using hub = await startHubbub({ args });
+    const from = (address: string) => ({ "X-Forwarded-For": `1.1.1.1, ${address}` });
+    for (let i = 0; i < 5; i++)
+      await hub.answer("/ws/a%20b", { headers: { ...UPGRADE, ...from("192.0.2.1") } });
+    await using ann = await hub.open("/ws/ann", from("192.0.2.1"));
+    await using twin = await hub.open("/ws/ann", from("::ffff:192.0.2.1"));
+    const response = await hub.get("/ws/ann", { headers: from("192.0.2.1") });
+    expect([response.status, response.headers.get("retry-after")]).toEqual([429, "5"]);
+    expect(await response.text()).toBe(
+      "Too many connections from your address: close one of them, or try again in a moment.\n",
+    );
+    await using bob = await hub.open("/ws/bob", from("192.0.2.2"));
+    await bob.hearsNothing();
+    await twin.leaves();
+    await using again = await hub.open("/ws/ann", from("192.0.2.1"));
+    await again.hearsNothing();
+    await ann.hearsNothing();
+    await using one = await hub.open("/ws/one", from("2001:db8:0:1::1"));
+    await using two = await hub.open("/ws/two", from("2001:db8::1:a:b:c:d"));
+    expect(await hub.answer("/ws/three", { headers: from("2001:db8:0:1:ffff::") })).toHaveProperty(
+      "status",
+      429,
+    );
+    await using other = await hub.open("/ws/other", from("2001:db8:0:2::1"));
+    for (const peer of [one, two, other]) await peer.hearsNothing();
+  });
+
+  test("without --trust-proxy what a client writes into X-Forwarded-For counts for nothing", async () => {
+    await using hub = await startHubbub({ args: ["--max-connections-per-address", "1"] });
+    await using ann = await hub.open("/ws/ann", { "X-Forwarded-For": "192.0.2.1" });
+    expect(await hub.answer("/ws/bob", { headers: { "X-Forwarded-For": "192.0.2.2" } })).toHaveProperty(
+      "status",
+      429,
+    );
+    await ann.hearsNothing();
+  });
+
+  const networks: [string, string][] = [
+    ["192.0.2.1", "192.0.2.1"],
+    ["::ffff:192.0.2.1", "192.0.2.1"],
+    ["::1", "0:0:0:0"],
+    ["fe80::1%eth0", "fe80:0:0:0"],
+    ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2"],
+    ["2001:0DB8::", "2001:db8:0:0"],
+    ["1::4:5:6:7:8", "1:0:0:4"],
+    ["64:ff9b::192.0.2.1", "64:ff9b:0:0"],
+    ["", ""],
+  ];
+  for (const [address, network] of networks)
+    test(`${address} is of ${network}`, () => expect(networkOf(address)).toBe(network));
+});
+
+test("the largest message is what the operator says, on both wires", async () => {
+  await using hub = await startHubbub({ args: ["--max-message-bytes", "10"] });
+  await using ann = await hub.joinJson("ann");
+  expect(ann.welcome.maxMessageBytes).toBe(10);
+  ann.says("語".repeat(3));
+  ann.says("x".repeat(11));
+  await ann.hears(
+    { type: "message", from: "ann", text: "語".repeat(3) },
+    { type: "error", code: "message-too-big", message: errors["message-too-big"] },
+  );
+  await using bob = await hub.join("bob");
+  bob.says("x".repeat(11));
+  expect(await bob.closes()).toEqual({ code: 1009, reason: "The message is too big." });
+  await using text = await hub.open("/websocket");
+  text.says("x".repeat(11));
+  expect((await text.closes()).code).toBe(1009);
+});
