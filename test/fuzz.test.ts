@@ -23,3 +23,10 @@ test("seed 4, with a limit to what one may say", async () => {
   check("seed 4", counts);
   expect(counts.abuses).toBeGreaterThan(0);
 });
+
+test("seed 5, with tokens, and addresses that a proxy tells", async () => {
+  const args = ["--trust-proxy", "--max-connections-per-address", "100"];
+  const counts = await runFuzz({ seed: 5, rounds: 700, withTokens: true, args });
+  check("seed 5", counts);
+  expect(counts.answers["401"]).toBeGreaterThan(0);
+});

@@ -6,7 +6,7 @@
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { closes } from "../src/protocol.ts";
-import { Garbage, TARGETS, type Input } from "./garbage.ts";
+import { Garbage, SECRET, TARGETS, tokenOf, type Input } from "./garbage.ts";
 import { JsonPeer, startHubbub, type Hubbub, type Peer } from "./hubbub.ts";
 import { randomFrom } from "./random.ts";
 import { RawClient, transcribe } from "./raw.ts";
@@ -22,6 +22,8 @@ export interface Fuzz {
   readonly rounds?: number;
   readonly seconds?: number;
   readonly args?: readonly string[];
+  /** Only who has a token comes in. */
+  readonly withTokens?: boolean;
   /** The witnesses keep silent for so long between two words, if there is a limit to what they may say. */
   readonly pauseMs?: number;
 }
@@ -40,7 +42,8 @@ export interface Counts {
 }
 
 /** @throws an error that names the seed, and the input that was sent last or that was answered wrongly */
-export async function runFuzz({ seed, rounds = Infinity, seconds = Infinity, args, pauseMs = 0 }: Fuzz) {
+export async function runFuzz(fuzz: Fuzz): Promise<Counts> {
+  const { seed, rounds = Infinity, seconds = Infinity, args = [], withTokens = false, pauseMs = 0 } = fuzz;
   const garbage = new Garbage(randomFrom(seed));
   const random = randomFrom(~seed);
   const counts: Counts = {
@@ -52,7 +55,7 @@ export async function runFuzz({ seed, rounds = Infinity, seconds = Infinity, arg
     said: 0,
     rssMiB: 0,
   };
-  const hub = await startHubbub(args ? { args } : {});
+  const hub = await startHubbub({ args, env: withTokens ? { HUBBUB_SECRET: SECRET } : {} });
   const senders: Sender[] = [];
   let last: Input | undefined;
   try {
@@ -158,8 +161,9 @@ class Witnesses {
   ) {}
 
   static async of(hub: Hubbub): Promise<Witnesses> {
-    const text = await hub.join("witness-text");
-    return new Witnesses(text, await hub.joinJson("witness-json", { session: "witness" }));
+    const text = await hub.join("witness-text", { token: tokenOf("witness-text") });
+    const query = { session: "witness", token: tokenOf("witness-json") };
+    return new Witnesses(text, await hub.joinJson("witness-json", query));
   }
 
   get said(): number {
@@ -221,9 +225,15 @@ export function describeCounts({ targets, ...counts }: Counts): string {
 
 if (import.meta.main) {
   const number = { type: "string" } as const;
-  const { values } = parseArgs({ options: { seconds: number, seed: number, rate: number } });
-  const { seconds = "60", seed = `${Date.now()}`, rate } = values;
+  const { values } = parseArgs({
+    options: { seconds: number, seed: number, rate: number, tokens: { type: "boolean" } },
+  });
+  const { seconds = "60", seed = `${Date.now()}`, rate, tokens = false } = values;
   console.log(`seed ${seed}, ${seconds} s, ${TARGETS.join(", ")}`);
   const limited = rate === undefined ? {} : { args: ["--message-rate", rate], pauseMs: 1200 / Number(rate) };
-  console.log(describeCounts(await runFuzz({ seed: Number(seed), seconds: Number(seconds), ...limited })));
+  console.log(
+    describeCounts(
+      await runFuzz({ seed: Number(seed), seconds: Number(seconds), withTokens: tokens, ...limited }),
+    ),
+  );
 }
