@@ -1,6 +1,8 @@
 /** What HTTP requests are answered with, apart from the page: one sentence, with the status that fits. */
 
-import type { Refusal } from "./door.ts";
+import { STATUS_CODES } from "node:http";
+import type { Door, Refusal } from "./door.ts";
+import { requestsRefused } from "./metrics.ts";
 
 /** When who found no place may try again. */
 const RETRY_AFTER_SECONDS = 5;
@@ -12,11 +14,25 @@ export function answer(status: number, sentence: string, headers: Record<string,
   });
 }
 
-export function refusal({ status, sentence }: Refusal): Response {
-  const headers: Record<string, string> = {};
-  if (status === 401) headers["WWW-Authenticate"] = "Bearer";
-  if (status === 429 || status === 503) headers["Retry-After"] = `${RETRY_AFTER_SECONDS}`;
-  return answer(status, sentence, headers);
+/** For people, who ask a socket's address why. */
+export function refusal(refused: Refusal): Response {
+  requestsRefused.count(refused.code);
+  return answer(refused.status, refused.sentence, headersOf(refused));
+}
+
+/** For programs: problem details (RFC 9457). */
+export function problem(refused: Refusal): Response {
+  const { status, code, sentence, retryAfterSeconds } = refused;
+  requestsRefused.count(code);
+  return Response.json(
+    { title: STATUS_CODES[status], status, detail: sentence, code, retryAfterSeconds },
+    { status, headers: { ...headersOf(refused), "Content-Type": "application/problem+json" } },
+  );
+}
+
+function headersOf({ status, retryAfterSeconds = RETRY_AFTER_SECONDS }: Refusal): Record<string, string> {
+  if (status === 401) return { "WWW-Authenticate": "Bearer" };
+  return status === 429 || status === 503 ? { "Retry-After": `${Math.ceil(retryAfterSeconds)}` } : {};
 }
 
 export function toClient(request: Request): Response {
@@ -38,7 +54,7 @@ export function nothingHere({ method }: Request): Response {
     : answer(405, "Only GET and HEAD are answered here.", { Allow: "GET, HEAD" });
 }
 
-/** The page of an allowed other site may read the answer, and ask with a token first whether it may (CORS). */
+/** The page of an allowed other site may read the answer (CORS). */
 export function readableBy(origin: string | undefined, response: Response): Response {
   if (origin === undefined) return response;
   response.headers.set("Access-Control-Allow-Origin", origin);
@@ -47,16 +63,16 @@ export function readableBy(origin: string | undefined, response: Response): Resp
   return response;
 }
 
-export function preflight(origin: string): Response {
-  return readableBy(
-    origin,
-    new Response(null, {
-      status: 204,
-      headers: {
-        "Access-Control-Allow-Methods": "GET",
-        "Access-Control-Allow-Headers": "Authorization",
-        "Access-Control-Max-Age": "86400",
-      },
-    }),
-  );
+/** Such a page's browser asks first whether it may show a token, or send JSON. */
+export function preflight(door: Door, methods: string): (request: Request) => Response {
+  return (request) => {
+    const origin = door.allowedOrigin(request.headers);
+    if (origin === undefined) return nothingHere(request);
+    const headers = {
+      "Access-Control-Allow-Methods": methods,
+      "Access-Control-Allow-Headers": "Authorization, Content-Type",
+      "Access-Control-Max-Age": "86400",
+    };
+    return readableBy(origin, new Response(null, { status: 204, headers }));
+  };
 }

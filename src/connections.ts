@@ -1,7 +1,7 @@
 /** Every open WebSocket: how many there may be, whether each is alive, and until when it may stay. */
 
 import { isIPv6 } from "node:net";
-import type { Refusal } from "./door.ts";
+import { refused, type Refusal } from "./door.ts";
 import type { Allowance } from "./limits.ts";
 import { closes } from "./protocol.ts";
 import type { Visitor } from "./visitor.ts";
@@ -10,6 +10,9 @@ import type { Visitor } from "./visitor.ts";
 const MAX_UNANSWERED_PINGS = 2;
 /** The sweep comes round so often between two pings of a connection, and pings it a little early rather than late. */
 const SWEEPS_A_PING = 10;
+/** A few are closed at once: only crowds need to be spread. */
+const DISMISS_EVERY_MS = 20;
+const DISMISS_AT_ONCE = 4;
 /** The longest that a timer can wait. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -24,6 +27,8 @@ export interface Connection {
   readonly expiresMs: number;
   expiry?: Timer;
   unansweredPings: number;
+  /** It was cut off for showing no sign of life. */
+  isSilent: boolean;
   pingedMs: number;
 }
 
@@ -50,12 +55,13 @@ export class Connections {
   refuse(network: string): Refusal | undefined {
     const { maxConnections, maxConnectionsPerAddress } = this.limits;
     if (maxConnections > 0 && this.#count >= maxConnections)
-      return { status: 503, sentence: "The server is full just now: please try again in a moment." };
+      return refused(503, "full", "The server is full just now: please try again in a moment.");
     if (maxConnectionsPerAddress > 0 && (this.#perNetwork.get(network) ?? 0) >= maxConnectionsPerAddress)
-      return {
-        status: 429,
-        sentence: "Too many connections from your address: close one of them, or try again in a moment.",
-      };
+      return refused(
+        429,
+        "too-many-from-address",
+        "Too many connections from your address: close one of them, or try again in a moment.",
+      );
     return undefined;
   }
 
@@ -95,9 +101,29 @@ export class Connections {
       this.#open.add(socket);
       data.pingedMs = nowMs;
       // It may be frozen: there is nobody to close with.
-      if (data.unansweredPings++ >= MAX_UNANSWERED_PINGS) socket.terminate();
+      data.isSilent = data.unansweredPings++ >= MAX_UNANSWERED_PINGS;
+      if (data.isSilent) socket.terminate();
       else socket.ping();
     }
+  }
+
+  /** Closes all, evenly spread, so that they do not come back all at once; until they are gone, or the time is over. */
+  async dismissAll(withinMs: number): Promise<void> {
+    const perStep = Math.ceil(this.#open.size / Math.max(withinMs / DISMISS_EVERY_MS, 1));
+    while (this.#open.size > 0) {
+      for (const socket of this.#open.values().take(Math.max(perStep, DISMISS_AT_ONCE)).toArray())
+        socket.close(...closes.restarting);
+      await Bun.sleep(DISMISS_EVERY_MS);
+    }
+  }
+
+  get size(): number {
+    return this.#open.size;
+  }
+
+  /** Bytes that wait for slow readers. */
+  get bufferedBytes(): number {
+    return this.#open.values().reduce((sum, socket) => sum + socket.getBufferedAmount(), 0);
   }
 
   get sweepMs(): number {

@@ -67,7 +67,3 @@ export function describeListenError(error: unknown, { host, port }: Options): st
       return `Cannot listen on ${host}, port ${port}: ${error.message}`;
   }
 }
-
-export function report(what: string, error: unknown): void {
-  console.error(`${what}: ${error instanceof Error ? (error.stack ?? error.message) : Bun.inspect(error)}`);
-}

@@ -3,21 +3,31 @@
 import { isIP } from "node:net";
 import { readName } from "./names.ts";
 import { SUBPROTOCOL } from "./protocol.ts";
-import type { Tokens } from "./tokens.ts";
+import type { Claims, Tokens } from "./tokens.ts";
 import type { Wish } from "./visitor.ts";
 
 /** What a client is told instead of being let in: an HTTP status, and one sentence that says what to do. */
 export interface Refusal {
-  readonly status: 400 | 401 | 403 | 429 | 503;
+  readonly status: 400 | 401 | 403 | 413 | 429 | 503;
+  /** For programs. */
+  readonly code: string;
   readonly sentence: string;
+  readonly retryAfterSeconds?: number;
 }
 
-export const roomUnavailable: Refusal = {
-  status: 503,
-  sentence: "This room cannot be opened just now: please try again in a moment.",
-};
+export function refused(status: Refusal["status"], code: string, sentence: string): Refusal {
+  return { status, code, sentence };
+}
+
+export const roomUnavailable = refused(
+  503,
+  "unavailable",
+  "This room cannot be opened just now: please try again in a moment.",
+);
 
 const DEFAULT_ROOM = "lobby";
+/** What proxies add. */
+const FORWARDED = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
 /** An offered subprotocol that is a token, since a browser can send a WebSocket no other header. */
 const TOKEN_OFFER = "token.";
 
@@ -29,17 +39,21 @@ const TOKEN_OFFER = "token.";
 export function readWish(id: string, url: string, headers: Headers, defaultHistory: number): Wish | Refusal {
   const query = queryOf(url);
   const client = readName("client id", id);
-  if ("sentence" in client) return refused(400, client.sentence);
+  if ("sentence" in client) return refused(400, "bad-name", client.sentence);
   const room = readName("room", query.get("room") ?? DEFAULT_ROOM);
-  if ("sentence" in room) return refused(400, room.sentence);
+  if ("sentence" in room) return refused(400, "bad-name", room.sentence);
   const asked = query.get("history");
   if (asked !== null && !/^\d{1,9}$/.test(asked))
-    return refused(400, "history is how many of the latest messages to hear first: a whole number.");
+    return refused(
+      400,
+      "bad-history",
+      "history is how many of the latest messages to hear first: a whole number.",
+    );
   const wish = { client: client.name, room: room.name };
   if (!offersOf(headers).includes(SUBPROTOCOL)) return { ...wish, wire: "text", history: Number(asked ?? 0) };
 
   const session = query.has("session") ? readName("session", query.get("session") ?? "") : undefined;
-  if (session && "sentence" in session) return refused(400, session.sentence);
+  if (session && "sentence" in session) return refused(400, "bad-name", session.sentence);
   const after = query.get("after");
   return {
     ...wish,
@@ -61,6 +75,9 @@ export interface Rules {
   readonly machineName: string;
 }
 
+/** Who has come in: until when, and as whom, if a token says so. */
+export type Pass = Pick<Claims, "expiresMs"> & Partial<Claims>;
+
 type Destination = Partial<Pick<Wish, "client" | "room">>;
 
 export class Door {
@@ -77,29 +94,26 @@ export class Door {
     if (!this.#isOurs(host))
       return refused(
         403,
+        "host",
         `This server does not go by that name: use ${this.rules.publicUrl?.origin ?? "localhost, or the machine's own name or IP address"}.`,
       );
     const origin = headers.get("origin");
     if (origin !== null && !isSameSite(origin, host) && !this.#isAllowed(origin))
       return refused(
         403,
+        "origin",
         "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.",
       );
     return undefined;
   }
 
   /** Until when a client may be in a room (or without either, on the echo); in Unix time in milliseconds. */
-  admit(
-    url: string,
-    headers: Headers,
-    to: Destination,
-    nowMs: number,
-  ): { readonly expiresMs: number } | Refusal {
+  admit(url: string, headers: Headers, to: Destination, nowMs: number): Pass | Refusal {
     return this.#refuse(headers) ?? this.#readToken(url, headers, to, nowMs);
   }
 
   /** A token is shown as `Authorization: Bearer`, as an offered subprotocol or as `?token=`. */
-  #readToken(url: string, headers: Headers, { client, room }: Destination, nowMs: number) {
+  #readToken(url: string, headers: Headers, { client, room }: Destination, nowMs: number): Pass | Refusal {
     const { tokens } = this.rules;
     if (!tokens) return { expiresMs: Infinity };
     const token =
@@ -109,14 +123,31 @@ export class Door {
         ?.slice(TOKEN_OFFER.length) ??
       queryOf(url).get("token");
     if (!token)
-      return refused(401, "Only who has a token comes in here: ask whoever runs this server for one.");
+      return refused(
+        401,
+        "no-token",
+        "Only who has a token comes in here: ask whoever runs this server for one.",
+      );
     const claims = tokens.verify(token, nowMs);
-    if ("sentence" in claims) return refused(401, claims.sentence);
+    if ("sentence" in claims) return refused(401, "bad-token", claims.sentence);
     if (client !== undefined && client !== claims.client)
-      return refused(403, "This token is for another client id: connect as the one that it names.");
+      return refused(
+        403,
+        "not-for-client",
+        "This token is for another client id: connect as the one that it names.",
+      );
     if (room !== undefined && claims.rooms && !claims.rooms.has(room))
-      return refused(403, "This token is not for this room: choose one that it names.");
+      return refused(403, "not-for-room", "This token is not for this room: choose one that it names.");
     return claims;
+  }
+
+  /** Who looks from this machine itself, or has a token. */
+  admitObserver({ url, headers }: Request, address: string, nowMs: number): Refusal | undefined {
+    const isForwarded = FORWARDED.some((name) => headers.has(name));
+    if (isLoopback(address) && !isForwarded && isLocalHost(headers.get("host") ?? "")) return undefined;
+    if (!this.rules.tokens) return refused(403, "not-local", "This is for requests from the machine itself.");
+    const pass = this.admit(url, headers, {}, nowMs);
+    return "sentence" in pass ? pass : undefined;
   }
 
   /** The other site that a page belongs to, if it may read the answer. */
@@ -132,31 +163,30 @@ export class Door {
   #isOurs(host: string): boolean {
     const { publicUrl } = this.rules;
     if (publicUrl) return URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href;
-    const name = /^(\[[\da-f:.]+\]|[\w.-]+)(:\d{1,5})?$/i.exec(host)?.[1]?.toLowerCase().replace(/\.$/, "");
+    const name = nameOfHost(host);
     const machineName = this.rules.machineName.toLowerCase();
-    return (
-      name !== undefined &&
-      (isIP(name.replace(/^\[|\]$/g, "")) !== 0 ||
-        name === "localhost" ||
-        name.endsWith(".localhost") ||
-        name === machineName ||
-        name === `${machineName}.local`)
-    );
+    return isLocalHost(host) || name === machineName || name === `${machineName}.local`;
   }
 }
 
-function refused(status: Refusal["status"], sentence: string): Refusal {
-  return { status, sentence };
+function nameOfHost(host: string): string | undefined {
+  return /^(\[[\da-f:.]+\]|[\w.-]+)(:\d{1,5})?$/i.exec(host)?.[1]?.toLowerCase().replace(/\.$/, "");
 }
 
-/**
- * Where a request comes from: behind a proxy, what the proxy wrote down last.
- * @param address the other end of the connection
- */
-export function addressOf(headers: Headers, address = "", trustProxy: boolean): string {
-  if (!trustProxy) return address;
+/** A name that no foreign DNS entry can stand for: an address, or a loopback name. */
+function isLocalHost(host: string): boolean {
+  const name = nameOfHost(host) ?? "";
+  return isIP(name.replace(/^\[|\]$/g, "")) !== 0 || name === "localhost" || name.endsWith(".localhost");
+}
+
+/** Behind a proxy: whom the proxy wrote down last. */
+export function forwardedFor(headers: Headers): string | undefined {
   const last = headers.get("x-forwarded-for")?.split(",").at(-1)?.trim() ?? "";
-  return isIP(last) ? last : address;
+  return isIP(last) ? last : undefined;
+}
+
+function isLoopback(address: string): boolean {
+  return /^(::ffff:)?127\./.test(address) || address === "::1";
 }
 
 /** Compared as URLs, so that `Host: name:443` and `Origin: https://name` are one; never true for an opaque origin. */

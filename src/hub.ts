@@ -1,6 +1,9 @@
 /** What happens when: connections come, speak, fall behind and go; entries come back from the store. */
 
+import { stopTelling, tellLeaves, tellPresence } from "./announcements.ts";
+import { broadcast } from "./broadcast.ts";
 import type { Allowance } from "./limits.ts";
+import { countAnswer, countSent, messagesRefused, resumes } from "./metrics.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
 import {
   closes,
@@ -12,21 +15,9 @@ import {
   type Close,
   type Command,
   type ErrorCode,
-  type Wire,
 } from "./protocol.ts";
-import type { Content, Draft, Entry, Follow, Store } from "./store.ts";
-import { isBehind, MAX_UNREAD_BYTES, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
-
-/** How soon a reader that does not keep up is looked for. */
-const LOOK_FOR_SLOW_MS = 50;
-/**
- * A leave waits this long: others join it, and a client that is back by then has not left. Announced one by
- * one, 10,000 clients that go at once stall a server for 15 s.
- */
-const LEAVE_GATHER_MS = 100;
-const PRESENCE_GATHER_MS = 200;
-/** Announcements × listeners in one go; then other work has its turn. */
-const MAX_DELIVERIES_AT_ONCE = 100_000;
+import type { Answer, Content, Draft, Entry, Follow, Page, Store, Where } from "./store.ts";
+import { isBehind, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
 
 type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
 
@@ -40,6 +31,7 @@ export class Hub {
   /** The open connection of each session. */
   readonly #sessions = new Map<string, Visitor>();
   readonly #store: Store;
+  #isStopping = false;
 
   constructor(
     makeStore: (follow: Follow) => Store,
@@ -49,8 +41,46 @@ export class Hub {
     this.#store = makeStore((entry) => this.#follow(entry));
   }
 
+  /** Whether messages are taken, and kept. */
+  get isReady(): boolean {
+    return !this.#isStopping && this.#store.isReady;
+  }
+
+  get roomCount(): number {
+    return this.#rooms.size;
+  }
+
+  /** Those in a room, {@link MAX_NAMES} of them by name. */
+  presenceOf(room: string): { readonly count: number; readonly members: readonly string[] } {
+    const { manager } = this.#rooms.get(room) ?? {};
+    return { count: manager?.count ?? 0, members: manager?.members(MAX_NAMES) ?? [] };
+  }
+
+  read(room: string, where: Where): Promise<Page | "unavailable"> {
+    return this.#store.read(room, where);
+  }
+
+  /** Says something without a connection; the answer tells what became of it. */
+  say(said: Omit<Draft, "givenMs" | "after">): Promise<Answer> {
+    const { promise, resolve } = Promise.withResolvers<Answer>();
+    if (!this.isReady) return Promise.resolve({ refused: "unavailable" });
+    const answered = (draft: Draft, answer: Answer) => {
+      countAnswer(draft, answer);
+      resolve(answer);
+    };
+    this.#store.append({ ...said, after: undefined, givenMs: performance.now() }, { answered });
+    return promise;
+  }
+
+  /** From here on nobody is said to leave, and nothing more comes by {@link say}. */
+  stop(): Promise<void> {
+    this.#isStopping = true;
+    return this.#store.settle();
+  }
+
   /** Takes a place in a room, before the upgrade: either {@link enter} or {@link release} follows. */
   async reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
+    if (this.#isStopping) return "unavailable";
     const history = await this.#store.open(wish.room);
     if (history === "unavailable") return history;
     const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
@@ -72,7 +102,7 @@ export class Hub {
     this.#store.close(room.name);
     if (--room.visitors > 0) return;
     this.#rooms.delete(room.name);
-    for (const timer of Object.values(room.timers)) clearTimeout(timer);
+    stopTelling(room);
   }
 
   enter(visitor: Visitor, socket: Socket): void {
@@ -83,6 +113,7 @@ export class Hub {
     this.#replace(visitor);
 
     const resumed = wish.after === undefined ? undefined : history.positionAfter(wish.after);
+    if (wish.after !== undefined) resumes.count(`${resumed !== undefined}`);
     visitor.position = resumed ?? Math.max(history.start, history.end - wish.history);
     if (visitor.wire === "json")
       visitor.send(
@@ -101,7 +132,7 @@ export class Hub {
       );
     room.catchingUp.add(visitor);
     this.catchUp(visitor);
-    this.#tellPresence(room);
+    tellPresence(room);
   }
 
   /**
@@ -115,7 +146,9 @@ export class Hub {
       const entry = room.history.at(visitor.position);
       // Forgotten before it could be sent: whoever resumes is told that something is missing.
       if (!entry) return this.#dismiss(visitor, "tooSlow");
-      if (visitor.send(wire === "json" ? json.message(entry) : text.message(entry)) === -1) {
+      const message = wire === "json" ? json.message(entry) : text.message(entry);
+      countSent(message, 1);
+      if (visitor.send(message) === -1) {
         visitor.position++;
         return; // `drain` goes on
       }
@@ -172,12 +205,13 @@ export class Hub {
   /** Gives it to the store, unless its sender has said too much already. */
   #append(visitor: Visitor, content: Content, { session, seq, after }: Numbering = {}): void {
     const { room, client, allowance } = visitor;
-    const waitSeconds = allowance.take(content, performance.now());
+    const givenMs = performance.now();
+    const waitSeconds = allowance.take(content, givenMs);
     if (waitSeconds > 0) {
       if (session !== undefined && seq !== undefined) visitor.sequence.retract(seq);
       return this.#refuse(visitor, "rate-limited", content, seq, waitSeconds);
     }
-    this.#store.append({ room: room.name, from: client, content, session, seq, after }, visitor);
+    this.#store.append({ room: room.name, from: client, content, session, seq, after, givenMs }, visitor);
   }
 
   #refuse(
@@ -187,6 +221,7 @@ export class Hub {
     seq?: number,
     retryAfterSeconds?: number,
   ): void {
+    messagesRefused.count(code);
     visitor.refuse(code, content, seq, retryAfterSeconds);
     this.#bear(visitor);
   }
@@ -204,34 +239,18 @@ export class Hub {
     room.manager.disconnect(visitor, performance.now());
     const session = sessionKey(wish);
     if (session && this.#sessions.get(session) === visitor) this.#sessions.delete(session);
-    this.#tellLeaves(room);
-    this.#tellPresence(room);
+    // Who goes because the server does comes back: that is no news.
+    if (!this.#isStopping) {
+      tellLeaves(room);
+      tellPresence(room);
+    }
     this.release(visitor);
   }
 
   /** An entry comes back from the store, in the one order: everyone hears it. */
   #follow(entry: Entry): void {
     const room = this.#rooms.get(entry.room);
-    if (!room) return;
-    const { manager } = room;
-    const inText = manager.speaks("text") ? manager.broadcast("text", text.message(entry)) : 0;
-    const inJson = manager.speaks("json") ? manager.broadcast("json", json.message(entry)) : 0;
-    if (inText < 0 || inJson < 0) this.#watchForSlow(room, entry);
-  }
-
-  /** Somebody does not keep up: looks who it is, now and then, and sooner the more is being said. */
-  #watchForSlow(room: Room, { content }: Entry): void {
-    room.bytesUnwatched += content.length;
-    if (room.bytesUnwatched > MAX_UNREAD_BYTES / 4) return this.#dismissSlow(room);
-    room.timers.slow ??= setTimeout(() => this.#dismissSlow(room), LOOK_FOR_SLOW_MS);
-  }
-
-  #dismissSlow(room: Room): void {
-    clearTimeout(room.timers.slow);
-    delete room.timers.slow;
-    room.bytesUnwatched = 0;
-    for (const visitor of room.manager.connections())
-      if (visitor.socket && isBehind(visitor.socket)) this.#dismiss(visitor, "tooSlow");
+    if (room) broadcast(room, entry, (slow) => this.#dismiss(slow, "tooSlow"));
   }
 
   #replace(visitor: Visitor): void {
@@ -249,37 +268,6 @@ export class Hub {
     socket?.unsubscribe(room.manager.topics[wire]);
     socket?.close(code, reason);
     this.leave(visitor);
-  }
-
-  #tellLeaves(room: Room): void {
-    if (!room.manager.hasGone) return;
-    room.timers.leaves ??= setTimeout(() => {
-      delete room.timers.leaves;
-      try {
-        const atOnce = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(room.manager.size, 1));
-        for (const client of room.manager.takeGone(atOnce, performance.now() - LEAVE_GATHER_MS))
-          this.#tell(room, "text", text.left(client));
-      } finally {
-        this.#tellLeaves(room);
-      }
-    }, LEAVE_GATHER_MS / 2);
-  }
-
-  #tellPresence(room: Room): void {
-    if (!room.manager.hasPresence) return;
-    room.timers.presence ??= setTimeout(() => {
-      delete room.timers.presence;
-      if (!room.manager.hasPresence) return;
-      const presence = room.manager.takePresence(MAX_NAMES);
-      if (room.manager.speaks("json")) this.#tell(room, "json", json.presence(presence));
-      this.#tellPresence(room);
-    }, PRESENCE_GATHER_MS);
-  }
-
-  /** Who is catching up is not subscribed yet, and has to know all the same. */
-  #tell(room: Room, wire: Wire, message: string): void {
-    room.manager.broadcast(wire, message);
-    for (const visitor of room.catchingUp) if (visitor.wire === wire) visitor.send(message);
   }
 }
 

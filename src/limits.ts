@@ -51,6 +51,26 @@ export class Allowance {
   }
 }
 
+/** More than these are not told apart: the one that has not been here for longest starts anew. */
+const MAX_ALLOWANCES = 10_000;
+
+/** An allowance for each of many, where there is no connection to keep it with. */
+export class Allowances {
+  /** The longest unused first. */
+  readonly #allowances = new Map<string, Allowance>();
+
+  constructor(private readonly rate: Rate) {}
+
+  of(key: string): Allowance {
+    const allowance = this.#allowances.get(key) ?? new Allowance(this.rate);
+    this.#allowances.delete(key);
+    this.#allowances.set(key, allowance);
+    const [oldest] = this.#allowances.keys();
+    if (this.#allowances.size > MAX_ALLOWANCES && oldest !== undefined) this.#allowances.delete(oldest);
+    return allowance;
+  }
+}
+
 function costOf(content: Content): number {
   // A UTF-16 unit takes one to three bytes in UTF-8; most texts need no counting.
   if (content.length * 3 < BYTES_PER_COST) return 1;

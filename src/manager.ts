@@ -69,9 +69,9 @@ export class ConnectionManager<M extends Member> {
     return this.publish(this.topics[wire], message);
   }
 
-  /** Whether anyone here speaks that wire: what nobody hears need not be encoded. */
-  speaks(wire: Wire): boolean {
-    return this.#speakers[wire] > 0;
+  /** How many connections speak that wire. */
+  speakers(wire: Wire): number {
+    return this.#speakers[wire];
   }
 
   /** Up to `count` of the clients that have been gone since `sinceMs` or longer; each is handed out once. */

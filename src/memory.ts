@@ -6,9 +6,11 @@ import {
   type Draft,
   type Entry,
   type Follow,
+  type Page,
   type ReadonlyHistory,
   type Sender,
   type Store,
+  type Where,
 } from "./store.ts";
 
 const LIMITS = {
@@ -24,6 +26,7 @@ interface Room {
 }
 
 export class MemoryStore implements Store {
+  readonly isReady = true;
   /** Of the empty ones, the one that has been empty for longest comes first; those that are held lie anywhere. */
   readonly #rooms = new Map<string, Room>();
   readonly #sessions = new Sessions();
@@ -83,6 +86,13 @@ export class MemoryStore implements Store {
   async sent(client: string, session: string): Promise<number | null> {
     return this.#sessions.sent(client, session, this.clock());
   }
+
+  async read(room: string, where: Where): Promise<Page> {
+    const { history } = this.#rooms.get(room) ?? {};
+    return history?.page(where) ?? { entries: [], more: false, ...(where.after ? { recovered: false } : {}) };
+  }
+
+  async settle(): Promise<void> {}
 
   #room(name: string): Room | undefined {
     const known = this.#rooms.get(name);

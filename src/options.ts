@@ -1,17 +1,8 @@
 /** What the operator asked for: the command line and the environment in; a command, or every mistake at once, out. */
 
 import { readFileSync } from "node:fs";
-import {
-  envName,
-  flag,
-  nameOf,
-  nearest,
-  readFlags,
-  type Env,
-  type Flag,
-  type Table,
-  type Values,
-} from "./flags.ts";
+import { envName, flag, nearest, readFlags, type Env, type Values } from "./flags.ts";
+import type { LogFormat } from "./log.ts";
 import { readName } from "./names.ts";
 import { stores } from "./stores.ts";
 import { MIN_SECRET_BYTES } from "./tokens.ts";
@@ -29,7 +20,7 @@ function number(value: string, fallback: number, [min, max]: readonly [number, n
 }
 
 /** In the order of the help and of the README's table, which a test holds to this one. */
-const groups = {
+export const groups = {
   "Where it is": {
     host: flag<string>({
       value: "HOST",
@@ -60,6 +51,20 @@ const groups = {
         if (/^(on|true|1|)$/.test(text)) return { value: true };
         return /^(off|false|0)$/.test(text) ? { value: false } : { expected: "on or off" };
       },
+    }),
+    tlsCert: flag<string | undefined>({
+      value: "FILE",
+      fallback: undefined,
+      otherwise: "none",
+      help: "speaks TLS, with this certificate (PEM), its chain behind it",
+      parse: readText,
+    }),
+    tlsKey: flag<string | undefined>({
+      value: "FILE",
+      fallback: undefined,
+      otherwise: "none",
+      help: "and this key (PEM)",
+      parse: readText,
     }),
   },
   "What it keeps": {
@@ -111,7 +116,19 @@ const groups = {
     messageBurst: number("N", 40, [1, 1_000_000], "so many at once; each 4 KiB count as one more"),
     maxConnections: number("N", 0, [0, 1_000_000], "connections in all; 0: no limit"),
     maxConnectionsPerAddress: number("N", 0, [0, 1_000_000], "and from one IP address, or IPv6 /64 network"),
+  },
+  "Running it": {
     pingSeconds: number("N", 25, [1, 3600], "how often a connection has to show that it is alive"),
+    drainSeconds: number("N", 5, [0, 3600], "how long stopping may take"),
+    log: flag<LogFormat>({
+      value: "FORMAT",
+      fallback: "text",
+      help: "text, json or off: a line for each who comes, goes, is refused",
+      parse: (text) =>
+        text === "text" || text === "json" || text === "off"
+          ? { value: text }
+          : { expected: "text, json or off" },
+    }),
   },
 } as const;
 
@@ -120,6 +137,7 @@ export const flags = {
   ...groups["What it keeps"],
   ...groups["Who may come in"],
   ...groups["How much at once"],
+  ...groups["Running it"],
 };
 
 export type Options = Values<typeof flags>;
@@ -132,7 +150,7 @@ export type Command =
   | { readonly do: "refuse"; readonly mistakes: readonly string[] };
 
 /** Of the command `token`, beside the server's own. */
-const tokenFlags = {
+export const tokenFlags = {
   room: flag<readonly string[]>({
     value: "ROOM",
     fallback: [],
@@ -158,7 +176,13 @@ export function readCommand(argv: readonly string[], env: Env): Command {
   const read = readFlags(flags, argv, env);
   if ("do" in read) return read;
   const strays = read.others.map((other) => `${other}: hubbub takes options only, see --help`);
+  const { tlsCert, tlsKey } = read.options;
+  const halves = (tlsCert === undefined) === (tlsKey === undefined);
   const mistakes = [...read.mistakes, ...strays];
+  if (!halves && mistakes.length === 0)
+    mistakes.push(
+      `--tls-${tlsCert ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
+    );
   if (mistakes.length > 0) return { do: "refuse", mistakes };
   return { do: "serve", options: read.options, warnings: unknownIn(env) };
 }
@@ -205,6 +229,14 @@ function originOf(text: string): URL | undefined {
   return url && url.href === `${url.origin}/` ? url : undefined;
 }
 
+function readText(file: string): { readonly value: string } | { readonly expected: string } {
+  try {
+    return { value: readFileSync(file, "utf8") };
+  } catch {
+    return { expected: "a file that can be read" };
+  }
+}
+
 /** Any bytes; the line break that an editor puts at the end is none of them. */
 function readSecret(file: string): Buffer | undefined {
   try {
@@ -214,47 +246,4 @@ function readSecret(file: string): Buffer | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** `--name VALUE`, and what it is without being said. */
-function describe(key: string, { value, fallback, otherwise }: Flag<unknown>): [string, string] {
-  return [`--${nameOf(key)}${value ? ` ${value}` : ""}`, otherwise ?? `${fallback}`];
-}
-
-/** The rows of the README's table. */
-export function optionRows(): string[] {
-  return Object.entries(flags).map(([key, flag]) => {
-    const [name, otherwise] = describe(key, flag);
-    return `| \`${name}\` | ${flag.otherwise ?? `\`${otherwise}\``} | ${flag.help} |`;
-  });
-}
-
-/** The manual that `--help` prints, at most 80 columns wide. */
-export function helpText(): string {
-  const list = (table: Table) =>
-    Object.entries(table)
-      .map(([key, flag]) => {
-        const [name, otherwise] = describe(key, flag);
-        return `  ${name}  (${otherwise})\n      ${flag.help}\n`;
-      })
-      .join("");
-  return `Hubbub: one file to run, and a room full of people and programs can talk.
-
-  hubbub                  a chat at http://localhost:8000/client
-  hubbub --host 0.0.0.0   the same, open to everyone on your network
-  hubbub join URL         takes part in one at the terminal, or in a pipe:
-  tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
-  hubbub token ann        makes a link for ann, where a secret is set
-
-${Object.entries(groups)
-  .map(([title, table]) => `${title}\n${list(table)}`)
-  .join("\n")}
-Of the command token, beside the secret and the public address
-${list(tokenFlags)}
-  -h, --help     print this
-  -v, --version  print the version
-
-Each option can be set in the environment, too: --max-message-bytes N as
-HUBBUB_MAX_MESSAGE_BYTES=N. The port can be PORT, the secret itself
-HUBBUB_SECRET, and HUBBUB_TOKEN is the token that join shows.`;
 }

@@ -1,6 +1,6 @@
 /** What goes over the wires: frames in, commands out; entries and events in, frames out. */
 
-import type { Incoming, Presence, Welcome } from "./events.ts";
+import type { Incoming, Message, Presence, Welcome } from "./events.ts";
 import type { Content, Entry } from "./store.ts";
 
 /** `text` is the tutorial's; `json` the subprotocol below. */
@@ -31,6 +31,7 @@ export type ErrorCode = keyof typeof errors;
 /** Why the server closes a connection: code and reason. The README's table is held to this one by a test. */
 export const closes = {
   tooBig: [1009, "The message is too big."],
+  restarting: [1012, "Stopping, perhaps to start again: please come back in a moment."],
   expired: [1008, "The token has expired: ask for a new one."],
   abuse: [1008, "Sending far too much: please slow down."],
   failed: [1011, "Something went wrong on our side: please come back."],
@@ -66,11 +67,16 @@ export function parse(frame: string, maxMessageBytes: number): Command | Malform
   const { type, text, seq, skip } = value as Partial<Record<string, unknown>>;
   if (type === "ping") return { type };
   if (type !== "message") return { error: "unknown-type" };
-  if (seq !== undefined && !(typeof seq === "number" && Number.isSafeInteger(seq) && seq > 0))
-    return { error: "bad-seq" };
-  if (typeof text !== "string") return { error: "no-text", seq };
-  if (isTooBig(text, maxMessageBytes)) return { error: "message-too-big", seq };
-  return { type, text: text.toWellFormed(), seq, skip: skip === true };
+  const number = readSeq(seq);
+  if (number === "bad-seq") return { error: number };
+  if (typeof text !== "string") return { error: "no-text", seq: number };
+  if (isTooBig(text, maxMessageBytes)) return { error: "message-too-big", seq: number };
+  return { type, text: text.toWellFormed(), seq: number, skip: skip === true };
+}
+
+export function readSeq(seq: unknown): number | undefined | "bad-seq" {
+  if (seq === undefined || (typeof seq === "number" && Number.isSafeInteger(seq) && seq > 0)) return seq;
+  return "bad-seq";
 }
 
 /** Whether a text, counted in UTF-8, or so many bytes are more than that. */
@@ -103,15 +109,20 @@ export const text = {
   },
 };
 
+/** What a client learns of an entry. */
+export function fieldsOf({ id, time, from, content }: Entry): Message {
+  return typeof content === "string"
+    ? { id, time, from, text: content }
+    : { id, time, from, data: content.toBase64() };
+}
+
 function encode(event: Incoming): string {
   return JSON.stringify(event);
 }
 
 export const json = {
-  message({ id, time, from, content }: Entry): string {
-    return typeof content === "string"
-      ? encode({ type: "message", id, time, from, text: content })
-      : encode({ type: "message", id, time, from, data: content.toBase64() });
+  message(entry: Entry): string {
+    return encode({ type: "message", ...fieldsOf(entry) });
   },
   welcome(welcome: Welcome): string {
     return encode({ type: "welcome", ...welcome });

@@ -11,10 +11,13 @@
  * The files, in reading order:
  *
  *     server.ts    starts Bun.serve; its routes, and what each socket event leads to
+ *     entrance.ts  how a connection comes in: every refusal before the upgrade
  *     door.ts      who may come in: Host, Origin, tokens, and what the address asks for
  *     tokens.ts    who somebody is; names.ts, what may be a name
  *     connections.ts  all open sockets: how many there may be, which are alive, until when they may stay
+ *     echo.ts      the tutorial's other address
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
+ *     broadcast.ts  an entry goes out to all; announcements.ts, who has come and gone
  *     visitor.ts   one connection in a room: what it asked for, and what it is sent
  *     manager.ts   the ConnectionManager: who is in a room, and who has gone
  *     protocol.ts  both wires: frames in, commands out; entries and events in, frames out
@@ -23,40 +26,47 @@
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
  *     memory.ts    the memory store; stores.ts, the table of all stores
+ *     api.ts       the rooms over HTTP
  *     page.ts      index.html and the client module as responses; transpile.ts, the macro that makes the latter
  *     client.ts    the client, for browsers and Bun: a connection that mends itself
  *     join.ts      the client at a terminal: `hubbub join URL`
  *     answers.ts   what HTTP requests are answered with
- *     options.ts   the command line and the environment; flags.ts, how such a table is read
- *     console.ts   what the operator is told
+ *     options.ts   the command line and the environment; flags.ts, how such a table is read; manual.ts, --help
+ *     stopping.ts  how it ends
+ *     console.ts   what is said at the start; log.ts and metrics.ts, what the operator sees afterwards
  *
  * Nothing imports this file.
  */
 
 import { hostname } from "node:os";
 import { version } from "../package.json";
-import { answer, nothingHere, notWebSocket, preflight, readableBy, refusal, toClient } from "./answers.ts";
+import { answer, nothingHere, preflight, toClient } from "./answers.ts";
+import { roomRoutes } from "./api.ts";
 import { Connections, networkOf, type Connection, type Socket } from "./connections.ts";
-import { describeListenError, greet, link, report } from "./console.ts";
-import { addressOf, Door, readWish, roomUnavailable } from "./door.ts";
+import { describeListenError, greet, link } from "./console.ts";
+import { Door } from "./door.ts";
+import { echo } from "./echo.ts";
+import { Entrance } from "./entrance.ts";
 import { Hub } from "./hub.ts";
 import { join } from "./join.ts";
-import { Allowance } from "./limits.ts";
-import { helpText, readCommand, type Options } from "./options.ts";
+import { note, report, startLog } from "./log.ts";
+import { helpText } from "./manual.ts";
+import { disconnects, gauge, metricsText, watchEventLoop } from "./metrics.ts";
+import { readCommand, type Options } from "./options.ts";
 import { clientModule, page } from "./page.ts";
-import { closes, isTooBig, maxFrameBytes, SUBPROTOCOL, text } from "./protocol.ts";
+import { closes, maxFrameBytes } from "./protocol.ts";
 import { stores } from "./stores.ts";
+import { stop, stopOnSignals, type Running } from "./stopping.ts";
 import { Tokens } from "./tokens.ts";
-import { isBehind, type Wish } from "./visitor.ts";
 
 /** What Bun lets wait for a reader before it cuts it off. The hub dismisses one earlier, and with a close code. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
-function serve(options: Options): Bun.Server<Connection> {
+function serve(options: Options): Running {
   const { publicUrl, allowOrigin, secretFile, maxMessageBytes } = options;
   const tokens = secretFile === undefined ? undefined : new Tokens(secretFile);
   const door = new Door({ publicUrl, allowOrigin, tokens, machineName: hostname() });
-  const rate = { perSecond: options.messageRate, burst: options.messageBurst };
   const connections = new Connections(options);
   const makeStore = stores.get(options.store.protocol);
   if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);
@@ -66,10 +76,12 @@ function serve(options: Options): Bun.Server<Connection> {
     options,
   );
 
-  const chatRoute = { GET: chat, OPTIONS: mayAsk };
+  const entrance = new Entrance(() => server, door, connections, hub, options);
+  const chatRoute = { GET: entrance.chat, OPTIONS: preflight(door, "GET") };
   const server: Bun.Server<Connection> = Bun.serve<Connection>({
     hostname: options.host,
     port: options.port,
+    ...(options.tlsCert && options.tlsKey ? { tls: { cert: options.tlsCert, key: options.tlsKey } } : {}),
     development: false,
     reusePort: false, // without development mode Bun shares the port: a second server would start, and split the room
 
@@ -77,9 +89,13 @@ function serve(options: Options): Bun.Server<Connection> {
       "/": { GET: toClient },
       "/client": { GET: page },
       "/hubbub.js": { GET: clientModule },
-      "/websocket": { GET: (request: Request) => letIn(request) },
+      "/websocket": { GET: (request: Request) => entrance.letIn(request) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
+      ...roomRoutes(door, hub, options, (request) => networkOf(entrance.addressOf(request))),
+      "/healthz": { GET: () => answer(200, "It runs.") },
+      "/readyz": { GET: ready },
+      "/metrics": { GET: metrics },
     },
     fetch: nothingHere,
     error(error) {
@@ -97,12 +113,13 @@ function serve(options: Options): Bun.Server<Connection> {
 
       open: guarded((socket) => {
         connections.opened(socket, performance.now());
+        note("joined", factsOf(socket));
         if (socket.data.visitor) hub.enter(socket.data.visitor, socket);
       }),
       message: guarded((socket, message: string | Buffer<ArrayBuffer>) => {
         socket.data.unansweredPings = 0;
         if (socket.data.visitor) hub.hear(socket.data.visitor, message);
-        else echo(socket, message);
+        else echo(socket, message, maxMessageBytes);
       }),
       ping: guarded(showsLife),
       pong: guarded(showsLife),
@@ -110,55 +127,36 @@ function serve(options: Options): Bun.Server<Connection> {
         socket.data.unansweredPings = 0; // it reads
         if (socket.data.visitor) hub.catchUp(socket.data.visitor);
       }),
-      close: guarded((socket) => {
+      close: guarded((socket, code: number, reason: string) => {
         connections.closed(socket);
+        disconnects.count(code);
+        note("left", {
+          ...factsOf(socket),
+          code,
+          why: socket.data.isSilent ? "no sign of life" : reason || undefined,
+        });
         if (socket.data.visitor) hub.leave(socket.data.visitor);
       }),
     },
   });
   setInterval(() => connections.sweep(performance.now()), connections.sweepMs).unref();
+  watchEventLoop();
+  gauge("hubbub_connections", "Open WebSockets.", () => connections.size);
+  gauge("hubbub_rooms", "Rooms with somebody in them.", () => hub.roomCount);
+  gauge("hubbub_buffered_bytes", "Bytes that wait for slow readers.", () => connections.bufferedBytes);
+  gauge("hubbub_store_ready", "1 if messages are kept just now.", () => Number(hub.isReady));
 
-  async function chat(request: Bun.BunRequest<"/ws/:id">): Promise<Response | undefined> {
-    const wish = readWish(request.params.id, request.url, request.headers, options.history);
-    const response = "sentence" in wish ? refusal(wish) : await letIn(request, wish);
-    return response && readableBy(door.allowedOrigin(request.headers), response);
+  function ready(): Response {
+    return hub.isReady
+      ? answer(200, "Messages are taken, and kept.")
+      : answer(503, "No messages are taken just now.");
   }
 
-  /** Every refusal comes before the upgrade, and a plain GET gets the same one. The echo has no wish. */
-  async function letIn(request: Request, wish?: Wish): Promise<Response | undefined> {
-    const { url, headers } = request;
-    const network = networkOf(addressOf(headers, server.requestIP(request)?.address, options.trustProxy));
-    const pass = door.admit(url, headers, wish ?? {}, Date.now());
-    if ("sentence" in pass) return refusal(pass);
-    const full = connections.refuse(network);
-    if (full) return refusal(full);
-    if (headers.get("upgrade")?.toLowerCase() !== "websocket") return notWebSocket();
-
-    connections.reserve(network);
-    const allowance = new Allowance(rate);
-    const visitor = wish && (await hub.reserve(wish, allowance).catch(cannotOpen));
-    if (visitor !== "unavailable") {
-      const { expiresMs } = pass;
-      const data = { visitor, allowance, network, expiresMs, unansweredPings: 0, pingedMs: 0 };
-      // Left alone, Bun agrees to whichever subprotocol is offered first.
-      const subprotocol = wish?.wire === "json" ? SUBPROTOCOL : "";
-      if (server.upgrade(request, { data, headers: { "Sec-WebSocket-Protocol": subprotocol } }))
-        return undefined;
-      if (visitor) hub.release(visitor);
-    }
-    connections.release(network);
-    return visitor === "unavailable" ? refusal(roomUnavailable) : notWebSocket();
-  }
-
-  function cannotOpen(error: unknown): "unavailable" {
-    report("A room could not be opened", error);
-    return "unavailable";
-  }
-
-  /** A page of another site asks whether it may show its token. */
-  function mayAsk(request: Request): Response {
-    const origin = door.allowedOrigin(request.headers);
-    return origin === undefined ? nothingHere(request) : preflight(origin);
+  function metrics(request: Request): Response {
+    const refused = door.admitObserver(request, server.requestIP(request)?.address ?? "", Date.now());
+    return refused
+      ? entrance.refuse(request, refused)
+      : answer(200, metricsText(), { "Content-Type": METRICS_TYPE });
   }
 
   function showsLife(socket: Socket): void {
@@ -166,21 +164,15 @@ function serve(options: Options): Bun.Server<Connection> {
     if (!socket.data.allowance.bear(performance.now())) socket.close(...closes.abuse);
   }
 
-  function echo(socket: Socket, message: string | Buffer<ArrayBuffer>): void {
-    if (isTooBig(message, maxMessageBytes)) return socket.close(...closes.tooBig);
-    const { allowance } = socket.data;
-    const isText = typeof message === "string";
-    const isTaken = allowance.take(message, performance.now()) === 0;
-    const sent = socket.send(
-      !isTaken ? text.notSent("rate-limited", message) : isText ? text.echo(message) : message,
-    );
-    if (sent < 0 && isBehind(socket)) socket.close(...closes.tooSlow);
-    else if (!isTaken && !allowance.bear(performance.now())) socket.close(...closes.abuse);
-  }
-
-  return server;
+  return { server, stop: () => stop(server, hub, connections, options.drainSeconds) };
 }
-/** Bun ends the whole process when a socket handler throws; here, only the one connection ends. */
+
+function factsOf({ data: { visitor, network } }: Socket): Record<string, string> {
+  if (!visitor) return { echo: "", network };
+  return { client: visitor.client, room: visitor.room.name, wire: visitor.wire, network };
+}
+
+/** A handler that throws has lost its place: its connection ends, and no other. */
 function guarded<Rest extends unknown[]>(handle: (socket: Socket, ...rest: Rest) => void) {
   return (socket: Socket, ...rest: Rest): void => {
     try {
@@ -192,7 +184,7 @@ function guarded<Rest extends unknown[]>(handle: (socket: Socket, ...rest: Rest)
   };
 }
 
-function listen(options: Options): Bun.Server<Connection> {
+function listen(options: Options): Running {
   try {
     return serve(options);
   } catch (error) {
@@ -226,12 +218,17 @@ switch (command.do) {
     for (const mistake of command.mistakes) console.error(mistake);
     process.exit(2);
     break;
-  case "serve":
+  case "serve": {
     process.on("uncaughtException", (error) => report("Something failed", error));
     process.on("unhandledRejection", (error) => report("Something failed", error));
-    for (const warning of command.warnings) console.error(warning);
-    greet(version, listen(command.options), command.options, process.stdout.isTTY);
+    const { options, warnings } = command;
+    for (const warning of warnings) console.error(warning);
+    startLog(options.log);
+    const running = listen(options);
+    greet(version, running.server, options, process.stdout.isTTY);
+    stopOnSignals(running);
     break;
+  }
   default:
     command satisfies never;
 }

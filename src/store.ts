@@ -10,6 +10,8 @@ export interface Draft {
   readonly seq: number | undefined;
   /** The number before this one, while that is not answered yet: only if it was kept may this one be. */
   readonly after: number | undefined;
+  /** When the store was given it, on the clock of `performance.now`. */
+  readonly givenMs: number;
 }
 
 /** Text, well-formed; or the bytes of a binary message. */
@@ -54,7 +56,32 @@ export interface Store {
   append(draft: Draft, sender: Sender): void;
   /** The highest number kept of that session, or null if nothing is known of it. */
   sent(client: string, session: string): Promise<number | null>;
+  /** A piece of a room's conversation, whether the room is open or not. */
+  read(room: string, where: Where): Promise<Page | "unavailable">;
+  /** Whether it keeps what it is given just now. */
+  readonly isReady: boolean;
+  /** When all that it was given is answered. */
+  settle(): Promise<void>;
 }
+
+/** Which piece: what follows an id, what is before one, or else the end. */
+export interface Where {
+  readonly after?: string;
+  readonly before?: string;
+  readonly limit: number;
+}
+
+export interface Page {
+  /** In the room's order. */
+  readonly entries: readonly Entry[];
+  /** There is more, after the last one or before the first, whichever way was asked for. */
+  readonly more: boolean;
+  /** Only with `after`: nothing is missing between it and the first of these. */
+  readonly recovered?: boolean;
+}
+
+/** Whatever is asked for at once, a page holds no more than this, or a single entry. */
+const MAX_PAGE_BYTES = 1024 * 1024;
 
 export type ReadonlyHistory = Omit<History, "push" | "forgetOldest">;
 
@@ -113,6 +140,23 @@ export class History {
     return index < 0 ? undefined : this.#start + index + 1;
   }
 
+  page({ after, before, limit }: Where): Page {
+    const count = this.#entries.length;
+    const indexOf = (isThere: (id: string) => boolean) => {
+      const index = this.#entries.findIndex(({ id }) => isThere(id));
+      return index < 0 ? count : index;
+    };
+    if (after !== undefined) {
+      const known = this.positionAfter(after);
+      const from = known === undefined ? indexOf((id) => compareIds(id, after) > 0) : known - this.#start;
+      const entries = aPageOf(this.#entries.slice(from, from + limit));
+      return { entries, more: from + entries.length < count, recovered: known !== undefined };
+    }
+    const to = before === undefined ? count : indexOf((id) => compareIds(id, before) >= 0);
+    const entries = aPageOf(this.#entries.slice(Math.max(0, to - limit), to).reverse()).reverse();
+    return { entries, more: entries.length < to };
+  }
+
   push(entry: Entry): void {
     this.#entries.push(entry);
     this.#bytes += sizeOf(entry);
@@ -126,6 +170,19 @@ export class History {
     this.#start++;
     this.#bytes -= sizeOf(oldest);
   }
+}
+
+function aPageOf(entries: Entry[]): Entry[] {
+  let bytes = 0;
+  const end = entries.findIndex((entry, i) => (bytes += sizeOf(entry)) > MAX_PAGE_BYTES && i > 0);
+  return end < 0 ? entries : entries.slice(0, end);
+}
+
+/** The order of ids: negative, 0 or positive as the first is earlier, the same or later. */
+function compareIds(one: string, other: string): number {
+  const [ms = 0, sequence = 0] = one.split("-").map(Number);
+  const [otherMs = 0, otherSequence = 0] = other.split("-").map(Number);
+  return ms - otherMs || sequence - otherSequence;
 }
 
 /** Memory, in bytes: a string takes one or two for each character; the rest is an estimate of what surrounds it. */

@@ -3,6 +3,7 @@
 import type { ConnectionManager, Member } from "./manager.ts";
 import type { Allowance } from "./limits.ts";
 import { json, text, type ErrorCode, type Wire } from "./protocol.ts";
+import { countAnswer } from "./metrics.ts";
 import { Sequence } from "./sessions.ts";
 import type { Answer, Content, Draft, ReadonlyHistory, Sender } from "./store.ts";
 
@@ -85,6 +86,7 @@ export class Visitor implements Member, Sender {
   /** The store's answer to this sender: what it wrote is kept, was kept before, or is not kept. */
   answered(draft: Draft, answer: Answer): void {
     const { seq, content } = draft;
+    countAnswer(draft, answer);
     if (seq !== undefined && draft.session !== undefined) this.sequence.answered(seq, answer);
     if ("refused" in answer) this.refuse(answer.refused, content, seq);
     else if (this.wire === "json") {

@@ -255,7 +255,7 @@ describe("pages of other sites that are allowed", () => {
     const allowed = await ask("https://a.example");
     expect([allowed.status, allowed.headers.get("access-control-allow-headers"), ...cors(allowed)]).toEqual([
       204,
-      "Authorization",
+      "Authorization, Content-Type",
       "https://a.example",
       "Retry-After",
       "Origin",

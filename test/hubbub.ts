@@ -47,6 +47,8 @@ export async function startHubbub({
       ...cmd,
       ...(store ? ["--store", store.url] : []),
       ...(args.includes("--port") ? [] : ["--port", "0"]),
+      // Nobody reads it here.
+      ...(args.includes("--log") ? [] : ["--log", "off"]),
       // Tests say more at once than people do.
       ...(args.includes("--message-rate") ? [] : ["--message-rate", "0"]),
       ...args,

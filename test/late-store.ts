@@ -4,7 +4,7 @@
  */
 
 import { MemoryStore } from "../src/memory.ts";
-import type { Draft, Follow, Sender, Store } from "../src/store.ts";
+import type { Draft, Follow, Sender, Store, Where } from "../src/store.ts";
 import { stores } from "../src/stores.ts";
 import { randomFrom } from "./random.ts";
 
@@ -15,6 +15,7 @@ class LateStore implements Store {
   readonly #delayMs: number;
   readonly #refuse: number;
   #working = false;
+  readonly isReady = true;
 
   constructor(query: URLSearchParams, maxEntries: number, follow: Follow) {
     this.#inner = new MemoryStore(maxEntries, follow);
@@ -35,6 +36,15 @@ class LateStore implements Store {
   async sent(client: string, session: string) {
     await this.#late();
     return this.#inner.sent(client, session);
+  }
+
+  async read(room: string, where: Where) {
+    await this.#late();
+    return this.#inner.read(room, where);
+  }
+
+  async settle(): Promise<void> {
+    while (this.#working) await this.#late();
   }
 
   append(draft: Draft, sender: Sender): void {

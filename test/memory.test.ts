@@ -5,7 +5,7 @@ import { MemoryStore } from "../src/memory.ts";
 import type { Draft, Entry, ReadonlyHistory } from "../src/store.ts";
 
 function draft(room: string, content: string): Draft {
-  return { room, from: "ann", content, session: undefined, seq: undefined, after: undefined };
+  return { room, from: "ann", content, session: undefined, seq: undefined, after: undefined, givenMs: 0 };
 }
 
 function makeStore({

@@ -72,6 +72,7 @@ describe("sessions", () => {
     session: "s",
     seq,
     after: undefined,
+    givenMs: 0,
     ...more,
   });
 

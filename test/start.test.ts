@@ -2,7 +2,8 @@
 
 import { describe, expect, test } from "bun:test";
 import { version } from "../package.json";
-import { helpText, optionRows, readCommand, type Options } from "../src/options.ts";
+import { helpText, optionRows } from "../src/manual.ts";
+import { readCommand, type Options } from "../src/options.ts";
 import { startHubbub } from "./hubbub.ts";
 
 const DEFAULTS: Options = {
@@ -19,7 +20,11 @@ const DEFAULTS: Options = {
   messageBurst: 40,
   maxConnections: 0,
   maxConnectionsPerAddress: 0,
+  tlsCert: undefined,
+  tlsKey: undefined,
   pingSeconds: 25,
+  drainSeconds: 5,
+  log: "text",
 };
 const SECRET = "0123456789abcdef0123456789abcdef";
 

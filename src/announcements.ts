@@ -1,0 +1,50 @@
+/** Who has come and gone, told to a room: gathered for a moment, so that many at once are no storm. */
+
+import { json, MAX_NAMES, text, type Wire } from "./protocol.ts";
+import type { Room } from "./visitor.ts";
+
+/**
+ * A leave waits this long: others join it, and a client that is back by then has not left. Announced one by
+ * one, 10,000 clients that go at once stall a server for 15 s.
+ */
+const LEAVE_GATHER_MS = 100;
+const PRESENCE_GATHER_MS = 200;
+/** Announcements × listeners in one go; then other work has its turn. */
+const MAX_DELIVERIES_AT_ONCE = 100_000;
+
+/** On the tutorial's wire each leave is a line of its own. */
+export function tellLeaves(room: Room): void {
+  if (!room.manager.hasGone) return;
+  room.timers.leaves ??= setTimeout(() => {
+    delete room.timers.leaves;
+    try {
+      const atOnce = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(room.manager.size, 1));
+      for (const client of room.manager.takeGone(atOnce, performance.now() - LEAVE_GATHER_MS))
+        tell(room, "text", text.left(client));
+    } finally {
+      tellLeaves(room);
+    }
+  }, LEAVE_GATHER_MS / 2);
+}
+
+/** On the JSON wire both ways come as one event. */
+export function tellPresence(room: Room): void {
+  if (!room.manager.hasPresence) return;
+  room.timers.presence ??= setTimeout(() => {
+    delete room.timers.presence;
+    if (!room.manager.hasPresence) return;
+    const presence = room.manager.takePresence(MAX_NAMES);
+    if (room.manager.speakers("json") > 0) tell(room, "json", json.presence(presence));
+    tellPresence(room);
+  }, PRESENCE_GATHER_MS);
+}
+
+export function stopTelling({ timers }: Room): void {
+  for (const timer of Object.values(timers)) clearTimeout(timer);
+}
+
+/** Who is catching up is not subscribed yet, and has to know all the same. */
+function tell(room: Room, wire: Wire, message: string): void {
+  room.manager.broadcast(wire, message);
+  for (const visitor of room.catchingUp) if (visitor.wire === wire) visitor.send(message);
+}

@@ -1,0 +1,77 @@
+/** How a connection comes in: every refusal before the upgrade, and then a place in a room. */
+
+import { notWebSocket, readableBy, refusal } from "./answers.ts";
+import { networkOf, type Connection, type Connections } from "./connections.ts";
+import { forwardedFor, readWish, roomUnavailable, type Door, type Refusal } from "./door.ts";
+import type { Hub } from "./hub.ts";
+import { Allowance } from "./limits.ts";
+import { note, report } from "./log.ts";
+import type { Options } from "./options.ts";
+import { SUBPROTOCOL } from "./protocol.ts";
+import type { Wish } from "./visitor.ts";
+
+const MAX_PATH_CHARACTERS = 200;
+
+export class Entrance {
+  constructor(
+    private readonly server: () => Bun.Server<Connection>,
+    private readonly door: Door,
+    private readonly connections: Connections,
+    private readonly hub: Hub,
+    private readonly options: Options,
+  ) {}
+
+  readonly chat = async (request: Bun.BunRequest<"/ws/:id">): Promise<Response | undefined> => {
+    const wish = readWish(request.params.id, request.url, request.headers, this.options.history);
+    const response = "sentence" in wish ? this.refuse(request, wish) : await this.letIn(request, wish);
+    return response && readableBy(this.door.allowedOrigin(request.headers), response);
+  };
+
+  /** A plain GET gets the same refusal as a WebSocket. The echo has no wish. */
+  async letIn(request: Request, wish?: Wish): Promise<Response | undefined> {
+    const { url, headers } = request;
+    const network = networkOf(this.addressOf(request));
+    const pass = this.door.admit(url, headers, wish ?? {}, Date.now());
+    if ("sentence" in pass) return this.refuse(request, pass);
+    const full = this.connections.refuse(network);
+    if (full) return this.refuse(request, full);
+    if (headers.get("upgrade")?.toLowerCase() !== "websocket") return notWebSocket();
+
+    this.connections.reserve(network);
+    const { messageRate: perSecond, messageBurst: burst } = this.options;
+    const allowance = new Allowance({ perSecond, burst });
+    const visitor = wish && (await this.hub.reserve(wish, allowance).catch(cannotOpen));
+    if (visitor !== "unavailable") {
+      const { expiresMs } = pass;
+      const life = { unansweredPings: 0, pingedMs: 0, isSilent: false };
+      // Left alone, Bun agrees to whichever subprotocol is offered first.
+      const reply = { "Sec-WebSocket-Protocol": wish?.wire === "json" ? SUBPROTOCOL : "" };
+      const data = { visitor, allowance, network, expiresMs, ...life };
+      if (this.server().upgrade(request, { data, headers: reply })) return undefined;
+      if (visitor) this.hub.release(visitor);
+    }
+    this.connections.release(network);
+    return visitor === "unavailable" ? this.refuse(request, roomUnavailable) : notWebSocket();
+  }
+
+  refuse(request: Request, refused: Refusal): Response {
+    const { status, code } = refused;
+    note("refused", { status, code, path: pathOf(request), address: this.addressOf(request) });
+    return refusal(refused);
+  }
+
+  addressOf(request: Request): string {
+    const forwarded = this.options.trustProxy ? forwardedFor(request.headers) : undefined;
+    return forwarded ?? this.server().requestIP(request)?.address ?? "";
+  }
+}
+
+function cannotOpen(error: unknown): "unavailable" {
+  report("A room could not be opened", error);
+  return "unavailable";
+}
+
+/** Without the query, which may hold a token. */
+function pathOf({ url }: Request): string {
+  return URL.parse(url)?.pathname.slice(0, MAX_PATH_CHARACTERS) ?? "";
+}

@@ -1,0 +1,74 @@
+/** What the operator reads: one line a fact. No texts of messages, no tokens. */
+
+export type LogFormat = "text" | "json" | "off";
+
+/** More of one fact in a second are only counted: a storm of them is not to become one on the disk. */
+const MAX_LINES_A_SECOND = 100;
+/** Whoever reads the log does not keep up: what comes meanwhile is only counted. */
+const MAX_UNREAD_BYTES = 1024 * 1024;
+const SECOND_MS = 1000;
+
+type Fields = Readonly<Record<string, string | number | undefined>>;
+
+let format: LogFormat = "off";
+/** Lines of each fact in the current second. */
+const lines = new Map<string, number>();
+let secondMs = 0;
+let uncounted = 0;
+
+export function startLog(asked: LogFormat): void {
+  format = asked;
+  // A log that nobody reads any more is no reason to stop.
+  process.stdout.on("error", () => {});
+}
+
+/** A fact, in a word or two, and what belongs to it. */
+export function note(fact: string, fields: Fields = {}): void {
+  if (format === "off") return;
+  const nowMs = Date.now();
+  if (nowMs - secondMs >= SECOND_MS) {
+    secondMs = nowMs;
+    lines.clear();
+    if (uncounted > 0 && hasReader()) write(nowMs, "not listed", { lines: uncounted });
+    if (hasReader()) uncounted = 0;
+  }
+  const count = (lines.get(fact) ?? 0) + 1;
+  lines.set(fact, count);
+  if (count > MAX_LINES_A_SECOND || !hasReader()) uncounted++;
+  else write(nowMs, fact, fields);
+}
+
+function hasReader(): boolean {
+  return process.stdout.writableLength < MAX_UNREAD_BYTES;
+}
+
+function write(nowMs: number, fact: string, fields: Fields): void {
+  const time = new Date(nowMs).toISOString();
+  process.stdout.write(
+    `${format === "json" ? JSON.stringify({ time, fact, ...fields }) : inText(time, fact, fields)}\n`,
+  );
+}
+
+function inText(time: string, fact: string, fields: Fields): string {
+  const parts = Object.entries(fields)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name}=${/^[^\s"=]+$/.test(`${value}`) ? value : JSON.stringify(value)}`);
+  return [`${time.slice(0, 19)}Z ${fact}`, ...parts.map(printable)].join(" ");
+}
+
+/** A fault of ours, with all that is known of it; always told, and on stderr. */
+export function report(what: string, error: unknown): void {
+  const text = error instanceof Error ? (error.stack ?? error.message) : Bun.inspect(error);
+  const time = new Date().toISOString();
+  console.error(
+    format === "json" ? JSON.stringify({ time, fact: "failed", what, error: text }) : `${what}: ${text}`,
+  );
+}
+
+/** Text for a terminal: what could move the cursor or turn the text around is shown, not done. Tabs stay. */
+export function printable(text: string): string {
+  return text.replace(
+    /(?!\t)[\p{Cc}\p{Bidi_Control}]/gu,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}

@@ -1,0 +1,47 @@
+/** What `--help` and the README's table of options say, made from the options themselves. */
+
+import { nameOf, type Flag, type Table } from "./flags.ts";
+import { flags, groups, tokenFlags } from "./options.ts";
+
+/** `--name VALUE`, and what it is without being said. */
+function describe(key: string, { value, fallback, otherwise }: Flag<unknown>): [string, string] {
+  return [`--${nameOf(key)}${value ? ` ${value}` : ""}`, otherwise ?? `${fallback}`];
+}
+
+/** The rows of the README's table. */
+export function optionRows(): string[] {
+  return Object.entries(flags).map(([key, flag]) => {
+    const [name, otherwise] = describe(key, flag);
+    return `| \`${name}\` | ${flag.otherwise ?? `\`${otherwise}\``} | ${flag.help} |`;
+  });
+}
+
+/** The manual that `--help` prints, at most 80 columns wide. */
+export function helpText(): string {
+  const list = (table: Table) =>
+    Object.entries(table)
+      .map(([key, flag]) => {
+        const [name, otherwise] = describe(key, flag);
+        return `  ${name}  (${otherwise})\n      ${flag.help}\n`;
+      })
+      .join("");
+  return `Hubbub: one file to run, and a room full of people and programs can talk.
+
+  hubbub                  a chat at http://localhost:8000/client
+  hubbub --host 0.0.0.0   the same, open to everyone on your network
+  hubbub join URL         takes part in one at the terminal, or in a pipe:
+  tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
+  hubbub token ann        makes a link for ann, where a secret is set
+
+${Object.entries(groups)
+  .map(([title, table]) => `${title}\n${list(table)}`)
+  .join("\n")}
+Of the command token, beside the secret and the public address
+${list(tokenFlags)}
+  -h, --help     print this
+  -v, --version  print the version
+
+Each option can be set in the environment, too: --max-message-bytes N as
+HUBBUB_MAX_MESSAGE_BYTES=N. The port can be PORT, the secret itself
+HUBBUB_SECRET, and HUBBUB_TOKEN is the token that join shows.`;
+}
