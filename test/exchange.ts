@@ -2,18 +2,7 @@
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { startHubbub, type Hubbub } from "./hubbub.ts";
-import { closing, frame, RawClient, request, transcribe, type FrameShape } from "./raw.ts";
-
-type Payload = Parameters<typeof frame>[1];
-
-export const text = (payload?: Payload, shape?: FrameShape) => frame(1, payload, shape);
-export const binary = (payload?: Payload, shape?: FrameShape) => frame(2, payload, shape);
-/** A continuation. */
-export const more = (payload?: Payload, shape?: FrameShape) => frame(0, payload, shape);
-export const ping = (payload?: Payload, shape?: FrameShape) => frame(9, payload, shape);
-export const pong = (payload?: Payload, shape?: FrameShape) => frame(10, payload, shape);
-export const close = (code: number, reason?: string | Uint8Array) => frame(8, closing(code, reason));
-export const unfinished = { fin: false };
+import { ask, close, ping, text, transcribe } from "./raw.ts";
 
 /** What ann hears of what she says; of which the second is for everyone. */
 export const said = (content: string) => [`text You wrote: ${content}`, `text Client #ann says: ${content}`];
@@ -94,8 +83,7 @@ export function testRows(hub: () => Hubbub, rows: readonly Row[]): void {
   for (const { name, sends, hears } of rows)
     test.concurrent(name, () =>
       withBob(hub(), async (path) => {
-        await using ann = new RawClient(hub().port);
-        ann.sends(request(path));
+        await using ann = ask(hub(), path);
         expect((await ann.head())?.status).toBe(101);
         ann.sends(...sends);
         const heard = (await ann.rest()).map(transcribe);

@@ -2,24 +2,21 @@
 
 import { expect, test } from "bun:test";
 import { maxFrameBytes } from "../src/protocol.ts";
+import { closes, fails, fine, said, sharedHubbub, testRows, withBob, type Row } from "./exchange.ts";
 import {
   binary,
   close,
-  closes,
-  fails,
-  fine,
+  closing,
+  frame,
   more,
   ping,
   pong,
-  said,
-  sharedHubbub,
-  testRows,
+  RawClient,
+  request,
   text,
+  transcribe,
   unfinished,
-  withBob,
-  type Row,
-} from "./exchange.ts";
-import { closing, frame, RawClient, request, transcribe } from "./raw.ts";
+} from "./raw.ts";
 
 const hub = sharedHubbub();
 

@@ -1,8 +1,8 @@
 /** RFC 6455, sections 1.3 and 4: who is let in, over raw TCP. */
 
 import { expect, test } from "bun:test";
-import { close, said, sharedHubbub, text, withBob } from "./exchange.ts";
-import { ACCEPT, HANDSHAKE, RawClient, request, transcribe } from "./raw.ts";
+import { said, sharedHubbub, withBob } from "./exchange.ts";
+import { ACCEPT, ask, close, HANDSHAKE, text, transcribe } from "./raw.ts";
 
 const hub = sharedHubbub();
 
@@ -105,8 +105,7 @@ const handshakes: readonly Handshake[] = [
 for (const { name, changes, firstLine, status, headers } of handshakes)
   test.concurrent(name, () =>
     withBob(hub(), async (path) => {
-      await using ann = new RawClient(hub().port);
-      ann.sends(request(path, changes, firstLine?.(path)));
+      await using ann = ask(hub(), path, changes, firstLine?.(path));
       const head = await ann.head();
       expect(head?.status).toBe(status);
       expect(Object.fromEntries(head?.headers ?? [])).toMatchObject(headers ?? {});

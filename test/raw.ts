@@ -29,7 +29,7 @@ export function request(
 }
 
 /** What is not said about a frame is as it should be: final, masked, with the shortest length. */
-export interface FrameShape {
+interface FrameShape {
   readonly fin?: boolean;
   /** The three reserved bits, as a number from 0 to 7. */
   readonly reserved?: number;
@@ -40,14 +40,12 @@ export interface FrameShape {
   readonly length?: bigint;
 }
 
+type Payload = string | Uint8Array | readonly number[];
+
 const MASK = [0x37, 0xfa, 0x21, 0x3d];
 
 /** A client's frame, byte for byte (RFC 6455, section 5.2). */
-export function frame(
-  opcode: number,
-  payload: string | Uint8Array | readonly number[] = "",
-  shape: FrameShape = {},
-): Buffer {
+export function frame(opcode: number, payload: Payload = "", shape: FrameShape = {}): Buffer {
   const data = typeof payload === "string" ? Buffer.from(payload) : Uint8Array.from(payload);
   const { fin = true, reserved = 0, isMasked = true, length = BigInt(data.length) } = shape;
   const { lengthBytes = length < 126n ? 0 : length < 65_536n ? 2 : 8 } = shape;
@@ -66,6 +64,15 @@ export function frame(
 export function closing(code: number, reason: string | Uint8Array = ""): Buffer {
   return Buffer.concat([Uint8Array.of(code >> 8, code & 255), Buffer.from(reason)]);
 }
+
+export const text = (payload?: Payload, shape?: FrameShape) => frame(1, payload, shape);
+export const binary = (payload?: Payload, shape?: FrameShape) => frame(2, payload, shape);
+/** A continuation. */
+export const more = (payload?: Payload, shape?: FrameShape) => frame(0, payload, shape);
+export const ping = (payload?: Payload, shape?: FrameShape) => frame(9, payload, shape);
+export const pong = (payload?: Payload, shape?: FrameShape) => frame(10, payload, shape);
+export const close = (code: number, reason?: string | Uint8Array) => frame(8, closing(code, reason));
+export const unfinished = { fin: false };
 
 export interface Heard {
   readonly fin: boolean;
@@ -153,11 +160,25 @@ export class RawClient implements AsyncDisposable {
     return this.#take("a frame", readFrame);
   }
 
+  /** The very next frames are these, as {@link transcribe} writes them. */
+  async hears(...expected: readonly string[]): Promise<void> {
+    for (const line of expected) {
+      const next = await this.next();
+      const heard = next ? transcribe(next) : "the end";
+      if (heard !== line) throw new Error(`expected ${line}, heard ${heard}`);
+    }
+  }
+
   /** What is left until the end of the connection. */
   async rest(): Promise<Heard[]> {
     const heard: Heard[] = [];
     for (let each = await this.next(); each; each = await this.next()) heard.push(each);
     return heard;
+  }
+
+  /** Bytes that have come and were not asked for; after {@link rest}, what is left of a frame that was cut off. */
+  get unread(): number {
+    return this.#unread.length;
   }
 
   async #take<T>(what: string, read: (bytes: Buffer) => { value: T; size: number } | undefined) {
@@ -179,6 +200,16 @@ export class RawClient implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.vanishes();
   }
+}
+
+/** A client that has sent this request. */
+export function ask(
+  { port = 0 }: { readonly port?: number | undefined },
+  ...what: Parameters<typeof request>
+): RawClient {
+  const client = new RawClient(port);
+  client.sends(request(...what));
+  return client;
 }
 
 /** A server's frame: never masked (RFC 6455, section 5.1). */
