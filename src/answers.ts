@@ -32,6 +32,7 @@ export function problem(refused: Refusal): Response {
 
 function headersOf({ status, retryAfterSeconds = RETRY_AFTER_SECONDS }: Refusal): Record<string, string> {
   if (status === 401) return { "WWW-Authenticate": "Bearer" };
+  if (status === 405) return { Allow: "GET, HEAD, POST" };
   return status === 429 || status === 503 ? { "Retry-After": `${Math.ceil(retryAfterSeconds)}` } : {};
 }
 

@@ -1,7 +1,9 @@
 /** The rooms over HTTP, for curl, bots and other services: say something, read on, see who is there. */
 
 import { preflight, problem, readableBy } from "./answers.ts";
+import { networkOf } from "./connections.ts";
 import { refused, type Door, type Pass, type Refusal } from "./door.ts";
+import type { Entrance } from "./entrance.ts";
 import type { Hub } from "./hub.ts";
 import { Allowances } from "./limits.ts";
 import { readName } from "./names.ts";
@@ -28,8 +30,7 @@ interface Limits {
 type RoomRequest = Request & { readonly params: { readonly room: string } };
 type Handler = (request: RoomRequest, room: string, pass: Pass) => Promise<Response | Refusal>;
 
-/** @param networkOf where a request comes from: so much may come from each */
-export function roomRoutes(door: Door, hub: Hub, limits: Limits, networkOf: (request: Request) => string) {
+export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Limits) {
   const { maxMessageBytes, messageRate, messageBurst } = limits;
   const allowances = new Allowances({ perSecond: messageRate, burst: messageBurst });
 
@@ -37,6 +38,7 @@ export function roomRoutes(door: Door, hub: Hub, limits: Limits, networkOf: (req
   function guarded(handle: Handler) {
     return async (request: RoomRequest): Promise<Response> => {
       const result = await admitted(request, handle);
+      if (!(result instanceof Response)) entrance.noteRefusal(request, result);
       const response = result instanceof Response ? result : problem(result);
       return readableBy(door.allowedOrigin(request.headers), response);
     };
@@ -47,7 +49,7 @@ export function roomRoutes(door: Door, hub: Hub, limits: Limits, networkOf: (req
     if ("sentence" in room) return refused(400, "bad-name", room.sentence);
     const pass = door.admit(request.url, request.headers, { room: room.name }, Date.now());
     if ("sentence" in pass) return pass;
-    const waitSeconds = allowances.of(networkOf(request)).take("", performance.now());
+    const waitSeconds = allowances.of(networkOf(entrance.addressOf(request))).take("", performance.now());
     if (waitSeconds > 0) return { ...errorOf(429, "rate-limited"), retryAfterSeconds: waitSeconds };
     return handle(request, room.name, pass);
   }
@@ -65,8 +67,8 @@ export function roomRoutes(door: Door, hub: Hub, limits: Limits, networkOf: (req
     const mayBe = door.admit(request.url, request.headers, { client: client.name, room }, Date.now());
     if ("sentence" in mayBe) return mayBe;
     const answer = await hub.say({ room, from: client.name, content: text, session, seq });
-    if ("kept" in answer) return Response.json({ id: answer.kept.id }, { status: 201 });
-    if ("repeated" in answer) return Response.json({ id: answer.id ?? null });
+    if ("kept" in answer) return made({ id: answer.kept.id }, 201);
+    if ("repeated" in answer) return made({ id: answer.id ?? null });
     return errorOf(503, answer.refused);
   });
 
@@ -83,16 +85,17 @@ export function roomRoutes(door: Door, hub: Hub, limits: Limits, networkOf: (req
     const page = await hub.read(room, { ...end, limit: Number(limit) });
     if (page === "unavailable") return errorOf(503, page);
     const { entries, ...rest } = page;
-    return Response.json({ messages: entries.map(fieldsOf), ...rest });
+    return made({ messages: entries.map(fieldsOf), ...rest });
   });
 
   /** → `{"count","members"}`. */
-  const members = guarded(async (_, room) => Response.json(hub.presenceOf(room)));
+  const members = guarded(async (_, room) => made(hub.presenceOf(room)));
 
   const OPTIONS = preflight(door, METHODS);
+  const others = { PUT: noSuchMethod, PATCH: noSuchMethod, DELETE: noSuchMethod };
   return {
-    "/rooms/:room/messages": { GET: read, POST: say, OPTIONS },
-    "/rooms/:room/members": { GET: members, OPTIONS },
+    "/rooms/:room/messages": { GET: read, POST: say, OPTIONS, ...others },
+    "/rooms/:room/members": { GET: members, POST: noSuchMethod, OPTIONS, ...others },
   };
 }
 
@@ -120,6 +123,19 @@ function readSaying(body: string): Saying | Refusal {
   const name = session === undefined ? undefined : readName("session", `${session}`);
   if (name && "sentence" in name) return refused(400, "bad-name", name.sentence);
   return { text: text.toWellFormed(), from, session: name?.name, seq: number };
+}
+
+function made(value: object, status = 200): Response {
+  return Response.json(value, {
+    status,
+    headers: { "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff" },
+  });
+}
+
+function noSuchMethod(): Response {
+  return problem(
+    refused(405, "no-such-method", `Only ${METHODS} are answered here, POST for messages alone.`),
+  );
 }
 
 function errorOf(status: Refusal["status"], code: ErrorCode): Refusal {

@@ -40,7 +40,10 @@ export interface Item {
   givenAt?: number;
 }
 
-/** `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`. */
+/**
+ * `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`, which is
+ * that of an HTTP status or a close code, unless one closed it oneself.
+ */
 export type State =
   | { readonly is: "connecting" | "open" }
   | { readonly is: "waiting"; readonly retryAt: number; readonly reason: string }
@@ -144,6 +147,24 @@ export class Connection {
     return item;
   }
 
+  /**
+   * What was said before a message, oldest first: a page of it, and whether there is more.
+   * @throws an error with the server's sentence
+   */
+  async earlier(before: string): Promise<{ messages: Message[]; more: boolean }> {
+    const { server = import.meta.url, room = "lobby" } = this.#options;
+    const url = new URL(`/rooms/${encodeURIComponent(room)}/messages?before=${before}`, server);
+    const response = await fetch(url, this.#withToken);
+    const body: { messages: Message[]; more: boolean; detail?: string } = JSON.parse(await response.text());
+    if (!response.ok) throw new Error(body.detail);
+    return body;
+  }
+
+  get #withToken(): RequestInit {
+    const { token } = this.#options;
+    return token === undefined ? {} : { headers: { Authorization: `Bearer ${token}` } };
+  }
+
   /** Does not wait any longer for the next attempt; also brings back what the server has closed. */
   retryNow(): void {
     if (this.#isEnded) return;
@@ -185,7 +206,7 @@ export class Connection {
     socket.onclose = ({ code, reason }) => {
       if (FINAL.includes(code)) {
         this.#letGo();
-        return this.#become({ is: "closed", reason });
+        return this.#become({ is: "closed", reason, status: code });
       }
       this.#comeBack(reason, 0);
       if (!welcomed) void this.#askWhy(url, socket);
@@ -224,8 +245,7 @@ export class Connection {
   /** A WebSocket does not say why it was refused; a plain GET of the same address does, in a sentence. */
   async #askWhy(url: URL, socket: WebSocket): Promise<void> {
     try {
-      const { token } = this.#options;
-      const response = await fetch(url, token ? { headers: { Authorization: `Bearer ${token}` } } : {});
+      const response = await fetch(url, this.#withToken);
       const reason = (await response.text()).trim();
       if (this.#socket !== undefined || this.state.is !== "waiting" || socket.readyState !== WebSocket.CLOSED)
         return;

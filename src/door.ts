@@ -8,7 +8,7 @@ import type { Wish } from "./visitor.ts";
 
 /** What a client is told instead of being let in: an HTTP status, and one sentence that says what to do. */
 export interface Refusal {
-  readonly status: 400 | 401 | 403 | 413 | 429 | 503;
+  readonly status: 400 | 401 | 403 | 405 | 413 | 429 | 503;
   /** For programs. */
   readonly code: string;
   readonly sentence: string;

@@ -55,9 +55,12 @@ export class Entrance {
   }
 
   refuse(request: Request, refused: Refusal): Response {
-    const { status, code } = refused;
-    note("refused", { status, code, path: pathOf(request), address: this.addressOf(request) });
+    this.noteRefusal(request, refused);
     return refusal(refused);
+  }
+
+  noteRefusal(request: Request, { status, code }: Refusal): void {
+    note("refused", { status, code, path: pathOf(request), address: this.addressOf(request) });
   }
 
   addressOf(request: Request): string {

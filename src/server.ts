@@ -42,7 +42,7 @@ import { hostname } from "node:os";
 import { version } from "../package.json";
 import { answer, nothingHere, preflight, toClient } from "./answers.ts";
 import { roomRoutes } from "./api.ts";
-import { Connections, networkOf, type Connection, type Socket } from "./connections.ts";
+import { Connections, type Connection, type Socket } from "./connections.ts";
 import { describeListenError, greet, link } from "./console.ts";
 import { Door } from "./door.ts";
 import { echo } from "./echo.ts";
@@ -92,7 +92,7 @@ function serve(options: Options): Running {
       "/websocket": { GET: (request: Request) => entrance.letIn(request) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
-      ...roomRoutes(door, hub, options, (request) => networkOf(entrance.addressOf(request))),
+      ...roomRoutes(door, hub, entrance, options),
       "/healthz": { GET: () => answer(200, "It runs.") },
       "/readyz": { GET: ready },
       "/metrics": { GET: metrics },
@@ -168,8 +168,8 @@ function serve(options: Options): Running {
 }
 
 function factsOf({ data: { visitor, network } }: Socket): Record<string, string> {
-  if (!visitor) return { echo: "", network };
-  return { client: visitor.client, room: visitor.room.name, wire: visitor.wire, network };
+  if (!visitor) return { path: "/websocket", address: network };
+  return { client: visitor.client, room: visitor.room.name, wire: visitor.wire, address: network };
 }
 
 /** A handler that throws has lost its place: its connection ends, and no other. */

@@ -18,6 +18,8 @@ interface Look {
   readonly height?: number;
   readonly dark?: boolean;
   readonly language?: string;
+  /** A name by which the page goes instead of the address, as on a local network. */
+  readonly name?: string;
 }
 
 /** Opens the page of that server in a tab of its own; disposing it closes the tab. */
@@ -27,7 +29,7 @@ export async function openPage(
   look: Look = {},
 ): Promise<Page> {
   const page = new Page(look);
-  await page.open(`${hub.origin}${path}`, look);
+  await page.open(`${hub.origin.replace("127.0.0.1", look.name ?? "127.0.0.1")}${path}`, look);
   return page;
 }
 
@@ -36,7 +38,7 @@ export class Page implements Disposable {
   readonly complaints: string[] = [];
   readonly #view: Bun.WebView;
 
-  constructor({ width = 1280, height = 800 }: Look) {
+  constructor({ width = 1280, height = 800, name }: Look) {
     this.#view = new Bun.WebView({
       width,
       height,
@@ -51,6 +53,7 @@ export class Page implements Disposable {
           "--disable-component-update",
           "--disable-sync",
           "--disable-quic",
+          ...(name ? [`--host-resolver-rules=MAP ${name} 127.0.0.1`] : []),
         ],
       },
       console: (type, ...args) => {

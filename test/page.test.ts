@@ -1,6 +1,7 @@
 /** The page, used in a real Chromium as a person would use it. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { hostname } from "node:os";
 import { openPage, skipped } from "./browser.ts";
 import { readName } from "../src/names.ts";
 import { Tokens } from "../src/tokens.ts";
@@ -637,6 +638,44 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       stranger.line,
       "Only who has a token comes in here: ask whoever runs this server for one. Try now",
     );
+  });
+
+  test("what was said before comes by scrolling up, to the beginning, and holds still; by name on a local network", async () => {
+    await using hub = await startHubbub({ args: ["--history", "1000"] });
+    await using bob = await hub.join("bob");
+    for (let i = 0; i < 250; i++) bob.says(`${i}`);
+    await bob.hearsUpTo("Client #bob says: 249");
+    const name = `${hostname()}.local`;
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740, name });
+    const texts = "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)";
+    const from = (start: number) => Array.from({ length: 250 - start }, (_, i) => `${start + i}`);
+    await page.shows(texts, from(150));
+    expect(await page.run("isSecureContext")).toBe(false);
+    await page.says("hi");
+    await page.shows(`${texts}.at(-1)`, "hi");
+
+    // What stands in the middle stays there while what is older comes in above it.
+    const up = (text: number) =>
+      page.run<number>(`(() => {
+        scroller.scrollTop = 100;
+        const entry = [...document.querySelectorAll(".message")].find((each) => each.querySelector(".bubble").textContent === "${text}");
+        window.watched = entry;
+        return entry.getBoundingClientRect().top;
+      })()`);
+    for (const start of [50, 0]) {
+      const before = await up(start + 105);
+      await page.shows(texts, [...from(start), "hi"]);
+      expect(Math.abs((await page.run<number>("watched.getBoundingClientRect().top")) - before)).toBeLessThan(
+        1.01,
+      );
+      await page.shows("following", false);
+    }
+    await page.shows("$('announcer').textContent", "50 earlier messages");
+    await page.run("scroller.scrollTop = 0");
+    await page.shows("hasEarlier", false);
+    await page.shows(page.days.concat(".length"), 1);
+    await page.shows(`${texts}.length`, 251);
+    expect(page.complaints).toEqual([]);
   });
 
   test("a link of 64 KiB is drawn like any other text", async () => {
