@@ -105,8 +105,8 @@ export class Connection {
   #nextSeq = 1;
   /** Whether the server has ever acknowledged anything of this session. */
   #known = false;
-  /** A number that was refused for good: the next one above it has to say that it goes on without. */
-  #skipped: number | undefined;
+  /** Numbers that this connection has refused for good: the next one above has to say that it goes on without them. */
+  #refused: number[] = [];
   /** Messages heard since the welcome, until the answer to the ping that follows it. */
   #caughtUp: number | undefined;
   #socket: WebSocket | undefined;
@@ -296,7 +296,7 @@ export class Connection {
         }
         const [item] = this.#take(({ seq }) => seq === event.seq);
         if (!item) break;
-        this.#skipped = event.seq;
+        this.#refused.push(event.seq);
         this.#giveAll();
         this.#emit("refused", { item, code: event.code, message: event.message });
         break;
@@ -318,6 +318,7 @@ export class Connection {
       (item) => item.seq !== undefined && (item.seq <= (sent ?? 0) || isDoubtful(item)),
     );
     if (recovered !== true) this.#after = last;
+    this.#refused = [];
     this.#known ||= sent !== null;
     this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
     // Before anyone is told: what a handler sends now has to come after what was sent before.
@@ -357,7 +358,7 @@ export class Connection {
     if (this.#resend !== undefined) return; // what is refused goes first
     for (; this.#given < this.#window; this.#given++) {
       const item = this.outbox[this.#given];
-      if (!item) return;
+      if (!item || (this.#given > 0 && this.#skips(item))) return;
       this.#give(item);
     }
   }
@@ -365,9 +366,15 @@ export class Connection {
   #give(item: Item): void {
     item.seq ??= this.#nextSeq++;
     item.givenAt ??= Date.now();
-    const skip = this.#skipped !== undefined && item.seq > this.#skipped;
-    if (skip) this.#skipped = undefined;
-    this.#write({ type: "message", text: item.text, seq: item.seq, ...(skip ? { skip } : {}) });
+    const skip = this.#skips(item);
+    const { seq } = item;
+    if (skip) this.#refused = this.#refused.filter((refused) => refused > seq);
+    this.#write({ type: "message", text: item.text, seq, ...(skip ? { skip } : {}) });
+  }
+
+  /** Goes on without a refused one; which gives up all that is held back, and so nothing before it may be left. */
+  #skips({ seq = Infinity }: Item): boolean {
+    return this.#refused.some((refused) => refused < seq);
   }
 
   #write(frame: object): void {

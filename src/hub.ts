@@ -72,15 +72,18 @@ export class Hub {
     return promise;
   }
 
-  /** From here on nobody is said to leave, and nothing more comes by {@link say}. */
-  stop(): Promise<void> {
+  /** From here on nobody is said to leave, and nothing is taken by {@link say}. */
+  stop(): void {
     this.#isStopping = true;
+  }
+
+  /** When all that was accepted is answered. */
+  settle(): Promise<void> {
     return this.#store.settle();
   }
 
   /** Takes a place in a room, before the upgrade: either {@link enter} or {@link release} follows. */
   async reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
-    if (this.#isStopping) return "unavailable";
     const history = await this.#store.open(wish.room);
     if (history === "unavailable") return history;
     const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);

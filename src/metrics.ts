@@ -165,8 +165,3 @@ export function metricsText(): string {
   }
   return `${lines.join("\n")}\n`;
 }
-
-/** For the README's table: name and meaning of each. */
-export function describeMetrics(): readonly Pick<Metric, "name" | "help" | "type">[] {
-  return all;
-}

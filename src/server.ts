@@ -129,7 +129,8 @@ function serve(options: Options): Running {
       }),
       close: guarded((socket, code: number, reason: string) => {
         connections.closed(socket);
-        disconnects.count(code);
+        // A client may close with a code of its own making; those are not told apart.
+        disconnects.count(code < 3000 || code === closes.replaced[0] ? code : "other");
         note("left", {
           ...factsOf(socket),
           code,

@@ -21,12 +21,14 @@ export async function stop(
   drainSeconds: number,
 ): Promise<void> {
   const endMs = performance.now() + drainSeconds * 1000;
+  const end = Bun.sleep(drainSeconds * 1000);
   note("stopping", { connections: connections.size });
-  void server.stop(); // takes no new ones; it would wait for the others
-  await hub.stop();
-  await connections.dismissAll(DISMISS_SHARE * drainSeconds * 1000);
+  hub.stop();
+  void server.stop(); // takes no new connections; it would wait for the others
+  await Promise.race([hub.settle(), end]);
+  await connections.dismissAll(DISMISS_SHARE * (endMs - performance.now()));
   while (server.pendingWebSockets > 0 && performance.now() < endMs) await Bun.sleep(LOOK_MS);
-  await hub.stop();
+  await Promise.race([hub.settle(), end]);
   note("stopped");
 }
 

@@ -1,5 +1,6 @@
 /** The page in a real Chromium: what a person does, and what they then see. */
 
+import { hostname } from "node:os";
 import { within, type Hubbub } from "./hubbub.ts";
 
 const chromium = ["chromium", "chromium-browser", "google-chrome"]
@@ -12,6 +13,9 @@ export const skipped =
 
 /** A browser takes its time, and a page waits for 2 s before it speaks of a lost connection. */
 const DEADLINE_MS = 15_000;
+
+/** As this machine is called on a local network. All pages share one browser, and so one way to find names. */
+export const LOCAL_NAME = `${hostname()}.local`.toLowerCase();
 
 interface Look {
   readonly width?: number;
@@ -38,7 +42,7 @@ export class Page implements Disposable {
   readonly complaints: string[] = [];
   readonly #view: Bun.WebView;
 
-  constructor({ width = 1280, height = 800, name }: Look) {
+  constructor({ width = 1280, height = 800 }: Look) {
     this.#view = new Bun.WebView({
       width,
       height,
@@ -53,7 +57,7 @@ export class Page implements Disposable {
           "--disable-component-update",
           "--disable-sync",
           "--disable-quic",
-          ...(name ? [`--host-resolver-rules=MAP ${name} 127.0.0.1`] : []),
+          `--host-resolver-rules=MAP ${LOCAL_NAME} 127.0.0.1`,
         ],
       },
       console: (type, ...args) => {

@@ -107,6 +107,53 @@ test("a refused message does not hold back the others; one that passes is sent a
   ann.close();
 });
 
+test("it goes on without a refused message only when all before it is kept, since skip gives up what is held back", async () => {
+  const frames: { type: string; seq?: number; skip?: boolean }[] = [];
+  const came = { count: 0, next: Promise.withResolvers<void>() };
+  let socket: Bun.ServerWebSocket<undefined> | undefined;
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: (request, server) => (server.upgrade(request) ? undefined : new Response("no WebSocket")),
+    websocket: {
+      open(opened) {
+        socket = opened;
+        const rest = { last: "1-0", sent: null, count: 1, members: ["ann"], connections: 1 };
+        opened.send(JSON.stringify({ type: "welcome", ...rest, pingSeconds: 25, maxMessageBytes: 9 }));
+      },
+      message(_, frame) {
+        const { type, seq, skip } = JSON.parse(String(frame));
+        if (type !== "message") return;
+        frames.push({ type, seq, ...(skip ? { skip } : {}) });
+        came.next.resolve();
+      },
+    },
+  });
+  const hears = async (...seqs: number[]) => {
+    while (frames.length < seqs.length) {
+      await within(came.next.promise, () => `heard ${JSON.stringify(frames)}`);
+      came.next = Promise.withResolvers<void>();
+    }
+    expect(frames.splice(0).map(({ seq, skip }) => (skip ? -(seq ?? 0) : seq))).toEqual(seqs);
+  };
+  const answers = (...events: object[]) => {
+    for (const event of events) socket?.send(JSON.stringify(event));
+  };
+  const ann = connect({ server: server.url.origin, id: "ann" });
+  for (const text of ["1", "too big", "3"]) ann.send(text);
+  await hears(1, 2, 3);
+  answers(
+    { type: "error", code: "unavailable", seq: 1 },
+    { type: "error", code: "message-too-big", seq: 2 },
+    { type: "error", code: "out-of-order", seq: 3 },
+  );
+  await hears(1); // at once, since what could not pass is out of the way
+  await hears(1); // and once more, for the last of the errors
+  answers({ type: "ack", seq: 1, id: "2-0" });
+  await hears(-3);
+  ann.close();
+});
+
 test("a session that the server has forgotten leaves what was on its way in doubt, and goes on", async () => {
   const first = await startHubbub();
   const ann = connect({ server: first.origin, id: "ann" });
@@ -158,6 +205,7 @@ test("a newer connection of the same session ends the older one, which does not 
   ).toEqual({
     is: "closed",
     reason: "Replaced by a newer connection of this session.",
+    status: 4001,
   });
   two.close();
 });

@@ -9,6 +9,7 @@ import { within, type Hubbub } from "./hubbub.ts";
 import { randomFrom } from "./random.ts";
 
 const DEADLINE_MS = 60_000;
+const MAX_MESSAGE_BYTES = 65_536;
 
 export interface Faults {
   readonly seed: number;
@@ -83,13 +84,19 @@ class Talker {
       .on("state", ({ is }) => {
         if (is === "waiting") setTimeout(() => this.#connection.retryNow(), random() * 50);
       })
-      .on("refused", ({ code }) => this.#fail(`was refused: ${code}`))
+      .on("refused", ({ item, code }) => {
+        if (code !== "message-too-big" || item.text.length <= MAX_MESSAGE_BYTES)
+          this.#fail(`was refused: ${code}`);
+        this.#say();
+      })
       .on("unsure", ({ seq }) => this.#fail(`does not know of ${seq}`));
     this.#say();
   }
 
   #say(): void {
     while (this.#said < this.total && this.#connection.outbox.length < this.window) {
+      // What is refused for good is passed over, and nothing else with it.
+      if (this.random() < 0.1) this.#connection.send("x".repeat(MAX_MESSAGE_BYTES + 1));
       const padding = this.random() < 0.02 ? "x".repeat(30_000 * this.random()) : "";
       this.#connection.send(`${this.session}/${++this.#said} ${padding}`);
     }

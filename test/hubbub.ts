@@ -29,6 +29,8 @@ interface Setup {
   /** What to start instead of the source: an executable. */
   readonly command?: readonly string[];
   readonly cwd?: string;
+  /** How much of its stdout is read; then the pipe is closed. */
+  readonly reads?: "all" | "first line";
 }
 
 /** Starts a server on a free port of 127.0.0.1; disposing it ends the process. */
@@ -39,6 +41,7 @@ export async function startHubbub({
   preload = store?.preload,
   command,
   cwd,
+  reads = "all",
 }: Setup = {}) {
   const [program, ...rest] = command ?? SOURCE;
   const cmd = [program ?? "", ...(preload ? ["--preload", `${import.meta.dir}/${preload}`] : []), ...rest];
@@ -59,20 +62,29 @@ export async function startHubbub({
     ...(cwd ? { cwd } : {}),
   });
   const errors = new Response(server.stderr).text();
-  const greeting = await firstLine(server.stdout);
+  const { greeting, output } = await readOutput(server.stdout, reads);
   const port = Number(/(?::|port )(\d+)(?:\/client|,)/.exec(greeting)?.[1]);
   if (!port) throw new Error(`the server did not start: ${greeting}${await errors}`);
-  return new Hubbub(server, port, greeting, errors);
+  return new Hubbub(server, port, greeting, output, errors);
 }
 
-async function firstLine(stream: ReadableStream<Uint8Array>): Promise<string> {
+async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "first line") {
   let text = "";
   const decoder = new TextDecoder();
-  for await (const chunk of stream) {
-    text += decoder.decode(chunk, { stream: true });
-    if (text.includes("\n")) break;
-  }
-  return text;
+  const reader = stream.getReader();
+  const read = async () => {
+    const { done, value } = await reader.read();
+    text += decoder.decode(value, { stream: !done });
+    return !done;
+  };
+  while (!text.includes("\n") && (await read()));
+  const end = text.indexOf("\n") + 1 || text.length;
+  const rest = async () => {
+    if (reads === "first line") await reader.cancel();
+    else while (await read());
+    return text.slice(end);
+  };
+  return { greeting: text.slice(0, end), output: rest() };
 }
 
 export class Hubbub implements AsyncDisposable {
@@ -83,6 +95,8 @@ export class Hubbub implements AsyncDisposable {
     readonly port: number,
     /** What it printed first. */
     readonly greeting: string,
+    /** All that it printed after that, once it has ended. */
+    readonly output: Promise<string>,
     /** All that the server wrote to stderr, once it has ended. */
     readonly errors: Promise<string>,
   ) {}

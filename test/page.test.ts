@@ -1,8 +1,7 @@
 /** The page, used in a real Chromium as a person would use it. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { hostname } from "node:os";
-import { openPage, skipped } from "./browser.ts";
+import { LOCAL_NAME, openPage, skipped } from "./browser.ts";
 import { readName } from "../src/names.ts";
 import { Tokens } from "../src/tokens.ts";
 import { startHubbub } from "./hubbub.ts";
@@ -645,8 +644,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await using bob = await hub.join("bob");
     for (let i = 0; i < 250; i++) bob.says(`${i}`);
     await bob.hearsUpTo("Client #bob says: 249");
-    const name = `${hostname()}.local`;
-    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740, name });
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740, name: LOCAL_NAME });
     const texts = "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)";
     const from = (start: number) => Array.from({ length: 250 - start }, (_, i) => `${start + i}`);
     await page.shows(texts, from(150));

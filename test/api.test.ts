@@ -1,0 +1,251 @@
+/** The rooms over HTTP, with the same door, limits and sessions as the sockets. */
+
+import { describe, expect, test } from "bun:test";
+import type { Message } from "../src/events.ts";
+import { errors } from "../src/protocol.ts";
+import { Tokens } from "../src/tokens.ts";
+import { startHubbub, STORES, type Hubbub } from "./hubbub.ts";
+
+/** Of the many answers each has some of these. */
+interface Body {
+  readonly id?: string;
+  readonly messages: readonly Message[];
+  readonly more?: boolean;
+  readonly recovered?: boolean;
+}
+
+async function call(hub: Hubbub, path: string, body?: unknown, headers: Record<string, string> = {}) {
+  const response = await hub.get(`/rooms/${path}`, {
+    headers,
+    ...(body === undefined
+      ? {}
+      : { method: "POST", body: typeof body === "string" ? body : JSON.stringify(body) }),
+  });
+  const answered: Body = JSON.parse(await response.text());
+  return { status: response.status, type: response.headers.get("content-type"), body: answered };
+}
+
+/** Problem details (RFC 9457), as a whole. */
+function problem(status: number, title: string, code: string, detail: string) {
+  return { status, type: "application/problem+json", body: { title, status, detail, code } };
+}
+
+const JSON_TYPE = "application/json;charset=utf-8";
+
+for (const store of STORES)
+  describe(`on ${store.url}`, () => {
+    test("what is posted is heard on both wires, and read again", async () => {
+      await using hub = await startHubbub({ store });
+      await using ann = await hub.join("ann", { room: "tea" });
+      await using bob = await hub.joinJson("bob", { room: "tea" });
+      const { status, type, body } = await call(hub, "tea/messages", { text: "hi \ud800", from: "ci" });
+      expect<unknown[]>([status, type, body]).toEqual([201, JSON_TYPE, { id: expect.any(String) }]);
+      await ann.hears("Client #ci says: hi \ufffd");
+      await bob.hears({ type: "message", id: body.id, from: "ci", text: "hi \ufffd" });
+      ann.says(new Uint8Array([1, 2, 3]));
+      await bob.hears({ type: "message", from: "ann", data: "AQID" });
+      expect<unknown>((await call(hub, "tea/messages")).body).toEqual({
+        messages: [
+          { id: body.id, time: Number(body.id?.split("-")[0]), from: "ci", text: "hi \ufffd" },
+          { id: bob.after, time: expect.any(Number), from: "ann", data: "AQID" },
+        ],
+        more: false,
+      });
+      expect<unknown>((await call(hub, "tea/members")).body).toEqual({ count: 2, members: ["ann", "bob"] });
+      expect((await call(hub, "coffee/messages")).body).toEqual({ messages: [], more: false });
+      expect<unknown>((await call(hub, "coffee/members")).body).toEqual({ count: 0, members: [] });
+    });
+
+    test("with a session each number is kept once, from wherever it comes", async () => {
+      await using hub = await startHubbub({ store });
+      await using bob = await hub.join("bob");
+      const say = (text: string, seq: number) =>
+        call(hub, "lobby/messages", { text, from: "ci", session: "s", seq });
+      const first = await say("one", 1);
+      expect(first.status).toBe(201);
+      expect(await say("one", 1)).toMatchObject({ status: 200, body: first.body });
+      expect((await say("three", 3)).status).toBe(201);
+      expect(await say("two, too late", 2)).toMatchObject({ status: 200, body: { id: null } });
+      await using ci = await hub.joinJson("ci", { session: "s", history: 0 });
+      expect(ci.welcome.sent).toBe(3);
+      ci.says("three", { seq: 3 });
+      await ci.hears({ type: "ack", seq: 3 });
+      await bob.hears("Client #ci says: one", "Client #ci says: three");
+      await bob.hearsNothing();
+    });
+
+    test("a long conversation is read page by page, both ways", async () => {
+      await using hub = await startHubbub({ store });
+      await using ann = await hub.joinJson("ann");
+      const ids: string[] = [];
+      for (let i = 0; i < 25; i++) {
+        ann.says(`${i}`);
+        ids.push(String((await ann.next()).id));
+      }
+      const page = async (query: string) => {
+        const { messages, ...rest } = (await call(hub, `lobby/messages?${query}`)).body;
+        return { texts: messages.map(({ text }) => text).join(" "), ...rest };
+      };
+      expect(await page("limit=3")).toEqual({ texts: "22 23 24", more: true });
+      expect(await page(`limit=3&before=${ids[22]}`)).toEqual({ texts: "19 20 21", more: true });
+      expect(await page(`limit=3&before=${ids[3]}`)).toEqual({ texts: "0 1 2", more: false });
+      expect(await page(`before=${ids[0]}`)).toEqual({ texts: "", more: false });
+      expect(await page(`limit=3&after=${ids[0]}`)).toEqual({ texts: "1 2 3", more: true, recovered: true });
+      expect(await page(`limit=3&after=${ids[21]}`)).toEqual({
+        texts: "22 23 24",
+        more: false,
+        recovered: true,
+      });
+      expect(await page(`after=${ids[24]}`)).toEqual({ texts: "", more: false, recovered: true });
+      expect(await page(`limit=1&after=${ann.welcome.last}`)).toEqual({
+        texts: "0",
+        more: true,
+        recovered: true,
+      });
+      expect(await page("limit=1&after=1-0")).toEqual({ texts: "0", more: true, recovered: false });
+      expect(await page("limit=1&before=1-0")).toEqual({ texts: "", more: false });
+      expect(await page("limit=1&before=999999999999999-0")).toEqual({ texts: "24", more: true });
+    });
+  });
+
+test("a page holds no more than a megabyte, whatever it is asked for", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.join("ann");
+  for (let i = 0; i < 40; i++) ann.says(`${i} `.padEnd(60_000, "x"));
+  await ann.hearsUpTo(`Client #ann says: ${"39 ".padEnd(60_000, "x")}`);
+  const { messages, more } = (await call(hub, "lobby/messages?limit=1000")).body;
+  expect(JSON.stringify(messages).length).toBeLessThan(1024 * 1024);
+  expect([messages.length > 5, messages.at(-1)?.text?.split(" ")[0], more]).toEqual([true, "39", true]);
+  const earlier = (await call(hub, `lobby/messages?limit=1000&before=${messages[0]?.id}`)).body;
+  expect(Number(earlier.messages.at(-1)?.text?.split(" ")[0])).toBe(39 - messages.length);
+});
+
+test("what is malformed gets its problem, and nothing is said", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const notAName = (what: string) =>
+    `A ${what} is 1 to 64 letters, digits, "_", "-" or ".": choose another one.`;
+  const cases: [unknown, ReturnType<typeof problem>][] = [
+    ["", problem(400, "Bad Request", "not-json", errors["not-json"])],
+    ["text=hi&from=ci", problem(400, "Bad Request", "not-json", errors["not-json"])],
+    ["null", problem(400, "Bad Request", "not-json", errors["not-json"])],
+    [[], problem(400, "Bad Request", "no-text", errors["no-text"])],
+    [{ from: "ci" }, problem(400, "Bad Request", "no-text", errors["no-text"])],
+    [{ text: 7, from: "ci" }, problem(400, "Bad Request", "no-text", errors["no-text"])],
+    [{ text: "hi" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
+    [{ text: "hi", from: "a b" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
+    [{ text: "hi", from: 7 }, problem(400, "Bad Request", "bad-name", "from is a client id.")],
+    [{ text: "hi", from: "ci", seq: "1" }, problem(400, "Bad Request", "bad-seq", errors["bad-seq"])],
+    [{ text: "hi", from: "ci", session: {} }, problem(400, "Bad Request", "bad-name", notAName("session"))],
+    [
+      { text: "x".repeat(65_537), from: "ci" },
+      problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"]),
+    ],
+    ["x".repeat(1_000_000), problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"])],
+  ];
+  for (const [body, expected] of cases)
+    expect<unknown>(await call(hub, "lobby/messages", body)).toEqual(expected);
+  expect<unknown>(await call(hub, "a%20b/messages", {})).toEqual(
+    problem(400, "Bad Request", "bad-name", notAName("room")),
+  );
+  for (const query of ["after=x", "before=1", "after=1-0&before=2-0", "after="])
+    expect<unknown>(await call(hub, `lobby/messages?${query}`)).toEqual(
+      problem(400, "Bad Request", "bad-id", "after or before is the id of a message: one of them, or none."),
+    );
+  for (const limit of ["0", "1001", "-1", "x", "1.5"])
+    expect<unknown>(await call(hub, `lobby/messages?limit=${limit}`)).toEqual(
+      problem(400, "Bad Request", "bad-limit", "limit is a whole number from 1 to 1000."),
+    );
+  for (const [path, method] of [
+    ["lobby/messages", "DELETE"],
+    ["lobby/messages", "PUT"],
+    ["lobby/members", "POST"],
+  ]) {
+    const response = await hub.get(`/rooms/${path}`, { method: method ?? "" });
+    expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD, POST"]);
+  }
+  await bob.hearsNothing();
+});
+
+test("the door is the sockets': Host, Origin, and pages of allowed sites may read the answers", async () => {
+  await using hub = await startHubbub({ args: ["--allow-origin", "https://a.example"] });
+  const said = { text: "hi", from: "ci" };
+  expect((await call(hub, "lobby/messages", said, { Host: "evil.example" })).body).toMatchObject({
+    code: "host",
+  });
+  expect((await call(hub, "lobby/messages", said, { Origin: "https://evil.example" })).body).toMatchObject({
+    code: "origin",
+  });
+  expect((await call(hub, "lobby/members", undefined, { Origin: "null" })).status).toBe(403);
+  const allowed = await hub.get("/rooms/lobby/messages", { headers: { Origin: "https://a.example" } });
+  expect([allowed.status, allowed.headers.get("access-control-allow-origin")]).toEqual([
+    200,
+    "https://a.example",
+  ]);
+  const asked = await hub.get("/rooms/lobby/messages", {
+    method: "OPTIONS",
+    headers: { Origin: "https://a.example", "Access-Control-Request-Method": "POST" },
+  });
+  expect([asked.status, asked.headers.get("access-control-allow-methods")]).toEqual([204, "GET, POST"]);
+});
+
+test("tokens: who speaks is who the token names, in its rooms", async () => {
+  const secret = "a secret of thirty-two bytes, or more";
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+  const token = new Tokens(Buffer.from(secret)).sign("ci", ["tea"], Math.floor(Date.now() / 1000) + 60);
+  const headers = { Authorization: `Bearer ${token}` };
+  expect((await call(hub, "tea/messages", { text: "hi" }, headers)).status).toBe(201);
+  expect((await call(hub, "tea/messages", { text: "hi", from: "ci" }, headers)).status).toBe(201);
+  expect(await call(hub, "tea/messages", { text: "hi", from: "eve" }, headers)).toMatchObject({
+    status: 403,
+    body: { code: "not-for-client" },
+  });
+  for (const path of ["coffee/messages", "coffee/members"])
+    expect(await call(hub, path, undefined, headers)).toMatchObject({
+      status: 403,
+      body: { code: "not-for-room" },
+    });
+  const without = await hub.get("/rooms/tea/messages");
+  expect([without.status, without.headers.get("www-authenticate")]).toEqual([401, "Bearer"]);
+  expect((await call(hub, "tea/messages", undefined, headers)).body.messages).toMatchObject([
+    { from: "ci", text: "hi" },
+    { from: "ci", text: "hi" },
+  ]);
+});
+
+test("the rate is that of an address, and says when to come again", async () => {
+  const args = ["--message-rate", "1", "--message-burst", "2", "--trust-proxy"];
+  await using hub = await startHubbub({ args });
+  const from = (address: string) => ({ "X-Forwarded-For": address });
+  const say = (address: string) => call(hub, "lobby/messages", { text: "hi", from: "ci" }, from(address));
+  expect([(await say("192.0.2.1")).status, (await say("192.0.2.1")).status]).toEqual([201, 201]);
+  const refused = await hub.get("/rooms/lobby/members", { headers: from("192.0.2.1") });
+  expect([refused.status, refused.headers.get("retry-after")]).toEqual([429, "1"]);
+  const { retryAfterSeconds, ...rest } = JSON.parse(await refused.text());
+  expect(rest).toEqual({
+    title: "Too Many Requests",
+    status: 429,
+    detail: errors["rate-limited"],
+    code: "rate-limited",
+  });
+  expect(retryAfterSeconds).toBeWithin(0.001, 1.001);
+  expect((await say("192.0.2.2")).status).toBe(201);
+});
+
+test("each curl of the README does what it says there", async () => {
+  await using hub = await startHubbub();
+  const readme = await Bun.file(`${import.meta.dir}/../README.md`).text();
+  const lines = [...readme.matchAll(/^(curl .*)\n# (.*)$/gm)];
+  expect(lines.length).toBeGreaterThan(4);
+  for (const [, command = "", answer = ""] of lines) {
+    const run =
+      await Bun.$`sh -c ${command.replace("curl", "curl -s").replaceAll("localhost:8000", `127.0.0.1:${hub.port}`)}`
+        .quiet()
+        .nothrow();
+    const expected = answer.split("…").map(RegExp.escape).join(".*");
+    expect({ command, out: `${run.stdout}` }).toEqual({
+      command,
+      out: expect.stringMatching(new RegExp(`^${expected}`)),
+    });
+  }
+});

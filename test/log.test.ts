@@ -1,0 +1,108 @@
+/** What the operator reads afterwards: one line a fact, and never a message or a token. */
+
+import { expect, test } from "bun:test";
+import { printable } from "../src/log.ts";
+import { Tokens } from "../src/tokens.ts";
+import { startHubbub } from "./hubbub.ts";
+
+const SECRET = "a secret of thirty-two bytes, or more";
+
+/** Runs a server through a few facts, and gives what it wrote after its first line. */
+async function logOf(format: "text" | "json" | "off") {
+  const hub = await startHubbub({ args: ["--log", format], env: { HUBBUB_SECRET: SECRET } });
+  const token = new Tokens(Buffer.from(SECRET)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+  const ann = await hub.open(`/ws/ann?room=tea&token=${token}`);
+  ann.says("a private word");
+  await ann.hears("You wrote: a private word", "Client #ann says: a private word");
+  await ann.leaves();
+  await hub.answer(`/ws/bob?token=${token}`);
+  await hub.answer("/ws/%E2%80%AEbob?token=secret");
+  hub.process.kill("SIGTERM");
+  await hub.process.exited;
+  const lines = (await hub.output).trimEnd().split("\n").filter(Boolean);
+  for (const line of lines) expect(line).not.toMatch(/private|token|secret|eyJ/);
+  return lines;
+}
+
+test("as text", async () => {
+  const lines = (await logOf("text")).map((line) =>
+    line.replace(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ /, "TIME "),
+  );
+  expect(lines).toEqual([
+    "TIME joined client=ann room=tea wire=text address=127.0.0.1",
+    "TIME left client=ann room=tea wire=text address=127.0.0.1 code=1005",
+    "TIME refused status=403 code=not-for-client path=/ws/bob address=127.0.0.1",
+    "TIME refused status=400 code=bad-name path=/ws/%E2%80%AEbob address=127.0.0.1",
+    "TIME stopping connections=0",
+    "TIME stopped",
+  ]);
+});
+
+test("as JSON", async () => {
+  const lines = (await logOf("json")).map((line): unknown => JSON.parse(line));
+  const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
+  const ann = { client: "ann", room: "tea", wire: "text", address: "127.0.0.1" };
+  expect(lines).toEqual([
+    { time, fact: "joined", ...ann },
+    { time, fact: "left", ...ann, code: 1005 },
+    { time, fact: "refused", status: 403, code: "not-for-client", path: "/ws/bob", address: "127.0.0.1" },
+    { time, fact: "refused", status: 400, code: "bad-name", path: "/ws/%E2%80%AEbob", address: "127.0.0.1" },
+    { time, fact: "stopping", connections: 0 },
+    { time, fact: "stopped" },
+  ]);
+});
+
+test("off", async () => expect(await logOf("off")).toEqual([]));
+
+test("why a connection ended", async () => {
+  const hub = await startHubbub({ args: ["--log", "text", "--max-message-bytes", "10"] });
+  const ann = await hub.join("ann");
+  ann.says("x".repeat(11));
+  await ann.closes();
+  const bob = await hub.join("bob");
+  bob.vanishes();
+  await using eve = await hub.join("eve");
+  await eve.hears("Client #ann left the chat", "Client #bob left the chat").catch(() => {});
+  hub.process.kill("SIGTERM");
+  await hub.process.exited;
+  const why = [...(await hub.output).matchAll(/left client=(\w+) .* code=(.*)/g)].map(([, ...parts]) =>
+    parts.join(" "),
+  );
+  expect(why).toEqual([
+    'ann 1009 why="The message is too big."',
+    "bob 1006",
+    'eve 1012 why="Stopping, perhaps to start again: please come back in a moment."',
+  ]);
+});
+
+test("a storm of one fact is a hundred lines a second, and a count", async () => {
+  const hub = await startHubbub({ args: ["--log", "text"] });
+  for (let i = 0; i < 300; i++) await hub.answer("/ws/a%20b");
+  const seconds = () => new Promise((done) => setTimeout(done, 1_001));
+  await seconds(); // of the log's own
+  await hub.answer("/ws/a%20b");
+  hub.process.kill("SIGTERM");
+  await hub.process.exited;
+  const output = await hub.output;
+  const refused = output.match(/ refused /g)?.length ?? 0;
+  const unlisted = [...output.matchAll(/ not listed lines=(\d+)/g)].reduce(
+    (sum, [, lines]) => sum + Number(lines),
+    0,
+  );
+  expect(refused + unlisted).toBe(301);
+  expect(unlisted).toBeGreaterThan(0);
+});
+
+test("a log that nobody reads, or whose reader has gone, stops nothing", async () => {
+  await using hub = await startHubbub({ args: ["--log", "text"], reads: "first line" });
+  for (let i = 0; i < 50; i++) {
+    const ann = await hub.join("ann");
+    ann.says("hi");
+    await ann.hears("You wrote: hi", "Client #ann says: hi");
+    await ann.leaves();
+  }
+  expect(await hub.answer("/healthz")).toHaveProperty("status", 200);
+});
+
+test("what could move the cursor or turn the text around is shown, not done", () =>
+  expect(printable("a\x1b[31m\u202eb\tc\n")).toBe("a\\u001b[31m\\u202eb\tc\\u000a"));

@@ -1,0 +1,120 @@
+/** What monitoring sees, and who may look. */
+
+import { expect, test } from "bun:test";
+import { Tokens } from "../src/tokens.ts";
+import { startHubbub, type Hubbub } from "./hubbub.ts";
+
+async function metricsOf(hub: Hubbub, headers: Record<string, string> = {}): Promise<Map<string, number>> {
+  const response = await hub.get("/metrics", { headers });
+  expect([response.status, response.headers.get("content-type")]).toEqual([
+    200,
+    "text/plain; version=0.0.4; charset=utf-8",
+  ]);
+  const samples = (await response.text()).split("\n").filter((line) => line && !line.startsWith("#"));
+  return new Map(
+    samples.map((line) => {
+      const [, name = "", value] = /^(\S+) (\S+)$/.exec(line) ?? [];
+      return [name, Number(value)];
+    }),
+  );
+}
+
+test("connections, rooms, messages and bytes, refusals, disconnects and resumes are counted", async () => {
+  await using hub = await startHubbub({ args: ["--max-message-bytes", "10"] });
+  await using ann = await hub.joinJson("ann");
+  await using bob = await hub.join("bob");
+  await using eve = await hub.join("eve", { room: "tea" });
+  ann.says("語");
+  await ann.hears({ type: "message", from: "ann", text: "語" });
+  await bob.hears("Client #ann says: 語");
+  ann.says("x".repeat(11));
+  await ann.next();
+  await hub.answer("/ws/a%20b");
+  await hub.answer("/rooms/a%20b/members");
+  await eve.leaves();
+  await using back = await hub.joinJson("ann", { after: ann.after });
+  await using lost = await hub.joinJson("ann", { after: "1-0" });
+  expect([back.welcome.recovered, lost.welcome.recovered]).toEqual([true, false]);
+  await lost.hears({ type: "message", from: "ann", text: "語" });
+
+  const metrics = await metricsOf(hub);
+  const frame = JSON.stringify({
+    type: "message",
+    id: ann.after,
+    time: Number(ann.after.split("-")[0]),
+    from: "ann",
+    text: "語",
+  });
+  expect(Object.fromEntries([...metrics].filter(([name]) => !/_seconds|_bytes\b/.test(name)))).toEqual({
+    hubbub_connections: 4,
+    hubbub_rooms: 1,
+    hubbub_store_ready: 1,
+    hubbub_received_messages_total: 1,
+    hubbub_received_bytes_total: 3,
+    hubbub_sent_messages_total: 3,
+    hubbub_sent_bytes_total: 2 * Buffer.byteLength(frame) + Buffer.byteLength("Client #ann says: 語"),
+    'hubbub_refused_messages_total{reason="message-too-big"}': 1,
+    'hubbub_refused_requests_total{reason="bad-name"}': 2,
+    'hubbub_disconnects_total{code="1005"}': 1,
+    'hubbub_resumes_total{recovered="true"}': 1,
+    'hubbub_resumes_total{recovered="false"}': 1,
+  });
+  expect(metrics.get("hubbub_buffered_bytes")).toBe(0);
+  expect(metrics.get("hubbub_store_delay_seconds_count")).toBe(1);
+  expect(metrics.get('hubbub_store_delay_seconds_bucket{le="+Inf"}')).toBe(1);
+  expect(metrics.get("hubbub_event_loop_delay_seconds_sum")).toBeGreaterThanOrEqual(0);
+});
+
+test("a reader that is cut off is counted", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.join("ann");
+  await using slow = await hub.join("slow");
+  slow.pauses();
+  for (let i = 0; i < 300; i++) {
+    ann.says(`${i} `.padEnd(32_768, "x"));
+    await ann.hearsUpTo(`Client #ann says: ${`${i} `.padEnd(32_768, "x")}`);
+  }
+  slow.resumes();
+  expect((await slow.closes()).code).toBe(1013);
+  expect((await metricsOf(hub)).get('hubbub_disconnects_total{code="1013"}')).toBe(1);
+});
+
+test("they are for this machine, or for who has a token; never for who comes by a proxy", async () => {
+  await using open = await startHubbub({ args: ["--public-url", "https://chat.example"] });
+  await metricsOf(open, { Host: "localhost:9090" });
+  const refused = { status: 403, body: "This is for requests from the machine itself.\n" };
+  for (const headers of [
+    { Host: "localhost", "X-Forwarded-For": "192.0.2.1" },
+    { Host: "localhost", Forwarded: "for=192.0.2.1" },
+    { Host: "localhost", Via: "1.1 proxy" },
+    { Host: "chat.example" },
+    { Host: "evil.example" },
+  ])
+    expect(await open.answer("/metrics", { headers })).toEqual(refused);
+
+  const secret = "a secret of thirty-two bytes, or more";
+  await using closed = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+  await metricsOf(closed);
+  const forwarded = { "X-Forwarded-For": "192.0.2.1" };
+  expect(await closed.answer("/metrics", { headers: forwarded })).toHaveProperty("status", 401);
+  const token = new Tokens(Buffer.from(secret)).sign("prometheus", [], Math.floor(Date.now() / 1000) + 60);
+  await metricsOf(closed, { ...forwarded, Authorization: `Bearer ${token}` });
+});
+
+test("health and readiness are for anyone", async () => {
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  for (const path of ["/healthz", "/readyz"])
+    expect(
+      await hub.answer(path, { headers: { Host: "10.1.2.3", "X-Forwarded-For": "1.1.1.1" } }),
+    ).toHaveProperty("status", 200);
+});
+
+test("the README's table is the code's", async () => {
+  await using hub = await startHubbub();
+  const { body } = await hub.answer("/metrics");
+  const readme = (await Bun.file(`${import.meta.dir}/../README.md`).text()).replace(/ +/g, " ");
+  const described = [...body.matchAll(/^# HELP (\S+) (.*)\n# TYPE \1 (.*)$/gm)];
+  expect(described.length).toBe(14);
+  for (const [, name, help, type] of described)
+    expect(readme).toContain(`| \`${name}\` | ${type} | ${help} |`);
+});

@@ -1,0 +1,103 @@
+/** How it stops: everything accepted is kept and answered, everyone is told to come back, nobody is said to have left. */
+
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { connect, type Connection } from "../src/client.ts";
+import { startHubbub, STORES, within } from "./hubbub.ts";
+
+setDefaultTimeout(60_000);
+
+const RESTARTING = { code: 1012, reason: "Stopping, perhaps to start again: please come back in a moment." };
+
+for (const signal of ["SIGTERM", "SIGINT"] as const)
+  test(`${signal}: told to come back, no farewells, exit 0`, async () => {
+    const hub = await startHubbub();
+    const peers = [await hub.join("ann"), await hub.join("bob"), (await hub.joinJson("eve")).peer];
+    const echo = await hub.open("/websocket");
+    hub.process.kill(signal);
+    for (const peer of [...peers, echo]) expect(await peer.closes()).toEqual(RESTARTING);
+    for (const peer of peers)
+      expect(
+        peer.unread().filter((line) => /left/.test(String(line)) && !/"left":\[\]/.test(String(line))),
+      ).toEqual([]);
+    expect(await hub.process.exited).toBe(0);
+    expect(await hub.errors).toBe("");
+  });
+
+for (const store of STORES)
+  test(`what was accepted before the signal is answered, on ${store.url}`, async () => {
+    const hub = await startHubbub({ store });
+    await using ann = await hub.joinJson("ann", { session: "s" });
+    for (let seq = 1; seq <= 200; seq++) ann.says(`${seq}`, { seq });
+    ann.sends({ type: "ping" });
+    let acks = 0;
+    const count = ({ type }: { readonly type: unknown }) => (acks += Number(type === "ack"));
+    for (let event = await ann.next(); event.type !== "pong"; event = await ann.next()) count(event);
+    hub.process.kill("SIGTERM"); // all of them are with the server, and perhaps not yet kept
+    expect(await ann.peer.closes()).toEqual(RESTARTING);
+    for (const event of ann.peer.unread()) count(JSON.parse(String(event)));
+    expect(acks).toBe(200);
+    expect(await hub.process.exited).toBe(0);
+  });
+
+test("while it stops nobody new comes in; a second signal ends it at once", async () => {
+  await using hub = await startHubbub({ args: ["--drain-seconds", "3600"] });
+  expect(await hub.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
+  const crowd = await Promise.all(Array.from({ length: 50 }, (_, i) => hub.join(`c${i}`)));
+  hub.process.kill("SIGTERM");
+  await crowd[0]?.closes();
+  for (const path of ["/readyz", "/client", "/ws/ann"]) await expect(hub.get(path)).rejects.toThrow();
+  // Who is still here goes on as before.
+  const last = crowd.at(-1);
+  last?.says("still here");
+  await last?.hearsUpTo("Client #c49 says: still here");
+  hub.process.kill("SIGTERM");
+  expect(await within(hub.process.exited, () => "still running")).toBe(1);
+});
+
+test("a thousand clients come back to the next server, and everything that they say meanwhile is kept", async () => {
+  const CLIENTS = 1000;
+  const first = await startHubbub({ args: ["--drain-seconds", "3"] });
+  const acknowledged = new Set<string>();
+  const said = { count: 0 };
+  const clients: Connection[] = [];
+  let open = 0;
+  const allOpen = Promise.withResolvers<void>();
+  for (let i = 0; i < CLIENTS; i++) {
+    const client = connect({
+      server: first.origin,
+      id: `c${i}`,
+      room: `r${i % 10}`,
+      repeat: true,
+      history: 0,
+    })
+      .on("acknowledged", ({ item }) => acknowledged.add(item.text))
+      .on("state", ({ is }) => {
+        if (is === "open" && ++open === CLIENTS) allOpen.resolve();
+      });
+    clients.push(client);
+  }
+  await within(allOpen.promise, () => `${open} of ${CLIENTS} are in`, 30_000);
+  const say = () => {
+    for (const client of clients) client.send(`${said.count++}`);
+  };
+  say();
+  first.process.kill("SIGTERM");
+  say();
+  expect(await within(first.process.exited, () => "still running", 10_000)).toBe(0);
+  say(); // to nobody: it waits
+  await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+  const everything = Promise.withResolvers<void>();
+  const look = setInterval(() => {
+    if (clients.every(({ outbox }) => outbox.length === 0)) everything.resolve();
+  }, 20);
+  await within(
+    everything.promise,
+    () => `${clients.filter(({ outbox }) => outbox.length > 0).length} clients still wait`,
+    40_000,
+  );
+  clearInterval(look);
+  expect(acknowledged.size).toBe(3 * CLIENTS);
+  const { count } = JSON.parse((await second.answer("/rooms/r3/members")).body);
+  expect(count).toBe(CLIENTS / 10);
+  for (const client of clients) client.close();
+});
