@@ -10,10 +10,12 @@ type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 export function greet(
   version: string,
   { hostname = "localhost", port }: Address,
-  { publicUrl, secretFile }: Options,
+  { publicUrl, secretFile, tlsCert }: Options,
   isTerminal: boolean,
 ): void {
-  const names = publicUrl ? [publicUrl.origin] : namesOf(hostname).map((name) => `http://${name}:${port}`);
+  const names = publicUrl
+    ? [publicUrl.origin]
+    : namesOf(hostname).map((name) => `${schemeOf(tlsCert)}://${name}:${port}`);
   const [first = "", ...others] = names.map((name) => `${name}/client`);
   const behind = publicUrl ? `port ${port}, reached as ` : "";
   if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${behind}${first}`);
@@ -31,12 +33,16 @@ export function greet(
 
 /** A link by which a client comes in; the token is its last part. */
 export function link({ client, options }: Extract<Command, { do: "token" }>): string {
-  const { publicUrl, host, port, secretFile = Buffer.of(), room, days } = options;
+  const { publicUrl, host, port, tlsCert, secretFile = Buffer.of(), room, days } = options;
   const [name] = namesOf(host);
   const expires = Math.floor(Date.now() / 1000) + days * 24 * 60 * 60;
   const token = new Tokens(secretFile).sign(client, room, expires);
   const query = new URLSearchParams({ ...(room[0] ? { room: room[0] } : {}), token });
-  return `${publicUrl?.origin ?? `http://${name}:${port}`}/client?${query}`;
+  return `${publicUrl?.origin ?? `${schemeOf(tlsCert)}://${name}:${port}`}/client?${query}`;
+}
+
+function schemeOf(tlsCert: string | undefined): "http" | "https" {
+  return tlsCert === undefined ? "http" : "https";
 }
 
 /** The names by which a listener is reached: the one for this machine first. */
@@ -63,7 +69,11 @@ export function describeListenError(error: unknown, { host, port }: Options): st
     case "EADDRNOTAVAIL":
     case "ENOTFOUND":
       return `Cannot listen on ${host}: choose an address of this machine with --host.`;
+    case "ERR_OSSL_X509_KEY_VALUES_MISMATCH":
+      return "The key is not the certificate's: choose two files that belong together with --tls-cert and --tls-key.";
     default:
+      if (`${code}`.startsWith("ERR_OSSL_"))
+        return `The certificate or its key cannot be used (${error.message}): choose others with --tls-cert and --tls-key.`;
       return `Cannot listen on ${host}, port ${port}: ${error.message}`;
   }
 }

@@ -57,14 +57,14 @@ export const groups = {
       fallback: undefined,
       otherwise: "none",
       help: "speaks TLS, with this certificate (PEM), its chain behind it",
-      parse: readText,
+      parse: (file) => readPem(file, /^-----BEGIN (X509 |TRUSTED )?CERTIFICATE-/m, "a certificate in PEM"),
     }),
     tlsKey: flag<string | undefined>({
       value: "FILE",
       fallback: undefined,
       otherwise: "none",
       help: "and this key (PEM)",
-      parse: readText,
+      parse: (file) => readPem(file, /^-----BEGIN (RSA |EC )?PRIVATE KEY-/m, "a key in PEM, no passphrase"),
     }),
   },
   "What it keeps": {
@@ -177,9 +177,8 @@ export function readCommand(argv: readonly string[], env: Env): Command {
   if ("do" in read) return read;
   const strays = read.others.map((other) => `${other}: hubbub takes options only, see --help`);
   const { tlsCert, tlsKey } = read.options;
-  const halves = (tlsCert === undefined) === (tlsKey === undefined);
   const mistakes = [...read.mistakes, ...strays];
-  if (!halves && mistakes.length === 0)
+  if (mistakes.length === 0 && (tlsCert === undefined) !== (tlsKey === undefined))
     mistakes.push(
       `--tls-${tlsCert ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
     );
@@ -229,9 +228,11 @@ function originOf(text: string): URL | undefined {
   return url && url.href === `${url.origin}/` ? url : undefined;
 }
 
-function readText(file: string): { readonly value: string } | { readonly expected: string } {
+/** By its label (RFC 7468): Bun takes an empty certificate for none, and would go on without TLS. */
+function readPem(file: string, label: RegExp, what: string) {
   try {
-    return { value: readFileSync(file, "utf8") };
+    const value = readFileSync(file, "utf8");
+    return label.test(value) ? { value } : { expected: what };
   } catch {
     return { expected: "a file that can be read" };
   }

@@ -162,8 +162,9 @@ export class Peer implements AsyncDisposable {
   readonly #askers: { resolve(message: Heard): void; reject(why: string): void }[] = [];
   readonly opened: Promise<void>;
 
-  constructor(url: string, headers: Record<string, string>) {
-    const socket = new WebSocket(url, { headers });
+  /** @param ca the certificate to trust, over TLS */
+  constructor(url: string, headers: Record<string, string> = {}, ca?: string) {
+    const socket = new WebSocket(url, { headers, ...(ca === undefined ? {} : { tls: { ca } }) });
     socket.binaryType = "nodebuffer";
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.opened = within(promise, () => `${url} did not open`);
