@@ -4,6 +4,9 @@ import { expect, test } from "bun:test";
 import { Tokens } from "../src/tokens.ts";
 import { startHubbub, type Hubbub } from "./hubbub.ts";
 
+const promtool = Bun.which("promtool");
+const skipped = promtool ? "" : " (skipped: there is no promtool here, which comes with prometheus)";
+
 async function metricsOf(hub: Hubbub, headers: Record<string, string> = {}): Promise<Map<string, number>> {
   const response = await hub.get("/metrics", { headers });
   expect([response.status, response.headers.get("content-type")]).toEqual([
@@ -99,6 +102,23 @@ test("they are for this machine, or for who has a token; never for who comes by 
   expect(await closed.answer("/metrics", { headers: forwarded })).toHaveProperty("status", 401);
   const token = new Tokens(Buffer.from(secret)).sign("prometheus", [], Math.floor(Date.now() / 1000) + 60);
   await metricsOf(closed, { ...forwarded, Authorization: `Bearer ${token}` });
+});
+
+test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped}`, async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.join("ann");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  await hub.answer("/ws/a%20b");
+  const bob = await hub.join("bob");
+  await bob.leaves();
+  await ann.hears("Client #bob left the chat");
+  const { body } = await hub.answer("/metrics");
+  expect(body).toContain("hubbub_connections 1\n");
+  const { exitCode, stdout, stderr } = await Bun.$`${promtool} check metrics < ${new Response(body)}`
+    .quiet()
+    .nothrow();
+  expect({ exitCode, said: `${stdout}${stderr}` }).toEqual({ exitCode: 0, said: "" });
 });
 
 test("health and readiness are for anyone", async () => {

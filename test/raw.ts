@@ -111,8 +111,10 @@ export class RawClient implements AsyncDisposable {
   #hasEnded = false;
   #changed = Promise.withResolvers<void>();
 
-  constructor(port: number) {
-    this.#socket = connect({ port, host: "127.0.0.1", noDelay: true });
+  /** @param from one of this machine's own addresses */
+  constructor(port: number, from?: string) {
+    const localAddress = from === undefined ? {} : { localAddress: from };
+    this.#socket = connect({ port, host: "127.0.0.1", noDelay: true, ...localAddress });
     this.#socket.on("data", (chunk: Buffer) => {
       this.#unread = Buffer.concat([this.#unread, chunk]);
       this.#tell();
