@@ -2,6 +2,7 @@
 
 import { networkInterfaces } from "node:os";
 import type { Command, Options } from "./options.ts";
+import { StoreError } from "./store.ts";
 import { Tokens } from "./tokens.ts";
 
 type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
@@ -60,6 +61,7 @@ function namesOf(hostname: string): string[] {
 
 export function describeListenError(error: unknown, { host, port }: Options): string {
   if (!(error instanceof Error)) throw error;
+  if (error instanceof StoreError) return error.message;
   const code = "code" in error ? error.code : undefined;
   switch (code) {
     case "EADDRINUSE":

@@ -2,8 +2,9 @@
 
 import { stopTelling, tellLeaves, tellPresence } from "./announcements.ts";
 import { broadcast } from "./broadcast.ts";
+import { catchUp } from "./catch-up.ts";
 import type { Allowance } from "./limits.ts";
-import { countAnswer, countSent, messagesRefused, resumes } from "./metrics.ts";
+import { countAnswer, messagesRefused, resumes } from "./metrics.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
 import {
   closes,
@@ -11,7 +12,6 @@ import {
   json,
   MAX_NAMES,
   parse,
-  text,
   type Close,
   type Command,
   type ErrorCode,
@@ -87,6 +87,7 @@ export class Hub {
     const history = await this.#store.open(wish.room);
     if (history === "unavailable") return history;
     const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
+    const isAfterKept = wish.after !== undefined && (await this.#isKept(wish.room, wish.after));
     const room = this.#rooms.get(wish.room) ?? {
       name: wish.room,
       history,
@@ -98,7 +99,7 @@ export class Hub {
     };
     this.#rooms.set(wish.room, room);
     room.visitors++;
-    return new Visitor(wish, room, allowance, sent);
+    return new Visitor(wish, room, allowance, sent, isAfterKept);
   }
 
   release({ room }: Visitor): void {
@@ -115,16 +116,19 @@ export class Hub {
     manager.connect(visitor);
     this.#replace(visitor);
 
-    const resumed = wish.after === undefined ? undefined : history.positionAfter(wish.after);
-    if (wish.after !== undefined) resumes.count(`${resumed !== undefined}`);
+    const { after } = wish;
+    const resumed = after === undefined ? undefined : history.positionAfter(after);
+    const recovered = resumed !== undefined || visitor.isAfterKept;
+    if (after !== undefined) resumes.count(`${recovered}`);
+    if (resumed === undefined && recovered) visitor.behind = after;
     visitor.position = resumed ?? Math.max(history.start, history.end - wish.history);
     if (visitor.wire === "json")
       visitor.send(
         json.welcome({
           client,
           room: room.name,
-          last: history.idBefore(visitor.position),
-          ...(wish.after === undefined ? {} : { recovered: resumed !== undefined }),
+          last: visitor.behind ?? history.idBefore(visitor.position),
+          ...(after === undefined ? {} : { recovered }),
           ...(wish.session === undefined ? {} : { sent: visitor.sent }),
           count: manager.count,
           members: manager.members(MAX_NAMES),
@@ -138,28 +142,14 @@ export class Hub {
     tellPresence(room);
   }
 
-  /**
-   * Sends what was said before, as much at a time as the network takes, and then lets the visitor hear the room.
-   * Between the last look at the history and the subscription nothing else runs: nothing is missed or heard twice.
-   */
+  /** Goes on with what was said before, when there is room in the network for it again. */
   catchUp(visitor: Visitor): void {
-    const { room, wire, socket } = visitor;
-    if (!socket || !room.catchingUp.has(visitor)) return;
-    for (; visitor.position < room.history.end; visitor.position++) {
-      const entry = room.history.at(visitor.position);
-      // Forgotten before it could be sent: whoever resumes is told that something is missing.
-      if (!entry) return this.#dismiss(visitor, "tooSlow");
-      const message = wire === "json" ? json.message(entry) : text.message(entry);
-      countSent(message, 1);
-      if (visitor.send(message) === -1) {
-        visitor.position++;
-        return; // `drain` goes on
-      }
-    }
-    room.catchingUp.delete(visitor);
-    if (visitor.isOwedPong) visitor.send(json.pong);
-    visitor.isOwedPong = false;
-    socket.subscribe(room.manager.topics[wire]);
+    catchUp(visitor, this.#store, (slow) => this.#dismiss(slow, "tooSlow"));
+  }
+
+  async #isKept(room: string, after: string): Promise<boolean> {
+    const page = await this.#store.read(room, { after, limit: 1 });
+    return page !== "unavailable" && page.recovered === true;
   }
 
   hear(visitor: Visitor, frame: Content): void {

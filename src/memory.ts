@@ -58,7 +58,7 @@ export class MemoryStore implements Store {
   }
 
   append(draft: Draft, sender: Sender): void {
-    const objection = this.#sessions.objection(draft);
+    const objection = this.#sessions.objection(draft, this.clock());
     if (objection) return sender.answered(draft, objection);
     const room = this.#room(draft.room);
     if (!room) return sender.answered(draft, { refused: "unavailable" });

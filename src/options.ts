@@ -71,14 +71,15 @@ export const groups = {
     store: flag<URL>({
       value: "URL",
       fallback: new URL("memory:"),
-      help: "where messages are kept",
+      help: "where messages are kept: memory: or sqlite:FILE",
       parse(text) {
         const url = URL.parse(text);
-        return url && stores.has(url.protocol)
+        return url && stores.has(url.protocol) && (url.protocol !== "sqlite:" || url.pathname)
           ? { value: url }
-          : { expected: [...stores.keys()].join(" or ") };
+          : { expected: "memory: or sqlite:FILE" };
       },
     }),
+    keepDays: number("N", 0, [0, 36_500], "forgets what is older (sqlite:); 0: nothing"),
     history: number("N", 100, [0, 100_000], "messages of a room kept ready for who comes"),
   },
   "Who may come in": {

@@ -17,6 +17,7 @@
  *     connections.ts  all open sockets: how many there may be, which are alive, until when they may stay
  *     echo.ts      the tutorial's other address
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
+ *     catch-up.ts  what was said before, for who has just come
  *     broadcast.ts  an entry goes out to all; announcements.ts, who has come and gone
  *     visitor.ts   one connection in a room: what it asked for, and what it is sent
  *     manager.ts   the ConnectionManager: who is in a room, and who has gone
@@ -25,7 +26,8 @@
  *     events.ts    what the JSON wire says, as types; the client has the same
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
- *     memory.ts    the memory store; stores.ts, the table of all stores
+ *     memory.ts    the memory store
+ *     sqlite.ts    the SQLite store; sqlite-file.ts, its file; stores.ts, the table of all stores
  *     api.ts       the rooms over HTTP
  *     page.ts      index.html and the client module as responses; transpile.ts, the macro that makes the latter
  *     client.ts    the client, for browsers and Bun: a connection that mends itself
@@ -71,7 +73,7 @@ function serve(options: Options): Running {
   const makeStore = stores.get(options.store.protocol);
   if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);
   const hub = new Hub(
-    (follow) => makeStore(options.store, options.history, follow),
+    (follow) => makeStore(options.store, options, follow),
     (topic, message) => server.publish(topic, message, false),
     options,
   );

@@ -6,7 +6,7 @@ const SESSION_KEPT_MS = 24 * 60 * 60 * 1000;
 /** Some 20 MB; beyond it, the session that has been silent for longest is forgotten. */
 const MAX_SESSIONS = 100_000;
 
-interface Session {
+export interface Session {
   readonly seq: number;
   readonly id: string;
   readonly usedMs: number;
@@ -17,17 +17,31 @@ export class Sessions {
   /** By client and session, the longest unused first. */
   readonly #sessions = new Map<string, Session>();
 
-  constructor(private readonly maxSessions = MAX_SESSIONS) {}
+  /** @param load what a store that persists knows of a session that is not in memory */
+  constructor(
+    private readonly load: (client: string, session: string) => Session | undefined = () => undefined,
+    private readonly maxSessions = MAX_SESSIONS,
+  ) {}
 
   sent(client: string, session: string, nowMs: number): number | null {
+    return this.get(client, session, nowMs)?.seq ?? null;
+  }
+
+  get(client: string, session: string, nowMs: number): Session | undefined {
     this.#forgetOld(nowMs);
-    return this.#sessions.get(keyOf(client, session))?.seq ?? null;
+    const key = keyOf(client, session);
+    const known = this.#sessions.get(key);
+    if (known) return known;
+    const loaded = this.load(client, session);
+    if (!loaded || nowMs - loaded.usedMs >= SESSION_KEPT_MS) return undefined;
+    this.#sessions.set(key, loaded);
+    return loaded;
   }
 
   /** The answer to a draft that must not be kept: it was already, or the one before it was not. */
-  objection({ from, session, seq, after }: Draft): Answer | undefined {
+  objection({ from, session, seq, after }: Draft, nowMs: number): Answer | undefined {
     if (session === undefined || seq === undefined) return undefined;
-    const known = this.#sessions.get(keyOf(from, session));
+    const known = this.get(from, session, nowMs);
     if (known && seq <= known.seq)
       return seq === known.seq ? { repeated: seq, id: known.id } : { repeated: seq };
     if (after !== undefined && (known?.seq ?? 0) < after) return { refused: "out-of-order" };
@@ -40,6 +54,12 @@ export class Sessions {
     this.#sessions.delete(key);
     this.#sessions.set(key, { seq, id, usedMs: nowMs });
     this.#forgetOld(nowMs);
+  }
+
+  /** Forgets what was noted of these, which were not kept after all; it is loaded again. */
+  reload(drafts: readonly Draft[]): void {
+    for (const { from, session } of drafts)
+      if (session !== undefined) this.#sessions.delete(keyOf(from, session));
   }
 
   #forgetOld(nowMs: number): void {

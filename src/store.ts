@@ -64,6 +64,16 @@ export interface Store {
   settle(): Promise<void>;
 }
 
+export interface StoreOptions {
+  /** The latest messages of each room that are kept ready for who comes. */
+  readonly history: number;
+  /** What is older may be forgotten; 0 for never. */
+  readonly keepDays: number;
+}
+
+/** A store that cannot be used, in a sentence for the operator. */
+export class StoreError extends Error {}
+
 /** Which piece: what follows an id, what is before one, or else the end. */
 export interface Where {
   readonly after?: string;
@@ -149,12 +159,11 @@ export class History {
     if (after !== undefined) {
       const known = this.positionAfter(after);
       const from = known === undefined ? indexOf((id) => compareIds(id, after) > 0) : known - this.#start;
-      const entries = aPageOf(this.#entries.slice(from, from + limit));
-      return { entries, more: from + entries.length < count, recovered: known !== undefined };
+      return { ...aPageOf(this.#entries.slice(from), limit), recovered: known !== undefined };
     }
     const to = before === undefined ? count : indexOf((id) => compareIds(id, before) >= 0);
-    const entries = aPageOf(this.#entries.slice(Math.max(0, to - limit), to).reverse()).reverse();
-    return { entries, more: entries.length < to };
+    const page = aPageOf(this.#entries.slice(0, to).reverse(), limit);
+    return { ...page, entries: page.entries.reverse() };
   }
 
   push(entry: Entry): void {
@@ -172,10 +181,20 @@ export class History {
   }
 }
 
-function aPageOf(entries: Entry[]): Entry[] {
+/** The first of them, as many as one page holds, and whether there are others. */
+export function aPageOf(
+  entries: Iterable<Entry>,
+  limit: number,
+  maxBytes = MAX_PAGE_BYTES,
+): { entries: Entry[]; more: boolean } {
+  const page: Entry[] = [];
   let bytes = 0;
-  const end = entries.findIndex((entry, i) => (bytes += sizeOf(entry)) > MAX_PAGE_BYTES && i > 0);
-  return end < 0 ? entries : entries.slice(0, end);
+  for (const entry of entries) {
+    bytes += sizeOf(entry);
+    if (page.length === limit || (bytes > maxBytes && page.length > 0)) return { entries: page, more: true };
+    page.push(entry);
+  }
+  return { entries: page, more: false };
 }
 
 /** The order of ids: negative, 0 or positive as the first is earlier, the same or later. */

@@ -1,11 +1,13 @@
 /** Which store there is for which URL. */
 
 import { MemoryStore } from "./memory.ts";
-import type { Follow, Store } from "./store.ts";
+import { SqliteStore } from "./sqlite.ts";
+import type { Follow, Store, StoreOptions } from "./store.ts";
 
-type Make = (url: URL, maxEntries: number, follow: Follow) => Store;
+type Make = (url: URL, options: StoreOptions, follow: Follow) => Store;
 
 /** By the URL's scheme. */
 export const stores = new Map<string, Make>([
-  ["memory:", (_url, maxEntries, follow) => new MemoryStore(maxEntries, follow)],
+  ["memory:", (_url, { history }, follow) => new MemoryStore(history, follow)],
+  ["sqlite:", (url, options, follow) => new SqliteStore(decodeURIComponent(url.pathname), options, follow)],
 ]);

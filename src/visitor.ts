@@ -50,6 +50,9 @@ export class Visitor implements Member, Sender {
   socket: Socket | undefined;
   /** The next position of the room's history to be sent, while catching up. */
   position = 0;
+  /** The entry sent last, while those that follow it are older than what is kept ready; then the store is read. */
+  behind: string | undefined;
+  isReading = false;
   /** It asked for a sign of life while catching up. */
   isOwedPong = false;
   /** Something sent to it had to wait since this was last looked at. */
@@ -62,6 +65,8 @@ export class Visitor implements Member, Sender {
     readonly allowance: Allowance,
     /** The highest number that the store has of its session. */
     readonly sent: number | null,
+    /** Whether nothing is missing after the entry that it asks to go on from. */
+    readonly isAfterKept: boolean,
   ) {
     this.client = wish.client;
     this.wire = wish.wire;

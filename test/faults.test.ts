@@ -1,7 +1,7 @@
-/** What is acknowledged is heard exactly once by everyone, in one order: ten seeds of cut connections and a bad store. */
+/** What is acknowledged is heard exactly once by everyone, in one order: seeds of cut connections, bad stores and kills. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { runFaults, type Counts } from "./faults.ts";
+import { runFaults, runKills, show } from "./faults.ts";
 import { startHubbub } from "./hubbub.ts";
 
 setDefaultTimeout(120_000);
@@ -14,8 +14,7 @@ for (let seed = 1; seed <= 10; seed++) {
     const store = late
       ? { url: `late:?delay=8&refuse=0.05&seed=${seed}`, preload: "late-store.ts" }
       : { url: "memory:" };
-    await using hub = await startHubbub({ store, args: ["--history", `${history}`] });
-    const counts = await runFaults(hub, {
+    const counts = await runFaults(() => startHubbub({ store, args: ["--history", `${history}`] }), {
       seed,
       rooms: ["tea", "coffee"],
       clientsPerRoom: 8,
@@ -31,8 +30,10 @@ for (let seed = 1; seed <= 10; seed++) {
   });
 }
 
-function show(counts: Counts): string {
-  return Object.entries(counts)
-    .map(([what, count]) => `${count} ${what.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}`)
-    .join(", ");
-}
+for (let seed = 11; seed <= 13; seed++)
+  test(`seed ${seed}: SQLite, and a server that is killed again and again`, async () => {
+    const counts = await runKills(seed);
+    console.log(`seed ${seed}: ${show(counts)}`);
+    expect(counts).toMatchObject({ acknowledged: 2 * 8 * 400, notRecovered: 0 });
+    expect(counts.kills).toBeGreaterThan(2);
+  });

@@ -1,11 +1,16 @@
 /**
- * The promise, under faults: clients that talk without a pause while their connections are cut at random moments
- * and the store refuses and delays at random. Everything is counted, and every rule is checked at the end.
+ * The promise, under faults: clients that talk without a pause while their connections are cut at random moments,
+ * the server is killed, and the store refuses and delays. Everything is counted, and every rule is checked at the end.
+ * `bun test/faults.ts --seconds 600 --seed 1` goes on for longer, on SQLite with kills.
  */
 
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { connect, type Connection } from "../src/client.ts";
 import { startCutter } from "./cutter.ts";
-import { within, type Hubbub } from "./hubbub.ts";
+import { startHubbub, within, type Hubbub, type JsonPeer } from "./hubbub.ts";
 import { randomFrom } from "./random.ts";
 
 const DEADLINE_MS = 60_000;
@@ -17,6 +22,8 @@ export interface Faults {
   /** In each room; every fourth is a second tab of the one before it. */
   readonly clientsPerRoom: number;
   readonly messagesPerClient: number;
+  /** Whether the server is killed at random moments, too. */
+  readonly kills?: boolean;
 }
 
 /** What happened, in numbers. */
@@ -25,6 +32,7 @@ export interface Counts {
   /** Deliveries of messages to clients, all together. */
   heard: number;
   cuts: number;
+  kills: number;
   refused: number;
   recovered: number;
   notRecovered: number;
@@ -96,7 +104,7 @@ class Talker {
   #say(): void {
     while (this.#said < this.total && this.#connection.outbox.length < this.window) {
       // What is refused for good is passed over, and nothing else with it.
-      if (this.random() < 0.1) this.#connection.send("x".repeat(MAX_MESSAGE_BYTES + 1));
+      if (this.random() < 0.05) this.#connection.send("x".repeat(MAX_MESSAGE_BYTES + 1));
       const padding = this.random() < 0.02 ? "x".repeat(30_000 * this.random()) : "";
       this.#connection.send(`${this.session}/${++this.#said} ${padding}`);
     }
@@ -116,64 +124,111 @@ function nameOf(text: string): string {
   return text.split(" ", 1)[0] ?? "";
 }
 
-/** Runs them all to the end. @throws an error that names the first rule that does not hold */
-export async function runFaults(hub: Hubbub, faults: Faults): Promise<Counts> {
+/**
+ * Runs them all to the end.
+ * @param start starts the server; again after each kill, with all that it had kept
+ * @throws an error that names the first rule that does not hold
+ */
+export async function runFaults(start: () => Promise<Hubbub>, faults: Faults): Promise<Counts> {
   const random = randomFrom(faults.seed);
   const counts: Counts = {
     acknowledged: 0,
     heard: 0,
     cuts: 0,
+    kills: 0,
     refused: 0,
     recovered: 0,
     notRecovered: 0,
   };
-  await using cutter = await startCutter(() => hub.port, random);
-  const rooms = await Promise.all(
-    faults.rooms.map(async (room) => {
-      const witness = await hub.joinJson("witness", { room });
-      const textWitness = await hub.join("witness", { room });
-      const talkers = Array.from({ length: faults.clientsPerRoom }, (_, i) => {
-        const client = i % 4 === 3 ? i - 1 : i;
-        const window = random() < 0.5 ? 1 : 20;
-        const address = { server: cutter.origin, id: `c${client}`, room };
-        return new Talker(address, `${room}-${i}`, faults.messagesPerClient, window, random, counts);
-      });
-      return { room, witness, textWitness, talkers };
-    }),
-  );
-  const all = rooms.flatMap(({ talkers }) => talkers);
-  const waiting = () => `seed ${faults.seed}: not all was acknowledged: ${JSON.stringify(counts)}`;
-  await within(Promise.all(all.map((talker) => talker.done.promise)), waiting, DEADLINE_MS);
-
-  cutter.cutting = false;
-  counts.cuts = cutter.cuts;
-  counts.refused = cutter.refusals;
-  for (const { room, witness, textWitness, talkers } of rooms) {
-    // The store may refuse this one too.
-    await using last = await hub.joinJson("last", { room, session: room, history: 0 });
-    for (let acked = false; !acked;) {
-      last.says("end", { seq: 1 });
-      for (let event = await last.next(); !acked && event.type !== "error"; event = await last.next())
-        acked = event.type === "ack";
+  const fail = (what: string) => () => `seed ${faults.seed}: ${what}: ${JSON.stringify(counts)}`;
+  let hub = await start();
+  try {
+    await using cutter = await startCutter(() => hub.port, random);
+    const rooms = await Promise.all(
+      faults.rooms.map(async (room) => {
+        const witness = await hub.joinJson("witness", { room });
+        const textWitness = await hub.join("witness", { room });
+        const talkers = Array.from({ length: faults.clientsPerRoom }, (_, i) => {
+          const client = i % 4 === 3 ? i - 1 : i;
+          const window = random() < 0.5 ? 1 : 20;
+          const address = { server: cutter.origin, id: `c${client}`, room };
+          return new Talker(address, `${room}-${i}`, faults.messagesPerClient, window, random, counts);
+        });
+        return { room, witness, textWitness, talkers };
+      }),
+    );
+    const all = rooms.flatMap(({ talkers }) => talkers);
+    let isOver = false;
+    const kills = (async () => {
+      while (faults.kills && !isOver) {
+        await Bun.sleep(200 + random() * 600);
+        if (isOver) return;
+        await hub.stop("SIGKILL");
+        counts.kills++;
+        hub = await start();
+      }
+    })();
+    const done = Promise.all(all.map((talker) => talker.done.promise));
+    try {
+      await within(
+        Promise.race([done, kills.then(() => done)]),
+        fail("not all was acknowledged"),
+        DEADLINE_MS,
+      );
+    } finally {
+      isOver = true;
+      await kills;
     }
-    const missing = () =>
-      `seed ${faults.seed}: not everyone in ${room} heard the end: ${JSON.stringify(counts)}`;
-    await within(Promise.all(talkers.map((talker) => talker.heardEnd.promise)), missing, DEADLINE_MS);
-
-    const order = new Map<string, string>();
-    const start = String(witness.welcome.last);
-    for (let event = await witness.next(); ; event = await witness.next()) {
-      order.set(String(event.id), nameOf(String(event.text)));
-      if (event.text === "end") break;
+    cutter.cutting = false;
+    counts.cuts = cutter.cuts;
+    counts.refused = cutter.refusals;
+    for (const { room, witness, textWitness, talkers } of rooms) {
+      await sayEnd(hub, room);
+      const ends = Promise.all(talkers.map((talker) => talker.heardEnd.promise));
+      await within(ends, fail(`not everyone in ${room} heard the end`), DEADLINE_MS);
+      const order = faults.kills ? await readAll(hub, room) : await hearAll(witness);
+      if (!faults.kills) await checkTextWire(textWitness, [...order.values()]);
+      checkSaidOnce([...order.values()], talkers, faults.messagesPerClient);
+      for (const talker of talkers) checkHeard(talker, String(witness.welcome.last), order);
+      await Promise.all([witness.leaves(), textWitness.leaves()]);
     }
-    await checkTextWire(textWitness, [...order.values()]);
-    checkSaidOnce([...order.values()], talkers, faults.messagesPerClient);
-    for (const talker of talkers) checkHeard(talker, start, order);
-    await witness.leaves();
-    await textWitness.leaves();
+    for (const talker of all) talker.close();
+    return counts;
+  } finally {
+    await hub[Symbol.asyncDispose]();
   }
-  for (const talker of all) talker.close();
-  return counts;
+}
+
+async function sayEnd(hub: Hubbub, room: string): Promise<void> {
+  await using last = await hub.joinJson("last", { room, session: room, history: 0 });
+  for (;;) {
+    last.says("end", { seq: 1 });
+    for (let event = await last.next(); event.type !== "error"; event = await last.next())
+      if (event.type === "ack") return;
+    // The store may refuse this one too.
+  }
+}
+
+/** Everything that was said, by id, as somebody heard it who was there from the beginning. */
+async function hearAll(witness: JsonPeer): Promise<Map<string, string>> {
+  const order = new Map<string, string>();
+  for (;;) {
+    const { id, text } = await witness.next();
+    order.set(String(id), nameOf(String(text)));
+    if (text === "end") return order;
+  }
+}
+
+/** The same, as the store has it. */
+async function readAll(hub: Hubbub, room: string): Promise<Map<string, string>> {
+  const order = new Map<string, string>();
+  for (let after = "1-0", more = true; more;) {
+    const { body } = await hub.answer(`/rooms/${room}/messages?limit=1000&after=${after}`);
+    const page: { messages: { id: string; text: string }[]; more: boolean } = JSON.parse(body);
+    for (const { id, text } of page.messages) order.set((after = id), nameOf(text));
+    more = page.more;
+  }
+  return order;
 }
 
 async function checkTextWire(
@@ -224,4 +279,39 @@ function checkHeard({ session, stretches, heard }: Talker, start: string, order:
   }
   for (const [id, name] of heard)
     if (order.get(id) !== name) throw new Error(`${session} heard ${name} as ${id}`);
+}
+
+/** With SQLite, and a server that is killed again and again. */
+export async function runKills(seed: number): Promise<Counts> {
+  const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
+  try {
+    const start = () =>
+      startHubbub({
+        store: { url: "sqlite:chat.db" },
+        cwd: folder,
+        args: ["--history", seed % 2 ? "100" : "5"],
+      });
+    const faults = { seed, rooms: ["tea", "coffee"], clientsPerRoom: 8, messagesPerClient: 400, kills: true };
+    return await runFaults(start, faults);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+export function show(counts: Partial<Counts>): string {
+  return Object.entries(counts)
+    .map(([what, count]) => `${count} ${what.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}`)
+    .join(", ");
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({ options: { seconds: { type: "string" }, seed: { type: "string" } } });
+  const endMs = performance.now() + Number(values.seconds ?? 60) * 1000;
+  const sum: Record<string, number> = {};
+  for (let seed = Number(values.seed ?? 1); performance.now() < endMs; seed++) {
+    const counts = await runKills(seed);
+    console.log(`seed ${seed}: ${show(counts)}`);
+    for (const [what, count] of Object.entries({ runs: 1, ...counts })) sum[what] = (sum[what] ?? 0) + count;
+  }
+  console.log(`all: ${show(sum)}; none lost, none repeated, none out of order`);
 }

@@ -1,6 +1,9 @@
 /** The tests' hands: a real server process, real sockets, and clients that say and hear. */
 
 import { deepEquals } from "bun";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { SUBPROTOCOL } from "../src/protocol.ts";
 
 /** How long anything may take before it counts as not happening: less than a test may take, so that it can say so. */
@@ -9,13 +12,17 @@ const DEADLINE_MS = 4_500;
 const SOURCE = [process.execPath, `${import.meta.dir}/../src/server.ts`];
 
 interface Store {
+  /** A file's name without a folder lies in one of its own, which goes with the server. */
   readonly url: string;
+  /** Its history goes back to the beginning, and not only as far as `--history`. */
+  readonly keepsAll?: true;
   readonly preload?: string;
 }
 
 /** What rooms, wires and resuming are tested on: the same tests, each store. */
 export const STORES: readonly Store[] = [
   { url: "memory:" },
+  { url: "sqlite:chat.db", keepsAll: true },
   { url: "late:?delay=10&seed=1", preload: "late-store.ts" },
 ];
 
@@ -43,6 +50,7 @@ export async function startHubbub({
   cwd,
   reads = "all",
 }: Setup = {}) {
+  const folder = store && cwd === undefined ? await mkdtemp(join(tmpdir(), "hubbub-")) : undefined;
   const [program, ...rest] = command ?? SOURCE;
   const cmd = [program ?? "", ...(preload ? ["--preload", `${import.meta.dir}/${preload}`] : []), ...rest];
   const server = Bun.spawn({
@@ -59,13 +67,13 @@ export async function startHubbub({
     env: command ? env : { ...process.env, ...env },
     stdout: "pipe",
     stderr: "pipe",
-    ...(cwd ? { cwd } : {}),
+    cwd: cwd ?? folder ?? import.meta.dir,
   });
   const errors = new Response(server.stderr).text();
   const { greeting, output } = await readOutput(server.stdout, reads);
   const port = Number(/(?::|port )(\d+)(?:\/client|,)/.exec(greeting)?.[1]);
   if (!port) throw new Error(`the server did not start: ${greeting}${await errors}`);
-  return new Hubbub(server, port, greeting, output, errors);
+  return new Hubbub(server, port, greeting, output, errors, folder);
 }
 
 async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "first line") {
@@ -99,6 +107,8 @@ export class Hubbub implements AsyncDisposable {
     readonly output: Promise<string>,
     /** All that the server wrote to stderr, once it has ended. */
     readonly errors: Promise<string>,
+    /** Made for it alone, and removed when it is disposed. */
+    private readonly folder: string | undefined,
   ) {}
 
   get origin(): string {
@@ -141,6 +151,7 @@ export class Hubbub implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const peer of this.#peers) peer.vanishes();
     await this.stop();
+    if (this.folder) await rm(this.folder, { recursive: true });
   }
 }
 

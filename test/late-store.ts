@@ -68,4 +68,4 @@ class LateStore implements Store {
   }
 }
 
-stores.set("late:", (url, maxEntries, follow) => new LateStore(url.searchParams, maxEntries, follow));
+stores.set("late:", (url, { history }, follow) => new LateStore(url.searchParams, history, follow));

@@ -78,19 +78,19 @@ describe("sessions", () => {
 
   test("know a repeat by the highest number, and object to one whose predecessor was not kept", () => {
     const sessions = new Sessions();
-    expect(sessions.objection(draft(2, { after: 1 }))).toEqual({ refused: "out-of-order" });
-    expect(sessions.objection(draft(2))).toBeUndefined();
+    expect(sessions.objection(draft(2, { after: 1 }), 0)).toEqual({ refused: "out-of-order" });
+    expect(sessions.objection(draft(2), 0)).toBeUndefined();
     sessions.kept(draft(2), "7-0", 0);
-    expect(sessions.objection(draft(2))).toEqual({ repeated: 2, id: "7-0" });
-    expect(sessions.objection(draft(1))).toEqual({ repeated: 1 });
-    expect(sessions.objection(draft(3, { after: 2 }))).toBeUndefined();
-    expect(sessions.objection(draft(4, { after: 3 }))).toEqual({ refused: "out-of-order" });
-    expect(sessions.objection(draft(1, { from: "bob" }))).toBeUndefined();
+    expect(sessions.objection(draft(2), 0)).toEqual({ repeated: 2, id: "7-0" });
+    expect(sessions.objection(draft(1), 0)).toEqual({ repeated: 1 });
+    expect(sessions.objection(draft(3, { after: 2 }), 0)).toBeUndefined();
+    expect(sessions.objection(draft(4, { after: 3 }), 0)).toEqual({ refused: "out-of-order" });
+    expect(sessions.objection(draft(1, { from: "bob" }), 0)).toBeUndefined();
   });
 
   test("are forgotten after a day, or when there are too many, the longest unused first", () => {
     const day = 24 * 60 * 60 * 1000;
-    const sessions = new Sessions(2);
+    const sessions = new Sessions(undefined, 2);
     for (const [from, nowMs] of [
       ["ann", 0],
       ["bob", 1],

@@ -1,0 +1,61 @@
+/** What was said before is sent to who has just come, as much at a time as the network takes; then they hear the room. */
+
+import { countSent } from "./metrics.ts";
+import { json, text } from "./protocol.ts";
+import type { Entry, Store } from "./store.ts";
+import type { Visitor } from "./visitor.ts";
+
+/** Entries read from the store at once, for one who has been away for long. */
+const READ_AT_ONCE = 100;
+
+/**
+ * Between the last look at the history and the subscription nothing else runs: nothing is missed or heard twice.
+ * @param dismiss what happens when entries are forgotten before they could be sent: who resumes is told so
+ */
+export function catchUp(visitor: Visitor, store: Store, dismiss: (visitor: Visitor) => void): void {
+  const { room, wire, socket } = visitor;
+  if (!socket || !room.catchingUp.has(visitor)) return;
+  if (visitor.behind !== undefined) return void readOn(visitor, store, dismiss);
+  while (visitor.position < room.history.end) {
+    const entry = room.history.at(visitor.position);
+    if (!entry) return dismiss(visitor);
+    visitor.position++;
+    if (!send(visitor, entry)) return; // `drain` goes on
+  }
+  room.catchingUp.delete(visitor);
+  if (visitor.isOwedPong) visitor.send(json.pong);
+  visitor.isOwedPong = false;
+  socket.subscribe(room.manager.topics[wire]);
+}
+
+/** What is older than the history that is kept ready: page by page from the store, until it joins that. */
+async function readOn(visitor: Visitor, store: Store, dismiss: (visitor: Visitor) => void): Promise<void> {
+  const { room } = visitor;
+  if (visitor.isReading) return;
+  visitor.isReading = true;
+  let isTaken = true;
+  while (visitor.socket && visitor.behind !== undefined && isTaken) {
+    const position = room.history.positionAfter(visitor.behind);
+    if (position !== undefined) {
+      visitor.position = position;
+      visitor.behind = undefined;
+      break;
+    }
+    const page = await store.read(room.name, { after: visitor.behind, limit: READ_AT_ONCE });
+    if (page === "unavailable" || !page.recovered || page.entries.length === 0) return dismiss(visitor);
+    for (const entry of page.entries) {
+      if (!isTaken) break; // `drain` goes on
+      visitor.behind = entry.id;
+      isTaken = send(visitor, entry);
+    }
+  }
+  visitor.isReading = false;
+  if (visitor.behind === undefined) catchUp(visitor, store, dismiss);
+}
+
+/** @returns whether the network takes more */
+function send(visitor: Visitor, entry: Entry): boolean {
+  const message = visitor.wire === "json" ? json.message(entry) : text.message(entry);
+  countSent(message, 1);
+  return visitor.send(message) !== -1;
+}

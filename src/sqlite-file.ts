@@ -1,0 +1,128 @@
+/** The SQLite store's file: its shape and versions, all that is asked of it, and how ids stand in it. */
+
+import { Database } from "bun:sqlite";
+import { closeSync, openSync } from "node:fs";
+import { StoreError, type Content } from "./store.ts";
+
+/** "Hubb", by which a file is known as ours. */
+const APPLICATION_ID = 0x48756262;
+/** Each brings a file to the next version; a file's version is how many of them it has been through. */
+const MIGRATIONS = [
+  `CREATE TABLE entries (
+     id INTEGER PRIMARY KEY, prev INTEGER NOT NULL, room TEXT NOT NULL, sender TEXT NOT NULL, content ANY NOT NULL
+   ) STRICT;
+   CREATE INDEX entries_of_room ON entries (room, id);
+   -- The newest id that a room has ever had, and the one before all rooms.
+   CREATE TABLE heads (room TEXT PRIMARY KEY, id INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+   CREATE TABLE origin (id INTEGER NOT NULL) STRICT;
+   CREATE TABLE sessions (
+     client TEXT, session TEXT, seq INTEGER NOT NULL, id INTEGER NOT NULL, used INTEGER NOT NULL,
+     PRIMARY KEY (client, session)
+   ) STRICT, WITHOUT ROWID;
+   CREATE INDEX sessions_by_use ON sessions (used);`,
+];
+
+/** An id as SQLite's own key, a number: time and sequence in one, exact in a double until the year 2054. */
+const EPOCH_MS = Date.UTC(2020);
+const IDS_A_MS = 8192;
+
+export interface Row {
+  readonly id: number;
+  readonly prev: number;
+  readonly sender: string;
+  readonly content: Content;
+}
+
+/** @throws StoreError when the file cannot be used */
+export function openFile(path: string, nowMs: number): Database {
+  try {
+    closeSync(openSync(path, "a", 0o600)); // SQLite would make it readable to everyone
+    const db = new Database(path, { strict: true });
+    // Before anything is read: the file is this process's alone, until it ends.
+    for (const pragma of ["locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"])
+      db.run(`PRAGMA ${pragma}`);
+    db.transaction(() => migrate(db, path, nowMs)).immediate();
+    return db;
+  } catch (error) {
+    throw error instanceof StoreError ? error : new StoreError(describe(path, error));
+  }
+}
+
+function migrate(db: Database, path: string, nowMs: number): void {
+  const { application_id = 0 } =
+    db.query<{ application_id: number }, []>("PRAGMA application_id").get() ?? {};
+  const { user_version = 0 } = db.query<{ user_version: number }, []>("PRAGMA user_version").get() ?? {};
+  const isEmpty = db.query("SELECT 1 FROM sqlite_schema").get() === null;
+  if (application_id !== APPLICATION_ID && !isEmpty)
+    throw new StoreError(`${path} is a database of something else: choose another file with --store.`);
+  if (user_version > MIGRATIONS.length)
+    throw new StoreError(`${path} was written by a newer Hubbub: start that one, or choose another file.`);
+  for (const migration of MIGRATIONS.slice(user_version)) db.run(migration);
+  db.run(`PRAGMA application_id = ${APPLICATION_ID}`);
+  db.run(`PRAGMA user_version = ${MIGRATIONS.length}`);
+  // An id of its own, so that nobody takes this file for another one that they have heard from.
+  if (isEmpty) db.run("INSERT INTO origin VALUES (?)", [keyAt(nowMs) + Math.floor(Math.random() * IDS_A_MS)]);
+}
+
+function describe(path: string, error: unknown): string {
+  const code = error instanceof Error && "code" in error ? `${error.code}` : "";
+  if (code.startsWith("SQLITE_BUSY")) return `${path} is in use by another Hubbub: stop that one first.`;
+  if (code === "SQLITE_NOTADB") return `${path} is not a database: choose another file with --store.`;
+  if (code === "SQLITE_FULL" || code === "ENOSPC") return `${path} cannot grow: there is no space left.`;
+  if (code === "ENOENT") return `${path} cannot be made: its folder does not exist.`;
+  return `${path} cannot be used: ${error instanceof Error ? error.message : error}.`;
+}
+
+const COLUMNS = "SELECT id, prev, sender, content FROM entries WHERE room = ?";
+
+/** All that is asked of it. */
+export function prepare(db: Database) {
+  return {
+    origin: db.query<{ id: number }, []>("SELECT id FROM origin"),
+    newest: db.query<{ id: number | null }, []>(
+      "SELECT max(id) AS id FROM (SELECT max(id) AS id FROM entries UNION ALL SELECT max(id) FROM heads)",
+    ),
+    after: db.query<Row, [string, number, number]>(`${COLUMNS} AND id > ? ORDER BY id LIMIT ?`),
+    before: db.query<Row, [string, number, number]>(`${COLUMNS} AND id < ? ORDER BY id DESC LIMIT ?`),
+    oldest: db.query<Row, [string]>(`${COLUMNS} ORDER BY id LIMIT 1`),
+    exists: db.query<unknown, [string, number]>("SELECT 1 FROM entries WHERE room = ? AND id = ?"),
+    head: db.query<{ id: number }, [string]>("SELECT id FROM heads WHERE room = ?"),
+    session: db.query<{ seq: number; id: number; used: number }, [string, string]>(
+      "SELECT seq, id, used FROM sessions WHERE client = ? AND session = ?",
+    ),
+    insert: db.query<unknown, [number, number, string, string, Content]>(
+      "INSERT INTO entries (id, prev, room, sender, content) VALUES (?, ?, ?, ?, ?)",
+    ),
+    setHead: db.query<unknown, [string, number]>("REPLACE INTO heads (room, id) VALUES (?, ?)"),
+    setSession: db.query<unknown, [string, string, number, number, number]>(
+      "REPLACE INTO sessions (client, session, seq, id, used) VALUES (?, ?, ?, ?, ?)",
+    ),
+    forgetEntries: db.query<unknown, [number, number]>(
+      "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE id < ? ORDER BY id LIMIT ?)",
+    ),
+    forgetSessions: db.query<unknown, [number, number]>(
+      `DELETE FROM sessions WHERE (client, session) IN
+         (SELECT client, session FROM sessions WHERE used < ? ORDER BY used LIMIT ?)`,
+    ),
+    /** Writes, and changes nothing. */
+    touch: db.query<unknown, []>("UPDATE origin SET id = id"),
+  };
+}
+
+export function keyAt(ms: number): number {
+  return Math.max(0, ms - EPOCH_MS) * IDS_A_MS;
+}
+
+/** The key of an id, or one beside which it would stand. */
+export function keyOf(id: string): number {
+  const [ms = 0, sequence = 0] = id.split("-").map(Number);
+  return keyAt(ms) + Math.min(sequence, IDS_A_MS - 1);
+}
+
+export function idOf(key: number): string {
+  return `${msOf(key)}-${key % IDS_A_MS}`;
+}
+
+export function msOf(key: number): number {
+  return EPOCH_MS + Math.floor(key / IDS_A_MS);
+}

@@ -1,0 +1,245 @@
+/** The SQLite store: every room's whole conversation in one file, kept through anything but the loss of the disk. */
+
+import { SQLiteError, type Database } from "bun:sqlite";
+import { note, report } from "./log.ts";
+import { Sessions } from "./sessions.ts";
+import { idOf, keyAt, keyOf, msOf, openFile, prepare, type Row } from "./sqlite-file.ts";
+import {
+  aPageOf,
+  History,
+  type Answer,
+  type Draft,
+  type Entry,
+  type Follow,
+  type Page,
+  type ReadonlyHistory,
+  type Sender,
+  type Store,
+  type StoreOptions,
+  type Where,
+} from "./store.ts";
+
+/** A commit takes what came in one tick, and under load in so many milliseconds. */
+const MIN_COMMIT_MS = 2;
+/** How often it is tried whether a store that has failed works again, and what is too old is looked for. */
+const RETRY_MS = 1000;
+const FORGET_EVERY_MS = 1000;
+const FORGET_MORE_MS = 50;
+/** Old entries deleted at a time: a piece of work that nobody notices. */
+const FORGET_AT_ONCE = 500;
+/** 400 messages of 64 KiB, with two bytes for each character. */
+const MAX_HISTORY_BYTES = 64 * 1024 * 1024;
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+interface Room {
+  readonly history: History;
+  holders: number;
+}
+
+/** @throws StoreError when the file cannot be used */
+export class SqliteStore implements Store {
+  readonly #db: Database;
+  readonly #sql: ReturnType<typeof prepare>;
+  readonly #rooms = new Map<string, Room>();
+  readonly #sessions: Sessions;
+  #waiting: [Draft, Sender][] = [];
+  #timer: Timer | undefined;
+  #forgetting: Timer | undefined;
+  #committedMs = 0;
+  #lastKey: number;
+  readonly #origin: number;
+  #isReady = true;
+
+  constructor(
+    path: string,
+    private readonly options: StoreOptions,
+    private readonly follow: Follow,
+    private readonly clock: () => number = Date.now,
+  ) {
+    this.#db = openFile(path, this.clock());
+    this.#sql = prepare(this.#db);
+    this.#origin = this.#sql.origin.get()?.id ?? 0;
+    this.#lastKey = Math.max(this.#origin, this.#sql.newest.get()?.id ?? 0);
+    this.#sessions = new Sessions((client, session) => {
+      const row = this.#sql.session.get(client, session);
+      return row ? { seq: row.seq, id: idOf(row.id), usedMs: row.used } : undefined;
+    });
+    this.#forgetLater(FORGET_EVERY_MS);
+  }
+
+  get isReady(): boolean {
+    return this.#isReady;
+  }
+
+  async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
+    const room = this.#rooms.get(name) ?? this.#try(() => ({ history: this.#load(name), holders: 0 }));
+    if (!room) return "unavailable";
+    room.holders++;
+    this.#rooms.set(name, room);
+    return room.history;
+  }
+
+  close(name: string): void {
+    const room = this.#rooms.get(name);
+    if (room && --room.holders === 0) this.#rooms.delete(name);
+  }
+
+  async sent(client: string, session: string): Promise<number | null> {
+    return this.#try(() => this.#sessions.sent(client, session, this.clock())) ?? null;
+  }
+
+  async read(room: string, { after, before, limit }: Where): Promise<Page | "unavailable"> {
+    return (
+      this.#try(() => {
+        if (after !== undefined) {
+          const page = aPageOf(
+            entriesIn(room, this.#sql.after.iterate(room, keyOf(after), limit + 1)),
+            limit,
+          );
+          return { ...page, recovered: this.#isKept(room, after) };
+        }
+        const end = before === undefined ? Number.MAX_SAFE_INTEGER : keyOf(before);
+        const page = aPageOf(entriesIn(room, this.#sql.before.iterate(room, end, limit + 1)), limit);
+        return { ...page, entries: page.entries.reverse() };
+      }) ?? "unavailable"
+    );
+  }
+
+  append(draft: Draft, sender: Sender): void {
+    this.#waiting.push([draft, sender]);
+    const waitMs = Math.max(0, this.#committedMs + MIN_COMMIT_MS - performance.now());
+    this.#timer ??= setTimeout(() => this.#commit(), waitMs);
+  }
+
+  async settle(): Promise<void> {
+    this.#commit();
+  }
+
+  /** Keeps what has come in, and lets go of the file. */
+  end(): void {
+    this.#commit();
+    clearTimeout(this.#forgetting);
+    this.#db.close();
+  }
+
+  /** All that has come in becomes one transaction; who sent it is answered, and everyone hears it, after that. */
+  #commit(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const batch = this.#waiting;
+    if (batch.length === 0) return;
+    this.#waiting = [];
+    const nowMs = this.clock();
+    const answers = this.#try(() => this.#db.transaction(() => this.#decide(batch, nowMs)).immediate());
+    this.#committedMs = performance.now();
+    // What a failed transaction had noted of them holds no more.
+    if (!answers) this.#sessions.reload(batch.map(([draft]) => draft));
+    for (const [i, [draft, sender]] of batch.entries())
+      try {
+        const answer = answers?.[i] ?? { refused: "unavailable" };
+        if ("kept" in answer) this.#rooms.get(draft.room)?.history.push(answer.kept);
+        sender.answered(draft, answer);
+        if ("kept" in answer) this.follow(answer.kept);
+      } catch (error) {
+        report("A message that is kept could not be told", error); // and the next ones still can
+      }
+  }
+
+  #decide(batch: readonly [Draft, Sender][], nowMs: number): Answer[] {
+    const heads = new Map<string, number>();
+    const numbered = new Map<string, Draft>();
+    const answers = batch.map(([draft]): Answer => {
+      const objection = this.#sessions.objection(draft, nowMs);
+      if (objection) return objection;
+      const { room, from, content, session } = draft;
+      const prev = heads.get(room) ?? this.#head(room);
+      const key = Math.max(this.#lastKey + 1, keyAt(nowMs));
+      this.#sql.insert.run(key, prev, room, from, content);
+      this.#lastKey = key;
+      heads.set(room, key);
+      const entry: Entry = { id: idOf(key), prev: idOf(prev), time: msOf(key), room, from, content };
+      this.#sessions.kept(draft, entry.id, nowMs);
+      if (session !== undefined) numbered.set(`${from} ${session}`, draft);
+      return { kept: entry };
+    });
+    for (const [room, key] of heads) this.#sql.setHead.run(room, key);
+    for (const { from, session = "" } of numbered.values()) {
+      const known = this.#sessions.get(from, session, nowMs);
+      if (known) this.#sql.setSession.run(from, session, known.seq, keyOf(known.id), nowMs);
+    }
+    return answers;
+  }
+
+  #head(room: string): number {
+    return this.#sql.head.get(room)?.id ?? this.#origin;
+  }
+
+  /** The rule of *recovered*, with all that is in the file. */
+  #isKept(room: string, id: string): boolean {
+    const key = keyOf(id);
+    if (idOf(key) !== id) return false;
+    const oldest = this.#sql.oldest.get(room);
+    return key === (oldest ? oldest.prev : this.#head(room)) || this.#sql.exists.get(room, key) !== null;
+  }
+
+  #load(room: string): History {
+    const latest = this.#sql.before.iterate(room, Number.MAX_SAFE_INTEGER, this.options.history);
+    const entries = aPageOf(
+      entriesIn(room, latest),
+      this.options.history,
+      MAX_HISTORY_BYTES,
+    ).entries.reverse();
+    const before = entries[0]?.prev ?? idOf(this.#head(room));
+    const history = new History(before, this.options.history, MAX_HISTORY_BYTES);
+    for (const entry of entries) history.push(entry);
+    return history;
+  }
+
+  #forgetLater(waitMs: number): void {
+    this.#forgetting = setTimeout(() => {
+      const isMore = this.forgetOld() > 0;
+      this.#forgetLater(isMore ? FORGET_MORE_MS : FORGET_EVERY_MS);
+    }, waitMs).unref();
+  }
+
+  /** A small step, which nobody notices. @returns how much was forgotten */
+  forgetOld(): number {
+    const { keepDays } = this.options;
+    const nowMs = this.clock();
+    const forgotten = this.#try(() => {
+      const sessions = this.#sql.forgetSessions.run(nowMs - DAY_MS, FORGET_AT_ONCE).changes;
+      if (keepDays === 0) return sessions;
+      return sessions + this.#sql.forgetEntries.run(keyAt(nowMs - keepDays * DAY_MS), FORGET_AT_ONCE).changes;
+    });
+    return forgotten ?? 0;
+  }
+
+  /** Undefined when the file does not do its part; then it is tried again, with and without anything to do. */
+  #try<T>(work: () => T): T | undefined {
+    try {
+      return work();
+    } catch (error) {
+      if (!(error instanceof SQLiteError)) throw error;
+      if (this.#isReady) {
+        note("store lost", { why: error.message });
+        setTimeout(() => this.#retry(), RETRY_MS).unref();
+      }
+      this.#isReady = false;
+      return undefined;
+    }
+  }
+
+  #retry(): void {
+    if (!this.#try(() => this.#sql.touch.run())) {
+      setTimeout(() => this.#retry(), RETRY_MS).unref();
+      return;
+    }
+    this.#isReady = true;
+    note("store found");
+  }
+}
+
+function* entriesIn(room: string, rows: Iterable<Row>): Generator<Entry> {
+  for (const { id, prev, sender, content } of rows)
+    yield { id: idOf(id), prev: idOf(prev), time: msOf(id), room, from: sender, content };
+}

@@ -1,0 +1,300 @@
+/** The SQLite store: what is acknowledged is in the file, and what the file is worth. */
+
+import { Database } from "bun:sqlite";
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { mkdtemp, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { SqliteStore } from "../src/sqlite.ts";
+import type { Answer, Draft, Entry } from "../src/store.ts";
+import { startHubbub } from "./hubbub.ts";
+
+const STORE = { url: "sqlite:chat.db" };
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+let folder = "";
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "hubbub-"));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+const start = (...args: string[]) => startHubbub({ store: STORE, cwd: folder, args });
+/** Changes a file by hand. */
+function edit(file: string, ...statements: string[]): void {
+  using db = new Database(join(folder, file));
+  for (const statement of statements) db.run(statement);
+}
+/** What a start that is refused says. */
+const refusal = (url = STORE.url) =>
+  startHubbub({ store: { url }, cwd: folder }).then(
+    () => "it started",
+    (error: Error) => error.message.replace("the server did not start: ", ""),
+  );
+
+test("a conversation, its sessions and its order outlive kill -9, and go on", async () => {
+  const first = await start();
+  const ann = await first.joinJson("ann", { session: "s" });
+  for (let seq = 1; seq <= 50; seq++) ann.says(`${seq}`, { seq });
+  let acks = 0;
+  while (acks < 50) if ((await ann.next()).type === "ack") acks++;
+  ann.sends(new Uint8Array([0, 255]));
+  ann.sends(new Uint8Array());
+  ann.says("NUL \0, 語, 😀, and nothing:");
+  ann.says("");
+  await first.stop("SIGKILL");
+
+  await using second = await start();
+  await using back = await second.joinJson("ann", { session: "s", after: String(ann.welcome.last) });
+  expect(back.welcome).toMatchObject({ recovered: true, sent: 50, last: ann.welcome.last });
+  for (let i = 1; i <= 50; i++) await back.hears({ type: "message", from: "ann", text: `${i}` });
+  await using bob = await second.join("bob", { history: 2 });
+  await bob.next();
+  await bob.next();
+  back.says("50 again", { seq: 50 });
+  back.says("51", { seq: 51 });
+  await bob.hearsUpTo("Client #ann says: 51");
+  const ids = [];
+  for (;;) {
+    const { type, id, text } = await back.next();
+    if (type === "message") ids.push(String(id));
+    if (text === "51") break;
+  }
+  expect(ids).toEqual(ids.toSorted());
+});
+
+test("binary messages, NULs and nothing at all come back as they were", async () => {
+  const contents = [new Uint8Array([0, 255, 10]), new Uint8Array(), "NUL \0 語 😀", ""];
+  const first = await start();
+  const ann = await first.join("ann");
+  for (const content of contents) ann.says(content);
+  ann.says("last");
+  await ann.hearsUpTo("Client #ann says: last");
+  await first.stop();
+  await using second = await start();
+  await using bob = await second.join("bob", { history: 10 });
+  await bob.hears(
+    ...contents.map((content) => (typeof content === "string" ? `Client #ann says: ${content}` : content)),
+    "Client #ann says: last",
+  );
+});
+
+test("one who has been away for longer than the history that is kept ready still misses nothing", async () => {
+  await using hub = await start("--history", "10");
+  await using ann = await hub.joinJson("ann");
+  const start10 = String(ann.welcome.last);
+  for (let i = 0; i < 1000; i++) {
+    ann.says(`${i} `.padEnd(2_000, "x"));
+    while ((await ann.next()).type !== "message");
+  }
+  await using bob = await hub.joinJson("bob", { after: start10 });
+  expect(bob.welcome).toMatchObject({ recovered: true, last: start10 });
+  ann.says("meanwhile");
+  for (let i = 0; i < 1000; i++)
+    await bob.hears({ type: "message", from: "ann", text: `${i} `.padEnd(2_000, "x") });
+  await bob.hears({ type: "message", from: "ann", text: "meanwhile" });
+  await bob.hearsNothing();
+});
+
+test("a file is the owner's alone, and one server's", async () => {
+  await using hub = await start();
+  expect((await stat(join(folder, "chat.db"))).mode & 0o777).toBe(0o600);
+  expect((await stat(join(folder, "chat.db-wal"))).mode & 0o777).toBe(0o600);
+  expect(await refusal()).toBe("chat.db is in use by another Hubbub: stop that one first.\n");
+  await using ann = await hub.join("ann");
+  ann.says("undisturbed");
+  await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
+});
+
+describe("what cannot be used is said at the start", () => {
+  test("no folder, no database, no Hubbub's, a newer Hubbub's, a folder", async () => {
+    expect(await refusal("sqlite:no/such/chat.db")).toBe(
+      "no/such/chat.db cannot be made: its folder does not exist.\n",
+    );
+    await Bun.write(join(folder, "text.db"), "This is not a database at all. ".repeat(100));
+    expect(await refusal("sqlite:text.db")).toBe(
+      "text.db is not a database: choose another file with --store.\n",
+    );
+    edit("other.db", "CREATE TABLE notes (text)");
+    expect(await refusal("sqlite:other.db")).toBe(
+      "other.db is a database of something else: choose another file with --store.\n",
+    );
+    await (await start()).stop();
+    edit("chat.db", "PRAGMA user_version = 99");
+    expect(await refusal()).toBe(
+      "chat.db was written by a newer Hubbub: start that one, or choose another file.\n",
+    );
+    expect(await refusal("sqlite:.")).toMatch(/^\. cannot be used: .*\n$/);
+    expect(await refusal("sqlite:")).toBe('--store: expected memory: or sqlite:FILE, got "sqlite:"\n');
+  });
+
+  test("a refused file is left as it was", async () => {
+    await Bun.write(join(folder, "text.db"), "not a database");
+    await refusal("sqlite:text.db");
+    expect(await Bun.file(join(folder, "text.db")).text()).toBe("not a database");
+  });
+});
+
+test("a file of version 1 opens with all that is in it", async () => {
+  edit("chat.db", ...VERSION_1);
+  await using hub = await start();
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  expect(ann.welcome).toMatchObject({ sent: 7, last: "1795552789506-4" });
+  await ann.hears(
+    { type: "message", id: "1795552789506-5", from: "ann", text: "hi" },
+    { type: "message", id: "1795552789507-0", from: "bob", data: "AQI=" },
+  );
+});
+
+/** As the first version made it. */
+const VERSION_1 = [
+  "PRAGMA application_id = 1215652450",
+  "PRAGMA user_version = 1",
+  "CREATE TABLE entries (id INTEGER PRIMARY KEY, prev INTEGER NOT NULL, room TEXT NOT NULL, sender TEXT NOT NULL, content ANY NOT NULL) STRICT",
+  "CREATE INDEX entries_of_room ON entries (room, id)",
+  "CREATE TABLE heads (room TEXT PRIMARY KEY, id INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+  "CREATE TABLE origin (id INTEGER NOT NULL) STRICT",
+  "CREATE TABLE sessions (client TEXT, session TEXT, seq INTEGER NOT NULL, id INTEGER NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (client, session)) STRICT, WITHOUT ROWID",
+  "CREATE INDEX sessions_by_use ON sessions (used)",
+  "INSERT INTO origin VALUES (1783529386033156)",
+  "INSERT INTO entries VALUES (1783529386033157, 1783529386033156, 'lobby', 'ann', 'hi')",
+  "INSERT INTO entries VALUES (1783529386041344, 1783529386033157, 'lobby', 'bob', x'0102')",
+  "INSERT INTO heads VALUES ('lobby', 1783529386041344)",
+  `INSERT INTO sessions VALUES ('ann', 's', 7, 1783529386033157, ${Date.now()})`,
+];
+
+describe("a store by itself", () => {
+  const heard: Entry[] = [];
+  beforeEach(() => void heard.splice(0));
+  const open = (nowMs = Date.now(), keepDays = 0) =>
+    new SqliteStore(
+      join(folder, "chat.db"),
+      { history: 10, keepDays },
+      (entry) => heard.push(entry),
+      () => nowMs,
+    );
+  async function say(store: SqliteStore, content: string, more: Partial<Draft> = {}): Promise<Answer> {
+    const { promise, resolve } = Promise.withResolvers<Answer>();
+    const rest = { session: undefined, seq: undefined, after: undefined, givenMs: 0 };
+    store.append(
+      { room: "r", from: "ann", content, ...rest, ...more },
+      { answered: (_, answer) => resolve(answer) },
+    );
+    return promise;
+  }
+  const texts = async (store: SqliteStore) => {
+    const page = await store.read("r", { limit: 1000 });
+    return page === "unavailable" ? page : page.entries.map(({ content }) => content);
+  };
+
+  test("ids grow also when the clock goes back, from one start to the next", async () => {
+    const now = Date.now();
+    open(now - 2 * DAY_MS).end(); // so that the file's own first id is not among those of now
+    const first = open(now);
+    await say(first, "1");
+    first.end();
+    const second = open(now - DAY_MS);
+    await say(second, "2");
+    await say(second, "3");
+    second.end();
+    const sequences = heard.map(({ id }) => Number(id.split("-")[1]));
+    expect(heard.map(({ time }) => time)).toEqual([now, now, now]);
+    expect(sequences.map((sequence) => sequence - (sequences[0] ?? 0))).toEqual([0, 1, 2]);
+    expect(heard.map(({ prev }) => prev).slice(1)).toEqual(heard.map(({ id }) => id).slice(0, 2));
+  });
+
+  test("what is older than --keep-days is forgotten, and a gap is known for one", async () => {
+    const now = Date.now();
+    const first = open(now - 10 * DAY_MS);
+    await say(first, "old");
+    first.end();
+    const second = open(now, 7);
+    await say(second, "new");
+    await say(second, "elsewhere", { room: "s" });
+    second.forgetOld();
+    expect(await texts(second)).toEqual(["new"]);
+    const recovered = async (after = "") => {
+      const page = await second.read("r", { after, limit: 10 });
+      return page !== "unavailable" && page.recovered;
+    };
+    const [old, , elsewhere] = heard;
+    expect(await recovered(old?.id)).toBe(true); // just before the oldest that is kept
+    expect(await recovered(old?.prev)).toBe(false);
+    expect(await recovered(elsewhere?.id)).toBe(false);
+    second.end();
+  });
+
+  test("a room whose messages are all forgotten still knows who has missed something", async () => {
+    const now = Date.now();
+    const first = open(now - 10 * DAY_MS);
+    const origin = (await first.open("r")) as { head: string };
+    const before = origin.head;
+    await say(first, "1");
+    await say(first, "2");
+    first.end();
+    const second = open(now, 7);
+    second.forgetOld();
+    expect(await texts(second)).toEqual([]);
+    for (const [after, expected] of [
+      [before, false],
+      [heard[0]?.id ?? "", false],
+      [heard[1]?.id ?? "", true],
+    ] as const)
+      expect(await second.read("r", { after, limit: 1 })).toEqual({
+        entries: [],
+        more: false,
+        recovered: expected,
+      });
+    second.end();
+  });
+});
+
+const prlimit = Bun.which("prlimit");
+const skipped = prlimit ? "" : " (skipped: there is no prlimit here, which comes with util-linux)";
+
+test.skipIf(skipped !== "")(
+  `when the file cannot grow nothing is acknowledged; when it can again it goes on${skipped}`,
+  async () => {
+    const first = await start("--log", "text");
+    const limit = (bytes: number | "unlimited") =>
+      Bun.$`${prlimit} --pid ${first.process.pid} --fsize=${bytes}:unlimited`.quiet();
+    const ann = await first.joinJson("ann", { session: "s" });
+    let seq = 0;
+    const said: string[] = [];
+    /** Says the next one until it is answered for good, or refused. */
+    const say = async () => {
+      const text = `${seq + 1} `.padEnd(30_000, "x");
+      ann.says(text, { seq: seq + 1 });
+      for (;;) {
+        const { type, code } = await ann.next();
+        if (type === "ack") {
+          said.push(text);
+          seq++;
+          return "kept";
+        }
+        if (type === "error") return code;
+      }
+    };
+    for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
+    await limit(400_000);
+    let last: unknown = "kept";
+    for (let i = 0; i < 50 && last === "kept"; i++) last = await say();
+    expect(last).toBe("unavailable");
+    expect(await first.answer("/readyz")).toEqual({ status: 503, body: "No messages are taken just now.\n" });
+    const posted = await first.get("/rooms/lobby/messages", {
+      method: "POST",
+      body: JSON.stringify({ text: "x".repeat(60_000), from: "ci" }),
+    });
+    expect([posted.status, posted.headers.get("retry-after")]).toEqual([503, "5"]);
+
+    await limit("unlimited");
+    while ((await first.get("/readyz")).status === 503) await Bun.sleep(20);
+    for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
+    await first.stop("SIGKILL");
+    const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
+    expect(facts).toEqual(["store lost", "store found"]);
+    await using second = await start();
+    await using bob = await second.joinJson("bob", { after: String(ann.welcome.last) });
+    for (const text of said) await bob.hears({ type: "message", from: "ann", text });
+    await bob.hearsNothing();
+  },
+);
