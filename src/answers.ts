@@ -2,7 +2,6 @@
 
 import { STATUS_CODES } from "node:http";
 import type { Door, Refusal } from "./door.ts";
-import { requestsRefused } from "./metrics.ts";
 
 /** When who found no place may try again. */
 const RETRY_AFTER_SECONDS = 5;
@@ -16,23 +15,25 @@ export function answer(status: number, sentence: string, headers: Record<string,
 
 /** For people, who ask a socket's address why. */
 export function refusal(refused: Refusal): Response {
-  requestsRefused.count(refused.code);
   return answer(refused.status, refused.sentence, headersOf(refused));
 }
 
 /** For programs: problem details (RFC 9457). */
 export function problem(refused: Refusal): Response {
   const { status, code, sentence, retryAfterSeconds } = refused;
-  requestsRefused.count(code);
   return Response.json(
     { title: STATUS_CODES[status], status, detail: sentence, code, retryAfterSeconds },
     { status, headers: { ...headersOf(refused), "Content-Type": "application/problem+json" } },
   );
 }
 
-function headersOf({ status, retryAfterSeconds = RETRY_AFTER_SECONDS }: Refusal): Record<string, string> {
+function headersOf({
+  status,
+  allow,
+  retryAfterSeconds = RETRY_AFTER_SECONDS,
+}: Refusal): Record<string, string> {
   if (status === 401) return { "WWW-Authenticate": "Bearer" };
-  if (status === 405) return { Allow: "GET, HEAD, POST" };
+  if (allow !== undefined) return { Allow: allow };
   return status === 429 || status === 503 ? { "Retry-After": `${Math.ceil(retryAfterSeconds)}` } : {};
 }
 
@@ -65,15 +66,15 @@ export function readableBy(origin: string | undefined, response: Response): Resp
 }
 
 /** Such a page's browser asks first whether it may show a token, or send JSON. */
-export function preflight(door: Door, methods: string): (request: Request) => Response {
-  return (request) => {
-    const origin = door.allowedOrigin(request.headers);
-    if (origin === undefined) return nothingHere(request);
-    const headers = {
+export function preflight(door: Door, methods: string): (request: Request) => Response | undefined {
+  return ({ headers }) => {
+    const origin = door.allowedOrigin(headers);
+    if (origin === undefined) return undefined;
+    const allowed = {
       "Access-Control-Allow-Methods": methods,
       "Access-Control-Allow-Headers": "Authorization, Content-Type",
       "Access-Control-Max-Age": "86400",
     };
-    return readableBy(origin, new Response(null, { status: 204, headers }));
+    return readableBy(origin, new Response(null, { status: 204, headers: allowed }));
   };
 }

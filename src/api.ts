@@ -11,7 +11,6 @@ import { errors, fieldsOf, isTooBig, maxFrameBytes, readSeq, type ErrorCode } fr
 
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
-const METHODS = "GET, POST";
 
 /** What a client wants to say, and as whom, as far as it tells. */
 interface Saying {
@@ -28,40 +27,49 @@ interface Limits {
 }
 
 type RoomRequest = Request & { readonly params: { readonly room: string } };
+type Route = (request: RoomRequest) => Response | Promise<Response>;
 type Handler = (request: RoomRequest, room: string, pass: Pass) => Promise<Response | Refusal>;
 
 export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Limits) {
   const { maxMessageBytes, messageRate, messageBurst } = limits;
-  const allowances = new Allowances({ perSecond: messageRate, burst: messageBurst });
+  const rate = { perSecond: messageRate, burst: messageBurst };
+  const [toSay, toRead] = [new Allowances(rate), new Allowances(rate)];
 
-  /** The same door and limits as for sockets; pages of allowed sites may read the answer. */
+  /** The same door as for sockets; pages of allowed sites may read the answer. */
   function guarded(handle: Handler) {
     return async (request: RoomRequest): Promise<Response> => {
-      const result = await admitted(request, handle);
-      if (!(result instanceof Response)) entrance.noteRefusal(request, result);
-      const response = result instanceof Response ? result : problem(result);
+      const room = readName("room", request.params.room);
+      const pass = door.admit(
+        request.url,
+        request.headers,
+        "name" in room ? { room: room.name } : {},
+        Date.now(),
+      );
+      const result =
+        "sentence" in room
+          ? refused(400, "bad-name", room.sentence)
+          : "sentence" in pass
+            ? pass
+            : await handle(request, room.name, pass);
+      const response = result instanceof Response ? result : entrance.refuse(request, result, problem);
       return readableBy(door.allowedOrigin(request.headers), response);
     };
   }
 
-  async function admitted(request: RoomRequest, handle: Handler): Promise<Response | Refusal> {
-    const room = readName("room", request.params.room);
-    if ("sentence" in room) return refused(400, "bad-name", room.sentence);
-    const pass = door.admit(request.url, request.headers, { room: room.name }, Date.now());
-    if ("sentence" in pass) return pass;
-    const waitSeconds = allowances.of(networkOf(entrance.addressOf(request))).take("", performance.now());
-    if (waitSeconds > 0) return { ...errorOf(429, "rate-limited"), retryAfterSeconds: waitSeconds };
-    return handle(request, room.name, pass);
+  /** What an address has said, or read, counts as what a connection sends. */
+  function spend(allowances: Allowances, request: Request, content: string): Refusal | undefined {
+    const allowance = allowances.of(networkOf(entrance.addressOf(request)));
+    const waitSeconds = allowance.take(content, performance.now());
+    return waitSeconds > 0 ? { ...errorOf(429, "rate-limited"), retryAfterSeconds: waitSeconds } : undefined;
   }
 
   /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`, or 200 if it was kept before. */
   const say = guarded(async (request, room, pass) => {
-    const body = await readBody(request, maxMessageBytes);
-    if (body === undefined) return errorOf(413, "message-too-big");
-    const saying = readSaying(body);
+    const saying = readSaying(await readBody(request, maxMessageBytes), maxMessageBytes);
+    const limited = spend(toSay, request, "sentence" in saying ? "" : saying.text);
+    if (limited) return limited;
     if ("sentence" in saying) return saying;
     const { text, session, seq, from = pass.client ?? "" } = saying;
-    if (isTooBig(text, maxMessageBytes)) return errorOf(413, "message-too-big");
     const client = readName("client id", from);
     if ("sentence" in client) return refused(400, "bad-name", `from: ${client.sentence}`);
     const mayBe = door.admit(request.url, request.headers, { client: client.name, room }, Date.now());
@@ -74,6 +82,8 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
 
   /** `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`. */
   const read = guarded(async (request, room) => {
+    const limited = spend(toRead, request, "");
+    if (limited) return limited;
     const query = new URL(request.url).searchParams;
     const [after, before] = [query.get("after"), query.get("before")];
     const limit = query.get("limit") ?? `${DEFAULT_LIMIT}`;
@@ -89,40 +99,67 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
   });
 
   /** → `{"count","members"}`. */
-  const members = guarded(async (_, room) => made(hub.presenceOf(room)));
+  const members = guarded(async (request, room) => spend(toRead, request, "") ?? made(hub.presenceOf(room)));
 
-  const OPTIONS = preflight(door, METHODS);
-  const others = { PUT: noSuchMethod, PATCH: noSuchMethod, DELETE: noSuchMethod };
+  /** A route's own methods; every other one gets its problem. */
+  function route(methods: { GET: Route; POST?: Route }) {
+    const allow = ["GET", "HEAD", ...("POST" in methods ? ["POST"] : []), "OPTIONS"].join(", ");
+    const other: Route = (request) =>
+      entrance.refuse(
+        request,
+        { ...refused(405, "no-such-method", `Only ${allow} are answered here.`), allow },
+        problem,
+      );
+    const asks = preflight(door, "POST" in methods ? "GET, POST" : "GET");
+    const OPTIONS: Route = (request) => asks(request) ?? other(request);
+    return { POST: other, PUT: other, PATCH: other, DELETE: other, OPTIONS, ...methods };
+  }
+
   return {
-    "/rooms/:room/messages": { GET: read, POST: say, OPTIONS, ...others },
-    "/rooms/:room/members": { GET: members, POST: noSuchMethod, OPTIONS, ...others },
+    "/rooms/:room/messages": route({ GET: read, POST: say }),
+    "/rooms/:room/members": route({ GET: members }),
   };
 }
 
-/** The body as text; undefined if it is larger than any message makes it. */
-async function readBody(request: Request, maxMessageBytes: number): Promise<string | undefined> {
+/** The body as text; `"too-big"` if it is larger than any message makes it, `"cut-off"` if its sender has gone. */
+async function readBody(
+  request: Request,
+  maxMessageBytes: number,
+): Promise<{ body: string } | "too-big" | "cut-off"> {
   const maxBytes = maxFrameBytes(maxMessageBytes);
-  if (Number(request.headers.get("content-length")) > maxBytes) return undefined;
-  const body = await request.bytes().catch(() => undefined); // what is longer than it said, Bun cuts off
-  return body && body.length <= maxBytes ? new TextDecoder().decode(body) : undefined;
+  const declared = Number(request.headers.get("content-length"));
+  if (declared > maxBytes) return "too-big";
+  const bytes = await request.bytes().catch(() => undefined);
+  // Without a length Bun stops reading where it is told to.
+  if (!bytes) return declared > 0 ? "cut-off" : "too-big";
+  return bytes.length > maxBytes ? "too-big" : { body: new TextDecoder().decode(bytes) };
 }
 
-function readSaying(body: string): Saying | Refusal {
+function readSaying(read: Awaited<ReturnType<typeof readBody>>, maxMessageBytes: number): Saying | Refusal {
+  if (read === "too-big") return errorOf(413, "message-too-big");
+  if (read === "cut-off") return refused(400, "cut-off", "The request ended before its body did.");
   let value: { readonly [name in keyof Saying]?: unknown } | null;
   try {
-    value = JSON.parse(body);
+    value = JSON.parse(read.body);
   } catch {
     value = null;
   }
   if (typeof value !== "object" || value === null) return errorOf(400, "not-json");
   const { text, from, session, seq } = value;
   if (typeof text !== "string") return errorOf(400, "no-text");
-  if (from !== undefined && typeof from !== "string") return refused(400, "bad-name", "from is a client id.");
-  const number = readSeq(seq);
+  if (isTooBig(text, maxMessageBytes)) return errorOf(413, "message-too-big");
+  if (!isTextOrNone(from) || !isTextOrNone(session))
+    return refused(400, "bad-name", "from is a client id, and session a name: texts, if they are there.");
+  const number = readSeq(seq ?? undefined);
   if (number === "bad-seq") return errorOf(400, number);
-  const name = session === undefined ? undefined : readName("session", `${session}`);
+  const name = typeof session === "string" ? readName("session", session) : undefined;
   if (name && "sentence" in name) return refused(400, "bad-name", name.sentence);
-  return { text: text.toWellFormed(), from, session: name?.name, seq: number };
+  return { text: text.toWellFormed(), from: from ?? undefined, session: name?.name, seq: number };
+}
+
+/** Many programs write null for what they leave out. */
+function isTextOrNone(value: unknown): value is string | null | undefined {
+  return value === undefined || value === null || typeof value === "string";
 }
 
 function made(value: object, status = 200): Response {
@@ -130,12 +167,6 @@ function made(value: object, status = 200): Response {
     status,
     headers: { "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff" },
   });
-}
-
-function noSuchMethod(): Response {
-  return problem(
-    refused(405, "no-such-method", `Only ${METHODS} are answered here, POST for messages alone.`),
-  );
 }
 
 function errorOf(status: Refusal["status"], code: ErrorCode): Refusal {

@@ -3,8 +3,7 @@
 import { isIPv6 } from "node:net";
 import { refused, type Refusal } from "./door.ts";
 import type { Allowance } from "./limits.ts";
-import { closes } from "./protocol.ts";
-import type { Visitor } from "./visitor.ts";
+import { end, type Ended, type Visitor } from "./visitor.ts";
 
 /** So many pings without any sign of life, and it is closed by the time of the next one. */
 const MAX_UNANSWERED_PINGS = 2;
@@ -27,8 +26,8 @@ export interface Connection {
   readonly expiresMs: number;
   expiry?: Timer;
   unansweredPings: number;
-  /** It was cut off for showing no sign of life. */
-  isSilent: boolean;
+  /** Why it was this server that ended it; clients may close with any code. */
+  ended?: Ended;
   pingedMs: number;
 }
 
@@ -101,18 +100,20 @@ export class Connections {
       this.#open.add(socket);
       data.pingedMs = nowMs;
       // It may be frozen: there is nobody to close with.
-      data.isSilent = data.unansweredPings++ >= MAX_UNANSWERED_PINGS;
-      if (data.isSilent) socket.terminate();
-      else socket.ping();
+      if (data.unansweredPings++ < MAX_UNANSWERED_PINGS) socket.ping();
+      else {
+        data.ended = "silent";
+        socket.terminate();
+      }
     }
   }
 
-  /** Closes all, evenly spread, so that they do not come back all at once; until they are gone, or the time is over. */
+  /** Closes all, evenly spread over that time at most, so that they do not come back all at once. */
   async dismissAll(withinMs: number): Promise<void> {
     const perStep = Math.ceil(this.#open.size / Math.max(withinMs / DISMISS_EVERY_MS, 1));
     while (this.#open.size > 0) {
       for (const socket of this.#open.values().take(Math.max(perStep, DISMISS_AT_ONCE)).toArray())
-        socket.close(...closes.restarting);
+        end(socket, "restarting");
       await Bun.sleep(DISMISS_EVERY_MS);
     }
   }
@@ -137,7 +138,7 @@ function endWhenExpired(socket: Socket): void {
   socket.data.expiry = setTimeout(
     () => {
       if (Date.now() < socket.data.expiresMs) endWhenExpired(socket);
-      else socket.close(...closes.expired);
+      else end(socket, "expired");
     },
     Math.min(leftMs, MAX_TIMER_MS),
   );

@@ -1,6 +1,7 @@
 /** What the operator is told: where the server is, and what went wrong. */
 
 import { networkInterfaces } from "node:os";
+import { note } from "./log.ts";
 import type { Command, Options } from "./options.ts";
 import { StoreError } from "./store.ts";
 import { Tokens } from "./tokens.ts";
@@ -11,25 +12,31 @@ type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 export function greet(
   version: string,
   { hostname = "localhost", port }: Address,
-  { publicUrl, secretFile, tlsCert }: Options,
+  { publicUrl, secretFile, tlsCert, store, log }: Options,
   isTerminal: boolean,
 ): void {
   const names = publicUrl
     ? [publicUrl.origin]
     : namesOf(hostname).map((name) => `${schemeOf(tlsCert)}://${name}:${port}`);
   const [first = "", ...others] = names.map((name) => `${name}/client`);
+  const isOpen = publicUrl !== undefined || (hostname !== "127.0.0.1" && hostname !== "::1");
+  const who = secretFile
+    ? "whoever has a token"
+    : isOpen
+      ? "whoever can reach it, under any name"
+      : "this machine";
+  if (log === "json")
+    return note("listening", { version, address: first, port, store: store.protocol, "who can join": who });
   const behind = publicUrl ? `port ${port}, reached as ` : "";
-  if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${behind}${first}`);
+  const open = isOpen && !secretFile ? `; who can join: ${who}` : "";
+  if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${behind}${first}${open}`);
   console.log(`Hubbub ${version}\n\n  ${first}${publicUrl ? `  (on port ${port} here)` : ""}`);
   for (const other of others) console.log(`  ${other}  (from your network)`);
-  const isOpen = hostname !== "127.0.0.1" && hostname !== "::1";
-  const who =
-    secretFile !== undefined
-      ? "Whoever has a token can join: hubbub token NAME makes a link with one. "
-      : isOpen || publicUrl
-        ? "Whoever can reach it can join, under any name. "
-        : "";
-  console.log(`\n${who}Ctrl+C stops it.`);
+  console.log(
+    `\nMessages are kept ${store.protocol === "memory:" ? "in memory, until it stops" : `in ${store.pathname}`}.`,
+  );
+  console.log(`Who can join: ${who}${secretFile ? " (hubbub token NAME makes a link with one)" : ""}.`);
+  console.log("Ctrl+C stops it.");
 }
 
 /** A link by which a client comes in; the token is its last part. */

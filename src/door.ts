@@ -13,6 +13,8 @@ export interface Refusal {
   readonly code: string;
   readonly sentence: string;
   readonly retryAfterSeconds?: number;
+  /** The methods that are answered instead. */
+  readonly allow?: string;
 }
 
 export function refused(status: Refusal["status"], code: string, sentence: string): Refusal {
@@ -98,7 +100,7 @@ export class Door {
         `This server does not go by that name: use ${this.rules.publicUrl?.origin ?? "localhost, or the machine's own name or IP address"}.`,
       );
     const origin = headers.get("origin");
-    if (origin !== null && !isSameSite(origin, host) && !this.#isAllowed(origin))
+    if (origin !== null && !this.#isOwnPage(origin, host) && !this.#isAllowed(origin))
       return refused(
         403,
         "origin",
@@ -156,8 +158,13 @@ export class Door {
     return origin !== null && this.#isAllowed(origin) ? origin : undefined;
   }
 
+  #isOwnPage(origin: string, host: string): boolean {
+    const { publicUrl } = this.rules;
+    return publicUrl ? origin === publicUrl.origin : isSameSite(origin, host);
+  }
+
   #isAllowed(origin: string): boolean {
-    return this.rules.allowOrigin.includes(origin) || origin === this.rules.publicUrl?.origin;
+    return this.rules.allowOrigin.includes(origin);
   }
 
   #isOurs(host: string): boolean {

@@ -6,6 +6,7 @@ import { forwardedFor, readWish, roomUnavailable, type Door, type Refusal } from
 import type { Hub } from "./hub.ts";
 import { Allowance } from "./limits.ts";
 import { note, report } from "./log.ts";
+import { requestsRefused } from "./metrics.ts";
 import type { Options } from "./options.ts";
 import { SUBPROTOCOL } from "./protocol.ts";
 import type { Wish } from "./visitor.ts";
@@ -43,7 +44,7 @@ export class Entrance {
     const visitor = wish && (await this.hub.reserve(wish, allowance).catch(cannotOpen));
     if (visitor !== "unavailable") {
       const { expiresMs } = pass;
-      const life = { unansweredPings: 0, pingedMs: 0, isSilent: false };
+      const life = { unansweredPings: 0, pingedMs: 0 };
       // Left alone, Bun agrees to whichever subprotocol is offered first.
       const reply = { "Sec-WebSocket-Protocol": wish?.wire === "json" ? SUBPROTOCOL : "" };
       const data = { visitor, allowance, network, expiresMs, ...life };
@@ -54,13 +55,12 @@ export class Entrance {
     return visitor === "unavailable" ? this.refuse(request, roomUnavailable) : notWebSocket();
   }
 
-  refuse(request: Request, refused: Refusal): Response {
-    this.noteRefusal(request, refused);
-    return refusal(refused);
-  }
-
-  noteRefusal(request: Request, { status, code }: Refusal): void {
+  /** Counted, written down, and told in a form that people or programs read. */
+  refuse(request: Request, refused: Refusal, tell = refusal): Response {
+    const { status, code } = refused;
+    requestsRefused.count(code);
     note("refused", { status, code, path: pathOf(request), address: this.addressOf(request) });
+    return tell(refused);
   }
 
   addressOf(request: Request): string {

@@ -31,6 +31,8 @@ interface Reading<T extends Table> {
   readonly options: Values<T>;
   /** What is no option. */
   readonly others: readonly string[];
+  /** Those that were set to something, right or wrong. */
+  readonly given: ReadonlySet<keyof T>;
   readonly mistakes: readonly string[];
 }
 
@@ -69,15 +71,18 @@ export function readFlags<T extends Table>(
     const { name, value = "" } = token;
     if (name === "help" || name === "version") return { do: name };
     const flag = named.get(name);
-    if (!flag) mistakes.push(`${token.rawName}: unknown option${nearest(name, named.keys())}, see --help`);
+    if (!flag)
+      mistakes.push(`${token.rawName}: unknown option${nearest(name, named.keys(), "--")}, see --help`);
     else given.set(name, flag.many && given.has(name) ? `${given.get(name)} ${value}` : value);
   }
 
+  const set = new Set<keyof T>();
   function read(key: string, flag: Flag<unknown>): unknown {
     const name = nameOf(key);
     const text = given.get(name);
     const [source, found] = text === undefined ? (environment(key, flag, env) ?? []) : [`--${name}`, text];
     if (source === undefined) return flag.fallback;
+    set.add(key);
     const result = flag.parse(found ?? "", source);
     if ("value" in result) return result.value;
     mistakes.push(`${source}: expected ${result.expected}${quote(source, found ?? "")}`);
@@ -86,7 +91,7 @@ export function readFlags<T extends Table>(
 
   const values = Object.fromEntries(Object.entries(table).map(([key, flag]) => [key, read(key, flag)]));
   // Each value is what its own flag makes of a text, which the type of entries cannot say.
-  return { options: values as Values<T>, others, mistakes };
+  return { options: values as Values<T>, others, given: set, mistakes };
 }
 
 /** The first of a flag's variables that is set, and what it says. */
@@ -104,14 +109,13 @@ function quote(source: string, text: string): string {
   return `, got ${JSON.stringify(text.replace(/\/\/[^/]*@/, "//…@"))}`;
 }
 
-export function nearest(name: string, names: Iterable<string>): string {
-  const isVariable = name.startsWith("HUBBUB_");
+/** The name that was probably meant. @param prefix what it is written with */
+export function nearest(name: string, names: Iterable<string>, prefix: string): string {
   const [best] = Iterator.from(names)
     .map((other) => ({ other, distance: distanceBetween(name, other) }))
     .toArray()
     .sort((a, b) => a.distance - b.distance);
-  if (!best || best.distance > 1 + name.length / 4) return "";
-  return ` (did you mean ${isVariable ? "" : "--"}${best.other}?)`;
+  return best && best.distance <= 1 + name.length / 4 ? ` (did you mean ${prefix}${best.other}?)` : "";
 }
 
 /** Levenshtein's: characters to insert, delete or replace. */

@@ -6,18 +6,9 @@ import { catchUp } from "./catch-up.ts";
 import type { Allowance } from "./limits.ts";
 import { countAnswer, messagesRefused, resumes } from "./metrics.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
-import {
-  closes,
-  isTooBig,
-  json,
-  MAX_NAMES,
-  parse,
-  type Close,
-  type Command,
-  type ErrorCode,
-} from "./protocol.ts";
+import { isTooBig, json, MAX_NAMES, parse, type Close, type Command, type ErrorCode } from "./protocol.ts";
 import type { Answer, Content, Draft, Entry, Follow, Page, Store, Where } from "./store.ts";
-import { isBehind, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
+import { end, isBehind, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
 
 type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
 
@@ -75,6 +66,7 @@ export class Hub {
   /** From here on nobody is said to leave, and nothing is taken by {@link say}. */
   stop(): void {
     this.#isStopping = true;
+    for (const room of this.#rooms.values()) stopTelling(room);
   }
 
   /** When all that was accepted is answered. */
@@ -257,9 +249,8 @@ export class Hub {
   /** Closes a connection; it hears nothing more, and has left. */
   #dismiss(visitor: Visitor, why: Close): void {
     const { socket, room, wire } = visitor;
-    const [code, reason] = closes[why];
     socket?.unsubscribe(room.manager.topics[wire]);
-    socket?.close(code, reason);
+    if (socket) end(socket, why);
     this.leave(visitor);
   }
 }

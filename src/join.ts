@@ -3,6 +3,7 @@
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { bearerOf, connect } from "./client.ts";
+import { printable } from "./log.ts";
 import type { Message } from "./events.ts";
 
 /** So many lines may be on their way; then the input waits, and with it whatever writes it. */
@@ -92,11 +93,10 @@ export function join(
 
 /** One line: what could move the cursor or turn the text around is shown, not done. */
 function format({ from, text, data }: Message, colored: boolean): string {
-  const said = (text ?? `(${Math.floor(((data?.length ?? 0) * 3) / 4)} bytes)`).replace(
-    /(?!\t)[\p{Cc}\p{Bidi_Control}]/gu,
-    (character) =>
-      character === "\n" ? "\n    " : `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  const said = (text ?? `(${Math.floor(((data?.length ?? 0) * 3) / 4)} bytes)`)
+    .split("\n")
+    .map(printable)
+    .join("\n    ");
   if (!colored) return `${from}: ${said}`;
   const color = COLORS[Bun.hash.crc32(from) % COLORS.length];
   return `\x1b[${color}m${from}\x1b[0m: ${said}`;

@@ -14,7 +14,7 @@ let format: LogFormat = "off";
 /** Lines of each fact in the current second. */
 const lines = new Map<string, number>();
 let secondMs = 0;
-let uncounted = 0;
+let unlisted = 0;
 
 export function startLog(asked: LogFormat): void {
   format = asked;
@@ -29,12 +29,12 @@ export function note(fact: string, fields: Fields = {}): void {
   if (nowMs - secondMs >= SECOND_MS) {
     secondMs = nowMs;
     lines.clear();
-    if (uncounted > 0 && hasReader()) write(nowMs, "not listed", { lines: uncounted });
-    if (hasReader()) uncounted = 0;
+    if (unlisted > 0 && hasReader()) write(nowMs, "not listed", { lines: unlisted });
+    if (hasReader()) unlisted = 0;
   }
   const count = (lines.get(fact) ?? 0) + 1;
   lines.set(fact, count);
-  if (count > MAX_LINES_A_SECOND || !hasReader()) uncounted++;
+  if (count > MAX_LINES_A_SECOND || !hasReader()) unlisted++;
   else write(nowMs, fact, fields);
 }
 
@@ -44,16 +44,15 @@ function hasReader(): boolean {
 
 function write(nowMs: number, fact: string, fields: Fields): void {
   const time = new Date(nowMs).toISOString();
-  process.stdout.write(
-    `${format === "json" ? JSON.stringify({ time, fact, ...fields }) : inText(time, fact, fields)}\n`,
-  );
+  const line = format === "json" ? JSON.stringify({ time, fact, ...fields }) : inText(time, fact, fields);
+  process.stdout.write(`${printable(line)}\n`);
 }
 
 function inText(time: string, fact: string, fields: Fields): string {
   const parts = Object.entries(fields)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${name}=${/^[^\s"=]+$/.test(`${value}`) ? value : JSON.stringify(value)}`);
-  return [`${time.slice(0, 19)}Z ${fact}`, ...parts.map(printable)].join(" ");
+  return [`${time.slice(0, 19)}Z ${fact}`, ...parts].join(" ");
 }
 
 /** A fault of ours, with all that is known of it; always told, and on stderr. */
@@ -65,10 +64,16 @@ export function report(what: string, error: unknown): void {
   );
 }
 
-/** Text for a terminal: what could move the cursor or turn the text around is shown, not done. Tabs stay. */
+/** Tells how much was left out, at the end. */
+export function endLog(): void {
+  if (unlisted > 0) write(Date.now(), "not listed", { lines: unlisted });
+  unlisted = 0;
+}
+
+/** A line for a terminal: what could move the cursor, turn the text around or begin another line is shown, not done. */
 export function printable(text: string): string {
   return text.replace(
-    /(?!\t)[\p{Cc}\p{Bidi_Control}]/gu,
+    /(?!\t)[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
 }

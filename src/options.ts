@@ -176,12 +176,13 @@ export function readCommand(argv: readonly string[], env: Env): Command {
   if (first === "token") return readToken(rest, env);
   const read = readFlags(flags, argv, env);
   if ("do" in read) return read;
-  const strays = read.others.map((other) => `${other}: hubbub takes options only, see --help`);
-  const { tlsCert, tlsKey } = read.options;
+  const strays = read.others.map(
+    (other) => `${other}: no such command${nearest(other, ["join", "token"], "")}, see --help`,
+  );
   const mistakes = [...read.mistakes, ...strays];
-  if (mistakes.length === 0 && (tlsCert === undefined) !== (tlsKey === undefined))
+  if (read.given.has("tlsCert") !== read.given.has("tlsKey"))
     mistakes.push(
-      `--tls-${tlsCert ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
+      `--tls-${read.given.has("tlsCert") ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
     );
   if (mistakes.length > 0) return { do: "refuse", mistakes };
   return { do: "serve", options: read.options, warnings: unknownIn(env) };
@@ -195,13 +196,16 @@ function readToken(argv: readonly string[], env: Env): Command {
   const id = readName("client id", others[0] ?? "");
   if (others.length !== 1) mistakes.push("token: expected one client id, as in: hubbub token ann");
   else if ("sentence" in id) mistakes.push(`token: ${id.sentence}`);
-  if (options.secretFile === undefined && mistakes.length === 0)
+  if (!read.given.has("secretFile"))
     mistakes.push("token: needs the server's secret, by --secret-file or HUBBUB_SECRET");
   if (mistakes.length > 0 || "sentence" in id) return { do: "refuse", mistakes };
   return { do: "token", client: id.name, options };
 }
 
-function readJoin([address, ...more]: readonly string[], env: Env): Command {
+function readJoin(argv: readonly string[], env: Env): Command {
+  const read = readFlags({}, argv, {});
+  if ("do" in read) return read;
+  const [address, ...more] = read.others;
   const url = URL.parse(address ?? "");
   if (more.length === 0 && (url?.protocol === "http:" || url?.protocol === "https:"))
     return {
@@ -220,7 +224,7 @@ function unknownIn(env: Env): string[] {
   known.push("HUBBUB_TOKEN");
   return Object.keys(env)
     .filter((name) => name.startsWith("HUBBUB_") && !known.includes(name))
-    .map((name) => `${name}: unknown in the environment${nearest(name, known.values())}, ignored`);
+    .map((name) => `${name}: unknown in the environment${nearest(name, known, "")}, ignored`);
 }
 
 /** An origin of the web, without anything behind it. */

@@ -56,13 +56,16 @@ import { helpText } from "./manual.ts";
 import { disconnects, gauge, metricsText, watchEventLoop } from "./metrics.ts";
 import { readCommand, type Options } from "./options.ts";
 import { clientModule, page } from "./page.ts";
-import { closes, maxFrameBytes } from "./protocol.ts";
+import { maxFrameBytes } from "./protocol.ts";
 import { stores } from "./stores.ts";
 import { stop, stopOnSignals, type Running } from "./stopping.ts";
 import { Tokens } from "./tokens.ts";
+import { end } from "./visitor.ts";
 
 /** What Bun lets wait for a reader before it cuts it off. The hub dismisses one earlier, and with a close code. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+/** Normal, going away, no code, and no close at all. */
+const CLIENT_CODES = [1000, 1001, 1005, 1006];
 const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
 function serve(options: Options): Running {
@@ -79,11 +82,17 @@ function serve(options: Options): Running {
   );
 
   const entrance = new Entrance(() => server, door, connections, hub, options);
-  const chatRoute = { GET: entrance.chat, OPTIONS: preflight(door, "GET") };
+  const asks = preflight(door, "GET");
+  const chatRoute = {
+    GET: entrance.chat,
+    OPTIONS: (request: Request) => asks(request) ?? nothingHere(request),
+  };
   const server: Bun.Server<Connection> = Bun.serve<Connection>({
     hostname: options.host,
     port: options.port,
     ...(options.tlsCert && options.tlsKey ? { tls: { cert: options.tlsCert, key: options.tlsKey } } : {}),
+    // More than any message makes of it; what is a little over gets an answer that says so.
+    maxRequestBodySize: 4 * maxFrameBytes(maxMessageBytes),
     development: false,
     reusePort: false, // without development mode Bun shares the port: a second server would start, and split the room
 
@@ -131,13 +140,12 @@ function serve(options: Options): Running {
       }),
       close: guarded((socket, code: number, reason: string) => {
         connections.closed(socket);
-        // A client may close with a code of its own making; those are not told apart.
-        disconnects.count(code < 3000 || code === closes.replaced[0] ? code : "other");
-        note("left", {
-          ...factsOf(socket),
-          code,
-          why: socket.data.isSilent ? "no sign of life" : reason || undefined,
-        });
+        const { ended } = socket.data;
+        // A client may close with any code; of those few are told apart, and none that is ours.
+        disconnects.count(ended || CLIENT_CODES.includes(code) ? code : "other");
+        const said = reason || undefined;
+        const why = ended === "silent" ? "no sign of life" : said;
+        note("left", { ...factsOf(socket), code, ...(ended ? { why } : { said }) });
         if (socket.data.visitor) hub.leave(socket.data.visitor);
       }),
     },
@@ -164,7 +172,7 @@ function serve(options: Options): Running {
 
   function showsLife(socket: Socket): void {
     socket.data.unansweredPings = 0;
-    if (!socket.data.allowance.bear(performance.now())) socket.close(...closes.abuse);
+    if (!socket.data.allowance.bear(performance.now())) end(socket, "abuse");
   }
 
   return { server, stop: () => stop(server, hub, connections, options.drainSeconds) };
@@ -182,7 +190,7 @@ function guarded<Rest extends unknown[]>(handle: (socket: Socket, ...rest: Rest)
       handle(socket, ...rest);
     } catch (error) {
       report("A socket's handler failed", error);
-      socket.close(...closes.failed);
+      end(socket, "failed");
     }
   };
 }

@@ -2,7 +2,7 @@
 
 import type { Connection, Connections } from "./connections.ts";
 import type { Hub } from "./hub.ts";
-import { note } from "./log.ts";
+import { endLog, note } from "./log.ts";
 
 /** How much of the time goes to letting everyone go; the rest is for what was written last. */
 const DISMISS_SHARE = 0.8;
@@ -29,6 +29,7 @@ export async function stop(
   await connections.dismissAll(DISMISS_SHARE * (endMs - performance.now()));
   while (server.pendingWebSockets > 0 && performance.now() < endMs) await Bun.sleep(LOOK_MS);
   await Promise.race([hub.settle(), end]);
+  endLog();
   note("stopped");
 }
 

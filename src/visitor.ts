@@ -2,7 +2,7 @@
 
 import type { ConnectionManager, Member } from "./manager.ts";
 import type { Allowance } from "./limits.ts";
-import { json, text, type ErrorCode, type Wire } from "./protocol.ts";
+import { closes, json, text, type Close, type ErrorCode, type Wire } from "./protocol.ts";
 import { countAnswer } from "./metrics.ts";
 import { Sequence } from "./sessions.ts";
 import type { Answer, Content, Draft, ReadonlyHistory, Sender } from "./store.ts";
@@ -10,12 +10,26 @@ import type { Answer, Content, Draft, ReadonlyHistory, Sender } from "./store.ts
 /** A reader with more than this unread is told to come back; a little later Bun would cut it off without a word. */
 export const MAX_UNREAD_BYTES = 1024 * 1024;
 
+/** Why this server ended a connection. */
+export type Ended = Close | "silent";
+
+/** As much of a socket as it takes to end it. */
+export interface Ending {
+  readonly data: { ended?: Ended };
+  close(code: number, reason: string): void;
+}
+
+export function end(socket: Ending, why: Close): void {
+  socket.data.ended = why;
+  const [code, reason] = closes[why];
+  socket.close(code, reason);
+}
+
 /** As much of Bun's socket as the hub needs. */
-export interface Socket {
+export interface Socket extends Ending {
   send(message: Content): number;
   subscribe(topic: string): unknown;
   unsubscribe(topic: string): unknown;
-  close(code: number, reason: string): void;
   getBufferedAmount(): number;
 }
 

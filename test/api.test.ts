@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import type { Message } from "../src/events.ts";
 import { errors } from "../src/protocol.ts";
+import { RawClient } from "./raw.ts";
 import { Tokens } from "../src/tokens.ts";
 import { startHubbub, STORES, type Hubbub } from "./hubbub.ts";
 
@@ -134,9 +135,29 @@ test("what is malformed gets its problem, and nothing is said", async () => {
     [{ text: 7, from: "ci" }, problem(400, "Bad Request", "no-text", errors["no-text"])],
     [{ text: "hi" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
     [{ text: "hi", from: "a b" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
-    [{ text: "hi", from: 7 }, problem(400, "Bad Request", "bad-name", "from is a client id.")],
+    [
+      { text: "hi", from: 7 },
+      problem(
+        400,
+        "Bad Request",
+        "bad-name",
+        "from is a client id, and session a name: texts, if they are there.",
+      ),
+    ],
     [{ text: "hi", from: "ci", seq: "1" }, problem(400, "Bad Request", "bad-seq", errors["bad-seq"])],
-    [{ text: "hi", from: "ci", session: {} }, problem(400, "Bad Request", "bad-name", notAName("session"))],
+    [
+      { text: "hi", from: "ci", session: "a b" },
+      problem(400, "Bad Request", "bad-name", notAName("session")),
+    ],
+    ...[{}, 5, true].map((session): [unknown, ReturnType<typeof problem>] => [
+      { text: "hi", from: "ci", session },
+      problem(
+        400,
+        "Bad Request",
+        "bad-name",
+        "from is a client id, and session a name: texts, if they are there.",
+      ),
+    ]),
     [
       { text: "x".repeat(65_537), from: "ci" },
       problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"]),
@@ -156,15 +177,52 @@ test("what is malformed gets its problem, and nothing is said", async () => {
     expect<unknown>(await call(hub, `lobby/messages?limit=${limit}`)).toEqual(
       problem(400, "Bad Request", "bad-limit", "limit is a whole number from 1 to 1000."),
     );
-  for (const [path, method] of [
-    ["lobby/messages", "DELETE"],
-    ["lobby/messages", "PUT"],
-    ["lobby/members", "POST"],
-  ]) {
-    const response = await hub.get(`/rooms/${path}`, { method: method ?? "" });
-    expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD, POST"]);
+  for (const [path, method, allow] of [
+    ["lobby/messages", "DELETE", "GET, HEAD, POST, OPTIONS"],
+    ["lobby/messages", "OPTIONS", "GET, HEAD, POST, OPTIONS"],
+    ["lobby/members", "PUT", "GET, HEAD, OPTIONS"],
+    ["lobby/members", "POST", "GET, HEAD, OPTIONS"],
+  ] as const) {
+    const response = await hub.get(`/rooms/${path}`, { method });
+    expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);
+    expect(await response.json()).toEqual(
+      problem(405, "Method Not Allowed", "no-such-method", `Only ${allow} are answered here.`).body,
+    );
   }
   await bob.hearsNothing();
+});
+
+test("null is what is left out", async () => {
+  await using hub = await startHubbub();
+  for (const text of ["one", "two"])
+    expect((await call(hub, "lobby/messages", { text, from: "ci", session: null, seq: null })).status).toBe(
+      201,
+    );
+});
+
+test("a body without a length is read no further than a message goes, and one that is cut off is said to be", async () => {
+  await using hub = await startHubbub({ args: ["--log", "text"] });
+  const post = (body: ReadableStream) => hub.get("/rooms/lobby/messages", { method: "POST", body });
+  const chunk = new Uint8Array(65_536).fill(120);
+  let sent = 0;
+  const endless = new ReadableStream({
+    pull(controller) {
+      sent += chunk.length;
+      controller.enqueue(chunk);
+    },
+  });
+  const answered = await post(endless).catch((error: Error) => error);
+  if (answered instanceof Response) expect(answered.status).toBe(413);
+  expect(sent).toBeLessThan(64 * 1024 * 1024);
+  const client = new RawClient(hub.port);
+  client.sends(
+    Buffer.from("POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc"),
+  );
+  await hub.answer("/healthz");
+  client.vanishes();
+  await hub.answer("/healthz");
+  const { body } = await hub.answer("/metrics");
+  expect(body).not.toContain('reason="message-too-big"} 2');
 });
 
 test("the door is the sockets': Host, Origin, and pages of allowed sites may read the answers", async () => {
@@ -219,7 +277,11 @@ test("the rate is that of an address, and says when to come again", async () => 
   const from = (address: string) => ({ "X-Forwarded-For": address });
   const say = (address: string) => call(hub, "lobby/messages", { text: "hi", from: "ci" }, from(address));
   expect([(await say("192.0.2.1")).status, (await say("192.0.2.1")).status]).toEqual([201, 201]);
-  const refused = await hub.get("/rooms/lobby/members", { headers: from("192.0.2.1") });
+  const refused = await hub.get("/rooms/lobby/messages", {
+    method: "POST",
+    body: '{"text":"hi","from":"ci"}',
+    headers: from("192.0.2.1"),
+  });
   expect([refused.status, refused.headers.get("retry-after")]).toEqual([429, "1"]);
   const { retryAfterSeconds, ...rest } = JSON.parse(await refused.text());
   expect(rest).toEqual({
@@ -230,6 +292,13 @@ test("the rate is that of an address, and says when to come again", async () => 
   });
   expect(retryAfterSeconds).toBeWithin(0.001, 1.001);
   expect((await say("192.0.2.2")).status).toBe(201);
+  // Reading counts by itself, as much as a message for each request.
+  const read = () => call(hub, "lobby/members", undefined, from("192.0.2.1"));
+  expect([(await read()).status, (await read()).status, (await read()).status]).toEqual([200, 200, 429]);
+  // Size counts as on a socket.
+  const large = { text: "x".repeat(65_536), from: "ci" };
+  const post = () => call(hub, "lobby/messages", large, from("192.0.2.3"));
+  expect([(await post()).status, (await post()).status]).toEqual([201, 429]);
 });
 
 test("each curl of the README does what it says there", async () => {

@@ -201,7 +201,7 @@ describe("with a public address", () => {
   test("only its host is ours, with or without the port of its scheme", async () => {
     await using hub = await startHubbub({ args: ["--public-url", "https://chat.example"] });
     expect(hub.greeting).toEndWith(
-      ` is listening on port ${hub.port}, reached as https://chat.example/client\n`,
+      ` is listening on port ${hub.port}, reached as https://chat.example/client; who can join: whoever can reach it, under any name\n`,
     );
     for (const host of ["chat.example", "CHAT.example:443"]) {
       await using ann = await hub.open("/websocket", { Host: host, Origin: "https://chat.example" });

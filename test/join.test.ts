@@ -41,6 +41,7 @@ test("lines typed go out, lines come in, and at the end of the input everything 
   for (let i = 0; i < 500; i++) ann.says(`line ${i}`);
   for (let i = 0; i < 500; i++) await bob.hears(`Client #ann says: line ${i}`);
   bob.says("tab\there \x1b[31mred\x1b[0m\nsecond \u202eline");
+  await bob.hearsUpTo("You wrote: tab\there \x1b[31mred\x1b[0m\nsecond \u202eline");
   ann.says("last");
   const { out, errors, exitCode } = await ann.ends();
   expect({ errors, exitCode }).toEqual({ errors: "", exitCode: 0 });

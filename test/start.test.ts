@@ -97,7 +97,7 @@ describe("options", () => {
         '--allow-origin: expected origins, as in https://example.com, got "*"',
         '--secret-file: expected a file that can be read, got "/nowhere/to/be/found"',
         'HUBBUB_PING_SECONDS: expected 1–3600, got "0"',
-        "stray: hubbub takes options only, see --help",
+        "stray: no such command, see --help",
       ],
     });
   });
