@@ -1,5 +1,8 @@
 /** Preloaded by survival.test.ts: whatever the client "boom" does fails inside the server. */
 
+import { Connections } from "../src/connections.ts";
+import { Hub } from "../src/hub.ts";
+import { Allowance } from "../src/limits.ts";
 import { ConnectionManager } from "../src/manager.ts";
 
 const { connect, disconnect, broadcast } = ConnectionManager.prototype;
@@ -18,6 +21,31 @@ ConnectionManager.prototype.broadcast = function (wire, content) {
   const message = String(content);
   if (message.endsWith("boom-message")) throw new Error("injected into message");
   if (message === "Client #boom-timer left the chat") throw new Error("injected into the timer");
+  if (message.endsWith("boom-ping") || message.endsWith("boom-pong")) armed = message.slice(-4);
   if (message.endsWith("boom-later")) void Promise.reject(new Error("injected into a promise"));
   return broadcast.call(this, wire, content);
+};
+
+/** A control frame has no author: what is to break next is said before it. */
+let armed: string | undefined;
+const { bear } = Allowance.prototype;
+const { catchUp } = Hub.prototype;
+const { sweep } = Connections.prototype;
+let sweeps = 0;
+
+Allowance.prototype.bear = function (nowMs) {
+  const what = armed;
+  armed = undefined;
+  if (what) throw new Error(`injected into ${what}`);
+  return bear.call(this, nowMs);
+};
+
+Hub.prototype.catchUp = function (visitor) {
+  if (visitor.client === "boom-drain" && visitor.position > 0) throw new Error("injected into drain");
+  catchUp.call(this, visitor);
+};
+
+Connections.prototype.sweep = function (nowMs) {
+  if (sweeps++ === 0) throw new Error("injected into the sweep");
+  sweep.call(this, nowMs);
 };

@@ -209,9 +209,11 @@ describe("with a public address", () => {
     }
     for (const host of ["localhost", "127.0.0.1", "chat.example:8000", "evil@chat.example", "chat.example/x"])
       expect(await hub.answer("/ws/7", { headers: { Host: host } })).toEqual({ status: 403, body: PUBLIC });
-    expect(
-      await hub.answer("/ws/7", { headers: { Host: "chat.example", Origin: "https://evil.example" } }),
-    ).toEqual({ status: 403, body: NOT_OUR_PAGE });
+    for (const origin of ["https://evil.example", "http://chat.example", "https://chat.example:444"])
+      expect(await hub.answer("/ws/7", { headers: { Host: "chat.example", Origin: origin } })).toEqual({
+        status: 403,
+        body: NOT_OUR_PAGE,
+      });
   });
 });
 

@@ -6,6 +6,7 @@ import { networkOf } from "../src/connections.ts";
 import { Allowance } from "../src/limits.ts";
 import { errors } from "../src/protocol.ts";
 import { startHubbub } from "./hubbub.ts";
+import { RawClient, request } from "./raw.ts";
 
 const ABUSE = { code: 1008, reason: "Sending far too much: please slow down." };
 
@@ -159,6 +160,21 @@ describe("connections", () => {
     await echo.hearsNothing();
   });
 
+  test("who fails to become a WebSocket gives its place back, and the room's", async () => {
+    await using hub = await startHubbub({ args: ["--max-connections", "1"] });
+    for (const path of ["/ws/ann", "/websocket"])
+      for (let i = 0; i < 5; i++) {
+        await using client = new RawClient(hub.port);
+        client.sends(request(path, { "Sec-WebSocket-Key": undefined }));
+        expect((await client.head())?.status).toBe(426);
+      }
+    await using ann = await hub.join("ann");
+    await ann.hearsNothing();
+    await ann.leaves();
+    const { body } = await hub.answer("/metrics");
+    expect(body).toContain("hubbub_rooms 0\n");
+  });
+
   test("each address: others come in; who cannot be let in for another reason takes no place", async () => {
     const args = ["--max-connections-per-address", "2", "--trust-proxy"];
     await using hub = await startHubbub({ args });
@@ -185,6 +201,12 @@ describe("connections", () => {
       429,
     );
     await using other = await hub.open("/ws/other", from("2001:db8:0:2::1"));
+    // When all of an address have gone, all of its places are free again.
+    for (const peer of [ann, again]) await peer.leaves();
+    await using first = await hub.open("/ws/ann", from("192.0.2.1"));
+    await using second = await hub.open("/ws/ann", from("192.0.2.1"));
+    expect(await hub.answer("/ws/ann", { headers: from("192.0.2.1") })).toHaveProperty("status", 429);
+    for (const peer of [first, second]) await peer.hearsNothing();
     for (const peer of [one, two, other]) await peer.hearsNothing();
   });
 

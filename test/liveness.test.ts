@@ -2,6 +2,7 @@
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { startHubbub, type Hubbub, type Peer } from "./hubbub.ts";
+import { RawClient, request, transcribe } from "./raw.ts";
 
 setDefaultTimeout(30_000);
 
@@ -46,6 +47,16 @@ test("a frozen client of a busy room is gone, and announced; a live one that say
   frozen.kill("SIGCONT");
   await frozen.exited; // it has been told, or has found out
   frozen.kill("SIGKILL");
+});
+
+test("two pings without an answer, and it is cut off", async () => {
+  await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });
+  for (const path of ["/ws/ann", "/websocket"]) {
+    await using client = new RawClient(hub.port);
+    client.sends(request(path));
+    expect((await client.head())?.status).toBe(101);
+    expect((await client.rest()).map(transcribe)).toEqual(["ping ", "ping "]);
+  }
 });
 
 test("a server that was frozen itself does not take it out on its clients", async () => {

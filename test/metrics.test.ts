@@ -3,6 +3,7 @@
 import { expect, test } from "bun:test";
 import { Tokens } from "../src/tokens.ts";
 import { startHubbub, type Hubbub } from "./hubbub.ts";
+import { closing, frame, RawClient, request } from "./raw.ts";
 
 const promtool = Bun.which("promtool");
 const skipped = promtool ? "" : " (skipped: there is no promtool here, which comes with prometheus)";
@@ -26,10 +27,11 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
   await using hub = await startHubbub({ args: ["--max-message-bytes", "10"] });
   await using ann = await hub.joinJson("ann");
   await using bob = await hub.join("bob");
+  await using carl = await hub.join("carl");
   await using eve = await hub.join("eve", { room: "tea" });
   ann.says("語");
   await ann.hears({ type: "message", from: "ann", text: "語" });
-  await bob.hears("Client #ann says: 語");
+  for (const peer of [bob, carl]) await peer.hears("Client #ann says: 語");
   ann.says("x".repeat(11));
   await ann.next();
   await hub.answer("/ws/a%20b");
@@ -49,13 +51,13 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
     text: "語",
   });
   expect(Object.fromEntries([...metrics].filter(([name]) => !/_seconds|_bytes\b/.test(name)))).toEqual({
-    hubbub_connections: 4,
+    hubbub_connections: 5,
     hubbub_rooms: 1,
     hubbub_store_ready: 1,
     hubbub_received_messages_total: 1,
     hubbub_received_bytes_total: 3,
-    hubbub_sent_messages_total: 3,
-    hubbub_sent_bytes_total: 2 * Buffer.byteLength(frame) + Buffer.byteLength("Client #ann says: 語"),
+    hubbub_sent_messages_total: 4,
+    hubbub_sent_bytes_total: 2 * Buffer.byteLength(frame) + 2 * Buffer.byteLength("Client #ann says: 語"),
     'hubbub_refused_messages_total{reason="message-too-big"}': 1,
     'hubbub_refused_requests_total{reason="bad-name"}': 2,
     'hubbub_disconnects_total{code="1005"}': 1,
@@ -66,6 +68,40 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
   expect(metrics.get("hubbub_store_delay_seconds_count")).toBe(1);
   expect(metrics.get('hubbub_store_delay_seconds_bucket{le="+Inf"}')).toBe(1);
   expect(metrics.get("hubbub_event_loop_delay_seconds_sum")).toBeGreaterThanOrEqual(0);
+});
+
+test("what waits for a slow reader, and how late the event loop is", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.open("/websocket");
+  ann.pauses();
+  const text = "x".repeat(60_000);
+  for (let i = 0; i < 70; i++) ann.says(text);
+  while (ann.unsent > 0) await hub.answer("/healthz");
+  await using reader = await hub.open("/websocket");
+  let buffered = 0;
+  for (let i = 0; i < 100 && buffered === 0; i++) {
+    ann.says(text);
+    reader.says("x");
+    await reader.hears("Message text was: x");
+    buffered = (await metricsOf(hub)).get("hubbub_buffered_bytes") ?? 0;
+  }
+  expect(buffered).toBeGreaterThan(0);
+  hub.process.kill("SIGSTOP");
+  await Bun.sleep(400);
+  hub.process.kill("SIGCONT");
+  const late = async () => (await metricsOf(hub)).get("hubbub_event_loop_delay_seconds_sum") ?? 0;
+  while ((await late()) < 0.1);
+});
+
+test("a client that closes with a code of ours is not counted as ours", async () => {
+  await using hub = await startHubbub();
+  await using ann = new RawClient(hub.port);
+  ann.sends(request("/ws/ann"), frame(8, closing(1013, "Reading too slowly: please come back and resume.")));
+  await ann.head();
+  await ann.rest();
+  const metrics = await metricsOf(hub);
+  expect(metrics.get('hubbub_disconnects_total{code="other"}')).toBe(1);
+  expect(metrics.get('hubbub_disconnects_total{code="1013"}')).toBeUndefined();
 });
 
 test("a reader that is cut off is counted", async () => {

@@ -68,7 +68,9 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     await using nginx = await startNginx(port);
     const host = `chat.example:${nginx.httpPort}`;
     await using hub = await startHubbub({ args: ["--port", `${port}`, "--public-url", `http://${host}`] });
-    expect(hub.greeting).toContain(`is listening on port ${port}, reached as http://${host}/client\n`);
+    expect(hub.greeting).toContain(
+      `is listening on port ${port}, reached as http://${host}/client; who can join: whoever can reach it, under any name\n`,
+    );
     const url = `ws://127.0.0.1:${nginx.httpPort}/ws/ann`;
     await using ann = await open(url, { Host: host, Origin: `http://${host}` });
     ann.says("hi");

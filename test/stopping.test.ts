@@ -23,6 +23,23 @@ for (const signal of ["SIGTERM", "SIGINT"] as const)
     expect(await hub.errors).toBe("");
   });
 
+test("nobody is said to leave while it stops, also if somebody had just left", async () => {
+  const hub = await startHubbub({ args: ["--drain-seconds", "2"] });
+  const crowd = await Promise.all(Array.from({ length: 300 }, (_, i) => hub.join(`c${i}`)));
+  const eve = await hub.joinJson("eve");
+  eve.sends({ type: "ping" });
+  while ((await eve.next()).type !== "pong");
+  const [first] = crowd.splice(0, 1);
+  await first?.leaves();
+  hub.process.kill("SIGTERM");
+  for (const peer of crowd) await peer.closes();
+  await hub.process.exited;
+  const said = crowd.flatMap((peer) => peer.unread()).filter((line) => line !== "Client #c0 left the chat");
+  expect(said).toEqual([]);
+  const left = eve.peer.unread().flatMap((event): string[] => JSON.parse(String(event)).left ?? []);
+  expect(left.filter((client) => client !== "c0")).toEqual([]);
+});
+
 for (const store of STORES)
   test(`what was accepted before the signal is answered, on ${store.url}`, async () => {
     const hub = await startHubbub({ store });

@@ -2,11 +2,12 @@
 
 import { expect, test } from "bun:test";
 import { startHubbub } from "./hubbub.ts";
+import { frame, RawClient, request, transcribe } from "./raw.ts";
 
 const OUR_FAULT = { code: 1011, reason: "Something went wrong on our side: please come back." };
 
 test("a handler that fails costs its own connection, and nobody else notices", async () => {
-  const hub = await startHubbub({ preload: "break-handlers.ts" });
+  const hub = await startHubbub({ preload: "break-handlers.ts", args: ["--ping-seconds", "1"] });
   await using bob = await hub.join("bob");
 
   await using opens = await hub.join("boom-open");
@@ -30,12 +31,36 @@ test("a handler that fails costs its own connection, and nobody else notices", a
   await promises.leaves();
   await bob.hears("Client #eve left the chat");
 
+  for (const opcode of [9, 10]) {
+    await using raw = new RawClient(hub.port);
+    raw.sends(request("/ws/raw?room=raw"));
+    await raw.head();
+    raw.sends(frame(1, opcode === 9 ? "boom-ping" : "boom-pong"));
+    for (let i = 0; i < 2; i++) await raw.next();
+    raw.sends(frame(opcode, "x"));
+    const heard = (await raw.rest()).map(transcribe);
+    expect(heard.filter((line) => !line.startsWith("pong"))).toEqual([
+      `close ${OUR_FAULT.code} ${OUR_FAULT.reason}`,
+    ]);
+  }
+
+  const text = "x".repeat(60_000);
+  await using teller = await hub.join("teller", { room: "drain" });
+  for (let i = 0; i < 100; i++) teller.says(text);
+  await teller.hearsUpTo(`You wrote: ${text}`);
+  for (let i = 0; i < 99; i++) await teller.hearsUpTo(`You wrote: ${text}`);
+  const drains = await hub.joinJson("boom-drain", { room: "drain", history: 100 });
+  drains.peer.pauses();
+  await teller.hearsNothing().catch(() => {});
+  drains.peer.resumes();
+  expect(await drains.peer.closes()).toEqual(OUR_FAULT);
+
   bob.says("still here");
-  await bob.hears("You wrote: still here", "Client #bob says: still here");
+  await bob.hearsUpTo("Client #bob says: still here");
   await hub[Symbol.asyncDispose]();
   const injected = (await hub.errors).match(/injected into .*/g);
   expect(injected?.toSorted()).toEqual(
-    ["open", "message", "close", "a promise", "the timer"]
+    ["open", "message", "close", "a promise", "the timer", "ping", "pong", "drain", "the sweep"]
       .map((where) => `injected into ${where}`)
       .toSorted(),
   );

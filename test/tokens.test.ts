@@ -213,6 +213,14 @@ describe("at the door", () => {
   });
 });
 
+test("a token for longer than a timer can wait does not end at once", async () => {
+  await using hub = await withSecret();
+  await using ann = await hub.open(
+    `/ws/ann?token=${forge({ sub: "ann", exp: Date.now() / 1000 + 40 * 86_400 })}`,
+  );
+  for (let i = 0; i < 10; i++) await ann.hearsNothing();
+});
+
 test("who comes in too late, while the store takes its time, has been there and left", async () => {
   const store = { url: "late:?delay=100&seed=1", preload: "late-store.ts" };
   await using hub = await startHubbub({ env: { HUBBUB_SECRET: SECRET }, store });
