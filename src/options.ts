@@ -46,7 +46,7 @@ export const groups = {
     trustProxy: flag<boolean>({
       fallback: false,
       otherwise: "off",
-      help: "addresses are the last of X-Forwarded-For",
+      help: "behind a proxy: clients are told apart by X-Forwarded-For",
       parse(text) {
         if (/^(on|true|1|)$/.test(text)) return { value: true };
         return /^(off|false|0)$/.test(text) ? { value: false } : { expected: "on or off" };
@@ -114,9 +114,14 @@ export const groups = {
   "How much at once": {
     maxMessageBytes: number("N", 65_536, [1, 131_072], "the largest message; text is counted in UTF-8"),
     messageRate: number("N", 20, [0, 1_000_000], "messages a second from a connection; 0: no limit"),
-    messageBurst: number("N", 40, [1, 1_000_000], "so many at once; each 4 KiB count as one more"),
+    messageBurst: number("N", 40, [1, 1_000_000], "so many messages at once; each 4 KiB count as one more"),
     maxConnections: number("N", 0, [0, 1_000_000], "connections in all; 0: no limit"),
-    maxConnectionsPerAddress: number("N", 0, [0, 1_000_000], "and from one IP address, or IPv6 /64 network"),
+    maxConnectionsPerAddress: number(
+      "N",
+      0,
+      [0, 1_000_000],
+      "connections from one address, or IPv6 /64; 0: no limit",
+    ),
   },
   "Running it": {
     pingSeconds: number("N", 25, [1, 3600], "how often a connection has to show that it is alive"),
