@@ -1,6 +1,6 @@
 /** Who has come and gone, told to a room: gathered for a moment, so that many at once are no storm. */
 
-import { json, MAX_NAMES, text, type Wire } from "./protocol.ts";
+import { json, MAX_NAMES, text } from "./protocol.ts";
 import type { Room } from "./visitor.ts";
 
 /**
@@ -20,7 +20,7 @@ export function tellLeaves(room: Room): void {
     try {
       const atOnce = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(room.manager.size, 1));
       for (const client of room.manager.takeGone(atOnce, performance.now() - LEAVE_GATHER_MS))
-        tell(room, "text", text.left(client));
+        room.fanOut.add({ to: "text", message: text.left(client), isEntry: false });
     } finally {
       tellLeaves(room);
     }
@@ -34,17 +34,12 @@ export function tellPresence(room: Room): void {
     delete room.timers.presence;
     if (!room.manager.hasPresence) return;
     const presence = room.manager.takePresence(MAX_NAMES);
-    if (room.manager.speakers("json") > 0) tell(room, "json", json.presence(presence));
+    if (room.manager.speakers("json") > 0)
+      room.fanOut.add({ to: "json", message: json.presence(presence), isEntry: false });
     tellPresence(room);
   }, PRESENCE_GATHER_MS);
 }
 
 export function stopTelling({ timers }: Room): void {
   for (const timer of Object.values(timers)) clearTimeout(timer);
-}
-
-/** Who is catching up is not subscribed yet, and has to know all the same. */
-function tell(room: Room, wire: Wire, message: string): void {
-  room.manager.broadcast(wire, message);
-  for (const visitor of room.catchingUp) if (visitor.wire === wire) visitor.send(message);
 }

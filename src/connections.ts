@@ -109,9 +109,10 @@ export class Connections {
   }
 
   /** Closes all, evenly spread over that time at most, so that they do not come back all at once. */
-  async dismissAll(withinMs: number): Promise<void> {
+  async dismissAll(withinMs: number, flush: () => void): Promise<void> {
     const perStep = Math.ceil(this.#open.size / Math.max(withinMs / DISMISS_EVERY_MS, 1));
     while (this.#open.size > 0) {
+      flush();
       for (const socket of this.#open.values().take(Math.max(perStep, DISMISS_AT_ONCE)).toArray())
         end(socket, "restarting");
       await Bun.sleep(DISMISS_EVERY_MS);

@@ -1,13 +1,22 @@
 /** What happens when: connections come, speak, fall behind and go; entries come back from the store. */
 
 import { stopTelling, tellLeaves, tellPresence } from "./announcements.ts";
-import { broadcast } from "./broadcast.ts";
 import { catchUp } from "./catch-up.ts";
+import { FanOut } from "./fan-out.ts";
 import type { Allowance } from "./limits.ts";
 import { countAnswer, messagesRefused, resumes } from "./metrics.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
-import { isTooBig, json, MAX_NAMES, parse, type Close, type Command, type ErrorCode } from "./protocol.ts";
-import type { Answer, Content, Draft, Entry, Follow, Page, Store, Where } from "./store.ts";
+import {
+  isTooBig,
+  json,
+  MAX_NAMES,
+  parse,
+  type Close,
+  type Command,
+  type ErrorCode,
+  text,
+} from "./protocol.ts";
+import type { Answer, Content, Draft, Entry, Follow, Page, ReadonlyHistory, Store, Where } from "./store.ts";
 import { end, isBehind, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
 
 type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
@@ -15,6 +24,8 @@ type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
 export interface HubOptions {
   readonly maxMessageBytes: number;
   readonly pingSeconds: number;
+  /** A busy room is written to so often. */
+  readonly flushMs: number;
 }
 
 export class Hub {
@@ -69,9 +80,15 @@ export class Hub {
     for (const room of this.#rooms.values()) stopTelling(room);
   }
 
-  /** When all that was accepted is answered. */
-  settle(): Promise<void> {
-    return this.#store.settle();
+  /** When all that was accepted is answered, and out. */
+  async settle(): Promise<void> {
+    await this.#store.settle();
+    this.flush();
+  }
+
+  /** Nothing waits any longer to share a write. */
+  flush(): void {
+    for (const room of this.#rooms.values()) room.fanOut.flush();
   }
 
   /** Takes a place in a room, before the upgrade: either {@link enter} or {@link release} follows. */
@@ -80,18 +97,19 @@ export class Hub {
     if (history === "unavailable") return history;
     const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
     const isAfterKept = wish.after !== undefined && (await this.#isKept(wish.room, wish.after));
-    const room = this.#rooms.get(wish.room) ?? {
-      name: wish.room,
-      history,
-      manager: new ConnectionManager<Visitor>(wish.room, this.publish),
-      catchingUp: new Set<Visitor>(),
-      timers: {},
-      visitors: 0,
-      bytesUnwatched: 0,
-    };
+    const room = this.#rooms.get(wish.room) ?? this.#makeRoom(wish.room, history);
     this.#rooms.set(wish.room, room);
     room.visitors++;
     return new Visitor(wish, room, allowance, sent, isAfterKept);
+  }
+
+  #makeRoom(name: string, history: ReadonlyHistory): Room {
+    const manager = new ConnectionManager<Visitor>(name, this.publish);
+    const catchingUp = new Set<Visitor>();
+    const fanOut = new FanOut(manager, catchingUp, this.options.flushMs, (slow) =>
+      this.#dismiss(slow, "tooSlow"),
+    );
+    return { name, history, manager, catchingUp, fanOut, timers: {}, visitors: 0 };
   }
 
   release({ room }: Visitor): void {
@@ -99,6 +117,7 @@ export class Hub {
     if (--room.visitors > 0) return;
     this.#rooms.delete(room.name);
     stopTelling(room);
+    room.fanOut.end();
   }
 
   enter(visitor: Visitor, socket: Socket): void {
@@ -166,9 +185,12 @@ export class Hub {
     }
     switch (command.type) {
       case "ping":
-        // What was sent before a pong is all that there was: so it waits for the end of a replay.
+        // What was sent before a pong is all that there was: so it waits for the end of a replay, and nothing for it.
         if (visitor.room.catchingUp.has(visitor)) visitor.isOwedPong = true;
-        else visitor.send(json.pong);
+        else {
+          visitor.room.fanOut.flush();
+          visitor.send(json.pong);
+        }
         this.#bear(visitor);
         break;
       case "message":
@@ -235,7 +257,18 @@ export class Hub {
   /** An entry comes back from the store, in the one order: everyone hears it. */
   #follow(entry: Entry): void {
     const room = this.#rooms.get(entry.room);
-    if (room) broadcast(room, entry, (slow) => this.#dismiss(slow, "tooSlow"));
+    if (!room) return;
+    const { manager, fanOut } = room;
+    // What nobody hears need not be encoded.
+    const inText =
+      manager.speakers("text") > 0
+        ? [{ to: "text", message: text.message(entry), isEntry: true } as const]
+        : [];
+    const inJson =
+      manager.speakers("json") > 0
+        ? [{ to: "json", message: json.message(entry), isEntry: true } as const]
+        : [];
+    fanOut.add(...inText, ...inJson);
   }
 
   #replace(visitor: Visitor): void {

@@ -125,6 +125,7 @@ export const groups = {
   },
   "Running it": {
     pingSeconds: number("N", 25, [1, 3600], "how often a connection has to show that it is alive"),
+    flushMs: number("N", 10, [0, 1000], "a busy room is written to so often; 0: for each message"),
     drainSeconds: number("N", 5, [0, 3600], "how long stopping may take"),
     log: flag<LogFormat>({
       value: "FORMAT",

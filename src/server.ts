@@ -6,7 +6,7 @@
  *
  *     socket → Hub.hear → protocol.parse → limits → store.append ─┐
  *                                                                 │  the store gives it its id, in one order
- *     sockets ← topic ← protocol.encode ← Hub.#follow ←───────────┘
+ *     sockets ← topic ← fan-out ← protocol.encode ← Hub.#follow ←─┘
  *
  * The files, in reading order:
  *
@@ -18,7 +18,7 @@
  *     echo.ts      the tutorial's other address
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
  *     catch-up.ts  what was said before, for who has just come
- *     broadcast.ts  an entry goes out to all; announcements.ts, who has come and gone
+ *     fan-out.ts   what goes out to a room, and when; announcements.ts, who has come and gone
  *     visitor.ts   one connection in a room: what it asked for, and what it is sent
  *     manager.ts   the ConnectionManager: who is in a room, and who has gone
  *     protocol.ts  both wires: frames in, commands out; entries and events in, frames out

@@ -1,6 +1,7 @@
 /** One connection in a room: what it asked for, where it is, and what it is sent. */
 
 import type { ConnectionManager, Member } from "./manager.ts";
+import type { FanOut } from "./fan-out.ts";
 import type { Allowance } from "./limits.ts";
 import { closes, json, text, type Close, type ErrorCode, type Wire } from "./protocol.ts";
 import { countAnswer } from "./metrics.ts";
@@ -51,10 +52,9 @@ export interface Room {
   readonly manager: ConnectionManager<Visitor>;
   /** Those that still hear what was said before them. */
   readonly catchingUp: Set<Visitor>;
-  readonly timers: { leaves?: Timer; presence?: Timer; slow?: Timer };
+  readonly fanOut: FanOut;
+  readonly timers: { leaves?: Timer; presence?: Timer };
   visitors: number;
-  /** Said since it was last looked who does not keep up. */
-  bytesUnwatched: number;
 }
 
 /** One connection in a room. */

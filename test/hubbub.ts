@@ -58,6 +58,8 @@ export async function startHubbub({
       ...cmd,
       ...(store ? ["--store", store.url] : []),
       ...(args.includes("--port") ? [] : ["--port", "0"]),
+      // What a test says is heard at once, so that silence can be proven.
+      ...(args.includes("--flush-ms") ? [] : ["--flush-ms", "0"]),
       // Nobody reads it here.
       ...(args.includes("--log") ? [] : ["--log", "off"]),
       // Tests say more at once than people do.

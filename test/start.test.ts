@@ -24,6 +24,7 @@ const DEFAULTS: Options = {
   tlsCert: undefined,
   tlsKey: undefined,
   pingSeconds: 25,
+  flushMs: 10,
   drainSeconds: 5,
   log: "text",
 };

@@ -1,0 +1,117 @@
+/** A quiet room hears at once; in a busy one messages share a write, in their order, and nobody hears one twice. */
+
+import { describe, expect, test } from "bun:test";
+import { startHubbub, type Hubbub } from "./hubbub.ts";
+
+/** So long that what waits can be seen to wait. */
+const start = () => startHubbub({ args: ["--flush-ms", "1000"] });
+const says = (text: string) => `Client #ann says: ${text}`;
+
+/** A room in which "1" was just said, so that what follows waits. */
+async function busyRoom(hub: Hubbub) {
+  const ann = await hub.join("ann");
+  const bob = await hub.join("bob");
+  const eve = await hub.joinJson("eve");
+  ann.says("1");
+  await ann.hears("You wrote: 1", says("1"));
+  await bob.hears(says("1"));
+  await eve.hears({ type: "message", from: "ann", text: "1" });
+  return { ann, bob, eve };
+}
+
+describe("while the room is busy", () => {
+  test("a message is acknowledged at once, and heard a little later, by everyone on both wires", async () => {
+    await using hub = await start();
+    const { ann, bob, eve } = await busyRoom(hub);
+    ann.says("2");
+    ann.says("3");
+    await ann.hears("You wrote: 2", "You wrote: 3");
+    await bob.hearsNothing();
+    await ann.hears(says("2"), says("3"));
+    await bob.hears(says("2"), says("3"));
+    for (const text of ["2", "3"]) await eve.hears({ type: "message", from: "ann", text });
+  });
+
+  test("64 KiB do not wait", async () => {
+    await using hub = await start();
+    const { ann, bob } = await busyRoom(hub);
+    const [large, larger] = ["x".repeat(20_000), "y".repeat(20_000)];
+    ann.says(large);
+    ann.says(larger);
+    await ann.hears(`You wrote: ${large}`, `You wrote: ${larger}`);
+    await bob.hears(says(large), says(larger));
+    ann.says("2");
+    await ann.hears(says(large), says(larger), "You wrote: 2");
+    await bob.hearsNothing();
+  });
+
+  test("who comes hears what waits once: in the history, or as it is said", async () => {
+    await using hub = await start();
+    const { ann, bob } = await busyRoom(hub);
+    ann.says("2");
+    await ann.hears("You wrote: 2");
+    await using late = await hub.join("late", { history: 10 });
+    await using none = await hub.join("none");
+    await late.hears(says("1"), says("2"));
+    ann.says("3");
+    await ann.hears(says("2"), "You wrote: 3", says("3"));
+    await bob.hears(says("2"), says("3"));
+    await late.hears(says("3"));
+    await none.hears(says("3"));
+  });
+
+  test("a pong comes after all that was said before it", async () => {
+    await using hub = await start();
+    const { ann, bob, eve } = await busyRoom(hub);
+    ann.says("2");
+    await ann.hears("You wrote: 2");
+    eve.sends({ type: "ping" });
+    await eve.hears({ type: "message", from: "ann", text: "2" }, { type: "pong" });
+    await bob.hears(says("2"));
+  });
+
+  test("who leaves is said to have left after what they said", async () => {
+    await using hub = await start();
+    const { ann, bob } = await busyRoom(hub);
+    ann.says("my last word");
+    await ann.hears("You wrote: my last word");
+    await ann.leaves();
+    await bob.hears(says("my last word"), "Client #ann left the chat");
+  });
+
+  test("what waits is out before the server stops", async () => {
+    await using hub = await start();
+    const { ann, bob } = await busyRoom(hub);
+    ann.says("2");
+    await ann.hears("You wrote: 2");
+    hub.process.kill("SIGTERM");
+    await bob.hears(says("2"));
+    expect((await bob.closes()).code).toBe(1012);
+  });
+});
+
+test("a thousand messages of many senders come in one order, the same for all, whatever shares a write", async () => {
+  await using hub = await startHubbub({ args: ["--flush-ms", "10", "--history", "2000"] });
+  const senders = await Promise.all(Array.from({ length: 10 }, (_, i) => hub.join(`s${i}`)));
+  await using bob = await hub.joinJson("bob");
+  for (let n = 0; n < 100; n++) for (const sender of senders) sender.says(`${n}`);
+  const order: string[] = [];
+  while (order.length < 1000) {
+    const { from, text } = await bob.next();
+    order.push(`Client #${from} says: ${text}`);
+  }
+  for (const [i, sender] of senders.entries()) {
+    const heard: string[] = [];
+    const own: string[] = [];
+    while (heard.length < 1000) {
+      const line = String(await sender.next());
+      if (line.startsWith("You wrote: ")) own.push(line);
+      else heard.push(line);
+    }
+    expect(heard).toEqual(order);
+    expect(own).toEqual(Array.from({ length: 100 }, (_, n) => `You wrote: ${n}`));
+    expect(order.filter((line) => line.startsWith(`Client #s${i} `))).toEqual(
+      own.map((line) => line.replace("You wrote", `Client #s${i} says`)),
+    );
+  }
+});
