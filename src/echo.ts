@@ -1,6 +1,7 @@
 /** The tutorial's other address, `/websocket`: what comes goes back. */
 
 import type { Socket } from "./connections.ts";
+import { messagesRefused } from "./metrics.ts";
 import { isTooBig, text } from "./protocol.ts";
 import type { Content } from "./store.ts";
 import { end, isBehind } from "./visitor.ts";
@@ -10,6 +11,7 @@ export function echo(socket: Socket, message: Content, maxMessageBytes: number):
   const { allowance } = socket.data;
   const isText = typeof message === "string";
   const isTaken = allowance.take(message, performance.now()) === 0;
+  if (!isTaken) messagesRefused.count("rate-limited");
   const sent = socket.send(
     !isTaken ? text.notSent("rate-limited", message) : isText ? text.echo(message) : message,
   );

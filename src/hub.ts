@@ -4,25 +4,14 @@ import { stopTelling, tellLeaves, tellPresence } from "./announcements.ts";
 import { catchUp } from "./catch-up.ts";
 import { FanOut } from "./fan-out.ts";
 import type { Allowance } from "./limits.ts";
-import { countAnswer, messagesRefused, resumes } from "./metrics.ts";
+import { Hearing, type HearingOptions } from "./hearing.ts";
+import { countAnswer, resumes } from "./metrics.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
-import {
-  isTooBig,
-  json,
-  MAX_NAMES,
-  parse,
-  type Close,
-  type Command,
-  type ErrorCode,
-  text,
-} from "./protocol.ts";
+import { json, MAX_NAMES, text, type Close } from "./protocol.ts";
 import type { Answer, Content, Draft, Entry, Follow, Page, ReadonlyHistory, Store, Where } from "./store.ts";
-import { end, isBehind, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
+import { end, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
 
-type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
-
-export interface HubOptions {
-  readonly maxMessageBytes: number;
+export interface HubOptions extends HearingOptions {
   readonly pingSeconds: number;
   /** A busy room is written to so often. */
   readonly flushMs: number;
@@ -33,6 +22,7 @@ export class Hub {
   /** The open connection of each session. */
   readonly #sessions = new Map<string, Visitor>();
   readonly #store: Store;
+  readonly #hearing: Hearing;
   #isStopping = false;
 
   constructor(
@@ -41,6 +31,7 @@ export class Hub {
     private readonly options: HubOptions,
   ) {
     this.#store = makeStore((entry) => this.#follow(entry));
+    this.#hearing = new Hearing(this.#store, options, (visitor, why) => this.#dismiss(visitor, why));
   }
 
   /** Whether messages are taken, and kept. */
@@ -164,78 +155,7 @@ export class Hub {
   }
 
   hear(visitor: Visitor, frame: Content): void {
-    this.#obey(visitor, frame);
-    if (!visitor.isLagging) return;
-    visitor.isLagging = false;
-    if (visitor.socket && isBehind(visitor.socket)) this.#dismiss(visitor, "tooSlow");
-  }
-
-  #obey(visitor: Visitor, frame: Content): void {
-    const { maxMessageBytes } = this.options;
-    if (visitor.wire === "text" || typeof frame !== "string") {
-      if (!isTooBig(frame, maxMessageBytes)) this.#append(visitor, frame);
-      else if (visitor.wire === "text") this.#dismiss(visitor, "tooBig");
-      else this.#refuse(visitor, "message-too-big", frame);
-      return;
-    }
-    const command = parse(frame, maxMessageBytes);
-    if ("error" in command) {
-      if (command.seq !== undefined) visitor.sequence.refuse(command.seq);
-      return this.#refuse(visitor, command.error, frame, command.seq);
-    }
-    switch (command.type) {
-      case "ping":
-        // What was sent before a pong is all that there was: so it waits for the end of a replay, and nothing for it.
-        if (visitor.room.catchingUp.has(visitor)) visitor.isOwedPong = true;
-        else {
-          visitor.room.fanOut.flush();
-          visitor.send(json.pong);
-        }
-        this.#bear(visitor);
-        break;
-      case "message":
-        this.#hearMessage(visitor, command);
-        break;
-      default:
-        command satisfies never;
-    }
-  }
-
-  #hearMessage(visitor: Visitor, { text, seq, skip }: Extract<Command, { type: "message" }>): void {
-    const { session } = visitor.wish;
-    if (seq === undefined || session === undefined) return this.#append(visitor, text, { seq });
-    const admitted = visitor.sequence.admit(seq, skip);
-    if ("refused" in admitted) this.#refuse(visitor, admitted.refused, text, seq);
-    else this.#append(visitor, text, { session, seq, after: admitted.after });
-  }
-
-  /** Gives it to the store, unless its sender has said too much already. */
-  #append(visitor: Visitor, content: Content, { session, seq, after }: Numbering = {}): void {
-    const { room, client, allowance } = visitor;
-    const givenMs = performance.now();
-    const waitSeconds = allowance.take(content, givenMs);
-    if (waitSeconds > 0) {
-      if (session !== undefined && seq !== undefined) visitor.sequence.retract(seq);
-      return this.#refuse(visitor, "rate-limited", content, seq, waitSeconds);
-    }
-    this.#store.append({ room: room.name, from: client, content, session, seq, after, givenMs }, visitor);
-  }
-
-  #refuse(
-    visitor: Visitor,
-    code: ErrorCode,
-    content: Content,
-    seq?: number,
-    retryAfterSeconds?: number,
-  ): void {
-    messagesRefused.count(code);
-    visitor.refuse(code, content, seq, retryAfterSeconds);
-    this.#bear(visitor);
-  }
-
-  /** One more frame that is no message, or a refused one: there is an end to that, too. */
-  #bear(visitor: Visitor): void {
-    if (!visitor.allowance.bear(performance.now())) this.#dismiss(visitor, "abuse");
+    this.#hearing.hear(visitor, frame);
   }
 
   leave(visitor: Visitor): void {

@@ -6,7 +6,7 @@
  *
  *     socket → Hub.hear → protocol.parse → limits → store.append ─┐
  *                                                                 │  the store gives it its id, in one order
- *     sockets ← topic ← fan-out ← protocol.encode ← Hub.#follow ←─┘
+ *     sockets ← topic ← FanOut ← protocol.encode ← Hub.#follow ←──┘
  *
  * The files, in reading order:
  *
@@ -17,6 +17,7 @@
  *     connections.ts  all open sockets: how many there may be, which are alive, until when they may stay
  *     echo.ts      the tutorial's other address
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
+ *     hearing.ts   what a frame leads to, up to the store
  *     catch-up.ts  what was said before, for who has just come
  *     fan-out.ts   what goes out to a room, and when; announcements.ts, who has come and gone
  *     visitor.ts   one connection in a room: what it asked for, and what it is sent

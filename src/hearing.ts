@@ -1,0 +1,95 @@
+/** What a frame of somebody's leads to: parsed, held against their limits, and given to the store. */
+
+import { messagesRefused } from "./metrics.ts";
+import { isTooBig, json, parse, type Close, type Command, type ErrorCode } from "./protocol.ts";
+import type { Content, Draft, Store } from "./store.ts";
+import { isBehind, type Visitor } from "./visitor.ts";
+
+export interface HearingOptions {
+  readonly maxMessageBytes: number;
+}
+
+type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
+
+export class Hearing {
+  constructor(
+    private readonly store: Store,
+    private readonly options: HearingOptions,
+    private readonly dismiss: (visitor: Visitor, why: Close) => void,
+  ) {}
+
+  hear(visitor: Visitor, frame: Content): void {
+    this.#obey(visitor, frame);
+    if (!visitor.isLagging) return;
+    visitor.isLagging = false;
+    if (visitor.socket && isBehind(visitor.socket)) this.dismiss(visitor, "tooSlow");
+  }
+
+  #obey(visitor: Visitor, frame: Content): void {
+    const { maxMessageBytes } = this.options;
+    if (visitor.wire === "text" || typeof frame !== "string") {
+      if (!isTooBig(frame, maxMessageBytes)) this.#append(visitor, frame);
+      else if (visitor.wire === "text") this.dismiss(visitor, "tooBig");
+      else this.#refuse(visitor, "message-too-big", frame);
+      return;
+    }
+    const command = parse(frame, maxMessageBytes);
+    if ("error" in command) {
+      if (command.seq !== undefined) visitor.sequence.refuse(command.seq);
+      return this.#refuse(visitor, command.error, frame, command.seq);
+    }
+    switch (command.type) {
+      case "ping":
+        // What was sent before a pong is all that there was: so it waits for the end of a replay, and nothing for it.
+        if (visitor.room.catchingUp.has(visitor)) visitor.isOwedPong = true;
+        else {
+          visitor.room.fanOut.flush();
+          visitor.send(json.pong);
+        }
+        this.#bear(visitor);
+        break;
+      case "message":
+        this.#hearMessage(visitor, command);
+        break;
+      default:
+        command satisfies never;
+    }
+  }
+
+  #hearMessage(visitor: Visitor, { text, seq, skip }: Extract<Command, { type: "message" }>): void {
+    const { session } = visitor.wish;
+    if (seq === undefined || session === undefined) return this.#append(visitor, text, { seq });
+    const admitted = visitor.sequence.admit(seq, skip);
+    if ("refused" in admitted) this.#refuse(visitor, admitted.refused, text, seq);
+    else this.#append(visitor, text, { session, seq, after: admitted.after });
+  }
+
+  /** Gives it to the store, unless its sender has said too much already. */
+  #append(visitor: Visitor, content: Content, { session, seq, after }: Numbering = {}): void {
+    const { room, client, allowance } = visitor;
+    const givenMs = performance.now();
+    const waitSeconds = allowance.take(content, givenMs);
+    if (waitSeconds > 0) {
+      if (session !== undefined && seq !== undefined) visitor.sequence.retract(seq);
+      return this.#refuse(visitor, "rate-limited", content, seq, waitSeconds);
+    }
+    this.store.append({ room: room.name, from: client, content, session, seq, after, givenMs }, visitor);
+  }
+
+  #refuse(
+    visitor: Visitor,
+    code: ErrorCode,
+    content: Content,
+    seq?: number,
+    retryAfterSeconds?: number,
+  ): void {
+    messagesRefused.count(code);
+    visitor.refuse(code, content, seq, retryAfterSeconds);
+    this.#bear(visitor);
+  }
+
+  /** One more frame that is no message, or a refused one: there is an end to that, too. */
+  #bear(visitor: Visitor): void {
+    if (!visitor.allowance.bear(performance.now())) this.dismiss(visitor, "abuse");
+  }
+}
