@@ -77,6 +77,9 @@ const FINAL = [4001, 1008];
 /** Refusals that pass: what they refuse is sent again, by itself. */
 const PASSING = ["unavailable", "rate-limited", "out-of-order"];
 const SEND_AGAIN_MS = 200;
+/** What no header can hold, no browser sends. */
+const NO_TOKEN = "This token is none: it has characters that no token has.";
+const TOO_BIG = "It is bigger than this server takes: send less at a time.";
 /** Messages on their way at once: less than a server takes in one burst, unless it is set to take very little. */
 const MAX_WINDOW = 32;
 
@@ -113,6 +116,7 @@ export class Connection {
   /** How many of the outbox, from its start, are on their way, and how many may be: fewer after a "not so fast". */
   #given = 0;
   #window = MAX_WINDOW;
+  #maxBytes = Infinity;
   #attempts = 0;
   #pingMs = PING_SECONDS * 1000;
   /** A ping is out, and nothing was heard since. */
@@ -143,7 +147,9 @@ export class Connection {
   send(text: string): Item {
     const item: Item = { text: text.toWellFormed() };
     this.outbox.push(item);
-    if (this.state.is === "open") this.#giveMore();
+    // Whoever sends has the item before it is refused.
+    if (this.#isTooBig(item.text)) queueMicrotask(() => this.#refuseTooBig());
+    else if (this.state.is === "open") this.#giveMore();
     return item;
   }
 
@@ -160,8 +166,12 @@ export class Connection {
     return body;
   }
 
+  get #token(): string | undefined {
+    return this.#options.token?.trim();
+  }
+
   get #withToken(): RequestInit {
-    const { token } = this.#options;
+    const token = this.#token;
     return token === undefined ? {} : { headers: { Authorization: `Bearer ${token}` } };
   }
 
@@ -193,9 +203,14 @@ export class Connection {
     this.#become({ is: "connecting" });
     if (this.#isEnded) return; // by a handler
     const url = this.#url;
-    const { token } = this.#options;
+    const token = this.#token;
     const offers = token === undefined ? ["hubbub.v1"] : ["hubbub.v1", `token.${token}`];
-    const socket = new WebSocket(url.href.replace(/^http/, "ws"), offers);
+    let socket: WebSocket;
+    try {
+      socket = new WebSocket(url.href.replace(/^http/, "ws"), offers);
+    } catch {
+      return this.#become({ is: "closed", reason: NO_TOKEN });
+    }
     this.#socket = socket;
     let welcomed = false;
     socket.onmessage = ({ data }) => {
@@ -290,7 +305,11 @@ export class Connection {
         if (event.seq === undefined) break;
         if (PASSING.includes(event.code)) {
           if (event.code === "rate-limited") this.#window = 1;
-          const waitMs = (event.retryAfterSeconds ?? 0) * 1000 + Math.random() * SEND_AGAIN_MS;
+          const { retryAfterSeconds } = event;
+          const waitMs =
+            retryAfterSeconds === undefined
+              ? Math.random() * SEND_AGAIN_MS
+              : retryAfterSeconds * 1000 + (Math.random() * SEND_AGAIN_MS) / 10;
           this.#resend ??= setTimeout(() => this.#giveAll(), waitMs);
           break;
         }
@@ -305,8 +324,9 @@ export class Connection {
   }
 
   #enter(welcome: Welcome): void {
-    const { sent = null, recovered, last, pingSeconds } = welcome;
+    const { sent = null, recovered, last, pingSeconds, maxMessageBytes } = welcome;
     this.#pingMs = pingSeconds * 1000;
+    this.#maxBytes = maxMessageBytes;
     clearInterval(this.#heartbeat);
     this.#heartbeat = setInterval(() => this.checkAlive(), this.#pingMs);
     // A store that still has the last message heard has lost nothing: what it does not know was never said.
@@ -356,6 +376,7 @@ export class Connection {
 
   #giveMore(): void {
     if (this.#resend !== undefined) return; // what is refused goes first
+    this.#refuseTooBig();
     for (; this.#given < this.#window; this.#given++) {
       const item = this.outbox[this.#given];
       if (!item || (this.#given > 0 && this.#skips(item))) return;
@@ -370,6 +391,16 @@ export class Connection {
     const { seq } = item;
     if (skip) this.#refused = this.#refused.filter((refused) => refused > seq);
     this.#write({ type: "message", text: item.text, seq, ...(skip ? { skip } : {}) });
+  }
+
+  /** A frame larger than the server reads would end the connection, again and again. */
+  #refuseTooBig(): void {
+    for (const item of this.#take(({ text }) => this.#isTooBig(text)))
+      this.#emit("refused", { item, code: "message-too-big", message: TOO_BIG });
+  }
+
+  #isTooBig(text: string): boolean {
+    return text.length * 3 > this.#maxBytes && new TextEncoder().encode(text).length > this.#maxBytes;
   }
 
   /** Goes on without a refused one; which gives up all that is held back, and so nothing before it may be left. */

@@ -169,8 +169,9 @@ export class Door {
 
   #isOurs(host: string): boolean {
     const { publicUrl } = this.rules;
-    if (publicUrl) return URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href;
     const name = nameOfHost(host);
+    if (name === undefined) return false;
+    if (publicUrl) return URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href;
     const machineName = this.rules.machineName.toLowerCase();
     return isLocalHost(host) || name === machineName || name === `${machineName}.local`;
   }

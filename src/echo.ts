@@ -16,5 +16,5 @@ export function echo(socket: Socket, message: Content, maxMessageBytes: number):
     !isTaken ? text.notSent("rate-limited", message) : isText ? text.echo(message) : message,
   );
   if (sent < 0 && isBehind(socket)) end(socket, "tooSlow");
-  else if (!isTaken && !allowance.bear(performance.now())) end(socket, "abuse");
+  else if (!isTaken && !allowance.bear(performance.now(), message)) end(socket, "abuse");
 }

@@ -4,7 +4,7 @@ import { notWebSocket, readableBy, refusal } from "./answers.ts";
 import { networkOf, type Connection, type Connections } from "./connections.ts";
 import { forwardedFor, readWish, roomUnavailable, type Door, type Refusal } from "./door.ts";
 import type { Hub } from "./hub.ts";
-import { Allowance } from "./limits.ts";
+import { Allowance, Allowances } from "./limits.ts";
 import { note, report } from "./log.ts";
 import { requestsRefused } from "./metrics.ts";
 import type { Options } from "./options.ts";
@@ -13,14 +13,26 @@ import type { Wish } from "./visitor.ts";
 
 const MAX_PATH_CHARACTERS = 200;
 
+/** So many connections of one address may have a whole burst at once. */
+const ARRIVALS = 100;
+
 export class Entrance {
+  /** What the connections of each address may still start with. */
+  readonly #arrivals: Allowances;
+
   constructor(
     private readonly server: () => Bun.Server<Connection>,
     private readonly door: Door,
     private readonly connections: Connections,
     private readonly hub: Hub,
     private readonly options: Options,
-  ) {}
+  ) {
+    const { messageRate, messageBurst } = options;
+    this.#arrivals = new Allowances({
+      perSecond: ARRIVALS * messageRate,
+      burst: ARRIVALS * messageBurst,
+    });
+  }
 
   readonly chat = async (request: Bun.BunRequest<"/ws/:id">): Promise<Response | undefined> => {
     const wish = readWish(request.params.id, request.url, request.headers, this.options.history);
@@ -40,7 +52,9 @@ export class Entrance {
 
     this.connections.reserve(network);
     const { messageRate: perSecond, messageBurst: burst } = this.options;
-    const allowance = new Allowance({ perSecond, burst });
+    // Whoever comes again and again does not get a whole burst each time.
+    const left = this.#arrivals.of(network).takeUpTo(burst, performance.now());
+    const allowance = new Allowance({ perSecond, burst }, left);
     const visitor = wish && (await this.hub.reserve(wish, allowance).catch(cannotOpen));
     if (visitor !== "unavailable") {
       const { expiresMs } = pass;

@@ -9,6 +9,9 @@ export interface HearingOptions {
   readonly maxMessageBytes: number;
 }
 
+/** Names, numbers and blanks around a text, as many as a program may write. */
+const MAX_IDLE_CHARACTERS = 4096;
+
 type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
 
 export class Hearing {
@@ -46,9 +49,11 @@ export class Hearing {
           visitor.room.fanOut.flush();
           visitor.send(json.pong);
         }
-        this.#bear(visitor);
+        this.#bear(visitor, frame);
         break;
       case "message":
+        // What is not its text is in vain, and has to be read all the same.
+        if (frame.length > 2 * command.text.length + MAX_IDLE_CHARACTERS) this.#bear(visitor, frame);
         this.#hearMessage(visitor, command);
         break;
       default:
@@ -85,11 +90,11 @@ export class Hearing {
   ): void {
     messagesRefused.count(code);
     visitor.refuse(code, content, seq, retryAfterSeconds);
-    this.#bear(visitor);
+    this.#bear(visitor, content);
   }
 
   /** One more frame that is no message, or a refused one: there is an end to that, too. */
-  #bear(visitor: Visitor): void {
-    if (!visitor.allowance.bear(performance.now())) this.dismiss(visitor, "abuse");
+  #bear(visitor: Visitor, frame: Content): void {
+    if (!visitor.allowance.bear(performance.now(), frame)) this.dismiss(visitor, "abuse");
   }
 }

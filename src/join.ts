@@ -1,6 +1,5 @@
 /** `hubbub join URL`: the client at a terminal, or in a pipe. */
 
-import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { bearerOf, connect } from "./client.ts";
 import { printable } from "./log.ts";
@@ -38,7 +37,9 @@ export function join(
   const room = address.searchParams.get("room") ?? "lobby";
   // A line that a restarted server has forgotten is said again: in a log a line twice is better than one missing.
   const connection = connect({ server: address.origin, id, room, repeat: true, ...(token ? { token } : {}) });
-  const lines = createInterface({ input });
+  /** Acknowledged, and not heard yet: they are printed like all others before it ends. */
+  const unheard = new Set<string>();
+  let unfinished = "";
   let exitCode = 0;
   let ended = false;
   let wasIn = false;
@@ -48,21 +49,26 @@ export function join(
     if (sentence) errors.write(`${sentence}\n`);
     const left = connection.outbox.length;
     if (left > 0) errors.write(`Not acknowledged: ${left === 1 ? "1 line" : `${left} lines`}.\n`);
-    lines.close();
+    input.destroy();
     connection.close();
     resolve(code);
   }
 
   function settle(): void {
-    if (connection.outbox.length < MAX_ON_THEIR_WAY && !ended) lines.resume();
-    if (ended && wasIn && connection.outbox.length === 0) end(exitCode);
+    if (connection.outbox.length < MAX_ON_THEIR_WAY && !ended) input.resume();
+    if (ended && wasIn && connection.outbox.length === 0 && unheard.size === 0) end(exitCode);
   }
 
-  lines.on("line", (line) => {
-    connection.send(line);
-    if (connection.outbox.length >= MAX_ON_THEIR_WAY) lines.pause();
+  input.setEncoding("utf8");
+  // Lines as everyone else counts them; readline would also break one at U+2028.
+  input.on("data", (text: string) => {
+    const lines = (unfinished + text).split("\n");
+    unfinished = lines.pop() ?? "";
+    for (const line of lines) connection.send(line.replace(/\r$/, ""));
+    if (connection.outbox.length >= MAX_ON_THEIR_WAY) input.pause();
   });
-  lines.on("close", () => {
+  input.on("end", () => {
+    if (unfinished) connection.send(unfinished);
     ended = true;
     settle();
   });
@@ -72,11 +78,17 @@ export function join(
 
   connection
     .on("message", (message) => {
+      unheard.delete(message.id);
       if (canPrint) output.write(`${format(message, output.isTTY === true)}\n`);
+      settle();
     })
-    .on("acknowledged", settle)
+    .on("acknowledged", ({ id }) => {
+      if (id) unheard.add(id);
+      settle();
+    })
     .on("welcome", ({ recovered }) => {
       wasIn = true;
+      if (recovered === false) unheard.clear();
       if (recovered === false) errors.write("Some messages may be missing here.\n");
       settle();
     })

@@ -12,16 +12,35 @@ export interface Rate {
 const BYTES_PER_COST = 4096;
 /** A sender that is refused and goes on regardless, at so many times its rate, is closed. */
 const PATIENCE = 10;
+/** More than a client sends before it has heard the first refusal. */
+const MIN_PATIENCE = 100;
 
 /** What a connection may send still: a token bucket for its messages, and a wider one for all that it sends in vain. */
 export class Allowance {
   #left: number;
   #patience: number;
-  #filledMs = 0;
+  #filledMs: number | undefined;
 
-  constructor(private readonly rate: Rate) {
-    this.#left = rate.burst;
-    this.#patience = PATIENCE * rate.burst;
+  /** @param left what it starts with */
+  constructor(
+    private readonly rate: Rate,
+    left = rate.burst,
+  ) {
+    this.#left = left;
+    this.#patience = this.#maxPatience;
+  }
+
+  get #maxPatience(): number {
+    return Math.max(MIN_PATIENCE, PATIENCE * this.rate.burst);
+  }
+
+  /** Takes as much as there is, up to so many. */
+  takeUpTo(most: number, nowMs: number): number {
+    if (this.rate.perSecond === 0) return most;
+    this.#fill(nowMs);
+    const taken = Math.min(most, Math.floor(this.#left));
+    this.#left -= taken;
+    return taken;
   }
 
   /** Takes what a message costs. @returns 0, or the seconds until there will be enough */
@@ -36,18 +55,19 @@ export class Allowance {
   }
 
   /** Puts up with a frame that is no message, or a refused one. @returns whether there is patience left */
-  bear(nowMs: number): boolean {
+  bear(nowMs: number, frame: Content = ""): boolean {
     if (this.rate.perSecond === 0) return true;
     this.#fill(nowMs);
-    return --this.#patience >= 0;
+    this.#patience -= costOf(frame);
+    return this.#patience >= 0;
   }
 
   #fill(nowMs: number): void {
     const { perSecond, burst } = this.rate;
-    const gained = (perSecond * (nowMs - this.#filledMs)) / 1000;
+    const gained = (perSecond * (nowMs - (this.#filledMs ?? nowMs))) / 1000;
     this.#filledMs = nowMs;
     this.#left = Math.min(burst, this.#left + gained);
-    this.#patience = Math.min(PATIENCE * burst, this.#patience + PATIENCE * gained);
+    this.#patience = Math.min(this.#maxPatience, this.#patience + PATIENCE * gained);
   }
 }
 

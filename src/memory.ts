@@ -14,7 +14,7 @@ import {
 } from "./store.ts";
 
 const LIMITS = {
-  rooms: 10_000,
+  rooms: 50_000,
   /** 400 messages of 64 KiB, with two bytes for each character. */
   roomBytes: 64 * 1024 * 1024,
   bytes: 256 * 1024 * 1024,

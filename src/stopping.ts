@@ -27,7 +27,8 @@ export async function stop(
   void server.stop(); // takes no new connections; it would wait for the others
   await Promise.race([hub.settle(), end]);
   await connections.dismissAll(DISMISS_SHARE * (endMs - performance.now()), () => hub.flush());
-  while (server.pendingWebSockets > 0 && performance.now() < endMs) await Bun.sleep(LOOK_MS);
+  const isBusy = () => server.pendingWebSockets > 0 || server.pendingRequests > 0;
+  while (isBusy() && performance.now() < endMs) await Bun.sleep(LOOK_MS);
   await Promise.race([hub.settle(), end]);
   endLog();
   note("stopped");

@@ -3,6 +3,7 @@
 import { expect, test } from "bun:test";
 import { connect, type State } from "../src/client.ts";
 import type { Welcome } from "../src/events.ts";
+import { Tokens } from "../src/tokens.ts";
 import { startHubbub, within } from "./hubbub.ts";
 
 /** The next time that something happens, with a deadline. */
@@ -152,6 +153,46 @@ test("it goes on without a refused message only when all before it is kept, sinc
   answers({ type: "ack", seq: 1, id: "2-0" });
   await hears(-3);
   ann.close();
+});
+
+test("what is larger than the server takes is refused without being sent, however large, and holds up nothing", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  const refused: number[] = [];
+  ann.on("refused", ({ item, code }) => void (code === "message-too-big" && refused.push(item.text.length)));
+  ann.send("x".repeat(500_000)); // before it knows how much that is
+  ann.send("a");
+  await bob.hears("Client #ann says: a");
+  let isKnown = false;
+  ann.on("refused", () => (isKnown = true));
+  ann.send("語".repeat(30_000));
+  expect(isKnown).toBe(false);
+  ann.send("b");
+  await bob.hears("Client #ann says: b");
+  expect(refused).toEqual([500_000, 30_000]);
+  expect(ann.outbox).toEqual([]);
+  ann.close();
+});
+
+test("a token that no header can hold is said to be none; blanks around one do not count", async () => {
+  const secret = "a secret of thirty-two bytes, or more";
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+  const token = new Tokens(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+  const state = (of: string, is: State["is"]) => {
+    const client = connect({ server: hub.origin, id: "ann", token: of });
+    return next<State>(
+      (handler) => client.on("state", handler),
+      (state) => state.is === is,
+      is,
+    ).finally(() => client.close());
+  };
+  expect(await state(` ${token}\n`, "open")).toEqual({ is: "open" });
+  for (const bad of [`${token},`, `${token} x`, "‹"])
+    expect(await state(bad, "closed")).toMatchObject({
+      is: "closed",
+      reason: expect.stringContaining("oken"),
+    });
 });
 
 test("a session that the server has forgotten leaves what was on its way in doubt, and goes on", async () => {

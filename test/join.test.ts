@@ -21,6 +21,8 @@ function join(hub: Hubbub, query: string, more: { USER?: string } = {}) {
       run.stdin.write(`${line}\n`);
       void run.stdin.flush();
     },
+    /** Bytes as they are, without an end of a line. */
+    writes: (text: string) => void run.stdin.write(text),
     /** Ends the input; then everything that was printed, and the exit code. */
     async ends() {
       void run.stdin.end();
@@ -47,7 +49,17 @@ test("lines typed go out, lines come in, and at the end of the input everything 
   expect({ errors, exitCode }).toEqual({ errors: "", exitCode: 0 });
   const lines = out.split("\n");
   expect(lines.slice(0, 500)).toEqual(Array.from({ length: 500 }, (_, i) => `ann: line ${i}`));
-  expect(out).toContain("bob: tab\there \\u001b[31mred\\u001b[0m\n    second \\u202eline\n");
+  expect(out).toEndWith("bob: tab\there \\u001b[31mred\\u001b[0m\n    second \\u202eline\nann: last\n");
+});
+
+test("a line ends where everyone else ends one, and the last one needs no end", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const ann = join(hub, "id=ann");
+  ann.writes("one\u2028still one\r\n\ntwo");
+  const { out, exitCode } = await ann.ends();
+  expect([out, exitCode]).toEqual(["ann: one\\u2028still one\nann: \nann: two\n", 0]);
+  for (const text of ["one\u2028still one", "", "two"]) await bob.hears(`Client #ann says: ${text}`);
 });
 
 test("it survives a restart of the server and loses nothing that comes after", async () => {

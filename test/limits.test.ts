@@ -51,6 +51,22 @@ describe("an allowance", () => {
     expect(mine.bear(1010)).toBe(true);
   });
 
+  test("bears little of what is large, and enough of a small burst's", () => {
+    const mine = allowance();
+    for (let i = 0; i < 4; i++) expect(mine.bear(1000, "[".repeat(380_000))).toBe(true);
+    expect(mine.bear(1000, "[".repeat(380_000))).toBe(false);
+    const small = new Allowance({ perSecond: 20, burst: 1 });
+    for (let i = 0; i < 100; i++) expect(small.bear(1000)).toBe(true);
+  });
+
+  test("may start with less than a burst", () => {
+    const many = new Allowance({ perSecond: 20, burst: 50 });
+    expect([many.takeUpTo(40, 1000), many.takeUpTo(40, 1000), many.takeUpTo(40, 1000)]).toEqual([40, 10, 0]);
+    const mine = new Allowance({ perSecond: 20, burst: 40 }, 0);
+    expect(mine.take("x", 1000)).toBe(0.05);
+    expect(mine.take("x", 1050)).toBe(0);
+  });
+
   test("is without end at a rate of 0", () => {
     const mine = new Allowance({ perSecond: 0, burst: 1 });
     for (let i = 0; i < 1000; i++) expect([mine.take("x", 0), mine.bear(0)]).toEqual([0, true]);
@@ -125,6 +141,35 @@ test("who goes on regardless is closed: with messages, empty ones, pings or malf
   expect(await pinging.closes()).toEqual(ABUSE);
   bob.says("all quiet");
   await bob.hears("You wrote: all quiet", "Client #bob says: all quiet");
+});
+
+test("who comes again and again has no whole burst each time", async () => {
+  await using hub = await startHubbub({ args: ["--message-rate", "1", "--message-burst", "2"] });
+  await using bob = await hub.join("bob");
+  let kept = 0;
+  for (let i = 0; i < 150; i++) {
+    const ann = await hub.join("ann");
+    ann.says("1");
+    ann.says("2");
+    for (let n = 0; n < 2;) {
+      const line = String(await ann.next());
+      if (line.startsWith("You wrote")) kept++;
+      if (!line.startsWith("Client #")) n++;
+    }
+    ann.vanishes();
+  }
+  // A hundred connections' worth, and what has come back since.
+  expect(kept).toBeWithin(195, 280);
+  await bob.hearsNothing().catch(() => {});
+});
+
+test("the smallest burst does not throw our own client out", async () => {
+  await using hub = await startHubbub({ args: ["--message-rate", "500", "--message-burst", "1"] });
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  for (let i = 0; i < 60; i++) ann.send(`${i}`);
+  for (let i = 0; i < 60; i++) await bob.hears(`Client #ann says: ${i}`);
+  ann.close();
 });
 
 test("our own client slows down by itself, and loses nothing", async () => {
