@@ -161,7 +161,7 @@ export async function runFaults(start: () => Promise<Hubbub>, faults: Faults): P
     let isOver = false;
     const kills = (async () => {
       while (faults.kills && !isOver) {
-        await Bun.sleep(200 + random() * 600);
+        await Bun.sleep(100 + random() * 300);
         if (isOver) return;
         await hub.stop("SIGKILL");
         counts.kills++;

@@ -482,6 +482,93 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     );
   });
 
+  test("a refused message says why, and is sent again or deleted", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.run("(maxBytes = Infinity, 0)");
+    await page.run(`(post(${JSON.stringify("x".repeat(65_537))}), 0)`);
+    const why = "Not sent: It is bigger than this server takes: send less at a time. Retry Delete";
+    await page.shows("document.querySelector('.state')?.textContent", why);
+    await page.run("document.querySelector('.state button').click()");
+    await page.shows("document.querySelectorAll('.message').length", 1);
+    await page.shows("document.querySelector('.state')?.textContent", why);
+    await page.run("document.querySelector('.state button:last-child').click()");
+    await page.shows("document.querySelectorAll('.message').length", 0);
+    await page.shows("document.activeElement.id", "messageText");
+  });
+
+  test("what is said runs in its own direction, and a name does not turn what is around it", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await using bob = await hub.join("\u0645\u0631\u062d\u0628\u0627");
+    await page.shows("room?.state.is", "open");
+    for (const text of ["\u05e9\u05dc\u05d5\u05dd 123", "hello"]) bob.says(text);
+    await page.shows(
+      "[...document.querySelectorAll('.bubble')].map((each) => getComputedStyle(each).direction)",
+      ["rtl", "ltr"],
+    );
+    await page.shows("document.querySelector('.who .name').tagName", "BDI");
+  });
+
+  test("by keyboard alone: everything can be reached, and the focus comes back to the composer", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.run("document.body.focus(), document.activeElement.blur()");
+    const reached = new Set<string>();
+    for (let i = 0; i < 8; i++) {
+      await page.press("Tab");
+      reached.add(await page.run<string>("document.activeElement.id"));
+      const outline = await page.run<string>("getComputedStyle(document.activeElement).outlineStyle");
+      // After the last of them it is the browser's own turn.
+      if (!(await page.run("document.activeElement === document.body"))) expect(outline).not.toBe("none");
+    }
+    for (const id of ["room", "me", "scroller", "messageText", "send"]) expect(reached).toContain(id);
+    await page.run("$('me').focus()");
+    await page.press("Enter");
+    await page.shows("[$('naming').open, document.activeElement.id]", [true, "name"]);
+    await page.press("Escape");
+    await page.shows("[$('naming').open, document.activeElement.id]", [false, "messageText"]);
+    await page.says("hi");
+    await page.shows("document.activeElement.id", "messageText");
+    await page.click("#send");
+    await page.shows("document.activeElement.id", "messageText");
+    await page.shows("[document.querySelector('[role=log]') !== null, $('announcer').role]", [
+      true,
+      "status",
+    ]);
+  });
+
+  test("on paper it is the whole conversation, in black on white, and no controls", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { dark: true });
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    for (let i = 0; i < 60; i++) bob.says(`${i}`);
+    await page.shows("document.querySelectorAll('.message').length", 60);
+    await page.cdp("Emulation.setEmulatedMedia", { media: "print" });
+    await page.shows("getComputedStyle(document.querySelector('footer')).display", "none");
+    await page.shows("['me', 'here', 'new'].map((id) => getComputedStyle($(id)).display)", [
+      "none",
+      "none",
+      "none",
+    ]);
+    await page.shows("scroller.scrollHeight === scroller.clientHeight", true);
+    await page.shows("getComputedStyle(document.body).color", "rgb(28, 27, 25)");
+  });
+
+  test("nothing moves for who wants nothing to move, and names have one of twelve hues", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows(
+      "[...document.querySelectorAll('*')].every((each) => Number.parseFloat(getComputedStyle(each).transitionDuration) === 0 && getComputedStyle(each).animationName === 'none')",
+      true,
+    );
+    const hues = await page.run<number[]>("Array.from({ length: 500 }, (_, i) => hue(`client ${i}`))");
+    expect([...new Set(hues)].sort((a, b) => a - b)).toEqual(Array.from({ length: 12 }, (_, i) => i * 30));
+  });
+
   test("a link of 64 KiB is drawn like any other text", async () => {
     await using hub = await startHubbub();
     using page = await openPage(hub);
