@@ -34,6 +34,6 @@ for (let seed = 11; seed <= 13; seed++)
   test(`seed ${seed}: SQLite, and a server that is killed again and again`, async () => {
     const counts = await runKills(seed);
     console.log(`seed ${seed}: ${show(counts)}`);
-    expect(counts).toMatchObject({ acknowledged: 2 * 8 * 400, notRecovered: 0 });
-    expect(counts.kills).toBeGreaterThan(2);
+    expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
+    expect(counts.kills).toBeGreaterThan(0);
   });

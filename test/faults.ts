@@ -291,7 +291,7 @@ export async function runKills(seed: number): Promise<Counts> {
         cwd: folder,
         args: ["--history", seed % 2 ? "100" : "5"],
       });
-    const faults = { seed, rooms: ["tea", "coffee"], clientsPerRoom: 8, messagesPerClient: 400, kills: true };
+    const faults = { seed, rooms: ["tea", "coffee"], clientsPerRoom: 8, messagesPerClient: 600, kills: true };
     return await runFaults(start, faults);
   } finally {
     await rm(folder, { recursive: true });
