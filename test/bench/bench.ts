@@ -1,0 +1,85 @@
+/**
+ * `bun run bench`: Hubbub and plain Bun.serve side by side, in turn, under the same load. Every delivery is counted;
+ * it exits with 1 when one is missing or came twice. The results go into results.json and chart.svg, beside this file.
+ */
+
+import { chart } from "./chart.ts";
+import type { Wire } from "./connection.ts";
+import { Crowd, type Plan, type Run } from "./load.ts";
+import { machine, summarize, table, warnings, type Result, type Results } from "./results.ts";
+import { isCpuMeasured, Server, SIDES, type Side } from "./servers.ts";
+
+/** The first run of each is not counted: the engine has not compiled everything yet. */
+const RUNS = 1 + 5;
+const SECONDS = 1.2;
+
+interface Scenario extends Plan {
+  readonly name: string;
+  readonly clients: number;
+  readonly wires: readonly Wire[];
+}
+
+const SCENARIOS: readonly Scenario[] = [
+  { name: "busy room", wires: ["text", "json"], clients: 200, senders: 20, rate: 1_000, seconds: SECONDS },
+  { name: "crowd", wires: ["text", "json"], clients: 1_000, senders: 20, rate: 500, seconds: SECONDS },
+  { name: "closed loop", wires: ["text", "json"], clients: 200, senders: 20, seconds: SECONDS },
+  // Longer, since so little is said in it.
+  { name: "quiet room", wires: ["text", "json"], clients: 200, senders: 20, rate: 10, seconds: 2 },
+  { name: "echo", wires: ["echo"], clients: 32, senders: 32, seconds: SECONDS },
+];
+
+const plans = SCENARIOS.flatMap((scenario) => scenario.wires.map((wire) => ({ scenario, wire })));
+const results: Result[] = [];
+try {
+  for (const [i, { scenario, wire }] of plans.entries()) {
+    const name = wire === "echo" ? scenario.name : `${scenario.name}, ${wire}`;
+    results.push(await compare(scenario, wire, (now) => tell(`${i + 1}/${plans.length} ${name}${now}`)));
+    if (!process.stdout.isTTY) console.log(`${i + 1}/${plans.length} ${name}`);
+  }
+} catch (error) {
+  tell("");
+  console.error(error instanceof Error ? error.message : error);
+  process.exit(1);
+}
+tell("");
+
+const all: Results = { machine: machine(), results };
+await Bun.write(`${import.meta.dir}/results.json`, `${JSON.stringify(all, null, 2)}\n`);
+await Bun.write(`${import.meta.dir}/chart.svg`, chart(all));
+
+console.log(table(all).join("\n"));
+console.log(
+  "\nDeliveries per CPU-second of the server: median of 5 runs (lowest–highest). p50 / p99: from sending to",
+);
+console.log("delivery. Every delivery arrived, once.");
+if (!isCpuMeasured) console.log("Only Linux says what a process worked: here the seconds are the clock's.");
+for (const warning of warnings(all)) console.log(warning);
+
+/** Both servers run all the time, and only one of them at a time is given something to do. */
+async function compare(scenario: Scenario, wire: Wire, progress: (now: string) => void): Promise<Result> {
+  const { name, clients } = scenario;
+  progress("");
+  using ours = await Server.start("ours");
+  using plain = await Server.start("plain");
+  using oursCrowd = await Crowd.gather(ours.port, wire, clients);
+  using plainCrowd = await Crowd.gather(plain.port, wire, clients);
+  const sides = { ours: { server: ours, crowd: oursCrowd }, plain: { server: plain, crowd: plainCrowd } };
+  const runs: Record<Side, Run[]> = { ours: [], plain: [] };
+  for (let run = 0; run < RUNS; run++) {
+    progress(run === 0 ? ": warming up" : `: run ${run} of ${RUNS - 1}`);
+    // Whoever comes first has what the machine did before: they take turns at that, too.
+    for (const side of run % 2 === 0 ? SIDES : SIDES.toReversed()) {
+      const { server, crowd } = sides[side];
+      const result = await crowd.run(scenario, server.cpuSeconds).catch((error: Error) => {
+        throw new Error(`${name}, ${wire}, ${side}: ${error.message}`);
+      });
+      if (run > 0) runs[side].push(result);
+    }
+  }
+  return summarize(name, wire, runs);
+}
+
+/** A line that the next one takes the place of. */
+function tell(line: string): void {
+  if (process.stdout.isTTY) process.stdout.write(`\r\x1b[K${line}`);
+}

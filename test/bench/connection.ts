@@ -1,0 +1,209 @@
+/**
+ * One client of the load generator: raw TCP, and as little as possible for each frame, so that the server is what is
+ * measured. It counts what it hears and adds up the messages' numbers: something lost, and something else heard
+ * twice, cannot make up for each other.
+ */
+
+import { SUBPROTOCOL } from "../../src/protocol.ts";
+
+export type Wire = "text" | "json" | "echo";
+
+/** A message begins with its number, in so many digits, and is filled up to this length. */
+const DIGITS = 8;
+const TEXT_BYTES = 64;
+/** What follows the text in a JSON frame, since the text comes last in it. */
+const JSON_TAIL = '"}';
+const ZERO = 0x30;
+const PING = 9;
+const CLOSE = 8;
+
+export interface Watcher {
+  /** The answer to its own message: an ack, "You wrote", or on the echo the reply. */
+  acknowledged(connection: Connection): void;
+  /** A message that this connection waits for, or any if it is watched. */
+  heard(connection: Connection, number: number): void;
+  failed(why: string): void;
+}
+
+/** A client's frame, made once; only the number in it changes. */
+export class Draft {
+  readonly #frame: Buffer;
+  readonly #numbers: readonly number[];
+
+  constructor(wire: Wire) {
+    const text = "0".repeat(DIGITS).padEnd(TEXT_BYTES, "x");
+    // On the JSON wire the number is the seq, too; the 1 keeps it from beginning with zeros.
+    const payload =
+      wire === "json" ? `{"type":"message","text":"${text}","seq":1${"0".repeat(DIGITS)}}` : text;
+    // A mask of zeros is a mask, too (RFC 6455 leaves the choice to the client), and lets the number be written as it is.
+    const mask = [0, 0, 0, 0];
+    const { length } = payload;
+    const head = length < 126 ? [0x81, 0x80 | length] : [0x81, 0x80 | 126, length >> 8, length & 255];
+    this.#frame = Buffer.concat([Uint8Array.from([...head, ...mask]), Buffer.from(payload)]);
+    const textAt = this.#frame.indexOf("0".repeat(DIGITS), head.length + mask.length);
+    this.#numbers = wire === "json" ? [textAt, this.#frame.length - 1 - DIGITS] : [textAt];
+  }
+
+  numbered(number: number): Buffer {
+    for (const at of this.#numbers) {
+      let rest = number;
+      for (let i = at + DIGITS - 1; i >= at; i--) {
+        this.#frame[i] = ZERO + (rest % 10);
+        rest = Math.floor(rest / 10);
+      }
+    }
+    return this.#frame;
+  }
+}
+
+export class Connection {
+  /** Messages heard, and the sum of their numbers. */
+  count = 0;
+  sum = 0;
+  /** Messages said, and the sum of their numbers. */
+  said = 0;
+  saidSum = 0;
+  /** Whether each of its deliveries is told to the watcher. */
+  isWatched = false;
+  /** The number of the message after which it has heard all. */
+  awaits = -1;
+  readonly #opened = Promise.withResolvers<void>();
+  readonly #tail: number;
+  #socket: Bun.Socket | undefined;
+  #isOpen = false;
+  #rest: Buffer | undefined;
+
+  private constructor(
+    private readonly wire: Wire,
+    private readonly watcher: Watcher,
+  ) {
+    this.#tail = TEXT_BYTES + (wire === "json" ? JSON_TAIL.length : 0);
+  }
+
+  static async open(port: number, id: string, wire: Wire, watcher: Watcher): Promise<Connection> {
+    const connection = new Connection(wire, watcher);
+    connection.#socket = await Bun.connect({
+      hostname: "127.0.0.1",
+      port,
+      socket: {
+        open: (socket) => {
+          socket.setNoDelay(true);
+          socket.write(handshake(port, id, wire));
+        },
+        data: (_, bytes) => connection.#read(bytes),
+        close: () => connection.#fail("a connection was closed by the server"),
+        error: (_, { message }) => connection.#fail(message),
+      },
+    });
+    await connection.#opened.promise;
+    return connection;
+  }
+
+  say(draft: Draft, number: number): void {
+    this.said++;
+    this.saidSum += number;
+    this.#send(draft.numbered(number));
+  }
+
+  #send(frame: Uint8Array): void {
+    // What the kernel does not take at once is a backlog of megabytes: there is nothing left to measure.
+    if (this.#socket?.write(frame) !== frame.length) this.#fail("the server does not read what it is sent");
+  }
+
+  reset(): void {
+    this.count = this.sum = this.said = this.saidSum = 0;
+  }
+
+  close(): void {
+    this.#socket?.terminate();
+  }
+
+  #fail(why: string): void {
+    this.#opened.reject(new Error(why));
+    this.watcher.failed(why);
+  }
+
+  #read(chunk: Buffer): void {
+    const bytes = this.#rest ? Buffer.concat([this.#rest, chunk]) : chunk;
+    const size = bytes.length;
+    let at = this.#isOpen ? 0 : this.#readHead(bytes);
+    while (this.#isOpen && size - at >= 2) {
+      let start = at + 2;
+      let length = bytes[at + 1] ?? 0;
+      if (length === 126) {
+        if (size - at < 4) break;
+        length = ((bytes[at + 2] ?? 0) << 8) | (bytes[at + 3] ?? 0);
+        start = at + 4;
+      } else if (length > 126) return this.#fail("a frame that is longer than any that was asked for");
+      const end = start + length;
+      if (end > size) break;
+      const opcode = (bytes[at] ?? 0) & 15;
+      if (opcode === 1) this.#hear(bytes, start, end);
+      else if (opcode === PING) this.#pong(bytes.subarray(start, end));
+      else if (opcode === CLOSE) return this.#fail("the server said goodbye");
+      at = end;
+    }
+    this.#rest = at < size ? Buffer.from(bytes.subarray(at)) : undefined;
+  }
+
+  #readHead(bytes: Buffer): number {
+    const end = bytes.indexOf("\r\n\r\n");
+    if (end < 0) return 0;
+    const status = bytes.toString("latin1", 0, bytes.indexOf("\r\n"));
+    if (status.startsWith("HTTP/1.1 101 ")) {
+      this.#isOpen = true;
+      this.#opened.resolve();
+    } else this.#fail(`the handshake was answered with ${status}`);
+    return end + 4;
+  }
+
+  /** A frame's kind is told by one byte of it: the text's first, or in JSON the first of its type. */
+  #hear(bytes: Buffer, start: number, end: number): void {
+    switch (String.fromCharCode(bytes[start + (this.wire === "json" ? '{"type":"'.length : 0)] ?? 0)) {
+      case "C": // "Client #c0001 says: …"; that somebody has left is shorter
+        if (end - start > TEXT_BYTES) this.#deliver(bytes, end - this.#tail);
+        break;
+      case "m": // message
+        this.#deliver(bytes, end - this.#tail);
+        break;
+      case "M": // "Message text was: …"
+        this.#deliver(bytes, end - this.#tail);
+        this.watcher.acknowledged(this);
+        break;
+      case "Y": // "You wrote: …"
+      case "a": // ack
+        this.watcher.acknowledged(this);
+        break;
+      case "N": // "Not sent (…): …"
+      case "e": // error
+        this.#fail(`a message was refused: ${bytes.toString("utf8", start, end)}`);
+        break;
+    }
+  }
+
+  #deliver(bytes: Buffer, at: number): void {
+    let number = 0;
+    for (let i = at; i < at + DIGITS; i++) number = number * 10 + (bytes[i] ?? 0) - ZERO;
+    this.count++;
+    this.sum += number;
+    if (this.isWatched || number === this.awaits) this.watcher.heard(this, number);
+  }
+
+  /** A control frame is at most 125 bytes long, so its length is always the second byte. */
+  #pong(payload: Buffer): void {
+    this.#send(Buffer.concat([Uint8Array.of(0x8a, 0x80 | payload.length, 0, 0, 0, 0), payload]));
+  }
+}
+
+function handshake(port: number, id: string, wire: Wire): string {
+  return [
+    `GET ${wire === "echo" ? "/websocket" : `/ws/${id}`} HTTP/1.1`,
+    `Host: 127.0.0.1:${port}`,
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+    ...(wire === "json" ? [`Sec-WebSocket-Protocol: ${SUBPROTOCOL}`] : []),
+    "\r\n",
+  ].join("\r\n");
+}

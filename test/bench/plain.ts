@@ -1,0 +1,63 @@
+/**
+ * What Hubbub is compared with: the tutorial's server as one writes it with Bun.serve alone, publishing each message
+ * as it comes. It keeps nothing, checks nothing and has one room. With the subprotocol hubbub.v1 it speaks JSON in
+ * the shape of ours, so that both wires are compared like for like.
+ */
+
+const SUBPROTOCOL = "hubbub.v1";
+
+type Client = { readonly wire: "text" | "json" | "echo"; readonly id: string };
+
+let said = 0;
+
+const server = Bun.serve<Client>({
+  hostname: "127.0.0.1",
+  port: 0,
+  routes: {
+    "/websocket": (request: Request, server) =>
+      letIn(server.upgrade(request, { data: { wire: "echo", id: "" } })),
+    "/ws/:id": (request: Bun.BunRequest<"/ws/:id">, server) => {
+      const isJson = request.headers.get("Sec-WebSocket-Protocol") === SUBPROTOCOL;
+      const data: Client = { wire: isJson ? "json" : "text", id: request.params.id };
+      const headers = isJson ? { headers: { "Sec-WebSocket-Protocol": SUBPROTOCOL } } : {};
+      return letIn(server.upgrade(request, { data, ...headers }));
+    },
+  },
+  websocket: {
+    publishToSelf: true,
+    open(socket) {
+      if (socket.data.wire !== "echo") socket.subscribe(socket.data.wire);
+    },
+    message(socket, message) {
+      const { wire, id: from } = socket.data;
+      switch (wire) {
+        case "echo":
+          socket.send(`Message text was: ${message}`);
+          break;
+        case "text":
+          socket.send(`You wrote: ${message}`);
+          socket.publish(wire, `Client #${from} says: ${message}`);
+          break;
+        case "json": {
+          const { seq, text } = JSON.parse(`${message}`);
+          const time = Date.now();
+          const id = `${time}-${++said}`;
+          socket.send(JSON.stringify({ type: "ack", seq, id }));
+          socket.publish(wire, JSON.stringify({ type: "message", id, time, from, text }));
+          break;
+        }
+        default:
+          wire satisfies never;
+      }
+    },
+    close(socket) {
+      if (socket.data.wire === "text") server.publish("text", `Client #${socket.data.id} left the chat`);
+    },
+  },
+});
+
+console.log(server.url.href);
+
+function letIn(isUpgraded: boolean): Response | undefined {
+  return isUpgraded ? undefined : new Response(null, { status: 426 });
+}

@@ -1,0 +1,134 @@
+/** What came of the runs: medians, and how they are told in a table. */
+
+import { cpus, release, type } from "node:os";
+import { TOO_BUSY, type Run } from "./load.ts";
+import { SIDES, type Side } from "./servers.ts";
+import type { Wire } from "./connection.ts";
+
+/** Of one server in one scenario. */
+interface Outcome {
+  /** Deliveries for each second of CPU that the server worked; 0 where that was too little to be measured. */
+  readonly perCpuSecond: number;
+  readonly lowest: number;
+  readonly highest: number;
+  readonly p50: number;
+  readonly p99: number;
+  readonly generatorBusy: number;
+  readonly runs: readonly Run[];
+}
+
+export interface Result {
+  readonly scenario: string;
+  readonly wire: Wire;
+  /** Ours to plain; 0 where the work was too little to be measured. */
+  readonly ratio: number;
+  readonly ours: Outcome;
+  readonly plain: Outcome;
+}
+
+export interface Results {
+  readonly machine: Readonly<Record<"cpu" | "os" | "bun" | "date", string> & { cores: number }>;
+  readonly results: readonly Result[];
+}
+
+/** Where a server works for less, its clock ticks too seldom (every 10 ms) to say how much. */
+const LEAST_CPU_SECONDS = 0.1;
+
+export function machine(): Results["machine"] {
+  const [cpu] = cpus();
+  return {
+    cpu: cpu?.model.trim() ?? "unknown",
+    cores: cpus().length,
+    os: `${type()} ${release()}`,
+    bun: Bun.version,
+    date: new Date().toISOString().slice(0, 10),
+  };
+}
+
+export function summarize(
+  scenario: string,
+  wire: Wire,
+  runs: Readonly<Record<Side, readonly Run[]>>,
+): Result {
+  const [ours, plain] = [outcome(runs.ours), outcome(runs.plain)];
+  const isMeasured = ours.perCpuSecond > 0 && plain.perCpuSecond > 0;
+  return {
+    scenario,
+    wire,
+    ratio: isMeasured ? round(ours.perCpuSecond / plain.perCpuSecond, 2) : 0,
+    ours,
+    plain,
+  };
+}
+
+function outcome(runs: readonly Run[]): Outcome {
+  const isMeasured = median(runs.map(({ cpuSeconds }) => cpuSeconds)) >= LEAST_CPU_SECONDS;
+  const rates = isMeasured
+    ? runs.map(({ deliveries, cpuSeconds }) => Math.round(deliveries / cpuSeconds))
+    : [0];
+  return {
+    perCpuSecond: median(rates),
+    lowest: Math.min(...rates),
+    highest: Math.max(...rates),
+    p50: round(median(runs.map(({ p50 }) => p50)), 2),
+    p99: round(median(runs.map(({ p99 }) => p99)), 2),
+    generatorBusy: round(median(runs.map(({ busy }) => busy)), 2),
+    runs: runs.map((run) => ({
+      ...run,
+      seconds: round(run.seconds, 3),
+      cpuSeconds: round(run.cpuSeconds, 2),
+      p50: round(run.p50, 3),
+      p99: round(run.p99, 3),
+      busy: round(run.busy, 3),
+    })),
+  };
+}
+
+/** Lines of Markdown, which read well in a terminal, too; the README has the same ones. */
+export function table({ results }: Results): string[] {
+  const rows = [
+    ["scenario", "wire", "Hubbub", "plain", "ratio", "Hubbub p50 / p99", "plain p50 / p99"],
+    ...results.map(({ scenario, wire, ratio, ours, plain }) => [
+      scenario,
+      wire === "json" ? "JSON" : "text",
+      figure(ours),
+      figure(plain),
+      ratio > 0 ? ratio.toFixed(2) : "–",
+      `${ours.p50.toFixed(2)} / ${ours.p99.toFixed(2)} ms`,
+      `${plain.p50.toFixed(2)} / ${plain.p99.toFixed(2)} ms`,
+    ]),
+  ];
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  const lines = rows.map((row) => `| ${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join(" | ")} |`);
+  return [lines[0] ?? "", `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...lines.slice(1)];
+}
+
+/** Runs in which the generator, and not the server, may have been what was measured. */
+export function warnings({ results }: Results): string[] {
+  return results.flatMap((result) =>
+    SIDES.filter((side) => result[side].generatorBusy > TOO_BUSY).map(
+      (side) =>
+        `The load generator was the bottleneck (${Math.round(100 * result[side].generatorBusy)} % of a core): ` +
+        `${result.scenario}, ${result.wire}, ${side}. Its latencies are the generator's own.`,
+    ),
+  );
+}
+
+function figure({ perCpuSecond, lowest, highest }: Outcome): string {
+  if (perCpuSecond === 0) return "–";
+  return `${thousands(perCpuSecond)} (${thousands(lowest)}–${thousands(highest)})`;
+}
+
+function thousands(number: number): string {
+  return `${Math.round(number / 1000)}k`;
+}
+
+function median(numbers: readonly number[]): number {
+  const sorted = Float64Array.from(numbers).sort();
+  const { length } = sorted;
+  return ((sorted[(length - 1) >> 1] ?? NaN) + (sorted[length >> 1] ?? NaN)) / 2;
+}
+
+function round(number: number, digits: number): number {
+  return Number(number.toFixed(digits));
+}
