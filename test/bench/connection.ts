@@ -14,6 +14,13 @@ const TEXT_BYTES = 64;
 /** What follows the text in a JSON frame, since the text comes last in it. */
 const JSON_TAIL = '"}';
 const ZERO = 0x30;
+
+/** The first letter of "Client #c0001 says: …", "You wrote: …", "Not sent (…): …" and "Message text was: …". */
+const [SAYS, WROTE, NOT_SENT, REPLY] = [0x43, 0x59, 0x4e, 0x4d];
+/** The first letter of a JSON event's type: message, ack, error. */
+const [MESSAGE, ACK, ERROR] = [0x6d, 0x61, 0x65];
+const JSON_HEAD = '{"type":"';
+
 const PING = 9;
 const CLOSE = 8;
 
@@ -68,15 +75,18 @@ export class Connection {
   /** The number of the message after which it has heard all. */
   awaits = -1;
   readonly #opened = Promise.withResolvers<void>();
+  /** How far from a frame's begin its kind is told, and from its end the text begins. */
+  readonly #kindAt: number;
   readonly #tail: number;
   #socket: Bun.Socket | undefined;
   #isOpen = false;
   #rest: Buffer | undefined;
 
   private constructor(
-    private readonly wire: Wire,
+    wire: Wire,
     private readonly watcher: Watcher,
   ) {
+    this.#kindAt = wire === "json" ? JSON_HEAD.length : 0;
     this.#tail = TEXT_BYTES + (wire === "json" ? JSON_TAIL.length : 0);
   }
 
@@ -159,23 +169,23 @@ export class Connection {
 
   /** A frame's kind is told by one byte of it: the text's first, or in JSON the first of its type. */
   #hear(bytes: Buffer, start: number, end: number): void {
-    switch (String.fromCharCode(bytes[start + (this.wire === "json" ? '{"type":"'.length : 0)] ?? 0)) {
-      case "C": // "Client #c0001 says: …"; that somebody has left is shorter
+    switch (bytes[start + this.#kindAt]) {
+      case SAYS: // that somebody has left is shorter
         if (end - start > TEXT_BYTES) this.#deliver(bytes, end - this.#tail);
         break;
-      case "m": // message
+      case MESSAGE:
         this.#deliver(bytes, end - this.#tail);
         break;
-      case "M": // "Message text was: …"
+      case REPLY:
         this.#deliver(bytes, end - this.#tail);
         this.watcher.acknowledged(this);
         break;
-      case "Y": // "You wrote: …"
-      case "a": // ack
+      case WROTE:
+      case ACK:
         this.watcher.acknowledged(this);
         break;
-      case "N": // "Not sent (…): …"
-      case "e": // error
+      case NOT_SENT:
+      case ERROR:
         this.#fail(`a message was refused: ${bytes.toString("utf8", start, end)}`);
         break;
     }

@@ -14,9 +14,9 @@ const server = Bun.serve<Client>({
   hostname: "127.0.0.1",
   port: 0,
   routes: {
-    "/websocket": (request: Request, server) =>
+    "/websocket": (request: Request, server: Bun.Server<Client>) =>
       letIn(server.upgrade(request, { data: { wire: "echo", id: "" } })),
-    "/ws/:id": (request: Bun.BunRequest<"/ws/:id">, server) => {
+    "/ws/:id": (request: Bun.BunRequest<"/ws/:id">, server: Bun.Server<Client>) => {
       const isJson = request.headers.get("Sec-WebSocket-Protocol") === SUBPROTOCOL;
       const data: Client = { wire: isJson ? "json" : "text", id: request.params.id };
       const headers = isJson ? { headers: { "Sec-WebSocket-Protocol": SUBPROTOCOL } } : {};
