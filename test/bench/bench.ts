@@ -49,7 +49,7 @@ await Bun.write(`${import.meta.dir}/chart.svg`, chart(all));
 
 console.log(table(all).join("\n"));
 console.log(
-  "\nDeliveries per CPU-second of the server: median of ${RUNS} runs (lowest–highest). p50 / p99: from sending to",
+  `\nDeliveries per CPU-second of the server: median of ${RUNS} runs (lowest–highest). p50 / p99: from sending to`,
 );
 console.log("delivery. Every delivery arrived, once.");
 if (!isCpuMeasured) console.log("Only Linux says what a process worked: here the seconds are the clock's.");

@@ -71,7 +71,7 @@ function spoken({ scenario, wire, ratio }: Result): string {
 }
 
 function wireName(wire: Result["wire"]): string {
-  return wire === "json" ? "JSON" : wire;
+  return { text: "text", json: "JSON", echo: "" }[wire];
 }
 
 function escape(text: string): string {

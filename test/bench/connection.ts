@@ -74,6 +74,8 @@ export class Connection {
   isWatched = false;
   /** The number of the message after which it has heard all. */
   awaits = -1;
+  /** Whether it stops reading after each time until it is woken. */
+  dozes = false;
   readonly #opened = Promise.withResolvers<void>();
   /** How far from a frame's begin its kind is told, and from its end the text begins. */
   readonly #kindAt: number;
@@ -133,7 +135,12 @@ export class Connection {
     this.watcher.failed(why);
   }
 
+  wake(): void {
+    this.#socket?.resume();
+  }
+
   #read(chunk: Buffer): void {
+    if (this.dozes) this.#socket?.pause();
     const bytes = this.#rest ? Buffer.concat([this.#rest, chunk]) : chunk;
     const size = bytes.length;
     let at = this.#isOpen ? 0 : this.#readHead(bytes);

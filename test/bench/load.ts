@@ -12,6 +12,8 @@ import { Connection, Draft, type Watcher, type Wire } from "./connection.ts";
 const CONNECT_AT_ONCE = 100;
 /** Who has come is told within 200 ms; that is not what is measured. */
 const SETTLE_MS = 300;
+/** How often those read who need not at once. It is less than a socket's buffers hold. */
+const DOZE_MS = 25;
 /** On so many connections it is measured how long each message took. */
 const WATCHED = 20;
 /** How long the last delivery may take after the sending ended. */
@@ -134,7 +136,29 @@ export class Crowd implements Watcher, Disposable {
     this.#repliesAreAnswered = false;
   }
 
+  /** Most listeners read now and then, so that the generator has time to send evenly. */
+  #doze(talkers: readonly Connection[]): Disposable {
+    const dozing = this.#connections.filter((each) => !each.isWatched && !talkers.includes(each));
+    for (const connection of dozing) connection.dozes = true;
+    // A few each millisecond, rather than all at once and everyone else late.
+    let turn = 0;
+    const timer = setInterval(() => {
+      turn = (turn + 1) % DOZE_MS;
+      for (let i = turn; i < dozing.length; i += DOZE_MS) dozing[i]?.wake();
+    }, 1);
+    return {
+      [Symbol.dispose]: () => {
+        clearInterval(timer);
+        for (const connection of dozing) {
+          connection.dozes = false;
+          connection.wake();
+        }
+      },
+    };
+  }
+
   async #offer(talkers: readonly Connection[], rate: number, seconds: number): Promise<void> {
+    using _ = this.#doze(talkers);
     const start = performance.now();
     const total = Math.round(rate * seconds);
     while (this.#said < total) {
@@ -183,9 +207,9 @@ export class Crowd implements Watcher, Disposable {
       else if (connection.sum !== (isEcho ? connection.saidSum : sum)) mixed++;
     }
     return [
-      missing > 0 ? `${missing} deliveries are missing` : "",
-      surplus > 0 ? `${surplus} deliveries came that were not expected` : "",
-      mixed > 0 ? `${mixed} connections heard other messages than were said` : "",
+      missing > 0 ? `deliveries missing: ${missing}` : "",
+      surplus > 0 ? `deliveries too many: ${surplus}` : "",
+      mixed > 0 ? `connections that heard other messages than were said: ${mixed}` : "",
       this.#acknowledged > this.#said ? "a message was acknowledged twice" : "",
     ]
       .filter(Boolean)

@@ -109,7 +109,7 @@ export function warnings({ results }: Results): string[] {
     SIDES.filter((side) => result[side].generatorBusy > TOO_BUSY).map(
       (side) =>
         `The load generator was the bottleneck (${Math.round(100 * result[side].generatorBusy)} % of a core): ` +
-        `${result.scenario}, ${result.wire}, ${side}. Its latencies are the generator's own.`,
+        `${result.scenario}, ${result.wire}, ${side}. The work is the server's all the same; the latency is both of theirs.`,
     ),
   );
 }
