@@ -9,6 +9,8 @@ const TOP = 92;
 const ROW = 34;
 const BAR = 20;
 const BELOW = 58;
+/** What differs by less from run to run is no difference. */
+const CLEARLY = 1.1;
 
 export function chart({ machine, results }: Results): string {
   const shown = results.filter(({ ratio }) => ratio > 0);
@@ -61,7 +63,7 @@ function row({ scenario, wire, ratio }: Result, y: number, xOf: (ratio: number) 
   return [
     `<text x="24" y="${middle}">${escape(scenario)}<tspan class="wire" dx="6">${wireName(wire)}</tspan></text>`,
     `<rect class="track" x="${LEFT}" y="${y}" width="${WIDTH - LEFT - RIGHT}" height="${BAR}" rx="4"/>`,
-    `<rect class="${ratio >= 1.05 ? "bar" : "even"}" x="${LEFT}" y="${y}" width="${width.toFixed(1)}" height="${BAR}" rx="4"/>`,
+    `<rect class="${ratio >= CLEARLY ? "bar" : "even"}" x="${LEFT}" y="${y}" width="${width.toFixed(1)}" height="${BAR}" rx="4"/>`,
     `<text class="ratio" x="${WIDTH - 24}" y="${middle}" text-anchor="end">${ratio.toFixed(2)}×</text>`,
   ].join("");
 }
