@@ -5,8 +5,9 @@ import { json, text } from "./protocol.ts";
 import type { Entry, Store } from "./store.ts";
 import type { Visitor } from "./visitor.ts";
 
-/** Entries read from the store at once, for one who has been away for long. */
+/** Entries read from the store, or sent, in one go; then others have their turn. */
 const READ_AT_ONCE = 100;
+const SEND_AT_ONCE = 1000;
 
 /**
  * Between the last look at the history and the subscription nothing else runs: nothing is missed or heard twice.
@@ -16,7 +17,8 @@ export function catchUp(visitor: Visitor, store: Store, dismiss: (visitor: Visit
   const { room, wire, socket } = visitor;
   if (!socket || !room.catchingUp.has(visitor)) return;
   if (visitor.behind !== undefined) return void readOn(visitor, store, dismiss);
-  while (visitor.position < room.history.end) {
+  for (let count = 0; visitor.position < room.history.end; count++) {
+    if (count === SEND_AT_ONCE) return void setImmediate(() => catchUp(visitor, store, dismiss));
     const entry = room.history.at(visitor.position);
     if (!entry) return dismiss(visitor);
     visitor.position++;
@@ -43,6 +45,9 @@ async function readOn(visitor: Visitor, store: Store, dismiss: (visitor: Visitor
       break;
     }
     const page = await store.read(room.name, { after: visitor.behind, limit: READ_AT_ONCE });
+    // A store that answers at once would leave no room for anything else.
+    await new Promise((resolve) => setImmediate(resolve));
+    if (!visitor.socket) return;
     if (page === "unavailable" || !page.recovered || page.entries.length === 0) return dismiss(visitor);
     for (const entry of page.entries) {
       if (!isTaken) break; // `drain` goes on

@@ -77,6 +77,11 @@ export class Hub {
     this.flush();
   }
 
+  /** After the last of it. */
+  end(): void {
+    this.#store.end();
+  }
+
   /** Nothing waits any longer to share a write. */
   flush(): void {
     for (const room of this.#rooms.values()) room.fanOut.flush();
@@ -87,7 +92,11 @@ export class Hub {
     const history = await this.#store.open(wish.room);
     if (history === "unavailable") return history;
     const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
-    const isAfterKept = wish.after !== undefined && (await this.#isKept(wish.room, wish.after));
+    const isAfterKept = wish.after === undefined ? false : await this.#isKept(wish.room, wish.after);
+    if (sent === "unavailable" || isAfterKept === "unavailable") {
+      this.#store.close(wish.room);
+      return "unavailable";
+    }
     const room = this.#rooms.get(wish.room) ?? this.#makeRoom(wish.room, history);
     this.#rooms.set(wish.room, room);
     room.visitors++;
@@ -149,9 +158,9 @@ export class Hub {
     catchUp(visitor, this.#store, (slow) => this.#dismiss(slow, "tooSlow"));
   }
 
-  async #isKept(room: string, after: string): Promise<boolean> {
+  async #isKept(room: string, after: string): Promise<boolean | "unavailable"> {
     const page = await this.#store.read(room, { after, limit: 1 });
-    return page !== "unavailable" && page.recovered === true;
+    return page === "unavailable" ? page : page.recovered === true;
   }
 
   hear(visitor: Visitor, frame: Content): void {

@@ -3,6 +3,7 @@
 import type { Readable, Writable } from "node:stream";
 import { bearerOf, connect } from "./client.ts";
 import { printable } from "./log.ts";
+import { compareIds } from "./store.ts";
 import type { Message } from "./events.ts";
 
 /** So many lines may be on their way; then the input waits, and with it whatever writes it. */
@@ -42,7 +43,9 @@ export function join(
   let unfinished = "";
   let exitCode = 0;
   let ended = false;
-  let wasIn = false;
+  /** All that was said before is heard, since the latest connection. */
+  let isLive = false;
+  let lastHeard = "0-0";
   let canPrint = true;
 
   function end(code: number, sentence?: string): void {
@@ -56,7 +59,7 @@ export function join(
 
   function settle(): void {
     if (connection.outbox.length < MAX_ON_THEIR_WAY && !ended) input.resume();
-    if (ended && wasIn && connection.outbox.length === 0 && unheard.size === 0) end(exitCode);
+    if (ended && isLive && connection.outbox.length === 0 && unheard.size === 0) end(exitCode);
   }
 
   input.setEncoding("utf8");
@@ -79,17 +82,22 @@ export function join(
   connection
     .on("message", (message) => {
       unheard.delete(message.id);
+      lastHeard = message.id;
       if (canPrint) output.write(`${format(message, output.isTTY === true)}\n`);
       settle();
     })
     .on("acknowledged", ({ id }) => {
-      if (id) unheard.add(id);
+      if (id && compareIds(id, lastHeard) > 0) unheard.add(id);
       settle();
     })
     .on("welcome", ({ recovered }) => {
-      wasIn = true;
+      isLive = false;
       if (recovered === false) unheard.clear();
       if (recovered === false) errors.write("Some messages may be missing here.\n");
+      settle();
+    })
+    .on("live", () => {
+      isLive = true;
       settle();
     })
     .on("refused", ({ item, message }) => {

@@ -94,6 +94,8 @@ export class MemoryStore implements Store {
 
   async settle(): Promise<void> {}
 
+  end(): void {}
+
   #room(name: string): Room | undefined {
     const known = this.#rooms.get(name);
     if (known) return known;

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { envName, flag, nearest, readFlags, type Env, type Values } from "./flags.ts";
 import type { LogFormat } from "./log.ts";
 import { readName } from "./names.ts";
+import { fileOf } from "./sqlite-file.ts";
 import { stores } from "./stores.ts";
 import { MIN_SECRET_BYTES } from "./tokens.ts";
 
@@ -74,7 +75,7 @@ export const groups = {
       help: "where messages are kept: memory: or sqlite:FILE",
       parse(text) {
         const url = URL.parse(text);
-        return url && stores.has(url.protocol) && (url.protocol !== "sqlite:" || url.pathname)
+        return url && stores.has(url.protocol) && (url.protocol !== "sqlite:" || fileOf(url))
           ? { value: url }
           : { expected: "memory: or sqlite:FILE" };
       },

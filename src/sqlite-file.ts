@@ -1,7 +1,8 @@
 /** The SQLite store's file: its shape and versions, all that is asked of it, and how ids stand in it. */
 
 import { Database } from "bun:sqlite";
-import { closeSync, openSync } from "node:fs";
+import { closeSync, openSync, statSync } from "node:fs";
+import { resolve } from "node:path";
 import { StoreError, type Content } from "./store.ts";
 
 /** "Hubb", by which a file is known as ours. */
@@ -25,6 +26,8 @@ const MIGRATIONS = [
 /** An id as SQLite's own key, a number: time and sequence in one, exact in a double until the year 2054. */
 const EPOCH_MS = Date.UTC(2020);
 const IDS_A_MS = 8192;
+/** With room for all that a clock beyond it can still bring. */
+export const MAX_KEY = Number.MAX_SAFE_INTEGER - 2 ** 40;
 
 export interface Row {
   readonly id: number;
@@ -33,11 +36,26 @@ export interface Row {
   readonly content: Content;
 }
 
+/** The file that `sqlite:FILE` names, if it names one. */
+export function fileOf({ pathname, search, hash }: URL): string | undefined {
+  try {
+    return search || hash ? undefined : decodeURIComponent(pathname) || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Which file it is, wherever it lies; nothing if there is none. */
+export function identify(path: string): string {
+  const { dev, ino } = statSync(path, { throwIfNoEntry: false }) ?? {};
+  return `${dev} ${ino}`;
+}
+
 /** @throws StoreError when the file cannot be used */
 export function openFile(path: string, nowMs: number): Database {
   try {
     closeSync(openSync(path, "a", 0o600)); // SQLite would make it readable to everyone
-    const db = new Database(path, { strict: true });
+    const db = new Database(resolve(path), { strict: true }); // no name means anything else to SQLite
     // Before anything is read: the file is this process's alone, until it ends.
     for (const pragma of ["locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"])
       db.run(`PRAGMA ${pragma}`);

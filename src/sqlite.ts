@@ -3,7 +3,7 @@
 import { SQLiteError, type Database } from "bun:sqlite";
 import { note, report } from "./log.ts";
 import { Sessions } from "./sessions.ts";
-import { idOf, keyAt, keyOf, msOf, openFile, prepare, type Row } from "./sqlite-file.ts";
+import { identify, idOf, keyAt, keyOf, MAX_KEY, msOf, openFile, prepare, type Row } from "./sqlite-file.ts";
 import {
   aPageOf,
   History,
@@ -28,8 +28,10 @@ const FORGET_EVERY_MS = 1000;
 const FORGET_MORE_MS = 50;
 /** Old entries deleted at a time: a piece of work that nobody notices. */
 const FORGET_AT_ONCE = 500;
-/** 400 messages of 64 KiB, with two bytes for each character. */
-const MAX_HISTORY_BYTES = 64 * 1024 * 1024;
+/** What is kept ready of a room, and of one that is opened when all of them together hold more than that; the file has the rest. */
+const MAX_ROOM_BYTES = 4 * 1024 * 1024;
+const MAX_READY_BYTES = 256 * 1024 * 1024;
+const MAX_LATE_ROOM_BYTES = 64 * 1024;
 const DAY_MS = 24 * 60 * 60 * 1000;
 
 interface Room {
@@ -52,14 +54,19 @@ export class SqliteStore implements Store {
   #lastKey: number;
   readonly #origin: number;
   #isReady = true;
+  readonly #identity: string;
+  #isGone = false;
+  /** Of all that is kept ready. */
+  #readyBytes = 0;
 
   constructor(
-    path: string,
+    private readonly path: string,
     private readonly options: StoreOptions,
     private readonly follow: Follow,
     private readonly clock: () => number = Date.now,
   ) {
     this.#db = openFile(path, this.clock());
+    this.#identity = identify(path);
     this.#sql = prepare(this.#db);
     this.#origin = this.#sql.origin.get()?.id ?? 0;
     this.#lastKey = Math.max(this.#origin, this.#sql.newest.get()?.id ?? 0);
@@ -84,11 +91,15 @@ export class SqliteStore implements Store {
 
   close(name: string): void {
     const room = this.#rooms.get(name);
-    if (room && --room.holders === 0) this.#rooms.delete(name);
+    if (!room || --room.holders > 0) return;
+    this.#rooms.delete(name);
+    this.#readyBytes -= room.history.bytes;
   }
 
-  async sent(client: string, session: string): Promise<number | null> {
-    return this.#try(() => this.#sessions.sent(client, session, this.clock())) ?? null;
+  async sent(client: string, session: string): Promise<number | null | "unavailable"> {
+    this.#commit(); // what is on its way may be of that session
+    const known = this.#try(() => ({ sent: this.#sessions.sent(client, session, this.clock()) }));
+    return known ? known.sent : "unavailable";
   }
 
   async read(room: string, { after, before, limit }: Where): Promise<Page | "unavailable"> {
@@ -135,14 +146,16 @@ export class SqliteStore implements Store {
     this.#waiting = [];
     const nowMs = this.clock();
     const startMs = performance.now();
-    const answers = this.#try(() => this.#db.transaction(() => this.#decide(batch, nowMs)).immediate());
+    const answers = this.#isGone
+      ? undefined
+      : this.#try(() => this.#db.transaction(() => this.#decide(batch, nowMs)).immediate());
     this.#commitMs = performance.now() - startMs;
     // What a failed transaction had noted of them holds no more.
     if (!answers) this.#sessions.reload(batch.map(([draft]) => draft));
     for (const [i, [draft, sender]] of batch.entries())
       try {
         const answer = answers?.[i] ?? { refused: "unavailable" };
-        if ("kept" in answer) this.#rooms.get(draft.room)?.history.push(answer.kept);
+        if ("kept" in answer) this.#push(answer.kept);
         sender.answered(draft, answer);
         if ("kept" in answer) this.follow(answer.kept);
       } catch (error) {
@@ -158,7 +171,8 @@ export class SqliteStore implements Store {
       if (objection) return objection;
       const { room, from, content, session } = draft;
       const prev = heads.get(room) ?? this.#head(room);
-      const key = Math.max(this.#lastKey + 1, keyAt(nowMs));
+      const clockKey = keyAt(nowMs);
+      const key = clockKey < MAX_KEY ? Math.max(this.#lastKey + 1, clockKey) : this.#lastKey + 1;
       this.#sql.insert.run(key, prev, room, from, content);
       this.#lastKey = key;
       heads.set(room, key);
@@ -175,6 +189,14 @@ export class SqliteStore implements Store {
     return answers;
   }
 
+  #push(entry: Entry): void {
+    const history = this.#rooms.get(entry.room)?.history;
+    if (!history) return;
+    this.#readyBytes -= history.bytes;
+    history.push(entry);
+    this.#readyBytes += history.bytes;
+  }
+
   #head(room: string): number {
     return this.#sql.head.get(room)?.id ?? this.#origin;
   }
@@ -188,20 +210,19 @@ export class SqliteStore implements Store {
   }
 
   #load(room: string): History {
-    const latest = this.#sql.before.iterate(room, Number.MAX_SAFE_INTEGER, this.options.history);
-    const entries = aPageOf(
-      entriesIn(room, latest),
-      this.options.history,
-      MAX_HISTORY_BYTES,
-    ).entries.reverse();
-    const before = entries[0]?.prev ?? idOf(this.#head(room));
-    const history = new History(before, this.options.history, MAX_HISTORY_BYTES);
+    const { history: count } = this.options;
+    const maxBytes = this.#readyBytes < MAX_READY_BYTES ? MAX_ROOM_BYTES : MAX_LATE_ROOM_BYTES;
+    const latest = this.#sql.before.iterate(room, Number.MAX_SAFE_INTEGER, count);
+    const entries = aPageOf(entriesIn(room, latest), count, maxBytes).entries.reverse();
+    const history = new History(entries[0]?.prev ?? idOf(this.#head(room)), count, maxBytes);
     for (const entry of entries) history.push(entry);
+    this.#readyBytes += history.bytes;
     return history;
   }
 
   #forgetLater(waitMs: number): void {
     this.#forgetting = setTimeout(() => {
+      this.#lookForFile();
       const isMore = this.forgetOld() > 0;
       this.#forgetLater(isMore ? FORGET_MORE_MS : FORGET_EVERY_MS);
     }, waitMs).unref();
@@ -224,18 +245,28 @@ export class SqliteStore implements Store {
     try {
       return work();
     } catch (error) {
-      if (!(error instanceof SQLiteError)) throw error;
-      if (this.#isReady) {
-        note("store lost", { why: error.message });
-        setTimeout(() => this.#retry(), RETRY_MS).unref();
-      }
-      this.#isReady = false;
+      if (error instanceof SQLiteError) this.#lose(error.message);
+      else report("The store failed", error);
       return undefined;
     }
   }
 
+  #lose(why: string): void {
+    if (this.#isReady) {
+      note("store lost", { why });
+      setTimeout(() => this.#retry(), RETRY_MS).unref();
+    }
+    this.#isReady = false;
+  }
+
+  /** A file that was removed or replaced goes on taking what nobody will ever find. */
+  #lookForFile(): void {
+    this.#isGone = identify(this.path) !== this.#identity;
+    if (this.#isGone) this.#lose("the file is no longer where it was");
+  }
+
   #retry(): void {
-    if (!this.#try(() => this.#sql.touch.run())) {
+    if (this.#isGone || !this.#try(() => this.#sql.touch.run())) {
       setTimeout(() => this.#retry(), RETRY_MS).unref();
       return;
     }

@@ -30,6 +30,7 @@ export async function stop(
   const isBusy = () => server.pendingWebSockets > 0 || server.pendingRequests > 0;
   while (isBusy() && performance.now() < endMs) await Bun.sleep(LOOK_MS);
   await Promise.race([hub.settle(), end]);
+  hub.end();
   endLog();
   note("stopped");
 }

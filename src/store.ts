@@ -55,13 +55,15 @@ export interface Store {
   close(room: string): void;
   append(draft: Draft, sender: Sender): void;
   /** The highest number kept of that session, or null if nothing is known of it. */
-  sent(client: string, session: string): Promise<number | null>;
+  sent(client: string, session: string): Promise<number | null | "unavailable">;
   /** A piece of a room's conversation, whether the room is open or not. */
   read(room: string, where: Where): Promise<Page | "unavailable">;
   /** Whether it keeps what it is given just now. */
   readonly isReady: boolean;
   /** When all that it was given is answered. */
   settle(): Promise<void>;
+  /** Lets go of what it holds; nothing is given to it any more. */
+  end(): void;
 }
 
 export interface StoreOptions {
@@ -198,7 +200,7 @@ export function aPageOf(
 }
 
 /** The order of ids: negative, 0 or positive as the first is earlier, the same or later. */
-function compareIds(one: string, other: string): number {
+export function compareIds(one: string, other: string): number {
   const [ms = 0, sequence = 0] = one.split("-").map(Number);
   const [otherMs = 0, otherSequence = 0] = other.split("-").map(Number);
   return ms - otherMs || sequence - otherSequence;

@@ -43,6 +43,10 @@ class LateStore implements Store {
     return this.#inner.read(room, where);
   }
 
+  end(): void {
+    this.#inner.end();
+  }
+
   async settle(): Promise<void> {
     while (this.#working) await this.#late();
   }

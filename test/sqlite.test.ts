@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { mkdtemp, rm, stat } from "node:fs/promises";
+import { mkdtemp, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SqliteStore } from "../src/sqlite.ts";
@@ -95,6 +95,54 @@ test("one who has been away for longer than the history that is kept ready still
   await bob.hearsNothing();
 });
 
+test("who reads a long conversation leaves room for everyone else", async () => {
+  await using hub = await start("--history", "10");
+  const ann = await hub.joinJson("ann");
+  const from = String(ann.welcome.last);
+  for (let i = 0; i < 20_000; i++) ann.says(`${i}`);
+  ann.sends({ type: "ping" });
+  while ((await ann.next()).type !== "pong");
+  await using bob = await hub.joinJson("bob", { after: from });
+  let isOver = false;
+  const reading = (async () => {
+    for (let i = 0; i < 20_000; i++) await bob.hears({ type: "message", from: "ann", text: `${i}` });
+    isOver = true;
+  })();
+  let answers = 0;
+  for (; !isOver; answers++) await hub.answer("/healthz");
+  await reading;
+  expect(answers).toBeGreaterThan(5);
+});
+
+test("a file that is taken away takes no more messages; when it is back it does", async () => {
+  await using hub = await start();
+  const ann = await hub.join("ann");
+  await rename(join(folder, "chat.db"), join(folder, "elsewhere.db"));
+  while ((await hub.get("/readyz")).status !== 503);
+  ann.says("into nothing");
+  await ann.hears("Not sent (unavailable): into nothing");
+  await rename(join(folder, "elsewhere.db"), join(folder, "chat.db"));
+  while ((await hub.get("/readyz")).status !== 200);
+  ann.says("kept");
+  await ann.hears("You wrote: kept", "Client #ann says: kept");
+});
+
+test("--keep-days works by itself, a while after the start", async () => {
+  edit(
+    "chat.db",
+    ...VERSION_1.map((statement) =>
+      statement.replace(/17835\d{11}/g, (key) => `${Number(key) - 8192 * DAY_MS * 2000}`),
+    ),
+  );
+  await using hub = await start("--keep-days", "30");
+  const texts = async () => JSON.parse((await hub.answer("/rooms/lobby/messages")).body).messages.length;
+  await using bob = await hub.join("bob", { room: "elsewhere" });
+  bob.says("new");
+  await bob.hears("You wrote: new", "Client #bob says: new");
+  while ((await texts()) > 0);
+  expect(JSON.parse((await hub.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
+});
+
 test("a file is the owner's alone, and one server's", async () => {
   await using hub = await start();
   expect((await stat(join(folder, "chat.db"))).mode & 0o777).toBe(0o600);
@@ -124,7 +172,19 @@ describe("what cannot be used is said at the start", () => {
       "chat.db was written by a newer Hubbub: start that one, or choose another file.\n",
     );
     expect(await refusal("sqlite:.")).toMatch(/^\. cannot be used: .*\n$/);
-    expect(await refusal("sqlite:")).toBe('--store: expected memory: or sqlite:FILE, got "sqlite:"\n');
+    for (const none of ["sqlite:", "sqlite:a?b.db", "sqlite:a#b.db", "sqlite:100%.db"])
+      expect(await refusal(none)).toBe(`--store: expected memory: or sqlite:FILE, got "${none}"\n`);
+  });
+
+  test("a name that means memory to SQLite is a file like any other", async () => {
+    const first = await startHubbub({ store: { url: "sqlite::memory:" }, cwd: folder });
+    const ann = await first.join("ann");
+    ann.says("hi");
+    await ann.hears("You wrote: hi", "Client #ann says: hi");
+    await first.stop();
+    await using second = await startHubbub({ store: { url: "sqlite::memory:" }, cwd: folder });
+    await using bob = await second.join("bob", { history: 1 });
+    await bob.hears("Client #ann says: hi");
   });
 
   test("a refused file is left as it was", async () => {
@@ -200,6 +260,42 @@ describe("a store by itself", () => {
     expect(heard.map(({ time }) => time)).toEqual([now, now, now]);
     expect(sequences.map((sequence) => sequence - (sequences[0] ?? 0))).toEqual([0, 1, 2]);
     expect(heard.map(({ prev }) => prev).slice(1)).toEqual(heard.map(({ id }) => id).slice(0, 2));
+  });
+
+  test("a clock that is decades ahead for a moment hides nothing, and stops nothing", async () => {
+    let now = Date.now();
+    const store = new SqliteStore(
+      join(folder, "chat.db"),
+      { history: 10, keepDays: 0 },
+      (entry) => heard.push(entry),
+      () => now,
+    );
+    await say(store, "now");
+    now += 40 * 365 * DAY_MS;
+    await say(store, "far ahead");
+    now -= 40 * 365 * DAY_MS;
+    await say(store, "back");
+    expect(await texts(store)).toEqual(["now", "far ahead", "back"]);
+    store.end();
+    const again = open();
+    expect(await say(again, "after a restart")).toHaveProperty("kept");
+    again.end();
+  });
+
+  test("what is known of a session is known while it is on its way, and for a day", async () => {
+    const store = open();
+    const answered = say(store, "1", { session: "s", seq: 1 });
+    expect(await store.sent("ann", "s")).toBe(1);
+    await answered;
+    store.forgetOld();
+    store.end();
+    const again = open();
+    expect(await again.sent("ann", "s")).toBe(1);
+    again.end();
+    const later = open(Date.now() + DAY_MS + 1000);
+    later.forgetOld();
+    expect(await later.sent("ann", "s")).toBe(null);
+    later.end();
   });
 
   test("what is older than --keep-days is forgotten, and a gap is known for one", async () => {
