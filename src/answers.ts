@@ -1,8 +1,17 @@
 /** What HTTP requests are answered with, apart from the page: one sentence, with the status that fits. */
 
-import { STATUS_CODES } from "node:http";
 import type { Door, Refusal } from "./door.ts";
 
+/** The statuses' own names (RFC 9110); node:http has them, too, and takes 8 ms of the start. */
+const TITLES: Readonly<Record<Refusal["status"], string>> = {
+  400: "Bad Request",
+  401: "Unauthorized",
+  403: "Forbidden",
+  405: "Method Not Allowed",
+  413: "Payload Too Large",
+  429: "Too Many Requests",
+  503: "Service Unavailable",
+};
 /** When who found no place may try again. */
 const RETRY_AFTER_SECONDS = 5;
 
@@ -22,7 +31,7 @@ export function refusal(refused: Refusal): Response {
 export function problem(refused: Refusal): Response {
   const { status, code, sentence, retryAfterSeconds } = refused;
   return Response.json(
-    { title: STATUS_CODES[status], status, detail: sentence, code, retryAfterSeconds },
+    { title: TITLES[status], status, detail: sentence, code, retryAfterSeconds },
     { status, headers: { ...headersOf(refused), "Content-Type": "application/problem+json" } },
   );
 }

@@ -1,6 +1,5 @@
 /** Every open WebSocket: how many there may be, whether each is alive, and until when it may stay. */
 
-import { isIPv6 } from "node:net";
 import { refused, type Refusal } from "./door.ts";
 import type { Allowance } from "./limits.ts";
 import { end, type Ended, type Visitor } from "./visitor.ts";
@@ -149,7 +148,7 @@ function endWhenExpired(socket: Socket): void {
 export function networkOf(address: string): string {
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
   if (mapped !== undefined) return mapped;
-  if (!isIPv6(address)) return address;
+  if (!address.includes(":")) return address;
   const [head = "", tail = ""] = address.replace(/%.*/, "").split("::", 2);
   const first = head.split(":").filter(Boolean);
   const missing = 8 - first.length - tail.split(":").filter(Boolean).length;

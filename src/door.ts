@@ -1,6 +1,5 @@
 /** Who may come in, decided before the upgrade: what a request says in; a refusal, or what was asked for, out. */
 
-import { isIP } from "node:net";
 import { readName } from "./names.ts";
 import { SUBPROTOCOL } from "./protocol.ts";
 import type { Claims, Tokens } from "./tokens.ts";
@@ -28,6 +27,7 @@ export const roomUnavailable = refused(
 );
 
 const DEFAULT_ROOM = "lobby";
+const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
 /** What proxies add. */
 const FORWARDED = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
 /** An offered subprotocol that is a token, since a browser can send a WebSocket no other header. */
@@ -184,13 +184,18 @@ function nameOfHost(host: string): string | undefined {
 /** A name that no foreign DNS entry can stand for: an address, or a loopback name. */
 function isLocalHost(host: string): boolean {
   const name = nameOfHost(host) ?? "";
-  return isIP(name.replace(/^\[|\]$/g, "")) !== 0 || name === "localhost" || name.endsWith(".localhost");
+  return isAddress(name.replace(/^\[|\]$/g, "")) || name === "localhost" || name.endsWith(".localhost");
 }
 
 /** Behind a proxy: whom the proxy wrote down last. */
 export function forwardedFor(headers: Headers): string | undefined {
   const last = headers.get("x-forwarded-for")?.split(",").at(-1)?.trim() ?? "";
-  return isIP(last) ? last : undefined;
+  return isAddress(last) ? last : undefined;
+}
+
+/** An IP address; as node:net would say, which takes 6 ms of the start. */
+function isAddress(text: string): boolean {
+  return IPV4.test(text) || (text.includes(":") && URL.canParse(`http://[${text}]/`));
 }
 
 function isLoopback(address: string): boolean {

@@ -51,9 +51,7 @@ import { Door } from "./door.ts";
 import { echo } from "./echo.ts";
 import { Entrance } from "./entrance.ts";
 import { Hub } from "./hub.ts";
-import { join } from "./join.ts";
 import { note, report, startLog } from "./log.ts";
-import { helpText } from "./manual.ts";
 import { disconnects, gauge, metricsText, watchEventLoop } from "./metrics.ts";
 import { readCommand, type Options } from "./options.ts";
 import { clientModule, page } from "./page.ts";
@@ -208,14 +206,16 @@ function listen(options: Options): Running {
 const command = readCommand(process.argv.slice(2), process.env);
 switch (command.do) {
   case "help":
-    console.log(helpText());
+    console.log((await import("./manual.ts")).helpText());
     break;
   case "version":
     console.log(version);
     break;
   case "join":
     process.exit(
-      await join(command.address, command.token, {
+      await (
+        await import("./join.ts")
+      ).join(command.address, command.token, {
         input: process.stdin,
         output: process.stdout,
         errors: process.stderr,
