@@ -162,6 +162,8 @@ for (const store of STORES)
       expect(await page.run("isSecureContext")).toBe(false);
       await page.says("hi");
       await page.shows(`${texts}.at(-1)`, "hi");
+      // Until it stands where everyone hears it, the view follows it.
+      await page.shows("pending.size + confirmed.size", 0);
 
       // What stands in the middle stays there while what is older comes in above it.
       const up = (text: number) =>
