@@ -1,7 +1,7 @@
 /** What the operator asked for: the command line and the environment in; a command, or every mistake at once, out. */
 
-import { readFileSync } from "node:fs";
 import { envName, flag, nearest, readFlags, type Env, type Values } from "./flags.ts";
+import { originOf, readPem, readSecret } from "./option-values.ts";
 import type { LogFormat } from "./log.ts";
 import { readName } from "./names.ts";
 import { fileOf } from "./sqlite-file.ts";
@@ -232,31 +232,4 @@ function unknownIn(env: Env): string[] {
   return Object.keys(env)
     .filter((name) => name.startsWith("HUBBUB_") && !known.includes(name))
     .map((name) => `${name}: unknown in the environment${nearest(name, known, "")}, ignored`);
-}
-
-/** An origin of the web, without anything behind it. */
-function originOf(text: string): URL | undefined {
-  const url = /^https?:/.test(text) ? URL.parse(text) : null;
-  return url && url.href === `${url.origin}/` ? url : undefined;
-}
-
-/** By its label (RFC 7468): Bun takes an empty certificate for none, and would go on without TLS. */
-function readPem(file: string, label: RegExp, what: string) {
-  try {
-    const value = readFileSync(file, "utf8");
-    return label.test(value) ? { value } : { expected: what };
-  } catch {
-    return { expected: "a file that can be read" };
-  }
-}
-
-/** Any bytes; the line break that an editor puts at the end is none of them. */
-function readSecret(file: string): Buffer | undefined {
-  try {
-    const bytes = readFileSync(file);
-    const isLine = bytes.at(-1) === 0x0a;
-    return bytes.subarray(0, bytes.length - (isLine ? (bytes.at(-2) === 0x0d ? 2 : 1) : 0));
-  } catch {
-    return undefined;
-  }
 }

@@ -28,13 +28,13 @@
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
  *     memory.ts    the memory store
- *     sqlite.ts    the SQLite store; sqlite-file.ts, its file; stores.ts, the table of all stores
+ *     sqlite.ts    the SQLite store; sqlite-file.ts, its file; sqlite-health.ts, whether that works; stores.ts, the table of all stores
  *     api.ts       the rooms over HTTP
  *     page.ts      index.html and the client module as responses; transpile.ts, the macro that makes the latter
  *     client.ts    the client, for browsers and Bun: a connection that mends itself
  *     join.ts      the client at a terminal: `hubbub join URL`
  *     answers.ts   what HTTP requests are answered with
- *     options.ts   the command line and the environment; flags.ts, how such a table is read; manual.ts, --help
+ *     options.ts   the command line and the environment; flags.ts, how such a table is read; option-values.ts; manual.ts, --help
  *     stopping.ts  how it ends
  *     console.ts   what is said at the start; log.ts and metrics.ts, what the operator sees afterwards
  *

@@ -1,7 +1,7 @@
 /** The SQLite store's file: its shape and versions, all that is asked of it, and how ids stand in it. */
 
 import { Database } from "bun:sqlite";
-import { closeSync, openSync, statSync } from "node:fs";
+import { closeSync, openSync } from "node:fs";
 import { resolve } from "node:path";
 import { StoreError, type Content } from "./store.ts";
 
@@ -43,12 +43,6 @@ export function fileOf({ pathname, search, hash }: URL): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** Which file it is, wherever it lies; nothing if there is none. */
-export function identify(path: string): string {
-  const { dev, ino } = statSync(path, { throwIfNoEntry: false }) ?? {};
-  return `${dev} ${ino}`;
 }
 
 /** @throws StoreError when the file cannot be used */

@@ -1,9 +1,10 @@
 /** The SQLite store: every room's whole conversation in one file, kept through anything but the loss of the disk. */
 
-import { SQLiteError, type Database } from "bun:sqlite";
-import { note, report } from "./log.ts";
+import type { Database } from "bun:sqlite";
+import { report } from "./log.ts";
 import { Sessions } from "./sessions.ts";
-import { identify, idOf, keyAt, keyOf, MAX_KEY, msOf, openFile, prepare, type Row } from "./sqlite-file.ts";
+import { FileHealth } from "./sqlite-health.ts";
+import { idOf, keyAt, keyOf, MAX_KEY, msOf, openFile, prepare, type Row } from "./sqlite-file.ts";
 import {
   aPageOf,
   History,
@@ -22,8 +23,7 @@ import {
 /** A commit takes what came in one tick; where the disk is slow, what comes in two milliseconds. */
 const FAST_COMMIT_MS = 1;
 const SLOW_COMMIT_WAIT_MS = 2;
-/** How often it is tried whether a store that has failed works again, and what is too old is looked for. */
-const RETRY_MS = 1000;
+/** How often what is too old is looked for. */
 const FORGET_EVERY_MS = 1000;
 const FORGET_MORE_MS = 50;
 /** Old entries deleted at a time: a piece of work that nobody notices. */
@@ -53,21 +53,19 @@ export class SqliteStore implements Store {
   #forgetting: Timer | undefined;
   #lastKey: number;
   readonly #origin: number;
-  #isReady = true;
-  readonly #identity: string;
-  #isGone = false;
+  readonly #health: FileHealth;
   /** Of all that is kept ready. */
   #readyBytes = 0;
 
   constructor(
-    private readonly path: string,
+    path: string,
     private readonly options: StoreOptions,
     private readonly follow: Follow,
     private readonly clock: () => number = Date.now,
   ) {
     this.#db = openFile(path, this.clock());
-    this.#identity = identify(path);
     this.#sql = prepare(this.#db);
+    this.#health = new FileHealth(path, () => this.#sql.touch.run());
     this.#origin = this.#sql.origin.get()?.id ?? 0;
     this.#lastKey = Math.max(this.#origin, this.#sql.newest.get()?.id ?? 0);
     this.#sessions = new Sessions((client, session) => {
@@ -78,11 +76,11 @@ export class SqliteStore implements Store {
   }
 
   get isReady(): boolean {
-    return this.#isReady;
+    return this.#health.isReady;
   }
 
   async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
-    const room = this.#rooms.get(name) ?? this.#try(() => ({ history: this.#load(name), holders: 0 }));
+    const room = this.#rooms.get(name) ?? this.#health.try(() => ({ history: this.#load(name), holders: 0 }));
     if (!room) return "unavailable";
     room.holders++;
     this.#rooms.set(name, room);
@@ -98,13 +96,13 @@ export class SqliteStore implements Store {
 
   async sent(client: string, session: string): Promise<number | null | "unavailable"> {
     this.#commit(); // what is on its way may be of that session
-    const known = this.#try(() => ({ sent: this.#sessions.sent(client, session, this.clock()) }));
+    const known = this.#health.try(() => ({ sent: this.#sessions.sent(client, session, this.clock()) }));
     return known ? known.sent : "unavailable";
   }
 
   async read(room: string, { after, before, limit }: Where): Promise<Page | "unavailable"> {
     return (
-      this.#try(() => {
+      this.#health.try(() => {
         if (after !== undefined) {
           const page = aPageOf(
             entriesIn(room, this.#sql.after.iterate(room, keyOf(after), limit + 1)),
@@ -146,9 +144,9 @@ export class SqliteStore implements Store {
     this.#waiting = [];
     const nowMs = this.clock();
     const startMs = performance.now();
-    const answers = this.#isGone
+    const answers = this.#health.isGone
       ? undefined
-      : this.#try(() => this.#db.transaction(() => this.#decide(batch, nowMs)).immediate());
+      : this.#health.try(() => this.#db.transaction(() => this.#decide(batch, nowMs)).immediate());
     this.#commitMs = performance.now() - startMs;
     // What a failed transaction had noted of them holds no more.
     if (!answers) this.#sessions.reload(batch.map(([draft]) => draft));
@@ -222,7 +220,7 @@ export class SqliteStore implements Store {
 
   #forgetLater(waitMs: number): void {
     this.#forgetting = setTimeout(() => {
-      this.#lookForFile();
+      this.#health.lookForFile();
       const isMore = this.forgetOld() > 0;
       this.#forgetLater(isMore ? FORGET_MORE_MS : FORGET_EVERY_MS);
     }, waitMs).unref();
@@ -232,46 +230,12 @@ export class SqliteStore implements Store {
   forgetOld(): number {
     const { keepDays } = this.options;
     const nowMs = this.clock();
-    const forgotten = this.#try(() => {
+    const forgotten = this.#health.try(() => {
       const sessions = this.#sql.forgetSessions.run(nowMs - DAY_MS, FORGET_AT_ONCE).changes;
       if (keepDays === 0) return sessions;
       return sessions + this.#sql.forgetEntries.run(keyAt(nowMs - keepDays * DAY_MS), FORGET_AT_ONCE).changes;
     });
     return forgotten ?? 0;
-  }
-
-  /** Undefined when the file does not do its part; then it is tried again, with and without anything to do. */
-  #try<T>(work: () => T): T | undefined {
-    try {
-      return work();
-    } catch (error) {
-      if (error instanceof SQLiteError) this.#lose(error.message);
-      else report("The store failed", error);
-      return undefined;
-    }
-  }
-
-  #lose(why: string): void {
-    if (this.#isReady) {
-      note("store lost", { why });
-      setTimeout(() => this.#retry(), RETRY_MS).unref();
-    }
-    this.#isReady = false;
-  }
-
-  /** A file that was removed or replaced goes on taking what nobody will ever find. */
-  #lookForFile(): void {
-    this.#isGone = identify(this.path) !== this.#identity;
-    if (this.#isGone) this.#lose("the file is no longer where it was");
-  }
-
-  #retry(): void {
-    if (this.#isGone || !this.#try(() => this.#sql.touch.run())) {
-      setTimeout(() => this.#retry(), RETRY_MS).unref();
-      return;
-    }
-    this.#isReady = true;
-    note("store found");
   }
 }
 

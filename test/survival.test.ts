@@ -51,7 +51,7 @@ test("a handler that fails costs its own connection, and nobody else notices", a
   for (let i = 0; i < 99; i++) await teller.hearsUpTo(`You wrote: ${text}`);
   const drains = await hub.joinJson("boom-drain", { room: "drain", history: 100 });
   drains.peer.pauses();
-  await teller.hearsNothing().catch(() => {});
+  await hub.answer("/healthz"); // it has been written to as far as it takes
   drains.peer.resumes();
   expect(await drains.peer.closes()).toEqual(OUR_FAULT);
 
