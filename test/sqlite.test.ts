@@ -6,6 +6,7 @@ import { mkdtemp, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SqliteStore } from "../src/sqlite.ts";
+import { openFile } from "../src/sqlite-file.ts";
 import type { Answer, Draft, Entry } from "../src/store.ts";
 import { startHubbub } from "./hubbub.ts";
 
@@ -141,6 +142,13 @@ test("--keep-days works by itself, a while after the start", async () => {
   await bob.hears("You wrote: new", "Client #bob says: new");
   while ((await texts()) > 0);
   expect(JSON.parse((await hub.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
+});
+
+test("a commit is on the disk before it is answered, as far as SQLite can see to it", () => {
+  using db = openFile(join(folder, "chat.db"), Date.now());
+  const of = (pragma: string) =>
+    Object.values(db.query<Record<string, unknown>, []>(`PRAGMA ${pragma}`).get() ?? {});
+  expect(["synchronous", "journal_mode", "locking_mode"].flatMap(of)).toEqual([2, "wal", "exclusive"]);
 });
 
 test("a file is the owner's alone, and one server's", async () => {
