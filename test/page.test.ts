@@ -195,6 +195,28 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("document.getElementById('new').hidden", true);
   });
 
+  test("what comes on arrival may come in parts: that its top is near is no wish for what is older", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await page.shows("room?.state.is", "open");
+    await page.run(`(async () => {
+      isHistory = true;
+      const frames = async () => { for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); };
+      for (let i = 0; i < 100; i++) {
+        if (i === 15) await frames();
+        hear({ id: String(i), time: 0, from: "bob", text: String(i) });
+      }
+      isHistory = false;
+      await frames();
+    })()`);
+    expect(
+      await page.run(
+        "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/messages')).length",
+      ),
+    ).toBe(0);
+    expect(await page.run("scroller.scrollTop > 1000 && following")).toBe(true);
+  });
+
   test("only web addresses are links, without the punctuation that follows them", async () => {
     await using hub = await startHubbub();
     using page = await openPage(hub);
