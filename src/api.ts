@@ -99,7 +99,12 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
   });
 
   /** → `{"count","members"}`. */
-  const members = guarded(async (request, room) => spend(toRead, request, "") ?? made(hub.presenceOf(room)));
+  const members = guarded(async (request, room) => {
+    const limited = spend(toRead, request, "");
+    if (limited) return limited;
+    const presence = await hub.presenceOf(room);
+    return presence === "unavailable" ? errorOf(503, presence) : made(presence);
+  });
 
   /** A route's own methods; every other one gets its problem. */
   function route(methods: { GET: Route; POST?: Route }) {

@@ -75,7 +75,7 @@ const PING_SECONDS = 25;
 /** Close codes after which coming back by itself is wrong: replaced by another connection; not allowed any more. */
 const FINAL = [4001, 1008];
 /** Refusals that pass: what they refuse is sent again, by itself. */
-const PASSING = ["unavailable", "rate-limited", "out-of-order"];
+const PASSING = ["unavailable", "unconfirmed", "rate-limited", "out-of-order"];
 const SEND_AGAIN_MS = 200;
 /** What no header can hold, no browser sends. */
 const NO_TOKEN = "This token is none: it has characters that no token has.";

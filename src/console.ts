@@ -12,6 +12,8 @@ type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 export function greet(
   version: string,
   { hostname = "localhost", port }: Address,
+  /** Where messages are kept. */
+  promise: string,
   { publicUrl, secretFile, tlsCert, store, log }: Options,
   isTerminal: boolean,
 ): void {
@@ -26,15 +28,21 @@ export function greet(
       ? "whoever can reach it, under any name"
       : "this machine";
   if (log === "json")
-    return note("listening", { version, address: first, port, store: store.protocol, "who can join": who });
+    return note("listening", {
+      version,
+      address: first,
+      port,
+      store: store.protocol,
+      kept: promise,
+      "who can join": who,
+    });
   const behind = publicUrl ? `port ${port}, reached as ` : "";
+  const kept = store.protocol === "memory:" ? "" : `; messages are kept ${promise}`;
   const open = isOpen && !secretFile ? `; who can join: ${who}` : "";
-  if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${behind}${first}${open}`);
+  if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${behind}${first}${open}${kept}`);
   console.log(`Hubbub ${version}\n\n  ${first}${publicUrl ? `  (on port ${port} here)` : ""}`);
   for (const other of others) console.log(`  ${other}  (from your network)`);
-  console.log(
-    `\nMessages are kept ${store.protocol === "memory:" ? "in memory, until it stops" : `in ${store.pathname}`}.`,
-  );
+  console.log(`\nMessages are kept ${promise}.`);
   console.log(`Who can join: ${who}${secretFile ? " (hubbub token NAME makes a link with one)" : ""}.`);
   console.log("Ctrl+C stops it.");
 }

@@ -8,7 +8,17 @@ import { Hearing, type HearingOptions } from "./hearing.ts";
 import { countAnswer, resumes } from "./metrics.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
 import { json, MAX_NAMES, text, type Close } from "./protocol.ts";
-import type { Answer, Content, Draft, Entry, Follow, Page, ReadonlyHistory, Store, Where } from "./store.ts";
+import type {
+  Answer,
+  Content,
+  Draft,
+  Entry,
+  Follower,
+  Page,
+  ReadonlyHistory,
+  Store,
+  Where,
+} from "./store.ts";
 import { end, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
 
 export interface HubOptions extends HearingOptions {
@@ -24,13 +34,20 @@ export class Hub {
   readonly #store: Store;
   readonly #hearing: Hearing;
   #isStopping = false;
+  /** How often the store has lost what was open. */
+  #losses = 0;
 
   constructor(
-    makeStore: (follow: Follow) => Store,
+    makeStore: (follower: Follower) => Store,
     private readonly publish: Publish,
     private readonly options: HubOptions,
   ) {
-    this.#store = makeStore((entry) => this.#follow(entry));
+    this.#store = makeStore({
+      said: (entry) => this.#follow(entry),
+      present: (room, client, node, connections) => this.#present(room, client, node, connections),
+      replaced: (client, session) => this.#replacedElsewhere(client, session),
+      lost: () => this.#lose(),
+    });
     this.#hearing = new Hearing(this.#store, options, (visitor, why) => this.#dismiss(visitor, why));
   }
 
@@ -39,14 +56,23 @@ export class Hub {
     return !this.#isStopping && this.#store.isReady;
   }
 
+  /** Before anything else. @returns where messages are kept, and what that promises @throws StoreError */
+  async start(): Promise<string> {
+    await this.#store.start?.();
+    return this.#store.promise;
+  }
+
   get roomCount(): number {
     return this.#rooms.size;
   }
 
   /** Those in a room, {@link MAX_NAMES} of them by name. */
-  presenceOf(room: string): { readonly count: number; readonly members: readonly string[] } {
-    const { manager } = this.#rooms.get(room) ?? {};
-    return { count: manager?.count ?? 0, members: manager?.members(MAX_NAMES) ?? [] };
+  async presenceOf(name: string): Promise<{ count: number; members: readonly string[] } | "unavailable"> {
+    const { manager } = this.#rooms.get(name) ?? {};
+    if (manager) return { count: manager.count, members: manager.members(MAX_NAMES) };
+    const clients = (await this.#store.others?.clientsIn(name)) ?? new Set<string>();
+    if (clients === "unavailable") return clients;
+    return { count: clients.size, members: clients.values().take(MAX_NAMES).toArray() };
   }
 
   read(room: string, where: Where): Promise<Page | "unavailable"> {
@@ -78,8 +104,8 @@ export class Hub {
   }
 
   /** After the last of it. */
-  end(): void {
-    this.#store.end();
+  async end(): Promise<void> {
+    await this.#store.end();
   }
 
   /** Nothing waits any longer to share a write. */
@@ -89,17 +115,21 @@ export class Hub {
 
   /** Takes a place in a room, before the upgrade: either {@link enter} or {@link release} follows. */
   async reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
+    const losses = this.#losses;
     const history = await this.#store.open(wish.room);
     if (history === "unavailable") return history;
-    const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
-    const isAfterKept = wish.after === undefined ? false : await this.#isKept(wish.room, wish.after);
-    if (sent === "unavailable" || isAfterKept === "unavailable") {
+    if (losses !== this.#losses) {
       this.#store.close(wish.room);
       return "unavailable";
     }
     const room = this.#rooms.get(wish.room) ?? this.#makeRoom(wish.room, history);
-    this.#rooms.set(wish.room, room);
     room.visitors++;
+    const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
+    const isAfterKept = wish.after === undefined ? false : await this.#isKept(wish.room, wish.after);
+    if (sent === "unavailable" || isAfterKept === "unavailable") {
+      this.#release(room);
+      return "unavailable";
+    }
     return new Visitor(wish, room, allowance, sent, isAfterKept);
   }
 
@@ -109,13 +139,21 @@ export class Hub {
     const fanOut = new FanOut(manager, catchingUp, this.options.flushMs, (slow) =>
       this.#dismiss(slow, "tooSlow"),
     );
-    return { name, history, manager, catchingUp, fanOut, timers: {}, visitors: 0 };
+    for (const present of this.#store.others?.in(name) ?? []) manager.setElsewhere(...present, 0);
+    manager.takePresence(Infinity); // a newcomer learns of these by its welcome
+    const room = { name, history, manager, catchingUp, fanOut, timers: {}, visitors: 0 };
+    this.#rooms.set(name, room);
+    return room;
   }
 
   release({ room }: Visitor): void {
+    this.#release(room);
+  }
+
+  #release(room: Room): void {
     this.#store.close(room.name);
     if (--room.visitors > 0) return;
-    this.#rooms.delete(room.name);
+    if (this.#rooms.get(room.name) === room) this.#rooms.delete(room.name);
     stopTelling(room);
     room.fanOut.end();
   }
@@ -125,7 +163,11 @@ export class Hub {
     const { history, manager } = room;
     visitor.socket = socket;
     manager.connect(visitor);
+    this.#tellOthers(visitor);
     this.#replace(visitor);
+    // Bun cannot close yet what it only just opens.
+    if (this.#rooms.get(room.name) !== room)
+      return void setTimeout(() => this.#dismiss(visitor, "restarting"));
 
     const { after } = wish;
     const resumed = after === undefined ? undefined : history.positionAfter(after);
@@ -177,6 +219,7 @@ export class Hub {
     if (session && this.#sessions.get(session) === visitor) this.#sessions.delete(session);
     // Who goes because the server does comes back: that is no news.
     if (!this.#isStopping) {
+      this.#tellOthers(visitor);
       tellLeaves(room);
       tellPresence(room);
     }
@@ -200,12 +243,42 @@ export class Hub {
     fanOut.add(...inText, ...inJson);
   }
 
+  /** Somebody has come or gone by another node. */
+  #present(name: string, client: string, node: string, connections: number): void {
+    const room = this.#rooms.get(name);
+    if (!room) return;
+    room.manager.setElsewhere(client, node, connections, performance.now());
+    if (this.#isStopping) return;
+    tellLeaves(room);
+    tellPresence(room);
+  }
+
+  #tellOthers({ client, room }: Visitor): void {
+    if (this.#rooms.get(room.name) !== room) return; // of a room as it was before the store had lost it
+    this.#store.others?.tell(room.name, client, room.manager.connectionsHere(client));
+  }
+
+  /** Everyone comes again, and goes on from what they have heard. */
+  #lose(): void {
+    this.#losses++;
+    for (const { manager } of this.#rooms.values().toArray())
+      for (const visitor of [...manager.connections()]) this.#dismiss(visitor, "restarting");
+    this.#rooms.clear();
+  }
+
+  #replacedElsewhere(client: string, session: string): void {
+    const older = this.#sessions.get(`${client} ${session}`);
+    if (older) this.#dismiss(older, "replaced");
+  }
+
   #replace(visitor: Visitor): void {
     const session = sessionKey(visitor.wish);
     if (!session) return;
     const older = this.#sessions.get(session);
     this.#sessions.set(session, visitor);
     if (older) this.#dismiss(older, "replaced");
+    const { client, session: name = "" } = visitor.wish;
+    this.#store.others?.opened(client, name);
   }
 
   /** Closes a connection; it hears nothing more, and has left. */

@@ -16,8 +16,10 @@ export type Publish = (topic: string, message: Content) => number;
 
 export class ConnectionManager<M extends Member> {
   readonly #connections = new Set<M>();
-  /** How many connections each client holds: two tabs with one id are one client. */
+  /** How many connections each client holds, by any node: two tabs with one id are one client. */
   readonly #held = new Map<string, number>();
+  /** Those of them that are with other nodes, by client and node. */
+  readonly #elsewhere = new Map<string, Map<string, number>>();
   readonly #speakers: Record<Wire, number> = { text: 0, json: 0 };
   /** Clients that have left and were not yet said to, each with when that was; the longest gone first. */
   readonly #gone = new Map<string, number>();
@@ -39,11 +41,7 @@ export class ConnectionManager<M extends Member> {
     const { client, wire } = connection;
     this.#connections.add(connection);
     this.#speakers[wire]++;
-    const held = this.#held.get(client) ?? 0;
-    this.#held.set(client, held + 1);
-    if (held > 0) return;
-    this.#gone.delete(client);
-    if (!this.#left.delete(client)) this.#joined.add(client);
+    this.#hold(client, 1, 0);
   }
 
   /** Forgets the connection; a client without any other has left, unless it connects before that is said. */
@@ -51,10 +49,27 @@ export class ConnectionManager<M extends Member> {
     if (!this.#connections.delete(connection)) return;
     const { client, wire } = connection;
     this.#speakers[wire]--;
-    const held = this.#held.get(client) ?? 1;
-    if (held > 1) this.#held.set(client, held - 1);
-    else {
-      this.#held.delete(client);
+    this.#hold(client, -1, nowMs);
+  }
+
+  /** So many connections a client has by another node. */
+  setElsewhere(client: string, node: string, connections: number, nowMs: number): void {
+    const nodes = this.#elsewhere.get(client) ?? new Map<string, number>();
+    const before = nodes.get(node) ?? 0;
+    if (connections > 0) this.#elsewhere.set(client, nodes.set(node, connections));
+    else if (nodes.delete(node) && nodes.size === 0) this.#elsewhere.delete(client);
+    this.#hold(client, connections - before, nowMs);
+  }
+
+  #hold(client: string, more: number, nowMs: number): void {
+    const before = this.#held.get(client) ?? 0;
+    const held = before + more;
+    if (held > 0) this.#held.set(client, held);
+    else this.#held.delete(client);
+    if (before === 0 && held > 0) {
+      this.#gone.delete(client);
+      if (!this.#left.delete(client)) this.#joined.add(client);
+    } else if (before > 0 && held === 0) {
       this.#gone.set(client, nowMs);
       if (!this.#joined.delete(client)) this.#left.add(client);
     }
@@ -107,6 +122,13 @@ export class ConnectionManager<M extends Member> {
 
   connectionsOf(client: string): number {
     return this.#held.get(client) ?? 0;
+  }
+
+  /** Of those, as many as are with this node. */
+  connectionsHere(client: string): number {
+    let here = this.connectionsOf(client);
+    for (const connections of this.#elsewhere.get(client)?.values() ?? []) here -= connections;
+    return here;
   }
 
   connections(): Iterable<M> {

@@ -27,6 +27,7 @@ interface Room {
 
 export class MemoryStore implements Store {
   readonly isReady = true;
+  readonly promise = "in memory, until it stops";
   /** Of the empty ones, the one that has been empty for longest comes first; those that are held lie anywhere. */
   readonly #rooms = new Map<string, Room>();
   readonly #sessions = new Sessions();

@@ -4,7 +4,6 @@ import { envName, flag, nearest, readFlags, type Env, type Values } from "./flag
 import { originOf, readPem, readSecret } from "./option-values.ts";
 import type { LogFormat } from "./log.ts";
 import { readName } from "./names.ts";
-import { fileOf } from "./sqlite-file.ts";
 import { stores } from "./stores.ts";
 import { MIN_SECRET_BYTES } from "./tokens.ts";
 
@@ -72,15 +71,15 @@ export const groups = {
     store: flag<URL>({
       value: "URL",
       fallback: new URL("memory:"),
-      help: "where messages are kept: memory: or sqlite:FILE",
+      help: "where messages are kept: memory:, sqlite:FILE, redis://HOST",
       parse(text) {
         const url = URL.parse(text);
-        return url && stores.has(url.protocol) && (url.protocol !== "sqlite:" || fileOf(url))
+        return url && stores.get(url.protocol)?.(url)
           ? { value: url }
-          : { expected: "memory: or sqlite:FILE" };
+          : { expected: "memory:, sqlite:FILE or redis://HOST" };
       },
     }),
-    keepDays: number("N", 0, [0, 36_500], "forgets what is older (sqlite:); 0: nothing"),
+    keepDays: number("N", 0, [0, 36_500], "forgets what is older (not memory:); 0: nothing"),
     history: number("N", 100, [0, 100_000], "messages of a room kept ready for who comes"),
   },
   "Who may come in": {

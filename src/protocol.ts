@@ -24,6 +24,8 @@ export const errors = {
   "rate-limited": "That is too much at once: send it again after retryAfterSeconds.",
   "out-of-order": "An earlier seq was refused: send that one again first, or go on without it with skip.",
   unavailable: "It could not be kept just now: send it again in a moment.",
+  unconfirmed:
+    "It is not known whether it was kept: it may still be said. Sent again with its seq, it is said once.",
 } as const;
 
 export type ErrorCode = keyof typeof errors;

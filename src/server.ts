@@ -67,18 +67,19 @@ const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 const CLIENT_CODES = [1000, 1001, 1005, 1006];
 const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
-function serve(options: Options): Running {
+async function serve(options: Options): Promise<Running> {
   const { publicUrl, allowOrigin, secretFile, maxMessageBytes } = options;
   const tokens = secretFile === undefined ? undefined : new Tokens(secretFile);
   const door = new Door({ publicUrl, allowOrigin, tokens, machineName: hostname() });
   const connections = new Connections(options);
-  const makeStore = stores.get(options.store.protocol);
+  const makeStore = stores.get(options.store.protocol)?.(options.store);
   if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);
   const hub = new Hub(
-    (follow) => makeStore(options.store, options, follow),
+    (follower) => makeStore(options, follower),
     (topic, message) => server.publish(topic, message, false),
     options,
   );
+  const promise = await hub.start();
 
   const entrance = new Entrance(() => server, door, connections, hub, options);
   const asks = preflight(door, "GET");
@@ -174,7 +175,7 @@ function serve(options: Options): Running {
     if (!socket.data.allowance.bear(performance.now())) end(socket, "abuse");
   }
 
-  return { server, stop: () => stop(server, hub, connections, options.drainSeconds) };
+  return { server, promise, stop: () => stop(server, hub, connections, options.drainSeconds) };
 }
 
 function factsOf({ data: { visitor, network } }: Socket): Record<string, string> {
@@ -194,9 +195,9 @@ function guarded<Rest extends unknown[]>(handle: (socket: Socket, ...rest: Rest)
   };
 }
 
-function listen(options: Options): Running {
+async function listen(options: Options): Promise<Running> {
   try {
-    return serve(options);
+    return await serve(options);
   } catch (error) {
     console.error(describeListenError(error, options));
     process.exit(2);
@@ -236,8 +237,8 @@ switch (command.do) {
     const { options, warnings } = command;
     for (const warning of warnings) console.error(warning);
     startLog(options.log);
-    const running = listen(options);
-    greet(version, running.server, options, process.stdout.isTTY);
+    const running = await listen(options);
+    greet(version, running.server, running.promise, options, process.stdout.isTTY);
     stopOnSignals(running);
     break;
   }

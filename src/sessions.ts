@@ -131,9 +131,9 @@ export class Sequence {
     return { refused };
   }
 
-  /** Answers come in the order in which the numbers were given. */
+  /** Mostly they are answered in the order in which they were given, but a refusal may come sooner. */
   answered(seq: number, answer: Answer): void {
-    this.#unanswered.shift();
+    this.#unanswered.splice(this.#unanswered.indexOf(seq), 1);
     if (!("refused" in answer)) this.#forgetUpTo(seq);
     else if (!this.#unanswered.includes(seq)) this.refuse(seq);
   }

@@ -58,7 +58,7 @@ export class SqliteStore implements Store {
   #readyBytes = 0;
 
   constructor(
-    path: string,
+    private readonly path: string,
     private readonly options: StoreOptions,
     private readonly follow: Follow,
     private readonly clock: () => number = Date.now,
@@ -73,6 +73,10 @@ export class SqliteStore implements Store {
       return row ? { seq: row.seq, id: idOf(row.id), usedMs: row.used } : undefined;
     });
     this.#forgetLater(FORGET_EVERY_MS);
+  }
+
+  get promise(): string {
+    return `in ${this.path}`;
   }
 
   get isReady(): boolean {

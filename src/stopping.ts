@@ -10,6 +10,8 @@ const LOOK_MS = 10;
 
 export interface Running {
   readonly server: Bun.Server<Connection>;
+  /** Where messages are kept, and what that promises. */
+  readonly promise: string;
   /** Lets everyone go, and ends when all that was accepted is kept. */
   stop(): Promise<void>;
 }
@@ -30,7 +32,7 @@ export async function stop(
   const isBusy = () => server.pendingWebSockets > 0 || server.pendingRequests > 0;
   while (isBusy() && performance.now() < endMs) await Bun.sleep(LOOK_MS);
   await Promise.race([hub.settle(), end]);
-  hub.end();
+  await Promise.race([hub.end(), end]);
   endLog();
   note("stopped");
 }

@@ -30,7 +30,8 @@ export interface Entry {
   readonly content: Content;
 }
 
-export type Refused = "out-of-order" | "unavailable";
+/** `"unconfirmed"`: it may have been kept, or may still be; who sends it again under its number learns what became of it. */
+export type Refused = "out-of-order" | "unavailable" | "unconfirmed";
 
 /** What became of a draft; of a repeat the id is known only if nothing of its session came after it. */
 export type Answer =
@@ -45,11 +46,28 @@ export interface Sender {
 /** Everything that is kept, in the one order; each entry once, just after its sender was answered. */
 export type Follow = (entry: Entry) => void;
 
+/** What a store tells of, all of it in its one order. */
+export interface Follower {
+  readonly said: Follow;
+  /** So many connections a client has in a room now, by another node. */
+  present(room: string, client: string, node: string, connections: number): void;
+  /** A session was opened by another node, later than here. */
+  replaced(client: string, session: string): void;
+  /** It cannot tell all that was said: whoever is connected has to come again, and go on from what they have heard. */
+  lost(): void;
+}
+
 /**
  * Answers may come at once or later, but drafts are decided in the order in which they were given. What cannot
  * be done for now is `"unavailable"`; nothing here throws or rejects for a reason that lies outside the program.
  */
 export interface Store {
+  /** Where messages are kept, and what that promises: the end of a sentence for the operator, once it has started. */
+  readonly promise: string;
+  /** Before it is given anything. @throws StoreError when it cannot be used */
+  start?(): Promise<void>;
+  /** Only where there may be other nodes. */
+  readonly others?: Others;
   /** The room's latest entries, kept up to date and safe from being forgotten until as many calls of {@link close}. */
   open(room: string): Promise<ReadonlyHistory | "unavailable">;
   close(room: string): void;
@@ -63,7 +81,19 @@ export interface Store {
   /** When all that it was given is answered. */
   settle(): Promise<void>;
   /** Lets go of what it holds; nothing is given to it any more. */
-  end(): void;
+  end(): void | Promise<void>;
+}
+
+/** The other nodes that have the same store. */
+export interface Others {
+  /** Who is in an open room by way of them, up to what the follower was told last. */
+  in(room: string): Iterable<readonly [client: string, node: string, connections: number]>;
+  /** Everyone who is in a room by way of them, whether it is open here or not. */
+  clientsIn(room: string): Promise<ReadonlySet<string> | "unavailable">;
+  /** Tells them how many connections a client has in a room here. */
+  tell(room: string, client: string, connections: number): void;
+  /** Tells them that a session was opened here. */
+  opened(client: string, session: string): void;
 }
 
 export interface StoreOptions {
@@ -93,7 +123,7 @@ export interface Page {
 }
 
 /** Whatever is asked for at once, a page holds no more than this, or a single entry. */
-const MAX_PAGE_BYTES = 1024 * 1024;
+export const MAX_PAGE_BYTES = 1024 * 1024;
 
 export type ReadonlyHistory = Omit<History, "push" | "forgetOldest">;
 

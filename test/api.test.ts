@@ -34,7 +34,7 @@ function problem(status: number, title: string, code: string, detail: string) {
 const JSON_TYPE = "application/json;charset=utf-8";
 
 for (const store of STORES)
-  describe(`on ${store.url}`, () => {
+  describe(`on ${store.name}`, () => {
     test("what is posted is heard on both wires, and read again", async () => {
       await using hub = await startHubbub({ store });
       await using ann = await hub.join("ann", { room: "tea" });

@@ -91,7 +91,7 @@ test("a refusal is final and has its reason; a server that is away is tried agai
 });
 
 test("a refused message does not hold back the others; one that passes is sent again in its place", async () => {
-  const store = { url: "late:?delay=2&refuse=0.3&seed=3", preload: "late-store.ts" };
+  const store = { name: "a late store", url: "late:?delay=2&refuse=0.3&seed=3", preload: "late-store.ts" };
   await using hub = await startHubbub({ store });
   await using bob = await hub.join("bob");
   const ann = connect({ server: hub.origin, id: "ann" });

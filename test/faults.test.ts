@@ -12,8 +12,8 @@ for (let seed = 1; seed <= 10; seed++) {
   const perClient = late ? 60 : 600;
   test(`seed ${seed}: ${late ? "a store that is late and refuses" : "the memory store"}, a history of ${history}`, async () => {
     const store = late
-      ? { url: `late:?delay=8&refuse=0.05&seed=${seed}`, preload: "late-store.ts" }
-      : { url: "memory:" };
+      ? { name: "a late store", url: `late:?delay=8&refuse=0.05&seed=${seed}`, preload: "late-store.ts" }
+      : { name: "memory", url: "memory:" };
     const counts = await runFaults(() => startHubbub({ store, args: ["--history", `${history}`] }), {
       seed,
       rooms: ["tea", "coffee"],

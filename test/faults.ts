@@ -287,7 +287,7 @@ export async function runKills(seed: number): Promise<Counts> {
   try {
     const start = () =>
       startHubbub({
-        store: { url: "sqlite:chat.db" },
+        store: { name: "SQLite", url: "sqlite:chat.db" },
         cwd: folder,
         args: ["--history", seed % 2 ? "100" : "5"],
       });

@@ -5,15 +5,23 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SUBPROTOCOL } from "../src/protocol.ts";
+import { sharedRedis, skipped } from "./redis.ts";
 
 /** How long anything may take before it counts as not happening: less than a test may take, so that it can say so. */
 const DEADLINE_MS = 4_500;
 
 const SOURCE = [process.execPath, `${import.meta.dir}/../src/server.ts`];
 
+/** Stands for a part of the Redis that the tests share, of its own for each folder. */
+const SHARED_REDIS = "redis:";
+
 interface Store {
+  /** For titles, where the URL says too little. */
+  readonly name: string;
   /** A file's name without a folder lies in one of its own, which goes with the server. */
   readonly url: string;
+  /** So many servers, whose clients are with each in turn. */
+  readonly nodes?: 2;
   /** Its history goes back to the beginning, and not only as far as `--history`. */
   readonly keepsAll?: true;
   readonly preload?: string;
@@ -21,9 +29,15 @@ interface Store {
 
 /** What rooms, wires and resuming are tested on: the same tests, each store. */
 export const STORES: readonly Store[] = [
-  { url: "memory:" },
-  { url: "sqlite:chat.db", keepsAll: true },
-  { url: "late:?delay=10&seed=1", preload: "late-store.ts" },
+  { name: "memory", url: "memory:" },
+  { name: "SQLite", url: "sqlite:chat.db", keepsAll: true },
+  { name: "a late store", url: "late:?delay=10&seed=1", preload: "late-store.ts" },
+  ...(skipped
+    ? []
+    : ([
+        { name: "Redis", url: SHARED_REDIS },
+        { name: "Redis, two nodes", url: SHARED_REDIS, nodes: 2 },
+      ] as const)),
 ];
 
 interface Setup {
@@ -40,23 +54,30 @@ interface Setup {
   readonly reads?: "all" | "first line";
 }
 
-/** Starts a server on a free port of 127.0.0.1; disposing it ends the process. */
-export async function startHubbub({
-  args = [],
-  env = {},
-  store,
-  preload = store?.preload,
-  command,
-  cwd,
-  reads = "all",
-}: Setup = {}) {
+/** Starts a server on a free port of 127.0.0.1, or two; disposing it ends the processes. */
+export async function startHubbub(setup: Setup = {}): Promise<Hubbub> {
+  const { store, cwd } = setup;
   const folder = store && cwd === undefined ? await mkdtemp(join(tmpdir(), "hubbub-")) : undefined;
+  const place = cwd ?? folder;
+  const url =
+    store?.url === SHARED_REDIS ? (await sharedRedis()).url(Bun.hash(place ?? "").toString(36)) : store?.url;
+  const start = () => startNode({ ...setup, ...(place ? { cwd: place } : {}) }, url, folder);
+  const first = await start();
+  if (store?.nodes === 2) first.other = await start();
+  return first;
+}
+
+async function startNode(
+  { args = [], env = {}, store, preload = store?.preload, command, cwd, reads = "all" }: Setup,
+  url: string | undefined,
+  folder: string | undefined,
+): Promise<Hubbub> {
   const [program, ...rest] = command ?? SOURCE;
   const cmd = [program ?? "", ...(preload ? ["--preload", `${import.meta.dir}/${preload}`] : []), ...rest];
   const server = Bun.spawn({
     cmd: [
       ...cmd,
-      ...(store ? ["--store", store.url] : []),
+      ...(url ? ["--store", url] : []),
       ...(args.includes("--port") ? [] : ["--port", "0"]),
       // What a test says is heard at once, so that silence can be proven.
       ...(args.includes("--flush-ms") ? [] : ["--flush-ms", "0"]),
@@ -69,7 +90,7 @@ export async function startHubbub({
     env: command ? env : { ...process.env, ...env },
     stdout: "pipe",
     stderr: "pipe",
-    cwd: cwd ?? folder ?? import.meta.dir,
+    cwd: cwd ?? import.meta.dir,
   });
   const errors = new Response(server.stderr).text();
   const { greeting, output } = await readOutput(server.stdout, reads);
@@ -99,6 +120,9 @@ async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "fi
 
 export class Hubbub implements AsyncDisposable {
   readonly #peers: Peer[] = [];
+  /** A second node: clients and requests come to each in turn. */
+  other: Hubbub | undefined;
+  #turns = 0;
 
   constructor(
     readonly process: Bun.Subprocess,
@@ -129,14 +153,37 @@ export class Hubbub implements AsyncDisposable {
   }
 
   async open(path: string, headers: Record<string, string> = {}): Promise<Peer> {
-    const peer = new Peer(`ws://127.0.0.1:${this.port}${path}`, headers);
+    const peer = new Peer(this.#next().origin.replace("http", "ws") + path, headers);
     this.#peers.push(peer);
     await peer.opened;
+    if (this.other) await this.#isSeenByBoth(new URL(path, this.origin));
     return peer;
   }
 
+  #next(): Hubbub {
+    return this.other && this.#turns++ % 2 === 1 ? this.other : this;
+  }
+
+  /** A node learns a moment later than one's own of who has come. */
+  async #isSeenByBoth({ pathname, searchParams }: URL): Promise<void> {
+    const id = decodeURIComponent(pathname.replace("/ws/", ""));
+    const room = encodeURIComponent((searchParams.get("room") ?? "lobby").normalize());
+    const look = async (node: Hubbub | undefined): Promise<{ count: number; members: string[] }> =>
+      JSON.parse(await (await fetch(`${node?.origin}/rooms/${room}/members`)).text());
+    const MANY = 100; // of whom not all are named
+    const seen = (async () => {
+      for (;;) {
+        const [one, other] = await Promise.all([look(this), look(this.other)]);
+        if (one.count > MANY && other.count > MANY) return;
+        if (one.members.includes(id) && other.members.includes(id)) return;
+        await Bun.sleep(2);
+      }
+    })();
+    await within(seen, () => `${id} is not seen by both nodes`);
+  }
+
   get(path: string, init: RequestInit = {}): Promise<Response> {
-    return fetch(this.origin + path, { redirect: "manual", ...init });
+    return fetch(this.#next().origin + path, { redirect: "manual", ...init });
   }
 
   /** Status and body of a GET, for comparing whole. */
@@ -147,7 +194,7 @@ export class Hubbub implements AsyncDisposable {
 
   async stop(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     this.process.kill(signal);
-    await this.process.exited;
+    await Promise.all([this.process.exited, this.other?.stop(signal)]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

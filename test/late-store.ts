@@ -16,6 +16,7 @@ class LateStore implements Store {
   readonly #refuse: number;
   #working = false;
   readonly isReady = true;
+  readonly promise = "late";
 
   constructor(query: URLSearchParams, maxEntries: number, follow: Follow) {
     this.#inner = new MemoryStore(maxEntries, follow);
@@ -72,4 +73,9 @@ class LateStore implements Store {
   }
 }
 
-stores.set("late:", (url, { history }, follow) => new LateStore(url.searchParams, history, follow));
+stores.set(
+  "late:",
+  ({ searchParams }) =>
+    ({ history }, { said }) =>
+      new LateStore(searchParams, history, said),
+);

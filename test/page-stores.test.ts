@@ -10,7 +10,7 @@ import { startHubbub, STORES } from "./hubbub.ts";
 setDefaultTimeout(60_000);
 
 for (const store of STORES)
-  describe.skipIf(skipped !== "")(`the page, with ${store.url}${skipped}`, () => {
+  describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two tabs talk, and one closes", async () => {
       await using hub = await startHubbub({ store });
       using ann = await openPage(hub, "/client?id=ann");

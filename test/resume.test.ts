@@ -6,7 +6,7 @@ import { startHubbub, STORES, type Event } from "./hubbub.ts";
 
 const message = (from: string, text: string): Event => ({ type: "message", from, text });
 
-describe.each(STORES)("with the store $url", (store) => {
+describe.each(STORES)("with the store $name", (store) => {
   test("who goes on after the last message heard hears what came since, then what comes", async () => {
     await using hub = await startHubbub({ store });
     await using ann = await hub.join("ann");

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { startHubbub, STORES } from "./hubbub.ts";
 
-describe.each(STORES)("with the store $url", (store) => {
+describe.each(STORES)("with the store $name", (store) => {
   test("a message stays in its room", async () => {
     await using hub = await startHubbub({ store });
     await using ann = await hub.joinJson("ann", { room: "tea" });

@@ -10,7 +10,7 @@ import { openFile } from "../src/sqlite-file.ts";
 import type { Answer, Draft, Entry } from "../src/store.ts";
 import { startHubbub } from "./hubbub.ts";
 
-const STORE = { url: "sqlite:chat.db" };
+const STORE = { name: "SQLite", url: "sqlite:chat.db" };
 const DAY_MS = 24 * 60 * 60 * 1000;
 
 let folder = "";
@@ -27,7 +27,7 @@ function edit(file: string, ...statements: string[]): void {
 }
 /** What a start that is refused says. */
 const refusal = (url = STORE.url) =>
-  startHubbub({ store: { url }, cwd: folder }).then(
+  startHubbub({ store: { name: url, url }, cwd: folder }).then(
     () => "it started",
     (error: Error) => error.message.replace("the server did not start: ", ""),
   );
@@ -181,16 +181,21 @@ describe("what cannot be used is said at the start", () => {
     );
     expect(await refusal("sqlite:.")).toMatch(/^\. cannot be used: .*\n$/);
     for (const none of ["sqlite:", "sqlite:a?b.db", "sqlite:a#b.db", "sqlite:100%.db"])
-      expect(await refusal(none)).toBe(`--store: expected memory: or sqlite:FILE, got "${none}"\n`);
+      expect(await refusal(none)).toBe(
+        `--store: expected memory:, sqlite:FILE or redis://HOST, got "${none}"\n`,
+      );
   });
 
   test("a name that means memory to SQLite is a file like any other", async () => {
-    const first = await startHubbub({ store: { url: "sqlite::memory:" }, cwd: folder });
+    const first = await startHubbub({ store: { name: "SQLite", url: "sqlite::memory:" }, cwd: folder });
     const ann = await first.join("ann");
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
     await first.stop();
-    await using second = await startHubbub({ store: { url: "sqlite::memory:" }, cwd: folder });
+    await using second = await startHubbub({
+      store: { name: "SQLite", url: "sqlite::memory:" },
+      cwd: folder,
+    });
     await using bob = await second.join("bob", { history: 1 });
     await bob.hears("Client #ann says: hi");
   });

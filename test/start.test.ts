@@ -93,7 +93,7 @@ describe("options", () => {
         '--port: expected 0–65535, got "http"',
         '--public-url: expected an address without a path, as in https://chat.example, got "https://a.example/chat"',
         '--trust-proxy: expected on or off, got "maybe"',
-        '--store: expected memory: or sqlite:FILE, got "x://…@y"',
+        '--store: expected memory:, sqlite:FILE or redis://HOST, got "x://…@y"',
         '--history: expected 0–100000, got "-1"',
         '--allow-origin: expected origins, as in https://example.com, got "*"',
         '--secret-file: expected a file that can be read, got "/nowhere/to/be/found"',

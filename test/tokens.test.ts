@@ -222,7 +222,7 @@ test("a token for longer than a timer can wait does not end at once", async () =
 });
 
 test("who comes in too late, while the store takes its time, has been there and left", async () => {
-  const store = { url: "late:?delay=100&seed=1", preload: "late-store.ts" };
+  const store = { name: "a late store", url: "late:?delay=100&seed=1", preload: "late-store.ts" };
   await using hub = await startHubbub({ env: { HUBBUB_SECRET: SECRET }, store });
   const peers = await Promise.allSettled(
     Array.from({ length: 5 }, (_, i) =>

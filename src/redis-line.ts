@@ -1,0 +1,90 @@
+/** A connection to Redis that is made anew when it is lost, and never waits for an answer without an end. */
+
+import type { Script } from "./redis-scripts.ts";
+
+const CONNECT_MS = 1500;
+const ANSWER_MS = 2000;
+
+/** Redis has said no: what was asked was not done. Any other error leaves that open. */
+export class RedisRefusal extends Error {}
+
+export class RedisLine {
+  #client: Bun.RedisClient | undefined;
+  #connecting: Promise<Bun.RedisClient> | undefined;
+  #isEnded = false;
+
+  /** @param prefix of all keys */
+  constructor(
+    private readonly url: string,
+    readonly prefix: string,
+  ) {}
+
+  /** Asks once. @throws {RedisRefusal}, or an error that says why there is no answer */
+  async send(command: string, args: string[], waitMs = ANSWER_MS): Promise<unknown> {
+    const client = await this.#connected();
+    const late = setTimeout(() => this.#drop(client), waitMs);
+    try {
+      return await client.send(command, args);
+    } catch (error) {
+      if (isRefusal(error)) throw new RedisRefusal(error.message);
+      this.#drop(client);
+      throw error;
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  async run({ sha, source }: Script, ...args: readonly (string | number)[]): Promise<unknown> {
+    const rest = ["1", this.prefix, ...args.map(String)];
+    try {
+      return await this.send("EVALSHA", [sha, ...rest]);
+    } catch (error) {
+      if (!(error instanceof RedisRefusal) || !error.message.startsWith("NOSCRIPT")) throw error;
+      return this.send("EVAL", [source, ...rest]);
+    }
+  }
+
+  /** For what changes nothing: when a connection turns out to be lost, it is asked again over a new one. */
+  async ask(script: Script, ...args: readonly (string | number)[]): Promise<unknown> {
+    try {
+      return await this.run(script, ...args);
+    } catch (error) {
+      if (error instanceof RedisRefusal) throw error;
+      return this.run(script, ...args);
+    }
+  }
+
+  end(): void {
+    this.#isEnded = true;
+    this.#client?.close();
+  }
+
+  async #connected(): Promise<Bun.RedisClient> {
+    if (this.#isEnded) throw new Error("the store has ended");
+    if (this.#client?.connected) return this.#client;
+    this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined));
+    return this.#connecting;
+  }
+
+  async #connect(): Promise<Bun.RedisClient> {
+    // Left to itself, it would ask again later what nobody waits for any more.
+    const client = new Bun.RedisClient(this.url, {
+      autoReconnect: false,
+      enableOfflineQueue: false,
+      connectionTimeout: CONNECT_MS,
+    });
+    await client.connect();
+    this.#client = client;
+    return client;
+  }
+
+  /** All that still waits for an answer on it is told that there will be none. */
+  #drop(client: Bun.RedisClient): void {
+    if (this.#client === client) this.#client = undefined;
+    client.close();
+  }
+}
+
+function isRefusal(error: unknown): error is Error {
+  return error instanceof Error && "code" in error && error.code === "ERR_REDIS_SERVER_ERROR";
+}

@@ -1,0 +1,246 @@
+/** The nodes that share a Redis: what this one tells of its clients, that it is alive, and which other is not. */
+
+import { note } from "./log.ts";
+import type { RedisLine } from "./redis-line.ts";
+import { isId } from "./redis-records.ts";
+import { bury, register, renew, resign } from "./redis-scripts.ts";
+import { compareIds } from "./store.ts";
+
+/** How often a node shows that it is alive, and how long that holds. */
+const RENEW_MS = 2000;
+const ALIVE_MS = 8000;
+/** While Redis is away it is looked for so often. */
+const LOOK_MS = 250;
+/** A node that is not alive has so long to show up again, and its clients to come back elsewhere. */
+const GRACE_MS = 7000;
+/** Clients that this node has sent away have so long to come back before they are said to have gone. */
+const AWAY_MS = 15_000;
+const SESSION_KEPT_MS = 24 * 60 * 60 * 1000;
+const MAX_SESSIONS = 100_000;
+const MAX_ROOMS = 50_000;
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+/** What the other nodes are to know: how many connections a client has in a room here; that a session was opened. */
+export type Change =
+  | { readonly room: string; readonly client: string; readonly connections: number }
+  | { readonly client: string; readonly session: string };
+
+export interface NodesEvents {
+  /** The last record of the log that is known. */
+  position(): string;
+  /** Redis answers. If it does not have what it had, `newest` is the end of the log that it has now. */
+  found(newest: string | undefined): void;
+  lost(why: string): void;
+  /** There is something to write. */
+  changed(): void;
+}
+
+export class RedisNodes {
+  /** Which node this is; another one, when this was taken for dead. */
+  id = "";
+  /** All that this process has been: what these have written is told here already. */
+  readonly own = new Set<string>();
+  /** How many connections each client has here, by room. */
+  readonly #here = new Map<string, Map<string, number>>();
+  readonly #changed = new Map<string, Change>();
+  /** Clients that were sent away, each with when that has to be told. */
+  readonly #away = new Map<
+    string,
+    { readonly room: string; readonly client: string; readonly untilMs: number }
+  >();
+  /** Sessions opened here, of which the log has not told yet. */
+  readonly #opening = new Set<string>();
+  /** Others that are not alive, each with since when that is known. */
+  readonly #missing = new Map<string, number>();
+  #born = "";
+  /** Since when Redis has answered without a break, as far as this node knows. */
+  #steadySinceMs = 0;
+  #renewedMs = -Infinity;
+  #failures = 0;
+  #timer: Timer | undefined;
+  #isEnded = false;
+  #isSendingAway = false;
+  #isLooking = false;
+
+  constructor(
+    private readonly line: RedisLine,
+    private readonly keepDays: number,
+    private readonly events: NodesEvents,
+  ) {}
+
+  /** @returns the newest id of the log */
+  async start(): Promise<string> {
+    const top = await this.#register();
+    this.#steady(performance.now());
+    this.#renewLater(RENEW_MS);
+    return top;
+  }
+
+  /** Its clients have gone, or come back elsewhere. */
+  async end(): Promise<void> {
+    this.#isEnded = true;
+    clearTimeout(this.#timer);
+    await this.line.run(resign, this.id).catch(() => {});
+  }
+
+  tell(room: string, client: string, connections: number): void {
+    const key = `${room} ${client}`;
+    const clients = this.#here.get(room) ?? new Map<string, number>();
+    if (connections > 0) this.#here.set(room, clients.set(client, connections));
+    else {
+      clients.delete(client);
+      if (clients.size === 0) this.#here.delete(room);
+    }
+    if (this.#isSendingAway && connections === 0)
+      this.#away.set(key, { room, client, untilMs: performance.now() + AWAY_MS });
+    else {
+      this.#away.delete(key);
+      this.#changed.set(key, { room, client, connections });
+      this.events.changed();
+    }
+  }
+
+  opened(client: string, session: string): void {
+    const key = `${client} ${session}`;
+    this.#opening.add(key);
+    this.#changed.set(`session ${key}`, { client, session });
+    this.events.changed();
+  }
+
+  /** The log tells that a session was opened. @returns whether it will tell that this node opened it, too, and later */
+  isOpening(client: string, session: string, isOwn: boolean): boolean {
+    const key = `${client} ${session}`;
+    if (isOwn && !this.#changed.has(`session ${key}`)) this.#opening.delete(key);
+    return this.#opening.has(key);
+  }
+
+  /** Whoever goes while that is done was sent away, and is expected back. */
+  sendAway(all: () => void): void {
+    this.#isSendingAway = true;
+    try {
+      all();
+    } finally {
+      this.#isSendingAway = false;
+    }
+  }
+
+  takeChanges(count: number): readonly Change[] {
+    const taken = this.#changed.entries().take(count).toArray();
+    for (const [key] of taken) this.#changed.delete(key);
+    return taken.map(([, change]) => change);
+  }
+
+  /** They may not have been written; what is newer stands. */
+  putBack(changes: readonly Change[]): void {
+    for (const change of changes) {
+      const key =
+        "room" in change ? `${change.room} ${change.client}` : `session ${change.client} ${change.session}`;
+      if (!this.#changed.has(key)) this.#changed.set(key, change);
+    }
+  }
+
+  /** Redis does not answer: it is looked for. */
+  look(): void {
+    if (this.#isEnded || this.#isLooking) return;
+    this.#isLooking = true;
+    clearTimeout(this.#timer);
+    this.#renewLater(LOOK_MS);
+  }
+
+  async #register(): Promise<string> {
+    this.id = crypto.randomUUID();
+    this.own.add(this.id);
+    const reply = await this.line.run(register, this.id, ALIVE_MS, Math.floor(Math.random() * 1000));
+    const [top, born]: unknown[] = Array.isArray(reply) ? reply : [];
+    if (!isId(top) || !isId(born)) throw new Error("what it holds under this prefix is not a conversation");
+    this.#born = born;
+    return top;
+  }
+
+  #renewLater(waitMs: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#renew(), waitMs).unref();
+  }
+
+  async #renew(): Promise<void> {
+    const position = this.events.position();
+    try {
+      const { isKnown, wasAlive, top, born, missing } = await this.#askRenew();
+      const isOther = born !== this.#born || compareIds(top, position) < 0;
+      const newest = isKnown ? top : await this.#register();
+      if (this.#isEnded) return;
+      this.#isLooking = false;
+      // Whoever came meanwhile did not see this node's clients.
+      if (!isKnown || !wasAlive) this.#tellAll();
+      this.#failures = 0;
+      this.#steady(performance.now());
+      this.events.found(isOther ? newest : undefined);
+      this.#tellAway();
+      await this.#judge(missing);
+      if (!this.#isEnded) this.#renewLater(RENEW_MS);
+    } catch (error) {
+      if (this.#isEnded) return;
+      this.#isLooking = false;
+      // A connection may have been cut; that alone is nothing.
+      if (++this.#failures > 1) {
+        this.#renewedMs = -Infinity;
+        this.events.lost(error instanceof Error ? error.message : String(error));
+      }
+      this.#renewLater(LOOK_MS);
+    }
+  }
+
+  async #askRenew() {
+    const nowMs = Date.now();
+    const reply = await this.line.run(
+      renew,
+      ...[this.id, ALIVE_MS, this.keepDays > 0 ? nowMs - this.keepDays * DAY_MS : 0],
+      ...[nowMs - SESSION_KEPT_MS, MAX_ROOMS, MAX_SESSIONS],
+    );
+    const [isKnown, wasAlive, top, born, missing]: unknown[] = Array.isArray(reply) ? reply : [];
+    return {
+      isKnown: isKnown === 1,
+      wasAlive: wasAlive === 1,
+      top: isId(top) ? top : "0-0",
+      born: isId(born) ? born : "",
+      missing: Array.isArray(missing) ? missing.map(String) : [],
+    };
+  }
+
+  /** Times to live go on while Redis is frozen, or this process: then every node looks dead, and nobody is to judge. */
+  #steady(nowMs: number): void {
+    if (nowMs - this.#renewedMs > ALIVE_MS) {
+      this.#steadySinceMs = nowMs;
+      this.#missing.clear();
+    }
+    this.#renewedMs = nowMs;
+  }
+
+  #tellAll(): void {
+    for (const [room, clients] of this.#here)
+      for (const [client, connections] of clients)
+        this.#changed.set(`${room} ${client}`, { room, client, connections });
+    this.events.changed();
+  }
+
+  #tellAway(): void {
+    const nowMs = performance.now();
+    for (const [key, { room, client, untilMs }] of this.#away) {
+      if (untilMs > nowMs) return;
+      this.#away.delete(key);
+      this.#changed.set(key, { room, client, connections: 0 });
+      this.events.changed();
+    }
+  }
+
+  async #judge(missing: readonly string[]): Promise<void> {
+    const nowMs = performance.now();
+    for (const node of this.#missing.keys()) if (!missing.includes(node)) this.#missing.delete(node);
+    for (const node of missing) {
+      const sinceMs = this.#missing.get(node) ?? nowMs;
+      this.#missing.set(node, sinceMs);
+      if (nowMs - this.#steadySinceMs < ALIVE_MS || nowMs - sinceMs < GRACE_MS) continue;
+      if ((await this.line.run(bury, node)) === 1) note("node gone", { node });
+    }
+  }
+}

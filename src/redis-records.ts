@@ -1,0 +1,163 @@
+/** What comes from Redis, read as carefully as what comes from anybody. */
+
+import type { Answer, Content, Entry } from "./store.ts";
+
+/** One record of the log: what one node has written at once. */
+export interface LogRecord {
+  readonly id: string;
+  /** The record before it. */
+  readonly prev: string;
+  /** Who wrote it, and which of its batches this was. */
+  readonly node: string;
+  readonly batch: number;
+  readonly parts: readonly Part[];
+}
+
+export type Part =
+  /** So many connections a client has in a room now, by that node. */
+  | { readonly is: "present"; readonly room: string; readonly client: string; readonly connections: number }
+  | { readonly is: "opened"; readonly client: string; readonly session: string }
+  /** What became of the batch's next draft. */
+  | { readonly is: "answer"; readonly answer: Answer }
+  | { readonly is: "dead"; readonly node: string };
+
+/** Rows of a reply, as `[id, [field, value, …]]`; undefined is one that is none. */
+type Row = readonly [id: string, fields: readonly string[]];
+
+const ID = /^\d{1,15}-\d{1,16}$/;
+const NAME = /^[^\s\p{C}]{1,256}$/u;
+
+export function isId(value: unknown): value is string {
+  return typeof value === "string" && ID.test(value);
+}
+
+function isName(value: string | undefined): value is string {
+  return value !== undefined && NAME.test(value);
+}
+
+function isRow(value: unknown): value is Row {
+  if (!Array.isArray(value)) return false;
+  const [id, fields]: unknown[] = value;
+  return isId(id) && Array.isArray(fields) && fields.every((field) => typeof field === "string");
+}
+
+/** The rows of an `XREAD` of one stream; empty if none came in time. */
+export function rowsOf(reply: unknown, stream: string): readonly unknown[] {
+  if (typeof reply !== "object" || reply === null || !(stream in reply)) return [];
+  const rows: unknown = Reflect.get(reply, stream);
+  return Array.isArray(rows) ? rows : [];
+}
+
+/** The id of a row, whatever else is in it. */
+export function idOfRow(row: unknown): string | undefined {
+  const id: unknown = Array.isArray(row) ? row[0] : undefined;
+  return isId(id) ? id : undefined;
+}
+
+/** Undefined if somebody else has written it. */
+export function readRecord(row: unknown): LogRecord | undefined {
+  if (!isRow(row)) return undefined;
+  const [id, fields] = row;
+  const [mark, head = ""] = fields;
+  const [node, batch, prev] = head.split(" ");
+  if (mark !== "h" || !isName(node) || !isCount(batch) || !isId(prev)) return undefined;
+  const parts: Part[] = [];
+  for (let i = 2; i < fields.length; i += 2) {
+    const [field, value = ""] = [fields[i], fields[i + 1]];
+    const part = field === "m" ? readKept(value, fields[(i += 2) + 1]) : readPart(field, value);
+    if (!part) return undefined;
+    parts.push(part);
+  }
+  return { id, prev, node, batch: Number(batch), parts };
+}
+
+function readPart(field: string | undefined, value: string): Part | undefined {
+  const words = value.split(" ");
+  switch (field) {
+    case "p": {
+      const [room, client, connections] = words;
+      if (!isName(room) || !isName(client) || !isCount(connections)) return undefined;
+      return { is: "present", room, client, connections: Number(connections) };
+    }
+    case "s": {
+      const [client, session] = words;
+      return isName(client) && isName(session) ? { is: "opened", client, session } : undefined;
+    }
+    case "v": {
+      const [verdict, seq, id] = words;
+      if (verdict === "o") return { is: "answer", answer: { refused: "out-of-order" } };
+      if (verdict !== "r" || !isCount(seq)) return undefined;
+      return { is: "answer", answer: { repeated: Number(seq), ...(isId(id) ? { id } : {}) } };
+    }
+    case "d":
+      return isName(value) ? { is: "dead", node: value } : undefined;
+    default:
+      return undefined;
+  }
+}
+
+function readKept(meta: string, content: string | undefined): Part | undefined {
+  const [id, prev, room, from] = meta.split(" ");
+  const entry = isName(room) ? readEntry(id, room, prev, from, content) : undefined;
+  return entry && { is: "answer", answer: { kept: entry } };
+}
+
+function readEntry(
+  id: string | undefined,
+  room: string,
+  prev: string | undefined,
+  from: string | undefined,
+  coded: string | undefined,
+): Entry | undefined {
+  const content = decode(coded);
+  if (!isId(id) || !isId(prev) || !isName(from) || content === undefined) return undefined;
+  return { id, prev, time: Number.parseInt(id), room, from, content };
+}
+
+/** Entries of a room's stream; what somebody else has written there is none. */
+export function readEntries(rows: unknown, room: string): Entry[] {
+  const entries: Entry[] = [];
+  for (const row of Array.isArray(rows) ? rows : []) {
+    if (!isRow(row)) continue;
+    const [id, [p, prev, f, from, c, content]] = row;
+    const entry = p === "p" && f === "f" && c === "c" ? readEntry(id, room, prev, from, content) : undefined;
+    if (entry) entries.push(entry);
+  }
+  return entries;
+}
+
+/** Redis' client takes and gives only texts. */
+export function encode(content: Content): string {
+  return typeof content === "string" ? `t${content}` : `b${content.toBase64()}`;
+}
+
+function decode(coded: string | undefined): Content | undefined {
+  if (coded?.startsWith("t")) return coded.slice(1);
+  if (!coded?.startsWith("b")) return undefined;
+  try {
+    return Uint8Array.fromBase64(coded.slice(1));
+  } catch {
+    return undefined;
+  }
+}
+
+function isCount(value: unknown): value is string {
+  return typeof value === "string" && /^\d{1,16}$/.test(value);
+}
+
+/** Who is in a room by way of other nodes: client, node, connections, and so on. */
+export function readPresent(values: unknown): [client: string, node: string, connections: number][] {
+  const flat: unknown[] = Array.isArray(values) ? values : [];
+  const present: [string, string, number][] = [];
+  for (let i = 0; i < flat.length; i += 3) {
+    const [client, node, connections] = [`${flat[i]}`, `${flat[i + 1]}`, flat[i + 2]];
+    if (isName(client) && isName(node) && isCount(connections))
+      present.push([client, node, Number(connections)]);
+  }
+  return present;
+}
+
+export function readSession(value: unknown): number | null {
+  const seq = typeof value === "string" ? Number(value.split(" ", 1)[0]) : NaN;
+  return Number.isSafeInteger(seq) && seq > 0 ? seq : null;
+}

@@ -1,0 +1,171 @@
+/** What this node has to say, written in batches: one on its way at a time, and the next takes what came meanwhile. */
+
+import { report } from "./log.ts";
+import { RedisRefusal, type RedisLine } from "./redis-line.ts";
+import { encode, type LogRecord } from "./redis-records.ts";
+import type { Change, RedisNodes } from "./redis-nodes.ts";
+import { write } from "./redis-scripts.ts";
+import type { Draft, Refused, Sender } from "./store.ts";
+
+const MAX_DRAFTS = 500;
+const MAX_CHANGES = 500;
+const MAX_BATCH_BYTES = 512 * 1024;
+/** More than this waits for no batch. */
+const MAX_WAITING_BYTES = 64 * 1024 * 1024;
+/** What surrounds a draft, in bytes. */
+const DRAFT_BYTES = 200;
+/** A batch that has no answer is written again, which changes nothing if it was written before. */
+const RETRY_MS = 50;
+/** After so long without an answer nothing more is taken; and after so long nobody waits any more. */
+const LOST_MS = 500;
+const DEADLINE_MS = 5000;
+
+interface Waiting {
+  readonly draft: Draft;
+  readonly sender: Sender;
+  readonly coded: string;
+}
+
+interface Batch {
+  readonly node: string;
+  readonly number: number;
+  readonly args: readonly (string | number)[];
+  readonly drafts: readonly Waiting[];
+  readonly changes: readonly Change[];
+  readonly deadline: Timer;
+}
+
+export class RedisWriter {
+  #waiting: Waiting[] = [];
+  #waitingBytes = 0;
+  #batch: Batch | undefined;
+  #isWaking = false;
+  /** Each is greater than the last; one that was given up can no longer be written when a later one was. */
+  #number = 0;
+
+  /** @param lose what happens when Redis does not do its part */
+  constructor(
+    private readonly line: RedisLine,
+    private readonly nodes: RedisNodes,
+    private readonly maxHistory: number,
+    private readonly isReady: () => boolean,
+    private readonly lose: (why: string) => void,
+  ) {}
+
+  get isIdle(): boolean {
+    return this.#batch === undefined && this.#waiting.length === 0;
+  }
+
+  append(draft: Draft, sender: Sender): void {
+    const coded = encode(draft.content);
+    if (!this.isReady() || this.#waitingBytes > MAX_WAITING_BYTES)
+      return sender.answered(draft, { refused: "unavailable" });
+    this.#waiting.push({ draft, sender, coded });
+    this.#waitingBytes += coded.length + DRAFT_BYTES;
+    this.wake();
+  }
+
+  /** There is something to write, perhaps; what else comes in this tick goes with it. */
+  wake(): void {
+    if (this.#isWaking || this.#batch) return;
+    this.#isWaking = true;
+    setImmediate(() => {
+      this.#isWaking = false;
+      if (!this.#batch && this.isReady()) this.#writeNext();
+    });
+  }
+
+  /** What waits was not given to Redis: it is refused, and its sender may send it again. */
+  refuseWaiting(): void {
+    const refused = this.#waiting;
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+    answerAll(refused, "unavailable");
+  }
+
+  /** A record of the log: if it is the batch that is on its way, whoever sent it can be answered. */
+  land({ node, batch }: LogRecord): readonly Waiting[] {
+    if (this.#batch?.node !== node || this.#batch.number !== batch) return [];
+    const { drafts } = this.#batch;
+    this.#giveUp(this.#batch);
+    return drafts;
+  }
+
+  #writeNext(): void {
+    const changes = this.nodes.takeChanges(MAX_CHANGES);
+    const drafts = this.#takeDrafts();
+    if (changes.length + drafts.length === 0) return;
+    const present = changes.flatMap((change) =>
+      "room" in change ? [change.room, change.client, change.connections] : [],
+    );
+    const opened = changes.flatMap((change) => ("session" in change ? [change.client, change.session] : []));
+    const number = ++this.#number;
+    const { id: node } = this.nodes;
+    const args = [
+      ...[node, number, Math.floor(Math.random() * 1000), this.maxHistory],
+      ...[present.length / 3, opened.length / 2, ...present, ...opened],
+      ...drafts.flatMap(({ draft: { room, from, session = "", seq = "", after = "" }, coded }) => {
+        const isNumbered = session !== "" && seq !== "";
+        return [room, from, isNumbered ? session : "", seq, after, coded];
+      }),
+    ];
+    const deadline = setTimeout(() => {
+      this.#fail(batch, "unconfirmed", "no answer in time");
+    }, DEADLINE_MS);
+    const batch: Batch = { node, number, args, drafts, changes, deadline };
+    this.#batch = batch;
+    void this.#write(batch);
+  }
+
+  #takeDrafts(): readonly Waiting[] {
+    let count = 0;
+    let bytes = 0;
+    for (const { coded } of this.#waiting) {
+      if (count === MAX_DRAFTS || (bytes > 0 && bytes + coded.length > MAX_BATCH_BYTES)) break;
+      bytes += coded.length + DRAFT_BYTES;
+      count++;
+    }
+    this.#waitingBytes -= bytes;
+    return this.#waiting.splice(0, count);
+  }
+
+  /** Until Redis has answered, or it is in the log, or nobody waits any more. */
+  async #write(batch: Batch): Promise<void> {
+    const startMs = performance.now();
+    for (let attempt = 1; this.#batch === batch; attempt++)
+      try {
+        const reply = await this.line.run(write, ...batch.args);
+        // Nobody knows this node any more: whether this was written before that, the log may tell, or nothing does.
+        if (reply === "unknown node") this.#fail(batch, "unconfirmed", "this node was taken for dead");
+        return;
+      } catch (error) {
+        const why = error instanceof Error ? error.message : String(error);
+        if (error instanceof RedisRefusal && attempt === 1) return this.#fail(batch, "unavailable", why);
+        if (performance.now() - startMs > LOST_MS) this.lose(why);
+        await Bun.sleep(RETRY_MS);
+      }
+  }
+
+  #fail(batch: Batch, refused: Refused, why: string): void {
+    if (this.#batch !== batch) return;
+    this.nodes.putBack(batch.changes);
+    this.#giveUp(batch);
+    this.lose(why);
+    answerAll(batch.drafts, refused);
+  }
+
+  #giveUp({ deadline }: Batch): void {
+    clearTimeout(deadline);
+    this.#batch = undefined;
+    this.wake();
+  }
+}
+
+function answerAll(drafts: readonly Waiting[], refused: Refused): void {
+  for (const { draft, sender } of drafts)
+    try {
+      sender.answered(draft, { refused });
+    } catch (error) {
+      report("A refusal could not be told", error);
+    }
+}
