@@ -1,8 +1,8 @@
 /** What is acknowledged is heard exactly once by everyone, in one order: seeds of cut connections, bad stores and kills. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { runFaults, runKills, show } from "./faults.ts";
-import { startHubbub } from "./hubbub.ts";
+import { alone, runFaults, runKills, runRedis, show } from "./faults.ts";
+import { skipped } from "./redis.ts";
 
 setDefaultTimeout(120_000);
 
@@ -14,7 +14,7 @@ for (let seed = 1; seed <= 10; seed++) {
     const store = late
       ? { name: "a late store", url: `late:?delay=8&refuse=0.05&seed=${seed}`, preload: "late-store.ts" }
       : { name: "memory", url: "memory:" };
-    const counts = await runFaults(() => startHubbub({ store, args: ["--history", `${history}`] }), {
+    const counts = await runFaults(() => alone({ store, args: ["--history", `${history}`] }), {
       seed,
       rooms: ["tea", "coffee"],
       clientsPerRoom: 8,
@@ -37,3 +37,13 @@ for (let seed = 11; seed <= 13; seed++)
     expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
     expect(counts.kills).toBeGreaterThan(0);
   });
+
+for (let seed = 14; seed <= 16; seed++)
+  test.skipIf(skipped !== "")(
+    `seed ${seed}: two nodes and Redis, all of which are killed, frozen and cut${skipped}`,
+    async () => {
+      const counts = await runRedis(seed);
+      console.log(`seed ${seed}: ${show(counts)}`);
+      expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
+    },
+  );

@@ -1,7 +1,8 @@
 /**
  * The promise, under faults: clients that talk without a pause while their connections are cut at random moments,
- * the server is killed, and the store refuses and delays. Everything is counted, and every rule is checked at the end.
- * `bun test/faults.ts --seconds 600 --seed 1` goes on for longer, on SQLite with kills.
+ * servers are killed and frozen, Redis too, and the store refuses and delays. Everything is counted, and every rule is
+ * checked at the end. `bun test/faults.ts --seconds 600 --seed 1` goes on for longer, on SQLite with kills; with
+ * `--store redis` on two nodes and a Redis.
  */
 
 import { mkdtemp, rm } from "node:fs/promises";
@@ -12,6 +13,7 @@ import { connect, type Connection } from "../src/client.ts";
 import { startCutter } from "./cutter.ts";
 import { startHubbub, within, type Hubbub, type JsonPeer } from "./hubbub.ts";
 import { randomFrom } from "./random.ts";
+import { DURABLE, Redis } from "./redis.ts";
 
 const DEADLINE_MS = 60_000;
 const MAX_MESSAGE_BYTES = 65_536;
@@ -22,8 +24,14 @@ export interface Faults {
   /** In each room; every fourth is a second tab of the one before it. */
   readonly clientsPerRoom: number;
   readonly messagesPerClient: number;
-  /** Whether the server is killed at random moments, too. */
-  readonly kills?: boolean;
+}
+
+/** What the clients talk to, and what happens to it beside cut connections. */
+export interface Stage extends AsyncDisposable {
+  /** The servers, as they are now; a client comes to any of them. */
+  readonly hubs: readonly Hubbub[];
+  /** By name: does it, and mends it again. One of them at a time. */
+  readonly mishaps: Readonly<Record<string, () => Promise<void>>>;
 }
 
 /** What happened, in numbers. */
@@ -32,10 +40,11 @@ export interface Counts {
   /** Deliveries of messages to clients, all together. */
   heard: number;
   cuts: number;
-  kills: number;
   refused: number;
   recovered: number;
   notRecovered: number;
+  /** How often each mishap happened. */
+  [mishap: string]: number;
 }
 
 /** One stretch of a conversation: from a welcome to the end of its connection. */
@@ -126,28 +135,28 @@ function nameOf(text: string): string {
 
 /**
  * Runs them all to the end.
- * @param start starts the server; again after each kill, with all that it had kept
  * @throws an error that names the first rule that does not hold
  */
-export async function runFaults(start: () => Promise<Hubbub>, faults: Faults): Promise<Counts> {
+export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Promise<Counts> {
   const random = randomFrom(faults.seed);
   const counts: Counts = {
     acknowledged: 0,
     heard: 0,
     cuts: 0,
-    kills: 0,
     refused: 0,
     recovered: 0,
     notRecovered: 0,
   };
-  const fail = (what: string) => () => `seed ${faults.seed}: ${what}: ${JSON.stringify(counts)}`;
-  let hub = await start();
-  try {
-    await using cutter = await startCutter(() => hub.port, random);
+  const describe = (what: string) => () => `seed ${faults.seed}: ${what}: ${JSON.stringify(counts)}`;
+  await using stage = await setUp();
+  const anyHub = () => stage.hubs[Math.floor(random() * stage.hubs.length)] ?? fail("there is no server");
+  const mishaps = Object.entries(stage.mishaps);
+  {
+    await using cutter = await startCutter(() => anyHub().port, random);
     const rooms = await Promise.all(
       faults.rooms.map(async (room) => {
-        const witness = await hub.joinJson("witness", { room });
-        const textWitness = await hub.join("witness", { room });
+        const witness = await anyHub().joinJson("witness", { room });
+        const textWitness = await anyHub().join("witness", { room });
         const talkers = Array.from({ length: faults.clientsPerRoom }, (_, i) => {
           const client = i % 4 === 3 ? i - 1 : i;
           const window = random() < 0.5 ? 1 : 20;
@@ -159,44 +168,47 @@ export async function runFaults(start: () => Promise<Hubbub>, faults: Faults): P
     );
     const all = rooms.flatMap(({ talkers }) => talkers);
     let isOver = false;
-    const kills = (async () => {
-      while (faults.kills && !isOver) {
+    const happening = (async () => {
+      while (mishaps.length > 0 && !isOver) {
         await Bun.sleep(100 + random() * 300);
+        const [name, happen] = mishaps[Math.floor(random() * mishaps.length)] ?? fail("nothing happens");
         if (isOver) return;
-        await hub.stop("SIGKILL");
-        counts.kills++;
-        hub = await start();
+        counts[name] = (counts[name] ?? 0) + 1;
+        await happen();
       }
     })();
     const done = Promise.all(all.map((talker) => talker.done.promise));
     try {
       await within(
-        Promise.race([done, kills.then(() => done)]),
-        fail("not all was acknowledged"),
+        Promise.race([done, happening.then(() => done)]),
+        describe("not all was acknowledged"),
         DEADLINE_MS,
       );
     } finally {
       isOver = true;
-      await kills;
+      await happening;
     }
     cutter.cutting = false;
     counts.cuts = cutter.cuts;
     counts.refused = cutter.refusals;
     for (const { room, witness, textWitness, talkers } of rooms) {
-      await sayEnd(hub, room);
+      await sayEnd(anyHub(), room);
       const ends = Promise.all(talkers.map((talker) => talker.heardEnd.promise));
-      await within(ends, fail(`not everyone in ${room} heard the end`), DEADLINE_MS);
-      const order = faults.kills ? await readAll(hub, room) : await hearAll(witness);
-      if (!faults.kills) await checkTextWire(textWitness, [...order.values()]);
+      await within(ends, describe(`not everyone in ${room} heard the end`), DEADLINE_MS);
+      // Witnesses are cut off like everyone else when a server is.
+      const order = mishaps.length > 0 ? await readAll(anyHub(), room) : await hearAll(witness);
+      if (mishaps.length === 0) await checkTextWire(textWitness, [...order.values()]);
       checkSaidOnce([...order.values()], talkers, faults.messagesPerClient);
       for (const talker of talkers) checkHeard(talker, String(witness.welcome.last), order);
       await Promise.all([witness.leaves(), textWitness.leaves()]);
     }
     for (const talker of all) talker.close();
-    return counts;
-  } finally {
-    await hub[Symbol.asyncDispose]();
   }
+  return counts;
+}
+
+function fail(why: string): never {
+  throw new Error(why);
 }
 
 async function sayEnd(hub: Hubbub, room: string): Promise<void> {
@@ -281,21 +293,96 @@ function checkHeard({ session, stretches, heard }: Talker, start: string, order:
     if (order.get(id) !== name) throw new Error(`${session} heard ${name} as ${id}`);
 }
 
+/** One server, to which nothing happens. */
+export async function alone(setup: Parameters<typeof startHubbub>[0]): Promise<Stage> {
+  const hub = await startHubbub(setup);
+  return { hubs: [hub], mishaps: {}, [Symbol.asyncDispose]: () => hub[Symbol.asyncDispose]() };
+}
+
 /** With SQLite, and a server that is killed again and again. */
-export async function runKills(seed: number): Promise<Counts> {
+export function runKills(seed: number): Promise<Counts> {
+  return runFaults(() => onSqlite(seed), {
+    seed,
+    rooms: ["tea", "coffee"],
+    clientsPerRoom: 8,
+    messagesPerClient: 600,
+  });
+}
+
+async function onSqlite(seed: number): Promise<Stage> {
   const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
-  try {
-    const start = () =>
-      startHubbub({
-        store: { name: "SQLite", url: "sqlite:chat.db" },
-        cwd: folder,
-        args: ["--history", seed % 2 ? "100" : "5"],
-      });
-    const faults = { seed, rooms: ["tea", "coffee"], clientsPerRoom: 8, messagesPerClient: 600, kills: true };
-    return await runFaults(start, faults);
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  const start = () =>
+    startHubbub({
+      store: { name: "SQLite", url: "sqlite:chat.db" },
+      cwd: folder,
+      args: ["--history", seed % 2 ? "100" : "5"],
+    });
+  const hubs = [await start()];
+  return {
+    hubs,
+    mishaps: {
+      async kills() {
+        await hubs[0]?.stop("SIGKILL");
+        hubs[0] = await start();
+      },
+    },
+    async [Symbol.asyncDispose]() {
+      await hubs[0]?.[Symbol.asyncDispose]();
+      await rm(folder, { recursive: true });
+    },
+  };
+}
+
+/** With Redis and two servers, to all of which everything happens. */
+export function runRedis(seed: number): Promise<Counts> {
+  return runFaults(() => onRedis(randomFrom(-seed)), {
+    seed,
+    rooms: ["tea", "coffee"],
+    clientsPerRoom: 8,
+    messagesPerClient: 600,
+  });
+}
+
+async function onRedis(random: () => number): Promise<Stage> {
+  const redis = await Redis.start(DURABLE);
+  const start = () =>
+    startHubbub({ store: { name: "Redis", url: redis.url("faults") }, args: ["--history", "100000"] });
+  const hubs = [await start(), await start()];
+  const pick = () => Math.floor(random() * hubs.length);
+  const frozenMs = () => (random() < 0.1 ? 3000 : 300) * random();
+  return {
+    hubs,
+    mishaps: {
+      async nodesKilled() {
+        const i = pick();
+        await hubs[i]?.[Symbol.asyncDispose]();
+        hubs[i] = await start();
+      },
+      async nodesFrozen() {
+        const { process } = hubs[pick()] ?? fail("there is no server");
+        process.kill("SIGSTOP");
+        await Bun.sleep(frozenMs());
+        process.kill("SIGCONT");
+      },
+      async redisKilled() {
+        await redis.stop();
+        await Bun.sleep(random() * 300);
+        await redis.start();
+      },
+      async redisFrozen() {
+        redis.freeze();
+        await Bun.sleep(frozenMs());
+        redis.thaw();
+      },
+      async redisCut() {
+        await redis.send("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+      },
+    },
+    async [Symbol.asyncDispose]() {
+      for (const hub of hubs) await hub[Symbol.asyncDispose]();
+      await redis[Symbol.asyncDispose]();
+    },
+  };
 }
 
 export function show(counts: Partial<Counts>): string {
@@ -305,11 +392,13 @@ export function show(counts: Partial<Counts>): string {
 }
 
 if (import.meta.main) {
-  const { values } = parseArgs({ options: { seconds: { type: "string" }, seed: { type: "string" } } });
+  const text = { type: "string" } as const;
+  const { values } = parseArgs({ options: { seconds: text, seed: text, store: text } });
+  const run = values.store === "redis" ? runRedis : runKills;
   const endMs = performance.now() + Number(values.seconds ?? 60) * 1000;
   const sum: Record<string, number> = {};
   for (let seed = Number(values.seed ?? 1); performance.now() < endMs; seed++) {
-    const counts = await runKills(seed);
+    const counts = await run(seed);
     console.log(`seed ${seed}: ${show(counts)}`);
     for (const [what, count] of Object.entries({ runs: 1, ...counts })) sum[what] = (sum[what] ?? 0) + count;
   }
