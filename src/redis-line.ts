@@ -73,7 +73,13 @@ export class RedisLine {
       enableOfflineQueue: false,
       connectionTimeout: CONNECT_MS,
     });
-    await client.connect();
+    // Its own deadline is not kept in every case.
+    const late = setTimeout(() => client.close(), CONNECT_MS);
+    try {
+      await client.connect();
+    } finally {
+      clearTimeout(late);
+    }
     this.#client = client;
     return client;
   }

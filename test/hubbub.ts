@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SUBPROTOCOL } from "../src/protocol.ts";
 import { sharedRedis, skipped } from "./redis.ts";
+import { within } from "./within.ts";
 
-/** How long anything may take before it counts as not happening: less than a test may take, so that it can say so. */
-const DEADLINE_MS = 4_500;
+export { within };
 
 const SOURCE = [process.execPath, `${import.meta.dir}/../src/server.ts`];
 
@@ -411,19 +411,4 @@ function eventOf(message: Heard): Event {
 function show(message: Heard): string {
   const text = typeof message === "string" ? JSON.stringify(message) : `bytes ${Bun.inspect(message)}`;
   return text.length > 200 ? `${text.slice(0, 200)}… (${message.length})` : text;
-}
-
-/** The promise's value, or after the deadline an error that says what happened instead. */
-export async function within<T>(
-  promise: Promise<T>,
-  complain: () => string,
-  deadlineMs = DEADLINE_MS,
-): Promise<T> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(new Error(complain())), deadlineMs);
-  try {
-    return await Promise.race([promise, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

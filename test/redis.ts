@@ -3,7 +3,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { within } from "./hubbub.ts";
+import { within } from "./within.ts";
 
 const program = Bun.which("redis-server");
 

@@ -1,0 +1,19 @@
+/** What is awaited has to happen some time. */
+
+/** How long anything may take before it counts as not happening: less than a test may take, so that it can say so. */
+const DEADLINE_MS = 4_500;
+
+/** The promise's value, or after the deadline an error that says what happened instead. */
+export async function within<T>(
+  promise: Promise<T>,
+  complain: () => string,
+  deadlineMs = DEADLINE_MS,
+): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error(complain())), deadlineMs);
+  try {
+    return await Promise.race([promise, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
