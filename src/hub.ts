@@ -45,7 +45,7 @@ export class Hub {
     this.#store = makeStore({
       said: (entry) => this.#follow(entry),
       present: (room, client, node, connections) => this.#present(room, client, node, connections),
-      replaced: (client, session) => this.#replacedElsewhere(client, session),
+      replaced: (client, session, ticket) => this.#replacedElsewhere(client, session, ticket),
       lost: () => this.#lose(),
     });
     this.#hearing = new Hearing(this.#store, options, (visitor, why) => this.#dismiss(visitor, why));
@@ -126,11 +126,14 @@ export class Hub {
     room.visitors++;
     const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
     const isAfterKept = wish.after === undefined ? false : await this.#isKept(wish.room, wish.after);
-    if (sent === "unavailable" || isAfterKept === "unavailable") {
+    const ticket = wish.session === undefined ? 0 : await (this.#store.others?.ticket() ?? 0);
+    if (sent === "unavailable" || isAfterKept === "unavailable" || ticket === "unavailable") {
       this.#release(room);
       return "unavailable";
     }
-    return new Visitor(wish, room, allowance, sent, isAfterKept);
+    const visitor = new Visitor(wish, room, allowance, sent, isAfterKept);
+    visitor.ticket = ticket;
+    return visitor;
   }
 
   #makeRoom(name: string, history: ReadonlyHistory): Room {
@@ -266,9 +269,17 @@ export class Hub {
     this.#rooms.clear();
   }
 
-  #replacedElsewhere(client: string, session: string): void {
+  #replacedElsewhere(client: string, session: string, ticket: number): void {
     const older = this.#sessions.get(`${client} ${session}`);
-    if (older) this.#dismiss(older, "replaced");
+    if (older && older.ticket < ticket) this.#dismiss(older, "replaced");
+  }
+
+  /**
+   * It answers: then its session is no longer with another node. Whoever asked to come in may have gone long ago,
+   * and be with the other one by now.
+   */
+  showLife({ client, wish: { session }, ticket }: Visitor): void {
+    if (session !== undefined) this.#store.others?.opened(client, session, ticket);
   }
 
   #replace(visitor: Visitor): void {
@@ -277,8 +288,7 @@ export class Hub {
     const older = this.#sessions.get(session);
     this.#sessions.set(session, visitor);
     if (older) this.#dismiss(older, "replaced");
-    const { client, session: name = "" } = visitor.wish;
-    this.#store.others?.opened(client, name);
+    if (this.#store.others) visitor.socket?.ping();
   }
 
   /** Closes a connection; it hears nothing more, and has left. */

@@ -23,7 +23,7 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 /** What the other nodes are to know: how many connections a client has in a room here; that a session was opened. */
 export type Change =
   | { readonly room: string; readonly client: string; readonly connections: number }
-  | { readonly client: string; readonly session: string };
+  | { readonly client: string; readonly session: string; readonly ticket: number };
 
 export interface NodesEvents {
   /** The last record of the log that is known. */
@@ -48,8 +48,6 @@ export class RedisNodes {
     string,
     { readonly room: string; readonly client: string; readonly untilMs: number }
   >();
-  /** Sessions opened here, of which the log has not told yet. */
-  readonly #opening = new Set<string>();
   /** Others that are not alive, each with since when that is known. */
   readonly #missing = new Map<string, number>();
   #born = "";
@@ -100,18 +98,9 @@ export class RedisNodes {
     }
   }
 
-  opened(client: string, session: string): void {
-    const key = `${client} ${session}`;
-    this.#opening.add(key);
-    this.#changed.set(`session ${key}`, { client, session });
+  opened(client: string, session: string, ticket: number): void {
+    this.#changed.set(`session ${client} ${session}`, { client, session, ticket });
     this.events.changed();
-  }
-
-  /** The log tells that a session was opened. @returns whether it will tell that this node opened it, too, and later */
-  isOpening(client: string, session: string, isOwn: boolean): boolean {
-    const key = `${client} ${session}`;
-    if (isOwn && !this.#changed.has(`session ${key}`)) this.#opening.delete(key);
-    return this.#opening.has(key);
   }
 
   /** Whoever goes while that is done was sent away, and is expected back. */

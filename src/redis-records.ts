@@ -16,7 +16,7 @@ export interface LogRecord {
 export type Part =
   /** So many connections a client has in a room now, by that node. */
   | { readonly is: "present"; readonly room: string; readonly client: string; readonly connections: number }
-  | { readonly is: "opened"; readonly client: string; readonly session: string }
+  | { readonly is: "opened"; readonly client: string; readonly session: string; readonly ticket: number }
   /** What became of the batch's next draft. */
   | { readonly is: "answer"; readonly answer: Answer }
   | { readonly is: "dead"; readonly node: string };
@@ -80,8 +80,9 @@ function readPart(field: string | undefined, value: string): Part | undefined {
       return { is: "present", room, client, connections: Number(connections) };
     }
     case "s": {
-      const [client, session] = words;
-      return isName(client) && isName(session) ? { is: "opened", client, session } : undefined;
+      const [client, session, ticket] = words;
+      if (!isName(client) || !isName(session) || !isCount(ticket)) return undefined;
+      return { is: "opened", client, session, ticket: Number(ticket) };
     }
     case "v": {
       const [verdict, seq, id] = words;

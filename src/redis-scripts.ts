@@ -171,7 +171,7 @@ export const resign = script(`return redis.call('DEL', P .. 'alive:' .. ARGV[1])
 
 /**
  * A batch. node, its number, a number for new ids, messages of a room at most, how many of the next two kinds;
- * room, client, connections; client, session; room, from, session, seq, after, content → "written", or why not.
+ * room, client, connections; client, session, ticket; room, from, session, seq, after, content → "written", or why not.
  */
 export const write = script(`
 local node, number, history = ARGV[1], tonumber(ARGV[2]), ARGV[4]
@@ -190,8 +190,8 @@ end
 local at = 7
 local presence, sessionsAt = at, at + 3 * ARGV[5]
 for i = presence, sessionsAt - 1, 3 do put('p', ARGV[i] .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2]) end
-local drafts = sessionsAt + 2 * ARGV[6]
-for i = sessionsAt, drafts - 1, 2 do put('s', ARGV[i] .. ' ' .. ARGV[i + 1]) end
+local drafts = sessionsAt + 3 * ARGV[6]
+for i = sessionsAt, drafts - 1, 3 do put('s', ARGV[i] .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2]) end
 
 local heads, sessions, kept = {}, {}, {}
 for i = drafts, #ARGV, 6 do

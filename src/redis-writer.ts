@@ -98,12 +98,14 @@ export class RedisWriter {
     const present = changes.flatMap((change) =>
       "room" in change ? [change.room, change.client, change.connections] : [],
     );
-    const opened = changes.flatMap((change) => ("session" in change ? [change.client, change.session] : []));
+    const opened = changes.flatMap((change) =>
+      "session" in change ? [change.client, change.session, change.ticket] : [],
+    );
     const number = ++this.#number;
     const { id: node } = this.nodes;
     const args = [
       ...[node, number, Math.floor(Math.random() * 1000), this.maxHistory],
-      ...[present.length / 3, opened.length / 2, ...present, ...opened],
+      ...[present.length / 3, opened.length / 3, ...present, ...opened],
       ...drafts.flatMap(({ draft: { room, from, session = "", seq = "", after = "" }, coded }) => {
         const isNumbered = session !== "" && seq !== "";
         return [room, from, isNumbered ? session : "", seq, after, coded];

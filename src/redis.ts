@@ -105,7 +105,8 @@ export class RedisStore implements Store {
       in: (room) => presentIn(this.#rooms.get(room)),
       clientsIn: (room) => this.#clientsIn(room),
       tell: (room, client, connections) => this.#nodes.tell(room, client, connections),
-      opened: (client, session) => this.#nodes.opened(client, session),
+      ticket: () => this.#ticket(),
+      opened: (client, session, ticket) => this.#nodes.opened(client, session, ticket),
     };
   }
 
@@ -209,6 +210,15 @@ export class RedisStore implements Store {
     return new Set(present.flatMap(([client, node]) => (this.#nodes.own.has(node) ? [] : [client])));
   }
 
+  /** Redis' clock, in microseconds. */
+  #ticket(): Promise<number | "unavailable"> {
+    return this.#try(async () => {
+      const reply = await this.#line.send("TIME", []);
+      const [seconds, microseconds]: unknown[] = Array.isArray(reply) ? reply : [];
+      return Number(seconds) * 1e6 + Number(microseconds);
+    });
+  }
+
   async #try<T>(ask: () => Promise<T>): Promise<T | "unavailable"> {
     try {
       return await ask();
@@ -261,8 +271,7 @@ export class RedisStore implements Store {
         if (!isOwn) this.#tell(part.room, id, { ...part, node });
         break;
       case "opened":
-        if (!this.#nodes.isOpening(part.client, part.session, isOwn) && !isOwn)
-          this.follower.replaced(part.client, part.session);
+        if (!isOwn) this.follower.replaced(part.client, part.session, part.ticket);
         break;
       case "dead":
         for (const [name, { elsewhere }] of this.#rooms)

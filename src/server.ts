@@ -133,7 +133,10 @@ async function serve(options: Options): Promise<Running> {
         else echo(socket, message, maxMessageBytes);
       }),
       ping: guarded(showsLife),
-      pong: guarded(showsLife),
+      pong: guarded((socket) => {
+        showsLife(socket);
+        if (socket.data.visitor?.socket) hub.showLife(socket.data.visitor);
+      }),
       drain: guarded((socket) => {
         socket.data.unansweredPings = 0; // it reads
         if (socket.data.visitor) hub.catchUp(socket.data.visitor);

@@ -51,8 +51,8 @@ export interface Follower {
   readonly said: Follow;
   /** So many connections a client has in a room now, by another node. */
   present(room: string, client: string, node: string, connections: number): void;
-  /** A session was opened by another node, later than here. */
-  replaced(client: string, session: string): void;
+  /** A session was opened by another node, with that ticket. */
+  replaced(client: string, session: string, ticket: number): void;
   /** It cannot tell all that was said: whoever is connected has to come again, and go on from what they have heard. */
   lost(): void;
 }
@@ -92,8 +92,10 @@ export interface Others {
   clientsIn(room: string): Promise<ReadonlySet<string> | "unavailable">;
   /** Tells them how many connections a client has in a room here. */
   tell(room: string, client: string, connections: number): void;
-  /** Tells them that a session was opened here. */
-  opened(client: string, session: string): void;
+  /** A number that grows, whichever node asks. */
+  ticket(): Promise<number | "unavailable">;
+  /** Tells them that a session was opened here, by a client that has shown since the ticket that it is there. */
+  opened(client: string, session: string, ticket: number): void;
 }
 
 export interface StoreOptions {

@@ -28,6 +28,7 @@ export function end(socket: Ending, why: Close): void {
 
 /** As much of Bun's socket as the hub needs. */
 export interface Socket extends Ending {
+  ping(): number;
   send(message: Content): number;
   subscribe(topic: string): unknown;
   unsubscribe(topic: string): unknown;
@@ -72,6 +73,8 @@ export class Visitor implements Member, Sender {
   /** Something sent to it had to wait since this was last looked at. */
   isLagging = false;
   #sequence: Sequence | undefined;
+  /** Which of two connections of a session is the newer one, where there are other nodes. */
+  ticket = 0;
 
   constructor(
     readonly wish: Wish,

@@ -12,6 +12,7 @@ let failed = 0;
 
 await step("packages", $`bun install --frozen-lockfile`);
 await provide("chromium", ["chromium", "chromium-browser", "google-chrome"]);
+await provide("redis-server", ["redis-server"]);
 await provide("nginx-light", ["nginx", "/usr/sbin/nginx"]);
 await step("types", $`bun check --no-script`);
 await step("format", $`bun fmt --no-script --check`);

@@ -20,16 +20,25 @@ export interface Nginx extends AsyncDisposable {
 /**
  * @param upstream the server's port
  * @param more lines for the `http` block
+ * @param other the port of a second node
  */
-export async function startNginx(upstream: number, more = ""): Promise<Nginx> {
+export async function startNginx(upstream: number, more = "", other?: number): Promise<Nginx> {
   if (!nginx) throw new Error("There is no nginx here: install it.");
   const folder = mkdtempSync(`${tmpdir()}/hubbub-nginx-`);
   const [httpPort, httpsPort] = [freePort(), freePort()];
-  const lines = fill(linesOf("nginx"), {
+  const nodes =
+    other === undefined
+      ? ""
+      : fill(linesOf("nginx", "upstream"), {
+          "127.0.0.1:8001": `127.0.0.1:${upstream}`,
+          "127.0.0.1:8002": `127.0.0.1:${other}`,
+        });
+  const server = fill(linesOf("nginx"), {
     "listen 443 ssl;": `listen 127.0.0.1:${httpsPort} ssl; listen 127.0.0.1:${httpPort};`,
     "/etc/ssl/chat.example.": `${import.meta.dir}/tls/localhost.`,
-    "127.0.0.1:8000": `127.0.0.1:${upstream}`,
+    "http://127.0.0.1:8000": nodes ? "http://hubbub" : `http://127.0.0.1:${upstream}`,
   });
+  const lines = nodes + server;
   const config = `
     daemon off;
     master_process off;

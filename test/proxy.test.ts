@@ -6,6 +6,7 @@ import { SUBPROTOCOL } from "../src/protocol.ts";
 import { JsonPeer, Peer, startHubbub, within } from "./hubbub.ts";
 import { freePort, skipped, startNginx } from "./nginx.ts";
 import { RawClient, request } from "./raw.ts";
+import { Redis, skipped as withoutRedis } from "./redis.ts";
 
 const ca = await Bun.file(`${import.meta.dir}/tls/localhost.crt`).text();
 const JSON_WIRE = { "Sec-WebSocket-Protocol": SUBPROTOCOL };
@@ -154,4 +155,41 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
       for (const client of [ann, bob]) client.close();
     }
   });
+
+  test.skipIf(withoutRedis !== "")(
+    `two nodes on one Redis: whose server dies goes on with the other${withoutRedis}`,
+    async () => {
+      await using redis = await Redis.start();
+      const args = ["--public-url", "https://chat.example", "--trust-proxy"];
+      const start = () => startHubbub({ store: { name: "Redis", url: redis.url("proxied") }, args });
+      await using one = await start();
+      await using two = await start();
+      await using nginx = await startNginx(one.port, "", two.port);
+      const ours = { Host: "chat.example" };
+      const at = `http://127.0.0.1:${nginx.httpPort}`;
+      const open = async (id: string) => {
+        const peer = new Peer(`${at}/ws/${id}?session=s&history=0`.replace("http", "ws"), {
+          ...ours,
+          ...JSON_WIRE,
+        });
+        await peer.opened;
+        return JsonPeer.over(peer);
+      };
+      const [ann, bob] = [await open("ann"), await open("bob")]; // in turn, so one with each
+      ann.says("hi", { seq: 1 });
+      await ann.hears({ type: "ack", seq: 1 });
+      await bob.hears({ type: "message", from: "ann", text: "hi" });
+      await one.stop();
+      const alive = await Promise.race([
+        ann.peer.closes().then(() => bob),
+        bob.peer.closes().then(() => ann),
+      ]);
+      await using again = await open("eve");
+      again.says("still here", { seq: 1 });
+      await again.hears({ type: "ack", seq: 1 }, { type: "message", from: "eve", text: "still here" });
+      if (alive === ann) await alive.hears({ type: "message", from: "ann", text: "hi" });
+      await alive.hears({ type: "message", from: "eve", text: "still here" });
+      for (const peer of [ann, bob]) await peer[Symbol.asyncDispose]();
+    },
+  );
 });
