@@ -22,6 +22,7 @@ import {
   compareIds,
   History,
   MAX_PAGE_BYTES,
+  StoreError,
   type Draft,
   type Entry,
   type Follower,
@@ -112,8 +113,13 @@ export class RedisStore implements Store {
 
   async start(): Promise<void> {
     await checkRedis(this.#line, this.address);
-    this.promise = await describeRedis(this.#line, this.address);
-    this.#position = this.#last = await this.#nodes.start();
+    try {
+      this.promise = await describeRedis(this.#line, this.address);
+      this.#position = this.#last = await this.#nodes.start();
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      throw new StoreError(`Redis at ${this.address.name} cannot be used: ${why}`);
+    }
     void this.#follow();
   }
 
