@@ -1,7 +1,7 @@
 /** The nodes that share a Redis: what this one tells of its clients, that it is alive, and which other is not. */
 
 import { note } from "./log.ts";
-import type { RedisLine } from "./redis-line.ts";
+import { RedisRefusal, type RedisLine } from "./redis-line.ts";
 import { isId } from "./redis-records.ts";
 import { bury, register, renew, resign } from "./redis-scripts.ts";
 import { compareIds } from "./store.ts";
@@ -186,7 +186,8 @@ export class RedisNodes {
       ...[this.id, ALIVE_MS, this.keepDays > 0 ? nowMs - this.keepDays * DAY_MS : 0],
       ...[nowMs - SESSION_KEPT_MS, MAX_ROOMS, MAX_SESSIONS],
     );
-    const [isKnown, wasAlive, top, born, missing]: unknown[] = Array.isArray(reply) ? reply : [];
+    const [isKnown, wasAlive, top, born, missing, full]: unknown[] = Array.isArray(reply) ? reply : [];
+    if (full) throw new RedisRefusal(String(full));
     return {
       isKnown: isKnown === 1,
       wasAlive: wasAlive === 1,

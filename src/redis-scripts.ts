@@ -94,10 +94,13 @@ return redis.call('HMGET', P .. 'meta', 'top', 'born')
 
 /**
  * node, milliseconds to live, the Unix times in milliseconds before which entries and sessions go (0: none do), rooms
- * and sessions at most → whether it is known, whether it was alive, top, born, nodes that are not alive
+ * and sessions at most → whether it is known, whether it was alive, top, born, nodes that are not alive, and why
+ * nothing can be written, or nothing
  */
 export const renew = script(`
 local node = ARGV[1]
+-- A Redis that is full still does most of what follows.
+local probe = redis.pcall('HSET', P .. 'meta', 'asked', 1)
 local isKnown = redis.call('HEXISTS', P .. 'nodes', node)
 local wasAlive = 0
 if isKnown == 1 then
@@ -148,7 +151,7 @@ for _, other in ipairs(redis.call('HKEYS', P .. 'nodes')) do
   if redis.call('EXISTS', P .. 'alive:' .. other) == 0 then missing[#missing + 1] = other end
 end
 local meta = redis.call('HMGET', P .. 'meta', 'top', 'born')
-return { isKnown, wasAlive, meta[1], meta[2], missing }
+return { isKnown, wasAlive, meta[1], meta[2], missing, type(probe) == 'table' and probe.err or '' }
 `);
 
 /** node: takes it for dead if it is not alive, and says so to all; once → 1, or 0 */
