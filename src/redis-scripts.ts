@@ -24,6 +24,12 @@ local function idAfter(id, sequence)
   if now > last then return now, tonumber(sequence) end
   return last, lastSequence + 1
 end
+-- Somebody else may have put something into the log behind all that is ours: what comes next comes after that, too.
+local function newest(top)
+  local ms, sequence = parts(top)
+  local beyond = redis.call('XREVRANGE', P .. 'log', '+', idOf(ms, sequence + 1), 'COUNT', 1)[1]
+  return beyond and beyond[1] or top
+end
 -- A record is the first thing written: what may fail fails here, and nothing has happened.
 local LOG_MARKS, MARK_BYTES = 64, 1048576
 local function log(top, record)
@@ -159,7 +165,7 @@ export const bury = script(`
 local node = ARGV[1]
 if redis.call('EXISTS', P .. 'alive:' .. node) == 1 or redis.call('HEXISTS', P .. 'nodes', node) == 0 then return 0 end
 local prev = redis.call('HGET', P .. 'meta', 'top')
-log(idOf(idAfter(prev, 0)), { 'h', '- 0 ' .. prev, 'd', node })
+log(idOf(idAfter(newest(prev), 0)), { 'h', '- 0 ' .. prev, 'd', node })
 for _, room in ipairs(redis.call('SMEMBERS', P .. 'rooms:' .. node)) do
   redis.call('DEL', P .. 'here:' .. node .. ' ' .. room)
   redis.call('SREM', P .. 'in:' .. room, node)
@@ -183,7 +189,7 @@ if not known then return 'unknown node' end
 if number <= tonumber(known) then return 'written before' end
 local meta = redis.call('HMGET', P .. 'meta', 'top', 'origin')
 local prev, origin = meta[1], meta[2]
-local ms, sequence = idAfter(prev, ARGV[3])
+local ms, sequence = idAfter(newest(prev), ARGV[3])
 local record = { 'h', node .. ' ' .. ARGV[2] .. ' ' .. prev }
 local function put(field, text)
   record[#record + 1] = field
@@ -229,7 +235,13 @@ log(idOf(ms, sequence), record)
 redis.call('HSET', P .. 'nodes', node, number)
 for _, message in ipairs(kept) do
   local key, id, head, from, content = unpack(message)
-  redis.call('XADD', key, 'MAXLEN', history, id, 'p', head, 'f', from, 'c', content)
+  local function keep(call) return call('XADD', key, 'MAXLEN', history, id, 'p', head, 'f', from, 'c', content) end
+  if type(keep(redis.pcall)) == 'table' then
+    -- Somebody else has put there what would come after this: that goes, and the room goes on.
+    for _, foreign in ipairs(redis.call('XRANGE', key, id, '+')) do redis.call('XDEL', key, foreign[1]) end
+    redis.call('XSETID', key, idBefore(id))
+    keep(redis.call)
+  end
 end
 for room, id in pairs(heads) do
   redis.call('HSET', P .. 'heads', room, id)
