@@ -51,6 +51,8 @@ export class RedisNodes {
   /** Others that are not alive, each with since when that is known. */
   readonly #missing = new Map<string, number>();
   #born = "";
+  /** The record before which the log had a gap, if it had one. */
+  #gap = "0-0";
   /** Since when Redis has answered without a break, as far as this node knows. */
   #steadySinceMs = 0;
   #renewedMs = -Infinity;
@@ -101,6 +103,11 @@ export class RedisNodes {
   opened(client: string, session: string, ticket: number): void {
     this.#changed.set(`session ${client} ${session}`, { client, session, ticket });
     this.events.changed();
+  }
+
+  /** The log has a gap before this record. */
+  skipped(record: string): void {
+    this.#gap = record;
   }
 
   /** Whoever goes while that is done was sent away, and is expected back. */
@@ -155,7 +162,10 @@ export class RedisNodes {
     const position = this.events.position();
     try {
       const { isKnown, wasAlive, top, born, missing } = await this.#askRenew();
-      const isOther = born !== this.#born || compareIds(top, position) < 0;
+      // One that had begun by the gap is what has been read since: nothing is to be skipped a second time.
+      const isNew = born !== this.#born && compareIds(born, this.#gap) > 0;
+      const isOther = isNew || compareIds(top, position) < 0;
+      this.#born = born;
       const newest = isKnown ? top : await this.#register();
       if (this.#isEnded) return;
       this.#isLooking = false;

@@ -255,7 +255,10 @@ export class RedisStore implements Store {
     if (!record) return note("not ours", { key: this.#log, id: this.#position });
     const isGap = record.prev !== this.#last;
     this.#last = record.id;
-    if (isGap) this.#reset("the log has a gap");
+    if (isGap) {
+      this.#nodes.skipped(record.id);
+      this.#reset("the log has a gap");
+    }
     const drafts = this.#writer.land(record);
     let next = 0;
     for (const part of record.parts)

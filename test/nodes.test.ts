@@ -163,6 +163,8 @@ describe.skipIf(skipped !== "")(`two nodes and a Redis${skipped}`, () => {
     await eve.hears("Client #ann says: ann 2", "Client #bob says: bob 2");
     await zoe.hears("Client #ann says: ann 2", "Client #bob says: bob 2");
     for (const peer of [ann2, bob2]) {
+      peer.sends({ type: "ping" });
+      while ((await peer.next()).type !== "pong"); // what was said has been heard; presence comes on its own
       const joined: unknown[] = [];
       while (!["eve", "zoe"].every((id) => joined.includes(id))) {
         const event = await peer.nextPresence();
