@@ -312,44 +312,57 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
   });
 });
 
-test.skipIf(skipped !== "")(
-  `when Redis is full nothing is acknowledged that is not kept; when it is not it goes on${skipped}`,
-  async () => {
-    await using redis = await Redis.start();
-    await using hub = await start(redis.url("full"), ["--log", "text"]);
-    await using ann = await hub.joinJson("ann", { session: "s" });
-    const kept: string[] = [];
-    let seq = 1;
-    /** @returns the answer's type, or what an error is called */
-    const say = async () => {
-      ann.says(`${seq}`, { seq });
-      for (;;) {
-        const { type, code } = await ann.next();
-        if (type === "error") return code;
-        if (type === "ack") kept.push(`${seq++}`);
-        else return type;
+/** Redis answers, and takes nothing; and the way back. */
+const REFUSALS = [
+  ["is full", ["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]],
+  [
+    "lacks replicas",
+    ["CONFIG", "SET", "min-replicas-to-write", "1"],
+    ["CONFIG", "SET", "min-replicas-to-write", "0"],
+  ],
+  ["has become a replica", ["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]],
+] as const;
+
+describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
+  test.concurrent.each(REFUSALS)(
+    "since it %s, nothing is acknowledged; afterwards it goes on",
+    async (_, [refuse, ...no], [take, ...yes]) => {
+      await using redis = await Redis.start();
+      await using hub = await start(redis.url("full"), ["--log", "text"]);
+      await using ann = await hub.joinJson("ann", { session: "s" });
+      const kept: string[] = [];
+      let seq = 1;
+      /** @returns the answer's type, or what an error is called */
+      const say = async () => {
+        ann.says(`${seq}`, { seq });
+        for (;;) {
+          const { type, code } = await ann.next();
+          if (type === "error") return code;
+          if (type === "ack") kept.push(`${seq++}`);
+          else return type;
+        }
+      };
+      expect([await say(), await say()]).toEqual(["message", "message"]);
+      await redis.send(refuse, ...no);
+      expect([await say(), await say()]).toEqual(["unavailable", "unavailable"]);
+      const ready = async () => (await hub.get("/readyz")).status;
+      // Several looks for Redis later it is still as it was.
+      for (let i = 0; i < 50; i++) {
+        expect(await ready()).toBe(503);
+        await Bun.sleep(20);
       }
-    };
-    expect([await say(), await say()]).toEqual(["message", "message"]);
-    await redis.send("CONFIG", "SET", "maxmemory", "1");
-    expect([await say(), await say()]).toEqual(["unavailable", "unavailable"]);
-    const ready = async () => (await hub.get("/readyz")).status;
-    // Several looks for Redis later it is as full as before.
-    for (let i = 0; i < 50; i++) {
-      expect(await ready()).toBe(503);
-      await Bun.sleep(20);
-    }
-    expect(await say()).toBe("unavailable");
-    await redis.send("CONFIG", "SET", "maxmemory", "0");
-    await until(async () => (await ready()) === 200, "it goes on");
-    expect([await say(), await say()]).toEqual(["message", "message"]);
-    await ann.hearsNothing();
-    const { body } = await hub.answer("/rooms/lobby/messages");
-    expect(JSON.parse(body).messages.map(({ text }: { text: string }) => text)).toEqual(kept);
-    await hub.stop("SIGTERM");
-    expect([...(await hub.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact)).toEqual([
-      "store lost",
-      "store found",
-    ]);
-  },
-);
+      expect(await say()).toBe("unavailable");
+      await redis.send(take, ...yes);
+      await until(async () => (await ready()) === 200, "it goes on");
+      expect([await say(), await say()]).toEqual(["message", "message"]);
+      await ann.hearsNothing();
+      const { body } = await hub.answer("/rooms/lobby/messages");
+      expect(JSON.parse(body).messages.map(({ text }: { text: string }) => text)).toEqual(kept);
+      await hub.stop("SIGTERM");
+      expect([...(await hub.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact)).toEqual([
+        "store lost",
+        "store found",
+      ]);
+    },
+  );
+});
