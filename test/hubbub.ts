@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SUBPROTOCOL } from "../src/protocol.ts";
 import { sharedRedis, skipped } from "./redis.ts";
-import { within } from "./within.ts";
+import { until, within } from "./within.ts";
 
-export { within };
+export { until, within };
 
 const SOURCE = [process.execPath, `${import.meta.dir}/../src/server.ts`];
 

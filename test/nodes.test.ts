@@ -1,7 +1,7 @@
 /** Several nodes with one Redis: one conversation, whatever happens to either. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { startHubbub, within, type Hubbub, type JsonPeer } from "./hubbub.ts";
+import { startHubbub, until, within, type Hubbub, type JsonPeer } from "./hubbub.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "./redis.ts";
 
 setDefaultTimeout(60_000);
@@ -14,14 +14,6 @@ const HEALED_MS = 3000;
 const startNode = (redis: Redis, prefix: string, ...args: string[]) =>
   startHubbub({ store: { name: "Redis", url: redis.url(prefix) }, args });
 
-async function until(isSo: () => Promise<boolean>, what: string, deadlineMs = PATIENCE_MS): Promise<void> {
-  let isOver = false;
-  const look = async () => {
-    while (!isOver && !(await isSo())) await Bun.sleep(20);
-  };
-  await within(look(), () => `never: ${what}`, deadlineMs).finally(() => (isOver = true));
-}
-
 const isReady = async (node: Hubbub) => (await node.get("/readyz")).status === 200;
 
 async function membersOf(node: Hubbub, room = "lobby"): Promise<string[]> {
@@ -33,6 +25,7 @@ const sees = (node: Hubbub, ...members: string[]) =>
   until(
     async () => Bun.deepEquals(await membersOf(node), members.toSorted()),
     `${members.join(" and ")} are there`,
+    PATIENCE_MS,
   );
 
 async function textsOf(node: Hubbub): Promise<string[]> {

@@ -17,3 +17,16 @@ export async function within<T>(
     clearTimeout(timer);
   }
 }
+
+/** Looks again and again until it is so, for what nobody tells of by itself. */
+export async function until(
+  isSo: () => Promise<boolean>,
+  what: string,
+  deadlineMs = DEADLINE_MS,
+): Promise<void> {
+  let isOver = false;
+  const look = async () => {
+    while (!isOver && !(await isSo())) await Bun.sleep(20);
+  };
+  await within(look(), () => `never: ${what}`, deadlineMs).finally(() => (isOver = true));
+}
