@@ -40,6 +40,9 @@ export class RedisWriter {
   #waitingBytes = 0;
   #batch: Batch | undefined;
   #isWaking = false;
+  /** Drafts that it was given, and those of them that are answered. */
+  #given = 0;
+  #answered = 0;
   /** Each is greater than the last; one that was given up can no longer be written when a later one was. */
   #number = 0;
 
@@ -52,8 +55,12 @@ export class RedisWriter {
     private readonly lose: (why: string) => void,
   ) {}
 
-  get isIdle(): boolean {
-    return this.#batch === undefined && this.#waiting.length === 0;
+  get given(): number {
+    return this.#given;
+  }
+
+  get answered(): number {
+    return this.#answered;
   }
 
   append(draft: Draft, sender: Sender): void {
@@ -61,6 +68,7 @@ export class RedisWriter {
     if (!this.isReady() || this.#waitingBytes > MAX_WAITING_BYTES)
       return sender.answered(draft, { refused: "unavailable" });
     this.#waiting.push({ draft, sender, coded });
+    this.#given++;
     this.#waitingBytes += coded.length + DRAFT_BYTES;
     this.wake();
   }
@@ -80,6 +88,7 @@ export class RedisWriter {
     const refused = this.#waiting;
     this.#waiting = [];
     this.#waitingBytes = 0;
+    this.#answered += refused.length;
     answerAll(refused, "unavailable");
   }
 
@@ -156,8 +165,9 @@ export class RedisWriter {
     answerAll(batch.drafts, refused);
   }
 
-  #giveUp({ deadline }: Batch): void {
+  #giveUp({ deadline, drafts }: Batch): void {
     clearTimeout(deadline);
+    this.#answered += drafts.length;
     this.#batch = undefined;
     this.wake();
   }
