@@ -190,11 +190,10 @@ export class RedisNodes {
   }
 
   async #askRenew() {
-    const nowMs = Date.now();
     const reply = await this.line.run(
       renew,
-      ...[this.id, ALIVE_MS, this.keepDays > 0 ? nowMs - this.keepDays * DAY_MS : 0],
-      ...[nowMs - SESSION_KEPT_MS, MAX_ROOMS, MAX_SESSIONS],
+      ...[this.id, ALIVE_MS, this.keepDays * DAY_MS],
+      ...[SESSION_KEPT_MS, MAX_ROOMS, MAX_SESSIONS],
     );
     const [isKnown, wasAlive, top, born, missing, full]: unknown[] = Array.isArray(reply) ? reply : [];
     if (full) throw new RedisRefusal(String(full));

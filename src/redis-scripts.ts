@@ -99,14 +99,17 @@ return redis.call('HMGET', P .. 'meta', 'top', 'born')
 `);
 
 /**
- * node, milliseconds to live, the Unix times in milliseconds before which entries and sessions go (0: none do), rooms
- * and sessions at most → whether it is known, whether it was alive, top, born, nodes that are not alive, and why
- * nothing can be written, or nothing
+ * node, milliseconds to live, the ages in milliseconds at which entries (0: at none) and sessions go, rooms and
+ * sessions at most → whether it is known, whether it was alive, top, born, nodes that are not alive, and why nothing can
+ * be written, or nothing
  */
 export const renew = script(`
 local node = ARGV[1]
 -- A Redis that is full still does most of what follows.
 local probe = redis.pcall('HSET', P .. 'meta', 'asked', 1)
+-- Redis' own clock, which has made the ids: a node's may be wrong.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local isKnown = redis.call('HEXISTS', P .. 'nodes', node)
 local wasAlive = 0
 if isKnown == 1 then
@@ -121,14 +124,14 @@ local function forget(key, zset, last)
     redis.call('HDEL', P .. key, name)
   end
 end
-local old = redis.call('ZCOUNT', P .. 'sessions:used', '-inf', ARGV[4])
+local old = redis.call('ZCOUNT', P .. 'sessions:used', '-inf', now - ARGV[4])
 local tooMany = redis.call('ZCARD', P .. 'sessions:used') - ARGV[6]
 local sessions = math.min(math.max(old, tooMany), AT_ONCE)
 if sessions > 0 then forget('sessions', 'sessions:used', sessions - 1) end
 
 local isForgotten = false
 local function isEmpty(room) return redis.call('EXISTS', P .. 'in:' .. room) == 0 end
-local cutoff = tonumber(ARGV[3])
+local cutoff = tonumber(ARGV[3]) > 0 and now - ARGV[3] or 0
 for _, room in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rooms:oldest', '-inf', cutoff, 'LIMIT', 0, AT_ONCE)) do
   local key = P .. 'room:' .. room
   for _, entry in ipairs(redis.call('XRANGE', key, '-', idOf(cutoff, 0), 'COUNT', 20)) do
