@@ -121,9 +121,10 @@ export class Sequence {
 
   /** A number that did not get as far as the store. */
   refuse(seq: number): void {
-    if (this.#refused.length >= MAX_REFUSED || this.#refused.includes(seq)) return;
+    if (this.#refused.includes(seq)) return;
     const place = this.#refused.findIndex((other) => other > seq);
     this.#refused.splice(place < 0 ? this.#refused.length : place, 0, seq);
+    if (this.#refused.length > MAX_REFUSED) this.#refused.pop(); // the lowest hold back all others
   }
 
   #refuse(seq: number, refused: Refused): { readonly refused: Refused } {

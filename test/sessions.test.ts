@@ -62,6 +62,14 @@ describe("a sequence", () => {
     sequence.answered(4, repeated(4));
     expect(sequence.admit(6, false)).toEqual(outOfOrder);
   });
+
+  test("the lowest refused is known also when more than can be noted were refused before it", () => {
+    const sequence = new Sequence();
+    for (let seq = 1; seq <= 1200; seq++) sequence.admit(seq, false);
+    for (let seq = 1200; seq >= 1; seq--) sequence.answered(seq, { refused: "unavailable" });
+    expect(sequence.admit(2, false)).toEqual(outOfOrder);
+    expect(sequence.admit(1, false)).toEqual(none);
+  });
 });
 
 describe("sessions", () => {
