@@ -61,6 +61,9 @@ export class RedisNodes {
   #isEnded = false;
   #isSendingAway = false;
   #isLooking = false;
+  #isRenewing = false;
+  /** What Redis has of this node may be from before; who has left since would stay in it. */
+  #isStale = false;
 
   constructor(
     private readonly line: RedisLine,
@@ -105,11 +108,6 @@ export class RedisNodes {
     this.events.changed();
   }
 
-  /** The log has a gap before this record. */
-  skipped(record: string): void {
-    this.#gap = record;
-  }
-
   /** Whoever goes while that is done was sent away, and is expected back. */
   sendAway(all: () => void): void {
     this.#isSendingAway = true;
@@ -135,9 +133,19 @@ export class RedisNodes {
     }
   }
 
+  /**
+   * The log has a gap before this record: this becomes another node, and what was told before ends with the old one. What
+   * it tells of clients that have gone since would be what an old snapshot had of them.
+   */
+  skipped(record: string): void {
+    this.#gap = record;
+    this.#isStale = true;
+    this.look();
+  }
+
   /** Redis does not answer: it is looked for. */
   look(): void {
-    if (this.#isEnded || this.#isLooking) return;
+    if (this.#isEnded || this.#isLooking || this.#isRenewing) return;
     this.#isLooking = true;
     clearTimeout(this.#timer);
     this.#renewLater(LOOK_MS);
@@ -150,6 +158,7 @@ export class RedisNodes {
     const [top, born]: unknown[] = Array.isArray(reply) ? reply : [];
     if (!isId(top) || !isId(born)) throw new Error("what it holds under this prefix is not a conversation");
     this.#born = born;
+    this.#isStale = false;
     return top;
   }
 
@@ -159,18 +168,20 @@ export class RedisNodes {
   }
 
   async #renew(): Promise<void> {
+    this.#isRenewing = true;
     const position = this.events.position();
     try {
       const { isKnown, wasAlive, top, born, missing } = await this.#askRenew();
       // One that had begun by the gap is what has been read since: nothing is to be skipped a second time.
-      const isNew = born !== this.#born && compareIds(born, this.#gap) > 0;
-      const isOther = isNew || compareIds(top, position) < 0;
+      const isLost = born !== this.#born && compareIds(born, this.#gap) > 0;
+      const isOther = isLost || compareIds(top, position) < 0;
+      const isNew = !isKnown || isOther || this.#isStale;
+      const newest = isNew ? await this.#register() : top;
       this.#born = born;
-      const newest = isKnown ? top : await this.#register();
       if (this.#isEnded) return;
       this.#isLooking = false;
       // Whoever came meanwhile did not see this node's clients.
-      if (!isKnown || !wasAlive) this.#tellAll();
+      if (isNew || !wasAlive) this.#tellAll();
       this.#failures = 0;
       this.#steady(performance.now());
       this.events.found(isOther ? newest : undefined);
@@ -186,6 +197,8 @@ export class RedisNodes {
         this.events.lost(error instanceof Error ? error.message : String(error));
       }
       this.#renewLater(LOOK_MS);
+    } finally {
+      this.#isRenewing = false;
     }
   }
 
