@@ -147,7 +147,8 @@ end
 tooMany = redis.call('ZCARD', P .. 'rooms') - ARGV[5]
 if tooMany > 0 then
   for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, math.min(tooMany, AT_ONCE) - 1)) do
-    if isEmpty(room) then forgetRoom(room) isForgotten = true end
+    if isEmpty(room) then forgetRoom(room) isForgotten = true
+    else redis.call('ZADD', P .. 'rooms', now, room) end -- or those in use would hide all others
   end
 end
 if isForgotten then
