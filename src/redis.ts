@@ -194,6 +194,7 @@ export class RedisStore implements Store {
     const maxBytes = this.#readyBytes < MAX_READY_BYTES ? MAX_ROOM_BYTES : MAX_LATE_ROOM_BYTES;
     const reply = await this.#try(() => this.#line.ask(open, name, count, 2 * maxBytes));
     if (room.meanwhile !== meanwhile) return room.isOpen; // it is being read anew
+    if (this.#rooms.get(name) !== room) return false; // closed meanwhile: its bytes would count for ever
     const [top, head, rows, present]: unknown[] = Array.isArray(reply) ? reply : [];
     if (!isId(top) || !isId(head)) return false;
     const entries = aPageOf(readEntries(rows, name), count, maxBytes).entries.reverse();
