@@ -180,10 +180,10 @@ export class RedisNodes {
       this.#born = born;
       if (this.#isEnded) return;
       this.#isLooking = false;
-      // Whoever came meanwhile did not see this node's clients.
-      if (isNew || !wasAlive) this.#tellAll();
       this.#failures = 0;
-      this.#steady(performance.now());
+      const wasAway = this.#steady(performance.now());
+      // Whoever came meanwhile did not see this node's clients; a renewal without an answer may have hidden that.
+      if (isNew || !wasAlive || wasAway) this.#tellAll();
       this.events.found(isOther ? newest : undefined);
       this.#tellAway();
       await this.#judge(missing);
@@ -220,12 +220,14 @@ export class RedisNodes {
   }
 
   /** Times to live go on while Redis is frozen, or this process: then every node looks dead, and nobody is to judge. */
-  #steady(nowMs: number): void {
-    if (nowMs - this.#renewedMs > ALIVE_MS) {
+  #steady(nowMs: number): boolean {
+    const wasAway = nowMs - this.#renewedMs > ALIVE_MS;
+    if (wasAway) {
       this.#steadySinceMs = nowMs;
       this.#missing.clear();
     }
     this.#renewedMs = nowMs;
+    return wasAway;
   }
 
   #tellAll(): void {
