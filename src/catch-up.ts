@@ -8,6 +8,8 @@ import type { Visitor } from "./visitor.ts";
 /** Entries read from the store, or sent, in one go; then others have their turn. */
 const READ_AT_ONCE = 100;
 const SEND_AT_ONCE = 1000;
+/** How soon the store is asked again when it is ahead of what this node has heard. */
+const LAG_MS = 20;
 
 /**
  * Between the last look at the history and the subscription nothing else runs: nothing is missed or heard twice.
@@ -48,7 +50,8 @@ async function readOn(visitor: Visitor, store: Store, dismiss: (visitor: Visitor
     // A store that answers at once would leave no room for anything else.
     await new Promise((resolve) => setImmediate(resolve));
     if (!visitor.socket) return;
-    if (page === "unavailable" || !page.recovered || page.entries.length === 0) return dismiss(visitor);
+    if (page === "unavailable" || !page.recovered) return dismiss(visitor);
+    if (page.entries.length === 0) await Bun.sleep(LAG_MS); // heard by another node, and on its way to this one
     for (const entry of page.entries) {
       if (!isTaken) break; // `drain` goes on
       visitor.behind = entry.id;
