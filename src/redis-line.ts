@@ -54,6 +54,11 @@ export class RedisLine {
     }
   }
 
+  /** The next question goes over a new connection; what still waits on this one has no answer. */
+  drop(): void {
+    if (this.#client) this.#drop(this.#client);
+  }
+
   end(): void {
     this.#isEnded = true;
     this.#client?.close();

@@ -3,7 +3,7 @@
 import { note } from "./log.ts";
 import { RedisRefusal, type RedisLine } from "./redis-line.ts";
 import { isId } from "./redis-records.ts";
-import { bury, register, renew, resign } from "./redis-scripts.ts";
+import { bury, register, renew, resign } from "./redis-node-scripts.ts";
 import { compareIds } from "./store.ts";
 
 /** How often a node shows that it is alive, and how long that holds. */
@@ -15,7 +15,7 @@ const LOOK_MS = 250;
 const GRACE_MS = 7000;
 /** Clients that this node has sent away have so long to come back before they are said to have gone. */
 const AWAY_MS = 15_000;
-const SESSION_KEPT_MS = 24 * 60 * 60 * 1000;
+/** Each kept for a day. */
 const MAX_SESSIONS = 100_000;
 const MAX_ROOMS = 50_000;
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -44,10 +44,7 @@ export class RedisNodes {
   readonly #here = new Map<string, Map<string, number>>();
   readonly #changed = new Map<string, Change>();
   /** Clients that were sent away, each with when that has to be told. */
-  readonly #away = new Map<
-    string,
-    { readonly room: string; readonly client: string; readonly untilMs: number }
-  >();
+  readonly #away = new Map<string, { readonly change: Change; readonly untilMs: number }>();
   /** Others that are not alive, each with since when that is known. */
   readonly #missing = new Map<string, number>();
   #born = "";
@@ -87,7 +84,7 @@ export class RedisNodes {
   }
 
   tell(room: string, client: string, connections: number): void {
-    const key = `${room} ${client}`;
+    const change = { room, client, connections };
     const clients = this.#here.get(room) ?? new Map<string, number>();
     if (connections > 0) this.#here.set(room, clients.set(client, connections));
     else {
@@ -95,16 +92,19 @@ export class RedisNodes {
       if (clients.size === 0) this.#here.delete(room);
     }
     if (this.#isSendingAway && connections === 0)
-      this.#away.set(key, { room, client, untilMs: performance.now() + AWAY_MS });
+      this.#away.set(keyOf(change), { change, untilMs: performance.now() + AWAY_MS });
     else {
-      this.#away.delete(key);
-      this.#changed.set(key, { room, client, connections });
-      this.events.changed();
+      this.#away.delete(keyOf(change));
+      this.#change(change);
     }
   }
 
   opened(client: string, session: string, ticket: number): void {
-    this.#changed.set(`session ${client} ${session}`, { client, session, ticket });
+    this.#change({ client, session, ticket });
+  }
+
+  #change(change: Change): void {
+    this.#changed.set(keyOf(change), change);
     this.events.changed();
   }
 
@@ -126,11 +126,8 @@ export class RedisNodes {
 
   /** They may not have been written; what is newer stands. */
   putBack(changes: readonly Change[]): void {
-    for (const change of changes) {
-      const key =
-        "room" in change ? `${change.room} ${change.client}` : `session ${change.client} ${change.session}`;
-      if (!this.#changed.has(key)) this.#changed.set(key, change);
-    }
+    for (const change of changes)
+      if (!this.#changed.has(keyOf(change))) this.#changed.set(keyOf(change), change);
   }
 
   /**
@@ -206,7 +203,7 @@ export class RedisNodes {
     const reply = await this.line.run(
       renew,
       ...[this.id, ALIVE_MS, this.keepDays * DAY_MS],
-      ...[SESSION_KEPT_MS, MAX_ROOMS, MAX_SESSIONS],
+      ...[DAY_MS, MAX_ROOMS, MAX_SESSIONS],
     );
     const [isKnown, wasAlive, top, born, missing, full]: unknown[] = Array.isArray(reply) ? reply : [];
     if (full) throw new RedisRefusal(String(full));
@@ -232,18 +229,15 @@ export class RedisNodes {
 
   #tellAll(): void {
     for (const [room, clients] of this.#here)
-      for (const [client, connections] of clients)
-        this.#changed.set(`${room} ${client}`, { room, client, connections });
-    this.events.changed();
+      for (const [client, connections] of clients) this.#change({ room, client, connections });
   }
 
   #tellAway(): void {
     const nowMs = performance.now();
-    for (const [key, { room, client, untilMs }] of this.#away) {
+    for (const [key, { change, untilMs }] of this.#away) {
       if (untilMs > nowMs) return;
       this.#away.delete(key);
-      this.#changed.set(key, { room, client, connections: 0 });
-      this.events.changed();
+      this.#change(change);
     }
   }
 
@@ -257,4 +251,9 @@ export class RedisNodes {
       if ((await this.line.run(bury, node)) === 1) note("node gone", { node });
     }
   }
+}
+
+/** What is newer of the same takes the place of what is older. */
+function keyOf(change: Change): string {
+  return "room" in change ? `${change.room} ${change.client}` : `session ${change.client} ${change.session}`;
 }

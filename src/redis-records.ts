@@ -48,10 +48,10 @@ export function rowsOf(reply: unknown, stream: string): readonly unknown[] {
   return Array.isArray(rows) ? rows : [];
 }
 
-/** The id of a row, whatever else is in it. */
+/** The id of a row, whatever else is in it, and also if it is greater than any of ours. */
 export function idOfRow(row: unknown): string | undefined {
   const id: unknown = Array.isArray(row) ? row[0] : undefined;
-  return isId(id) ? id : undefined;
+  return typeof id === "string" ? id : undefined;
 }
 
 /** Undefined if somebody else has written it. */

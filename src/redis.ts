@@ -15,16 +15,14 @@ import {
   type LogRecord,
   type Part,
 } from "./redis-records.ts";
+import { RedisRooms } from "./redis-rooms.ts";
 import { open, readAfter, readBefore, readSent } from "./redis-scripts.ts";
 import { RedisWriter } from "./redis-writer.ts";
 import {
   aPageOf,
-  compareIds,
-  History,
   MAX_PAGE_BYTES,
   StoreError,
   type Draft,
-  type Entry,
   type Follower,
   type Others,
   type Page,
@@ -35,32 +33,12 @@ import {
   type Where,
 } from "./store.ts";
 
-/** What is kept ready of a room; Redis may have more. */
-const MAX_ROOM_BYTES = 4 * 1024 * 1024;
-const MAX_READY_BYTES = 256 * 1024 * 1024;
-const MAX_LATE_ROOM_BYTES = 64 * 1024;
 /** The log is asked for more so often, and so much at once. */
 const BLOCK_MS = 1000;
 const MAX_RECORDS = 20;
 const ANSWER_MS = 2000;
 const RETRY_MS = 100;
 const SETTLE_LOOK_MS = 5;
-
-/** What the log tells of one room. */
-type News =
-  { readonly said: Entry } | { readonly client: string; readonly node: string; readonly connections: number };
-
-interface Room {
-  history: History;
-  holders: number;
-  /** How far the log was when this was read: what it had told by then is in it. Empty once it has gone beyond. */
-  from: string;
-  /** Until it is read: what the log tells meanwhile, and in which record. */
-  meanwhile: { readonly record: string; readonly news: News }[] | undefined;
-  /** By each other node: the connections of each client. */
-  readonly elsewhere: Map<string, Map<string, number>>;
-  isOpen: Promise<boolean>;
-}
 
 export class RedisStore implements Store {
   promise = "";
@@ -71,18 +49,16 @@ export class RedisStore implements Store {
   readonly #reading: RedisLine;
   readonly #nodes: RedisNodes;
   readonly #writer: RedisWriter;
-  readonly #rooms = new Map<string, Room>();
+  readonly #rooms: RedisRooms;
   readonly #log: string;
   /** How far the log is read, and its last record that was ours: the next one has to follow it. */
   #position = "0-0";
   #last = "0-0";
-  /** Of all that is kept ready. */
-  #readyBytes = 0;
   #isEnded = false;
 
   constructor(
     private readonly address: RedisAddress,
-    private readonly options: StoreOptions,
+    options: StoreOptions,
     private readonly follower: Follower,
   ) {
     const { url, prefix } = address;
@@ -102,8 +78,14 @@ export class RedisStore implements Store {
       () => this.isReady,
       (why) => this.#lose(why),
     );
+    this.#rooms = new RedisRooms(
+      (name, maxBytes) => this.#try(() => this.#line.ask(open, name, options.history, maxBytes)),
+      this.#nodes.own,
+      options.history,
+      follower,
+    );
     this.others = {
-      in: (room) => presentIn(this.#rooms.get(room)),
+      in: (room) => this.#rooms.presentIn(room),
       clientsIn: (room) => this.#clientsIn(room),
       tell: (room, client, connections) => this.#nodes.tell(room, client, connections),
       ticket: () => this.#ticket(),
@@ -123,19 +105,12 @@ export class RedisStore implements Store {
     void this.#follow();
   }
 
-  async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
-    const room = this.#rooms.get(name) ?? this.#makeRoom(name);
-    room.holders++;
-    if (await room.isOpen) return room.history;
-    this.close(name);
-    return "unavailable";
+  open(room: string): Promise<ReadonlyHistory | "unavailable"> {
+    return this.#rooms.open(room);
   }
 
-  close(name: string): void {
-    const room = this.#rooms.get(name);
-    if (!room || --room.holders > 0) return;
-    this.#rooms.delete(name);
-    this.#readyBytes -= room.history.bytes;
+  close(room: string): void {
+    this.#rooms.close(room);
   }
 
   append(draft: Draft, sender: Sender): void {
@@ -171,44 +146,6 @@ export class RedisStore implements Store {
     await this.#nodes.end();
     this.#line.end();
     this.#reading.end();
-  }
-
-  #makeRoom(name: string): Room {
-    const room: Room = {
-      history: new History("0-0", 0, 0),
-      holders: 0,
-      from: "",
-      meanwhile: undefined,
-      elsewhere: new Map(),
-      isOpen: Promise.resolve(false),
-    };
-    this.#rooms.set(name, room);
-    room.isOpen = this.#load(name, room);
-    return room;
-  }
-
-  /** One look at a room: its latest entries, who is there, and how far the log was. */
-  async #load(name: string, room: Room): Promise<boolean> {
-    const meanwhile: Room["meanwhile"] = (room.meanwhile = []);
-    const { history: count } = this.options;
-    const maxBytes = this.#readyBytes < MAX_READY_BYTES ? MAX_ROOM_BYTES : MAX_LATE_ROOM_BYTES;
-    const reply = await this.#try(() => this.#line.ask(open, name, count, 2 * maxBytes));
-    if (room.meanwhile !== meanwhile) return room.isOpen; // it is being read anew
-    if (this.#rooms.get(name) !== room) return false; // closed meanwhile: its bytes would count for ever
-    const [top, head, rows, present]: unknown[] = Array.isArray(reply) ? reply : [];
-    if (!isId(top) || !isId(head)) return false;
-    const entries = aPageOf(readEntries(rows, name), count, maxBytes).entries.reverse();
-    this.#readyBytes -= room.history.bytes;
-    room.history = new History(entries[0]?.prev ?? head, count, maxBytes);
-    for (const entry of entries) room.history.push(entry);
-    this.#readyBytes += room.history.bytes;
-    room.from = top;
-    room.elsewhere.clear();
-    for (const [client, node, connections] of readPresent(present))
-      if (!this.#nodes.own.has(node)) setPresent(room, client, node, connections);
-    room.meanwhile = undefined;
-    for (const { record, news } of meanwhile) this.#tell(name, record, news);
-    return true;
   }
 
   async #clientsIn(name: string): Promise<ReadonlySet<string> | "unavailable"> {
@@ -276,39 +213,19 @@ export class RedisStore implements Store {
     switch (part.is) {
       case "answer":
         waiting?.sender.answered(waiting.draft, part.answer);
-        if ("kept" in part.answer) this.#tell(part.answer.kept.room, id, { said: part.answer.kept });
+        if ("kept" in part.answer) this.#rooms.tell(part.answer.kept.room, id, { said: part.answer.kept });
         break;
       case "present":
-        if (!isOwn) this.#tell(part.room, id, { ...part, node });
+        if (!isOwn) this.#rooms.tell(part.room, id, { ...part, node });
         break;
       case "opened":
         if (!isOwn) this.follower.replaced(part.client, part.session, part.ticket);
         break;
       case "dead":
-        for (const [name, { elsewhere }] of this.#rooms)
-          for (const client of elsewhere.get(part.node)?.keys().toArray() ?? [])
-            this.#tell(name, id, { client, node: part.node, connections: 0 });
+        this.#rooms.tellDead(part.node, id);
         break;
       default:
         part satisfies never;
-    }
-  }
-
-  #tell(name: string, record: string, news: News): void {
-    const room = this.#rooms.get(name);
-    if (!room) return;
-    if (room.meanwhile) return void room.meanwhile.push({ record, news });
-    if (room.from && compareIds(record, room.from) <= 0) return;
-    room.from = "";
-    if ("said" in news) {
-      this.#readyBytes -= room.history.bytes;
-      room.history.push(news.said);
-      this.#readyBytes += room.history.bytes;
-      this.follower.said(news.said);
-    } else {
-      const { client, node, connections } = news;
-      setPresent(room, client, node, connections);
-      this.follower.present(name, client, node, connections);
     }
   }
 
@@ -316,6 +233,9 @@ export class RedisStore implements Store {
     if (this.isReady) {
       this.isReady = false;
       note("store lost", { why });
+      // They may lead to a primary that is none any more.
+      this.#line.drop();
+      this.#reading.drop();
     }
     this.#writer.refuseWaiting();
     this.#nodes.look();
@@ -337,18 +257,6 @@ export class RedisStore implements Store {
   #reset(why: string): void {
     note("store skipped", { why });
     this.#nodes.sendAway(() => this.follower.lost());
-    // Held by who is only just coming in.
-    for (const [name, room] of this.#rooms) room.isOpen = this.#load(name, room);
+    this.#rooms.readAnew();
   }
-}
-
-function setPresent({ elsewhere }: Room, client: string, node: string, connections: number): void {
-  const there = elsewhere.get(node) ?? new Map<string, number>();
-  if (connections > 0) elsewhere.set(node, there.set(client, connections));
-  else if (there.delete(client) && there.size === 0) elsewhere.delete(node);
-}
-
-function* presentIn(room: Room | undefined): Generator<[client: string, node: string, connections: number]> {
-  for (const [node, clients] of room?.elsewhere ?? [])
-    for (const [client, connections] of clients) yield [client, node, connections];
 }
