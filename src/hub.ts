@@ -2,24 +2,14 @@
 
 import { stopTelling, tellLeaves, tellPresence } from "./announcements.ts";
 import { catchUp } from "./catch-up.ts";
-import { FanOut } from "./fan-out.ts";
 import type { Allowance } from "./limits.ts";
 import { Hearing, type HearingOptions } from "./hearing.ts";
 import { countAnswer, resumes } from "./metrics.ts";
-import { ConnectionManager, type Publish } from "./manager.ts";
+import type { Publish } from "./manager.ts";
 import { json, MAX_NAMES, text, type Close } from "./protocol.ts";
-import type {
-  Answer,
-  Content,
-  Draft,
-  Entry,
-  Follower,
-  Page,
-  ReadonlyHistory,
-  Store,
-  Where,
-} from "./store.ts";
-import { end, Visitor, type Room, type Socket, type Wish } from "./visitor.ts";
+import { Rooms } from "./rooms.ts";
+import type { Answer, Content, Draft, Entry, Follower, Page, Store, Where } from "./store.ts";
+import { end, type Socket, type Visitor, type Wish } from "./visitor.ts";
 
 export interface HubOptions extends HearingOptions {
   readonly pingSeconds: number;
@@ -28,18 +18,16 @@ export interface HubOptions extends HearingOptions {
 }
 
 export class Hub {
-  readonly #rooms = new Map<string, Room>();
+  readonly #rooms: Rooms;
   /** The open connection of each session. */
   readonly #sessions = new Map<string, Visitor>();
   readonly #store: Store;
   readonly #hearing: Hearing;
   #isStopping = false;
-  /** How often the store has lost what was open. */
-  #losses = 0;
 
   constructor(
     makeStore: (follower: Follower) => Store,
-    private readonly publish: Publish,
+    publish: Publish,
     private readonly options: HubOptions,
   ) {
     this.#store = makeStore({
@@ -48,6 +36,7 @@ export class Hub {
       replaced: (client, session, ticket) => this.#replacedElsewhere(client, session, ticket),
       lost: () => this.#lose(),
     });
+    this.#rooms = new Rooms(this.#store, publish, options.flushMs, (slow) => this.#dismiss(slow, "tooSlow"));
     this.#hearing = new Hearing(this.#store, options, (visitor, why) => this.#dismiss(visitor, why));
   }
 
@@ -94,7 +83,7 @@ export class Hub {
   /** From here on nobody is said to leave, and nothing is taken by {@link say}. */
   stop(): void {
     this.#isStopping = true;
-    for (const room of this.#rooms.values()) stopTelling(room);
+    for (const room of this.#rooms.all()) stopTelling(room);
   }
 
   /** When all that was accepted is answered, and out. */
@@ -110,55 +99,16 @@ export class Hub {
 
   /** Nothing waits any longer to share a write. */
   flush(): void {
-    for (const room of this.#rooms.values()) room.fanOut.flush();
+    for (const room of this.#rooms.all()) room.fanOut.flush();
   }
 
   /** Takes a place in a room, before the upgrade: either {@link enter} or {@link release} follows. */
-  async reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
-    const losses = this.#losses;
-    const history = await this.#store.open(wish.room);
-    if (history === "unavailable") return history;
-    if (losses !== this.#losses) {
-      this.#store.close(wish.room);
-      return "unavailable";
-    }
-    const room = this.#rooms.get(wish.room) ?? this.#makeRoom(wish.room, history);
-    room.visitors++;
-    const sent = wish.session === undefined ? null : await this.#store.sent(wish.client, wish.session);
-    const isAfterKept = wish.after === undefined ? false : await this.#isKept(wish.room, wish.after);
-    const ticket = wish.session === undefined ? 0 : await (this.#store.others?.ticket() ?? 0);
-    if (sent === "unavailable" || isAfterKept === "unavailable" || ticket === "unavailable") {
-      this.#release(room);
-      return "unavailable";
-    }
-    const visitor = new Visitor(wish, room, allowance, sent, isAfterKept);
-    visitor.ticket = ticket;
-    return visitor;
-  }
-
-  #makeRoom(name: string, history: ReadonlyHistory): Room {
-    const manager = new ConnectionManager<Visitor>(name, this.publish);
-    const catchingUp = new Set<Visitor>();
-    const fanOut = new FanOut(manager, catchingUp, this.options.flushMs, (slow) =>
-      this.#dismiss(slow, "tooSlow"),
-    );
-    for (const present of this.#store.others?.in(name) ?? []) manager.setElsewhere(...present, 0);
-    manager.takePresence(Infinity); // a newcomer learns of these by its welcome
-    const room = { name, history, manager, catchingUp, fanOut, timers: {}, visitors: 0 };
-    this.#rooms.set(name, room);
-    return room;
+  reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
+    return this.#rooms.reserve(wish, allowance);
   }
 
   release({ room }: Visitor): void {
-    this.#release(room);
-  }
-
-  #release(room: Room): void {
-    this.#store.close(room.name);
-    if (--room.visitors > 0) return;
-    if (this.#rooms.get(room.name) === room) this.#rooms.delete(room.name);
-    stopTelling(room);
-    room.fanOut.end();
+    this.#rooms.release(room);
   }
 
   enter(visitor: Visitor, socket: Socket): void {
@@ -169,8 +119,7 @@ export class Hub {
     this.#tellOthers(visitor);
     this.#replace(visitor);
     // Bun cannot close yet what it only just opens.
-    if (this.#rooms.get(room.name) !== room)
-      return void setTimeout(() => this.#dismiss(visitor, "restarting"));
+    if (!this.#rooms.has(room)) return void setTimeout(() => this.#dismiss(visitor, "restarting"));
 
     const { after } = wish;
     const resumed = after === undefined ? undefined : history.positionAfter(after);
@@ -201,11 +150,6 @@ export class Hub {
   /** Goes on with what was said before, when there is room in the network for it again. */
   catchUp(visitor: Visitor): void {
     catchUp(visitor, this.#store, (slow) => this.#dismiss(slow, "tooSlow"));
-  }
-
-  async #isKept(room: string, after: string): Promise<boolean | "unavailable"> {
-    const page = await this.#store.read(room, { after, limit: 1 });
-    return page === "unavailable" ? page : page.recovered === true;
   }
 
   hear(visitor: Visitor, frame: Content): void {
@@ -257,14 +201,14 @@ export class Hub {
   }
 
   #tellOthers({ client, room }: Visitor): void {
-    if (this.#rooms.get(room.name) !== room) return; // of a room as it was before the store had lost it
-    this.#store.others?.tell(room.name, client, room.manager.connectionsHere(client));
+    // Of a room as it was before the store had lost it, there is nothing to tell.
+    if (this.#rooms.has(room))
+      this.#store.others?.tell(room.name, client, room.manager.connectionsHere(client));
   }
 
   /** Everyone comes again, and goes on from what they have heard. */
   #lose(): void {
-    this.#losses++;
-    for (const { manager } of this.#rooms.values().toArray())
+    for (const { manager } of this.#rooms.all())
       for (const visitor of [...manager.connections()]) this.#dismiss(visitor, "restarting");
     this.#rooms.clear();
   }
@@ -278,8 +222,10 @@ export class Hub {
    * It answers: then its session is no longer with another node. Whoever asked to come in may have gone long ago,
    * and be with the other one by now.
    */
-  showLife({ client, wish: { session }, ticket }: Visitor): void {
-    if (session !== undefined) this.#store.others?.opened(client, session, ticket);
+  showLife(visitor: Visitor): void {
+    const { client, wish, ticket, hasShownLife } = visitor;
+    visitor.hasShownLife = true;
+    if (wish.session !== undefined && !hasShownLife) this.#store.others?.opened(client, wish.session, ticket);
   }
 
   #replace(visitor: Visitor): void {

@@ -18,6 +18,7 @@
  *     echo.ts      the tutorial's other address
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
  *     hearing.ts   what a frame leads to, up to the store
+ *     rooms.ts     the rooms that somebody is in
  *     catch-up.ts  what was said before, for who has just come
  *     fan-out.ts   what goes out to a room, and when; announcements.ts, who has come and gone
  *     visitor.ts   one connection in a room: what it asked for, and what it is sent
@@ -28,7 +29,11 @@
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
  *     memory.ts    the memory store
- *     sqlite.ts    the SQLite store; sqlite-file.ts, its file; sqlite-health.ts, whether that works; stores.ts, the table of all stores
+ *     sqlite.ts    the SQLite store; sqlite-file.ts, its file; sqlite-health.ts, whether that works
+ *     redis.ts     the Redis store; redis-writer.ts, what goes there, in batches; redis-rooms.ts, what the log tells of rooms;
+ *                  redis-nodes.ts, the other nodes; redis-scripts.ts and redis-node-scripts.ts, what Redis does; redis-records.ts,
+ *                  what comes from it; redis-line.ts, a connection; redis-address.ts, which Redis
+ *     stores.ts    the table of all stores
  *     api.ts       the rooms over HTTP
  *     page.ts      index.html and the client module as responses; transpile.ts, the macro that makes the latter
  *     client.ts    the client, for browsers and Bun: a connection that mends itself

@@ -73,8 +73,7 @@ export class Visitor implements Member, Sender {
   /** Something sent to it had to wait since this was last looked at. */
   isLagging = false;
   #sequence: Sequence | undefined;
-  /** Which of two connections of a session is the newer one, where there are other nodes. */
-  ticket = 0;
+  hasShownLife = false;
 
   constructor(
     readonly wish: Wish,
@@ -84,6 +83,8 @@ export class Visitor implements Member, Sender {
     readonly sent: number | null,
     /** Whether nothing is missing after the entry that it asks to go on from. */
     readonly isAfterKept: boolean,
+    /** Where there are other nodes: the newer of two connections of a session has the higher one. */
+    readonly ticket: number,
   ) {
     this.client = wish.client;
     this.wire = wish.wire;

@@ -1,0 +1,92 @@
+/** The rooms that somebody is in, or on the way to: who takes a place in one opens it, and the last to go closes it. */
+
+import { stopTelling } from "./announcements.ts";
+import { FanOut } from "./fan-out.ts";
+import type { Allowance } from "./limits.ts";
+import { ConnectionManager, type Publish } from "./manager.ts";
+import type { ReadonlyHistory, Store } from "./store.ts";
+import { Visitor, type Room, type Wish } from "./visitor.ts";
+
+export class Rooms {
+  readonly #rooms = new Map<string, Room>();
+  /** How often the store has lost what was open. */
+  #losses = 0;
+
+  /** @param dismiss what happens to a reader that does not keep up */
+  constructor(
+    private readonly store: Store,
+    private readonly publish: Publish,
+    private readonly flushMs: number,
+    private readonly dismiss: (slow: Visitor) => void,
+  ) {}
+
+  get size(): number {
+    return this.#rooms.size;
+  }
+
+  get(name: string): Room | undefined {
+    return this.#rooms.get(name);
+  }
+
+  all(): readonly Room[] {
+    return [...this.#rooms.values()];
+  }
+
+  /** Whether it is not one that the store had lost. */
+  has(room: Room): boolean {
+    return this.#rooms.get(room.name) === room;
+  }
+
+  /** Takes a place, until {@link release}. */
+  async reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
+    const losses = this.#losses;
+    const { client, session, after } = wish;
+    const history = await this.store.open(wish.room);
+    if (history === "unavailable") return history;
+    if (losses !== this.#losses) {
+      this.store.close(wish.room);
+      return "unavailable";
+    }
+    const room = this.#rooms.get(wish.room) ?? this.#make(wish.room, history);
+    room.visitors++;
+    const [sent, isAfterKept, ticket] = await Promise.all([
+      session === undefined ? null : this.store.sent(client, session),
+      after === undefined ? false : this.#isKept(wish.room, after),
+      session === undefined ? 0 : (this.store.others?.ticket() ?? 0),
+    ]);
+    if (sent !== "unavailable" && isAfterKept !== "unavailable" && ticket !== "unavailable")
+      return new Visitor(wish, room, allowance, sent, isAfterKept, ticket);
+    this.release(room);
+    return "unavailable";
+  }
+
+  async #isKept(room: string, after: string): Promise<boolean | "unavailable"> {
+    const page = await this.store.read(room, { after, limit: 1 });
+    return page === "unavailable" ? page : page.recovered === true;
+  }
+
+  #make(name: string, history: ReadonlyHistory): Room {
+    const manager = new ConnectionManager<Visitor>(name, this.publish);
+    const catchingUp = new Set<Visitor>();
+    const fanOut = new FanOut(manager, catchingUp, this.flushMs, this.dismiss);
+    for (const present of this.store.others?.in(name) ?? []) manager.setElsewhere(...present, 0);
+    manager.takePresence(Infinity); // a newcomer learns of these by its welcome
+    const room = { name, history, manager, catchingUp, fanOut, timers: {}, visitors: 0 };
+    this.#rooms.set(name, room);
+    return room;
+  }
+
+  release(room: Room): void {
+    this.store.close(room.name);
+    if (--room.visitors > 0) return;
+    if (this.has(room)) this.#rooms.delete(room.name);
+    stopTelling(room);
+    room.fanOut.end();
+  }
+
+  /** The store has lost what was open: whoever takes a place from here on does so in another room of that name. */
+  clear(): void {
+    this.#losses++;
+    this.#rooms.clear();
+  }
+}
