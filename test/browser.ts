@@ -28,12 +28,15 @@ interface Look {
 
 /** Opens the page of that server in a tab of its own; disposing it closes the tab. */
 export async function openPage(
-  hub: Pick<Hubbub, "origin">,
+  hub: Pick<Hubbub, "origin"> & Partial<Pick<Hubbub, "next">>,
   path = "/client",
   look: Look = {},
 ): Promise<Page> {
   const page = new Page(look);
-  await page.open(`${hub.origin.replace("127.0.0.1", look.name ?? "127.0.0.1")}${path}`, look);
+  await page.open(
+    `${(hub.next?.() ?? hub).origin.replace("127.0.0.1", look.name ?? "127.0.0.1")}${path}`,
+    look,
+  );
   return page;
 }
 

@@ -153,14 +153,15 @@ export class Hubbub implements AsyncDisposable {
   }
 
   async open(path: string, headers: Record<string, string> = {}): Promise<Peer> {
-    const peer = new Peer(this.#next().origin.replace("http", "ws") + path, headers);
+    const peer = new Peer(this.next().origin.replace("http", "ws") + path, headers);
     this.#peers.push(peer);
     await peer.opened;
     if (this.other) await this.#isSeenByBoth(new URL(path, this.origin));
     return peer;
   }
 
-  #next(): Hubbub {
+  /** Who comes next comes to this one. */
+  next(): Hubbub {
     return this.other && this.#turns++ % 2 === 1 ? this.other : this;
   }
 
@@ -183,13 +184,23 @@ export class Hubbub implements AsyncDisposable {
   }
 
   get(path: string, init: RequestInit = {}): Promise<Response> {
-    return fetch(this.#next().origin + path, { redirect: "manual", ...init });
+    return fetch(this.next().origin + path, { redirect: "manual", ...init });
   }
 
   /** Status and body of a GET, for comparing whole. */
   async answer(path: string, init: RequestInit = {}): Promise<{ status: number; body: string }> {
     const response = await this.get(path, init);
     return { status: response.status, body: await response.text() };
+  }
+
+  freeze(): void {
+    this.process.kill("SIGSTOP");
+    this.other?.freeze();
+  }
+
+  thaw(): void {
+    this.process.kill("SIGCONT");
+    this.other?.thaw();
   }
 
   async stop(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {

@@ -9,7 +9,8 @@ import { startHubbub, STORES } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);
 
-for (const store of STORES)
+// What holds with two nodes on one Redis does with one.
+for (const store of STORES.filter(({ name }) => name !== "Redis"))
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two tabs talk, and one closes", async () => {
       await using hub = await startHubbub({ store });
@@ -47,7 +48,7 @@ for (const store of STORES)
       await using bob = await hub.joinJson("bob");
       using page = await openPage(hub, "/client?id=ann");
       await page.shows("room?.state.is", "open");
-      hub.process.kill("SIGSTOP");
+      hub.freeze();
       for (const text of ["1", "2", "3"]) {
         await page.says(`ann ${text}`);
         bob.says(`bob ${text}`);
@@ -57,7 +58,7 @@ for (const store of STORES)
         "me: ann 2: Sending…",
         "me: ann 3: Sending…",
       ]);
-      hub.process.kill("SIGCONT");
+      hub.thaw();
       const order = [];
       while (order.length < 6) order.push((await bob.next()).text);
       await page.shows(
@@ -133,13 +134,13 @@ for (const store of STORES)
       await using eve = await hub.join("eve");
       using page = await openPage(hub, "/client?id=ann&room=tea");
       await page.shows("room?.state.is", "open");
-      hub.process.kill("SIGSTOP");
+      hub.freeze();
       await page.says("for tea");
       await page.shows(page.conversation, ["me: for tea: Sending…"]);
       await page.run("(undecide('in doubt', words.unsure), keepOutbox())");
       // A page that is closed before the answer, without the question that a person would be asked.
       await page.run("pending.clear()");
-      hub.process.kill("SIGCONT");
+      hub.thaw();
       await bob.hears("Client #ann says: for tea");
       await page.reload();
       await page.shows(page.conversation, ["me: for tea", "me: in doubt: Maybe not sent Retry Delete"]);
