@@ -15,11 +15,12 @@ let format: LogFormat = "off";
 const lines = new Map<string, number>();
 let secondMs = 0;
 let unlisted = 0;
+/** Bun's own way to stdout: `process.stdout` takes 8 ms to load. */
+let output: Bun.FileSink | undefined;
+let unreadBytes = 0;
 
 export function startLog(asked: LogFormat): void {
   format = asked;
-  // A log that nobody reads any more is no reason to stop.
-  process.stdout.on("error", () => {});
 }
 
 /** A fact, in a word or two, and what belongs to it. */
@@ -39,13 +40,27 @@ export function note(fact: string, fields: Fields = {}): void {
 }
 
 function hasReader(): boolean {
-  return process.stdout.writableLength < MAX_UNREAD_BYTES;
+  return unreadBytes < MAX_UNREAD_BYTES;
 }
 
 function write(nowMs: number, fact: string, fields: Fields): void {
   const time = new Date(nowMs).toISOString();
   const line = format === "json" ? JSON.stringify({ time, fact, ...fields }) : inText(time, fact, fields);
-  process.stdout.write(`${printable(line)}\n`);
+  void send(`${printable(line)}\n`);
+}
+
+/** A log that nobody reads any more is no reason to stop, or to wait. */
+async function send(line: string): Promise<void> {
+  unreadBytes += line.length;
+  try {
+    output ??= Bun.stdout.writer();
+    output.write(line);
+    const flushed = output.flush();
+    if (flushed instanceof Promise) await flushed;
+    unreadBytes = 0;
+  } catch {
+    unreadBytes = MAX_UNREAD_BYTES;
+  }
 }
 
 function inText(time: string, fact: string, fields: Fields): string {

@@ -39,7 +39,8 @@
  *     client.ts    the client, for browsers and Bun: a connection that mends itself
  *     join.ts      the client at a terminal: `hubbub join URL`
  *     answers.ts   what HTTP requests are answered with
- *     options.ts   the command line and the environment; flags.ts, how such a table is read; option-values.ts; manual.ts, --help
+ *     options.ts   the command line and the environment; flags.ts, how such a table is read; option-values.ts;
+ *                  manual.ts, --help; files.ts
  *     stopping.ts  how it ends
  *     console.ts   what is said at the start; log.ts and metrics.ts, what the operator sees afterwards
  *
@@ -51,7 +52,7 @@ import { version } from "../package.json";
 import { answer, nothingHere, preflight, toClient } from "./answers.ts";
 import { roomRoutes } from "./api.ts";
 import { Connections, type Connection, type Socket } from "./connections.ts";
-import { describeListenError, greet, link } from "./console.ts";
+import { describeListenError, greet, isTerminal, link } from "./console.ts";
 import { Door } from "./door.ts";
 import { echo } from "./echo.ts";
 import { Entrance } from "./entrance.ts";
@@ -77,7 +78,7 @@ async function serve(options: Options): Promise<Running> {
   const tokens = secretFile === undefined ? undefined : new Tokens(secretFile);
   const door = new Door({ publicUrl, allowOrigin, tokens, machineName: hostname() });
   const connections = new Connections(options);
-  const makeStore = stores.get(options.store.protocol)?.(options.store);
+  const makeStore = await stores.get(options.store.protocol)?.(options.store)?.();
   if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);
   const hub = new Hub(
     (follower) => makeStore(options, follower),
@@ -246,7 +247,7 @@ switch (command.do) {
     for (const warning of warnings) console.error(warning);
     startLog(options.log);
     const running = await listen(options);
-    greet(version, running.server, running.promise, options, process.stdout.isTTY);
+    greet(version, running.server, running.promise, options, await isTerminal());
     stopOnSignals(running);
     break;
   }

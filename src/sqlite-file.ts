@@ -1,8 +1,8 @@
 /** The SQLite store's file: its shape and versions, all that is asked of it, and how ids stand in it. */
 
 import { Database } from "bun:sqlite";
-import { closeSync, openSync } from "node:fs";
 import { resolve } from "node:path";
+import { files } from "./files.ts";
 import { StoreError, type Content } from "./store.ts";
 
 /** "Hubb", by which a file is known as ours. */
@@ -36,18 +36,10 @@ export interface Row {
   readonly content: Content;
 }
 
-/** The file that `sqlite:FILE` names, if it names one. */
-export function fileOf({ pathname, search, hash }: URL): string | undefined {
-  try {
-    return search || hash ? undefined : decodeURIComponent(pathname) || undefined;
-  } catch {
-    return undefined;
-  }
-}
-
 /** @throws StoreError when the file cannot be used */
 export function openFile(path: string, nowMs: number): Database {
   try {
+    const { closeSync, openSync } = files();
     closeSync(openSync(path, "a", 0o600)); // SQLite would make it readable to everyone
     const db = new Database(resolve(path), { strict: true }); // no name means anything else to SQLite
     // Before anything is read: the file is this process's alone, until it ends.

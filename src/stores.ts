@@ -1,28 +1,31 @@
-/** Which store there is for which URL. */
+/** Which store there is for which URL. Each is loaded only where it is asked for, so that none costs the start of another. */
 
-import { MemoryStore } from "./memory.ts";
 import { REDIS_SCHEMES, redisAddress } from "./redis-address.ts";
-import { RedisStore } from "./redis.ts";
-import { fileOf } from "./sqlite-file.ts";
-import { SqliteStore } from "./sqlite.ts";
 import type { Follower, Store, StoreOptions } from "./store.ts";
 
+type Make = (options: StoreOptions, follower: Follower) => Store;
+
 /** Undefined if the URL says something that this store does not know. */
-type Prepare = (url: URL) => ((options: StoreOptions, follower: Follower) => Store) | undefined;
+type Prepare = (url: URL) => (() => Promise<Make>) | undefined;
 
 /** By the URL's scheme. */
 export const stores = new Map<string, Prepare>([
   [
     "memory:",
-    () =>
-      ({ history }, { said }) =>
-        new MemoryStore(history, said),
+    () => async () => {
+      const { MemoryStore } = await import("./memory.ts");
+      return ({ history }, { said }) => new MemoryStore(history, said);
+    },
   ],
   [
     "sqlite:",
     (url) => {
       const file = fileOf(url);
-      return file === undefined ? undefined : (options, { said }) => new SqliteStore(file, options, said);
+      if (file === undefined) return undefined;
+      return async () => {
+        const { SqliteStore } = await import("./sqlite.ts");
+        return (options, { said }) => new SqliteStore(file, options, said);
+      };
     },
   ],
 ]);
@@ -30,5 +33,20 @@ export const stores = new Map<string, Prepare>([
 for (const scheme of REDIS_SCHEMES)
   stores.set(scheme, (url) => {
     const address = redisAddress(url);
-    return address && ((options, follower) => new RedisStore(address, options, follower));
+    return (
+      address &&
+      (async () => {
+        const { RedisStore } = await import("./redis.ts");
+        return (options, follower) => new RedisStore(address, options, follower);
+      })
+    );
   });
+
+/** The file that `sqlite:FILE` names, if it names one. */
+function fileOf({ pathname, search, hash }: URL): string | undefined {
+  try {
+    return search || hash ? undefined : decodeURIComponent(pathname) || undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,6 +1,5 @@
 /** Who somebody is: JSON Web Tokens (RFC 7519), signed with the server's secret by HS256 (RFC 7518, section 3.2). */
 
-import { timingSafeEqual } from "node:crypto";
 import { readName } from "./names.ts";
 
 /** As long as the hash, which RFC 7518 asks for. */
@@ -58,7 +57,7 @@ export class Tokens {
     const [, header = "", claims = "", signature = ""] = /^([\w-]+)\.([\w-]+)\.([\w-]+)$/.exec(token) ?? [];
     const given = Buffer.from(signature, "base64url");
     const right = this.#hmac(`${header}.${claims}`);
-    if (given.length !== right.length || !timingSafeEqual(given, right)) return undefined;
+    if (given.length !== right.length || !crypto.timingSafeEqual(given, right)) return undefined;
     const { alg, crit } = decode(header) ?? {};
     return alg === "HS256" && crit === undefined ? decode(claims) : undefined;
   }

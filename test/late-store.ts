@@ -76,6 +76,7 @@ class LateStore implements Store {
 stores.set(
   "late:",
   ({ searchParams }) =>
+    async () =>
     ({ history }, { said }) =>
       new LateStore(searchParams, history, said),
 );
