@@ -24,7 +24,10 @@ export async function startCutter(upstream: () => number, random: () => number):
     };
     const forward = (from: Socket, to: Socket, chance: number) =>
       from.on("data", (chunk: Buffer) => {
-        if (from === up) cutter.refusals += chunk.toString("latin1").split('"code":"unavailable"').length - 1;
+        if (from === up)
+          cutter.refusals += (
+            chunk.toString("latin1").match(/"code":"un(available|confirmed)"/g) ?? []
+          ).length;
         if (cutter.cutting && random() < chance) {
           from.removeAllListeners("data"); // nothing may come after what is missing
           to.write(chunk.subarray(0, random() * chunk.length));

@@ -6,6 +6,7 @@ import { SUBPROTOCOL } from "../src/protocol.ts";
 import { JsonPeer, Peer, startHubbub, within } from "./hubbub.ts";
 import { freePort, skipped, startNginx } from "./nginx.ts";
 import { RawClient, request } from "./raw.ts";
+import { fill, linesOf } from "./readme.ts";
 import { Redis, skipped as withoutRedis } from "./redis.ts";
 
 const ca = await Bun.file(`${import.meta.dir}/tls/localhost.crt`).text();
@@ -159,11 +160,17 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
   test.skipIf(withoutRedis !== "")(
     `two nodes on one Redis: whose server dies goes on with the other${withoutRedis}`,
     async () => {
-      await using redis = await Redis.start();
-      const args = ["--public-url", "https://chat.example", "--trust-proxy"];
-      const start = () => startHubbub({ store: { name: "Redis", url: redis.url("proxied") }, args });
-      await using one = await start();
-      await using two = await start();
+      const [redisLine = "", ...lines] = linesOf("sh", "redis-server").trim().split("\n");
+      await using redis = await Redis.start(redisLine.split(" ").slice(1));
+      const start = (line = "") => {
+        const port = `--port ${freePort()}`;
+        const filled = fill(line.replace(/--port 800\d/, port), {
+          "redis://localhost": redis.url("proxied"),
+        });
+        return startHubbub({ args: filled.split(" ").slice(1) });
+      };
+      await using one = await start(lines[0]);
+      await using two = await start(lines[1]);
       await using nginx = await startNginx(one.port, "", two.port);
       const ours = { Host: "chat.example" };
       const at = `http://127.0.0.1:${nginx.httpPort}`;

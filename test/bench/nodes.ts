@@ -1,13 +1,13 @@
 /**
  * Two nodes on one Redis: how much they acknowledge in all, and how long a message takes from one to the other.
- * `bun test/bench/nodes.ts` takes a minute; the clients, both nodes and Redis share the machine.
+ * `bun test/bench/nodes.ts` takes under two minutes; the clients, both nodes and Redis share the machine.
  */
 
 import { SUBPROTOCOL } from "../../src/protocol.ts";
 import { startHubbub, type Hubbub } from "../hubbub.ts";
 import { Redis } from "../redis.ts";
 
-const RUNS = 5;
+const RUNS = 3;
 const WARM_MS = 1000;
 const MEASURE_MS = 3000;
 /** Each room has a client on each node, who both say their next as soon as one of so many is acknowledged. */
