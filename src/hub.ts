@@ -117,8 +117,9 @@ export class Hub {
     visitor.socket = socket;
     manager.connect(visitor);
     this.#tellOthers(visitor);
-    this.#replace(visitor);
+    const isNewest = this.#replace(visitor);
     // Bun cannot close yet what it only just opens.
+    if (!isNewest) return void setTimeout(() => this.#dismiss(visitor, "replaced"));
     if (!this.#rooms.has(room)) return void setTimeout(() => this.#dismiss(visitor, "restarting"));
 
     const { after } = wish;
@@ -214,8 +215,11 @@ export class Hub {
   }
 
   #replacedElsewhere(client: string, session: string, ticket: number): void {
-    const older = this.#sessions.get(`${client} ${session}`);
-    if (older && older.ticket < ticket) this.#dismiss(older, "replaced");
+    const here = this.#sessions.get(`${client} ${session}`);
+    if (!here) return;
+    if (here.ticket < ticket) this.#dismiss(here, "replaced");
+    // It was not there yet when the other node was told of this one.
+    else if (here.hasShownLife) this.#store.others?.opened(client, session, here.ticket);
   }
 
   /**
@@ -228,13 +232,16 @@ export class Hub {
     if (wish.session !== undefined && !hasShownLife) this.#store.others?.opened(client, wish.session, ticket);
   }
 
-  #replace(visitor: Visitor): void {
+  /** @returns false if a newer connection of its session has come in before it */
+  #replace(visitor: Visitor): boolean {
     const session = sessionKey(visitor.wish);
-    if (!session) return;
-    const older = this.#sessions.get(session);
+    if (!session) return true;
+    const other = this.#sessions.get(session);
+    if (other && other.ticket > visitor.ticket) return false;
     this.#sessions.set(session, visitor);
-    if (older) this.#dismiss(older, "replaced");
+    if (other) this.#dismiss(other, "replaced");
     if (this.#store.others) visitor.socket?.ping();
+    return true;
   }
 
   /** Closes a connection; it hears nothing more, and has left. */

@@ -11,6 +11,7 @@ export class Rooms {
   readonly #rooms = new Map<string, Room>();
   /** How often the store has lost what was open. */
   #losses = 0;
+  #tickets = 0;
 
   /** @param dismiss what happens to a reader that does not keep up */
   constructor(
@@ -41,6 +42,8 @@ export class Rooms {
   async reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
     const losses = this.#losses;
     const { client, session, after } = wish;
+    // First of all: what follows may take one of two connections of a session longer than the other.
+    const asked = session === undefined ? 0 : (this.store.others?.ticket() ?? ++this.#tickets);
     const history = await this.store.open(wish.room);
     if (history === "unavailable") return history;
     if (losses !== this.#losses) {
@@ -52,7 +55,7 @@ export class Rooms {
     const [sent, isAfterKept, ticket] = await Promise.all([
       session === undefined ? null : this.store.sent(client, session),
       after === undefined ? false : this.#isKept(wish.room, after),
-      session === undefined ? 0 : (this.store.others?.ticket() ?? 0),
+      asked,
     ]);
     if (sent !== "unavailable" && isAfterKept !== "unavailable" && ticket !== "unavailable")
       return new Visitor(wish, room, allowance, sent, isAfterKept, ticket);

@@ -83,7 +83,7 @@ export class Visitor implements Member, Sender {
     readonly sent: number | null,
     /** Whether nothing is missing after the entry that it asks to go on from. */
     readonly isAfterKept: boolean,
-    /** Where there are other nodes: the newer of two connections of a session has the higher one. */
+    /** The newer of two connections of a session has the higher one, on whichever nodes they are. */
     readonly ticket: number,
   ) {
     this.client = wish.client;

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { errors, type ErrorCode } from "../src/protocol.ts";
-import { startHubbub, STORES, type Event } from "./hubbub.ts";
+import { JsonPeer, startHubbub, STORES, type Event } from "./hubbub.ts";
 
 const message = (from: string, text: string): Event => ({ type: "message", from, text });
 
@@ -207,4 +207,20 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hears(message("ann", "after them"));
     await bob.hearsNothing();
   });
+});
+
+test("of two connections of a session the one that asked first goes, also if it took longer to let it in", async () => {
+  await using hub = await startHubbub({
+    store: { name: "late", url: "late:?delay=20", preload: "late-store.ts" },
+  });
+  const codes = Array.from({ length: 30 }, async (_, i) => {
+    const asks = () => hub.open(`/ws/ann?session=${i}&room=${i}`, { "Sec-WebSocket-Protocol": "hubbub.v1" });
+    const older = asks();
+    await Bun.sleep(5);
+    await using newer = await JsonPeer.over(await asks());
+    const { code } = await (await older).closes();
+    await newer.hearsNothing();
+    return code;
+  });
+  expect(await Promise.all(codes)).toEqual(codes.map(() => 4001));
 });
