@@ -92,11 +92,16 @@ export class RedisWriter {
     answerAll(refused, "unavailable");
   }
 
+  /** What is on its way may still be written, but nobody waits for it any more. */
+  giveUp(): void {
+    if (this.#batch) this.#fail(this.#batch, "unconfirmed", "nobody waits any more");
+  }
+
   /** A record of the log: if it is the batch that is on its way, whoever sent it can be answered. */
   land({ node, batch }: LogRecord): readonly Waiting[] {
     if (this.#batch?.node !== node || this.#batch.number !== batch) return [];
     const { drafts } = this.#batch;
-    this.#giveUp(this.#batch);
+    this.#forget(this.#batch);
     return drafts;
   }
 
@@ -160,12 +165,12 @@ export class RedisWriter {
   #fail(batch: Batch, refused: Refused, why: string): void {
     if (this.#batch !== batch) return;
     this.nodes.putBack(batch.changes);
-    this.#giveUp(batch);
+    this.#forget(batch);
     this.lose(why);
     answerAll(batch.drafts, refused);
   }
 
-  #giveUp({ deadline, drafts }: Batch): void {
+  #forget({ deadline, drafts }: Batch): void {
     clearTimeout(deadline);
     this.#answered += drafts.length;
     this.#batch = undefined;

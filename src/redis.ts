@@ -118,7 +118,7 @@ export class RedisStore implements Store {
   }
 
   async sent(client: string, session: string): Promise<number | null | "unavailable"> {
-    await this.settle(); // what is on its way may be of that session
+    await this.#allAnswered(); // what is on its way may be of that session
     return this.#try(async () => readSession(await this.#line.ask(readSent, `${client} ${session}`)));
   }
 
@@ -137,6 +137,12 @@ export class RedisStore implements Store {
   }
 
   async settle(): Promise<void> {
+    await this.#allAnswered();
+    // Whoever waits for the rest is to hear that nobody knows, before they are sent away.
+    if (!this.isReady) this.#writer.giveUp();
+  }
+
+  async #allAnswered(): Promise<void> {
     const { given } = this.#writer; // what is given later is waited for by nobody here, or a busy node never settles
     while (this.#writer.answered < given && this.isReady) await Bun.sleep(SETTLE_LOOK_MS);
   }

@@ -129,3 +129,21 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
     },
   );
 });
+
+test.skipIf(skipped !== "")(
+  `whoever waits for a Redis that is away is answered before a server stops${skipped}`,
+  async () => {
+    await using redis = await Redis.start();
+    await using hub = await start(redis.url("stop"));
+    await using ann = await hub.join("ann");
+    ann.says("one");
+    await ann.hears("You wrote: one", "Client #ann says: one");
+    redis.freeze();
+    ann.says("two");
+    await ann.hearsNothing();
+    await hub.stop("SIGTERM");
+    await ann.hears("Not sent (unconfirmed): two");
+    expect(await ann.closes()).toMatchObject({ code: 1012 });
+    expect(hub.process.exitCode).toBe(0);
+  },
+);
