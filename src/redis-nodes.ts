@@ -173,8 +173,8 @@ export class RedisNodes {
       const isLost = born !== this.#born && compareIds(born, this.#gap) > 0;
       const isOther = isLost || compareIds(top, position) < 0;
       const isNew = !isKnown || isOther || this.#isStale;
-      const newest = isNew ? await this.#register() : top;
-      this.#born = born;
+      const newest = isNew ? await this.#register() : top; // which may be the first of a new conversation
+      if (!isNew) this.#born = born;
       if (this.#isEnded) return;
       this.#isLooking = false;
       this.#failures = 0;

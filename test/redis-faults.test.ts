@@ -147,3 +147,15 @@ test.skipIf(skipped !== "")(
     expect(hub.process.exitCode).toBe(0);
   },
 );
+
+test.skipIf(skipped !== "")(`when Redis is empty all are sent to come back, and once${skipped}`, async () => {
+  const RENEWED_MS = 2500; // by then a node has looked once more at what Redis has
+  await using redis = await Redis.start();
+  await using hub = await start(redis.url("empty"), "--log", "text");
+  await using ann = await hub.join("ann");
+  await redis.send("FLUSHALL");
+  expect(await ann.closes()).toMatchObject({ code: 1012 });
+  await Bun.sleep(RENEWED_MS);
+  await hub.stop("SIGTERM");
+  expect((await hub.output).match(/ store skipped /g)).toHaveLength(1);
+});
