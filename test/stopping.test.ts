@@ -42,7 +42,7 @@ test("nobody is said to leave while it stops, also if somebody had just left", a
 
 for (const store of STORES)
   test(`what was accepted before the signal is answered, on ${store.name}`, async () => {
-    const hub = await startHubbub({ store });
+    await using hub = await startHubbub({ store });
     await using ann = await hub.joinJson("ann", { session: "s" });
     for (let seq = 1; seq <= 200; seq++) ann.says(`${seq}`, { seq });
     ann.sends({ type: "ping" });
