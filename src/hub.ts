@@ -2,6 +2,7 @@
 
 import { stopTelling, tellLeaves, tellPresence } from "./announcements.ts";
 import { catchUp } from "./catch-up.ts";
+import { Holders } from "./holders.ts";
 import type { Allowance } from "./limits.ts";
 import { Hearing, type HearingOptions } from "./hearing.ts";
 import { countAnswer, resumes } from "./metrics.ts";
@@ -19,8 +20,7 @@ export interface HubOptions extends HearingOptions {
 
 export class Hub {
   readonly #rooms: Rooms;
-  /** The open connection of each session. */
-  readonly #sessions = new Map<string, Visitor>();
+  readonly #holders: Holders;
   readonly #store: Store;
   readonly #hearing: Hearing;
   #isStopping = false;
@@ -33,10 +33,11 @@ export class Hub {
     this.#store = makeStore({
       said: (entry) => this.#follow(entry),
       present: (room, client, node, connections) => this.#present(room, client, node, connections),
-      replaced: (client, session, ticket) => this.#replacedElsewhere(client, session, ticket),
+      replaced: (client, session, ticket) => this.#holders.replace(client, session, ticket),
       lost: () => this.#lose(),
     });
     this.#rooms = new Rooms(this.#store, publish, options.flushMs, (slow) => this.#dismiss(slow, "tooSlow"));
+    this.#holders = new Holders(this.#store.others, (older) => this.#dismiss(older, "replaced"));
     this.#hearing = new Hearing(this.#store, options, (visitor, why) => this.#dismiss(visitor, why));
   }
 
@@ -117,7 +118,7 @@ export class Hub {
     visitor.socket = socket;
     manager.connect(visitor);
     this.#tellOthers(visitor);
-    const isNewest = this.#replace(visitor);
+    const isNewest = this.#holders.take(visitor);
     // Bun cannot close yet what it only just opens.
     if (!isNewest) return void setTimeout(() => this.#dismiss(visitor, "replaced"));
     if (!this.#rooms.has(room)) return void setTimeout(() => this.#dismiss(visitor, "restarting"));
@@ -153,18 +154,22 @@ export class Hub {
     catchUp(visitor, this.#store, (slow) => this.#dismiss(slow, "tooSlow"));
   }
 
+  /** It answers a ping. */
+  showLife(visitor: Visitor): void {
+    this.#holders.showLife(visitor);
+  }
+
   hear(visitor: Visitor, frame: Content): void {
     this.#hearing.hear(visitor, frame);
   }
 
   leave(visitor: Visitor): void {
-    const { room, wish } = visitor;
+    const { room } = visitor;
     if (!visitor.socket) return;
     visitor.socket = undefined;
     room.catchingUp.delete(visitor);
     room.manager.disconnect(visitor, performance.now());
-    const session = sessionKey(wish);
-    if (session && this.#sessions.get(session) === visitor) this.#sessions.delete(session);
+    this.#holders.leave(visitor);
     // Who goes because the server does comes back: that is no news.
     if (!this.#isStopping) {
       this.#tellOthers(visitor);
@@ -214,36 +219,6 @@ export class Hub {
     this.#rooms.clear();
   }
 
-  #replacedElsewhere(client: string, session: string, ticket: number): void {
-    const here = this.#sessions.get(`${client} ${session}`);
-    if (!here) return;
-    if (here.ticket < ticket) this.#dismiss(here, "replaced");
-    // It was not there yet when the other node was told of this one.
-    else if (here.hasShownLife) this.#store.others?.opened(client, session, here.ticket);
-  }
-
-  /**
-   * It answers: then its session is no longer with another node. Whoever asked to come in may have gone long ago,
-   * and be with the other one by now.
-   */
-  showLife(visitor: Visitor): void {
-    const { client, wish, ticket, hasShownLife } = visitor;
-    visitor.hasShownLife = true;
-    if (wish.session !== undefined && !hasShownLife) this.#store.others?.opened(client, wish.session, ticket);
-  }
-
-  /** @returns false if a newer connection of its session has come in before it */
-  #replace(visitor: Visitor): boolean {
-    const session = sessionKey(visitor.wish);
-    if (!session) return true;
-    const other = this.#sessions.get(session);
-    if (other && other.ticket > visitor.ticket) return false;
-    this.#sessions.set(session, visitor);
-    if (other) this.#dismiss(other, "replaced");
-    if (this.#store.others) visitor.socket?.ping();
-    return true;
-  }
-
   /** Closes a connection; it hears nothing more, and has left. */
   #dismiss(visitor: Visitor, why: Close): void {
     const { socket, room, wire } = visitor;
@@ -251,8 +226,4 @@ export class Hub {
     if (socket) end(socket, why);
     this.leave(visitor);
   }
-}
-
-function sessionKey({ client, session }: Wish): string | undefined {
-  return session === undefined ? undefined : `${client} ${session}`;
 }

@@ -14,11 +14,10 @@
  *     entrance.ts  how a connection comes in: every refusal before the upgrade
  *     door.ts      who may come in: Host, Origin, tokens, and what the address asks for
  *     tokens.ts    who somebody is; names.ts, what may be a name
- *     connections.ts  all open sockets: how many there may be, which are alive, until when they may stay
- *     echo.ts      the tutorial's other address
+ *     connections.ts  all open sockets: how many, which are alive, until when they may stay; echo.ts, the other address
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
  *     hearing.ts   what a frame leads to, up to the store
- *     rooms.ts     the rooms that somebody is in
+ *     rooms.ts     the rooms that somebody is in; holders.ts, who has a session
  *     catch-up.ts  what was said before, for who has just come
  *     fan-out.ts   what goes out to a room, and when; announcements.ts, who has come and gone
  *     visitor.ts   one connection in a room: what it asked for, and what it is sent
@@ -28,12 +27,10 @@
  *     events.ts    what the JSON wire says, as types; the client has the same
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
- *     memory.ts    the memory store
- *     sqlite.ts    the SQLite store; sqlite-file.ts, its file; sqlite-health.ts, whether that works
- *     redis.ts     the Redis store; redis-writer.ts, what goes there, in batches; redis-rooms.ts, what the log tells of rooms;
- *                  redis-nodes.ts, the other nodes; redis-scripts.ts and redis-node-scripts.ts, what Redis does; redis-records.ts,
- *                  what comes from it; redis-line.ts, a connection; redis-address.ts, which Redis
- *     stores.ts    the table of all stores
+ *     stores.ts    the table of all stores; memory.ts; sqlite.ts, sqlite-file.ts and sqlite-health.ts
+ *     redis/       store.ts; writer.ts, what goes there, in batches; log.ts, what comes back; rooms.ts, what that tells of
+ *                  rooms; nodes.ts, the others; scripts.ts and node-scripts.ts, what Redis does; records.ts, what it gives;
+ *                  line.ts, a connection; address.ts, which Redis
  *     api.ts       the rooms over HTTP
  *     page.ts      index.html and the client module as responses; transpile.ts, the macro that makes the latter
  *     client.ts    the client, for browsers and Bun: a connection that mends itself

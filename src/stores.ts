@@ -1,6 +1,6 @@
 /** Which store there is for which URL. Each is loaded only where it is asked for, so that none costs the start of another. */
 
-import { REDIS_SCHEMES, redisAddress } from "./redis-address.ts";
+import { REDIS_SCHEMES, redisAddress } from "./redis/address.ts";
 import type { Follower, Store, StoreOptions } from "./store.ts";
 
 type Make = (options: StoreOptions, follower: Follower) => Store;
@@ -36,7 +36,7 @@ for (const scheme of REDIS_SCHEMES)
     return (
       address &&
       (async () => {
-        const { RedisStore } = await import("./redis.ts");
+        const { RedisStore } = await import("./redis/store.ts");
         return (options, follower) => new RedisStore(address, options, follower);
       })
     );

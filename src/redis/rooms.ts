@@ -1,7 +1,7 @@
 /** The rooms that are open here, kept up to date by what the log tells of them. */
 
-import { isId, readEntries, readPresent } from "./redis-records.ts";
-import { aPageOf, compareIds, History, type Entry, type Follower, type ReadonlyHistory } from "./store.ts";
+import { isId, readEntries, readPresent } from "./records.ts";
+import { aPageOf, compareIds, History, type Entry, type Follower, type ReadonlyHistory } from "../store.ts";
 
 /** What is kept ready of a room; Redis may have more. */
 const MAX_ROOM_BYTES = 4 * 1024 * 1024;

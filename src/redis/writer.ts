@@ -1,11 +1,11 @@
 /** What this node has to say, written in batches: one on its way at a time, and the next takes what came meanwhile. */
 
-import { report } from "./log.ts";
-import { RedisRefusal, type RedisLine } from "./redis-line.ts";
-import { encode, type LogRecord } from "./redis-records.ts";
-import type { Change, RedisNodes } from "./redis-nodes.ts";
-import { write } from "./redis-scripts.ts";
-import type { Draft, Refused, Sender } from "./store.ts";
+import { report } from "../log.ts";
+import { RedisRefusal, type RedisLine } from "./line.ts";
+import { encode, type LogRecord } from "./records.ts";
+import type { Change, RedisNodes } from "./nodes.ts";
+import { write } from "./scripts.ts";
+import type { Draft, Refused, Sender } from "../store.ts";
 
 const MAX_DRAFTS = 500;
 const MAX_CHANGES = 500;

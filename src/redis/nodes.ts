@@ -1,10 +1,10 @@
 /** The nodes that share a Redis: what this one tells of its clients, that it is alive, and which other is not. */
 
-import { note } from "./log.ts";
-import { RedisRefusal, type RedisLine } from "./redis-line.ts";
-import { isId } from "./redis-records.ts";
-import { bury, register, renew, resign } from "./redis-node-scripts.ts";
-import { compareIds } from "./store.ts";
+import { note } from "../log.ts";
+import { RedisRefusal, type RedisLine } from "./line.ts";
+import { isId, readRenewal } from "./records.ts";
+import { bury, register, renew, resign } from "./node-scripts.ts";
+import { compareIds } from "../store.ts";
 
 /** How often a node shows that it is alive, and how long that holds. */
 const RENEW_MS = 2000;
@@ -205,15 +205,9 @@ export class RedisNodes {
       ...[this.id, ALIVE_MS, this.keepDays * DAY_MS],
       ...[DAY_MS, MAX_ROOMS, MAX_SESSIONS],
     );
-    const [isKnown, wasAlive, top, born, missing, full]: unknown[] = Array.isArray(reply) ? reply : [];
-    if (full) throw new RedisRefusal(String(full));
-    return {
-      isKnown: isKnown === 1,
-      wasAlive: wasAlive === 1,
-      top: isId(top) ? top : "0-0",
-      born: isId(born) ? born : "",
-      missing: Array.isArray(missing) ? missing.map(String) : [],
-    };
+    const { full, ...renewal } = readRenewal(reply);
+    if (full) throw new RedisRefusal(full);
+    return renewal;
   }
 
   /** Times to live go on while Redis is frozen, or this process: then every node looks dead, and nobody is to judge. */

@@ -1,23 +1,14 @@
 /** The Redis store: any number of nodes, one conversation. What is kept is what comes back through the log. */
 
-import { note, report } from "./log.ts";
-import { checkRedis, describeRedis, type RedisAddress } from "./redis-address.ts";
-import { RedisLine } from "./redis-line.ts";
-import { RedisNodes } from "./redis-nodes.ts";
-import {
-  idOfRow,
-  isId,
-  readEntries,
-  readPresent,
-  readRecord,
-  readSession,
-  rowsOf,
-  type LogRecord,
-  type Part,
-} from "./redis-records.ts";
-import { RedisRooms } from "./redis-rooms.ts";
-import { open, readAfter, readBefore, readSent } from "./redis-scripts.ts";
-import { RedisWriter } from "./redis-writer.ts";
+import { note, report } from "../log.ts";
+import { checkRedis, describeRedis, type RedisAddress } from "./address.ts";
+import { RedisLine } from "./line.ts";
+import { RedisLog } from "./log.ts";
+import { RedisNodes } from "./nodes.ts";
+import { isId, readEntries, readPresent, readSession, type LogRecord, type Part } from "./records.ts";
+import { RedisRooms } from "./rooms.ts";
+import { clock, open, readAfter, readBefore, readSent } from "./scripts.ts";
+import { RedisWriter } from "./writer.ts";
 import {
   aPageOf,
   MAX_PAGE_BYTES,
@@ -31,13 +22,8 @@ import {
   type Store,
   type StoreOptions,
   type Where,
-} from "./store.ts";
+} from "../store.ts";
 
-/** The log is asked for more so often, and so much at once. */
-const BLOCK_MS = 1000;
-const MAX_RECORDS = 20;
-const ANSWER_MS = 2000;
-const RETRY_MS = 100;
 const SETTLE_LOOK_MS = 5;
 
 export class RedisStore implements Store {
@@ -45,16 +31,10 @@ export class RedisStore implements Store {
   isReady = true;
   readonly others: Others;
   readonly #line: RedisLine;
-  /** Of its own, since it waits most of the time. */
-  readonly #reading: RedisLine;
   readonly #nodes: RedisNodes;
   readonly #writer: RedisWriter;
   readonly #rooms: RedisRooms;
-  readonly #log: string;
-  /** How far the log is read, and its last record that was ours: the next one has to follow it. */
-  #position = "0-0";
-  #last = "0-0";
-  #isEnded = false;
+  readonly #log: RedisLog;
 
   constructor(
     private readonly address: RedisAddress,
@@ -63,10 +43,15 @@ export class RedisStore implements Store {
   ) {
     const { url, prefix } = address;
     this.#line = new RedisLine(url, prefix);
-    this.#reading = new RedisLine(url, prefix);
-    this.#log = `${prefix}log`;
+    this.#log = new RedisLog(url, prefix, {
+      heard: (record) => this.#hear(record),
+      skipped: (record) => {
+        this.#nodes.skipped(record);
+        this.#reset("the log has a gap");
+      },
+    });
     this.#nodes = new RedisNodes(this.#line, options.keepDays, {
-      position: () => this.#last,
+      position: () => this.#log.last,
       found: (newest) => this.#find(newest),
       lost: (why) => this.#lose(why),
       changed: () => this.#writer.wake(),
@@ -97,12 +82,12 @@ export class RedisStore implements Store {
     await checkRedis(this.#line, this.address);
     try {
       this.promise = await describeRedis(this.#line, this.address);
-      this.#position = this.#last = await this.#nodes.start();
+      this.#log.goTo(await this.#nodes.start());
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
       throw new StoreError(`Redis at ${this.address.name} cannot be used: ${why}`);
     }
-    void this.#follow();
+    void this.#log.follow();
   }
 
   open(room: string): Promise<ReadonlyHistory | "unavailable"> {
@@ -148,10 +133,9 @@ export class RedisStore implements Store {
   }
 
   async end(): Promise<void> {
-    this.#isEnded = true;
     await this.#nodes.end();
     this.#line.end();
-    this.#reading.end();
+    this.#log.end();
   }
 
   async #clientsIn(name: string): Promise<ReadonlySet<string> | "unavailable"> {
@@ -164,7 +148,7 @@ export class RedisStore implements Store {
   /** Redis' clock, in microseconds. */
   #ticket(): Promise<number | "unavailable"> {
     return this.#try(async () => {
-      const reply = await this.#line.send("TIME", []);
+      const reply = await this.#line.ask(clock);
       const [seconds, microseconds]: unknown[] = Array.isArray(reply) ? reply : [];
       return Number(seconds) * 1e6 + Number(microseconds);
     });
@@ -179,31 +163,7 @@ export class RedisStore implements Store {
     }
   }
 
-  /** Reads the log for as long as the process runs. */
-  async #follow(): Promise<void> {
-    while (!this.#isEnded) {
-      const position = this.#position;
-      const args = ["COUNT", `${MAX_RECORDS}`, "BLOCK", `${BLOCK_MS}`, "STREAMS", this.#log, position];
-      try {
-        const reply = await this.#reading.send("XREAD", args, BLOCK_MS + ANSWER_MS);
-        if (position !== this.#position) continue; // it was read from where nothing is known any more
-        for (const row of rowsOf(reply, this.#log)) this.#hear(row);
-      } catch {
-        await Bun.sleep(RETRY_MS);
-      }
-    }
-  }
-
-  #hear(row: unknown): void {
-    const record = readRecord(row);
-    this.#position = record?.id ?? idOfRow(row) ?? this.#position;
-    if (!record) return note("not ours", { key: this.#log, id: this.#position });
-    const isGap = record.prev !== this.#last;
-    this.#last = record.id;
-    if (isGap) {
-      this.#nodes.skipped(record.id);
-      this.#reset("the log has a gap");
-    }
+  #hear(record: LogRecord): void {
     const drafts = this.#writer.land(record);
     let next = 0;
     for (const part of record.parts)
@@ -241,7 +201,7 @@ export class RedisStore implements Store {
       note("store lost", { why });
       // They may lead to a primary that is none any more.
       this.#line.drop();
-      this.#reading.drop();
+      this.#log.drop();
     }
     this.#writer.refuseWaiting();
     this.#nodes.look();
@@ -250,7 +210,7 @@ export class RedisStore implements Store {
   /** @param newest the end of the log, if it is not the one that was followed */
   #find(newest: string | undefined): void {
     if (newest !== undefined) {
-      this.#position = this.#last = newest;
+      this.#log.goTo(newest);
       this.#reset("Redis has lost what it had");
     }
     if (this.isReady) return;

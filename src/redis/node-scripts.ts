@@ -1,6 +1,6 @@
 /** What happens inside Redis for the nodes themselves: that they are alive, and what is forgotten. */
 
-import { script } from "./redis-scripts.ts";
+import { script } from "./scripts.ts";
 
 /** node, milliseconds to live, a number for new ids → top, born */
 export const register = script(`

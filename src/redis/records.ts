@@ -1,6 +1,6 @@
 /** What comes from Redis, read as carefully as what comes from anybody. */
 
-import type { Answer, Content, Entry } from "./store.ts";
+import type { Answer, Content, Entry } from "../store.ts";
 
 /** One record of the log: what one node has written at once. */
 export interface LogRecord {
@@ -161,4 +161,17 @@ export function readPresent(values: unknown): [client: string, node: string, con
 export function readSession(value: unknown): number | null {
   const seq = typeof value === "string" ? Number(value.split(" ", 1)[0]) : NaN;
   return Number.isSafeInteger(seq) && seq > 0 ? seq : null;
+}
+
+/** What the script `renew` answers. */
+export function readRenewal(reply: unknown) {
+  const [isKnown, wasAlive, top, born, missing, full]: unknown[] = Array.isArray(reply) ? reply : [];
+  return {
+    isKnown: isKnown === 1,
+    wasAlive: wasAlive === 1,
+    top: isId(top) ? top : "0-0",
+    born: isId(born) ? born : "",
+    missing: Array.isArray(missing) ? missing.map(String) : [],
+    full: typeof full === "string" ? full : "",
+  };
 }

@@ -1,7 +1,7 @@
 /** Which Redis: its address, whether it is one that can be used, and what it promises. */
 
-import { RedisRefusal, type RedisLine } from "./redis-line.ts";
-import { StoreError } from "./store.ts";
+import { RedisRefusal, type RedisLine } from "./line.ts";
+import { StoreError } from "../store.ts";
 
 export const REDIS_SCHEMES = ["redis:", "rediss:", "valkey:", "valkeys:"];
 const DEFAULT_PORT = "6379";

@@ -208,3 +208,6 @@ return take(P .. 'room:' .. ARGV[1], from, '-', true, tonumber(ARGV[2]), tonumbe
 
 /** client and session → the highest number kept of it, and its id, or nothing */
 export const readSent = script(`return redis.call('HGET', P .. 'sessions', ARGV[1])`);
+
+/** → Redis' clock, in seconds and microseconds */
+export const clock = script(`return redis.call('TIME')`);

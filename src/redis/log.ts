@@ -1,0 +1,81 @@
+/** The log that every node follows: each record once, in its order, and a gap where one is missing. */
+
+import { note, report } from "../log.ts";
+import { RedisLine } from "./line.ts";
+import { idOfRow, readRecord, rowsOf, type LogRecord } from "./records.ts";
+
+/** It is asked for more so often, and so much at once. */
+const BLOCK_MS = 1000;
+const MAX_RECORDS = 20;
+const ANSWER_MS = 2000;
+const RETRY_MS = 100;
+
+export interface LogEvents {
+  heard(record: LogRecord): void;
+  /** Something is missing before the record with that id, which is heard next. */
+  skipped(record: string): void;
+}
+
+export class RedisLog {
+  /** Of its own, since it waits most of the time. */
+  readonly #line: RedisLine;
+  readonly #key: string;
+  /** How far it is read, which may be beyond the last record if somebody else has written there. */
+  #position = "0-0";
+  /** The last record: the next one has to follow it. */
+  last = "0-0";
+  #isEnded = false;
+
+  constructor(
+    url: string,
+    prefix: string,
+    private readonly events: LogEvents,
+  ) {
+    this.#line = new RedisLine(url, prefix);
+    this.#key = `${prefix}log`;
+  }
+
+  /** What comes after that record is heard next. */
+  goTo(record: string): void {
+    this.#position = this.last = record;
+  }
+
+  /** Reads it for as long as the process runs. */
+  async follow(): Promise<void> {
+    while (!this.#isEnded) {
+      const position = this.#position;
+      const args = ["COUNT", `${MAX_RECORDS}`, "BLOCK", `${BLOCK_MS}`, "STREAMS", this.#key, position];
+      try {
+        const reply = await this.#line.send("XREAD", args, BLOCK_MS + ANSWER_MS);
+        if (position !== this.#position) continue; // it was read from where nothing is known any more
+        for (const row of rowsOf(reply, this.#key)) this.#hear(row);
+      } catch {
+        await Bun.sleep(RETRY_MS);
+      }
+    }
+  }
+
+  #hear(row: unknown): void {
+    const record = readRecord(row);
+    this.#position = record?.id ?? idOfRow(row) ?? this.#position;
+    if (!record) return note("not ours", { key: this.#key, id: this.#position });
+    const isGap = record.prev !== this.last;
+    this.last = record.id;
+    try {
+      if (isGap) this.events.skipped(record.id);
+      this.events.heard(record);
+    } catch (error) {
+      report("A record could not be told", error);
+    }
+  }
+
+  /** Goes on over a new connection. */
+  drop(): void {
+    this.#line.drop();
+  }
+
+  end(): void {
+    this.#isEnded = true;
+    this.#line.end();
+  }
+}
