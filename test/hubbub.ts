@@ -167,7 +167,7 @@ export class Hubbub implements AsyncDisposable {
 
   /** A node learns a moment later than one's own of who has come. */
   async #isSeenByBoth({ pathname, searchParams }: URL): Promise<void> {
-    const id = decodeURIComponent(pathname.replace("/ws/", ""));
+    const id = decodeURIComponent(pathname.split("/").at(-1) ?? "").normalize();
     const room = encodeURIComponent((searchParams.get("room") ?? "lobby").normalize());
     const look = async (node: Hubbub | undefined): Promise<{ count: number; members: string[] }> =>
       JSON.parse(await (await fetch(`${node?.origin}/rooms/${room}/members`)).text());

@@ -1,7 +1,7 @@
 /** Wire 1, the tutorial's: echo and chat in plain text, to the letter. */
 
 import { describe, expect, test } from "bun:test";
-import { startHubbub } from "./hubbub.ts";
+import { startHubbub, STORES } from "./hubbub.ts";
 
 const EVERY_KIND: Record<string, string> = {
   "a word": "hi",
@@ -46,10 +46,10 @@ describe("the echo", () => {
   });
 });
 
-describe("the chat", () => {
+describe.each(STORES)("the chat, with the store $name", (store) => {
   for (const [kind, text] of Object.entries(EVERY_KIND))
     test(`carries ${kind}`, async () => {
-      await using hub = await startHubbub();
+      await using hub = await startHubbub({ store });
       await using ann = await hub.join("ann");
       await using bob = await hub.join("bob");
       ann.says(text);
@@ -58,7 +58,7 @@ describe("the chat", () => {
     });
 
   test("joining is silent", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startHubbub({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     await ann.hearsNothing();
@@ -66,7 +66,7 @@ describe("the chat", () => {
   });
 
   test("a binary message reaches everyone, its sender included, and nobody is told that it was written", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startHubbub({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     const every = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -78,7 +78,7 @@ describe("the chat", () => {
   });
 
   test("everyone hears one order", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startHubbub({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     await using eve = await hub.join("eve");
@@ -101,7 +101,7 @@ describe("the chat", () => {
   });
 
   test("/websocket/:id is the same room as /ws/:id", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startHubbub({ store });
     await using ann = await hub.open("/websocket/ann");
     await using bob = await hub.open("/ws/bob");
     ann.says("hi");
@@ -111,7 +111,7 @@ describe("the chat", () => {
   });
 
   test("an id may be written in any script, and its two Unicode spellings are one client", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startHubbub({ store });
     await using ann = await hub.join("Ame\u0301lie");
     await using twin = await hub.join("Am\u00e9lie");
     await using bob = await hub.join("हिन्दी");
@@ -127,7 +127,7 @@ describe("the chat", () => {
   });
 
   test("an id is a name and nothing else", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startHubbub({ store });
     await using bob = await hub.join("bob");
     for (const id of ["__proto__", "constructor", "0", "...", "-"]) {
       await using odd = await hub.join(id);
@@ -139,7 +139,7 @@ describe("the chat", () => {
   });
 
   test("a message over 64 KiB closes its own connection, and the others hear no more than that it left", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startHubbub({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     ann.says("x".repeat(65_537));
