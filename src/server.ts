@@ -22,22 +22,19 @@
  *     fan-out.ts   what goes out to a room, and when; announcements.ts, who has come and gone
  *     visitor.ts   one connection in a room: what it asked for, and what it is sent
  *     manager.ts   the ConnectionManager: who is in a room, and who has gone
- *     protocol.ts  both wires: frames in, commands out; entries and events in, frames out
+ *     protocol.ts  both wires: frames in, commands out; entries and events in, frames out; events.ts, JSON's as types
  *     limits.ts    how much one connection may send
- *     events.ts    what the JSON wire says, as types; the client has the same
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
  *     stores.ts    the table of all stores; memory.ts; sqlite.ts, sqlite-file.ts and sqlite-health.ts
  *     redis/       store.ts; writer.ts, what goes there, in batches; log.ts, what comes back; rooms.ts, what that tells of
- *                  rooms; nodes.ts, the others; scripts.ts and node-scripts.ts, what Redis does; records.ts, what it gives;
- *                  line.ts, a connection; address.ts, which Redis
- *     api.ts       the rooms over HTTP
+ *                  rooms; changes.ts, what the others are told; nodes.ts, who they are; scripts.ts and node-scripts.ts, what
+ *                  Redis does; records.ts, what it gives; line.ts, a connection; address.ts, which Redis
+ *     api.ts       the rooms over HTTP; answers.ts, what HTTP requests are answered with
  *     page.ts      index.html and the client module as responses; transpile.ts, the macro that makes the latter
  *     client.ts    the client, for browsers and Bun: a connection that mends itself
  *     join.ts      the client at a terminal: `hubbub join URL`
- *     answers.ts   what HTTP requests are answered with
- *     options.ts   the command line and the environment; flags.ts, how such a table is read; option-values.ts;
- *                  manual.ts, --help; files.ts
+ *     options.ts   the command line and the environment; flags.ts, option-values.ts, files.ts; manual.ts, --help
  *     stopping.ts  how it ends
  *     console.ts   what is said at the start; log.ts and metrics.ts, what the operator sees afterwards
  *

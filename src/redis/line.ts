@@ -78,13 +78,7 @@ export class RedisLine {
       enableOfflineQueue: false,
       connectionTimeout: CONNECT_MS,
     });
-    // Its own deadline is not kept in every case.
-    const late = setTimeout(() => client.close(), CONNECT_MS);
-    try {
-      await client.connect();
-    } finally {
-      clearTimeout(late);
-    }
+    await client.connect();
     this.#client = client;
     return client;
   }

@@ -1,6 +1,7 @@
-/** The nodes that share a Redis: what this one tells of its clients, that it is alive, and which other is not. */
+/** The nodes that share a Redis: that this one is alive, and which other is not. */
 
 import { note } from "../log.ts";
+import type { RedisChanges } from "./changes.ts";
 import { RedisRefusal, type RedisLine } from "./line.ts";
 import { isId, readRenewal } from "./records.ts";
 import { bury, register, renew, resign } from "./node-scripts.ts";
@@ -13,17 +14,10 @@ const ALIVE_MS = 8000;
 const LOOK_MS = 250;
 /** A node that is not alive has so long to show up again, and its clients to come back elsewhere. */
 const GRACE_MS = 7000;
-/** Clients that this node has sent away have so long to come back before they are said to have gone. */
-const AWAY_MS = 15_000;
 /** Each kept for a day. */
 const MAX_SESSIONS = 100_000;
 const MAX_ROOMS = 50_000;
 const DAY_MS = 24 * 60 * 60 * 1000;
-
-/** What the other nodes are to know: how many connections a client has in a room here; that a session was opened. */
-export type Change =
-  | { readonly room: string; readonly client: string; readonly connections: number }
-  | { readonly client: string; readonly session: string; readonly ticket: number };
 
 export interface NodesEvents {
   /** The last record of the log that is known. */
@@ -31,8 +25,6 @@ export interface NodesEvents {
   /** Redis answers. If it does not have what it had, `newest` is the end of the log that it has now. */
   found(newest: string | undefined): void;
   lost(why: string): void;
-  /** There is something to write. */
-  changed(): void;
 }
 
 export class RedisNodes {
@@ -40,11 +32,6 @@ export class RedisNodes {
   id = "";
   /** All that this process has been: what these have written is told here already. */
   readonly own = new Set<string>();
-  /** How many connections each client has here, by room. */
-  readonly #here = new Map<string, Map<string, number>>();
-  readonly #changed = new Map<string, Change>();
-  /** Clients that were sent away, each with when that has to be told. */
-  readonly #away = new Map<string, { readonly change: Change; readonly untilMs: number }>();
   /** Others that are not alive, each with since when that is known. */
   readonly #missing = new Map<string, number>();
   #born = "";
@@ -56,7 +43,6 @@ export class RedisNodes {
   #failures = 0;
   #timer: Timer | undefined;
   #isEnded = false;
-  #isSendingAway = false;
   #isLooking = false;
   #isRenewing = false;
   /** What Redis has of this node may be from before; who has left since would stay in it. */
@@ -64,6 +50,7 @@ export class RedisNodes {
 
   constructor(
     private readonly line: RedisLine,
+    private readonly changes: RedisChanges,
     private readonly keepDays: number,
     private readonly events: NodesEvents,
   ) {}
@@ -81,53 +68,6 @@ export class RedisNodes {
     this.#isEnded = true;
     clearTimeout(this.#timer);
     await this.line.run(resign, this.id).catch(() => {});
-  }
-
-  tell(room: string, client: string, connections: number): void {
-    const change = { room, client, connections };
-    const clients = this.#here.get(room) ?? new Map<string, number>();
-    if (connections > 0) this.#here.set(room, clients.set(client, connections));
-    else {
-      clients.delete(client);
-      if (clients.size === 0) this.#here.delete(room);
-    }
-    if (this.#isSendingAway && connections === 0)
-      this.#away.set(keyOf(change), { change, untilMs: performance.now() + AWAY_MS });
-    else {
-      this.#away.delete(keyOf(change));
-      this.#change(change);
-    }
-  }
-
-  opened(client: string, session: string, ticket: number): void {
-    this.#change({ client, session, ticket });
-  }
-
-  #change(change: Change): void {
-    this.#changed.set(keyOf(change), change);
-    this.events.changed();
-  }
-
-  /** Whoever goes while that is done was sent away, and is expected back. */
-  sendAway(all: () => void): void {
-    this.#isSendingAway = true;
-    try {
-      all();
-    } finally {
-      this.#isSendingAway = false;
-    }
-  }
-
-  takeChanges(count: number): readonly Change[] {
-    const taken = this.#changed.entries().take(count).toArray();
-    for (const [key] of taken) this.#changed.delete(key);
-    return taken.map(([, change]) => change);
-  }
-
-  /** They may not have been written; what is newer stands. */
-  putBack(changes: readonly Change[]): void {
-    for (const change of changes)
-      if (!this.#changed.has(keyOf(change))) this.#changed.set(keyOf(change), change);
   }
 
   /**
@@ -180,9 +120,9 @@ export class RedisNodes {
       this.#failures = 0;
       const wasAway = this.#steady(performance.now());
       // Whoever came meanwhile did not see this node's clients; a renewal without an answer may have hidden that.
-      if (isNew || !wasAlive || wasAway) this.#tellAll();
+      if (isNew || !wasAlive || wasAway) this.changes.tellAll();
       this.events.found(isOther ? newest : undefined);
-      this.#tellAway();
+      this.changes.tellAway();
       await this.#judge(missing);
       if (!this.#isEnded) this.#renewLater(RENEW_MS);
     } catch (error) {
@@ -210,7 +150,10 @@ export class RedisNodes {
     return renewal;
   }
 
-  /** Times to live go on while Redis is frozen, or this process: then every node looks dead, and nobody is to judge. */
+  /**
+   * Times to live go on while Redis is frozen, or this process: then every node looks dead, and nobody is to judge.
+   * @returns whether that was so
+   */
   #steady(nowMs: number): boolean {
     const wasAway = nowMs - this.#renewedMs > ALIVE_MS;
     if (wasAway) {
@@ -219,20 +162,6 @@ export class RedisNodes {
     }
     this.#renewedMs = nowMs;
     return wasAway;
-  }
-
-  #tellAll(): void {
-    for (const [room, clients] of this.#here)
-      for (const [client, connections] of clients) this.#change({ room, client, connections });
-  }
-
-  #tellAway(): void {
-    const nowMs = performance.now();
-    for (const [key, { change, untilMs }] of this.#away) {
-      if (untilMs > nowMs) return;
-      this.#away.delete(key);
-      this.#change(change);
-    }
   }
 
   async #judge(missing: readonly string[]): Promise<void> {
@@ -245,9 +174,4 @@ export class RedisNodes {
       if ((await this.line.run(bury, node)) === 1) note("node gone", { node });
     }
   }
-}
-
-/** What is newer of the same takes the place of what is older. */
-function keyOf(change: Change): string {
-  return "room" in change ? `${change.room} ${change.client}` : `session ${change.client} ${change.session}`;
 }

@@ -2,6 +2,7 @@
 
 import { note, report } from "../log.ts";
 import { checkRedis, describeRedis, type RedisAddress } from "./address.ts";
+import { RedisChanges } from "./changes.ts";
 import { RedisLine } from "./line.ts";
 import { RedisLog } from "./log.ts";
 import { RedisNodes } from "./nodes.ts";
@@ -31,6 +32,7 @@ export class RedisStore implements Store {
   isReady = true;
   readonly others: Others;
   readonly #line: RedisLine;
+  readonly #changes: RedisChanges;
   readonly #nodes: RedisNodes;
   readonly #writer: RedisWriter;
   readonly #rooms: RedisRooms;
@@ -50,15 +52,17 @@ export class RedisStore implements Store {
         this.#reset("the log has a gap");
       },
     });
-    this.#nodes = new RedisNodes(this.#line, options.keepDays, {
+    const changes = new RedisChanges(() => this.#writer.wake());
+    this.#changes = changes;
+    this.#nodes = new RedisNodes(this.#line, changes, options.keepDays, {
       position: () => this.#log.last,
       found: (newest) => this.#find(newest),
       lost: (why) => this.#lose(why),
-      changed: () => this.#writer.wake(),
     });
     this.#writer = new RedisWriter(
       this.#line,
       this.#nodes,
+      changes,
       options.history,
       () => this.isReady,
       (why) => this.#lose(why),
@@ -72,9 +76,9 @@ export class RedisStore implements Store {
     this.others = {
       in: (room) => this.#rooms.presentIn(room),
       clientsIn: (room) => this.#clientsIn(room),
-      tell: (room, client, connections) => this.#nodes.tell(room, client, connections),
+      tell: (room, client, connections) => changes.tell(room, client, connections),
       ticket: () => this.#ticket(),
-      opened: (client, session, ticket) => this.#nodes.opened(client, session, ticket),
+      opened: (client, session, ticket) => changes.opened(client, session, ticket),
     };
   }
 
@@ -222,7 +226,7 @@ export class RedisStore implements Store {
   /** Nobody here can be told what is missing; who comes again is. */
   #reset(why: string): void {
     note("store skipped", { why });
-    this.#nodes.sendAway(() => this.follower.lost());
+    this.#changes.sendAway(() => this.follower.lost());
     this.#rooms.readAnew();
   }
 }

@@ -3,7 +3,8 @@
 import { report } from "../log.ts";
 import { RedisRefusal, type RedisLine } from "./line.ts";
 import { encode, type LogRecord } from "./records.ts";
-import type { Change, RedisNodes } from "./nodes.ts";
+import type { Change, RedisChanges } from "./changes.ts";
+import type { RedisNodes } from "./nodes.ts";
 import { write } from "./scripts.ts";
 import type { Draft, Refused, Sender } from "../store.ts";
 
@@ -50,6 +51,7 @@ export class RedisWriter {
   constructor(
     private readonly line: RedisLine,
     private readonly nodes: RedisNodes,
+    private readonly changes: RedisChanges,
     private readonly maxHistory: number,
     private readonly isReady: () => boolean,
     private readonly lose: (why: string) => void,
@@ -106,7 +108,7 @@ export class RedisWriter {
   }
 
   #writeNext(): void {
-    const changes = this.nodes.takeChanges(MAX_CHANGES);
+    const changes = this.changes.take(MAX_CHANGES);
     const drafts = this.#takeDrafts();
     if (changes.length + drafts.length === 0) return;
     const present = changes.flatMap((change) =>
@@ -164,7 +166,7 @@ export class RedisWriter {
 
   #fail(batch: Batch, refused: Refused, why: string): void {
     if (this.#batch !== batch) return;
-    this.nodes.putBack(batch.changes);
+    this.changes.putBack(batch.changes);
     this.#forget(batch);
     this.lose(why);
     answerAll(batch.drafts, refused);
