@@ -208,12 +208,16 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
       const other = await startNode(redis, "killed");
       await using eve = await one.join("eve");
       await using zoe = await third.join("zoe");
-      for (const id of ["ann", "bob", "carl", "dora"]) await other.join(id);
-      for (const node of [one, third]) await sees(node, "ann", "bob", "carl", "dora", "eve", "zoe");
+      for (const id of ["ann", "bob", "carl", "dora", "emma"]) await other.join(id);
+      for (const node of [one, third]) await sees(node, "ann", "bob", "carl", "dora", "emma", "eve", "zoe");
       await other.stop();
       await one.join("carl");
       await third.join("dora");
-      for (const node of [one, third]) await sees(node, "carl", "dora", "eve", "zoe");
+      const alive = async () => Object(await redis.send("KEYS", "killed:alive:*")).length;
+      await until(async () => (await alive()) === 2, "the node is no longer taken for alive", 15_000);
+      await Bun.sleep(4000); // the others have looked twice by now, and still give its clients time
+      await one.join("emma");
+      for (const node of [one, third]) await sees(node, "carl", "dora", "emma", "eve", "zoe");
       const gone = ["Client #ann left the chat", "Client #bob left the chat"];
       for (const witness of [eve, zoe]) {
         expect([await witness.next(), await witness.next()].toSorted()).toEqual(gone);

@@ -1,6 +1,7 @@
 /** What is in Redis that is not ours, and what Redis does not take. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { connect, createServer, type Socket } from "node:net";
 import { startHubbub, until } from "./hubbub.ts";
 import { Redis, sharedRedis, skipped } from "./redis.ts";
 
@@ -159,3 +160,45 @@ test.skipIf(skipped !== "")(`when Redis is empty all are sent to come back, and 
   await hub.stop("SIGTERM");
   expect((await hub.output).match(/ store skipped /g)).toHaveLength(1);
 });
+
+test.skipIf(skipped !== "")(
+  `a batch whose answer is lost is written again, and said once${skipped}`,
+  async () => {
+    await using redis = await Redis.start();
+    // Passes everything on, until it has passed this on: then all connections end before the answer.
+    const open = new Set<Socket>();
+    let fatal = "";
+    const proxy = createServer((node) => {
+      const to = connect(redis.port, "127.0.0.1");
+      for (const socket of [node, to]) {
+        open.add(socket);
+        socket.on("error", () => {});
+        socket.on("close", () => open.delete(socket));
+      }
+      to.on("data", (answer) => node.write(answer));
+      node.on("data", (request) => {
+        const isFatal = fatal !== "" && request.includes(fatal);
+        if (isFatal) {
+          fatal = "";
+          for (const socket of open) if (socket !== to) socket.destroy();
+        }
+        to.write(request, () => isFatal && setTimeout(() => to.destroy(), 20));
+      });
+      node.on("close", () => to.destroySoon());
+    });
+    await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+    const address = proxy.address();
+    const port = typeof address === "object" ? address?.port : undefined;
+    await using hub = await start(`redis://127.0.0.1:${port}`);
+    await using ann = await hub.join("ann");
+    for (let i = 0; i < 5; i++) {
+      fatal = `t${i} is said once`;
+      ann.says(`${i} is said once`);
+      await ann.hears(`You wrote: ${i} is said once`, `Client #ann says: ${i} is said once`);
+    }
+    await ann.hearsNothing();
+    const { messages } = JSON.parse((await hub.answer("/rooms/lobby/messages")).body);
+    expect(messages).toHaveLength(5);
+    proxy.close();
+  },
+);
