@@ -20,7 +20,7 @@ export function tellLeaves(room: Room): void {
     try {
       const atOnce = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(room.manager.size, 1));
       for (const client of room.manager.takeGone(atOnce, performance.now() - LEAVE_GATHER_MS))
-        room.fanOut.add({ to: "text", message: text.left(client), isEntry: false });
+        room.fanOut.add([{ to: "text", message: text.left(client), isEntry: false }]);
     } finally {
       tellLeaves(room);
     }
@@ -35,7 +35,7 @@ export function tellPresence(room: Room): void {
     if (!room.manager.hasPresence) return;
     const presence = room.manager.takePresence(MAX_NAMES);
     if (room.manager.speakers("json") > 0)
-      room.fanOut.add({ to: "json", message: json.presence(presence), isEntry: false });
+      room.fanOut.add([{ to: "json", message: json.presence(presence), isEntry: false }]);
     tellPresence(room);
   }, PRESENCE_GATHER_MS);
 }

@@ -4,7 +4,7 @@ import { notWebSocket, readableBy, refusal } from "./answers.ts";
 import { networkOf, type Connection, type Connections } from "./connections.ts";
 import { forwardedFor, readWish, roomUnavailable, type Door, type Refusal } from "./door.ts";
 import type { Hub } from "./hub.ts";
-import { Allowance, Allowances } from "./limits.ts";
+import { Allowance, Allowances, type Rate } from "./limits.ts";
 import { note, report } from "./log.ts";
 import { requestsRefused } from "./metrics.ts";
 import type { Options } from "./options.ts";
@@ -17,6 +17,8 @@ const MAX_PATH_CHARACTERS = 200;
 const ARRIVALS = 100;
 
 export class Entrance {
+  /** What one connection may say. */
+  readonly #rate: Rate;
   /** What the connections of each address may still start with. */
   readonly #arrivals: Allowances;
 
@@ -28,6 +30,7 @@ export class Entrance {
     private readonly options: Options,
   ) {
     const { messageRate, messageBurst } = options;
+    this.#rate = { perSecond: messageRate, burst: messageBurst };
     this.#arrivals = new Allowances({
       perSecond: ARRIVALS * messageRate,
       burst: ARRIVALS * messageBurst,
@@ -51,10 +54,9 @@ export class Entrance {
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") return notWebSocket();
 
     this.connections.reserve(network);
-    const { messageRate: perSecond, messageBurst: burst } = this.options;
     // Whoever comes again and again does not get a whole burst each time.
-    const left = this.#arrivals.of(network).takeUpTo(burst, performance.now());
-    const allowance = new Allowance({ perSecond, burst }, left);
+    const left = this.#arrivals.of(network).takeUpTo(this.#rate.burst, performance.now());
+    const allowance = new Allowance(this.#rate, left);
     const visitor = wish && (await this.hub.reserve(wish, allowance).catch(cannotOpen));
     if (visitor !== "unavailable") {
       const { expiresMs } = pass;

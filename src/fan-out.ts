@@ -10,12 +10,12 @@ import type { Content } from "./store.ts";
 import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./visitor.ts";
 
 /** So much does not wait any longer. */
-const MAX_WAITING_BYTES = 64 * 1024;
+const MAX_WAITING_BYTES = 16 * 1024;
 /** How soon a reader that does not keep up is looked for. */
 const LOOK_FOR_SLOW_MS = 50;
 
 /** To all in the room who speak a wire. */
-interface Outgoing {
+export interface Outgoing {
   readonly to: Wire;
   readonly message: Content;
   /** It is in the history, too, where who has just come reads it. */
@@ -40,7 +40,7 @@ export class FanOut {
   ) {}
 
   /** Goes out together, after all that waits. */
-  add(...outgoing: readonly Outgoing[]): void {
+  add(outgoing: readonly Outgoing[]): void {
     const quietMs = performance.now() - this.#writtenMs;
     if (this.#waiting.length === 0 && quietMs >= this.flushMs) return this.#write(outgoing);
     for (const each of outgoing) {

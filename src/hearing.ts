@@ -62,7 +62,7 @@ export class Hearing {
   }
 
   #hearMessage(visitor: Visitor, { text, seq, skip }: Extract<Command, { type: "message" }>): void {
-    const { session } = visitor.wish;
+    const { session } = visitor;
     if (seq === undefined || session === undefined) return this.#append(visitor, text, { seq });
     const admitted = visitor.sequence.admit(seq, skip);
     if ("refused" in admitted) this.#refuse(visitor, admitted.refused, text, seq);

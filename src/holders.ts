@@ -1,7 +1,7 @@
 /** Which connection has a session: the newest one, on this node or another. */
 
 import type { Others } from "./store.ts";
-import type { Visitor, Wish } from "./visitor.ts";
+import type { Visitor } from "./visitor.ts";
 
 export class Holders {
   readonly #holders = new Map<string, Visitor>();
@@ -14,7 +14,7 @@ export class Holders {
 
   /** @returns false if a newer connection of its session has come in before it */
   take(visitor: Visitor): boolean {
-    const session = keyOf(visitor.wish);
+    const session = keyOf(visitor);
     if (!session) return true;
     const other = this.#holders.get(session);
     if (other && other.ticket > visitor.ticket) return false;
@@ -25,7 +25,7 @@ export class Holders {
   }
 
   leave(visitor: Visitor): void {
-    const session = keyOf(visitor.wish);
+    const session = keyOf(visitor);
     if (session && this.#holders.get(session) === visitor) this.#holders.delete(session);
   }
 
@@ -34,9 +34,9 @@ export class Holders {
    * and be with the other one by now.
    */
   showLife(visitor: Visitor): void {
-    const { client, wish, ticket, hasShownLife } = visitor;
+    const { client, session, ticket, hasShownLife } = visitor;
     visitor.hasShownLife = true;
-    if (wish.session !== undefined && !hasShownLife) this.others?.opened(client, wish.session, ticket);
+    if (session !== undefined && !hasShownLife) this.others?.opened(client, session, ticket);
   }
 
   /** A session was opened by another node. */
@@ -49,6 +49,6 @@ export class Holders {
   }
 }
 
-function keyOf({ client, session }: Wish): string | undefined {
+function keyOf({ client, session }: Visitor): string | undefined {
   return session === undefined ? undefined : `${client} ${session}`;
 }

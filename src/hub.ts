@@ -2,6 +2,7 @@
 
 import { stopTelling, tellLeaves, tellPresence } from "./announcements.ts";
 import { catchUp } from "./catch-up.ts";
+import type { Outgoing } from "./fan-out.ts";
 import { Holders } from "./holders.ts";
 import type { Allowance } from "./limits.ts";
 import { Hearing, type HearingOptions } from "./hearing.ts";
@@ -113,8 +114,10 @@ export class Hub {
   }
 
   enter(visitor: Visitor, socket: Socket): void {
-    const { room, wish, client } = visitor;
+    const { room, client, session, arrival } = visitor;
+    if (!arrival) return;
     const { history, manager } = room;
+    visitor.arrival = undefined;
     visitor.socket = socket;
     manager.connect(visitor);
     this.#tellOthers(visitor);
@@ -123,12 +126,12 @@ export class Hub {
     if (!isNewest) return void setTimeout(() => this.#dismiss(visitor, "replaced"));
     if (!this.#rooms.has(room)) return void setTimeout(() => this.#dismiss(visitor, "restarting"));
 
-    const { after } = wish;
+    const { after, sent, isAfterKept } = arrival;
     const resumed = after === undefined ? undefined : history.positionAfter(after);
-    const recovered = resumed !== undefined || visitor.isAfterKept;
+    const recovered = resumed !== undefined || isAfterKept;
     if (after !== undefined) resumes.count(`${recovered}`);
     if (resumed === undefined && recovered) visitor.behind = after;
-    visitor.position = resumed ?? Math.max(history.start, history.end - wish.history);
+    visitor.position = resumed ?? Math.max(history.start, history.end - arrival.history);
     if (visitor.wire === "json")
       visitor.send(
         json.welcome({
@@ -136,7 +139,7 @@ export class Hub {
           room: room.name,
           last: visitor.behind ?? history.idBefore(visitor.position),
           ...(after === undefined ? {} : { recovered }),
-          ...(wish.session === undefined ? {} : { sent: visitor.sent }),
+          ...(session === undefined ? {} : { sent }),
           count: manager.count,
           members: manager.members(MAX_NAMES),
           connections: manager.connectionsOf(client),
@@ -185,15 +188,12 @@ export class Hub {
     if (!room) return;
     const { manager, fanOut } = room;
     // What nobody hears need not be encoded.
-    const inText =
-      manager.speakers("text") > 0
-        ? [{ to: "text", message: text.message(entry), isEntry: true } as const]
-        : [];
-    const inJson =
-      manager.speakers("json") > 0
-        ? [{ to: "json", message: json.message(entry), isEntry: true } as const]
-        : [];
-    fanOut.add(...inText, ...inJson);
+    const outgoing: Outgoing[] = [];
+    if (manager.speakers("text") > 0)
+      outgoing.push({ to: "text", message: text.message(entry), isEntry: true });
+    if (manager.speakers("json") > 0)
+      outgoing.push({ to: "json", message: json.message(entry), isEntry: true });
+    fanOut.add(outgoing);
   }
 
   /** Somebody has come or gone by another node. */

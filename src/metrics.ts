@@ -58,6 +58,7 @@ class Counters implements Metric {
 
 class Histogram implements Metric {
   readonly type = "histogram";
+  /** Of each bucket alone, up to its bound. */
   readonly #counts: number[];
   #count = 0;
   #sum = 0;
@@ -75,13 +76,15 @@ class Histogram implements Metric {
   observe(seconds: number): void {
     this.#count++;
     this.#sum += seconds;
-    for (let i = this.bounds.length - 1; i >= 0 && seconds <= (this.bounds[i] ?? 0); i--)
-      this.#counts[i] = (this.#counts[i] ?? 0) + 1;
+    let i = 0;
+    while (seconds > (this.bounds[i] ?? Infinity)) i++;
+    this.#counts[i] = (this.#counts[i] ?? 0) + 1;
   }
 
   *samples() {
+    let below = 0;
     for (const [i, bound] of this.bounds.entries())
-      yield ["_bucket", { le: `${bound}` }, this.#counts[i] ?? 0] as const;
+      yield ["_bucket", { le: `${bound}` }, (below += this.#counts[i] ?? 0)] as const;
     yield ["_bucket", { le: "+Inf" }, this.#count] as const;
     yield ["_sum", {}, this.#sum] as const;
     yield ["_count", {}, this.#count] as const;

@@ -58,7 +58,7 @@ export class Rooms {
       asked,
     ]);
     if (sent !== "unavailable" && isAfterKept !== "unavailable" && ticket !== "unavailable")
-      return new Visitor(wish, room, allowance, sent, isAfterKept, ticket);
+      return new Visitor(wish, room, allowance, { after, history: wish.history, sent, isAfterKept }, ticket);
     this.release(room);
     return "unavailable";
   }

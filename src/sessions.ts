@@ -28,14 +28,14 @@ export class Sessions {
   }
 
   get(client: string, session: string, nowMs: number): Session | undefined {
-    this.#forgetOld(nowMs);
     const key = keyOf(client, session);
-    const known = this.#sessions.get(key);
-    if (known) return known;
-    const loaded = this.load(client, session);
-    if (!loaded || nowMs - loaded.usedMs >= SESSION_KEPT_MS) return undefined;
-    this.#sessions.set(key, loaded);
-    return loaded;
+    const kept = this.#sessions.get(key);
+    const known = kept ?? this.load(client, session);
+    if (!known || nowMs - known.usedMs >= SESSION_KEPT_MS) return undefined;
+    if (kept) return kept;
+    this.#sessions.set(key, known);
+    this.#forgetOld(nowMs);
+    return known;
   }
 
   /** The answer to a draft that must not be kept: it was already, or the one before it was not. */

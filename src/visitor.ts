@@ -58,10 +58,21 @@ export interface Room {
   visitors: number;
 }
 
+/** What somebody comes for, and what the store knows of it. */
+export interface Arrival {
+  readonly after: string | undefined;
+  readonly history: number;
+  /** The highest number that the store has of its session. */
+  readonly sent: number | null;
+  /** Whether nothing is missing after the entry that it asks to go on from. */
+  readonly isAfterKept: boolean;
+}
+
 /** One connection in a room. */
 export class Visitor implements Member, Sender {
   readonly client: string;
   readonly wire: Wire;
+  readonly session: string | undefined;
   socket: Socket | undefined;
   /** The next position of the room's history to be sent, while catching up. */
   position = 0;
@@ -76,18 +87,17 @@ export class Visitor implements Member, Sender {
   hasShownLife = false;
 
   constructor(
-    readonly wish: Wish,
+    { client, wire, session }: Wish,
     readonly room: Room,
     readonly allowance: Allowance,
-    /** The highest number that the store has of its session. */
-    readonly sent: number | null,
-    /** Whether nothing is missing after the entry that it asks to go on from. */
-    readonly isAfterKept: boolean,
+    /** Until it is in: idle connections are many. */
+    public arrival: Arrival | undefined,
     /** The newer of two connections of a session has the higher one, on whichever nodes they are. */
     readonly ticket: number,
   ) {
-    this.client = wish.client;
-    this.wire = wish.wire;
+    this.client = client;
+    this.wire = wire;
+    this.session = session;
   }
 
   get sequence(): Sequence {
