@@ -1,7 +1,7 @@
 /** What the operator is told: where the server is, and what went wrong. */
 
-import { networkInterfaces } from "node:os";
 import { note } from "./log.ts";
+import { os } from "./node.ts";
 import type { Command, Options } from "./options.ts";
 import { StoreError } from "./store.ts";
 import { Tokens } from "./tokens.ts";
@@ -47,10 +47,10 @@ export function greet(
   console.log("Ctrl+C stops it.");
 }
 
-/** Whether somebody may click on what is printed. `process.stdout` takes 8 ms to load: only where that is possible. */
-export async function isTerminal(): Promise<boolean> {
-  const stdout = await Bun.stdout.stat();
-  return stdout.isCharacterDevice() && process.stdout.isTTY;
+/** Whether somebody may click on what is printed. `process.stdout` takes long to load: only where it may be one. */
+export function isTerminal(): boolean {
+  const mayBe = Bun.enableANSIColors || Boolean(process.env.NO_COLOR); // at a terminal, colors can be turned off
+  return mayBe && process.stdout.isTTY;
 }
 
 /** A link by which a client comes in; the token is its last part. */
@@ -70,7 +70,7 @@ function schemeOf(tlsCert: string | undefined): "http" | "https" {
 /** The names by which a listener is reached: the one for this machine first. */
 function namesOf(hostname: string): string[] {
   if (hostname === "0.0.0.0" || hostname === "::") {
-    const addresses = Object.values(networkInterfaces()).flatMap((of) => of ?? []);
+    const addresses = Object.values(os().networkInterfaces()).flatMap((of) => of ?? []);
     return [
       "localhost",
       ...addresses.filter(({ family, internal }) => family === "IPv4" && !internal).map((of) => of.address),

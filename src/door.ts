@@ -74,7 +74,7 @@ export interface Rules {
   readonly allowOrigin: readonly string[];
   /** With it, only who has one comes in. */
   readonly tokens: Tokens | undefined;
-  readonly machineName: string;
+  machineName(): string;
 }
 
 /** Who has come in: until when, and as whom, if a token says so. */
@@ -172,8 +172,9 @@ export class Door {
     const name = nameOfHost(host);
     if (name === undefined) return false;
     if (publicUrl) return URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href;
-    const machineName = this.rules.machineName.toLowerCase();
-    return isLocalHost(host) || name === machineName || name === `${machineName}.local`;
+    if (isLocalHost(host)) return true;
+    const machineName = this.rules.machineName().toLowerCase();
+    return name === machineName || name === `${machineName}.local`;
   }
 }
 

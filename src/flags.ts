@@ -1,7 +1,5 @@
 /** Options in general: a table of them, the command line and the environment in; values, and every mistake at once, out. */
 
-import { parseArgs } from "node:util";
-
 /** One option: `--name VALUE`, or `HUBBUB_NAME` in the environment, or the fallback. */
 export interface Flag<T> {
   /** What stands for the value in `--help` and in the README; a switch has none. */
@@ -36,51 +34,40 @@ interface Reading<T extends Table> {
   readonly mistakes: readonly string[];
 }
 
+/** By hand: `parseArgs` of `node:util` takes a quarter of what a plain server takes to start. */
 export function readFlags<T extends Table>(
   table: T,
   argv: readonly string[],
   env: Env,
 ): Reading<T> | { readonly do: "help" | "version" } {
-  const named = new Map(Object.entries(table).map(([key, flag]) => [nameOf(key), flag]));
-  const { tokens } = parseArgs({
-    args: [...argv],
-    options: {
-      help: { type: "boolean", short: "h" },
-      version: { type: "boolean", short: "v" },
-      ...Object.fromEntries(
-        named.entries().map(([name, { value }]) => [name, { type: value ? "string" : "boolean" } as const]),
-      ),
-    },
-    strict: false,
-    tokens: true,
-  });
-
+  const named = new Map(Object.entries(table).map(([key, flag]) => [nameOf(key), { key, flag }]));
   const mistakes: string[] = [];
   const others: string[] = [];
   const given = new Map<string, string>();
-  for (const [i, token] of tokens.entries()) {
-    if (token.kind === "option-terminator") continue;
-    if (token.kind === "positional") {
-      // What follows an unknown option is most likely its value, and one sentence is enough.
-      const before = tokens[i - 1];
-      const isValue =
-        before?.kind === "option" && !named.has(before.name) && before.index === token.index - 1;
-      if (!isValue) others.push(token.value);
-      continue;
+  const rest = [...argv];
+  for (let piece = rest.shift(); piece !== undefined; piece = rest.shift()) {
+    const [, written, name = "", inline] = /^(--?([^-=][^=]*))(?:=(.*))?$/s.exec(piece) ?? [];
+    if (piece === "--") others.push(...rest.splice(0));
+    else if (written === undefined) others.push(piece);
+    else if (written === "--help" || written === "-h") return { do: "help" };
+    else if (written === "--version" || written === "-v") return { do: "version" };
+    else {
+      const { flag } = (written.startsWith("--") && named.get(name)) || {};
+      if (flag) {
+        const value = inline ?? (flag.value ? rest.shift() : undefined) ?? "";
+        given.set(name, flag.many && given.has(name) ? `${given.get(name)} ${value}` : value);
+        continue;
+      }
+      mistakes.push(`${written}: unknown option${nearest(name, named.keys(), "--")}, see --help`);
+      // What follows it is most likely its value, and one sentence is enough.
+      if (inline === undefined && rest[0]?.startsWith("-") === false) rest.shift();
     }
-    const { name, value = "" } = token;
-    if (name === "help" || name === "version") return { do: name };
-    const flag = named.get(name);
-    if (!flag)
-      mistakes.push(`${token.rawName}: unknown option${nearest(name, named.keys(), "--")}, see --help`);
-    else given.set(name, flag.many && given.has(name) ? `${given.get(name)} ${value}` : value);
   }
 
   const set = new Set<keyof T>();
-  function read(key: string, flag: Flag<unknown>): unknown {
-    const name = nameOf(key);
+  function read(name: string, key: string, flag: Flag<unknown>): unknown {
     const text = given.get(name);
-    const [source, found] = text === undefined ? (environment(key, flag, env) ?? []) : [`--${name}`, text];
+    const [source, found] = text === undefined ? (environment(name, flag, env) ?? []) : [`--${name}`, text];
     if (source === undefined) return flag.fallback;
     set.add(key);
     const result = flag.parse(found ?? "", source);
@@ -89,14 +76,16 @@ export function readFlags<T extends Table>(
     return flag.fallback;
   }
 
-  const values = Object.fromEntries(Object.entries(table).map(([key, flag]) => [key, read(key, flag)]));
+  const values = Object.fromEntries(
+    named.entries().map(([name, { key, flag }]) => [key, read(name, key, flag)]),
+  );
   // Each value is what its own flag makes of a text, which the type of entries cannot say.
   return { options: values as Values<T>, others, given: set, mistakes };
 }
 
 /** The first of a flag's variables that is set, and what it says. */
-function environment(key: string, { alsoEnv }: Flag<unknown>, env: Env): [string, string] | undefined {
-  for (const name of [envName(key), alsoEnv]) {
+function environment(option: string, { alsoEnv }: Flag<unknown>, env: Env): [string, string] | undefined {
+  for (const name of [envName(option), alsoEnv]) {
     const text = name && env[name];
     if (text) return [name, text];
   }
@@ -137,6 +126,7 @@ export function nameOf(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 
-export function envName(key: string): string {
-  return `HUBBUB_${nameOf(key).toUpperCase().replaceAll("-", "_")}`;
+/** `max-message-bytes` is `HUBBUB_MAX_MESSAGE_BYTES` in the environment. */
+export function envName(option: string): string {
+  return `HUBBUB_${option.toUpperCase().replaceAll("-", "_")}`;
 }

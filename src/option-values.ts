@@ -1,6 +1,6 @@
 /** What some options take: an origin of the web, a secret, a certificate. */
 
-import { files } from "./files.ts";
+import { fs } from "./node.ts";
 
 /** An origin of the web, without anything behind it. */
 export function originOf(text: string): URL | undefined {
@@ -11,7 +11,7 @@ export function originOf(text: string): URL | undefined {
 /** By its label (RFC 7468): Bun takes an empty certificate for none, and would go on without TLS. */
 export function readPem(file: string, label: RegExp, what: string) {
   try {
-    const value = files().readFileSync(file, "utf8");
+    const value = fs().readFileSync(file, "utf8");
     return label.test(value) ? { value } : { expected: what };
   } catch {
     return { expected: "a file that can be read" };
@@ -21,7 +21,7 @@ export function readPem(file: string, label: RegExp, what: string) {
 /** Any bytes; the line break that an editor puts at the end is none of them. */
 export function readSecret(file: string): Buffer | undefined {
   try {
-    const bytes = files().readFileSync(file);
+    const bytes = fs().readFileSync(file);
     const isLine = bytes.at(-1) === 0x0a;
     return bytes.subarray(0, bytes.length - (isLine ? (bytes.at(-2) === 0x0d ? 2 : 1) : 0));
   } catch {

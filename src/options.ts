@@ -1,6 +1,6 @@
 /** What the operator asked for: the command line and the environment in; a command, or every mistake at once, out. */
 
-import { envName, flag, nearest, readFlags, type Env, type Values } from "./flags.ts";
+import { envName, flag, nameOf, nearest, readFlags, type Env, type Values } from "./flags.ts";
 import { originOf, readPem, readSecret } from "./option-values.ts";
 import type { LogFormat } from "./log.ts";
 import { readName } from "./names.ts";
@@ -226,9 +226,11 @@ function readJoin(argv: readonly string[], env: Env): Command {
 }
 
 function unknownIn(env: Env): string[] {
-  const known = Object.entries(flags).flatMap(([key, { alsoEnv }]) => [envName(key), alsoEnv ?? ""]);
+  const ours = Object.keys(env).filter((name) => name.startsWith("HUBBUB_"));
+  if (ours.length === 0) return [];
+  const known = Object.entries(flags).flatMap(([key, { alsoEnv }]) => [envName(nameOf(key)), alsoEnv ?? ""]);
   known.push("HUBBUB_TOKEN");
-  return Object.keys(env)
-    .filter((name) => name.startsWith("HUBBUB_") && !known.includes(name))
+  return ours
+    .filter((name) => !known.includes(name))
     .map((name) => `${name}: unknown in the environment${nearest(name, known, "")}, ignored`);
 }

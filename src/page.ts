@@ -1,17 +1,15 @@
 /** The page and its client module as static responses: Bun gives them an ETag, answers HEAD and If-None-Match. */
 
-import { transpile } from "./transpile.ts" with { type: "macro" };
+import { hashOf, transpile } from "./macros.ts" with { type: "macro" };
 
 // Bun's types call every .html an HTMLBundle; imported as text it is a string, also in the executable.
 import html from "../index.html" with { type: "text" };
 
-const text = String(html);
-
 /** The page runs its own script and style, named by their hashes, and this server's module; it talks to nobody else. */
 const policy = [
   "default-src 'none'",
-  `script-src 'self' ${hashOf("script")}`,
-  `style-src ${hashOf("style")}`,
+  `script-src 'self' ${hashOf("script", "../index.html")}`,
+  `style-src ${hashOf("style", "../index.html")}`,
   "connect-src 'self'",
   "img-src blob: data:",
   "base-uri 'none'",
@@ -19,7 +17,7 @@ const policy = [
   "frame-ancestors 'none'",
 ].join("; ");
 
-export const page = new Response(text, {
+export const page = new Response(String(html), {
   headers: {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": policy,
@@ -38,10 +36,3 @@ export const clientModule = new Response(transpile("client.ts"), {
     "Cache-Control": "no-cache",
   },
 });
-
-/** @throws when the page has no such element: a policy that lets nothing run would be a silent failure. */
-function hashOf(element: "script" | "style"): string {
-  const source = new RegExp(`<${element}>(.*?)</${element}>`, "s").exec(text)?.[1];
-  if (source === undefined) throw new Error(`index.html has no <${element}>`);
-  return `'sha256-${new Bun.CryptoHasher("sha256").update(source).digest("base64")}'`;
-}

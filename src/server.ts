@@ -31,17 +31,16 @@
  *                  rooms; changes.ts, what the others are told; nodes.ts, who they are; scripts.ts and node-scripts.ts, what
  *                  Redis does; records.ts, what it gives; line.ts, a connection; address.ts, which Redis
  *     api.ts       the rooms over HTTP; answers.ts, what HTTP requests are answered with
- *     page.ts      index.html and the client module as responses; transpile.ts, the macro that makes the latter
+ *     page.ts      index.html and the client module as responses; macros.ts, what is made of them beforehand
  *     client.ts    the client, for browsers and Bun: a connection that mends itself
  *     join.ts      the client at a terminal: `hubbub join URL`
- *     options.ts   the command line and the environment; flags.ts, option-values.ts, files.ts; manual.ts, --help
- *     stopping.ts  how it ends
+ *     options.ts   the command line and the environment; flags.ts, option-values.ts; manual.ts, --help
+ *     stopping.ts  how it ends; node.ts, what of Node is loaded only when needed
  *     console.ts   what is said at the start; log.ts and metrics.ts, what the operator sees afterwards
  *
  * Nothing imports this file.
  */
 
-import { hostname } from "node:os";
 import { version } from "../package.json";
 import { answer, nothingHere, preflight, toClient } from "./answers.ts";
 import { roomRoutes } from "./api.ts";
@@ -54,6 +53,7 @@ import { Hub } from "./hub.ts";
 import { note, report, startLog } from "./log.ts";
 import { disconnects, gauge, metricsText, watchEventLoop } from "./metrics.ts";
 import { readCommand, type Options } from "./options.ts";
+import { os } from "./node.ts";
 import { clientModule, page } from "./page.ts";
 import { maxFrameBytes } from "./protocol.ts";
 import { stores } from "./stores.ts";
@@ -70,7 +70,7 @@ const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 async function serve(options: Options): Promise<Running> {
   const { publicUrl, allowOrigin, secretFile, maxMessageBytes } = options;
   const tokens = secretFile === undefined ? undefined : new Tokens(secretFile);
-  const door = new Door({ publicUrl, allowOrigin, tokens, machineName: hostname() });
+  const door = new Door({ publicUrl, allowOrigin, tokens, machineName: () => os().hostname() });
   const connections = new Connections(options);
   const makeStore = await stores.get(options.store.protocol)?.(options.store)?.();
   if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);
@@ -241,7 +241,7 @@ switch (command.do) {
     for (const warning of warnings) console.error(warning);
     startLog(options.log);
     const running = await listen(options);
-    greet(version, running.server, running.promise, options, await isTerminal());
+    greet(version, running.server, running.promise, options, isTerminal());
     stopOnSignals(running);
     break;
   }

@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { resolve } from "node:path";
-import { files } from "./files.ts";
+import { fs } from "./node.ts";
 import { StoreError, type Content } from "./store.ts";
 
 /** "Hubb", by which a file is known as ours. */
@@ -39,7 +39,7 @@ export interface Row {
 /** @throws StoreError when the file cannot be used */
 export function openFile(path: string, nowMs: number): Database {
   try {
-    const { closeSync, openSync } = files();
+    const { closeSync, openSync } = fs();
     closeSync(openSync(path, "a", 0o600)); // SQLite would make it readable to everyone
     const db = new Database(resolve(path), { strict: true }); // no name means anything else to SQLite
     // Before anything is read: the file is this process's alone, until it ends.

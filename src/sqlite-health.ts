@@ -1,7 +1,7 @@
 /** Whether the SQLite store's file does its part: what fails makes the store not ready, until it works again. */
 
 import { SQLiteError } from "bun:sqlite";
-import { files } from "./files.ts";
+import { fs } from "./node.ts";
 import { note, report } from "./log.ts";
 
 /** How often it is tried whether a file that has failed works again. */
@@ -57,6 +57,6 @@ export class FileHealth {
 
 /** Which file it is, wherever it lies; nothing if there is none. */
 function identify(path: string): string {
-  const { dev, ino } = files().statSync(path, { throwIfNoEntry: false }) ?? {};
+  const { dev, ino } = fs().statSync(path, { throwIfNoEntry: false }) ?? {};
   return `${dev} ${ino}`;
 }

@@ -1,5 +1,6 @@
-/** Which store there is for which URL. Each is loaded only where it is asked for, so that none costs the start of another. */
+/** Which store there is for which URL. All but the default are loaded only where they are asked for. */
 
+import { MemoryStore } from "./memory.ts";
 import { REDIS_SCHEMES, redisAddress } from "./redis/address.ts";
 import type { Follower, Store, StoreOptions } from "./store.ts";
 
@@ -12,10 +13,10 @@ type Prepare = (url: URL) => (() => Promise<Make>) | undefined;
 export const stores = new Map<string, Prepare>([
   [
     "memory:",
-    () => async () => {
-      const { MemoryStore } = await import("./memory.ts");
-      return ({ history }, { said }) => new MemoryStore(history, said);
-    },
+    () =>
+      async () =>
+      ({ history }, { said }) =>
+        new MemoryStore(history, said),
   ],
   [
     "sqlite:",

@@ -36,3 +36,27 @@ test("the executable runs in an empty folder, serves the page and the chat, and 
   const run = await Bun.$`${built.executable} --port http`.env({}).cwd(built.folder).quiet().nothrow();
   expect([run.exitCode, `${run.stderr}`]).toEqual([2, '--port: expected 0–65535, got "http"\n']);
 });
+
+test("its parts that are loaded only when they are asked for are in it: help, joining, the other stores", async () => {
+  await using built = await build();
+  const run = (...args: string[]) =>
+    Bun.$`${built.executable} ${args}`.env({}).cwd(built.folder).quiet().nothrow();
+  const help = await run("--help");
+  expect(`${help.stdout}`).toStartWith("Hubbub: one file to run");
+
+  await using hub = await startHubbub({
+    command: [built.executable, "--store", "sqlite:chat.db"],
+    cwd: built.folder,
+    env: {},
+  });
+  await using bob = await hub.join("bob");
+  const { exitCode } =
+    await Bun.$`echo hi | ${built.executable} join ${`${hub.origin}/client?id=ann`}`.quiet();
+  expect(exitCode).toBe(0);
+  await bob.hears("Client #ann says: hi", "Client #ann left the chat");
+  expect(await Bun.file(join(built.folder, "chat.db")).exists()).toBe(true);
+
+  const redis = await run("--store", "redis://127.0.0.1:1");
+  expect(redis.exitCode).toBe(2);
+  expect(`${redis.stderr}`).toStartWith("Redis at 127.0.0.1:1 does not answer");
+});

@@ -5,6 +5,7 @@ import { version } from "../package.json";
 import { helpText, optionRows } from "../src/manual.ts";
 import { readCommand, type Options } from "../src/options.ts";
 import { startHubbub } from "./hubbub.ts";
+import { until } from "./within.ts";
 
 const DEFAULTS: Options = {
   host: "127.0.0.1",
@@ -188,5 +189,23 @@ describe("the command", () => {
     expect(await hub.answer("/?id=7&x=%20")).toHaveProperty("status", 302);
     expect((await hub.get("/?id=7&x=%20")).headers.get("location")).toBe("/client?id=7&x=%20");
     expect(await hub.answer("/client")).toHaveProperty("status", 200);
+  });
+
+  test.each([{}, { NO_COLOR: "1" }])("at a terminal an address stands alone, %j", async (env) => {
+    let printed = "";
+    const run = Bun.spawn([process.execPath, `${import.meta.dir}/../src/server.ts`, "--port", "0"], {
+      env: { TERM: "xterm", ...env },
+      terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
+    });
+    await until(async () => printed.includes("Ctrl+C stops it."), "the greeting");
+    run.kill();
+    await run.exited;
+    const address = new RegExp(`^Hubbub ${version}\r\n\r\n  http://localhost:\\d+/client\r\n`);
+    expect(printed).toMatch(address);
+  });
+
+  test("in a pipe one line says all, also where colors are asked for", async () => {
+    await using hub = await startHubbub({ env: { FORCE_COLOR: "1" } });
+    expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
   });
 });

@@ -1,0 +1,9 @@
+/** Node's own modules that take a millisecond or more to load: most starts need none of them. */
+
+export function fs(): typeof import("node:fs") {
+  return process.getBuiltinModule("node:fs");
+}
+
+export function os(): typeof import("node:os") {
+  return process.getBuiltinModule("node:os");
+}
