@@ -78,13 +78,13 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(page.conversation, ["me: one: Sending…", "me: two: Sending…"]);
     await first.stop();
     await using second = await startHubbub({ args: ["--port", `${first.port}`] });
-    await using bob = await second.join("bob");
     const doubt = "Maybe not sent Retry Delete";
     const both = [`me: one: ${doubt}`, `me: two: ${doubt}`];
     await page.shows(`${page.conversation}.slice(-2)`, both);
     await page.reload();
     await page.shows(page.conversation, both);
     await page.shows("room?.state.is", "open");
+    await using bob = await second.join("bob");
     await page.click(".message:has(+ .message) .state button:last-of-type");
     await page.click(".state button:first-of-type");
     await bob.hears("Client #ann says: two");
