@@ -9,7 +9,7 @@ import type { Wire } from "./protocol.ts";
 import type { Content } from "./store.ts";
 import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./visitor.ts";
 
-/** So much does not wait any longer. */
+/** So much does not wait any longer: four times as much is no faster, and twice as late. */
 const MAX_WAITING_BYTES = 16 * 1024;
 /** How soon a reader that does not keep up is looked for. */
 const LOOK_FOR_SLOW_MS = 50;
@@ -41,14 +41,15 @@ export class FanOut {
 
   /** Goes out together, after all that waits. */
   add(outgoing: readonly Outgoing[]): void {
-    const quietMs = performance.now() - this.#writtenMs;
-    if (this.#waiting.length === 0 && quietMs >= this.flushMs) return this.#write(outgoing);
+    const isQuiet = this.#waiting.length === 0 && performance.now() - this.#writtenMs >= this.flushMs;
+    if (isQuiet) return this.#write(outgoing);
     for (const each of outgoing) {
       this.#waiting.push(each);
       this.#waitingBytes += each.message.length;
     }
     if (this.#waitingBytes >= MAX_WAITING_BYTES) this.flush();
-    else this.#timer ??= setTimeout(() => this.flush(), this.flushMs - quietMs);
+    // From here, and not from the last write: what that took of the time, as it does in a crowd, is no pause.
+    else this.#timer ??= setTimeout(() => this.flush(), this.flushMs);
   }
 
   /** Does not wait any longer. */

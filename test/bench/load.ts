@@ -13,7 +13,7 @@ const CONNECT_AT_ONCE = 100;
 /** Who has come is told within 200 ms; that is not what is measured. */
 const SETTLE_MS = 300;
 /** How often those read who need not at once. It is less than a socket's buffers hold. */
-const DOZE_MS = 25;
+const DOZE_MS = 100;
 /** On so many connections it is measured how long each message took; of 20 talkers they are the talkers' own. */
 const WATCHED = 20;
 /** How long the last delivery may take after the sending ended. */
