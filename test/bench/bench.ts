@@ -36,7 +36,7 @@ const SCENARIOS: readonly Scenario[] = [
   { name: "echo", wires: ["echo"], clients: 32, senders: 32, seconds: 0.8 },
 ];
 /** Long and lively enough for the engine to compile what is used, in the quiet room, too. */
-const WARM_UP = { seconds: 1, leastRate: 1_000 };
+const WARM_UP = { seconds: 1, leastDeliveries: 200_000 };
 
 const plans = SCENARIOS.flatMap((scenario) => scenario.wires.map((wire) => ({ scenario, wire })));
 const results: Result[] = [];
@@ -94,9 +94,13 @@ async function compare(scenario: Scenario, wire: Wire, progress: (now: string) =
   return summarize(name, wire, runs);
 }
 
-function warmUp({ senders, rate }: Plan): Plan {
-  const { seconds, leastRate } = WARM_UP;
-  return { seconds, senders, ...(rate === undefined ? {} : { rate: Math.max(rate, leastRate) }) };
+function warmUp({ clients, senders, rate }: Scenario): Plan {
+  const { seconds, leastDeliveries } = WARM_UP;
+  return {
+    seconds,
+    senders,
+    ...(rate === undefined ? {} : { rate: Math.max(rate, leastDeliveries / clients) }),
+  };
 }
 
 /** A line that the next one takes the place of. */
