@@ -1,6 +1,6 @@
 /**
  * What goes out to a room. The write to each socket is what costs, and Bun does at most one a tick: so a quiet room
- * is written to at once, and in a busy one the messages of some milliseconds share a write.
+ * is written to at once, and in a busy one what is said during a pause shares the next write.
  */
 
 import type { ConnectionManager } from "./manager.ts";
@@ -9,8 +9,8 @@ import type { Wire } from "./protocol.ts";
 import type { Content } from "./store.ts";
 import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./visitor.ts";
 
-/** So much does not wait any longer: four times as much is no faster, and twice as late. */
-const MAX_WAITING_BYTES = 16 * 1024;
+/** So much does not wait any longer, the frames of both wires counted in characters: 64 KiB were no faster, and later. */
+const MAX_WAITING = 16 * 1024;
 /** How soon a reader that does not keep up is looked for. */
 const LOOK_FOR_SLOW_MS = 50;
 
@@ -24,9 +24,9 @@ export interface Outgoing {
 
 export class FanOut {
   #waiting: Outgoing[] = [];
-  #waitingBytes = 0;
-  #writtenMs = -Infinity;
-  #timer: Timer | undefined;
+  #waitingLength = 0;
+  /** The pause since the last write, until it is over. */
+  #pausing: object | undefined;
   #slowTimer: Timer | undefined;
   /** Said since it was last looked who does not keep up. */
   #bytesUnwatched = 0;
@@ -41,29 +41,30 @@ export class FanOut {
 
   /** Goes out together, after all that waits. */
   add(outgoing: readonly Outgoing[]): void {
-    const isQuiet = this.#waiting.length === 0 && performance.now() - this.#writtenMs >= this.flushMs;
-    if (isQuiet) return this.#write(outgoing);
+    if (!this.#pausing) return this.#write(outgoing);
     for (const each of outgoing) {
       this.#waiting.push(each);
-      this.#waitingBytes += each.message.length;
+      this.#waitingLength += each.message.length;
     }
-    if (this.#waitingBytes >= MAX_WAITING_BYTES) this.flush();
-    // From here, and not from the last write: what that took of the time, as it does in a crowd, is no pause.
-    else this.#timer ??= setTimeout(() => this.flush(), this.flushMs);
+    if (this.#waitingLength >= MAX_WAITING) this.flush();
   }
 
   /** Does not wait any longer. */
   flush(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    this.#waitingBytes = 0;
+    const waiting = this.#takeWaiting();
     if (waiting.length > 0) this.#write(waiting);
   }
 
+  #takeWaiting(): Outgoing[] {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    this.#waitingLength = 0;
+    return waiting;
+  }
+
+  /** Nobody is there any more: what waits is for nobody, nor for who comes into a new room of that name. */
   end(): void {
-    clearTimeout(this.#timer);
+    this.#takeWaiting();
     clearTimeout(this.#slowTimer);
   }
 
@@ -77,9 +78,19 @@ export class FanOut {
       isSlow = manager.broadcast(to, message) < 0 || isSlow;
       this.#bytesUnwatched += message.length;
     }
-    this.#writtenMs = performance.now();
+    if (this.flushMs > 0) void this.#pause();
     if (isSlow) this.#watchForSlow();
     else this.#bytesUnwatched = 0;
+  }
+
+  async #pause(): Promise<void> {
+    const pause = (this.#pausing = {});
+    // Only in one of the next two turns does Bun write to the sockets, which in a crowd alone takes many milliseconds.
+    for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
+    await Bun.sleep(this.flushMs);
+    if (this.#pausing !== pause) return; // something could not wait
+    this.#pausing = undefined;
+    this.flush();
   }
 
   /** Looks who it is, now and then, and sooner the more is being said. */

@@ -46,9 +46,9 @@ export function readFlags<T extends Table>(
   const given = new Map<string, string>();
   const rest = [...argv];
   for (let piece = rest.shift(); piece !== undefined; piece = rest.shift()) {
-    const [, written, name = "", inline] = /^(--?([^-=][^=]*))(?:=(.*))?$/s.exec(piece) ?? [];
+    const [, written, name = "", inline] = /^(--?([^=]*))(?:=(.*))?$/s.exec(piece) ?? [];
     if (piece === "--") others.push(...rest.splice(0));
-    else if (written === undefined) others.push(piece);
+    else if (written === undefined || piece === "-") others.push(piece);
     else if (written === "--help" || written === "-h") return { do: "help" };
     else if (written === "--version" || written === "-v") return { do: "version" };
     else {

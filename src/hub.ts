@@ -15,7 +15,7 @@ import { end, type Socket, type Visitor, type Wish } from "./visitor.ts";
 
 export interface HubOptions extends HearingOptions {
   readonly pingSeconds: number;
-  /** A busy room is written to so often. */
+  /** So long what is said in a busy room waits for more. */
   readonly flushMs: number;
 }
 
@@ -115,7 +115,7 @@ export class Hub {
 
   enter(visitor: Visitor, socket: Socket): void {
     const { room, client, session, arrival } = visitor;
-    if (!arrival) return;
+    if (!arrival) throw new Error("somebody enters twice");
     const { history, manager } = room;
     visitor.arrival = undefined;
     visitor.socket = socket;

@@ -125,7 +125,7 @@ export const groups = {
   },
   "Running it": {
     pingSeconds: number("N", 25, [1, 3600], "how often a connection has to show that it is alive"),
-    flushMs: number("N", 10, [0, 1000], "a busy room is written to so often; 0: for each message"),
+    flushMs: number("N", 10, [0, 1000], "so long messages of a busy room wait for others; 0: not at all"),
     drainSeconds: number("N", 5, [0, 3600], "how long stopping may take"),
     log: flag<LogFormat>({
       value: "FORMAT",
@@ -211,6 +211,7 @@ function readToken(argv: readonly string[], env: Env): Command {
 function readJoin(argv: readonly string[], env: Env): Command {
   const read = readFlags({}, argv, {});
   if ("do" in read) return read;
+  if (read.mistakes.length > 0) return { do: "refuse", mistakes: read.mistakes };
   const [address, ...more] = read.others;
   const url = URL.parse(address ?? "");
   if (more.length === 0 && (url?.protocol === "http:" || url?.protocol === "https:"))

@@ -90,7 +90,7 @@ export class Visitor implements Member, Sender {
     { client, wire, session }: Wish,
     readonly room: Room,
     readonly allowance: Allowance,
-    /** Until it is in: idle connections are many. */
+    /** Dropped once it is in: there are many connections, and it is not needed again. */
     public arrival: Arrival | undefined,
     /** The newer of two connections of a session has the higher one, on whichever nodes they are. */
     readonly ticket: number,

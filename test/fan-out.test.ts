@@ -79,6 +79,20 @@ describe("while the room is busy", () => {
     await bob.hears(says("my last word"), "Client #ann left the chat");
   });
 
+  test("what waits when the last one leaves, who comes next hears in the history alone", async () => {
+    await using hub = await startHubbub({ args: ["--flush-ms", "500"] });
+    await using ann = await hub.join("ann");
+    ann.says("1");
+    await ann.hears("You wrote: 1", says("1"));
+    ann.says("2");
+    await ann.hears("You wrote: 2");
+    await ann.leaves();
+    await using bob = await hub.join("bob", { history: 10 });
+    await bob.hears(says("1"), says("2"));
+    await Bun.sleep(700); // the pause is over
+    await bob.hearsNothing();
+  });
+
   test("what waits is out before the server stops", async () => {
     await using hub = await start();
     const { ann, bob } = await busyRoom(hub);

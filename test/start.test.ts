@@ -130,6 +130,30 @@ describe("options", () => {
       mistakes: ['PORT: expected 0–65535, got "http"'],
     }));
 
+  const unknown = (option: string) => `${option}: unknown option, see --help`;
+  test.each([
+    ["--", ["no such command"], ["--", "--port"]],
+    ["a value of its own", ['expected 0–65535, got "--host"'], ["--port", "--host"]],
+    ["no value", ['expected 0–65535, got ""'], ["--port"]],
+    ["its own =", ['expected 0–65535, got "8=0"'], ["--port=8=0"]],
+    ["what follows a switch", ["off: no such command, see --help"], ["--trust-proxy", "off"]],
+    ["short ones together", [unknown("-hv")], ["-hv"]],
+    ["three dashes", ["---port: unknown option"], ["---port"]],
+    ["no name", [unknown("--")], ["--=x"]],
+    ["an unknown one with its value", [unknown("--qqq"), "x: no such command"], ["--qqq=1", "x"]],
+    ["a lone dash", ["-: no such command"], ["-"]],
+    [
+      "an option that join has not",
+      [unknown("--room")],
+      ["join", "--room=tea", "http://localhost:8000/client"],
+    ],
+  ])("the command line: %s", (_, mistakes, argv) => {
+    const command = readCommand(argv, {});
+    if (command.do !== "refuse") throw new Error(`it is taken as ${command.do}`);
+    expect(command.mistakes).toHaveLength(mistakes.length);
+    for (const [i, mistake] of mistakes.entries()) expect(command.mistakes[i]).toContain(mistake);
+  });
+
   test("the README's table says the same as --help", async () => {
     const readme = (await Bun.file(`${import.meta.dir}/../README.md`).text()).replace(/ +/g, " ");
     for (const row of optionRows()) expect(readme).toContain(row);

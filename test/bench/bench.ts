@@ -1,5 +1,5 @@
 /**
- * `bun run bench`: Hubbub and plain Bun.serve side by side, in turn, under the same load. Every delivery is counted;
+ * `bun run bench`: Hubbub and plain Bun.serve side by side, under the same load. Every delivery is counted;
  * it exits with 1 when one is missing or came twice. The results go into results.json and chart.svg, beside this file.
  */
 
@@ -65,7 +65,7 @@ console.log("delivery. Every delivery arrived, once.");
 if (!isCpuMeasured) console.log("Only Linux says what a process worked: here the seconds are the clock's.");
 for (const warning of warnings(all)) console.log(warning);
 
-/** Both servers run all the time, and only one of them at a time is given something to do. */
+/** Both servers run all the time, and but for the quiet room only one of them at a time is given something to do. */
 async function compare(scenario: Scenario, wire: Wire, progress: (now: string) => void): Promise<Result> {
   const { name, clients, apartMs } = scenario;
   progress("");

@@ -12,7 +12,7 @@ import { Connection, Draft, type Watcher, type Wire } from "./connection.ts";
 const CONNECT_AT_ONCE = 100;
 /** Who has come is told within 200 ms; that is not what is measured. */
 const SETTLE_MS = 300;
-/** How often those read who need not at once. It is less than a socket's buffers hold. */
+/** How often those read who need not at once: what is said meanwhile is less than a socket's buffers hold. */
 const DOZE_MS = 100;
 /** On so many connections it is measured how long each message took; of 20 talkers they are the talkers' own. */
 const WATCHED = 20;
@@ -37,7 +37,7 @@ export interface Run {
   /** From sending to delivery, in milliseconds. */
   readonly p50: number;
   readonly p99: number;
-  /** The generator's own share of a core. */
+  /** The share of a core that all load took: where both servers are measured at once, that of both. */
   readonly busy: number;
 }
 
