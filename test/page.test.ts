@@ -198,7 +198,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   test("what comes on arrival may come in parts: that its top is near is no wish for what is older", async () => {
     await using hub = await startHubbub();
     using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
-    await page.shows("room?.state.is", "open");
+    await page.shows("isHistory", false);
     await page.run(`(async () => {
       isHistory = true;
       const frames = async () => { for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); };
@@ -214,6 +214,23 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
         "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/messages')).length",
       ),
     ).toBe(0);
+    expect(await page.run("scroller.scrollTop > 1000 && following")).toBe(true);
+  });
+
+  test("what comes on arrival all at once ends at its end, before a frame is drawn", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await page.shows("isHistory", false);
+    const asked = await page.run(`(() => {
+      let asked = 0;
+      room.earlier = async () => (asked++, { messages: [], more: true });
+      isHistory = true;
+      for (let i = 0; i < 100; i++) hear({ id: String(i), time: 0, from: "bob", text: String(i) });
+      line.back = "";
+      whenLive({ heard: 100 });
+      return asked;
+    })()`);
+    expect(asked).toBe(0);
     expect(await page.run("scroller.scrollTop > 1000 && following")).toBe(true);
   });
 
