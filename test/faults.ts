@@ -198,7 +198,7 @@ export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Pr
       // Witnesses are cut off like everyone else when a server is.
       const order = mishaps.length > 0 ? await readAll(anyHub(), room) : await hearAll(witness);
       if (mishaps.length === 0) await checkTextWire(textWitness, [...order.values()]);
-      checkSaidOnce([...order.values()], talkers, faults.messagesPerClient);
+      checkSaidOnce(order, talkers, faults.messagesPerClient);
       for (const talker of talkers) checkHeard(talker, String(witness.welcome.last), order);
       await Promise.all([witness.leaves(), textWitness.leaves()]);
     }
@@ -257,12 +257,14 @@ async function checkTextWire(
 }
 
 /** Acknowledged is said: each number of each session once, in its sender's order, and nothing else. */
-function checkSaidOnce(order: readonly string[], talkers: readonly Talker[], total: number): void {
+function checkSaidOnce(order: ReadonlyMap<string, string>, talkers: readonly Talker[], total: number): void {
   const next = new Map(talkers.map(({ session }) => [session, 1]));
-  for (const name of order.slice(0, -1)) {
+  for (const [id, name] of [...order].slice(0, -1)) {
     const [session = "", seq] = name.split("/");
-    if (Number(seq) !== next.get(session))
-      throw new Error(`${name} was said where ${next.get(session)} was next`);
+    if (Number(seq) !== next.get(session)) {
+      const ids = [...order].filter(([, other]) => other === name).map(([other]) => other);
+      throw new Error(`${name} was said as ${id}, where ${next.get(session)} was next; all its ids: ${ids}`);
+    }
     next.set(session, Number(seq) + 1);
   }
   for (const [session, seq] of next)
