@@ -28,8 +28,8 @@
  *     sessions.ts  exactly once and in order: the senders' numbered messages
  *     stores.ts    the table of all stores; memory.ts; sqlite.ts, sqlite-file.ts and sqlite-health.ts
  *     redis/       store.ts; writer.ts, what goes there, in batches; log.ts, what comes back; rooms.ts, what that tells of
- *                  rooms; changes.ts, what the others are told; nodes.ts, who they are; scripts.ts and node-scripts.ts, what
- *                  Redis does; records.ts, what it gives; line.ts, a connection; address.ts, which Redis
+ *                  rooms; changes.ts, what the others are told; nodes.ts, who they are; prelude.ts, scripts.ts and
+ *                  node-scripts.ts, what Redis does; records.ts, what it gives; line.ts, a connection; address.ts, which
  *     api.ts       the rooms over HTTP; answers.ts, what HTTP requests are answered with
  *     page.ts      index.html and the client module as responses; macros.ts, what is made of them beforehand
  *     client.ts    the client, for browsers and Bun: a connection that mends itself

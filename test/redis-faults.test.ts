@@ -51,6 +51,7 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     ann.says("before");
     await ann.hears("You wrote: before", "Client #ann says: before");
     await ann.leaves();
+    await hub.answer("/rooms/lobby/messages"); // now it is in the room's stream
     const head = String(await redis.send("HGET", "garbage:heads", "lobby"));
     const entries = [
       ["note", "hello"],

@@ -84,6 +84,12 @@ export class Redis implements AsyncDisposable {
     this.#process?.kill("SIGCONT");
   }
 
+  /** Where a {@link DURABLE} one writes the commands that it was given. */
+  async appendedFile(): Promise<string> {
+    const files = new Bun.Glob("appendonlydir/*.incr.aof").scan({ cwd: this.folder, absolute: true });
+    return (await Array.fromAsync(files)).sort().at(-1) ?? "";
+  }
+
   /** However this process ends: the pipe that another one waits at closes with it. */
   endWithUs(): void {
     const end = `read _; kill -9 ${this.#process?.pid}; rm -r "${this.folder}"`;

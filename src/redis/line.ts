@@ -1,6 +1,6 @@
 /** A connection to Redis that is made anew when it is lost, and never waits for an answer without an end. */
 
-import type { Script } from "./scripts.ts";
+import type { Script } from "./prelude.ts";
 
 const CONNECT_MS = 1500;
 const ANSWER_MS = 2000;

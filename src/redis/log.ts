@@ -48,17 +48,28 @@ export class RedisLog {
       try {
         const reply = await this.#line.send("XREAD", args, BLOCK_MS + ANSWER_MS);
         if (position !== this.#position) continue; // it was read from where nothing is known any more
-        for (const row of rowsOf(reply, this.#key)) this.#hear(row);
+        this.#hearAll(rowsOf(reply, this.#key));
       } catch {
         await Bun.sleep(RETRY_MS);
       }
     }
   }
 
-  #hear(row: unknown): void {
-    const record = readRecord(row);
-    this.#position = record?.id ?? idOfRow(row) ?? this.#position;
-    if (!record) return note("not ours", { key: this.#key, id: this.#position });
+  #hearAll(rows: readonly unknown[]): void {
+    const records = rows.map(readRecord);
+    for (const [i, record] of records.entries()) {
+      const next = records.find((other, at) => at > i && other !== undefined);
+      // What follows another one than this has to be known, too: it is read again with that.
+      if (!next && i > 0 && rows.length === MAX_RECORDS) return;
+      this.#position = idOfRow(rows[i]) ?? this.#position;
+      if (!record) note("not ours", { key: this.#key, id: this.#position });
+      // A Redis that was killed while it wrote this had lost it when it wrote the next, and found it again later.
+      else if (record.prev === next?.prev) note("lost and found", { key: this.#key, id: record.id });
+      else this.#hear(record);
+    }
+  }
+
+  #hear(record: LogRecord): void {
     const isGap = record.prev !== this.last;
     this.last = record.id;
     try {

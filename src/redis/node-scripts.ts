@@ -1,12 +1,12 @@
 /** What happens inside Redis for the nodes themselves: that they are alive, and what is forgotten. */
 
-import { script } from "./scripts.ts";
+import { script } from "./prelude.ts";
 
 /** node, milliseconds to live, a number for new ids → top, born */
 export const register = script(`
-if redis.call('HEXISTS', P .. 'meta', 'top') == 0 then
+if not redo() then
   local id = idOf(idAfter('0-0', ARGV[3]))
-  redis.call('HSET', P .. 'meta', 'born', id, 'origin', id, 'top', id)
+  redis.call('HSET', P .. 'meta', 'born', id, 'origin', id, 'top', id, 'done', id)
 end
 redis.call('HSET', P .. 'nodes', ARGV[1], 0)
 redis.call('SET', P .. 'alive:' .. ARGV[1], 1, 'PX', ARGV[2])
@@ -21,6 +21,7 @@ return redis.call('HMGET', P .. 'meta', 'top', 'born')
 export const renew = script(`
 local node = ARGV[1]
 -- A Redis that is full still does most of what follows.
+pcall(redo)
 local probe = redis.pcall('HSET', P .. 'meta', 'asked', 1)
 -- Redis' own clock, which has made the ids: a node's may be wrong.
 local time = redis.call('TIME')
@@ -32,8 +33,10 @@ if isKnown == 1 then
   if wasAlive == 0 then redis.call('SET', P .. 'alive:' .. node, 1, 'PX', ARGV[2]) end
 end
 
--- A room that nobody is in; whoever heard of where such rooms begin cannot know whether they missed one.
+-- A room that nobody is in. Where rooms begin is another place from now on: nobody who knew the old one can tell what was
+-- forgotten.
 local function forgetRoom(room)
+  redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'top'))
   redis.call('DEL', P .. 'room:' .. room)
   redis.call('ZREM', P .. 'rooms', room)
   redis.call('ZREM', P .. 'rooms:oldest', room)
@@ -51,7 +54,6 @@ local tooMany = redis.call('ZCARD', P .. 'sessions:used') - ARGV[6]
 local sessions = math.min(math.max(old, tooMany), AT_ONCE)
 if sessions > 0 then forget('sessions', 'sessions:used', sessions - 1) end
 
-local isForgotten = false
 local function isEmpty(room) return redis.call('EXISTS', P .. 'in:' .. room) == 0 end
 local cutoff = tonumber(ARGV[3]) > 0 and now - ARGV[3] or 0
 for _, room in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rooms:oldest', '-inf', cutoff, 'LIMIT', 0, AT_ONCE)) do
@@ -63,19 +65,15 @@ for _, room in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rooms:oldest', '-inf', c
   if oldest then
     local oldestMs = parts(oldest[1])
     redis.call('ZADD', P .. 'rooms:oldest', oldestMs, room)
-  elseif isEmpty(room) then forgetRoom(room) isForgotten = true
+  elseif isEmpty(room) then forgetRoom(room)
   else redis.call('ZREM', P .. 'rooms:oldest', room) end
 end
 tooMany = redis.call('ZCARD', P .. 'rooms') - ARGV[5]
 if tooMany > 0 then
   for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, math.min(tooMany, AT_ONCE) - 1)) do
-    if isEmpty(room) then forgetRoom(room) isForgotten = true
+    if isEmpty(room) then forgetRoom(room)
     else redis.call('ZADD', P .. 'rooms', now, room) end -- or those in use would hide all others
   end
-end
-if isForgotten then
-  -- Where rooms begin is another place from now on: nobody who knew the old one can tell what was forgotten.
-  redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'top'))
 end
 
 local missing = {}
@@ -88,16 +86,9 @@ return { isKnown, wasAlive, meta[1], meta[2], missing, type(probe) == 'table' an
 
 /** node: takes it for dead if it is not alive, and says so to all; once → 1, or 0 */
 export const bury = script(`
-local node = ARGV[1]
+local node, prev = ARGV[1], redo()
 if redis.call('EXISTS', P .. 'alive:' .. node) == 1 or redis.call('HEXISTS', P .. 'nodes', node) == 0 then return 0 end
-local prev = redis.call('HGET', P .. 'meta', 'top')
-log(idOf(idAfter(newest(prev), 0)), { 'h', '- 0 ' .. prev, 'd', node })
-for _, room in ipairs(redis.call('SMEMBERS', P .. 'rooms:' .. node)) do
-  redis.call('DEL', P .. 'here:' .. node .. ' ' .. room)
-  redis.call('SREM', P .. 'in:' .. room, node)
-end
-redis.call('DEL', P .. 'rooms:' .. node)
-redis.call('HDEL', P .. 'nodes', node)
+log(idOf(idAfter(newest(prev), 0)), { 'h', '- 0 ' .. prev .. ' 0', 'd', node })
 return 1
 `);
 

@@ -64,6 +64,7 @@ export function readRecord(row: unknown): LogRecord | undefined {
   const parts: Part[] = [];
   for (let i = 2; i < fields.length; i += 2) {
     const [field, value = ""] = [fields[i], fields[i + 1]];
+    if (field === "k") continue; // the latest of a session, for Redis itself
     const part = field === "m" ? readKept(value, fields[(i += 2) + 1]) : readPart(field, value);
     if (!part) return undefined;
     parts.push(part);

@@ -1,0 +1,131 @@
+/**
+ * What every script in Redis begins with. Each is one step that nothing else comes between, and what it writes is one
+ * record of the log; what follows from that is done first by the script that comes next (a write-ahead log). For Redis
+ * does not keep all of a script or nothing: killed while it writes to its disk, it may drop the end of it, and run the
+ * rest when it starts for the second time, before what came after it (7.0; mended by valkey-io/valkey#4342). With all
+ * that follows done once more by the next one, such a rest changes nothing. The keys, all with one prefix:
+ *
+ *     meta          hash: born, the id of the conversation; origin, where rooms begin; top, the newest id of the log;
+ *                   done, that of the record from which all has followed
+ *     log           stream: what every node follows; a record for each batch, which names the one before it
+ *     room:ROOM     stream: the latest messages of a room; heads, hash: the newest id of each; rooms and rooms:oldest,
+ *                   sorted by the Unix time in milliseconds of their newest and (about) their oldest message
+ *     sessions      hash: the highest number kept of each, and its id; sessions:used, sorted by last use
+ *     nodes         hash: each node and its last batch; alive:NODE, with a time to live
+ *     here:NODE ROOM  hash: clients that a node has in a room; in:ROOM and rooms:NODE, sets: which of these there are
+ */
+
+const PRELUDE = `
+local P = KEYS[1]
+local function idOf(ms, sequence) return string.format('%.0f-%.0f', ms, sequence) end
+local function parts(id)
+  local ms, sequence = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(sequence)
+end
+-- The id after all others; sequences start anywhere, so that an id hardly comes again after a loss of data.
+local function idAfter(id, sequence)
+  local time, last, lastSequence = redis.call('TIME'), parts(id)
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if now > last then return now, tonumber(sequence) end
+  return last, lastSequence + 1
+end
+-- Somebody else may have put something into the log behind all that is ours: what comes next comes after that, too.
+local function newest(top)
+  local ms, sequence = parts(top)
+  local beyond = redis.call('XREVRANGE', P .. 'log', '+', idOf(ms, sequence + 1), 'COUNT', 1)[1]
+  return beyond and beyond[1] or top
+end
+local function idBefore(id)
+  local ms, sequence = parts(id)
+  if sequence > 0 then return idOf(ms, sequence - 1) end
+  return idOf(math.max(ms - 1, 0), 9007199254740991)
+end
+-- An entry of a room, where it may be already.
+local function keep(room, id, head, from, content, history)
+  local key = P .. 'room:' .. room
+  local function add(call) return call('XADD', key, 'MAXLEN', history, id, 'p', head, 'f', from, 'c', content) end
+  if type(add(redis.pcall)) ~= 'table' then return end
+  -- Somebody else has put there what would come after this, or no stream: that goes, and the room goes on.
+  if redis.call('TYPE', key).ok ~= 'stream' then redis.call('DEL', key) redis.call('XADD', key, 'MAXLEN', 0, '0-1', 'p', '') end
+  for _, later in ipairs(redis.call('XRANGE', key, id, '+')) do redis.call('XDEL', key, later[1]) end
+  redis.call('XSETID', key, idBefore(id))
+  add(redis.call)
+end
+local function present(node, room, client, connections)
+  local here = P .. 'here:' .. node .. ' ' .. room
+  if connections == '0' then redis.call('HDEL', here, client)
+  else redis.call('HSET', here, client, connections) end
+  local change = redis.call('EXISTS', here) == 1 and 'SADD' or 'SREM'
+  redis.call(change, P .. 'in:' .. room, node)
+  redis.call(change, P .. 'rooms:' .. node, room)
+end
+local function dead(node)
+  for _, room in ipairs(redis.call('SMEMBERS', P .. 'rooms:' .. node)) do
+    redis.call('DEL', P .. 'here:' .. node .. ' ' .. room)
+    redis.call('SREM', P .. 'in:' .. room, node)
+  end
+  redis.call('DEL', P .. 'rooms:' .. node)
+  redis.call('HDEL', P .. 'nodes', node)
+end
+-- What follows from the last record; done twice, it is the same. → the last record
+local function redo()
+  local meta = redis.call('HMGET', P .. 'meta', 'top', 'done')
+  local top, done = meta[1], meta[2]
+  if top == done then return top end
+  local record = redis.call('XRANGE', P .. 'log', top, top)[1]
+  if not record then -- it is cut off
+    redis.call('HSET', P .. 'meta', 'top', done)
+    return done
+  end
+  local fields, heads, ms = record[2], {}, parts(top)
+  local node, number, history = string.match(fields[2], '^(%S+) (%d+) %S+ (%d+)$')
+  if node ~= '-' then redis.call('HSET', P .. 'nodes', node, number) end
+  for i = 3, #fields, 2 do
+    local is, text = fields[i], fields[i + 1]
+    if is == 'm' then
+      local id, head, room, from = string.match(text, '^(%S+) (%S+) (%S+) (%S+)$')
+      keep(room, id, head, from, fields[i + 3], history)
+      heads[room] = id
+    elseif is == 'k' then
+      local said, key = string.match(text, '^(%d+ %S+) (.+)$')
+      redis.call('HSET', P .. 'sessions', key, said)
+      redis.call('ZADD', P .. 'sessions:used', ms, key)
+    elseif is == 'p' then present(node, string.match(text, '^(%S+) (%S+) (%d+)$'))
+    elseif is == 'd' then dead(text) end
+  end
+  for room, id in pairs(heads) do
+    redis.call('HSET', P .. 'heads', room, id)
+    redis.call('ZADD', P .. 'rooms', ms, room)
+    redis.call('ZADD', P .. 'rooms:oldest', 'NX', ms, room)
+  end
+  redis.call('HSET', P .. 'meta', 'done', top)
+  return top
+end
+-- The last thing that a script does: without the record nothing of it is so.
+local LOG_MARKS, MARK_BYTES = 64, 1048576
+local function log(id, record)
+  local bytes = 100
+  for _, text in ipairs(record) do bytes = bytes + #text end
+  local count = redis.call('HINCRBY', P .. 'meta', 'records', 1)
+  local written = redis.call('HINCRBY', P .. 'meta', 'bytes', bytes)
+  if math.floor(written / MARK_BYTES) ~= math.floor((written - bytes) / MARK_BYTES) then
+    redis.call('RPUSH', P .. 'marks', count)
+    if redis.call('LLEN', P .. 'marks') > LOG_MARKS then
+      redis.call('XTRIM', P .. 'log', 'MAXLEN', count - redis.call('LPOP', P .. 'marks'))
+    end
+  end
+  redis.call('HSET', P .. 'meta', 'top', id)
+  redis.call('XADD', P .. 'log', id, unpack(record))
+end
+`;
+
+/** What is run there; by its hash, when Redis has seen it before. */
+export interface Script {
+  readonly source: string;
+  readonly sha: string;
+}
+
+export function script(body: string): Script {
+  const source = PRELUDE + body;
+  return { source, sha: new Bun.CryptoHasher("sha1").update(source).digest("hex") };
+}
