@@ -30,7 +30,7 @@ for (let seed = 1; seed <= 10; seed++) {
   });
 }
 
-for (let seed = 11; seed <= 13; seed++)
+for (const seed of [11, 12])
   test(`seed ${seed}: SQLite, and a server that is killed again and again`, async () => {
     const counts = await runKills(seed);
     console.log(`seed ${seed}: ${show(counts)}`);
@@ -38,7 +38,7 @@ for (let seed = 11; seed <= 13; seed++)
     expect(counts.kills).toBeGreaterThan(0);
   });
 
-for (let seed = 14; seed <= 16; seed++)
+for (const seed of [13, 14])
   test.skipIf(skipped !== "")(
     `seed ${seed}: two nodes and Redis, all of which are killed, frozen and cut${skipped}`,
     async () => {

@@ -17,6 +17,8 @@ import { DURABLE, Redis } from "./redis.ts";
 
 const DEADLINE_MS = 60_000;
 const MAX_MESSAGE_BYTES = 65_536;
+/** Then they are left alone: on a slow machine they would hardly come to say anything between one and the next. */
+const MAX_MISHAPS = 30;
 
 export interface Faults {
   readonly seed: number;
@@ -169,7 +171,7 @@ export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Pr
     const all = rooms.flatMap(({ talkers }) => talkers);
     let isOver = false;
     const happening = (async () => {
-      while (mishaps.length > 0 && !isOver) {
+      for (let i = 0; i < MAX_MISHAPS && mishaps.length > 0 && !isOver; i++) {
         await Bun.sleep(100 + random() * 300);
         const [name, happen] = mishaps[Math.floor(random() * mishaps.length)] ?? fail("nothing happens");
         if (isOver) return;
