@@ -21,6 +21,7 @@ export class Entrance {
   readonly #rate: Rate;
   /** What the connections of each address may still start with. */
   readonly #arrivals: Allowances;
+  #network = "";
 
   constructor(
     private readonly server: () => Bun.Server<Connection>,
@@ -46,7 +47,7 @@ export class Entrance {
   /** A plain GET gets the same refusal as a WebSocket. The echo has no wish. */
   async letIn(request: Request, wish?: Wish): Promise<Response | undefined> {
     const { url, headers } = request;
-    const network = networkOf(this.addressOf(request));
+    const network = this.#networkOf(request);
     const pass = this.door.admit(url, headers, wish ?? {}, Date.now());
     if ("sentence" in pass) return this.refuse(request, pass);
     const full = this.connections.refuse(network);
@@ -60,10 +61,9 @@ export class Entrance {
     const visitor = wish && (await this.hub.reserve(wish, allowance).catch(cannotOpen));
     if (visitor !== "unavailable") {
       const { expiresMs } = pass;
-      const life = { unansweredPings: 0, pingedMs: 0 };
       // Left alone, Bun agrees to whichever subprotocol is offered first.
       const reply = { "Sec-WebSocket-Protocol": wish?.wire === "json" ? SUBPROTOCOL : "" };
-      const data = { visitor, allowance, network, expiresMs, ...life };
+      const data = { visitor, allowance, network, expiresMs, unansweredPings: 0, pingedMs: 0 };
       if (this.server().upgrade(request, { data, headers: reply })) return undefined;
       if (visitor) this.hub.release(visitor);
     }
@@ -77,6 +77,13 @@ export class Entrance {
     requestsRefused.count(code);
     note("refused", { status, code, path: pathOf(request), address: this.addressOf(request) });
     return tell(refused);
+  }
+
+  /** Whoever comes from where the last one came from shares the text: there are many. */
+  #networkOf(request: Request): string {
+    const network = networkOf(this.addressOf(request));
+    if (network !== this.#network) this.#network = network;
+    return this.#network;
   }
 
   addressOf(request: Request): string {
