@@ -93,7 +93,7 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
       return refused(400, "bad-limit", `limit is a whole number from 1 to ${MAX_LIMIT}.`);
     const end = after !== null ? { after } : before !== null ? { before } : {};
     const page = await hub.read(room, { ...end, limit: Number(limit) });
-    if (page === "unavailable") return errorOf(503, page);
+    if (page === "unavailable") return unreadable;
     const { entries, ...rest } = page;
     return made({ messages: entries.map(fieldsOf), ...rest });
   });
@@ -103,7 +103,7 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
     const limited = spend(toRead, request, "");
     if (limited) return limited;
     const presence = await hub.presenceOf(room);
-    return presence === "unavailable" ? errorOf(503, presence) : made(presence);
+    return presence === "unavailable" ? unreadable : made(presence);
   });
 
   /** A route's own methods; every other one gets its problem. */
@@ -174,10 +174,12 @@ function made(value: object, status = 200): Response {
   });
 }
 
+const unreadable = refused(503, "unavailable", "It cannot be read just now: try again in a moment.");
+
 function errorOf(status: Refusal["status"], code: ErrorCode): Refusal {
   return refused(status, code, errors[code]);
 }
 
 function isId(text: string): boolean {
-  return /^\d{1,15}-\d{1,15}$/.test(text);
+  return /^\d{1,15}-\d{1,16}$/.test(text);
 }

@@ -117,6 +117,10 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
         await Bun.sleep(20);
       }
       expect(await say()).toBe("unavailable");
+      // What was said before can be read all the same.
+      await using eve = await hub.joinJson("eve", { history: 50 });
+      for (const text of kept) await eve.hears({ type: "message", from: "ann", text });
+      expect((await hub.get("/rooms/lobby/messages")).status).toBe(200);
       await redis.send(take, ...yes);
       await until(async () => (await ready()) === 200, "it goes on");
       expect([await say(), await say()]).toEqual(["message", "message"]);

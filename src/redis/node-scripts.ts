@@ -4,7 +4,7 @@ import { script } from "./prelude.ts";
 
 /** node, milliseconds to live, a number for new ids → top, born */
 export const register = script(`
-if not redo() then
+if not catchUp() then
   local id = idOf(idAfter('0-0', ARGV[3]))
   redis.call('HSET', P .. 'meta', 'born', id, 'origin', id, 'top', id, 'done', id)
 end
@@ -21,7 +21,7 @@ return redis.call('HMGET', P .. 'meta', 'top', 'born')
 export const renew = script(`
 local node = ARGV[1]
 -- A Redis that is full still does most of what follows.
-pcall(redo)
+pcall(catchUp)
 local probe = redis.pcall('HSET', P .. 'meta', 'asked', 1)
 -- Redis' own clock, which has made the ids: a node's may be wrong.
 local time = redis.call('TIME')
@@ -38,15 +38,15 @@ end
 local function forgetRoom(room)
   redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'top'))
   redis.call('DEL', P .. 'room:' .. room)
-  redis.call('ZREM', P .. 'rooms', room)
-  redis.call('ZREM', P .. 'rooms:oldest', room)
   redis.call('HDEL', P .. 'heads', room)
+  redis.call('ZREM', P .. 'rooms:oldest', room)
+  redis.call('ZREM', P .. 'rooms', room)
 end
 local AT_ONCE = 500
 local function forget(key, zset, last)
   for _, name in ipairs(redis.call('ZRANGE', P .. zset, 0, last)) do
-    redis.call('ZREM', P .. zset, name)
     redis.call('HDEL', P .. key, name)
+    redis.call('ZREM', P .. zset, name)
   end
 end
 local old = redis.call('ZCOUNT', P .. 'sessions:used', '-inf', now - ARGV[4])
@@ -86,7 +86,7 @@ return { isKnown, wasAlive, meta[1], meta[2], missing, type(probe) == 'table' an
 
 /** node: takes it for dead if it is not alive, and says so to all; once → 1, or 0 */
 export const bury = script(`
-local node, prev = ARGV[1], redo()
+local node, prev = ARGV[1], catchUp()
 if redis.call('EXISTS', P .. 'alive:' .. node) == 1 or redis.call('HEXISTS', P .. 'nodes', node) == 0 then return 0 end
 log(idOf(idAfter(newest(prev), 0)), { 'h', '- 0 ' .. prev .. ' 0', 'd', node })
 return 1

@@ -1,13 +1,22 @@
 /**
- * What every script in Redis begins with. Each is one step that nothing else comes between, and what it writes is one
- * record of the log; what follows from that is done first by the script that comes next (a write-ahead log). For Redis
- * does not keep all of a script or nothing: killed while it writes to its disk, it may drop the end of it, and run the
- * rest when it starts for the second time, before what came after it (7.0; mended by valkey-io/valkey#4342). With all
- * that follows done once more by the next one, such a rest changes nothing. The keys, all with one prefix:
+ * What every script in Redis begins with. Each is one step that nothing else comes between; but Redis does not keep all of
+ * it or nothing. Killed while it writes to its disk, it may have a script's first commands there, inside a transaction
+ * without an end: it starts without them, and when it starts once more they run after all, before the script that came
+ * next and did not know of them (7.0; mended by valkey-io/valkey#4342). So the first commands of any script have to change
+ * nothing that counts when they run just before another one that has not seen them:
+ *
+ * - What a script writes is one record of the log, and comes last. What follows from it is done first by the script that
+ *   comes next, and may be done twice (a write-ahead log). Until then the log's last record is all that there is of it.
+ * - Ids grow, so that what was lost never has a later one than what came next. (Only a clock that is set back in between
+ *   could be the undoing of that.)
+ * - What only drifts a little may be lost or done twice: how long the log is.
+ *
+ * The keys, all with one prefix:
  *
  *     meta          hash: born, the id of the conversation; origin, where rooms begin; top, the newest id of the log;
- *                   done, that of the record from which all has followed
+ *                   done, the record from which all has followed; records and bytes that were ever put into the log
  *     log           stream: what every node follows; a record for each batch, which names the one before it
+ *     marks         list: how many records the log had at each MiB, the oldest first
  *     room:ROOM     stream: the latest messages of a room; heads, hash: the newest id of each; rooms and rooms:oldest,
  *                   sorted by the Unix time in milliseconds of their newest and (about) their oldest message
  *     sessions      hash: the highest number kept of each, and its id; sessions:used, sorted by last use
@@ -22,12 +31,13 @@ local function parts(id)
   local ms, sequence = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(sequence)
 end
--- The id after all others; sequences start anywhere, so that an id hardly comes again after a loss of data.
+-- The id after all others; sequences start anywhere, so that an id hardly comes again after a loss of data. Where the
+-- newest is ahead of the clock, it is they that grow with time.
 local function idAfter(id, sequence)
   local time, last, lastSequence = redis.call('TIME'), parts(id)
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   if now > last then return now, tonumber(sequence) end
-  return last, lastSequence + 1
+  return last, math.max(lastSequence + 1, now * 100)
 end
 -- Somebody else may have put something into the log behind all that is ours: what comes next comes after that, too.
 local function newest(top)
@@ -68,12 +78,16 @@ local function dead(node)
   redis.call('HDEL', P .. 'nodes', node)
 end
 -- What follows from the last record; done twice, it is the same. → the last record
-local function redo()
+local function catchUp()
   local meta = redis.call('HMGET', P .. 'meta', 'top', 'done')
   local top, done = meta[1], meta[2]
   if top == done then return top end
+  if not done then -- all that is there was put there at once
+    redis.call('HSET', P .. 'meta', 'done', top)
+    return top
+  end
   local record = redis.call('XRANGE', P .. 'log', top, top)[1]
-  if not record then -- it is cut off
+  if not record then -- lost, before it was written or since
     redis.call('HSET', P .. 'meta', 'top', done)
     return done
   end
@@ -111,7 +125,7 @@ local function log(id, record)
   if math.floor(written / MARK_BYTES) ~= math.floor((written - bytes) / MARK_BYTES) then
     redis.call('RPUSH', P .. 'marks', count)
     if redis.call('LLEN', P .. 'marks') > LOG_MARKS then
-      redis.call('XTRIM', P .. 'log', 'MAXLEN', count - redis.call('LPOP', P .. 'marks'))
+      redis.call('XTRIM', P .. 'log', 'MAXLEN', math.max(0, count - redis.call('LPOP', P .. 'marks')))
     end
   end
   redis.call('HSET', P .. 'meta', 'top', id)

@@ -7,7 +7,7 @@ import { script } from "./prelude.ts";
  * room, client, connections; client, session, ticket; room, from, session, seq, after, content → "written", or why not.
  */
 export const write = script(`
-local prev = redo()
+local prev = catchUp()
 local node, number, history = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local known = redis.call('HGET', P .. 'nodes', node)
 if not known then return 'unknown node' end
@@ -82,7 +82,7 @@ end`;
 /** room, entries at most, their bytes → top, head, the latest entries (newest first), and client, node, connections of who is there */
 export const open = script(`
 ${TAKE}
-local top, room = redo(), ARGV[1]
+local top, room = catchUp(), ARGV[1]
 local entries = take(P .. 'room:' .. room, '+', '-', true, tonumber(ARGV[2]), tonumber(ARGV[3]))
 local there = {}
 for _, node in ipairs(redis.call('SMEMBERS', P .. 'in:' .. room)) do
@@ -102,7 +102,7 @@ return { top, head, entries, there }
 /** room, entries at most, their bytes, an id → whether nothing is missing after it, and the entries after it */
 export const readAfter = script(`
 ${TAKE}
-redo()
+catchUp()
 local key, id = P .. 'room:' .. ARGV[1], ARGV[4]
 local ms, sequence = parts(id)
 local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
@@ -116,16 +116,19 @@ return { isKept and 1 or 0, entries }
 /** room, entries at most, their bytes, an id or nothing → the entries before it or all, newest first */
 export const readBefore = script(`
 ${TAKE}
-redo()
+catchUp()
 local from = ARGV[4] == '' and '+' or idBefore(ARGV[4])
 return take(P .. 'room:' .. ARGV[1], from, '-', true, tonumber(ARGV[2]), tonumber(ARGV[3]))
 `);
 
 /** client and session → the highest number kept of it, and its id, or nothing */
 export const readSent = script(`
-redo()
+catchUp()
 return redis.call('HGET', P .. 'sessions', ARGV[1])
 `);
+
+/** Nothing else than what follows from the last record. */
+export const finish = script(`catchUp()`);
 
 /** → Redis' clock, in seconds and microseconds */
 export const clock = script(`return redis.call('TIME')`);

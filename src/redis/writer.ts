@@ -5,7 +5,7 @@ import { RedisRefusal, type RedisLine } from "./line.ts";
 import { encode, type LogRecord } from "./records.ts";
 import type { Change, RedisChanges } from "./changes.ts";
 import type { RedisNodes } from "./nodes.ts";
-import { write } from "./scripts.ts";
+import { finish, write } from "./scripts.ts";
 import type { Draft, Refused, Sender } from "../store.ts";
 
 const MAX_DRAFTS = 500;
@@ -41,6 +41,8 @@ export class RedisWriter {
   #waitingBytes = 0;
   #batch: Batch | undefined;
   #isWaking = false;
+  /** Something was written, and nothing after it. */
+  #isUnfinished = false;
   /** Drafts that it was given, and those of them that are answered. */
   #given = 0;
   #answered = 0;
@@ -110,7 +112,7 @@ export class RedisWriter {
   #writeNext(): void {
     const changes = this.changes.take(MAX_CHANGES);
     const drafts = this.#takeDrafts();
-    if (changes.length + drafts.length === 0) return;
+    if (changes.length + drafts.length === 0) return this.#finish();
     const present = changes.flatMap((change) =>
       "room" in change ? [change.room, change.client, change.connections] : [],
     );
@@ -132,7 +134,15 @@ export class RedisWriter {
     }, DEADLINE_MS);
     const batch: Batch = { node, number, args, drafts, changes, deadline };
     this.#batch = batch;
+    this.#isUnfinished = true;
     void this.#write(batch);
+  }
+
+  /** Left to the next script, it would be left to one that only reads, and Redis may take nothing by then. */
+  #finish(): void {
+    if (!this.#isUnfinished) return;
+    this.#isUnfinished = false;
+    this.line.run(finish).catch(() => {});
   }
 
   #takeDrafts(): readonly Waiting[] {
