@@ -147,9 +147,10 @@ export class Connection {
   send(text: string): Item {
     const item: Item = { text: text.toWellFormed() };
     this.outbox.push(item);
+    const giveMore = () => void (this.state.is === "open" && this.#giveMore());
     // Whoever sends has the item before it is refused.
-    if (this.#isTooBig(item.text)) queueMicrotask(() => this.#refuseTooBig());
-    else if (this.state.is === "open") this.#giveMore();
+    if (this.#isTooBig(item.text)) queueMicrotask(() => (this.#refuseTooBig(), giveMore()));
+    else giveMore();
     return item;
   }
 
@@ -379,7 +380,8 @@ export class Connection {
     this.#refuseTooBig();
     for (; this.#given < this.#window; this.#given++) {
       const item = this.outbox[this.#given];
-      if (!item || (this.#given > 0 && this.#skips(item))) return;
+      // One that is too big was sent just now, by whoever heard of the last: it is refused in a moment.
+      if (!item || this.#isTooBig(item.text) || (this.#given > 0 && this.#skips(item))) return;
       this.#give(item);
     }
   }

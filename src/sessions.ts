@@ -87,6 +87,8 @@ const MAX_UNANSWERED = 10_000;
 export class Sequence {
   /** Refused and not come again since, in rising order. */
   readonly #refused: number[] = [];
+  /** The highest that is kept: at or below it nothing can be said any more, and so nothing holds anything back. */
+  #kept = 0;
   /** Given to the store and not answered, in that order; a number that came again is in it again. */
   readonly #unanswered: number[] = [];
 
@@ -121,7 +123,7 @@ export class Sequence {
 
   /** A number that did not get as far as the store. */
   refuse(seq: number): void {
-    if (this.#refused.includes(seq)) return;
+    if (seq <= this.#kept || this.#refused.includes(seq)) return;
     const place = this.#refused.findIndex((other) => other > seq);
     this.#refused.splice(place < 0 ? this.#refused.length : place, 0, seq);
     if (this.#refused.length > MAX_REFUSED) this.#refused.pop(); // the lowest hold back all others
@@ -135,8 +137,10 @@ export class Sequence {
   /** Mostly they are answered in the order in which they were given, but a refusal may come sooner. */
   answered(seq: number, answer: Answer): void {
     this.#unanswered.splice(this.#unanswered.indexOf(seq), 1);
-    if (!("refused" in answer)) this.#forgetUpTo(seq);
-    else if (!this.#unanswered.includes(seq)) this.refuse(seq);
+    if (!("refused" in answer)) {
+      this.#kept = Math.max(this.#kept, seq);
+      this.#forgetUpTo(seq);
+    } else if (!this.#unanswered.includes(seq)) this.refuse(seq);
   }
 
   #forgetUpTo(seq: number): void {

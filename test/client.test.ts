@@ -155,6 +155,21 @@ test("it goes on without a refused message only when all before it is kept, sinc
   ann.close();
 });
 
+test("what is too big, and sent when another one was refused for that, holds up nothing either", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  let isFirst = true;
+  ann.on("refused", () => {
+    if (isFirst) for (const text of ["x".repeat(65_537), "after it"]) ann.send(text);
+    isFirst = false;
+  });
+  ann.send("x".repeat(65_537)); // refused as soon as it is known how much the server takes, before anything is given
+  await bob.hears("Client #ann says: after it");
+  await until(async () => ann.outbox.length === 0, "all is acknowledged or refused");
+  ann.close();
+});
+
 test("what is larger than the server takes is refused without being sent, however large, and holds up nothing", async () => {
   await using hub = await startHubbub();
   await using bob = await hub.join("bob");

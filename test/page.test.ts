@@ -312,6 +312,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     expect(await bob.next()).toMatch(/^Client #\d{16} left the chat$/);
     await page.says("hi");
     await bob.hears("Client #ann-marie says: hi");
+    await page.shows("pending.size", 0); // or the browser asks whether to leave
     await page.run("sessionStorage.clear()");
     await page.reload();
     await page.shows("document.getElementById('ws-id')?.textContent", "ann-marie");

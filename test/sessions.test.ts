@@ -42,6 +42,18 @@ describe("a sequence", () => {
     expect(sequence.admit(4, false)).toEqual({ after: 3 });
   });
 
+  test("a number that is kept holds back nothing when it comes once more and is refused", () => {
+    const sequence = new Sequence();
+    for (const seq of [1, 2, 1, 2]) sequence.admit(seq, false);
+    for (const seq of [1, 2]) sequence.answered(seq, kept(`${seq}-0`));
+    sequence.answered(1, repeated(1));
+    sequence.answered(2, unavailable);
+    expect(sequence.admit(3, false)).toEqual(none);
+    sequence.admit(2, false);
+    sequence.retract(2);
+    expect(sequence.admit(4, false)).toEqual({ after: 3 });
+  });
+
   test("with skip only what is still under way comes first, not what was refused", () => {
     const sequence = new Sequence();
     for (const seq of [1, 3]) sequence.admit(seq, false);
