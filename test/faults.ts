@@ -16,6 +16,8 @@ import { randomFrom } from "./random.ts";
 import { DURABLE, Redis } from "./redis.ts";
 
 const DEADLINE_MS = 60_000;
+/** Where only connections are cut: sooner than a client that hears nothing comes anew, and with that over anything. */
+const CUTS_DEADLINE_MS = 20_000;
 const MAX_MESSAGE_BYTES = 65_536;
 /** Then they are left alone: on a slow machine they would hardly come to say anything between one and the next. */
 const MAX_MISHAPS = 30;
@@ -184,7 +186,7 @@ export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Pr
       await within(
         Promise.race([done, happening.then(() => done)]),
         describe("not all was acknowledged"),
-        DEADLINE_MS,
+        mishaps.length > 0 ? DEADLINE_MS : CUTS_DEADLINE_MS,
       );
     } finally {
       isOver = true;
