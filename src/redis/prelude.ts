@@ -15,7 +15,10 @@
  *
  *     meta          hash: born, the id of the conversation; origin, where rooms begin; top, the newest id of the log;
  *                   done, the record from which all has followed; records and bytes that were ever put into the log
- *     log           stream: what every node follows; a record for each batch, which names the one before it
+ *     log           stream: what every node follows; a record for each batch, with the fields h (node, batch, the record
+ *                   before, messages of a room at most), p (room, client, connections), s (client, session, ticket),
+ *                   m (id, the one before it in its room, room, client) and c (content), v (a draft that is none: why),
+ *                   k (number, id, client and session: the latest kept), d (a node that is dead)
  *     marks         list: how many records the log had at each MiB, the oldest first
  *     room:ROOM     stream: the latest messages of a room; heads, hash: the newest id of each; rooms and rooms:oldest,
  *                   sorted by the Unix time in milliseconds of their newest and (about) their oldest message
