@@ -51,6 +51,8 @@ export class Page implements Disposable {
   #origin = "";
   /** Until it has left the page that it showed last. */
   #left: Promise<unknown> | undefined;
+  /** The page answers one question at a time. */
+  #asked: Promise<unknown> | undefined;
 
   constructor() {
     this.#view = new Bun.WebView({
@@ -162,6 +164,7 @@ export class Page implements Disposable {
         await this.run("new Promise(requestAnimationFrame)").catch(() => {});
       }
     })();
+    this.#asked = wait;
     try {
       await within(
         wait,
@@ -202,7 +205,9 @@ export class Page implements Disposable {
   [Symbol.dispose](): void {
     if (this.#isClosed) return;
     // Going on from here to the next page is faster than by way of a blank one.
-    this.#left = this.run("[room?.close(), pending.clear()]").catch(() => {});
+    this.#left = Promise.resolve(this.#asked)
+      .then(() => this.run("[room?.close(), pending.clear()]"))
+      .catch(() => {});
     free.push(this);
   }
 }
