@@ -16,7 +16,7 @@ const LAG_MS = 20;
  * @param dismiss what happens when entries are forgotten before they could be sent: who resumes is told so
  */
 export function catchUp(visitor: Visitor, store: Store, dismiss: (visitor: Visitor) => void): void {
-  const { room, wire, socket } = visitor;
+  const { room, wire, section, socket } = visitor;
   if (!socket || !room.catchingUp.has(visitor)) return;
   if (visitor.behind !== undefined) return void readOn(visitor, store, dismiss);
   for (let count = 0; visitor.position < room.history.end; count++) {
@@ -26,11 +26,11 @@ export function catchUp(visitor: Visitor, store: Store, dismiss: (visitor: Visit
     visitor.position++;
     if (!send(visitor, entry)) return; // `drain` goes on
   }
-  room.fanOut.flush(); // what waits there is read already; who hears the room from here on hears it no second time
+  room.fanOut.flush(visitor.section); // what waits there is read already; who hears the room from here on hears it no second time
   room.catchingUp.delete(visitor);
   if (visitor.isOwedPong) visitor.send(json.pong);
   visitor.isOwedPong = false;
-  socket.subscribe(room.manager.topics[wire]);
+  socket.subscribe(room.manager.topic(wire, section));
 }
 
 /** What is older than the history that is kept ready: page by page from the store, until it joins that. */

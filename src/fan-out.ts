@@ -1,6 +1,7 @@
 /**
  * What goes out to a room. The write to each socket is what costs, and Bun does at most one a tick: so a quiet room
- * is written to at once, and in a busy one what is said during a pause shares the next write.
+ * is written to at once, and in a busy one what is said during a pause shares the next write. A crowd is written to
+ * section by section, with turns for others in between.
  */
 
 import type { ConnectionManager } from "./manager.ts";
@@ -22,11 +23,17 @@ export interface Outgoing {
   readonly isEntry: boolean;
 }
 
+/** What waits for a section of the room's connections. */
+interface Section {
+  waiting: { readonly to: Wire | Visitor; readonly message: Content }[];
+  length: number;
+}
+
 export class FanOut {
-  #waiting: Outgoing[] = [];
-  #waitingLength = 0;
-  /** The pause since the last write, until it is over. */
-  #pausing: object | undefined;
+  readonly #sections: Section[] = [];
+  /** The writes to all sections and the pause after them, until it is over. */
+  #round: object | undefined;
+  #isPausing = false;
   #slowTimer: Timer | undefined;
   /** Said since it was last looked who does not keep up. */
   #bytesUnwatched = 0;
@@ -41,56 +48,76 @@ export class FanOut {
 
   /** Goes out together, after all that waits. */
   add(outgoing: readonly Outgoing[]): void {
-    if (!this.#pausing) return this.#write(outgoing);
-    for (const each of outgoing) {
-      this.#waiting.push(each);
-      this.#waitingLength += each.message.length;
+    let length = 0;
+    for (const { to, message, isEntry } of outgoing) {
+      if (isEntry) countSent(message, this.#listeners(to));
+      // Who is catching up is not subscribed yet, and would never hear of it.
+      else for (const visitor of this.catchingUp) if (visitor.wire === to) visitor.send(message);
+      length += message.length;
     }
-    if (this.#waitingLength >= MAX_WAITING) this.flush();
+    this.#bytesUnwatched += length;
+    let isMuch = false;
+    for (let number = 0; number < this.manager.sections; number++) {
+      const section = (this.#sections[number] ??= { waiting: [], length: 0 });
+      section.waiting.push(...outgoing);
+      section.length += length;
+      isMuch ||= section.length >= MAX_WAITING;
+    }
+    if (this.flushMs === 0) this.flush();
+    else if (!this.#round || (this.#isPausing && isMuch)) void this.#goRound();
   }
 
-  /** Does not wait any longer. */
-  flush(): void {
-    const waiting = this.#takeWaiting();
-    if (waiting.length > 0) this.#write(waiting);
+  /** To one of them, after all that waits. */
+  sendAfter(message: Content, visitor: Visitor): void {
+    const waiting = this.#sections[visitor.section]?.waiting ?? [];
+    if (waiting.length > 0) waiting.push({ to: visitor, message });
+    else visitor.send(message);
   }
 
-  #takeWaiting(): Outgoing[] {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    this.#waitingLength = 0;
-    return waiting;
+  /** In that section, or any, nothing waits any longer. */
+  flush(section?: number): void {
+    if (section !== undefined) this.#write(section);
+    else for (const number of this.#sections.keys()) this.#write(number);
   }
 
   /** Nobody is there any more: what waits is for nobody, nor for who comes into a new room of that name. */
   end(): void {
-    this.#takeWaiting();
+    this.#sections.length = 0;
     clearTimeout(this.#slowTimer);
   }
 
-  #write(outgoing: readonly Outgoing[]): void {
-    const { manager, catchingUp } = this;
-    let isSlow = false;
-    for (const { to, message, isEntry } of outgoing) {
-      if (isEntry) countSent(message, this.#listeners(to));
-      // Who is catching up is not subscribed yet, and would never hear of it.
-      else for (const visitor of catchingUp) if (visitor.wire === to) visitor.send(message);
-      isSlow = manager.broadcast(to, message) < 0 || isSlow;
-      this.#bytesUnwatched += message.length;
-    }
-    if (this.flushMs > 0) void this.#pause();
-    if (isSlow) this.#watchForSlow();
-    else this.#bytesUnwatched = 0;
+  async #goRound(): Promise<void> {
+    const round = (this.#round = {});
+    do {
+      this.#isPausing = false;
+      for (const number of this.#sections.keys()) {
+        if (!this.#write(number)) continue;
+        await nextTurn();
+        if (this.#round !== round) return;
+      }
+      this.#isPausing = true;
+      // Only in one of the next two turns does Bun write to the sockets, which in a crowd alone takes many milliseconds.
+      await nextTurn();
+      await Bun.sleep(this.flushMs);
+      if (this.#round !== round) return; // something could not wait
+    } while (this.#sections.some(({ waiting }) => waiting.length > 0));
+    this.#round = undefined;
   }
 
-  async #pause(): Promise<void> {
-    const pause = (this.#pausing = {});
-    // Only in one of the next two turns does Bun write to the sockets, which in a crowd alone takes many milliseconds.
-    for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
-    await Bun.sleep(this.flushMs);
-    if (this.#pausing !== pause) return; // something could not wait
-    this.#pausing = undefined;
-    this.flush();
+  /** @returns whether anything was waiting */
+  #write(number: number): boolean {
+    const section = this.#sections[number];
+    if (!section || section.waiting.length === 0) return false;
+    const { waiting } = section;
+    section.waiting = [];
+    section.length = 0;
+    let isSlow = false;
+    for (const { to, message } of waiting)
+      if (typeof to === "object") to.send(message);
+      else isSlow = this.manager.broadcast(to, number, message) < 0 || isSlow;
+    if (isSlow) this.#watchForSlow();
+    else if (!this.#slowTimer) this.#bytesUnwatched = 0;
+    return true;
   }
 
   /** Looks who it is, now and then, and sooner the more is being said. */
@@ -112,4 +139,8 @@ export class FanOut {
     for (const visitor of this.catchingUp) if (visitor.wire === wire) count--;
     return count;
   }
+}
+
+function nextTurn(): Promise<unknown> {
+  return new Promise(setImmediate);
 }

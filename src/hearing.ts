@@ -45,10 +45,7 @@ export class Hearing {
       case "ping":
         // What was sent before a pong is all that there was: so it waits for the end of a replay, and nothing for it.
         if (visitor.room.catchingUp.has(visitor)) visitor.isOwedPong = true;
-        else {
-          visitor.room.fanOut.flush();
-          visitor.send(json.pong);
-        }
+        else visitor.room.fanOut.sendAfter(json.pong, visitor);
         this.#bear(visitor, frame);
         break;
       case "message":

@@ -221,8 +221,8 @@ export class Hub {
 
   /** Closes a connection; it hears nothing more, and has left. */
   #dismiss(visitor: Visitor, why: Close): void {
-    const { socket, room, wire } = visitor;
-    socket?.unsubscribe(room.manager.topics[wire]);
+    const { socket, room, wire, section } = visitor;
+    socket?.unsubscribe(room.manager.topic(wire, section));
     if (socket) end(socket, why);
     this.leave(visitor);
   }

@@ -8,8 +8,13 @@ import type { Content } from "./store.ts";
 export interface Member {
   readonly client: string;
   readonly wire: Wire;
+  /** Of the room; given by {@link ConnectionManager.connect}. */
+  section: number;
   send(message: Content): unknown;
 }
+
+/** Connections that are written to in one go, which takes some milliseconds; then others have their turn. */
+const MAX_SECTION = 500;
 
 /** Sends to all who are subscribed to a topic; a negative answer says that somebody does not keep up. */
 export type Publish = (topic: string, message: Content) => number;
@@ -21,24 +26,24 @@ export class ConnectionManager<M extends Member> {
   /** Those of them that are with other nodes, by client and node. */
   readonly #elsewhere = new Map<string, Map<string, number>>();
   readonly #speakers: Record<Wire, number> = { text: 0, json: 0 };
+  /** How many connections each section has. */
+  readonly #sections: number[] = [];
   /** Clients that have left and were not yet said to, each with when that was; the longest gone first. */
   readonly #gone = new Map<string, number>();
   /** Who came or went since the last presence event; who did both is in neither. */
   readonly #joined = new Set<string>();
   readonly #left = new Set<string>();
 
-  /** What a connection subscribes to in order to hear {@link broadcast}. */
-  readonly topics: Readonly<Record<Wire, string>>;
-
   constructor(
-    room: string,
+    private readonly room: string,
     private readonly publish: Publish,
-  ) {
-    this.topics = { text: `text:${room}`, json: `json:${room}` };
-  }
+  ) {}
 
   connect(connection: M): void {
     const { client, wire } = connection;
+    const free = this.#sections.findIndex((size) => size < MAX_SECTION);
+    connection.section = free < 0 ? this.#sections.push(0) - 1 : free;
+    this.#sections[connection.section]!++;
     this.#connections.add(connection);
     this.#speakers[wire]++;
     this.#hold(client, 1, 0);
@@ -47,7 +52,8 @@ export class ConnectionManager<M extends Member> {
   /** Forgets the connection; a client without any other has left, unless it connects before that is said. */
   disconnect(connection: M, nowMs: number): void {
     if (!this.#connections.delete(connection)) return;
-    const { client, wire } = connection;
+    const { client, wire, section } = connection;
+    this.#sections[section]!--;
     this.#speakers[wire]--;
     this.#hold(client, -1, nowMs);
   }
@@ -79,9 +85,18 @@ export class ConnectionManager<M extends Member> {
     connection.send(message);
   }
 
-  /** To everyone in the room who is subscribed to that wire's topic; negative as {@link Publish} is. */
-  broadcast(wire: Wire, message: Content): number {
-    return this.publish(this.topics[wire], message);
+  /** To everyone in a section who is subscribed to its {@link topic}; negative as {@link Publish} is. */
+  broadcast(wire: Wire, section: number, message: Content): number {
+    return this.publish(this.topic(wire, section), message);
+  }
+
+  /** What a connection subscribes to in order to hear {@link broadcast}. */
+  topic(wire: Wire, section: number): string {
+    return `${wire}:${section}:${this.room}`;
+  }
+
+  get sections(): number {
+    return this.#sections.length;
   }
 
   /** How many connections speak that wire. */

@@ -74,6 +74,7 @@ export class Visitor implements Member, Sender {
   readonly wire: Wire;
   readonly session: string | undefined;
   socket: Socket | undefined;
+  section = 0;
   /** The next position of the room's history to be sent, while catching up. */
   position = 0;
   /** The entry sent last, while those that follow it are older than what is kept ready; then the store is read. */

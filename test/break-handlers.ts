@@ -17,13 +17,13 @@ ConnectionManager.prototype.disconnect = function (connection, nowMs) {
   disconnect.call(this, connection, nowMs);
 };
 
-ConnectionManager.prototype.broadcast = function (wire, content) {
+ConnectionManager.prototype.broadcast = function (wire, section, content) {
   const message = String(content);
   if (message.endsWith("boom-message")) throw new Error("injected into message");
   if (message === "Client #boom-timer left the chat") throw new Error("injected into the timer");
   if (message.endsWith("boom-ping") || message.endsWith("boom-pong")) armed = message.slice(-4);
   if (message.endsWith("boom-later")) void Promise.reject(new Error("injected into a promise"));
-  return broadcast.call(this, wire, content);
+  return broadcast.call(this, wire, section, content);
 };
 
 /** A control frame has no author: what is to break next is said before it. */

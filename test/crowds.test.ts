@@ -2,7 +2,7 @@
 
 import { connect, type Socket } from "node:net";
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { startHubbub, within, type Hubbub, type JsonPeer } from "./hubbub.ts";
+import { startHubbub, within, type Hubbub, type JsonPeer, type Peer } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);
 
@@ -66,4 +66,35 @@ test("a storm of joins and leaves: everyone is counted, and announced once", asy
   await text.hearsNothing();
   await using after = await hub.joinJson("after");
   expect(after.welcome).toMatchObject({ count: 4 });
+});
+
+test("a crowd that is written to in several goes: all hear everything once and in order, also who comes or asks meanwhile", async () => {
+  await using hub = await startHubbub({ args: ["--history", "1000", "--flush-ms", "50"] });
+  const join = (id: string, at: number) => {
+    const query = { room: "crowd", history: 1000 };
+    return at % 3 === 0 ? hub.joinJson(id, query).then(({ peer }) => peer) : hub.join(id, query);
+  };
+  const crowd = await Promise.all(Array.from({ length: CROWD + 200 }, (_, i) => join(`c${i}`, i)));
+  await using speaker = await hub.join("speaker", { room: "crowd" });
+  const latecomers: Promise<Peer>[] = [];
+  const MESSAGES = 200;
+  for (let i = 0; i < MESSAGES; i++) {
+    speaker.says(`${i}`);
+    latecomers.push(join(`late${i}`, i));
+    crowd[i * 3]?.says('{"type":"ping"}'); // each third of them speaks JSON
+    await Bun.sleep(1);
+  }
+  speaker.says("the end");
+  const expected = [...Array.from({ length: MESSAGES }, (_, i) => `${i}`), "the end"];
+  for (const peer of [...crowd, ...(await Promise.all(latecomers))]) {
+    const heard: string[] = [];
+    while (heard.at(-1) !== "the end") {
+      const message = String(await peer.next());
+      const text = message.startsWith("{")
+        ? JSON.parse(message).text
+        : message.split("Client #speaker says: ")[1];
+      if (text !== undefined) heard.push(text);
+    }
+    expect(heard).toEqual(expected);
+  }
 });

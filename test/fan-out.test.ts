@@ -1,6 +1,9 @@
 /** A quiet room hears at once; in a busy one messages share a write, in their order, and nobody hears one twice. */
 
 import { describe, expect, test } from "bun:test";
+import { FanOut } from "../src/fan-out.ts";
+import { ConnectionManager } from "../src/manager.ts";
+import type { Visitor } from "../src/visitor.ts";
 import { startHubbub, type Hubbub } from "./hubbub.ts";
 
 /** So long that what waits can be seen to wait. */
@@ -60,12 +63,13 @@ describe("while the room is busy", () => {
     await none.hears(says("3"));
   });
 
-  test("a pong comes after all that was said before it", async () => {
+  test("a pong comes after all that was said before it, and hurries nobody", async () => {
     await using hub = await start();
     const { ann, bob, eve } = await busyRoom(hub);
     ann.says("2");
     await ann.hears("You wrote: 2");
     eve.sends({ type: "ping" });
+    await bob.hearsNothing();
     await eve.hears({ type: "message", from: "ann", text: "2" }, { type: "pong" });
     await bob.hears(says("2"));
   });
@@ -128,4 +132,33 @@ test("a thousand messages of many senders come in one order, the same for all, w
       own.map((line) => line.replace("You wrote", `Client #s${i} says`)),
     );
   }
+});
+
+test("a crowd is written to in several goes, and others have their turns in between", async () => {
+  const happened: string[] = [];
+  const manager = new ConnectionManager<Visitor>("crowd", (topic, message) =>
+    happened.push(`${topic} hears ${message}`),
+  );
+  for (let i = 0; i < 1_100; i++) manager.connect({ client: `c${i}`, wire: "text" } as Visitor);
+  const fanOut = new FanOut(manager, new Set(), 1, () => {});
+  const say = (message: string) => fanOut.add([{ to: "text", message, isEntry: true }]);
+  say("1");
+  say("2");
+  for (let turn = 0; turn < 3; turn++) {
+    happened.push("turn");
+    await new Promise(setImmediate);
+  }
+  while (!happened.includes("text:0:crowd hears 2")) await Bun.sleep(1);
+  expect(happened).toEqual([
+    "text:0:crowd hears 1",
+    "turn",
+    "text:1:crowd hears 1",
+    "text:1:crowd hears 2",
+    "turn",
+    "text:2:crowd hears 1",
+    "text:2:crowd hears 2",
+    "turn",
+    // After the pause, those who have not heard it yet.
+    "text:0:crowd hears 2",
+  ]);
 });
