@@ -12,6 +12,8 @@ import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./visitor.ts";
 
 /** So much does not wait any longer, the frames of both wires counted in characters: 64 KiB were no faster, and later. */
 const MAX_WAITING = 16 * 1024;
+/** The pause is longer by a third of what the writes took, so that a crowd leaves others a quarter of the time; by so much at most. */
+const MAX_REST_MS = 100;
 /** How soon a reader that does not keep up is looked for. */
 const LOOK_FOR_SLOW_MS = 50;
 
@@ -30,6 +32,7 @@ interface Section {
 }
 
 export class FanOut {
+  /** By the manager's numbers. */
   readonly #sections: Section[] = [];
   /** The writes to all sections and the pause after them, until it is over. */
   #round: object | undefined;
@@ -57,7 +60,8 @@ export class FanOut {
     }
     this.#bytesUnwatched += length;
     let isMuch = false;
-    for (let number = 0; number < this.manager.sections; number++) {
+    for (const [number, size] of this.manager.sections.entries()) {
+      if (size === 0) continue;
       const section = (this.#sections[number] ??= { waiting: [], length: 0 });
       section.waiting.push(...outgoing);
       section.length += length;
@@ -90,16 +94,16 @@ export class FanOut {
     const round = (this.#round = {});
     do {
       this.#isPausing = false;
+      const startMs = performance.now();
       for (const number of this.#sections.keys()) {
         if (!this.#write(number)) continue;
-        await nextTurn();
-        if (this.#round !== round) return;
+        // Only in one of the next two turns does Bun write to the sockets, which takes milliseconds.
+        for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
+        if (this.#round !== round) return; // something could not wait
       }
       this.#isPausing = true;
-      // Only in one of the next two turns does Bun write to the sockets, which in a crowd alone takes many milliseconds.
-      await nextTurn();
-      await Bun.sleep(this.flushMs);
-      if (this.#round !== round) return; // something could not wait
+      await Bun.sleep(this.flushMs + Math.min((performance.now() - startMs) / 3, MAX_REST_MS));
+      if (this.#round !== round) return;
     } while (this.#sections.some(({ waiting }) => waiting.length > 0));
     this.#round = undefined;
   }
@@ -139,8 +143,4 @@ export class FanOut {
     for (const visitor of this.catchingUp) if (visitor.wire === wire) count--;
     return count;
   }
-}
-
-function nextTurn(): Promise<unknown> {
-  return new Promise(setImmediate);
 }
