@@ -87,8 +87,9 @@ async function compare(scenario: Scenario, wire: Wire, progress: (now: string) =
     };
     // Whoever comes first has what the machine did before: they take turns at that, too.
     const order = run % 2 === 0 ? SIDES : SIDES.toReversed();
+    // The first message is not to follow the last of the run before as it would in a busy room.
     if (run > 0 && apartMs !== undefined)
-      await Promise.all(order.map((side, i) => Bun.sleep(i * apartMs).then(() => measure(side))));
+      await Promise.all(order.map((side, i) => Bun.sleep((i + 1) * apartMs).then(() => measure(side))));
     else for (const side of order) await measure(side);
   }
   return summarize(name, wire, runs);
