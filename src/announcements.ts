@@ -9,23 +9,24 @@ import type { Room } from "./visitor.ts";
  */
 const LEAVE_GATHER_MS = 100;
 const PRESENCE_GATHER_MS = 200;
-/** Announcements × listeners in one go; then other work has its turn, for a moment. */
+/** Announcements × listeners that are given out in one go; the rest follows after a moment, in which others have their turn. */
 const MAX_DELIVERIES_AT_ONCE = 20_000;
-const TURN_OF_OTHERS_MS = 10;
+const REST_AFTER_MS = 10;
 
 /** On the tutorial's wire each leave is a line of its own. */
 export function tellLeaves(room: Room, afterMs = LEAVE_GATHER_MS / 2): void {
   if (!room.manager.hasGone) return;
   room.timers.leaves ??= setTimeout(() => {
     delete room.timers.leaves;
-    let count = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(room.manager.size, 1));
+    const atOnce = Math.ceil(MAX_DELIVERIES_AT_ONCE / Math.max(room.manager.size, 1));
+    let announced = 0;
     try {
-      for (const client of room.manager.takeGone(count, performance.now() - LEAVE_GATHER_MS)) {
-        count--;
+      for (const client of room.manager.takeGone(atOnce, performance.now() - LEAVE_GATHER_MS)) {
+        announced++;
         room.fanOut.add([{ to: "text", message: text.left(client), isEntry: false }]);
       }
     } finally {
-      tellLeaves(room, count === 0 ? TURN_OF_OTHERS_MS : undefined);
+      tellLeaves(room, announced === atOnce ? REST_AFTER_MS : undefined);
     }
   }, afterMs);
 }

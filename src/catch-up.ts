@@ -26,7 +26,7 @@ export function catchUp(visitor: Visitor, store: Store, dismiss: (visitor: Visit
     visitor.position++;
     if (!send(visitor, entry)) return; // `drain` goes on
   }
-  room.fanOut.flush(visitor.section); // what waits there is read already; who hears the room from here on hears it no second time
+  room.fanOut.flush(section); // what waits there is read already; who hears the room from here on hears it no second time
   room.catchingUp.delete(visitor);
   if (visitor.isOwedPong) visitor.send(json.pong);
   visitor.isOwedPong = false;

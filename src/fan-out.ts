@@ -4,7 +4,7 @@
  * section by section, with turns for others in between.
  */
 
-import type { ConnectionManager } from "./manager.ts";
+import { MAX_SECTION, type ConnectionManager, type Member } from "./manager.ts";
 import { countSent } from "./metrics.ts";
 import type { Wire } from "./protocol.ts";
 import type { Content } from "./store.ts";
@@ -12,7 +12,9 @@ import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./visitor.ts";
 
 /** So much does not wait any longer, the frames of both wires counted in characters: 64 KiB were no faster, and later. */
 const MAX_WAITING = 16 * 1024;
-/** The pause is longer by a third of what the writes took, so that a crowd leaves others a quarter of the time; by so much at most. */
+/** While a crowd is written to, more may wait; beyond this it takes what all have to say no faster than it is written. */
+const MAX_WAITING_IN_ROUND = 256 * 1024;
+/** After a third of the time that a crowd took, but this at most, comes the pause: others have a quarter of the time for themselves. */
 const MAX_REST_MS = 100;
 /** How soon a reader that does not keep up is looked for. */
 const LOOK_FOR_SLOW_MS = 50;
@@ -25,55 +27,57 @@ export interface Outgoing {
   readonly isEntry: boolean;
 }
 
+/** As much of a visitor as it takes to be written to. */
+type Listener = Member & Pick<Visitor, "socket">;
+
 /** What waits for a section of the room's connections. */
-interface Section {
-  waiting: { readonly to: Wire | Visitor; readonly message: Content }[];
-  length: number;
+interface Queue<L> {
+  waiting: { readonly to: Wire | L; readonly message: Content }[];
+  characters: number;
 }
 
-export class FanOut {
-  /** By the manager's numbers. */
-  readonly #sections: Section[] = [];
+export class FanOut<L extends Listener> {
+  /** By the numbers of the manager's sections; one that was empty all the time has none. */
+  readonly #queues: Queue<L>[] = [];
   /** The writes to all sections and the pause after them, until it is over. */
   #round: object | undefined;
   #isPausing = false;
   #slowTimer: Timer | undefined;
-  /** Said since it was last looked who does not keep up. */
-  #bytesUnwatched = 0;
+  /** Written to slow readers, among others, since it was last looked who they are. */
+  #charactersUnwatched = 0;
 
   /** @param dismiss what happens to a reader that does not keep up */
   constructor(
-    private readonly manager: ConnectionManager<Visitor>,
-    private readonly catchingUp: ReadonlySet<Visitor>,
+    private readonly manager: ConnectionManager<L>,
+    private readonly catchingUp: ReadonlySet<L>,
     private readonly flushMs: number,
-    private readonly dismiss: (slow: Visitor) => void,
+    private readonly dismiss: (slow: L) => void,
   ) {}
 
   /** Goes out together, after all that waits. */
   add(outgoing: readonly Outgoing[]): void {
-    let length = 0;
+    let characters = 0;
     for (const { to, message, isEntry } of outgoing) {
       if (isEntry) countSent(message, this.#listeners(to));
       // Who is catching up is not subscribed yet, and would never hear of it.
       else for (const visitor of this.catchingUp) if (visitor.wire === to) visitor.send(message);
-      length += message.length;
+      characters += message.length;
     }
-    this.#bytesUnwatched += length;
-    let isMuch = false;
-    for (const [number, size] of this.manager.sections.entries()) {
+    let longest = 0;
+    for (const [section, size] of this.manager.sections.entries()) {
       if (size === 0) continue;
-      const section = (this.#sections[number] ??= { waiting: [], length: 0 });
-      section.waiting.push(...outgoing);
-      section.length += length;
-      isMuch ||= section.length >= MAX_WAITING;
+      const queue = (this.#queues[section] ??= { waiting: [], characters: 0 });
+      queue.waiting.push(...outgoing);
+      queue.characters += characters;
+      longest = Math.max(longest, queue.characters);
     }
-    if (this.flushMs === 0) this.flush();
-    else if (!this.#round || (this.#isPausing && isMuch)) void this.#goRound();
+    if (this.flushMs === 0 || longest >= MAX_WAITING_IN_ROUND) this.flush();
+    else if (!this.#round || (this.#isPausing && longest >= MAX_WAITING)) void this.#goRound();
   }
 
   /** To one of them, after all that waits. */
-  sendAfter(message: Content, visitor: Visitor): void {
-    const waiting = this.#sections[visitor.section]?.waiting ?? [];
+  sendAfter(message: Content, visitor: L): void {
+    const waiting = this.#queues[visitor.section]?.waiting ?? [];
     if (waiting.length > 0) waiting.push({ to: visitor, message });
     else visitor.send(message);
   }
@@ -81,59 +85,76 @@ export class FanOut {
   /** In that section, or any, nothing waits any longer. */
   flush(section?: number): void {
     if (section !== undefined) this.#write(section);
-    else for (const number of this.#sections.keys()) this.#write(number);
+    else for (const each of this.#queues.keys()) this.#write(each);
   }
 
   /** Nobody is there any more: what waits is for nobody, nor for who comes into a new room of that name. */
   end(): void {
-    this.#sections.length = 0;
+    this.#queues.length = 0;
     clearTimeout(this.#slowTimer);
   }
 
   async #goRound(): Promise<void> {
     const round = (this.#round = {});
-    do {
+    try {
       this.#isPausing = false;
       const startMs = performance.now();
-      for (const number of this.#sections.keys()) {
-        if (!this.#write(number)) continue;
-        // Only in one of the next two turns does Bun write to the sockets, which takes milliseconds.
-        for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
-        if (this.#round !== round) return; // something could not wait
+      let isCrowd = false;
+      let writtenTo = 0;
+      for (const section of this.#queues.keys()) {
+        if (writtenTo >= MAX_SECTION) {
+          isCrowd = true;
+          writtenTo = 0;
+          await untilWritten();
+        }
+        if (this.#write(section)) writtenTo += this.manager.sections[section] ?? 0;
       }
+      this.#isPausing = !isCrowd;
+      await untilWritten();
+      if (isCrowd) await Bun.sleep(Math.min((performance.now() - startMs) / 3, MAX_REST_MS));
       this.#isPausing = true;
-      await Bun.sleep(this.flushMs + Math.min((performance.now() - startMs) / 3, MAX_REST_MS));
-      if (this.#round !== round) return;
-    } while (this.#sections.some(({ waiting }) => waiting.length > 0));
-    this.#round = undefined;
+      await Bun.sleep(this.flushMs);
+    } finally {
+      // Not so when something could not wait. Where one message fails, the others still go out.
+      if (this.#round === round) {
+        this.#round = undefined;
+        if (this.#queues.some(({ waiting }) => waiting.length > 0)) void this.#goRound();
+      }
+    }
   }
 
   /** @returns whether anything was waiting */
-  #write(number: number): boolean {
-    const section = this.#sections[number];
-    if (!section || section.waiting.length === 0) return false;
-    const { waiting } = section;
-    section.waiting = [];
-    section.length = 0;
+  #write(section: number): boolean {
+    const queue = this.#queues[section];
+    if (!queue || queue.waiting.length === 0) return false;
+    const { waiting, characters } = queue;
+    let written = 0;
     let isSlow = false;
-    for (const { to, message } of waiting)
-      if (typeof to === "object") to.send(message);
-      else isSlow = this.manager.broadcast(to, number, message) < 0 || isSlow;
-    if (isSlow) this.#watchForSlow();
-    else if (!this.#slowTimer) this.#bytesUnwatched = 0;
+    try {
+      for (const { to, message } of waiting) {
+        written++;
+        if (typeof to === "object") to.send(message);
+        else isSlow = this.manager.broadcast(to, section, message) < 0 || isSlow;
+      }
+    } finally {
+      queue.waiting = waiting.slice(written);
+      queue.characters = 0;
+    }
+    if (isSlow) this.#watchForSlow(characters);
     return true;
   }
 
   /** Looks who it is, now and then, and sooner the more is being said. */
-  #watchForSlow(): void {
-    if (this.#bytesUnwatched > MAX_UNREAD_BYTES / 4) return this.#dismissSlow();
+  #watchForSlow(characters: number): void {
+    this.#charactersUnwatched += characters;
+    if (this.#charactersUnwatched > MAX_UNREAD_BYTES / 4) return this.#dismissSlow();
     this.#slowTimer ??= setTimeout(() => this.#dismissSlow(), LOOK_FOR_SLOW_MS);
   }
 
   #dismissSlow(): void {
     clearTimeout(this.#slowTimer);
     this.#slowTimer = undefined;
-    this.#bytesUnwatched = 0;
+    this.#charactersUnwatched = 0;
     for (const visitor of this.manager.connections())
       if (visitor.socket && isBehind(visitor.socket)) this.dismiss(visitor);
   }
@@ -143,4 +164,9 @@ export class FanOut {
     for (const visitor of this.catchingUp) if (visitor.wire === wire) count--;
     return count;
   }
+}
+
+/** Only in one of the next two turns does Bun write to the sockets, which takes milliseconds. */
+async function untilWritten(): Promise<void> {
+  for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
 }

@@ -14,7 +14,7 @@ export interface Member {
 }
 
 /** Connections that are written to in one go, which takes about 2 ms; then others have their turn. */
-const MAX_SECTION = 250;
+export const MAX_SECTION = 250;
 
 /** Sends to all who are subscribed to a topic; a negative answer says that somebody does not keep up. */
 export type Publish = (topic: string, message: Content) => number;

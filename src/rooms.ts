@@ -90,6 +90,7 @@ export class Rooms {
   /** The store has lost what was open: whoever takes a place from here on does so in another room of that name. */
   clear(): void {
     this.#losses++;
+    for (const { fanOut } of this.#rooms.values()) fanOut.end();
     this.#rooms.clear();
   }
 }

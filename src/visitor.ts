@@ -53,7 +53,7 @@ export interface Room {
   readonly manager: ConnectionManager<Visitor>;
   /** Those that still hear what was said before them. */
   readonly catchingUp: Set<Visitor>;
-  readonly fanOut: FanOut;
+  readonly fanOut: FanOut<Visitor>;
   readonly timers: { leaves?: Timer; presence?: Timer };
   visitors: number;
 }

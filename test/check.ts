@@ -18,7 +18,7 @@ await step("types", $`bun check --no-script`);
 await step("format", $`bun fmt --no-script --check`);
 
 // Much of it is waiting: two files at a time take little more than half as long as one after the other.
-const tests = Bun.spawn([process.execPath, "test", "--parallel=2", "--no-isolate"], {
+const tests = Bun.spawn([process.execPath, "run", "test", "--parallel=2", "--no-isolate"], {
   stdout: "inherit",
   stderr: "pipe",
 });

@@ -2,12 +2,12 @@
 
 import { describe, expect, test } from "bun:test";
 import { FanOut } from "../src/fan-out.ts";
-import { ConnectionManager } from "../src/manager.ts";
-import type { Visitor } from "../src/visitor.ts";
+import { ConnectionManager, type Member } from "../src/manager.ts";
 import { startHubbub, type Hubbub } from "./hubbub.ts";
 
 /** So long that what waits can be seen to wait. */
 const start = () => startHubbub({ args: ["--flush-ms", "1000"] });
+type Listener = Member & { socket: undefined };
 const says = (text: string) => `Client #ann says: ${text}`;
 
 /** A room in which "1" was just said, so that what follows waits. */
@@ -134,31 +134,65 @@ test("a thousand messages of many senders come in one order, the same for all, w
   }
 });
 
-test("a crowd is written to in several goes, and others have their turns in between", async () => {
-  const happened: string[] = [];
-  const manager = new ConnectionManager<Visitor>("crowd", (topic, message) =>
-    happened.push(`${topic} hears ${message}`),
-  );
-  for (let i = 0; i < 600; i++) manager.connect({ client: `c${i}`, wire: "text" } as Visitor);
-  const fanOut = new FanOut(manager, new Set(), 1, () => {});
-  const say = (message: string) => fanOut.add([{ to: "text", message, isEntry: true }]);
-  say("1");
-  say("2");
-  for (let section = 0; section < 3; section++) {
-    happened.push("others");
-    for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
+describe("a crowd, which is written to in several goes", () => {
+  /** Of three sections. */
+  function crowd(publish: (topic: string, message: string) => void) {
+    const manager = new ConnectionManager<Listener>("crowd", (topic, message) => {
+      publish(topic, String(message));
+      return 1;
+    });
+    for (let i = 0; i < 600; i++)
+      manager.connect({ client: `c${i}`, wire: "text", section: 0, socket: undefined, send() {} });
+    const fanOut = new FanOut<Listener>(manager, new Set(), 1, () => {});
+    return (message: string) => fanOut.add([{ to: "text", message, isEntry: true }]);
   }
-  while (!happened.includes("text:0:crowd hears 2")) await Bun.sleep(1);
-  expect(happened).toEqual([
-    "text:0:crowd hears 1",
-    "others",
-    "text:1:crowd hears 1",
-    "text:1:crowd hears 2",
-    "others",
-    "text:2:crowd hears 1",
-    "text:2:crowd hears 2",
-    "others",
-    // After the pause, those who have not heard it yet.
-    "text:0:crowd hears 2",
-  ]);
+
+  test("leaves others their turns in between", async () => {
+    const happened: string[] = [];
+    const say = crowd((topic, message) => happened.push(`${topic} hears ${message}`));
+    say("1");
+    say("2");
+    for (let section = 0; section < 3; section++) {
+      happened.push("others");
+      for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
+    }
+    while (!happened.includes("text:0:crowd hears 2")) await Bun.sleep(1);
+    expect(happened).toEqual([
+      "text:0:crowd hears 1",
+      "others",
+      "text:1:crowd hears 1",
+      "text:1:crowd hears 2",
+      "others",
+      "text:2:crowd hears 1",
+      "text:2:crowd hears 2",
+      "others",
+      // After the pause, those who have not heard it yet.
+      "text:0:crowd hears 2",
+    ]);
+  });
+
+  test("rests for a third of what it took, however much there is to say", async () => {
+    const times: number[] = [];
+    const say = crowd(() => {
+      Bun.sleepSync(30);
+      times.push(performance.now());
+    });
+    say("1");
+    while (times.length < 3) await new Promise(setImmediate);
+    say("x".repeat(20_000));
+    while (times.length < 4) await Bun.sleep(1);
+    const [, , last = NaN, next = NaN] = times;
+    expect(next - last).toBeGreaterThan(30 + 90 / 3); // the next write takes 30 ms, too
+  });
+
+  test("lets no more wait than a reader may be behind", () => {
+    const heard: string[] = [];
+    const say = crowd((topic) => heard.push(topic));
+    say("1");
+    const large = "x".repeat(64 * 1024);
+    for (let i = 0; i < 3; i++) say(large);
+    expect(heard).toEqual(["text:0:crowd"]);
+    say(large);
+    expect(heard).toHaveLength(1 + 4 * 3 + 2);
+  });
 });

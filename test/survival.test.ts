@@ -67,6 +67,19 @@ test("a handler that fails costs its own connection, and nobody else notices", a
   );
 });
 
+test("what fails on its way out to a busy room keeps nothing that is said after it from being heard", async () => {
+  await using hub = await startHubbub({ preload: "break-handlers.ts", args: ["--flush-ms", "10"] });
+  await using bob = await hub.join("bob");
+  await using ann = await hub.join("ann");
+  for (const text of ["1", "2"]) {
+    ann.says("boom-message");
+    await ann.hears("You wrote: boom-message");
+    ann.says(text);
+    await ann.hears(`You wrote: ${text}`, `Client #ann says: ${text}`);
+    await bob.hears(`Client #ann says: ${text}`);
+  }
+});
+
 test("garbage on the wire closes its own connection only", async () => {
   await using hub = await startHubbub();
   await using bob = await hub.join("bob");

@@ -38,6 +38,7 @@ async function measure(side: (typeof SIDES)[number]): Promise<void> {
     answered.resolve();
     answered = Promise.withResolvers();
   };
+  asker.onerror = ({ message }) => fail(message);
   asker.postMessage(server.port);
 
   const draft = new Draft("text");
@@ -96,6 +97,9 @@ function askOnAndOn(port: number): void {
     socket.send("?");
   };
   socket.onopen = ask;
+  socket.onclose = ({ code }) => {
+    throw new Error(`the echo was closed: ${code}`);
+  };
   socket.onmessage = () => {
     self.postMessage(performance.now() - askedMs);
     setTimeout(ask, ASK_EVERY_MS);
