@@ -16,6 +16,8 @@ const MAX_WAITING = 16 * 1024;
 const MAX_WAITING_IN_ROUND = 256 * 1024;
 /** After a third of the time that a crowd took, but this at most, comes the pause: others have a quarter of the time for themselves. */
 const MAX_REST_MS = 100;
+/** As many as Bun writes to a socket at once. */
+const FRAMES_A_WRITE = 32;
 /** How soon a reader that does not keep up is looked for. */
 const LOOK_FOR_SLOW_MS = 50;
 
@@ -100,14 +102,15 @@ export class FanOut<L extends Listener> {
       this.#isPausing = false;
       const startMs = performance.now();
       let isCrowd = false;
-      let writtenTo = 0;
+      let writes = 0;
       for (const section of this.#queues.keys()) {
-        if (writtenTo >= MAX_SECTION) {
+        if (writes >= MAX_SECTION) {
           isCrowd = true;
-          writtenTo = 0;
+          writes = 0;
           await untilWritten();
         }
-        if (this.#write(section)) writtenTo += this.manager.sections[section] ?? 0;
+        const size = this.manager.sections[section] ?? 0;
+        writes += size * Math.ceil(this.#write(section) / FRAMES_A_WRITE);
       }
       this.#isPausing = !isCrowd;
       await untilWritten();
@@ -123,10 +126,10 @@ export class FanOut<L extends Listener> {
     }
   }
 
-  /** @returns whether anything was waiting */
-  #write(section: number): boolean {
+  /** @returns how many messages were waiting */
+  #write(section: number): number {
     const queue = this.#queues[section];
-    if (!queue || queue.waiting.length === 0) return false;
+    if (!queue || queue.waiting.length === 0) return 0;
     const { waiting, characters } = queue;
     let written = 0;
     let isSlow = false;
@@ -141,7 +144,7 @@ export class FanOut<L extends Listener> {
       queue.characters = 0;
     }
     if (isSlow) this.#watchForSlow(characters);
-    return true;
+    return written;
   }
 
   /** Looks who it is, now and then, and sooner the more is being said. */
