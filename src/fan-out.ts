@@ -12,7 +12,7 @@ import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./visitor.ts";
 
 /** So much does not wait any longer, the frames of both wires counted in characters: 64 KiB were no faster, and later. */
 const MAX_WAITING = 16 * 1024;
-/** While a crowd is written to, more may wait; beyond this it takes what all have to say no faster than it is written. */
+/** While a crowd is written to, so much more may wait; beyond it all is written at once, and nothing is read meanwhile. */
 const MAX_WAITING_IN_ROUND = 256 * 1024;
 /** After a third of the time that a crowd took, but this at most, comes the pause: others have a quarter of the time for themselves. */
 const MAX_REST_MS = 100;
@@ -38,12 +38,15 @@ interface Queue<L> {
   characters: number;
 }
 
+interface Round {
+  isPausing: boolean;
+}
+
 export class FanOut<L extends Listener> {
   /** By the numbers of the manager's sections; one that was empty all the time has none. */
   readonly #queues: Queue<L>[] = [];
   /** The writes to all sections and the pause after them, until it is over. */
-  #round: object | undefined;
-  #isPausing = false;
+  #round: Round | undefined;
   #slowTimer: Timer | undefined;
   /** Written to slow readers, among others, since it was last looked who they are. */
   #charactersUnwatched = 0;
@@ -74,7 +77,7 @@ export class FanOut<L extends Listener> {
       longest = Math.max(longest, queue.characters);
     }
     if (this.flushMs === 0 || longest >= MAX_WAITING_IN_ROUND) this.flush();
-    else if (!this.#round || (this.#isPausing && longest >= MAX_WAITING)) void this.#goRound();
+    else if (!this.#round || (this.#round.isPausing && longest >= MAX_WAITING)) void this.#goRound();
   }
 
   /** To one of them, after all that waits. */
@@ -97,9 +100,9 @@ export class FanOut<L extends Listener> {
   }
 
   async #goRound(): Promise<void> {
-    const round = (this.#round = {});
+    const round: Round = { isPausing: false };
+    this.#round = round;
     try {
-      this.#isPausing = false;
       const startMs = performance.now();
       let isCrowd = false;
       let writes = 0;
@@ -112,10 +115,10 @@ export class FanOut<L extends Listener> {
         const size = this.manager.sections[section] ?? 0;
         writes += size * Math.ceil(this.#write(section) / FRAMES_A_WRITE);
       }
-      this.#isPausing = !isCrowd;
+      round.isPausing = !isCrowd;
       await untilWritten();
       if (isCrowd) await Bun.sleep(Math.min((performance.now() - startMs) / 3, MAX_REST_MS));
-      this.#isPausing = true;
+      round.isPausing = true;
       await Bun.sleep(this.flushMs);
     } finally {
       // Not so when something could not wait. Where one message fails, the others still go out.
