@@ -14,7 +14,8 @@ import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./visitor.ts";
 const MAX_WAITING = 16 * 1024;
 /** While a crowd is written to, so much more may wait; beyond it all is written at once, and nothing is read meanwhile. */
 const MAX_WAITING_IN_ROUND = 256 * 1024;
-/** After a third of the time that a crowd took, but this at most, comes the pause: others have a quarter of the time for themselves. */
+/** Before the pause a crowd rests for so much of the time that it took, up to so long: others have more than a quarter for themselves. */
+const REST = 0.4;
 const MAX_REST_MS = 100;
 /** As many as Bun writes to a socket at once. */
 const FRAMES_A_WRITE = 32;
@@ -117,7 +118,7 @@ export class FanOut<L extends Listener> {
       }
       round.isPausing = !isCrowd;
       await untilWritten();
-      if (isCrowd) await Bun.sleep(Math.min((performance.now() - startMs) / 3, MAX_REST_MS));
+      if (isCrowd) await Bun.sleep(Math.min(REST * (performance.now() - startMs), MAX_REST_MS));
       round.isPausing = true;
       await Bun.sleep(this.flushMs);
     } finally {
