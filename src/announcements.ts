@@ -10,7 +10,7 @@ import type { Room } from "./visitor.ts";
 const LEAVE_GATHER_MS = 100;
 const PRESENCE_GATHER_MS = 200;
 /** Announcements × listeners that are given out in one go; the rest follows after a moment, in which others have their turn. */
-const MAX_DELIVERIES_AT_ONCE = 20_000;
+const MAX_DELIVERIES_AT_ONCE = 10_000;
 const REST_AFTER_MS = 10;
 
 /** On the tutorial's wire each leave is a line of its own. */
