@@ -136,13 +136,16 @@ test("a thousand messages of many senders come in one order, the same for all, w
 
 describe("a crowd, which is written to in several goes", () => {
   /** Of three sections. */
-  function crowd(publish: (topic: string, message: string) => void) {
+  function crowd(publish: (topic: string, message: string) => void, stays = (_: Listener) => true) {
     const manager = new ConnectionManager<Listener>("crowd", (topic, message) => {
       publish(topic, String(message));
       return 1;
     });
-    for (let i = 0; i < 600; i++)
-      manager.connect({ client: `c${i}`, wire: "text", section: 0, socket: undefined, send() {} });
+    const all = Array.from({ length: 600 }, (_, i): Listener => {
+      return { client: `c${i}`, wire: "text", section: 0, socket: undefined, send() {} };
+    });
+    for (const each of all) manager.connect(each);
+    for (const each of all) if (!stays(each)) manager.disconnect(each, 0);
     const fanOut = new FanOut<Listener>(manager, new Set(), 1, () => {});
     return (message: string) => fanOut.add([{ to: "text", message, isEntry: true }]);
   }
@@ -183,6 +186,16 @@ describe("a crowd, which is written to in several goes", () => {
     while (times.length < 4) await Bun.sleep(1);
     const [, , last = NaN, next = NaN] = times;
     expect(next - last).toBeGreaterThan(30 + 0.4 * 90); // the next write takes 30 ms, too
+  });
+
+  test("is none any more when few are left of it, or nobody in a section", () => {
+    const heard: string[] = [];
+    const say = crowd(
+      (topic) => heard.push(topic),
+      ({ client, section }) => section !== 1 && client.endsWith("0"),
+    );
+    say("1");
+    expect(heard).toEqual(["text:0:crowd", "text:2:crowd"]);
   });
 
   test("lets no more wait than a reader may be behind", () => {
