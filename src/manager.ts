@@ -41,8 +41,8 @@ export class ConnectionManager<M extends Member> {
   connect(connection: M): void {
     const { client, wire } = connection;
     const free = this.#sections.findIndex((size) => size < MAX_SECTION);
-    connection.section = free < 0 ? this.#sections.push(0) - 1 : free;
-    this.#sections[connection.section]!++;
+    connection.section = free < 0 ? this.#sections.length : free;
+    this.#grow(connection.section, 1);
     this.#connections.add(connection);
     this.#speakers[wire]++;
     this.#hold(client, 1, 0);
@@ -52,9 +52,13 @@ export class ConnectionManager<M extends Member> {
   disconnect(connection: M, nowMs: number): void {
     if (!this.#connections.delete(connection)) return;
     const { client, wire, section } = connection;
-    this.#sections[section]!--;
+    this.#grow(section, -1);
     this.#speakers[wire]--;
     this.#hold(client, -1, nowMs);
+  }
+
+  #grow(section: number, by: number): void {
+    this.#sections[section] = (this.#sections[section] ?? 0) + by;
   }
 
   /** So many connections a client has by another node. */

@@ -2,7 +2,11 @@
 
 import { describe, expect, test } from "bun:test";
 import { FanOut } from "../src/fan-out.ts";
+import { Allowance } from "../src/limits.ts";
 import { ConnectionManager, type Member } from "../src/manager.ts";
+import { MemoryStore } from "../src/memory.ts";
+import { Rooms } from "../src/rooms.ts";
+import type { Content } from "../src/store.ts";
 import { startHubbub, type Hubbub } from "./hubbub.ts";
 
 /** So long that what waits can be seen to wait. */
@@ -208,4 +212,25 @@ describe("a crowd, which is written to in several goes", () => {
     say(large);
     expect(heard).toHaveLength(1 + 4 * 3 + 2);
   });
+});
+
+test("what waits in a room that the store has lost is not for who comes into the next one of that name", async () => {
+  const heard: string[] = [];
+  const publish = (_: string, message: Content) => heard.push(String(message));
+  const rooms = new Rooms(new MemoryStore(10, () => {}), publish, 20, () => {});
+  const come = () =>
+    rooms.reserve(
+      { client: "ann", room: "tea", wire: "text", history: 0 },
+      new Allowance({ perSecond: 0, burst: 0 }),
+    );
+  const [here, onTheWay] = [await come(), await come()];
+  if (here === "unavailable" || onTheWay === "unavailable") throw new Error("the room did not open");
+  const { room } = here;
+  room.manager.connect(here);
+  for (const message of ["1", "2"]) room.fanOut.add([{ to: "text", message, isEntry: false }]);
+  rooms.clear();
+  room.manager.disconnect(here, 0);
+  rooms.release(room);
+  await Bun.sleep(100); // the pause is over
+  expect(heard).toEqual(["1"]);
 });
