@@ -3,6 +3,7 @@
 import { note } from "./log.ts";
 import { os } from "./node.ts";
 import type { Command, Options } from "./options.ts";
+import { isLocalOnly } from "./option-values.ts";
 import { StoreError } from "./store.ts";
 import { Tokens } from "./tokens.ts";
 
@@ -14,14 +15,14 @@ export function greet(
   { hostname = "localhost", port }: Address,
   /** Where messages are kept. */
   promise: string,
-  { publicUrl, secretFile, tlsCert, store, log }: Options,
+  { host, publicUrl, secretFile, tlsCert, store, log }: Options,
   isTerminal: boolean,
 ): void {
   const names = publicUrl
     ? [publicUrl.origin]
     : namesOf(hostname).map((name) => `${schemeOf(tlsCert)}://${name}:${port}`);
   const [first = "", ...others] = names.map((name) => `${name}/client`);
-  const isOpen = publicUrl !== undefined || (hostname !== "127.0.0.1" && hostname !== "::1");
+  const isOpen = !isLocalOnly({ host, publicUrl });
   const who = secretFile
     ? "whoever has a token"
     : isOpen

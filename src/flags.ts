@@ -5,6 +5,8 @@ export interface Flag<T> {
   /** What stands for the value in `--help` and in the README; a switch has none. */
   readonly value?: string;
   readonly fallback: T;
+  /** The fallback once other machines can reach the server. */
+  readonly whenReachable?: T;
   /** How the fallback reads, where it is no plain value. */
   readonly otherwise?: string;
   readonly help: string;

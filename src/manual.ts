@@ -3,16 +3,18 @@
 import { nameOf, type Flag, type Table } from "./flags.ts";
 import { flags, groups, tokenFlags } from "./options.ts";
 
-/** `--name VALUE`, and what it is without being said. */
-function describe(key: string, { value, fallback, otherwise }: Flag<unknown>): [string, string] {
-  return [`--${nameOf(key)}${value ? ` ${value}` : ""}`, otherwise ?? `${fallback}`];
+/** `--name VALUE`, and its default. */
+function describe(key: string, { value, fallback, whenReachable, otherwise }: Flag<unknown>) {
+  const both = whenReachable === undefined ? "" : `; ${whenReachable} once other machines can reach it`;
+  return [`--${nameOf(key)}${value ? ` ${value}` : ""}`, otherwise ?? `${fallback}${both}`] as const;
 }
 
 /** The rows of the README's table. */
 export function optionRows(): string[] {
   return Object.entries(flags).map(([key, flag]) => {
     const [name, otherwise] = describe(key, flag);
-    return `| \`${name}\` | ${flag.otherwise ?? `\`${otherwise}\``} | ${flag.help} |`;
+    const isPlain = flag.otherwise === undefined && flag.whenReachable === undefined;
+    return `| \`${name}\` | ${isPlain ? `\`${otherwise}\`` : otherwise} | ${flag.help} |`;
   });
 }
 

@@ -1,4 +1,4 @@
-/** What some options take: an origin of the web, a secret, a certificate. */
+/** What some options take, and mean together: an origin of the web, a secret, a certificate; who can reach the server. */
 
 import { fs } from "./node.ts";
 
@@ -27,4 +27,17 @@ export function readSecret(file: string): Buffer | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Only this machine can reach the server: it listens on a loopback address, and no proxy makes it public. */
+export function isLocalOnly({
+  host,
+  publicUrl,
+}: {
+  readonly host: string;
+  readonly publicUrl: URL | undefined;
+}): boolean {
+  // As a URL has them, all spellings of an address are one.
+  const name = URL.parse(`http://${host.includes(":") ? `[${host}]` : host}`)?.hostname ?? "";
+  return !publicUrl && /^(localhost\.?|127(\.\d+){3}|\[::1\]|\[::ffff:7f[\da-f]{2}:[\da-f]+\])$/.test(name);
 }

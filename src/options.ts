@@ -1,7 +1,7 @@
 /** What the operator asked for: the command line and the environment in; a command, or every mistake at once, out. */
 
-import { envName, flag, nameOf, nearest, readFlags, type Env, type Values } from "./flags.ts";
-import { originOf, readPem, readSecret } from "./option-values.ts";
+import { envName, flag, nameOf, nearest, readFlags, type Env, type Flag, type Values } from "./flags.ts";
+import { isLocalOnly, originOf, readPem, readSecret } from "./option-values.ts";
 import type { LogFormat } from "./log.ts";
 import { readName } from "./names.ts";
 import { stores } from "./stores.ts";
@@ -113,8 +113,11 @@ export const groups = {
   },
   "How much at once": {
     maxMessageBytes: number("N", 65_536, [1, 131_072], "the largest message; text is counted in UTF-8"),
-    messageRate: number("N", 20, [0, 1_000_000], "messages a second from a connection; 0: no limit"),
-    messageBurst: number("N", 40, [1, 1_000_000], "so many messages at once; each 4 KiB count as one more"),
+    messageRate: {
+      ...number("N", 0, [0, 1_000_000], "messages a second from a connection; 0: no limit"),
+      whenReachable: 100,
+    },
+    messageBurst: number("N", 1000, [1, 1_000_000], "so many messages at once; each 4 KiB count as one more"),
     maxConnections: number("N", 0, [0, 1_000_000], "connections in all; 0: no limit"),
     maxConnectionsPerAddress: number(
       "N",
@@ -191,7 +194,16 @@ export function readCommand(argv: readonly string[], env: Env): Command {
       `--tls-${read.given.has("tlsCert") ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
     );
   if (mistakes.length > 0) return { do: "refuse", mistakes };
-  return { do: "serve", options: read.options, warnings: unknownIn(env) };
+  return { do: "serve", options: withDefaults(read.options, read.given), warnings: unknownIn(env) };
+}
+
+/** What was not given has another default where other machines can reach the server. */
+function withDefaults(options: Options, given: ReadonlySet<string>): Options {
+  if (isLocalOnly(options)) return options;
+  const others = Object.entries<Flag<unknown>>(flags).flatMap(([key, { whenReachable }]) =>
+    whenReachable === undefined || given.has(key) ? [] : [[key, whenReachable] as const],
+  );
+  return { ...options, ...Object.fromEntries(others) };
 }
 
 function readToken(argv: readonly string[], env: Env): Command {

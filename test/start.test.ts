@@ -18,8 +18,8 @@ const DEFAULTS: Options = {
   allowOrigin: [],
   secretFile: undefined,
   maxMessageBytes: 65_536,
-  messageRate: 20,
-  messageBurst: 40,
+  messageRate: 0,
+  messageBurst: 1000,
   maxConnections: 0,
   maxConnectionsPerAddress: 0,
   tlsCert: undefined,
@@ -29,18 +29,20 @@ const DEFAULTS: Options = {
   drainSeconds: 5,
   log: "text",
 };
+/** What differs once other machines can reach it. */
+const REACHABLE: Partial<Options> = { messageRate: 100 };
 const SECRET = "0123456789abcdef0123456789abcdef";
 
 describe("options", () => {
   const cases: [string[], Record<string, string>, Options][] = [
     [[], {}, DEFAULTS],
     [["--port", "9000"], {}, { ...DEFAULTS, port: 9000 }],
-    [["--port=0", "--host=::"], {}, { ...DEFAULTS, host: "::", port: 0 }],
+    [["--port=0", "--host=::"], {}, { ...DEFAULTS, ...REACHABLE, host: "::", port: 0 }],
     [[], { PORT: "9001" }, { ...DEFAULTS, port: 9001 }],
     [
       [],
       { PORT: "9001", HUBBUB_PORT: "9002", HUBBUB_HOST: "0.0.0.0" },
-      { ...DEFAULTS, host: "0.0.0.0", port: 9002 },
+      { ...DEFAULTS, ...REACHABLE, host: "0.0.0.0", port: 9002 },
     ],
     [["--port", "9003"], { PORT: "nonsense", HUBBUB_PORT: "" }, { ...DEFAULTS, port: 9003 }],
     [[], { PORT: "" }, DEFAULTS],
@@ -48,7 +50,7 @@ describe("options", () => {
     [
       ["--public-url", "https://Chat.example:443", "--trust-proxy"],
       {},
-      { ...DEFAULTS, publicUrl: new URL("https://chat.example"), trustProxy: true },
+      { ...DEFAULTS, ...REACHABLE, publicUrl: new URL("https://chat.example"), trustProxy: true },
     ],
     [["--trust-proxy=off"], { HUBBUB_TRUST_PROXY: "on" }, DEFAULTS],
     [[], { HUBBUB_TRUST_PROXY: "on" }, { ...DEFAULTS, trustProxy: true }],
@@ -63,11 +65,27 @@ describe("options", () => {
       { ...DEFAULTS, allowOrigin: ["https://a.example", "https://b.example"] },
     ],
     [[], { HUBBUB_SECRET: SECRET }, { ...DEFAULTS, secretFile: Buffer.from(SECRET) }],
-    [["--message-rate", "0", "--ping-seconds=1"], {}, { ...DEFAULTS, messageRate: 0, pingSeconds: 1 }],
+    [["--message-rate", "7", "--ping-seconds=1"], {}, { ...DEFAULTS, messageRate: 7, pingSeconds: 1 }],
+    [
+      ["--host=0.0.0.0", "--message-rate=0"],
+      {},
+      { ...DEFAULTS, ...REACHABLE, host: "0.0.0.0", messageRate: 0 },
+    ],
   ];
   for (const [argv, env, options] of cases)
     test(`${argv.join(" ") || "(none)"} with ${JSON.stringify(env)}`, () =>
       expect(readCommand(argv, env)).toEqual({ do: "serve", options, warnings: [] }));
+
+  test.each([
+    [true, ["127.0.0.1", "127.0.0.2", "127.1", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost"]],
+    [false, ["0.0.0.0", "::", "192.168.1.5", "::ffff:192.168.1.5", "fe80::1", "127.example", "chat.example"]],
+  ])("only this machine can reach it: %p, on %p", (isLocal, hosts) => {
+    for (const host of hosts) {
+      const command = readCommand(["--host", host], {});
+      const messageRate = "options" in command ? command.options.messageRate : command;
+      expect({ host, messageRate }).toEqual({ host, messageRate: isLocal ? 0 : 100 });
+    }
+  });
 
   test("every mistake is named at once, by its own name", () => {
     const command = readCommand(
