@@ -1,0 +1,239 @@
+/** What waits, and for how long: the hub in this process, on a clock that moves only when the test says so. */
+
+import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
+import { Hub } from "../src/hub.ts";
+import { Allowance } from "../src/limits.ts";
+import { MemoryStore } from "../src/memory.ts";
+import type { Wire } from "../src/protocol.ts";
+import type { Content } from "../src/store.ts";
+import type { Ended, Socket } from "../src/visitor.ts";
+
+/** A connection's socket, whose network takes as much as the test says. */
+class FakeSocket implements Socket {
+  readonly data: { ended?: Ended } = {};
+  readonly received: Content[] = [];
+  buffered = 0;
+  closed: { code: number; reason: string } | undefined;
+
+  constructor(private readonly topics: Map<string, Set<FakeSocket>>) {}
+
+  send(message: Content): number {
+    this.received.push(message);
+    return this.buffered > 0 ? -1 : message.length;
+  }
+
+  subscribe(topic: string): void {
+    this.topics.set(topic, (this.topics.get(topic) ?? new Set()).add(this));
+  }
+
+  unsubscribe(topic: string): void {
+    this.topics.get(topic)?.delete(this);
+  }
+
+  getBufferedAmount(): number {
+    return this.buffered;
+  }
+
+  close(code: number, reason: string): void {
+    this.closed = { code, reason };
+  }
+
+  ping(): number {
+    return 1;
+  }
+
+  /** What has been received since this was last asked. */
+  takes(): Content[] {
+    return this.received.splice(0);
+  }
+
+  /** The presence events among it. */
+  takesPresence(): { joined: string[]; left: string[]; count: number }[] {
+    return this.takes().flatMap((frame) => {
+      const { type, ...event } = JSON.parse(String(frame));
+      return type === "presence" ? [event] : [];
+    });
+  }
+}
+
+function startHub({ history = 100 } = {}) {
+  const topics = new Map<string, Set<FakeSocket>>();
+  const hub = new Hub(
+    (follower) => new MemoryStore(history, follower.said),
+    (topic, message) =>
+      Math.min(1, ...(topics.get(topic) ?? new Set()).values().map((socket) => socket.send(message))),
+    { maxMessageBytes: 65_536, pingSeconds: 25, flushMs: 0 },
+  );
+  const join = async (
+    client: string,
+    wire: Wire = "text",
+    more: { history?: number; buffered?: number } = {},
+  ) => {
+    const wish = { client, wire, room: "tea", history: more.history ?? 0 };
+    const visitor = await hub.reserve(wish, new Allowance({ perSecond: 0, burst: 0 }));
+    if (visitor === "unavailable") throw new Error("the room did not open");
+    const socket = new FakeSocket(topics);
+    socket.buffered = more.buffered ?? 0;
+    hub.enter(visitor, socket);
+    return {
+      socket,
+      says: (text: string) => hub.hear(visitor, text),
+      leaves: () => hub.leave(visitor),
+      drains: () => hub.catchUp(visitor),
+    };
+  };
+  return { hub, join };
+}
+
+beforeEach(() => void jest.useFakeTimers());
+afterEach(() => void jest.useRealTimers());
+
+/** Moves the clock by 1 ms at a time; what awaits a promise runs in between. */
+async function passes(ms: number, eachMs = () => {}): Promise<void> {
+  for (let step = 0; step < ms; step++) {
+    jest.advanceTimersByTime(1);
+    await Promise.resolve();
+    eachMs();
+  }
+}
+
+describe("leaves", () => {
+  test("are announced after 100 ms, and no later than half of that again", async () => {
+    const { join } = startHub();
+    const bob = await join("bob");
+    const ann = await join("ann");
+    const eve = await join("eve");
+    ann.leaves();
+    await passes(30);
+    eve.leaves();
+    await passes(69);
+    expect(bob.socket.takes()).toEqual([]);
+    await passes(51);
+    expect(bob.socket.takes()).toEqual(["Client #ann left the chat", "Client #eve left the chat"]);
+  });
+
+  test("are none of a client that is back within 100 ms", async () => {
+    const { join } = startHub();
+    const bob = await join("bob");
+    const ann = await join("ann");
+    ann.leaves();
+    await passes(99);
+    const again = await join("ann");
+    await passes(1000);
+    expect(bob.socket.takes()).toEqual([]);
+    again.leaves();
+    await passes(150);
+    expect(bob.socket.takes()).toEqual(["Client #ann left the chat"]);
+  });
+
+  test("of a crowd are at most 10,000 deliveries in one go, with a rest for others in between", async () => {
+    const { join } = startHub();
+    const stay = await Promise.all(Array.from({ length: 200 }, (_, i) => join(`stays${i}`)));
+    const crowd = await Promise.all(Array.from({ length: 300 }, (_, i) => join(`goes${i}`)));
+    for (const each of crowd) each.leaves();
+    const [first] = stay;
+    const goes: number[] = [];
+    await passes(300, () => goes.push(first?.socket.takes().length ?? 0));
+    expect(Math.max(...goes) * stay.length).toBeLessThanOrEqual(10_000);
+    expect(goes.reduce((sum, count) => sum + count, 0)).toBe(crowd.length);
+    const times = goes.flatMap((count, ms) => (count > 0 ? [ms] : []));
+    for (const [i, ms] of times.slice(1).entries()) expect(ms - (times[i] ?? NaN)).toBeGreaterThanOrEqual(10);
+  });
+});
+
+describe("presence", () => {
+  test("comes at most every 200 ms, however much there is of it, and not much later", async () => {
+    const { join } = startHub();
+    const bob = await join("bob", "json");
+    await passes(1000);
+    bob.socket.takes();
+    const times: number[] = [];
+    const joined: string[] = [];
+    for (let ms = 0; ms < 2000; ms += 10) {
+      await join(`c${ms}`);
+      await passes(10, () => {
+        for (const event of bob.socket.takesPresence()) {
+          times.push(performance.now());
+          joined.push(...event.joined);
+        }
+      });
+    }
+    for (const [i, ms] of times.slice(1).entries())
+      expect(ms - (times[i] ?? NaN)).toBeGreaterThanOrEqual(200);
+    expect(times.length).toBeGreaterThanOrEqual(9);
+    await passes(200);
+    joined.push(...bob.socket.takesPresence().flatMap((event) => event.joined));
+    expect(joined).toEqual(Array.from({ length: 200 }, (_, i) => `c${10 * i}`));
+  });
+
+  test("names 100 clients at a time, and the rest 200 ms later", async () => {
+    const { join } = startHub();
+    const bob = await join("bob", "json");
+    await passes(1000);
+    bob.socket.takes();
+    for (let i = 0; i < 250; i++) await join(`c${i}`);
+    const events = [];
+    for (let i = 0; i < 4; i++) {
+      await passes(200);
+      events.push(bob.socket.takesPresence().map(({ joined, count }) => [joined.length, count]));
+    }
+    expect(events).toEqual([[[100, 251]], [[100, 251]], [[50, 251]], []]);
+  });
+});
+
+describe("a slow consumer", () => {
+  const MIB = 1024 * 1024;
+  const TOO_SLOW = { code: 1013, reason: "Reading too slowly: please come back and resume." };
+
+  test("may be 1 MiB behind what others say, and no more", async () => {
+    const { join } = startHub();
+    const ann = await join("ann");
+    const [slow, slower] = [await join("slow"), await join("slower")];
+    [slow.socket.buffered, slower.socket.buffered] = [MIB, MIB + 1];
+    ann.says("hi");
+    await passes(50);
+    expect(slow.socket.closed).toBeUndefined();
+    expect(slower.socket.closed).toEqual(TOO_SLOW);
+    ann.socket.takes();
+    await passes(150);
+    expect(ann.socket.takes()).toEqual(["Client #slower left the chat"]);
+  });
+
+  test("may be 1 MiB behind its own answers, and no more", async () => {
+    const { join } = startHub();
+    const [slow, slower] = [await join("slow", "json"), await join("slower", "json")];
+    [slow.socket.buffered, slower.socket.buffered] = [MIB, MIB + 1];
+    slow.says("not JSON");
+    slower.says("not JSON");
+    expect(slow.socket.closed).toBeUndefined();
+    expect(slower.socket.closed).toEqual(TOO_SLOW);
+  });
+
+  test("is looked for at once when much is being said", async () => {
+    const { join } = startHub();
+    const ann = await join("ann");
+    const slow = await join("slow");
+    slow.socket.buffered = MIB + 1;
+    for (let i = 0; i < 5; i++) ann.says("x".repeat(60_000));
+    expect(slow.socket.closed).toEqual(TOO_SLOW);
+  });
+
+  test("is sent no more of a replay than the network takes, and is never closed for it", async () => {
+    const { join } = startHub();
+    const ann = await join("ann");
+    for (let i = 0; i < 10; i++) ann.says(`${i}`);
+    const slow = await join("slow", "text", { history: 10, buffered: 2 * MIB });
+    expect(slow.socket.takes()).toEqual(["Client #ann says: 0"]);
+    ann.says("10");
+    await passes(1000);
+    expect(slow.socket.takes()).toEqual([]);
+    slow.drains();
+    expect(slow.socket.takes()).toEqual(["Client #ann says: 1"]);
+    expect(slow.socket.closed).toBeUndefined();
+    slow.socket.buffered = 0;
+    slow.drains();
+    expect(slow.socket.takes()).toEqual(Array.from({ length: 9 }, (_, i) => `Client #ann says: ${i + 2}`));
+    ann.says("11");
+    expect(slow.socket.takes()).toEqual(["Client #ann says: 11"]);
+  });
+});
