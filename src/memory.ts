@@ -1,5 +1,6 @@
 /** The memory store: the latest messages of each room, for as long as the process runs. */
 
+import { ClockWatch } from "./clock-watch.ts";
 import { Sessions } from "./sessions.ts";
 import {
   History,
@@ -31,6 +32,7 @@ export class MemoryStore implements Store {
   /** Of the empty ones, the one that has been empty for longest comes first; those that are held lie anywhere. */
   readonly #rooms = new Map<string, Room>();
   readonly #sessions = new Sessions();
+  readonly #clockWatch = new ClockWatch();
   #bytes = 0;
   #lastMs = 0;
   /** Starts anywhere in a millisecond, so that a store with a wrong clock hardly makes an id of an earlier one. */
@@ -59,23 +61,25 @@ export class MemoryStore implements Store {
   }
 
   append(draft: Draft, sender: Sender): void {
-    const objection = this.#sessions.objection(draft, this.clock());
+    const nowMs = this.clock();
+    const objection = this.#sessions.objection(draft, nowMs);
     if (objection) return sender.answered(draft, objection);
     const room = this.#room(draft.room);
     if (!room) return sender.answered(draft, { refused: "unavailable" });
 
     const { history } = room;
     const prev = history.head;
-    const id = this.#nextId();
+    const id = this.#nextId(nowMs);
+    this.#clockWatch.check(this.#lastMs, nowMs);
     const entry: Entry = {
       id,
       prev,
-      time: this.#lastMs,
+      time: nowMs,
       room: draft.room,
       from: draft.from,
       content: draft.content,
     };
-    this.#sessions.kept(draft, id, this.#lastMs);
+    this.#sessions.kept(draft, id, nowMs);
     this.#bytes -= history.bytes;
     history.push(entry);
     this.#bytes += history.bytes;
@@ -102,7 +106,10 @@ export class MemoryStore implements Store {
     if (known) return known;
     if (this.#rooms.size >= this.limits.rooms && !this.#forgetEmptyRoom()) return undefined;
     // An id of its own, so that nobody who was in a room of this name before takes this one for that.
-    const room = { history: new History(this.#nextId(), this.maxEntries, this.limits.roomBytes), holders: 0 };
+    const room = {
+      history: new History(this.#nextId(this.clock()), this.maxEntries, this.limits.roomBytes),
+      holders: 0,
+    };
     this.#rooms.set(name, room);
     return room;
   }
@@ -128,8 +135,7 @@ export class MemoryStore implements Store {
   }
 
   /** Grows also when the clock goes back. */
-  #nextId(): string {
-    const nowMs = this.clock();
+  #nextId(nowMs: number): string {
     if (nowMs > this.#lastMs) {
       this.#lastMs = nowMs;
       this.#sequence = this.#firstSequence;

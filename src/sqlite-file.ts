@@ -21,6 +21,8 @@ const MIGRATIONS = [
      PRIMARY KEY (client, session)
    ) STRICT, WITHOUT ROWID;
    CREATE INDEX sessions_by_use ON sessions (used);`,
+  // Rows of before have none: theirs is the id's.
+  `ALTER TABLE entries ADD COLUMN time INTEGER`,
 ];
 
 /** An id as SQLite's own key, a number: time and sequence in one, exact in a double until the year 2054. */
@@ -32,6 +34,7 @@ export const MAX_KEY = Number.MAX_SAFE_INTEGER - 2 ** 40;
 export interface Row {
   readonly id: number;
   readonly prev: number;
+  readonly time: number | null;
   readonly sender: string;
   readonly content: Content;
 }
@@ -77,7 +80,7 @@ function describe(path: string, error: unknown): string {
   return `${path} cannot be used: ${error instanceof Error ? error.message : error}.`;
 }
 
-const COLUMNS = "SELECT id, prev, sender, content FROM entries WHERE room = ?";
+const COLUMNS = "SELECT id, prev, time, sender, content FROM entries WHERE room = ?";
 
 /** All that is asked of it. */
 export function prepare(db: Database) {
@@ -94,16 +97,20 @@ export function prepare(db: Database) {
     session: db.query<{ seq: number; id: number; used: number }, [string, string]>(
       "SELECT seq, id, used FROM sessions WHERE client = ? AND session = ?",
     ),
-    insert: db.query<unknown, [number, number, string, string, Content]>(
-      "INSERT INTO entries (id, prev, room, sender, content) VALUES (?, ?, ?, ?, ?)",
+    insert: db.query<unknown, [number, number, number, string, string, Content]>(
+      "INSERT INTO entries (id, prev, time, room, sender, content) VALUES (?, ?, ?, ?, ?, ?)",
     ),
     setHead: db.query<unknown, [string, number]>("REPLACE INTO heads (room, id) VALUES (?, ?)"),
     setSession: db.query<unknown, [string, string, number, number, number]>(
       "REPLACE INTO sessions (client, session, seq, id, used) VALUES (?, ?, ?, ?, ?)",
     ),
-    forgetEntries: db.query<unknown, [number, number]>(
-      "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE id < ? ORDER BY id LIMIT ?)",
+    roomsAfter: db.query<{ room: string }, [string, number]>(
+      "SELECT room FROM heads WHERE room > ? ORDER BY room LIMIT ?",
     ),
+    oldestTimes: db.query<Pick<Row, "id" | "time">, [string, number]>(
+      "SELECT id, time FROM entries WHERE room = ? ORDER BY id LIMIT ?",
+    ),
+    pruneUpTo: db.query<unknown, [string, number]>("DELETE FROM entries WHERE room = ? AND id <= ?"),
     forgetSessions: db.query<unknown, [number, number]>(
       `DELETE FROM sessions WHERE (client, session) IN
          (SELECT client, session FROM sessions WHERE used < ? ORDER BY used LIMIT ?)`,
@@ -129,4 +136,8 @@ export function idOf(key: number): string {
 
 export function msOf(key: number): number {
   return EPOCH_MS + Math.floor(key / IDS_A_MS);
+}
+
+export function timeOf({ id, time }: Pick<Row, "id" | "time">): number {
+  return time ?? msOf(id);
 }

@@ -1,10 +1,11 @@
 /** The SQLite store: every room's whole conversation in one file, kept through anything but the loss of the disk. */
 
 import type { Database } from "bun:sqlite";
+import { ClockWatch } from "./clock-watch.ts";
 import { report } from "./log.ts";
 import { Sessions } from "./sessions.ts";
 import { FileHealth } from "./sqlite-health.ts";
-import { idOf, keyAt, keyOf, MAX_KEY, msOf, openFile, prepare, type Row } from "./sqlite-file.ts";
+import { idOf, keyAt, keyOf, MAX_KEY, msOf, openFile, prepare, timeOf, type Row } from "./sqlite-file.ts";
 import {
   aPageOf,
   History,
@@ -28,6 +29,9 @@ const FORGET_EVERY_MS = 1000;
 const FORGET_MORE_MS = 50;
 /** Old entries deleted at a time: a piece of work that nobody notices. */
 const FORGET_AT_ONCE = 500;
+const PRUNE_ROOMS_AT_ONCE = 500;
+/** A longer run of times in the future, at the front of a room, is left alone until they have passed. */
+const MAX_FUTURE_RUN = 10_000;
 /** What is kept ready of a room, and of one that is opened when all of them together hold more than that; the file has the rest. */
 const MAX_ROOM_BYTES = 4 * 1024 * 1024;
 const MAX_READY_BYTES = 256 * 1024 * 1024;
@@ -51,7 +55,10 @@ export class SqliteStore implements Store {
   /** How long the last one took. */
   #commitMs = 0;
   #forgetting: Timer | undefined;
+  /** The last room that was looked through for what is older than `--keep-days`. */
+  #prunedRoom = "";
   #lastKey: number;
+  readonly #clockWatch = new ClockWatch();
   readonly #origin: number;
   readonly #health: FileHealth;
   /** Of all that is kept ready. */
@@ -175,14 +182,15 @@ export class SqliteStore implements Store {
       const prev = heads.get(room) ?? this.#head(room);
       const clockKey = keyAt(nowMs);
       const key = clockKey < MAX_KEY ? Math.max(this.#lastKey + 1, clockKey) : this.#lastKey + 1;
-      this.#sql.insert.run(key, prev, room, from, content);
+      this.#sql.insert.run(key, prev, nowMs, room, from, content);
       this.#lastKey = key;
       heads.set(room, key);
-      const entry: Entry = { id: idOf(key), prev: idOf(prev), time: msOf(key), room, from, content };
+      const entry: Entry = { id: idOf(key), prev: idOf(prev), time: nowMs, room, from, content };
       this.#sessions.kept(draft, entry.id, nowMs);
       if (session !== undefined) numbered.set(`${from} ${session}`, draft);
       return { kept: entry };
     });
+    if (heads.size > 0) this.#clockWatch.check(msOf(this.#lastKey), nowMs);
     for (const [room, key] of heads) this.#sql.setHead.run(room, key);
     for (const { from, session = "" } of numbered.values()) {
       const known = this.#sessions.get(from, session, nowMs);
@@ -234,16 +242,53 @@ export class SqliteStore implements Store {
   forgetOld(): number {
     const { keepDays } = this.options;
     const nowMs = this.clock();
-    const forgotten = this.#health.try(() => {
+    const forget = this.#db.transaction(() => {
       const sessions = this.#sql.forgetSessions.run(nowMs - DAY_MS, FORGET_AT_ONCE).changes;
-      if (keepDays === 0) return sessions;
-      return sessions + this.#sql.forgetEntries.run(keyAt(nowMs - keepDays * DAY_MS), FORGET_AT_ONCE).changes;
+      return sessions + (keepDays === 0 ? 0 : this.#prune(nowMs, nowMs - keepDays * DAY_MS));
     });
-    return forgotten ?? 0;
+    return this.#health.try(() => forget.immediate()) ?? 0;
+  }
+
+  /** Some rooms at a time, each from its front: `recovered` relies on nothing missing in the middle. @returns how many */
+  #prune(nowMs: number, limitMs: number): number {
+    const rooms = this.#sql.roomsAfter.all(this.#prunedRoom, PRUNE_ROOMS_AT_ONCE);
+    let pruned = 0;
+    for (const { room } of rooms) {
+      const { upTo, count } = this.#oldIn(room, nowMs, limitMs, FORGET_AT_ONCE - pruned);
+      if (count > 0) this.#sql.pruneUpTo.run(room, upTo);
+      pruned += count;
+      if (pruned >= FORGET_AT_ONCE) return pruned; // the next step goes on with this room
+      this.#prunedRoom = room;
+    }
+    if (rooms.length < PRUNE_ROOMS_AT_ONCE) this.#prunedRoom = "";
+    return pruned;
+  }
+
+  /** The front of a room that is past the limit. A time in the future, from a wrong clock, counts as the next message's. */
+  #oldIn(room: string, nowMs: number, limitMs: number, maxCount: number): { upTo: number; count: number } {
+    let [upTo, count, future] = [0, 0, 0];
+    for (const row of this.#sql.oldestTimes.iterate(room, maxCount + MAX_FUTURE_RUN)) {
+      if (timeOf(row) > nowMs) {
+        if (++future > MAX_FUTURE_RUN) break;
+        continue;
+      }
+      if (timeOf(row) >= limitMs || count >= maxCount) break;
+      upTo = row.id;
+      count += future + 1;
+      future = 0;
+    }
+    return { upTo, count };
   }
 }
 
 function* entriesIn(room: string, rows: Iterable<Row>): Generator<Entry> {
-  for (const { id, prev, sender, content } of rows)
-    yield { id: idOf(id), prev: idOf(prev), time: msOf(id), room, from: sender, content };
+  for (const row of rows)
+    yield {
+      id: idOf(row.id),
+      prev: idOf(row.prev),
+      time: timeOf(row),
+      room,
+      from: row.sender,
+      content: row.content,
+    };
 }

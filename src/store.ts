@@ -19,11 +19,11 @@ export type Content = string | Uint8Array<ArrayBuffer>;
 
 /** A message that is kept. */
 export interface Entry {
-  /** `<milliseconds>-<sequence>`: order, time and resume point in one; it only grows. */
+  /** `<milliseconds>-<sequence>`: order and resume point in one; strictly increasing, also when the clock goes back. */
   readonly id: string;
   /** The id before it in its room, so that a gap shows. */
   readonly prev: string;
-  /** Unix time in milliseconds, the first half of the id. */
+  /** The store's clock when it was stored, independent of the id: Unix time in milliseconds. */
   readonly time: number;
   readonly room: string;
   readonly from: string;

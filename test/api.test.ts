@@ -47,7 +47,7 @@ for (const store of STORES)
       await bob.hears({ type: "message", from: "ann", data: "AQID" });
       expect<unknown>((await call(hub, "tea/messages")).body).toEqual({
         messages: [
-          { id: body.id, time: Number(body.id?.split("-")[0]), from: "ci", text: "hi \ufffd" },
+          { id: body.id, time: expect.any(Number), from: "ci", text: "hi \ufffd" },
           { id: bob.after, time: expect.any(Number), from: "ann", data: "AQID" },
         ],
         more: false,

@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { printable } from "../src/log.ts";
 import { Tokens } from "../src/tokens.ts";
-import { startHubbub } from "./hubbub.ts";
+import { startHubbub, STORES } from "./hubbub.ts";
 
 const SECRET = "a secret of thirty-two bytes, or more";
 
@@ -53,6 +53,35 @@ test("as JSON", async () => {
 });
 
 test("off", async () => expect(await logOf("off")).toEqual([]));
+
+for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(name)))
+  test(`ids that run ahead of the clock, and that they no longer do, once each; ${store.name}`, async () => {
+    await using hub = await startHubbub({ store, preload: "jumping-clock.ts", args: ["--log", "text"] });
+    await using ann = await hub.joinJson("ann");
+    let time = Infinity;
+    const say = async () => {
+      ann.says("tick");
+      time = Number((await ann.next()).time);
+    };
+    const DAY_MS = 24 * 60 * 60 * 1000;
+    const isNow = () => time < Date.now() + DAY_MS;
+    await say();
+    expect(isNow()).toBe(false);
+    hub.process.kill("SIGUSR2");
+    while (!isNow()) await say();
+    for (let i = 0; i < 5; i++) await say();
+    expect(isNow()).toBe(true);
+    hub.process.kill("SIGUSR2");
+    while (isNow()) await say();
+    await say();
+    hub.process.kill("SIGTERM");
+    await hub.process.exited;
+    const lines = (await hub.output).split("\n").filter((line) => / ids /.test(line));
+    expect(lines.map((line) => line.replace(/^\S+ /, "").replace(/=8\d{7}$/, "=N"))).toEqual([
+      "ids ahead of clock seconds=N",
+      "ids follow clock",
+    ]);
+  });
 
 test("why a connection ended", async () => {
   const hub = await startHubbub({ args: ["--log", "text", "--max-message-bytes", "10"] });

@@ -51,6 +51,14 @@ test("ids grow also when the clock goes back, and each entry names the one befor
   expect(tea.map(({ prev }) => prev)).toEqual([start, ...tea.slice(0, -1).map(({ id }) => id)]);
 });
 
+test("time is the clock's, also when the ids are far ahead of it", () => {
+  let nowMs = 5_000_000;
+  const { say, followed } = makeStore({ clock: () => nowMs });
+  for (nowMs of [5_000_000, 1000, 1001]) say("tea");
+  expect(followed.map(({ time }) => time)).toEqual([5_000_000, 1000, 1001]);
+  expect(followed.map(({ id }) => id.split("-")[0])).toEqual(["5000000", "5000000", "5000000"]);
+});
+
 test("a room keeps its latest messages, by number and by bytes", async () => {
   const { say, open } = makeStore({ entries: 3, roomBytes: 3000 });
   const history = await open("tea");

@@ -220,9 +220,11 @@ test("a file of version 1 opens with all that is in it", async () => {
   await using ann = await hub.joinJson("ann", { session: "s" });
   expect(ann.welcome).toMatchObject({ sent: 7, last: "1795552789506-4" });
   await ann.hears(
-    { type: "message", id: "1795552789506-5", from: "ann", text: "hi" },
-    { type: "message", id: "1795552789507-0", from: "bob", data: "AQI=" },
+    { type: "message", id: "1795552789506-5", time: 1795552789506, from: "ann", text: "hi" },
+    { type: "message", id: "1795552789507-0", time: 1795552789507, from: "bob", data: "AQI=" },
   );
+  ann.says("new");
+  await ann.hears({ type: "message", from: "ann", text: "new" });
 });
 
 /** As the first version made it. */
@@ -275,11 +277,13 @@ describe("a store by itself", () => {
     const second = open(now - DAY_MS);
     await say(second, "2");
     await say(second, "3");
-    second.end();
     const sequences = heard.map(({ id }) => Number(id.split("-")[1]));
-    expect(heard.map(({ time }) => time)).toEqual([now, now, now]);
+    expect(heard.map(({ time }) => time)).toEqual([now, now - DAY_MS, now - DAY_MS]);
+    const stored = await second.read("r", { limit: 10 });
+    expect(stored).toEqual({ entries: heard, more: false });
     expect(sequences.map((sequence) => sequence - (sequences[0] ?? 0))).toEqual([0, 1, 2]);
     expect(heard.map(({ prev }) => prev).slice(1)).toEqual(heard.map(({ id }) => id).slice(0, 2));
+    second.end();
   });
 
   test("a clock that is decades ahead for a moment hides nothing, and stops nothing", async () => {
@@ -336,6 +340,54 @@ describe("a store by itself", () => {
     expect(await recovered(old?.id)).toBe(true); // just before the oldest that is kept
     expect(await recovered(old?.prev)).toBe(false);
     expect(await recovered(elsewhere?.id)).toBe(false);
+    second.end();
+  });
+
+  test("--keep-days prunes from the front of a room only, and a time in the future counts as the next message's", async () => {
+    let now = Date.now() - 10 * DAY_MS;
+    const open7 = () =>
+      new SqliteStore(
+        join(folder, "chat.db"),
+        { history: 10, keepDays: 7 },
+        (entry) => heard.push(entry),
+        () => now,
+      );
+    let store = open7();
+    const at = async (days: number, ...texts: string[]) => {
+      now = Date.now() + days * DAY_MS;
+      for (const text of texts) await say(store, text);
+    };
+    await at(-10, "1", "2");
+    await at(3000, "ahead");
+    await at(-9, "3");
+    await at(-1, "4");
+    await at(-30, "late, but behind a newer one");
+    await at(3000, "ahead again");
+    await at(0, "5");
+    store.end();
+    store = open7();
+    store.forgetOld();
+    expect(await texts(store)).toEqual(["4", "late, but behind a newer one", "ahead again", "5"]);
+    const resumed = async (i: number) => store.read("r", { after: heard[i]?.id ?? "", limit: 10 });
+    expect(await resumed(3)).toMatchObject({ recovered: true, entries: heard.slice(4) });
+    expect(await resumed(2)).toMatchObject({ recovered: false });
+    store.end();
+  });
+
+  test("--keep-days gets through more rooms and messages than it looks at in one step", async () => {
+    const first = open(Date.now() - 10 * DAY_MS);
+    const saying = Array.from({ length: 1200 }, (_, i) => say(first, "old", { room: `r${i % 1100}` }));
+    await Promise.all([...saying, ...Array.from({ length: 700 }, () => say(first, "old", { room: "r5" }))]);
+    first.end();
+    const second = open(Date.now(), 7);
+    await say(second, "new", { room: "r5" });
+    for (let i = 0; i < 10; i++) second.forgetOld();
+    let left = 0;
+    for (let i = 0; i < 1100; i++) {
+      const page = await second.read(`r${i}`, { limit: 10 });
+      if (page !== "unavailable") left += page.entries.length;
+    }
+    expect(left).toBe(1);
     second.end();
   });
 
