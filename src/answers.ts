@@ -15,6 +15,9 @@ const TITLES: Readonly<Record<Refusal["status"], string>> = {
 /** When who found no place may try again. */
 const RETRY_AFTER_SECONDS = 5;
 
+/** Tells a client that it is this server that rejects it, and why, and not a proxy on the way. */
+const CODE_HEADER = "Hubbub-Code";
+
 export function answer(status: number, sentence: string, headers: Record<string, string> = {}): Response {
   return new Response(`${sentence}\n`, {
     status,
@@ -38,12 +41,16 @@ export function problem(refused: Refusal): Response {
 
 function headersOf({
   status,
+  code,
   allow,
   retryAfterSeconds = RETRY_AFTER_SECONDS,
 }: Refusal): Record<string, string> {
-  if (status === 401) return { "WWW-Authenticate": "Bearer" };
-  if (allow !== undefined) return { Allow: allow };
-  return status === 429 || status === 503 ? { "Retry-After": `${Math.ceil(retryAfterSeconds)}` } : {};
+  const headers = { [CODE_HEADER]: code };
+  if (status === 401) return { ...headers, "WWW-Authenticate": "Bearer" };
+  if (allow !== undefined) return { ...headers, Allow: allow };
+  return status === 429 || status === 503
+    ? { ...headers, "Retry-After": `${Math.ceil(retryAfterSeconds)}` }
+    : headers;
 }
 
 export function toClient(request: Request): Response {
@@ -54,6 +61,7 @@ export function toClient(request: Request): Response {
 
 export function notWebSocket(): Response {
   return answer(426, "Open this address with a WebSocket client; the chat's page is at /client.", {
+    [CODE_HEADER]: "not-websocket",
     Connection: "Upgrade",
     Upgrade: "websocket",
   });
@@ -61,15 +69,24 @@ export function notWebSocket(): Response {
 
 export function nothingHere({ method }: Request): Response {
   return method === "GET" || method === "HEAD"
-    ? answer(404, "There is nothing here: the chat is at /client.")
-    : answer(405, "Only GET and HEAD are answered here.", { Allow: "GET, HEAD" });
+    ? answer(404, "There is nothing here: the chat is at /client.", { [CODE_HEADER]: "not-found" })
+    : answer(405, "Only GET and HEAD are answered here.", {
+        [CODE_HEADER]: "no-such-method",
+        Allow: "GET, HEAD",
+      });
 }
 
-/** The page of an allowed other site may read the answer (CORS). */
+export function failed(): Response {
+  return answer(500, "Something went wrong on our side: please try again.", {
+    [CODE_HEADER]: "internal-error",
+  });
+}
+
+/** The page of that other site may read the answer (CORS). */
 export function readableBy(origin: string | undefined, response: Response): Response {
   if (origin === undefined) return response;
   response.headers.set("Access-Control-Allow-Origin", origin);
-  response.headers.set("Access-Control-Expose-Headers", "Retry-After");
+  response.headers.set("Access-Control-Expose-Headers", `${CODE_HEADER}, Retry-After`);
   response.headers.append("Vary", "Origin");
   return response;
 }

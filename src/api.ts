@@ -37,22 +37,20 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
 
   /** The same door as for sockets; pages of allowed sites may read the answer. */
   function guarded(handle: Handler) {
+    async function decide(request: RoomRequest): Promise<Response | Refusal> {
+      const { params, url, headers } = request;
+      const foreign = door.refuse(headers);
+      if (foreign) return foreign;
+      const room = readName("room", params.room);
+      if ("sentence" in room) return refused(400, "bad-name", room.sentence);
+      const pass = door.admit(url, headers, { room: room.name }, Date.now());
+      return "sentence" in pass ? pass : handle(request, room.name, pass);
+    }
     return async (request: RoomRequest): Promise<Response> => {
-      const room = readName("room", request.params.room);
-      const pass = door.admit(
-        request.url,
-        request.headers,
-        "name" in room ? { room: room.name } : {},
-        Date.now(),
-      );
-      const result =
-        "sentence" in room
-          ? refused(400, "bad-name", room.sentence)
-          : "sentence" in pass
-            ? pass
-            : await handle(request, room.name, pass);
-      const response = result instanceof Response ? result : entrance.refuse(request, result, problem);
-      return readableBy(door.allowedOrigin(request.headers), response);
+      const result = await decide(request);
+      return result instanceof Response
+        ? readableBy(door.allowedOrigin(request.headers), result)
+        : entrance.refuse(request, result, problem);
     };
   }
 

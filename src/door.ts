@@ -89,16 +89,11 @@ export class Door {
    * A page of another site must not talk to a server on this machine or network by way of the user's browser.
    * `Host` has to be a name that no foreign DNS entry can be pointed here with: the public one; without one an
    * address, a loopback name, or this machine's own. `Origin`, which only browsers send, has to be the very site
-   * that `Host` names, or one that the operator allows.
+   * that `Host` names, or one that the operator allows. It is checked before anything else: the page may read this one rejection,
+   * and must not learn more from it.
    */
-  #refuse(headers: Headers): Refusal | undefined {
+  refuse(headers: Headers): Refusal | undefined {
     const host = headers.get("host") ?? "";
-    if (!this.#isOurs(host))
-      return refused(
-        403,
-        "host",
-        `This server does not go by that name: use ${this.rules.publicUrl?.origin ?? "localhost, or the machine's own name or IP address"}.`,
-      );
     const origin = headers.get("origin");
     if (origin !== null && !this.#isOwnPage(origin, host) && !this.#isAllowed(origin))
       return refused(
@@ -106,12 +101,18 @@ export class Door {
         "origin",
         "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.",
       );
+    if (!this.#isOurs(host))
+      return refused(
+        403,
+        "host",
+        `This server does not go by that name: use ${this.rules.publicUrl?.origin ?? "localhost, or the machine's own name or IP address"}.`,
+      );
     return undefined;
   }
 
   /** Until when a client may be in a room (or without either, on the echo); in Unix time in milliseconds. */
   admit(url: string, headers: Headers, to: Destination, nowMs: number): Pass | Refusal {
-    return this.#refuse(headers) ?? this.#readToken(url, headers, to, nowMs);
+    return this.refuse(headers) ?? this.#readToken(url, headers, to, nowMs);
   }
 
   /** A token is shown as `Authorization: Bearer`, as an offered subprotocol or as `?token=`. */
@@ -156,6 +157,11 @@ export class Door {
   allowedOrigin(headers: Headers): string | undefined {
     const origin = headers.get("origin");
     return origin !== null && this.#isAllowed(origin) ? origin : undefined;
+  }
+
+  /** The other site whose page may read this rejection: an allowed one all of them, any other one only that it is not allowed. */
+  readerOf({ code }: Refusal, headers: Headers): string | undefined {
+    return code === "origin" ? (headers.get("origin") ?? undefined) : this.allowedOrigin(headers);
   }
 
   #isOwnPage(origin: string, host: string): boolean {

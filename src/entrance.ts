@@ -39,9 +39,9 @@ export class Entrance {
   }
 
   readonly chat = async (request: Bun.BunRequest<"/ws/:id">): Promise<Response | undefined> => {
-    const wish = readWish(request.params.id, request.url, request.headers, this.options.history);
-    const response = "sentence" in wish ? this.refuse(request, wish) : await this.letIn(request, wish);
-    return response && readableBy(this.door.allowedOrigin(request.headers), response);
+    const { params, url, headers } = request;
+    const wish = this.door.refuse(headers) ?? readWish(params.id, url, headers, this.options.history);
+    return "sentence" in wish ? this.refuse(request, wish) : this.letIn(request, wish);
   };
 
   /** A plain GET gets the same refusal as a WebSocket. The echo has no wish. */
@@ -52,7 +52,7 @@ export class Entrance {
     if ("sentence" in pass) return this.refuse(request, pass);
     const full = this.connections.refuse(network);
     if (full) return this.refuse(request, full);
-    if (headers.get("upgrade")?.toLowerCase() !== "websocket") return notWebSocket();
+    if (headers.get("upgrade")?.toLowerCase() !== "websocket") return this.#notWebSocket(request);
 
     this.connections.reserve(network);
     // Whoever comes again and again does not get a whole burst each time.
@@ -68,7 +68,11 @@ export class Entrance {
       if (visitor) this.hub.release(visitor);
     }
     this.connections.release(network);
-    return visitor === "unavailable" ? this.refuse(request, roomUnavailable) : notWebSocket();
+    return visitor === "unavailable" ? this.refuse(request, roomUnavailable) : this.#notWebSocket(request);
+  }
+
+  #notWebSocket({ headers }: Request): Response {
+    return readableBy(this.door.allowedOrigin(headers), notWebSocket());
   }
 
   /** Counted, written down, and told in a form that people or programs read. */
@@ -76,7 +80,7 @@ export class Entrance {
     const { status, code } = refused;
     requestsRefused.count(code);
     note("refused", { status, code, path: pathOf(request), address: this.addressOf(request) });
-    return tell(refused);
+    return readableBy(this.door.readerOf(refused, request.headers), tell(refused));
   }
 
   /** Whoever comes from where the last one came from shares the text: there are many. */

@@ -43,7 +43,7 @@
  */
 
 import { version } from "../package.json";
-import { answer, nothingHere, preflight, toClient } from "./answers.ts";
+import { answer, failed, nothingHere, preflight, toClient } from "./answers.ts";
 import { roomRoutes } from "./api.ts";
 import { Connections, type Connection, type Socket } from "./connections.ts";
 import { describeListenError, greet, isTerminal, link } from "./console.ts";
@@ -112,7 +112,7 @@ async function serve(options: Options): Promise<Running> {
     fetch: nothingHere,
     error(error) {
       report("A request failed", error);
-      return answer(500, "Something went wrong on our side: please try again.");
+      return failed();
     },
 
     websocket: {

@@ -3,7 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { hostname } from "node:os";
 import { readName } from "../src/names.ts";
-import { startHubbub } from "./hubbub.ts";
+import { Tokens } from "../src/tokens.ts";
+import { startHubbub, type Hubbub } from "./hubbub.ts";
 
 const UPGRADE = {
   Connection: "Upgrade",
@@ -11,6 +12,8 @@ const UPGRADE = {
   "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
   "Sec-WebSocket-Version": "13",
 };
+
+const codeOf = ({ headers }: Response) => headers.get("hubbub-code");
 
 const NOTHING_HERE = "There is nothing here: the chat is at /client.\n";
 const NOT_AN_ID = 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n';
@@ -235,12 +238,32 @@ describe("pages of other sites that are allowed", () => {
       });
   });
 
-  test("may read why they are refused, and no other page may", async () => {
+  test("may read why they are rejected; any other page learns only that it is not allowed", async () => {
     await using hub = await startHubbub({ args });
     const allowed = await hub.get("/ws/a%20b", { headers: { Origin: "https://a.example" } });
-    expect([allowed.status, ...cors(allowed)]).toEqual([400, "https://a.example", "Retry-After", "Origin"]);
-    const foreign = await hub.get("/ws/a%20b", { headers: { Origin: "https://evil.example" } });
-    expect([foreign.status, ...cors(foreign)]).toEqual([400, null, null, null]);
+    expect([allowed.status, codeOf(allowed), ...cors(allowed)]).toEqual([
+      400,
+      "bad-name",
+      "https://a.example",
+      "Hubbub-Code, Retry-After",
+      "Origin",
+    ]);
+    // Whatever else is wrong, so that it tells nothing about this server.
+    for (const origin of ["https://evil.example", "null"])
+      for (const path of ["/ws/a%20b", "/ws/ann?history=x", "/websocket", "/rooms/a%20b/messages"])
+        for (const headers of [{}, { Host: "elsewhere.example" }]) {
+          const foreign = await hub.get(path, { headers: { ...headers, Origin: origin } });
+          expect([foreign.status, codeOf(foreign), ...cors(foreign)]).toEqual([
+            403,
+            "origin",
+            origin,
+            "Hubbub-Code, Retry-After",
+            "Origin",
+          ]);
+        }
+    // Only a rejection is readable.
+    const health = await hub.get("/healthz", { headers: { Origin: "https://evil.example" } });
+    expect(cors(health)).toEqual([null, null, null]);
   });
 
   test("may show a token, when the browser asks first", async () => {
@@ -259,12 +282,51 @@ describe("pages of other sites that are allowed", () => {
       204,
       "Authorization, Content-Type",
       "https://a.example",
-      "Retry-After",
+      "Hubbub-Code, Retry-After",
       "Origin",
     ]);
     const foreign = await ask("https://evil.example");
     expect([foreign.status, ...cors(foreign)]).toEqual([405, null, null, null]);
   });
+});
+
+test("every rejection carries a code, which no proxy's error page has", async () => {
+  const secret = "a secret of thirty-two bytes, or more";
+  await using hub = await startHubbub({ args: ["--max-connections", "1"] });
+  await using secured = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+  const sign = (client: string, rooms: string[], seconds: number) =>
+    new Tokens(Buffer.from(secret)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
+  const post = (body: string) => ({ method: "POST", body });
+  const rejections: [Hubbub, string, RequestInit, number, string][] = [
+    [hub, "/nope", {}, 404, "not-found"],
+    [hub, "/client", { method: "POST" }, 405, "no-such-method"],
+    [hub, "/ws/ann", { method: "DELETE" }, 405, "no-such-method"],
+    [hub, "/rooms/tea/messages", { method: "PUT" }, 405, "no-such-method"],
+    [hub, "/ws/a%20b", {}, 400, "bad-name"],
+    [hub, "/ws/ann?room=a%20b", {}, 400, "bad-name"],
+    [hub, "/ws/ann?history=x", {}, 400, "bad-history"],
+    [hub, "/rooms/a%20b/members", {}, 400, "bad-name"],
+    [hub, "/rooms/tea/messages?limit=0", {}, 400, "bad-limit"],
+    [hub, "/rooms/tea/messages", post("x"), 400, "not-json"],
+    [hub, "/rooms/tea/messages", post(`"${"x".repeat(500_000)}"`), 413, "message-too-big"],
+    [hub, "/websocket", { headers: { Host: "elsewhere.example" } }, 403, "host"],
+    [hub, "/ws/ann", { headers: { Origin: "https://elsewhere.example" } }, 403, "origin"],
+    [hub, "/ws/ann", {}, 426, "not-websocket"],
+    [hub, "/websocket", {}, 426, "not-websocket"],
+    [secured, "/ws/ann", {}, 401, "no-token"],
+    [secured, "/rooms/tea/messages", {}, 401, "no-token"],
+    [secured, "/ws/ann?token=x", {}, 401, "bad-token"],
+    [secured, `/ws/bob?token=${sign("ann", [], 60)}`, {}, 403, "not-for-client"],
+    [secured, `/ws/ann?room=coffee&token=${sign("ann", ["tea"], 60)}`, {}, 403, "not-for-room"],
+  ];
+  for (const [server, path, init, status, code] of rejections) {
+    const response = await server.get(path, init);
+    expect([path, response.status, codeOf(response)]).toEqual([path, status, code]);
+  }
+  await using ann = await hub.join("ann");
+  const full = await hub.get("/ws/bob", { headers: UPGRADE });
+  expect([full.status, codeOf(full), full.headers.get("retry-after")]).toEqual([503, "full", "5"]);
+  await ann.hearsNothing();
 });
 
 test("what is special to JavaScript is a name like any other", async () => {
