@@ -148,19 +148,20 @@ function endWhenExpired(socket: Socket): void {
 
 /** What counts as one address: of IPv6 the /64 network, which is what one line gets; IPv4 in its own spelling. */
 export function networkOf(address: string): string {
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
-  if (mapped !== undefined) return mapped;
   if (!address.includes(":")) return address;
-  const [head = "", tail = ""] = address.replace(/%.*/, "").split("::", 2);
-  const first = head.split(":").filter(Boolean);
-  const missing = 8 - first.length - tail.split(":").filter(Boolean).length;
-  const groups = [
-    ...first,
-    ...Array<string>(address.includes("::") ? missing : 0).fill("0"),
-    ...tail.split(":"),
-  ];
+  // As a URL it has one spelling, without dots; `::` stands for the zeros that are missing (RFC 5952).
+  const spelled = URL.parse(`http://[${address.replace(/%.*/, "")}]/`)?.hostname.slice(1, -1) ?? "";
+  const [head = [], tail = []] = spelled.split("::").map((part) => part.split(":").filter(Boolean));
+  const zeros = Array<string>(8 - head.length - tail.length).fill("0");
+  const groups = [...head, ...zeros, ...tail];
+  if (/^0:0:0:0:0:ffff:/.test(groups.join(":"))) return mappedIpv4(groups.slice(6));
+  return groups.slice(0, 4).join(":");
+}
+
+/** The IPv4 address in the last two groups of one that is mapped to IPv6 (RFC 4291, section 2.5.5.2). */
+function mappedIpv4(groups: readonly string[]): string {
   return groups
-    .slice(0, 4)
-    .map((group) => Number.parseInt(group || "0", 16).toString(16))
-    .join(":");
+    .map((group) => Number.parseInt(group, 16))
+    .flatMap((group) => [group >> 8, group & 255])
+    .join(".");
 }

@@ -27,6 +27,10 @@ export const roomUnavailable = refused(
 );
 
 const DEFAULT_ROOM = "lobby";
+/** A DNS name of 253, and a port. */
+const MAX_HOST_CHARACTERS = 260;
+/** An IPv6 address with its zone and a port, in brackets and quotes. */
+const MAX_NODE_CHARACTERS = 100;
 const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
 /** What proxies add. */
 const FORWARDED = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
@@ -70,6 +74,8 @@ export function readWish(id: string, url: string, headers: Headers, defaultHisto
 export interface Rules {
   /** What people reach the server by, if that is not what it listens on. */
   readonly publicUrl: URL | undefined;
+  /** Further names that programs reach the server by. */
+  readonly allowHost: readonly string[];
   /** Other sites whose pages may come in. */
   readonly allowOrigin: readonly string[];
   /** With it, only who has one comes in. */
@@ -87,10 +93,10 @@ export class Door {
 
   /**
    * A page of another site must not talk to a server on this machine or network by way of the user's browser.
-   * `Host` has to be a name that no foreign DNS entry can be pointed here with: the public one; without one an
-   * address, a loopback name, or this machine's own. `Origin`, which only browsers send, has to be the very site
-   * that `Host` names, or one that the operator allows. It is checked before anything else: the page may read this one rejection,
-   * and must not learn more from it.
+   * `Host` has to be a name that no foreign DNS entry can be pointed here with: the public one, an allowed one, an
+   * address, a loopback name, or this machine's own. `Origin`, which only browsers send, has to be the public site,
+   * without one the very site that `Host` names, or one that the operator allows. It is checked before anything else:
+   * the page may read this one rejection, and must not learn more from it.
    */
   refuse(headers: Headers): Refusal | undefined {
     const host = headers.get("host") ?? "";
@@ -105,7 +111,7 @@ export class Door {
       return refused(
         403,
         "host",
-        `This server does not go by that name: use ${this.rules.publicUrl?.origin ?? "localhost, or the machine's own name or IP address"}.`,
+        `This server does not go by that name: use ${this.rules.publicUrl?.origin ?? "localhost, or the machine's own name or IP address"}, or start it with --allow-host.`,
       );
     return undefined;
   }
@@ -174,17 +180,18 @@ export class Door {
   }
 
   #isOurs(host: string): boolean {
-    const { publicUrl } = this.rules;
+    const { publicUrl, allowHost } = this.rules;
     const name = nameOfHost(host);
     if (name === undefined) return false;
-    if (publicUrl) return URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href;
-    if (isLocalHost(host)) return true;
+    if (isLocalHost(host) || allowHost.includes(name)) return true;
+    if (publicUrl && URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href) return true;
     const machineName = this.rules.machineName().toLowerCase();
     return name === machineName || name === `${machineName}.local`;
   }
 }
 
 function nameOfHost(host: string): string | undefined {
+  if (host.length > MAX_HOST_CHARACTERS) return undefined;
   return /^(\[[\da-f:.]+\]|[\w.-]+)(:\d{1,5})?$/i.exec(host)?.[1]?.toLowerCase().replace(/\.$/, "");
 }
 
@@ -194,15 +201,31 @@ function isLocalHost(host: string): boolean {
   return isAddress(name.replace(/^\[|\]$/g, "")) || name === "localhost" || name.endsWith(".localhost");
 }
 
-/** Behind a proxy: whom the proxy wrote down last. */
+/**
+ * Behind a proxy: whom the proxy wrote down last, as an address without what may surround it: a port, brackets,
+ * quotes and a zone (RFC 7239, section 6). "unknown" and made-up identifiers are none.
+ */
 export function forwardedFor(headers: Headers): string | undefined {
-  const last = headers.get("x-forwarded-for")?.split(",").at(-1)?.trim() ?? "";
-  return isAddress(last) ? last : undefined;
+  const list = headers.get("x-forwarded-for") ?? "";
+  const node = list.slice(list.lastIndexOf(",") + 1).trim();
+  if (node.length > MAX_NODE_CHARACTERS) return undefined;
+  const [, quoted, bare] = /^(?:"(.*)"|([^"]*))$/.exec(node) ?? [];
+  const [, bracketed, plain] =
+    /^(?:\[([^\]]*)\]|([\d.]+|[^[\]]*))(?::(?:\d{1,5}|_[\w.-]+))?$/.exec(quoted ?? bare ?? "") ?? [];
+  const address = bracketed ?? plain ?? "";
+  if (IPV4.test(address)) return address;
+  // Without brackets a port can be told from the address only behind all eight groups.
+  const ipv6 = address.replace(/%.*/, "").replace(/^((?:[\da-f]{1,4}:){7}[\da-f]{1,4}):\d{1,5}$/i, "$1");
+  return isIpv6(ipv6) ? ipv6 : undefined;
 }
 
 /** An IP address; as node:net would say, which takes 6 ms of the start. */
 function isAddress(text: string): boolean {
-  return IPV4.test(text) || (text.includes(":") && URL.canParse(`http://[${text}]/`));
+  return IPV4.test(text) || isIpv6(text);
+}
+
+function isIpv6(text: string): boolean {
+  return /^[\da-f:.]*:[\da-f:.]*(?:[\da-f]|::)$/i.test(text) && URL.canParse(`http://[${text}]/`);
 }
 
 function isLoopback(address: string): boolean {

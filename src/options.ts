@@ -83,6 +83,19 @@ export const groups = {
     history: number("N", 100, [0, 100_000], "messages of a room kept ready for who comes"),
   },
   "Who may come in": {
+    allowHost: flag<readonly string[]>({
+      value: "NAME",
+      fallback: [],
+      otherwise: "none",
+      many: true,
+      help: "another host name, used by programs; again for each",
+      parse(text) {
+        const names = text.split(/[\s,]+/).filter(Boolean);
+        return names.every((name) => /^[\w-]+(\.[\w-]+)*\.?$/.test(name))
+          ? { value: names.map((name) => name.toLowerCase().replace(/\.$/, "")) }
+          : { expected: "host names without a port, as in hubbub" };
+      },
+    }),
     allowOrigin: flag<readonly string[]>({
       value: "ORIGIN",
       fallback: [],

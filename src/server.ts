@@ -69,9 +69,9 @@ const CLIENT_CODES = [1000, 1001, 1005, 1006];
 const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
 async function serve(options: Options): Promise<Running> {
-  const { publicUrl, allowOrigin, secretFile, maxMessageBytes } = options;
+  const { publicUrl, allowHost, allowOrigin, secretFile, maxMessageBytes } = options;
   const tokens = secretFile === undefined ? undefined : new Tokens(secretFile);
-  const door = new Door({ publicUrl, allowOrigin, tokens, machineName: () => os().hostname() });
+  const door = new Door({ publicUrl, allowHost, allowOrigin, tokens, machineName: () => os().hostname() });
   const connections = new Connections(options);
   const makeStore = await stores.get(options.store.protocol)?.(options.store)?.();
   if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);

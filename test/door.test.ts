@@ -1,6 +1,6 @@
 /** What is refused is refused before the upgrade, with the fitting status and one sentence that says what to do. */
 
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { hostname } from "node:os";
 import { readName } from "../src/names.ts";
 import { Tokens } from "../src/tokens.ts";
@@ -18,7 +18,7 @@ const codeOf = ({ headers }: Response) => headers.get("hubbub-code");
 const NOTHING_HERE = "There is nothing here: the chat is at /client.\n";
 const NOT_AN_ID = 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n';
 const NOT_OUR_NAME =
-  "This server does not go by that name: use localhost, or the machine's own name or IP address.\n";
+  "This server does not go by that name: use localhost, or the machine's own name or IP address, or start it with --allow-host.\n";
 const NOT_OUR_PAGE =
   "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.\n";
 
@@ -61,6 +61,20 @@ describe("ids", () => {
   };
   for (const [kind, id] of Object.entries(bad))
     test(`${kind} is none`, () => expect(readName("client id", id)).toHaveProperty("sentence"));
+});
+
+describe("normalising, which takes quadratic time", () => {
+  test("is not begun for what is too long, or has too many marks in a row, to be a name", () => {
+    using normalize = spyOn(String.prototype, "normalize");
+    for (const text of ["\u0301".repeat(60_000), `a${"\u0316\u0301".repeat(30)}`, "a".repeat(400)])
+      expect(readName("session", text)).toHaveProperty("sentence");
+    expect(normalize).not.toHaveBeenCalled();
+  });
+
+  test("may make a name four times as short", () => {
+    for (const name of ["\u1f82".repeat(64), "\u01d6".repeat(64), "\u{1109a}".repeat(64), "한".repeat(64)])
+      expect(readName("room", name.normalize("NFD"))).toEqual({ name });
+  });
 });
 
 test("addresses that are not ours", async () => {
@@ -199,25 +213,62 @@ test("no subprotocol is agreed to that is not spoken", async () => {
 });
 
 describe("with a public address", () => {
-  const PUBLIC = "This server does not go by that name: use https://chat.example.\n";
+  const PUBLIC =
+    "This server does not go by that name: use https://chat.example, or start it with --allow-host.\n";
+  const args = ["--public-url", "https://chat.example"];
 
-  test("only its host is ours, with or without the port of its scheme", async () => {
-    await using hub = await startHubbub({ args: ["--public-url", "https://chat.example"] });
+  test("its host is ours, with or without the port of its scheme, and its site is the only own one", async () => {
+    await using hub = await startHubbub({ args });
     expect(hub.greeting).toEndWith(
       ` is listening on port ${hub.port}, reached as https://chat.example/client; who can join: whoever can reach it, under any name\n`,
     );
-    for (const host of ["chat.example", "CHAT.example:443"]) {
+    for (const host of ["chat.example", "CHAT.example:443", "localhost", "10.1.2.3:8000"]) {
       await using ann = await hub.open("/websocket", { Host: host, Origin: "https://chat.example" });
       await ann.hearsNothing();
     }
-    for (const host of ["localhost", "127.0.0.1", "chat.example:8000", "evil@chat.example", "chat.example/x"])
+    for (const host of ["chat.example:8000", "evil@chat.example", "chat.example/x", "hubbub:8000"])
       expect(await hub.answer("/ws/7", { headers: { Host: host } })).toEqual({ status: 403, body: PUBLIC });
-    for (const origin of ["https://evil.example", "http://chat.example", "https://chat.example:444"])
-      expect(await hub.answer("/ws/7", { headers: { Host: "chat.example", Origin: origin } })).toEqual({
+    for (const [host, origin] of [
+      ["chat.example", "https://evil.example"],
+      ["chat.example", "http://chat.example"],
+      ["chat.example", "https://chat.example:444"],
+      ["localhost:8000", "http://localhost:8000"],
+      ["10.1.2.3:8000", "http://10.1.2.3:8000"],
+    ] as const)
+      expect(await hub.answer("/ws/7", { headers: { Host: host, Origin: origin } })).toEqual({
         status: 403,
         body: NOT_OUR_PAGE,
       });
   });
+
+  test("programs on this machine and network need not go by way of it", async () => {
+    await using hub = await startHubbub({ args });
+    for (const host of [`localhost:${hub.port}`, "127.0.0.1", "[::1]:8000", "10.1.2.3:8000", hostname()]) {
+      await using ann = await hub.open("/websocket", { Host: host });
+      await ann.hearsNothing();
+      expect(await hub.answer("/rooms/tea/members", { headers: { Host: host } })).toHaveProperty(
+        "status",
+        200,
+      );
+    }
+  });
+});
+
+test("other host names that are allowed are ours on any port, and nothing below them is", async () => {
+  const names = ["--allow-host", "Hubbub", "--allow-host", "hubbub.chat.svc.cluster.local"];
+  for (const args of [names, [...names, "--public-url", "https://chat.example"]]) {
+    await using hub = await startHubbub({ args });
+    for (const host of ["hubbub:8000", "HUBBUB", "hubbub.", "hubbub.chat.svc.cluster.local:8000"]) {
+      await using ann = await hub.open("/websocket", { Host: host });
+      await ann.hearsNothing();
+      expect(await hub.answer("/rooms/tea/members", { headers: { Host: host } })).toHaveProperty(
+        "status",
+        200,
+      );
+    }
+    for (const host of ["hubbub.evil.example", "x.hubbub", "hubbub.chat.svc", "hubbub@evil.example"])
+      expect(await hub.answer("/ws/7", { headers: { Host: host } })).toHaveProperty("status", 403);
+  }
 });
 
 describe("pages of other sites that are allowed", () => {

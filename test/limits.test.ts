@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { connect } from "../src/client.ts";
 import { networkOf } from "../src/connections.ts";
+import { forwardedFor } from "../src/door.ts";
 import { Allowance } from "../src/limits.ts";
 import { errors } from "../src/protocol.ts";
 import { startHubbub } from "./hubbub.ts";
@@ -272,9 +273,69 @@ describe("connections", () => {
     await ann.hearsNothing();
   });
 
+  describe("X-Forwarded-For", () => {
+    const forwarded = (value: string) => forwardedFor(new Headers({ "X-Forwarded-For": value }));
+    const spellings: Record<string, readonly string[]> = {
+      "203.0.113.7": [
+        "203.0.113.7",
+        "203.0.113.7:52311",
+        '"203.0.113.7"',
+        '"203.0.113.7:52311"',
+        "203.0.113.7:_hidden",
+        "[203.0.113.7]:52311",
+        "::ffff:203.0.113.7",
+        '"[::ffff:203.0.113.7]:52311"',
+        "::ffff:cb00:7107",
+        "unknown, 203.0.113.7 ",
+        "192.0.2.1,203.0.113.7",
+      ],
+      "2001:db8:0:7": [
+        "2001:db8:0:7::1",
+        "2001:DB8:0:7:0:0:0:1",
+        "[2001:db8:0:7::1]",
+        "[2001:db8:0:7::1]:52311",
+        '"[2001:db8:0:7::1]:52311"',
+        '"[2001:db8:0:7::1]:_port"',
+        "2001:db8:0:7:1:2:3:4:52311",
+        "2001:db8:0:7::1%eth0",
+        "[2001:db8:0:7::1%25eth0]:80",
+      ],
+    };
+    for (const [network, values] of Object.entries(spellings))
+      for (const value of values)
+        test(`${value} is of ${network}`, () => expect(networkOf(forwarded(value) ?? "")).toBe(network));
+
+    const none = [
+      "",
+      "unknown",
+      "unknown:80",
+      "_hidden",
+      '"_SEVKISEK"',
+      "203.0.113.7, unknown",
+      "203.0.113.7,",
+      "203.0.113.7:",
+      "203.0.113.7:523110",
+      "203.0.113.256",
+      "203.0.113",
+      '"[2001:db8::1]',
+      "[2001:db8::1]x",
+      "[2001:db8::1",
+      "2001:db8::1:",
+      "2001:db8::1::2",
+      ":80",
+      "localhost",
+      `${"[".repeat(10_000)}`,
+      `${"1:".repeat(8_000)}1`,
+    ];
+    for (const value of none)
+      test(`${value.slice(0, 40)} names nobody`, () => expect(forwarded(value)).toBeUndefined());
+  });
+
   const networks: [string, string][] = [
     ["192.0.2.1", "192.0.2.1"],
     ["::ffff:192.0.2.1", "192.0.2.1"],
+    ["::FFFF:C000:0201", "192.0.2.1"],
+    ["0:0:0:0:0:ffff:192.0.2.1", "192.0.2.1"],
     ["::1", "0:0:0:0"],
     ["fe80::1%eth0", "fe80:0:0:0"],
     ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2"],

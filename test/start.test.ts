@@ -15,6 +15,7 @@ const DEFAULTS: Options = {
   store: new URL("memory:"),
   keepDays: 0,
   history: 100,
+  allowHost: [],
   allowOrigin: [],
   secretFile: undefined,
   maxMessageBytes: 65_536,
@@ -55,6 +56,11 @@ describe("options", () => {
     [["--trust-proxy=off"], { HUBBUB_TRUST_PROXY: "on" }, DEFAULTS],
     [[], { HUBBUB_TRUST_PROXY: "on" }, { ...DEFAULTS, trustProxy: true }],
     [
+      ["--allow-host", "Hubbub", "--allow-host", "hubbub.chat.svc.cluster.local."],
+      {},
+      { ...DEFAULTS, allowHost: ["hubbub", "hubbub.chat.svc.cluster.local"] },
+    ],
+    [
       ["--allow-origin", "https://a.example/", "--allow-origin", "http://b.example:81"],
       {},
       { ...DEFAULTS, allowOrigin: ["https://a.example", "http://b.example:81"] },
@@ -93,6 +99,8 @@ describe("options", () => {
         ...["--prot", "1", "stray", "-x", "--port=http", "--host", "a b", "--store", "x://ann:password@y"],
         ...[
           "--history=-1",
+          "--allow-host",
+          "hubbub:8000",
           "--allow-origin",
           "*",
           "--public-url=https://a.example/chat",
@@ -114,6 +122,7 @@ describe("options", () => {
         '--trust-proxy: expected on or off, got "maybe"',
         '--store: expected memory:, sqlite:FILE or redis://HOST, got "x://…@y"',
         '--history: expected 0–100000, got "-1"',
+        '--allow-host: expected host names without a port, as in hubbub, got "hubbub:8000"',
         '--allow-origin: expected origins, as in https://example.com, got "*"',
         '--secret-file: expected a file that can be read, got "/nowhere/to/be/found"',
         'HUBBUB_PING_SECONDS: expected 1–3600, got "0"',
