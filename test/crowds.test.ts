@@ -3,6 +3,7 @@
 import { connect, type Socket } from "node:net";
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { startHubbub, within, type Hubbub, type JsonPeer, type Peer } from "./hubbub.ts";
+import { request } from "./raw.ts";
 
 setDefaultTimeout(60_000);
 
@@ -32,8 +33,8 @@ test("a thousand connections that say nothing, half a request, or nothing after 
   await using hub = await startHubbub();
   await using ann = await hub.joinJson("ann");
   await using bob = await hub.joinJson("bob");
-  const handshake = `GET /ws/silent HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n`;
-  const starts = ["", handshake, `${handshake}\r\n`, "\x16\x03\x01"];
+  const handshake = request("/ws/silent").toString();
+  const starts = ["", handshake.slice(0, -2), handshake, "\x16\x03\x01"];
   const silent = await Promise.all(
     Array.from({ length: CROWD }, (_, i) => dial(hub, starts[i % starts.length] ?? "")),
   );

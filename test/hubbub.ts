@@ -193,6 +193,15 @@ export class Hubbub implements AsyncDisposable {
     return { status: response.status, body: await response.text() };
   }
 
+  /** The samples of /metrics, by name and labels. */
+  async metrics(init: RequestInit = {}): Promise<Map<string, number>> {
+    const { status, body } = await this.answer("/metrics", init);
+    if (status !== 200) throw new Error(`/metrics is ${status}: ${body}`);
+    return new Map(
+      [...body.matchAll(/^([^#\s]\S*) (\S+)$/gm)].map(([, name = "", value]) => [name, Number(value)]),
+    );
+  }
+
   freeze(): void {
     this.process.kill("SIGSTOP");
     this.other?.freeze();
@@ -357,6 +366,12 @@ export class JsonPeer implements AsyncDisposable {
 
   says(text: string, more: { seq?: number; skip?: boolean } = {}): void {
     this.sends({ type: "message", text, ...more });
+  }
+
+  /** Says it, and goes on when it has heard it itself: then it is stored, and broadcast. */
+  async saysAndHears(text: string, more: { seq?: number } = {}): Promise<void> {
+    this.says(text, more);
+    while ((await this.next(`expected its own ${show(text)}`)).text !== text);
   }
 
   sends(frame: object | string | Uint8Array<ArrayBuffer>): void {

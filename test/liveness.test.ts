@@ -78,8 +78,7 @@ test.concurrent("who reads slowly but reads is alive, though its answers to ping
   await using hub = await startHubbub({ args: ["--ping-seconds", "2", "--history", "1000"] });
   await using ann = await hub.joinJson("ann");
   for (let i = 0; i < 200; i++) {
-    ann.says(`${i} `.padEnd(60_000, "x"));
-    while ((await ann.next()).type !== "message");
+    await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));
   }
   await using slow = await hub.joinJson("slow", { history: 200 });
   // A ping waits behind what the kernel has taken, up to 10 MB, for longer than two pings.

@@ -3,6 +3,7 @@
 import { expect, test } from "bun:test";
 import { printable } from "../src/log.ts";
 import { Tokens } from "../src/tokens.ts";
+import { Clock } from "./clock.ts";
 import { startHubbub, STORES } from "./hubbub.ts";
 
 const SECRET = "a secret of thirty-two bytes, or more";
@@ -105,21 +106,28 @@ test("why a connection ended", async () => {
 });
 
 test("a storm of one fact is a hundred lines a second, and a count", async () => {
-  const hub = await startHubbub({ args: ["--log", "text"] });
-  for (let i = 0; i < 300; i++) await hub.answer("/ws/a%20b");
-  const seconds = () => new Promise((done) => setTimeout(done, 1_001));
-  await seconds(); // of the log's own
-  await hub.answer("/ws/a%20b");
+  using clock = new Clock();
+  const hub = await startHubbub({ ...clock.setup, args: ["--log", "text"] });
+  const refuse = async (times: number) => {
+    for (let i = 0; i < times; i++) await hub.answer("/ws/a%20b");
+  };
+  await refuse(150);
+  clock.passes(999);
+  await refuse(150);
+  clock.passes(1);
+  await refuse(101);
   hub.process.kill("SIGTERM");
   await hub.process.exited;
-  const output = await hub.output;
-  const refused = output.match(/ refused /g)?.length ?? 0;
-  const unlisted = [...output.matchAll(/ not listed lines=(\d+)/g)].reduce(
-    (sum, [, lines]) => sum + Number(lines),
-    0,
-  );
-  expect(refused + unlisted).toBe(301);
-  expect(unlisted).toBeGreaterThan(0);
+  const facts = [...(await hub.output).matchAll(/refused|not listed.*|stopping|stopped/g)].map(String);
+  const listed = Array<string>(100).fill("refused");
+  expect(facts).toEqual([
+    ...listed,
+    "not listed lines=200",
+    ...listed,
+    "stopping",
+    "not listed lines=1",
+    "stopped",
+  ]);
 });
 
 test("a log that nobody reads, or whose reader has gone, stops nothing", async () => {

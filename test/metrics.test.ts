@@ -2,26 +2,11 @@
 
 import { expect, test } from "bun:test";
 import { Tokens } from "../src/tokens.ts";
-import { startHubbub, type Hubbub } from "./hubbub.ts";
+import { startHubbub, until } from "./hubbub.ts";
 import { closing, frame, RawClient, request } from "./raw.ts";
 
 const promtool = Bun.which("promtool");
 const skipped = promtool ? "" : " (skipped: there is no promtool here, which comes with prometheus)";
-
-async function metricsOf(hub: Hubbub, headers: Record<string, string> = {}): Promise<Map<string, number>> {
-  const response = await hub.get("/metrics", { headers });
-  expect([response.status, response.headers.get("content-type")]).toEqual([
-    200,
-    "text/plain; version=0.0.4; charset=utf-8",
-  ]);
-  const samples = (await response.text()).split("\n").filter((line) => line && !line.startsWith("#"));
-  return new Map(
-    samples.map((line) => {
-      const [, name = "", value] = /^(\S+) (\S+)$/.exec(line) ?? [];
-      return [name, Number(value)];
-    }),
-  );
-}
 
 test("connections, rooms, messages and bytes, refusals, disconnects and resumes are counted", async () => {
   await using hub = await startHubbub({ args: ["--max-message-bytes", "10"] });
@@ -42,7 +27,9 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
   expect([back.welcome.recovered, lost.welcome.recovered]).toEqual([true, false]);
   await lost.hears({ type: "message", from: "ann", text: "語" });
 
-  const metrics = await metricsOf(hub);
+  const { headers } = await hub.get("/metrics");
+  expect(headers.get("content-type")).toBe("text/plain; version=0.0.4; charset=utf-8");
+  const metrics = await hub.metrics();
   const frame = JSON.stringify({
     type: "message",
     id: ann.after,
@@ -76,21 +63,21 @@ test("what waits for a slow reader, and how late the event loop is", async () =>
   ann.pauses();
   const text = "x".repeat(60_000);
   for (let i = 0; i < 70; i++) ann.says(text);
-  while (ann.unsent > 0) await hub.answer("/healthz");
+  await until(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
   await using reader = await hub.open("/websocket");
   let buffered = 0;
   for (let i = 0; i < 100 && buffered === 0; i++) {
     ann.says(text);
     reader.says("x");
     await reader.hears("Message text was: x");
-    buffered = (await metricsOf(hub)).get("hubbub_buffered_bytes") ?? 0;
+    buffered = (await hub.metrics()).get("hubbub_buffered_bytes") ?? 0;
   }
   expect(buffered).toBeGreaterThan(0);
   hub.process.kill("SIGSTOP");
   await Bun.sleep(400);
   hub.process.kill("SIGCONT");
-  const late = async () => (await metricsOf(hub)).get("hubbub_event_loop_delay_seconds_sum") ?? 0;
-  while ((await late()) < 0.1);
+  const late = async () => (await hub.metrics()).get("hubbub_event_loop_delay_seconds_sum") ?? 0;
+  await until(async () => (await late()) >= 0.1, "the event loop was late", 20_000);
 });
 
 test("a client that closes with a code of ours is not counted as ours", async () => {
@@ -99,7 +86,7 @@ test("a client that closes with a code of ours is not counted as ours", async ()
   ann.sends(request("/ws/ann"), frame(8, closing(1013, "Reading too slowly: please come back and resume.")));
   await ann.head();
   await ann.rest();
-  const metrics = await metricsOf(hub);
+  const metrics = await hub.metrics();
   expect(metrics.get('hubbub_disconnects_total{code="other"}')).toBe(1);
   expect(metrics.get('hubbub_disconnects_total{code="1013"}')).toBeUndefined();
 });
@@ -115,12 +102,12 @@ test("a reader that is cut off is counted", async () => {
   }
   slow.resumes();
   expect((await slow.closes()).code).toBe(1013);
-  expect((await metricsOf(hub)).get('hubbub_disconnects_total{code="1013"}')).toBe(1);
+  expect((await hub.metrics()).get('hubbub_disconnects_total{code="1013"}')).toBe(1);
 });
 
 test("they are for this machine, or for who has a token; never for who comes by a proxy", async () => {
   await using open = await startHubbub({ args: ["--public-url", "https://chat.example"] });
-  await metricsOf(open, { Host: "localhost:9090" });
+  await open.metrics({ headers: { Host: "localhost:9090" } });
   const refused = { status: 403, body: "This is for requests from the machine itself.\n" };
   for (const headers of [
     { Host: "localhost", "X-Forwarded-For": "192.0.2.1" },
@@ -133,11 +120,11 @@ test("they are for this machine, or for who has a token; never for who comes by 
 
   const secret = "a secret of thirty-two bytes, or more";
   await using closed = await startHubbub({ env: { HUBBUB_SECRET: secret } });
-  await metricsOf(closed);
+  await closed.metrics();
   const forwarded = { "X-Forwarded-For": "192.0.2.1" };
   expect(await closed.answer("/metrics", { headers: forwarded })).toHaveProperty("status", 401);
   const token = new Tokens(Buffer.from(secret)).sign("prometheus", [], Math.floor(Date.now() / 1000) + 60);
-  await metricsOf(closed, { ...forwarded, Authorization: `Bearer ${token}` });
+  await closed.metrics({ headers: { ...forwarded, Authorization: `Bearer ${token}` } });
 });
 
 test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped}`, async () => {

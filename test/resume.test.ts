@@ -193,10 +193,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await using ann = await hub.joinJson("ann", { session: "s" });
     const start = ann.after;
     const texts = Array.from({ length: 400 }, (_, i) => `${i} `.padEnd(65_536, "x"));
-    for (const [i, text] of texts.entries()) {
-      ann.says(text, { seq: i + 1 });
-      while ((await ann.next()).type !== "message");
-    }
+    for (const [i, text] of texts.entries()) await ann.saysAndHears(text, { seq: i + 1 });
     await using bob = await hub.joinJson("bob", { after: start });
     expect(bob.welcome.recovered).toBe(true);
     bob.peer.pauses();

@@ -1,7 +1,7 @@
 /** A reader that does not keep up is told to come back; nothing is skipped, and the others notice nothing. */
 
 import { expect, test } from "bun:test";
-import { startHubbub } from "./hubbub.ts";
+import { startHubbub, until } from "./hubbub.ts";
 
 test("a slow reader is closed with 1013, has heard everything up to there, and goes on without a gap", async () => {
   await using hub = await startHubbub({ args: ["--history", "1000"] });
@@ -12,10 +12,7 @@ test("a slow reader is closed with 1013, has heard everything up to there, and g
   slow.peer.pauses();
   text.pauses();
   const texts = Array.from({ length: 300 }, (_, i) => `${i} `.padEnd(32_768, "x"));
-  for (const [i, text] of texts.entries()) {
-    ann.says(text, { seq: i + 1 });
-    while ((await ann.next()).type !== "message");
-  }
+  for (const [i, text] of texts.entries()) await ann.saysAndHears(text, { seq: i + 1 });
   for (const text of texts) await bob.hears({ type: "message", from: "ann", text });
 
   slow.peer.resumes();
@@ -47,8 +44,8 @@ test("a replay that its history outruns is closed with 1013, and coming back tel
   let seq = 0;
   const say = async (count: number) => {
     for (let i = 0; i < count; i++) {
-      ann.says(`${++seq} `.padEnd(65_536, "x"), { seq });
-      while ((await ann.next()).type !== "message");
+      const text = `${++seq} `.padEnd(65_536, "x");
+      await ann.saysAndHears(text, { seq });
     }
   };
   await say(200);
@@ -108,7 +105,7 @@ test("an echo that is not read is cut off too", async () => {
   await using ann = await hub.open("/websocket");
   ann.pauses();
   for (let i = 0; i < 300; i++) ann.says("x".repeat(65_536));
-  while (ann.unsent > 0) await hub.get("/nope");
+  await until(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
   ann.resumes();
   expect((await ann.closes()).code).toBe(1013);
 });

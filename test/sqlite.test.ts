@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { SqliteStore } from "../src/sqlite.ts";
 import { openFile } from "../src/sqlite-file.ts";
 import type { Answer, Draft, Entry } from "../src/store.ts";
-import { startHubbub } from "./hubbub.ts";
+import { startHubbub, until } from "./hubbub.ts";
 
 const STORE = { name: "SQLite", url: "sqlite:chat.db" };
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -84,8 +84,7 @@ test("one who has been away for longer than the history that is kept ready still
   await using ann = await hub.joinJson("ann");
   const start10 = String(ann.welcome.last);
   for (let i = 0; i < 1000; i++) {
-    ann.says(`${i} `.padEnd(2_000, "x"));
-    while ((await ann.next()).type !== "message");
+    await ann.saysAndHears(`${i} `.padEnd(2_000, "x"));
   }
   await using bob = await hub.joinJson("bob", { after: start10 });
   expect(bob.welcome).toMatchObject({ recovered: true, last: start10 });
@@ -103,8 +102,7 @@ test("who reads a long conversation leaves room for everyone else", async () => 
   for (let i = 0; i < 20_000; i++) ann.says(`${i}`);
   ann.sends({ type: "ping" });
   while ((await ann.next()).type !== "pong");
-  const sent = async () =>
-    Number(/^hubbub_sent_messages_total (\d+)$/m.exec((await hub.answer("/metrics")).body)?.[1]);
+  const sent = async () => (await hub.metrics()).get("hubbub_sent_messages_total") ?? NaN;
   const before = await sent();
   let isOver = false;
   const reading = (async () => {
@@ -126,11 +124,11 @@ test("a file that is taken away takes no more messages; when it is back it does"
   await using hub = await start();
   const ann = await hub.join("ann");
   await rename(join(folder, "chat.db"), join(folder, "elsewhere.db"));
-  while ((await hub.get("/readyz")).status !== 503);
+  await until(async () => (await hub.get("/readyz")).status === 503, "it is noticed", 20_000);
   ann.says("into nothing");
   await ann.hears("Not sent (unavailable): into nothing");
   await rename(join(folder, "elsewhere.db"), join(folder, "chat.db"));
-  while ((await hub.get("/readyz")).status !== 200);
+  await until(async () => (await hub.get("/readyz")).status === 200, "it goes on", 20_000);
   ann.says("kept");
   await ann.hears("You wrote: kept", "Client #ann says: kept");
 });
@@ -147,7 +145,7 @@ test("--keep-days works by itself, a while after the start", async () => {
   await using bob = await hub.join("bob", { room: "elsewhere" });
   bob.says("new");
   await bob.hears("You wrote: new", "Client #bob says: new");
-  while ((await texts()) > 0);
+  await until(async () => (await texts()) === 0, "what is old is forgotten", 20_000);
   expect(JSON.parse((await hub.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
 });
 
@@ -455,7 +453,7 @@ test.skipIf(skipped !== "")(
     expect([posted.status, posted.headers.get("retry-after")]).toEqual([503, "5"]);
 
     await limit("unlimited");
-    while ((await first.get("/readyz")).status === 503) await Bun.sleep(20);
+    await until(async () => (await first.get("/readyz")).status === 200, "it goes on", 20_000);
     for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
     await first.stop("SIGKILL");
     const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);

@@ -83,7 +83,6 @@ test("what fails on its way out to a busy room keeps nothing that is said after 
 test("garbage on the wire closes its own connection only", async () => {
   await using hub = await startHubbub();
   await using bob = await hub.join("bob");
-  const handshake = `GET /ws/ann HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n`;
   const frames = {
     "an unmasked frame": [0x81, 0x02, 0x68, 0x69],
     "reserved bits": [0xf1, 0x82, 0, 0, 0, 0, 0x68, 0x69],
@@ -106,7 +105,7 @@ test("garbage on the wire closes its own connection only", async () => {
         error: () => ended.resolve(),
       },
     });
-    socket.write(handshake);
+    socket.write(request("/ws/ann"));
     await ended.promise;
     await bob.hears("Client #ann left the chat").catch((error: Error) => {
       throw new Error(`${what}: ${error.message}`);
