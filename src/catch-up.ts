@@ -1,7 +1,8 @@
 /** What was said before is sent to who has just come, as much at a time as the network takes; then they hear the room. */
 
+import { report } from "./log.ts";
 import { countSent } from "./metrics.ts";
-import { json, text } from "./protocol.ts";
+import { json, text, type Close } from "./protocol.ts";
 import type { Entry, Store } from "./store.ts";
 import type { Visitor } from "./visitor.ts";
 
@@ -11,18 +12,26 @@ const SEND_AT_ONCE = 1000;
 /** How soon the store is asked again when it is ahead of what this node has heard. */
 const LAG_MS = 20;
 
+type Dismiss = (visitor: Visitor, why: Close) => void;
+
 /**
  * Between the last look at the history and the subscription nothing else runs: nothing is missed or heard twice.
- * @param dismiss what happens when entries are forgotten before they could be sent: who resumes is told so
+ * @param dismiss closes the connection: when entries are forgotten before they could be sent, which resuming tells; and
+ * when a replay fails, which resuming repeats
  */
-export function catchUp(visitor: Visitor, store: Store, dismiss: (visitor: Visitor) => void): void {
+export function catchUp(visitor: Visitor, store: Store, dismiss: Dismiss): void {
   const { room, wire, section, socket } = visitor;
   if (!socket || !room.catchingUp.has(visitor)) return;
-  if (visitor.behind !== undefined) return void readOn(visitor, store, dismiss);
+  if (visitor.behind !== undefined) return void later(readOn(visitor, store, dismiss), visitor, dismiss);
   for (let count = 0; visitor.position < room.history.end; count++) {
-    if (count === SEND_AT_ONCE) return void setImmediate(() => catchUp(visitor, store, dismiss));
+    if (count === SEND_AT_ONCE)
+      return void later(
+        othersTurn().then(() => catchUp(visitor, store, dismiss)),
+        visitor,
+        dismiss,
+      );
     const entry = room.history.at(visitor.position);
-    if (!entry) return dismiss(visitor);
+    if (!entry) return dismiss(visitor, "tooSlow");
     visitor.position++;
     if (!send(visitor, entry)) return; // `drain` goes on
   }
@@ -34,7 +43,7 @@ export function catchUp(visitor: Visitor, store: Store, dismiss: (visitor: Visit
 }
 
 /** What is older than the history that is kept ready: page by page from the store, until it joins that. */
-async function readOn(visitor: Visitor, store: Store, dismiss: (visitor: Visitor) => void): Promise<void> {
+async function readOn(visitor: Visitor, store: Store, dismiss: Dismiss): Promise<void> {
   const { room } = visitor;
   if (visitor.isReading) return;
   visitor.isReading = true;
@@ -48,9 +57,9 @@ async function readOn(visitor: Visitor, store: Store, dismiss: (visitor: Visitor
     }
     const page = await store.read(room.name, { after: visitor.behind, limit: READ_AT_ONCE });
     // A store that answers at once would leave no room for anything else.
-    await new Promise((resolve) => setImmediate(resolve));
+    await othersTurn();
     if (!visitor.socket) return;
-    if (page === "unavailable" || !page.recovered) return dismiss(visitor);
+    if (page === "unavailable" || !page.recovered) return dismiss(visitor, "tooSlow");
     if (page.entries.length === 0) await Bun.sleep(LAG_MS); // heard by another node, and on its way to this one
     for (const entry of page.entries) {
       if (!isTaken) break; // `drain` goes on
@@ -60,6 +69,20 @@ async function readOn(visitor: Visitor, store: Store, dismiss: (visitor: Visitor
   }
   visitor.isReading = false;
   if (visitor.behind === undefined) catchUp(visitor, store, dismiss);
+}
+
+/** No handler waits for it, and so none would close what it leaves half-way. */
+async function later(work: Promise<void>, visitor: Visitor, dismiss: Dismiss): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    report("A replay failed", error);
+    dismiss(visitor, "undelivered");
+  }
+}
+
+function othersTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** @returns whether the network takes more */

@@ -4,9 +4,10 @@
  * section by section, with turns for others in between.
  */
 
+import { report } from "./log.ts";
 import { MAX_SECTION, type ConnectionManager, type Member } from "./manager.ts";
 import { countSent } from "./metrics.ts";
-import type { Wire } from "./protocol.ts";
+import type { Close, Wire } from "./protocol.ts";
 import type { Content } from "./store.ts";
 import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./visitor.ts";
 
@@ -52,12 +53,12 @@ export class FanOut<L extends Listener> {
   /** Written to slow readers, among others, since it was last looked who they are. */
   #charactersUnwatched = 0;
 
-  /** @param dismiss what happens to a reader that does not keep up */
+  /** @param dismiss closes a connection: a slow consumer, or one that a broadcast did not reach */
   constructor(
     private readonly manager: ConnectionManager<L>,
     private readonly catchingUp: ReadonlySet<L>,
     private readonly flushMs: number,
-    private readonly dismiss: (slow: L) => void,
+    private readonly dismiss: (connection: L, why: Close) => void,
   ) {}
 
   /** Goes out together, after all that waits. */
@@ -122,7 +123,7 @@ export class FanOut<L extends Listener> {
       round.isPausing = true;
       await Bun.sleep(this.flushMs);
     } finally {
-      // Not so when something could not wait. Where one message fails, the others still go out.
+      // Not so when something could not wait.
       if (this.#round === round) {
         this.#round = undefined;
         if (this.#queues.some(({ waiting }) => waiting.length > 0)) void this.#goRound();
@@ -135,20 +136,31 @@ export class FanOut<L extends Listener> {
     const queue = this.#queues[section];
     if (!queue || queue.waiting.length === 0) return 0;
     const { waiting, characters } = queue;
-    let written = 0;
+    queue.waiting = [];
+    queue.characters = 0;
     let isSlow = false;
-    try {
-      for (const { to, message } of waiting) {
-        written++;
+    for (const { to, message } of waiting)
+      try {
         if (typeof to === "object") to.send(message);
         else isSlow = this.manager.broadcast(to, section, message) < 0 || isSlow;
+      } catch (error) {
+        this.fail(error, (each) =>
+          typeof to === "object" ? each === to : each.section === section && each.wire === to,
+        );
       }
-    } finally {
-      queue.waiting = waiting.slice(written);
-      queue.characters = 0;
-    }
     if (isSlow) this.#watchForSlow(characters);
-    return written;
+    return waiting.length;
+  }
+
+  /**
+   * A broadcast has thrown, which is a fault of ours. What was stored is acknowledged all the same, so the connections
+   * that it did not reach are closed before anything that follows it, and resume.
+   */
+  fail(error: unknown, isAffected: (connection: L) => boolean = () => true): void {
+    report("A broadcast failed", error);
+    // A replay reads the history, where it is.
+    for (const each of this.manager.connections())
+      if (isAffected(each) && !this.catchingUp.has(each)) this.dismiss(each, "undelivered");
   }
 
   /** Looks who it is, now and then, and sooner the more is being said. */
@@ -163,7 +175,7 @@ export class FanOut<L extends Listener> {
     this.#slowTimer = undefined;
     this.#charactersUnwatched = 0;
     for (const visitor of this.manager.connections())
-      if (visitor.socket && isBehind(visitor.socket)) this.dismiss(visitor);
+      if (visitor.socket && isBehind(visitor.socket)) this.dismiss(visitor, "tooSlow");
   }
 
   #listeners(wire: Wire): number {

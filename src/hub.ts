@@ -37,7 +37,9 @@ export class Hub {
       replaced: (client, session, ticket) => this.#holders.replace(client, session, ticket),
       lost: () => this.#lose(),
     });
-    this.#rooms = new Rooms(this.#store, publish, options.flushMs, (slow) => this.#dismiss(slow, "tooSlow"));
+    this.#rooms = new Rooms(this.#store, publish, options.flushMs, (visitor, why) =>
+      this.#dismiss(visitor, why),
+    );
     this.#holders = new Holders(this.#store.others, (older) => this.#dismiss(older, "replaced"));
     this.#hearing = new Hearing(this.#store, options, (visitor, why) => this.#dismiss(visitor, why));
   }
@@ -154,7 +156,7 @@ export class Hub {
 
   /** Goes on with what was said before, when there is room in the network for it again. */
   catchUp(visitor: Visitor): void {
-    catchUp(visitor, this.#store, (slow) => this.#dismiss(slow, "tooSlow"));
+    catchUp(visitor, this.#store, (each, why) => this.#dismiss(each, why));
   }
 
   /** It answers a ping. */
@@ -187,13 +189,17 @@ export class Hub {
     const room = this.#rooms.get(entry.room);
     if (!room) return;
     const { manager, fanOut } = room;
-    // What nobody hears need not be encoded.
-    const outgoing: Outgoing[] = [];
-    if (manager.speakers("text") > 0)
-      outgoing.push({ to: "text", message: text.message(entry), isEntry: true });
-    if (manager.speakers("json") > 0)
-      outgoing.push({ to: "json", message: json.message(entry), isEntry: true });
-    fanOut.add(outgoing);
+    try {
+      // What nobody hears need not be encoded.
+      const outgoing: Outgoing[] = [];
+      if (manager.speakers("text") > 0)
+        outgoing.push({ to: "text", message: text.message(entry), isEntry: true });
+      if (manager.speakers("json") > 0)
+        outgoing.push({ to: "json", message: json.message(entry), isEntry: true });
+      fanOut.add(outgoing);
+    } catch (error) {
+      fanOut.fail(error);
+    }
   }
 
   /** Somebody has come or gone by another node. */

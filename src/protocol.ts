@@ -34,6 +34,7 @@ export type ErrorCode = keyof typeof errors;
 export const closes = {
   tooBig: [1009, "The message is too big."],
   restarting: [1012, "Stopping, perhaps to start again: please come back in a moment."],
+  undelivered: [1012, "A message could not be delivered: please come back and resume."],
   expired: [1008, "The token has expired: ask for a new one."],
   abuse: [1008, "Sending far too much: please slow down."],
   failed: [1011, "Something went wrong on our side: please come back."],

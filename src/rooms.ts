@@ -4,6 +4,7 @@ import { stopTelling } from "./announcements.ts";
 import { FanOut } from "./fan-out.ts";
 import type { Allowance } from "./limits.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
+import type { Close } from "./protocol.ts";
 import type { ReadonlyHistory, Store } from "./store.ts";
 import { Visitor, type Room, type Wish } from "./visitor.ts";
 
@@ -13,12 +14,12 @@ export class Rooms {
   #losses = 0;
   #tickets = 0;
 
-  /** @param dismiss what happens to a reader that does not keep up */
+  /** @param dismiss closes a connection */
   constructor(
     private readonly store: Store,
     private readonly publish: Publish,
     private readonly flushMs: number,
-    private readonly dismiss: (slow: Visitor) => void,
+    private readonly dismiss: (visitor: Visitor, why: Close) => void,
   ) {}
 
   get size(): number {

@@ -3,6 +3,7 @@
 import type { ConnectionManager, Member } from "./manager.ts";
 import type { FanOut } from "./fan-out.ts";
 import type { Allowance } from "./limits.ts";
+import { report } from "./log.ts";
 import { closes, json, text, type Close, type ErrorCode, type Wire } from "./protocol.ts";
 import { countAnswer } from "./metrics.ts";
 import { Sequence } from "./sessions.ts";
@@ -117,8 +118,18 @@ export class Visitor implements Member, Sender {
     else this.send(json.error(code, seq, retryAfterSeconds));
   }
 
-  /** The store's answer to this sender: what it wrote is kept, was kept before, or is not kept. */
+  /** The store's answer to this sender. A fault here costs this connection: the others receive the message all the same. */
   answered(draft: Draft, answer: Answer): void {
+    try {
+      this.#acknowledge(draft, answer);
+    } catch (error) {
+      report("An answer failed", error);
+      if (this.socket) end(this.socket, "failed");
+    }
+  }
+
+  /** What it wrote is kept, was kept before, or is not kept. */
+  #acknowledge(draft: Draft, answer: Answer): void {
     const { seq, content } = draft;
     countAnswer(draft, answer);
     if (seq !== undefined && draft.session !== undefined) this.sequence.answered(seq, answer);

@@ -4,6 +4,7 @@ import { Connections } from "../src/connections.ts";
 import { Hub } from "../src/hub.ts";
 import { Allowance } from "../src/limits.ts";
 import { ConnectionManager } from "../src/manager.ts";
+import { json, text } from "../src/protocol.ts";
 
 const { connect, disconnect, broadcast } = ConnectionManager.prototype;
 
@@ -19,11 +20,28 @@ ConnectionManager.prototype.disconnect = function (connection, nowMs) {
 
 ConnectionManager.prototype.broadcast = function (wire, section, content) {
   const message = String(content);
-  if (message.endsWith("boom-message")) throw new Error("injected into message");
+  if (message.includes("boom-message")) throw new Error("injected into message");
+  if (message.includes(`boom-${wire}`)) throw new Error(`injected into ${wire}`);
   if (message === "Client #boom-timer left the chat") throw new Error("injected into the timer");
   if (message.endsWith("boom-ping") || message.endsWith("boom-pong")) armed = message.slice(-4);
   if (message.endsWith("boom-later")) void Promise.reject(new Error("injected into a promise"));
   return broadcast.call(this, wire, section, content);
+};
+
+const encodeMessage = json.message;
+/** A replay encodes it again. */
+let hasFailed = false;
+json.message = (entry) => {
+  const fails = entry.content === "boom-encoding" && !hasFailed;
+  hasFailed ||= fails;
+  if (fails) throw new Error("injected into the encoding");
+  return encodeMessage(entry);
+};
+
+const { youWrote } = text;
+text.youWrote = (content) => {
+  if (content === "boom-answer") throw new Error("injected into the answer");
+  return youWrote(content);
 };
 
 /** A control frame has no author: what is to break next is said before it. */

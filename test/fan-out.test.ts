@@ -5,6 +5,7 @@ import { FanOut } from "../src/fan-out.ts";
 import { Allowance } from "../src/limits.ts";
 import { ConnectionManager, type Member } from "../src/manager.ts";
 import { MemoryStore } from "../src/memory.ts";
+import type { Close } from "../src/protocol.ts";
 import { Rooms } from "../src/rooms.ts";
 import type { Content } from "../src/store.ts";
 import { startHubbub, type Hubbub } from "./hubbub.ts";
@@ -140,7 +141,11 @@ test("a thousand messages of many senders come in one order, the same for all, w
 
 describe("a crowd, which is written to in several goes", () => {
   /** Of three sections. */
-  function crowd(publish: (topic: string, message: string) => void, stays = (_: Listener) => true) {
+  function crowd(
+    publish: (topic: string, message: string) => void,
+    stays = (_: Listener) => true,
+    dismiss: (connection: Listener, why: Close) => void = () => {},
+  ) {
     const manager = new ConnectionManager<Listener>("crowd", (topic, message) => {
       publish(topic, String(message));
       return 1;
@@ -150,7 +155,7 @@ describe("a crowd, which is written to in several goes", () => {
     });
     for (const each of all) manager.connect(each);
     for (const each of all) if (!stays(each)) manager.disconnect(each, 0);
-    const fanOut = new FanOut<Listener>(manager, new Set(), 1, () => {});
+    const fanOut = new FanOut<Listener>(manager, new Set(), 1, dismiss);
     return (message: string) => fanOut.add([{ to: "text", message, isEntry: true }]);
   }
 
@@ -200,6 +205,22 @@ describe("a crowd, which is written to in several goes", () => {
     );
     say("1");
     expect(heard).toEqual(["text:0:crowd", "text:2:crowd"]);
+  });
+
+  test("that a broadcast does not reach is closed in part: the section that it was for", async () => {
+    const heard: string[] = [];
+    const dismissed: string[] = [];
+    const say = crowd(
+      (topic) => {
+        heard.push(topic);
+        if (topic === "text:1:crowd") throw new Error("injected");
+      },
+      undefined,
+      ({ client }, why) => dismissed.push(`${client} ${why}`),
+    );
+    say("1");
+    while (heard.length < 3) await Bun.sleep(1);
+    expect(dismissed).toEqual(Array.from({ length: 250 }, (_, i) => `c${250 + i} undelivered`));
   });
 
   test("lets no more wait than a reader may be behind", () => {
