@@ -1,6 +1,7 @@
 /** The memory store: the latest messages of each room, for as long as the process runs. */
 
 import { ClockWatch } from "./clock-watch.ts";
+import { RoomCache, type CachedRoom } from "./room-cache.ts";
 import { Sessions } from "./sessions.ts";
 import {
   History,
@@ -21,19 +22,17 @@ const LIMITS = {
   bytes: 256 * 1024 * 1024,
 };
 
-interface Room {
-  readonly history: History;
-  holders: number;
-}
-
 export class MemoryStore implements Store {
   readonly isReady = true;
   readonly promise = "in memory, until it stops";
-  /** Of the empty ones, the one that has been empty for longest comes first; those that are held lie anywhere. */
-  readonly #rooms = new Map<string, Room>();
+  readonly #rooms: RoomCache<CachedRoom>;
+  /** Rooms that nobody is in, the least recently used first: those with history, and those without. */
+  readonly #unused = new Set<string>();
+  readonly #unusedEmpty = new Set<string>();
+  /** How many rooms have history; those without are as many as connections, and a few that are evicted first. */
+  #withHistory = 0;
   readonly #sessions = new Sessions();
   readonly #clockWatch = new ClockWatch();
-  #bytes = 0;
   #lastMs = 0;
   /** Starts anywhere in a millisecond, so that a store with a wrong clock hardly makes an id of an earlier one. */
   readonly #firstSequence = Math.floor(Math.random() * 1000);
@@ -44,20 +43,30 @@ export class MemoryStore implements Store {
     private readonly follow: Follow,
     private readonly limits: Readonly<typeof LIMITS> = LIMITS,
     private readonly clock: () => number = Date.now,
-  ) {}
+  ) {
+    this.#rooms = new RoomCache(limits.bytes, (grown) => this.#makeSpace(grown));
+  }
 
   async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
     const room = this.#room(name);
     if (!room) return "unavailable";
     room.holders++;
+    this.#unused.delete(name);
+    this.#unusedEmpty.delete(name);
     return room.history;
   }
 
   close(name: string): void {
-    const room = this.#rooms.get(name);
-    if (!room || --room.holders > 0) return;
-    this.#rooms.delete(name);
-    this.#rooms.set(name, room);
+    const room = this.#rooms.release(name);
+    if (room) this.#setUnused(name, room);
+  }
+
+  #setUnused(name: string, { history }: CachedRoom): void {
+    this.#unused.delete(name);
+    this.#unusedEmpty.delete(name);
+    if (history.bytes > 0) this.#unused.add(name);
+    else this.#unusedEmpty.add(name);
+    while (this.#rooms.size > this.limits.rooms && this.#evict(this.#unusedEmpty));
   }
 
   append(draft: Draft, sender: Sender): void {
@@ -65,10 +74,10 @@ export class MemoryStore implements Store {
     const objection = this.#sessions.objection(draft, nowMs);
     if (objection) return sender.answered(draft, objection);
     const room = this.#room(draft.room);
-    if (!room) return sender.answered(draft, { refused: "unavailable" });
+    if (!room || (room.history.bytes === 0 && !this.#makePlace()))
+      return sender.answered(draft, { refused: "unavailable" });
 
-    const { history } = room;
-    const prev = history.head;
+    const prev = room.history.head;
     const id = this.#nextId(nowMs);
     this.#clockWatch.check(this.#lastMs, nowMs);
     const entry: Entry = {
@@ -80,12 +89,17 @@ export class MemoryStore implements Store {
       content: draft.content,
     };
     this.#sessions.kept(draft, id, nowMs);
-    this.#bytes -= history.bytes;
-    history.push(entry);
-    this.#bytes += history.bytes;
-    if (this.#bytes > this.limits.bytes) this.#forgetBytes(room);
+    this.#push(draft.room, room, entry);
     sender.answered(draft, { kept: entry });
     this.follow(entry);
+  }
+
+  #push(name: string, room: CachedRoom, entry: Entry): void {
+    const before = room.history.bytes;
+    this.#unused.delete(name); // it makes space for itself, and is not evicted
+    this.#rooms.push(room, entry);
+    this.#withHistory += Number(room.history.bytes > 0) - Number(before > 0);
+    if (room.holders === 0) this.#setUnused(name, room);
   }
 
   async sent(client: string, session: string): Promise<number | null> {
@@ -101,36 +115,41 @@ export class MemoryStore implements Store {
 
   end(): void {}
 
-  #room(name: string): Room | undefined {
+  #room(name: string): CachedRoom | undefined {
     const known = this.#rooms.get(name);
     if (known) return known;
-    if (this.#rooms.size >= this.limits.rooms && !this.#forgetEmptyRoom()) return undefined;
+    if (!this.#canMakePlace) return undefined;
+    if (this.#rooms.size >= this.limits.rooms) this.#evict(this.#unusedEmpty);
     // An id of its own, so that nobody who was in a room of this name before takes this one for that.
-    const room = {
-      history: new History(this.#nextId(this.clock()), this.maxEntries, this.limits.roomBytes),
-      holders: 0,
-    };
-    this.#rooms.set(name, room);
+    const before = this.#nextId(this.clock());
+    const room = { history: new History(before, this.maxEntries, this.limits.roomBytes), holders: 0 };
+    this.#rooms.add(name, room);
     return room;
   }
 
-  /** Empty rooms first; then the room that grew makes place for itself, never another that is occupied. */
-  #forgetBytes({ history }: Room): void {
-    while (this.#bytes > this.limits.bytes && this.#forgetEmptyRoom(history));
-    while (this.#bytes > this.limits.bytes && history.bytes > 0) {
-      this.#bytes -= history.bytes;
-      history.forgetOldest();
-      this.#bytes += history.bytes;
-    }
+  get #canMakePlace(): boolean {
+    return this.#withHistory < this.limits.rooms || this.#unused.size > 0;
   }
 
-  #forgetEmptyRoom(butNot?: History): boolean {
-    for (const [name, { holders, history }] of this.#rooms)
-      if (holders === 0 && history !== butNot) {
-        this.#rooms.delete(name);
-        this.#bytes -= history.bytes;
-        return true;
-      }
+  /** For one more room with history: not before its first message, or silent joins would evict what others have. */
+  #makePlace(): boolean {
+    return this.#withHistory < this.limits.rooms || this.#evict(this.#unused);
+  }
+
+  /** Rooms that nobody is in first; then the room that grew makes space for itself, never another that is occupied. */
+  #makeSpace(grown: CachedRoom): void {
+    while (this.#rooms.isOver && this.#evict(this.#unused));
+    while (this.#rooms.isOver && grown.history.bytes > 0) this.#rooms.forgetOldest(grown);
+  }
+
+  /** The least recently used of them. */
+  #evict(unused: Set<string>): boolean {
+    for (const name of unused) {
+      unused.delete(name);
+      if (unused === this.#unused) this.#withHistory--;
+      this.#rooms.delete(name);
+      return true;
+    }
     return false;
   }
 

@@ -3,6 +3,7 @@
 import type { Database } from "bun:sqlite";
 import { ClockWatch } from "./clock-watch.ts";
 import { report } from "./log.ts";
+import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "./room-cache.ts";
 import { Sessions } from "./sessions.ts";
 import { FileHealth } from "./sqlite-health.ts";
 import { idOf, keyAt, keyOf, MAX_KEY, msOf, openFile, prepare, timeOf, type Row } from "./sqlite-file.ts";
@@ -32,22 +33,12 @@ const FORGET_AT_ONCE = 500;
 const PRUNE_ROOMS_AT_ONCE = 500;
 /** A longer run of times in the future, at the front of a room, is left alone until they have passed. */
 const MAX_FUTURE_RUN = 10_000;
-/** What is kept ready of a room, and of one that is opened when all of them together hold more than that; the file has the rest. */
-const MAX_ROOM_BYTES = 4 * 1024 * 1024;
-const MAX_READY_BYTES = 256 * 1024 * 1024;
-const MAX_LATE_ROOM_BYTES = 64 * 1024;
 const DAY_MS = 24 * 60 * 60 * 1000;
-
-interface Room {
-  readonly history: History;
-  holders: number;
-}
 
 /** @throws StoreError when the file cannot be used */
 export class SqliteStore implements Store {
   readonly #db: Database;
   readonly #sql: ReturnType<typeof prepare>;
-  readonly #rooms = new Map<string, Room>();
   readonly #sessions: Sessions;
   #waiting: [Draft, Sender][] = [];
   /** The next commit is on its way. */
@@ -61,14 +52,14 @@ export class SqliteStore implements Store {
   readonly #clockWatch = new ClockWatch();
   readonly #origin: number;
   readonly #health: FileHealth;
-  /** Of all that is kept ready. */
-  #readyBytes = 0;
 
   constructor(
     private readonly path: string,
     private readonly options: StoreOptions,
     private readonly follow: Follow,
     private readonly clock: () => number = Date.now,
+    /** What is cached of the rooms that are open; the file has the rest. */
+    private readonly rooms = new RoomCache<CachedRoom>(),
   ) {
     this.#db = openFile(path, this.clock());
     this.#sql = prepare(this.#db);
@@ -91,18 +82,14 @@ export class SqliteStore implements Store {
   }
 
   async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
-    const room = this.#rooms.get(name) ?? this.#health.try(() => ({ history: this.#load(name), holders: 0 }));
+    const room = this.rooms.get(name) ?? this.#health.try(() => this.#load(name));
     if (!room) return "unavailable";
     room.holders++;
-    this.#rooms.set(name, room);
     return room.history;
   }
 
   close(name: string): void {
-    const room = this.#rooms.get(name);
-    if (!room || --room.holders > 0) return;
-    this.#rooms.delete(name);
-    this.#readyBytes -= room.history.bytes;
+    if (this.rooms.release(name)) this.rooms.delete(name);
   }
 
   async sent(client: string, session: string): Promise<number | null | "unavailable"> {
@@ -164,7 +151,7 @@ export class SqliteStore implements Store {
     for (const [i, [draft, sender]] of batch.entries())
       try {
         const answer = answers?.[i] ?? { refused: "unavailable" };
-        if ("kept" in answer) this.#push(answer.kept);
+        if ("kept" in answer) this.#cache(answer.kept);
         sender.answered(draft, answer);
         if ("kept" in answer) this.follow(answer.kept);
       } catch (error) {
@@ -199,12 +186,9 @@ export class SqliteStore implements Store {
     return answers;
   }
 
-  #push(entry: Entry): void {
-    const history = this.#rooms.get(entry.room)?.history;
-    if (!history) return;
-    this.#readyBytes -= history.bytes;
-    history.push(entry);
-    this.#readyBytes += history.bytes;
+  #cache(entry: Entry): void {
+    const room = this.rooms.get(entry.room);
+    if (room) this.rooms.push(room, entry);
   }
 
   #head(room: string): number {
@@ -219,15 +203,15 @@ export class SqliteStore implements Store {
     return key === (oldest ? oldest.prev : this.#head(room)) || this.#sql.exists.get(room, key) !== null;
   }
 
-  #load(room: string): History {
+  #load(name: string): CachedRoom {
     const { history: count } = this.options;
-    const maxBytes = this.#readyBytes < MAX_READY_BYTES ? MAX_ROOM_BYTES : MAX_LATE_ROOM_BYTES;
-    const latest = this.#sql.before.iterate(room, Number.MAX_SAFE_INTEGER, count);
-    const entries = aPageOf(entriesIn(room, latest), count, maxBytes).entries.reverse();
-    const history = new History(entries[0]?.prev ?? idOf(this.#head(room)), count, maxBytes);
+    const latest = this.#sql.before.iterate(name, Number.MAX_SAFE_INTEGER, count);
+    const entries = aPageOf(entriesIn(name, latest), count, this.rooms.loadBytes).entries.reverse();
+    const history = new History(entries[0]?.prev ?? idOf(this.#head(name)), count, MAX_ROOM_BYTES);
     for (const entry of entries) history.push(entry);
-    this.#readyBytes += history.bytes;
-    return history;
+    const room = { history, holders: 0 };
+    this.rooms.add(name, room);
+    return room;
   }
 
   #forgetLater(waitMs: number): void {

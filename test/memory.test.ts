@@ -85,18 +85,22 @@ test("when there are too many rooms the one that has been empty for longest goes
   ).toBeUndefined();
   store.close("b");
   store.close("a");
-  await open("d"); // in the place of b
+  await open("d");
+  say("d"); // in the place of b
   expect((await open("a")).head).toBe(ids.get("a") ?? "");
   expect(await store.open("b")).toBe("unavailable");
   store.close("d");
+  await open("b");
+  say("b");
   expect((await open("b")).head).not.toBe(ids.get("b") ?? "");
   expect((await open("c")).head).toBe(ids.get("c") ?? "");
 });
 
 test("a room is held as often as it was opened", async () => {
-  const { open, store } = makeStore({ rooms: 1 });
+  const { say, open, store } = makeStore({ rooms: 1 });
   await open("a");
   await open("a");
+  say("a");
   store.close("a");
   expect(await store.open("b")).toBe("unavailable");
   store.close("a");
@@ -112,4 +116,48 @@ test("when there are too many bytes empty rooms go first, then the oldest messag
   expect((await open("empty")).head).not.toBe(empty.head);
   expect([other.start, other.end]).toEqual([0, 1]);
   expect([grown.start, grown.end]).toEqual([1, 4]);
+});
+
+test("the busiest room is not evicted, also when nobody is ever in it", async () => {
+  const { say, store } = makeStore({ rooms: 3 });
+  for (let i = 0; i < 10; i++) {
+    say("busy", `${i}`);
+    say(`other${i}`);
+  }
+  const texts = async (room: string) =>
+    (await store.read(room, { limit: 100 })).entries.map(({ content }) => content);
+  expect(await texts("busy")).toEqual(["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+  expect(await texts("other7")).toEqual([]);
+  expect(await texts("other9")).toEqual(["hi"]);
+});
+
+test("the history of empty rooms outlives any number of rooms without, occupied or not", async () => {
+  const { say, open, store } = makeStore({ rooms: 50 });
+  for (let i = 0; i < 50; i++) say(`full${i}`, `${i}`);
+  const left = async () => {
+    let count = 0;
+    for (let i = 0; i < 50; i++) count += (await store.read(`full${i}`, { limit: 1 })).entries.length;
+    return count;
+  };
+  for (let i = 0; i < 150; i++) await open(`silent${i}`);
+  expect(await left()).toBe(50);
+  for (let i = 0; i < 150; i++) store.close(`silent${i}`);
+  for (let i = 0; i < 150; i++) {
+    await open(`brief${i}`);
+    store.close(`brief${i}`);
+  }
+  expect(await left()).toBe(50);
+  await open("silent0");
+  say("silent0", "the first message of a room takes the place of the one silent for longest");
+  expect(await left()).toBe(49);
+});
+
+test("also where rooms have no history at all, there are not more of them than there may be", async () => {
+  const { say, open, followed } = makeStore({ rooms: 3, entries: 0 });
+  const first = (await open("occupied")).head;
+  for (let i = 0; i < 10; i++) say(`r${i}`);
+  expect((await open("occupied")).head).toBe(first);
+  for (const room of ["r9", "r0"]) say(room);
+  const ids = new Map(followed.map(({ id, room }, i) => [i < 10 ? room : "", id]));
+  expect(followed.slice(10).map(({ room, prev }) => prev === ids.get(room))).toEqual([true, false]);
 });

@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtemp, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { RoomCache, type CachedRoom } from "../src/room-cache.ts";
 import { SqliteStore } from "../src/sqlite.ts";
 import { openFile } from "../src/sqlite-file.ts";
 import type { Answer, Draft, Entry } from "../src/store.ts";
@@ -387,6 +388,28 @@ describe("a store by itself", () => {
     }
     expect(left).toBe(1);
     second.end();
+  });
+
+  test("what is cached of rooms stays within its bound when they grow, too, and each room has the rest in the file", async () => {
+    const cache = new RoomCache<CachedRoom>(1_000_000);
+    const store = new SqliteStore(
+      join(folder, "chat.db"),
+      { history: 1000, keepDays: 0 },
+      (entry) => heard.push(entry),
+      Date.now,
+      cache,
+    );
+    for (let i = 0; i < 30; i++) await store.open(`r${i}`);
+    for (let count = 0; count < 100; count++) {
+      await Promise.all(Array.from({ length: 30 }, (_, i) => say(store, "x".repeat(400), { room: `r${i}` })));
+      expect(cache.bytes).toBeLessThanOrEqual(1_000_000);
+    }
+    expect(cache.bytes).toBeGreaterThan(800_000);
+    for (let i = 0; i < 30; i++)
+      expect(await store.read(`r${i}`, { limit: 1000 })).toMatchObject({ entries: { length: 100 } });
+    for (let i = 0; i < 30; i++) store.close(`r${i}`);
+    expect([cache.bytes, cache.size]).toEqual([0, 0]);
+    store.end();
   });
 
   test("a room whose messages are all forgotten still knows who has missed something", async () => {
