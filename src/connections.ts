@@ -1,7 +1,6 @@
 /** Every open WebSocket: how many there may be, whether each is alive, and until when it may stay. */
 
 import { refused, type Refusal } from "./door.ts";
-import type { Allowance } from "./limits.ts";
 import { end, type Ended, type Visitor } from "./visitor.ts";
 
 /** So many pings without any sign of life, and it is closed by the time of the next one. */
@@ -18,7 +17,6 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 export interface Connection {
   /** Whom it belongs to in the chat; nobody on the echo. */
   readonly visitor: Visitor | undefined;
-  readonly allowance: Allowance;
   /** As {@link networkOf} makes it. */
   readonly network: string;
   /** Unix time in milliseconds, or Infinity. */

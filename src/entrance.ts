@@ -55,15 +55,12 @@ export class Entrance {
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") return this.#notWebSocket(request);
 
     this.connections.reserve(network);
-    // Whoever comes again and again does not get a whole burst each time.
-    const left = this.#arrivals.of(network).takeUpTo(this.#rate.burst, performance.now());
-    const allowance = new Allowance(this.#rate, left);
-    const visitor = wish && (await this.hub.reserve(wish, allowance).catch(cannotOpen));
+    const visitor = wish && (await this.hub.reserve(wish, this.#allowanceFor(network)).catch(cannotOpen));
     if (visitor !== "unavailable") {
       const { expiresMs } = pass;
       // Left alone, Bun agrees to whichever subprotocol is offered first.
       const reply = { "Sec-WebSocket-Protocol": wish?.wire === "json" ? SUBPROTOCOL : "" };
-      const data = { visitor, allowance, network, expiresMs, unansweredPings: 0, pingedMs: 0 };
+      const data = { visitor, network, expiresMs, unansweredPings: 0, pingedMs: 0 };
       if (this.server().upgrade(request, { data, headers: reply })) return undefined;
       if (visitor) this.hub.release(visitor);
     }
@@ -73,6 +70,12 @@ export class Entrance {
 
   #notWebSocket({ headers }: Request): Response {
     return readableBy(this.door.allowedOrigin(headers), notWebSocket());
+  }
+
+  /** Whoever comes again and again does not get a whole burst each time. */
+  #allowanceFor(network: string): Allowance {
+    const left = this.#arrivals.of(network).takeUpTo(this.#rate.burst, performance.now());
+    return new Allowance(this.#rate, left);
   }
 
   /** Counted, written down, and told in a form that people or programs read. */

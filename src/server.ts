@@ -176,7 +176,7 @@ async function serve(options: Options): Promise<Running> {
 
   function showsLife(socket: Socket): void {
     socket.data.unansweredPings = 0;
-    if (!socket.data.allowance.bear(performance.now())) end(socket, "abuse");
+    if (socket.data.visitor?.allowance.bear(performance.now()) === false) end(socket, "abuse");
   }
 
   return { server, promise, stop: () => stop(server, hub, connections, options.drainSeconds) };

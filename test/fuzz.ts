@@ -230,7 +230,8 @@ if (import.meta.main) {
   });
   const { seconds = "60", seed = `${Date.now()}`, rate, tokens = false } = values;
   console.log(`seed ${seed}, ${seconds} s, ${TARGETS.join(", ")}`);
-  const limited = rate === undefined ? {} : { args: ["--message-rate", rate], pauseMs: 1200 / Number(rate) };
+  const args = ["--message-rate", `${rate}`, "--message-burst", `${2 * Number(rate)}`];
+  const limited = rate === undefined ? {} : { args, pauseMs: 1200 / Number(rate) };
   console.log(
     describeCounts(
       await runFuzz({ seed: Number(seed), seconds: Number(seconds), withTokens: tokens, ...limited }),

@@ -83,8 +83,6 @@ async function startNode(
       ...(args.includes("--flush-ms") ? [] : ["--flush-ms", "0"]),
       // Nobody reads it here.
       ...(args.includes("--log") ? [] : ["--log", "off"]),
-      // Tests say more at once than people do.
-      ...(args.includes("--message-rate") ? [] : ["--message-rate", "0"]),
       ...args,
     ],
     env: command ? env : { ...process.env, ...env },

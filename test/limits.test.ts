@@ -92,12 +92,18 @@ test("the text wire: what is too much is not said, and its sender is told so", a
   await ann.hears("Client #bob says: I may", "Not sent (rate-limited): 8192 bytes");
 });
 
-test("the echo counts, too", async () => {
+test("the echo is never rate-limited: messages or pings, and its connections take nothing from those in rooms", async () => {
   await using hub = await startHubbub({ args: slow(1) });
   await using ann = await hub.open("/websocket");
-  ann.says("1");
-  ann.says("2");
-  await ann.hears("Message text was: 1", "Not sent (rate-limited): 2");
+  const lines = Array.from({ length: 5000 }, (_, i) => `${i}`);
+  for (const line of lines) ann.says(line);
+  for (let i = 0; i < 200; i++) ann.pings();
+  await ann.hears(...lines.map((line) => `Message text was: ${line}`));
+  for (let i = 0; i < 200; i++) await (await hub.open("/websocket")).leaves();
+  await using bob = await hub.join("bob");
+  bob.says("I may");
+  await bob.hears("You wrote: I may", "Client #bob says: I may");
+  await ann.hearsNothing();
 });
 
 test("the JSON wire: told when to come again, and what follows waits for it", async () => {
@@ -120,7 +126,7 @@ test("the JSON wire: told when to come again, and what follows waits for it", as
   await ann.hears({ type: "ack", seq: 2 }, { type: "message", from: "ann", text: "2" });
 });
 
-test("who goes on regardless is closed: with messages, empty ones, pings or malformed frames, on either wire and the echo", async () => {
+test("who goes on regardless is closed: with messages, empty ones, pings or malformed frames, on either wire", async () => {
   await using hub = await startHubbub({ args: slow(10) });
   await using bob = await hub.join("bob");
   const flood = async (what: string, peer: Awaited<ReturnType<typeof hub.join>>, frame: string) => {
@@ -129,7 +135,6 @@ test("who goes on regardless is closed: with messages, empty ones, pings or malf
   };
   await flood("messages", await hub.join("ann", { room: "a" }), "hi");
   await flood("empty ones", await hub.join("ann", { room: "b" }), "");
-  await flood("the echo", await hub.open("/websocket"), "");
   const json = async (room: string) => (await hub.joinJson("ann", { room, session: "s" })).peer;
   await flood("pings", await json("c"), '{"type":"ping"}');
   await flood("malformed", await json("d"), "{");
