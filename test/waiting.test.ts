@@ -5,7 +5,7 @@ import { Hub } from "../src/hub.ts";
 import { Allowance } from "../src/limits.ts";
 import { MemoryStore } from "../src/memory.ts";
 import type { Wire } from "../src/protocol.ts";
-import type { Content } from "../src/store.ts";
+import { History, type Content, type Follower, type Store } from "../src/store.ts";
 import type { Ended, Socket } from "../src/visitor.ts";
 
 /** A connection's socket, whose network takes as much as the test says. */
@@ -56,24 +56,28 @@ class FakeSocket implements Socket {
   }
 }
 
-function startHub({ history = 100 } = {}) {
+function startHub({
+  history = 100,
+  flushMs = 0,
+  makeStore = ({ said }: Follower): Store => new MemoryStore(history, said),
+} = {}) {
   const topics = new Map<string, Set<FakeSocket>>();
   const hub = new Hub(
-    (follower) => new MemoryStore(history, follower.said),
+    makeStore,
     (topic, message) =>
       Math.min(1, ...(topics.get(topic) ?? new Set()).values().map((socket) => socket.send(message))),
-    { maxMessageBytes: 65_536, pingSeconds: 25, flushMs: 0 },
+    { maxMessageBytes: 65_536, pingSeconds: 25, flushMs },
   );
   const join = async (
     client: string,
     wire: Wire = "text",
-    more: { history?: number; buffered?: number } = {},
+    { buffered = 0, ...more }: { history?: number; after?: string; buffered?: number } = {},
   ) => {
-    const wish = { client, wire, room: "tea", history: more.history ?? 0 };
+    const wish = { client, wire, room: "tea", history: 0, ...more };
     const visitor = await hub.reserve(wish, new Allowance({ perSecond: 0, burst: 0 }));
     if (visitor === "unavailable") throw new Error("the room did not open");
     const socket = new FakeSocket(topics);
-    socket.buffered = more.buffered ?? 0;
+    socket.buffered = buffered;
     hub.enter(visitor, socket);
     return {
       socket,
@@ -217,8 +221,16 @@ describe("a slow consumer", () => {
     for (let i = 0; i < 5; i++) ann.says("x".repeat(60_000));
     expect(slow.socket.closed).toEqual(TOO_SLOW);
   });
+});
 
-  test("is sent no more of a replay than the network takes, and is never closed for it", async () => {
+describe("a replay", () => {
+  const MIB = 1024 * 1024;
+  const numbers = (from: number, to: number) =>
+    Array.from({ length: to - from + 1 }, (_, i) => `Client #ann says: ${from + i}`);
+  /** The next turn of the event loop, whatever the clock says. */
+  const turn = () => new Promise(setImmediate);
+
+  test("sends no more than the network takes, and closes nobody for it", async () => {
     const { join } = startHub();
     const ann = await join("ann");
     for (let i = 0; i < 10; i++) ann.says(`${i}`);
@@ -235,5 +247,124 @@ describe("a slow consumer", () => {
     expect(slow.socket.takes()).toEqual(Array.from({ length: 9 }, (_, i) => `Client #ann says: ${i + 2}`));
     ann.says("11");
     expect(slow.socket.takes()).toEqual(["Client #ann says: 11"]);
+  });
+
+  test("leaves others their turn after 1,000 messages", async () => {
+    const { join } = startHub({ history: 3000 });
+    const ann = await join("ann");
+    for (let i = 1; i <= 2500; i++) ann.says(`${i}`);
+    const { socket } = await join("late", "text", { history: 3000 });
+    for (const [from, to] of [
+      [1, 1000],
+      [1001, 2000],
+      [2001, 2500],
+    ] as const) {
+      expect(socket.takes()).toEqual(numbers(from, to));
+      await turn();
+    }
+  });
+
+  test("is over before a pong is sent that was asked for meanwhile", async () => {
+    const { join } = startHub();
+    const ann = await join("ann");
+    for (let i = 0; i < 3; i++) ann.says(`${i}`);
+    const late = await join("late", "json", { history: 3, buffered: 1 });
+    late.says('{"type":"ping"}');
+    late.drains();
+    const types = () => late.socket.takes().map((frame) => JSON.parse(String(frame)).type);
+    expect(types()).toEqual(["welcome", "message", "message"]);
+    late.socket.buffered = 0;
+    late.drains();
+    expect(types()).toEqual(["message", "pong"]);
+    late.drains();
+    late.says('{"type":"ping"}');
+    expect(types()).toEqual(["pong"]);
+  });
+
+  describe("of what only the store still has", () => {
+    /** A room in which 1 to 500 were said, of which ten are kept ready. */
+    async function longRoom() {
+      const ready = new History("1-0", 10, Infinity);
+      const stores: Store[] = [];
+      const { join } = startHub({
+        makeStore({ said }) {
+          const store = new MemoryStore(1000, (entry) => {
+            ready.push(entry);
+            said(entry);
+          });
+          store.open = async () => ready;
+          stores.push(store);
+          return store;
+        },
+      });
+      const ann = await join("ann");
+      ann.says("0");
+      const after = ready.head;
+      for (let i = 1; i <= 500; i++) ann.says(`${i}`);
+      const [store] = stores;
+      if (!store) throw new Error("there is no store");
+      return { join, after, store, ann };
+    }
+    const texts = ({ received }: FakeSocket) =>
+      received
+        .map((frame) => JSON.parse(String(frame)))
+        .flatMap(({ type, text }) => (type === "message" ? text : []));
+
+    test("sends no more than the network takes, and misses nothing", async () => {
+      const { join, after, ann } = await longRoom();
+      const late = await join("late", "json", { after, buffered: 2 * MIB });
+      for (let i = 0; i < 5; i++) await turn();
+      expect(texts(late.socket)).toEqual(["1"]);
+      late.socket.buffered = 0;
+      late.drains();
+      for (let i = 0; i < 20; i++) await turn();
+      ann.says("501");
+      expect(texts(late.socket)).toEqual(Array.from({ length: 501 }, (_, i) => `${i + 1}`));
+      expect(late.socket.closed).toBeUndefined();
+    });
+
+    test("ends with 1013 when the store has lost it meanwhile, rather than with a gap", async () => {
+      const { join, after, store } = await longRoom();
+      const late = await join("late", "json", { after, buffered: 2 * MIB });
+      for (let i = 0; i < 5; i++) await turn();
+      store.read = async () => ({ entries: [], more: false, recovered: false });
+      late.socket.buffered = 0;
+      late.drains();
+      for (let i = 0; i < 5; i++) await turn();
+      expect(late.socket.closed?.code).toBe(1013);
+      expect(texts(late.socket)).toEqual(["1"]);
+    });
+  });
+});
+
+describe("a busy room", () => {
+  /** In which "1" was just said; the clock stands still. */
+  async function busyRoom() {
+    const { join } = startHub({ flushMs: 10 });
+    const ann = await join("ann", "json");
+    const bob = await join("bob");
+    const say = (text: string) => ann.says(JSON.stringify({ type: "message", text }));
+    say("1");
+    for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+    expect(bob.socket.takes()).toEqual(["Client #ann says: 1"]);
+    return { say, bob };
+  }
+
+  test("hears a message after --flush-ms, and not before", async () => {
+    const { say, bob } = await busyRoom();
+    say("2");
+    say("3");
+    await passes(9);
+    expect(bob.socket.takes()).toEqual([]);
+    await passes(1);
+    expect(bob.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
+  });
+
+  test("hears at once what is more than 16 KiB, both wires together", async () => {
+    const { say, bob } = await busyRoom();
+    say("x".repeat(8000));
+    expect(bob.socket.takes()).toEqual([]);
+    say("y".repeat(300));
+    expect(bob.socket.takes().map(({ length }) => length)).toEqual([18 + 8000, 18 + 300]);
   });
 });
