@@ -29,6 +29,24 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       expect(ann.complaints).toEqual([]);
     });
 
+    test("a client that speaks as soon as it has joined is first said to have joined", async () => {
+      await using hub = await startHubbub({ store });
+      using page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      for (const id of ["bob", "eve"]) {
+        await using peer = await hub.join(id);
+        peer.says("hi");
+        await page.shows(`${page.conversation}.slice(-2)`, [`${id} joined`, `${id}: hi`]);
+        peer.says("hi again");
+        await page.shows(`${page.conversation}.slice(-3)`, [`${id} joined`, `${id}: hi`, "hi again"]);
+        await peer.leaves();
+        await page.shows("leaving.size", 1);
+        await page.run(
+          "[...leaving.keys()].forEach((name) => (clearTimeout(leaving.get(name)), leaving.delete(name)))",
+        );
+      }
+    });
+
     test("two tabs of one client: what one says stands in the other as one's own", async () => {
       await using hub = await startHubbub({ store });
       using one = await openPage(hub, "/client?id=ann");
@@ -136,7 +154,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       hub.freeze();
       await page.says("for tea");
       await page.shows(page.conversation, ["me: for tea: Sending…"]);
-      await page.run("(undecide('in doubt', words.unsure), keepOutbox())");
+      await page.run("(undecide({ text: 'in doubt' }, words.unsure), keepOutbox())");
       // A page that is closed before the answer, without the question that a person would be asked.
       await page.run("pending.clear()");
       hub.thaw();
