@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { connect } from "../src/client.ts";
 import { networkOf } from "../src/connections.ts";
 import { forwardedFor } from "../src/door.ts";
-import { Allowance } from "../src/limits.ts";
+import { Allowance, Allowances } from "../src/limits.ts";
 import { errors } from "../src/protocol.ts";
 import { Clock } from "./clock.ts";
 import { startHubbub } from "./hubbub.ts";
@@ -73,6 +73,16 @@ describe("an allowance", () => {
     const mine = new Allowance({ perSecond: 0, burst: 1 });
     for (let i = 0; i < 1000; i++) expect([mine.take("x", 0), mine.bear(0)]).toEqual([0, true]);
   });
+});
+
+test("10,000 addresses are told apart; beyond that the one that was silent for longest starts anew", () => {
+  const allowances = new Allowances({ perSecond: 1, burst: 1 });
+  const isFull = (address: string) => allowances.of(address).take("x", 0) === 0;
+  for (const address of ["first", "second"]) expect(isFull(address)).toBe(true);
+  for (let i = 0; i < 9_998; i++) isFull(`a${i}`);
+  expect(isFull("first")).toBe(false);
+  isFull("one more");
+  expect([isFull("first"), isFull("second")]).toEqual([false, true]);
 });
 
 /** A second between two messages: nothing comes back while a test runs. */

@@ -161,3 +161,26 @@ test("also where rooms have no history at all, there are not more of them than t
   const ids = new Map(followed.map(({ id, room }, i) => [i < 10 ? room : "", id]));
   expect(followed.slice(10).map(({ room, prev }) => prev === ids.get(room))).toEqual([true, false]);
 });
+
+test("its own limits are 64 MiB a room, 256 MiB in all, and 50,000 rooms", async () => {
+  const store = new MemoryStore(1_000_000, () => {});
+  const say = (room: string, content: string) => store.append(draft(room, content), { answered() {} });
+  const twoMiB = "x".repeat(1024 * 1024); // with two bytes for each character, and what surrounds it a little more
+  const histories: ReadonlyHistory[] = [];
+  for (let i = 0; i < 5; i++) {
+    const history = await store.open(`large${i}`);
+    if (history === "unavailable") throw new Error("the room did not open");
+    histories.push(history);
+    for (let n = 0; n < 40; n++) say(`large${i}`, twoMiB);
+  }
+  const lengths = histories.map(({ start, end }) => end - start);
+  expect(lengths.slice(0, 4)).toEqual([31, 31, 31, 31]);
+  expect(lengths.reduce((sum, length) => sum + length)).toBe(127);
+
+  const many = new MemoryStore(1, () => {});
+  const isKept = async (room: string) => (await many.read(room, { limit: 1 })).entries.length === 1;
+  for (let i = 0; i < 50_000; i++) many.append(draft(`r${i}`, ""), { answered() {} });
+  expect(await isKept("r0")).toBe(true);
+  many.append(draft("one more", ""), { answered() {} });
+  expect([await isKept("r0"), await isKept("r1"), await isKept("one more")]).toEqual([false, true, true]);
+});

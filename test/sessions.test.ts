@@ -84,6 +84,14 @@ describe("a sequence", () => {
   });
 });
 
+test("a connection has at most 10,000 numbers at the store; the next one is held back until one is answered", () => {
+  const sequence = new Sequence();
+  for (let seq = 1; seq <= 10_000; seq++) sequence.admit(seq, false);
+  expect(sequence.admit(10_001, false)).toEqual(unavailable);
+  sequence.answered(1, kept("1-0"));
+  expect(sequence.admit(10_001, false)).toEqual({ after: 10_000 });
+});
+
 describe("sessions", () => {
   const draft = (seq: number, more: Partial<Draft> = {}): Draft => ({
     room: "r",
@@ -120,5 +128,13 @@ describe("sessions", () => {
       sessions.kept(draft(nowMs + 1, { from }), "1-0", nowMs);
     expect(["ann", "bob", "eve"].map((client) => sessions.sent(client, "s", 4))).toEqual([3, null, 4]);
     expect(["ann", "eve"].map((client) => sessions.sent(client, "s", day + 2))).toEqual([null, 4]);
+  });
+
+  test("are 100,000 at most", () => {
+    const sessions = new Sessions();
+    for (let i = 1; i <= 100_000; i++) sessions.kept(draft(1, { session: `s${i}` }), "1-0", 0);
+    expect(sessions.sent("ann", "s1", 0)).toBe(1);
+    sessions.kept(draft(1, { session: "one more" }), "1-0", 0);
+    expect(["s1", "s2", "one more"].map((session) => sessions.sent("ann", session, 0))).toEqual([null, 1, 1]);
   });
 });
