@@ -41,13 +41,13 @@ export interface Item {
 }
 
 /**
- * `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`, which is
- * that of an HTTP status or a close code, unless one closed it oneself.
+ * `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`: `status` is
+ * the HTTP status or the close code, unless one closed it oneself, and `code` the server's `Hubbub-Code`, such as `bad-name`.
  */
 export type State =
   | { readonly is: "connecting" | "open" }
   | { readonly is: "waiting"; readonly retryAt: number; readonly reason: string }
-  | { readonly is: "closed"; readonly reason: string; readonly status?: number };
+  | { readonly is: "closed"; readonly reason: string; readonly status?: number; readonly code?: string };
 
 export interface Events {
   state: State;
@@ -67,9 +67,17 @@ export interface Events {
 const FIRST_WAIT_MS = 500;
 /** A session that is not known was never known, as long as the server cannot have forgotten it for its age. */
 const SURELY_KNOWN_MS = 60 * 60 * 1000;
-/** HTTP statuses that pass. */
+/** Rejections that pass, although they are a 4xx of the server's. */
 const PASSING_STATUS = [408, 425, 426, 429];
 const MAX_WAIT_MS = 30_000;
+/** A proxy may ask for a day. */
+const MAX_RETRY_AFTER_MS = 10 * 60 * 1000;
+/** How long a connection in doubt has to answer: a suspended computer, another network, a page that was frozen. */
+const PROBE_MS = 3000;
+/** What may have cost the connection without a word: the network is back, the page is shown, restored or thawed. */
+const WAKING = ["online", "visibilitychange", "pageshow", "resume"];
+const MAX_REASON_CHARACTERS = 500;
+const SILENT = "no sign of life";
 /** Until the first welcome has said how often to ask. */
 const PING_SECONDS = 25;
 /** Close codes after which coming back by itself is wrong: replaced by another connection; not allowed any more. */
@@ -121,11 +129,20 @@ export class Connection {
   #pingMs = PING_SECONDS * 1000;
   /** A ping is out, and nothing was heard since. */
   #isAsked = false;
+  #checkedAt = 0;
+  #probe: ReturnType<typeof setTimeout> | undefined;
   #isEnded = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #resend: ReturnType<typeof setTimeout> | undefined;
   #heartbeat: ReturnType<typeof setInterval> | undefined;
-  readonly #online = () => this.retryNow();
+  /** Asks why it was rejected. */
+  #inquiry: AbortController | undefined;
+  readonly #wake = ({ type, target, persisted }: Event & { readonly persisted?: boolean }) => {
+    if (type === "pageshow" && !persisted) return; // the page is new
+    if (target && "hidden" in target && target.hidden) return;
+    if (this.state.is === "waiting") this.#open();
+    else this.#test();
+  };
 
   constructor(options: Options) {
     this.#options = options;
@@ -133,7 +150,7 @@ export class Connection {
     this.outbox = (options.outbox ?? []).map((item) => ({ ...item }));
     this.#after = options.after;
     void this.#url; // throws here, where it can be caught, if the server's address is none
-    globalThis.addEventListener?.("online", this.#online);
+    for (const type of WAKING) globalThis.addEventListener?.(type, this.#wake, true);
     // Later, so that whoever called has its handlers on.
     this.#timer = setTimeout(() => this.#open());
   }
@@ -156,24 +173,44 @@ export class Connection {
 
   /**
    * What was said before a message, oldest first: a page of it, and whether there is more.
-   * @throws an error with the server's sentence
+   * @throws an error with the server's sentence, or one that says that it was not the server that answered
    */
   async earlier(before: string): Promise<{ messages: Message[]; more: boolean }> {
-    const { server = import.meta.url, room = "lobby" } = this.#options;
-    const url = new URL(`/rooms/${encodeURIComponent(room)}/messages?before=${before}`, server);
-    const response = await fetch(url, this.#withToken);
-    const body: { messages: Message[]; more: boolean; detail?: string } = JSON.parse(await response.text());
-    if (!response.ok) throw new Error(body.detail);
-    return body;
+    const { room = "lobby" } = this.#options;
+    const url = new URL(`/rooms/${encodeURIComponent(room)}/messages`, this.#server);
+    url.searchParams.set("before", before);
+    const response = await fetch(url, this.#request(this.#token));
+    let body: { messages?: Message[]; more?: boolean; detail?: string } | null = null;
+    try {
+      body = JSON.parse(await response.text());
+    } catch {
+      // A proxy's page.
+    }
+    if (response.ok && body?.messages) return { messages: body.messages, more: body.more === true };
+    throw new Error((codeOf(response) && body?.detail) || notOurs(response));
   }
 
   get #token(): string | undefined {
     return this.#options.token?.trim();
   }
 
-  get #withToken(): RequestInit {
-    const token = this.#token;
-    return token === undefined ? {} : { headers: { Authorization: `Bearer ${token}` } };
+  /** Bun would take the proxy that its environment names, and a WebSocket does not: both take the same way. */
+  #request(token: string | undefined) {
+    return {
+      proxy: false as const,
+      headers: token === undefined ? {} : { Authorization: `Bearer ${token}` },
+    };
+  }
+
+  /** @throws if the server's address is none */
+  get #server(): string {
+    const { server } = this.#options;
+    const address = server ?? import.meta.url;
+    if (/^https?:\/\//i.test(address)) return address;
+    const own = server === undefined ? ", which is where this module was loaded from" : "";
+    throw new Error(
+      `server: expected an address such as "http://localhost:8000", got ${JSON.stringify(address.slice(0, 100))}${own}`,
+    );
   }
 
   /** Does not wait any longer for the next attempt; also brings back what the server has closed. */
@@ -186,13 +223,13 @@ export class Connection {
   close(reason = "closed"): void {
     this.#isEnded = true;
     this.#letGo();
-    globalThis.removeEventListener?.("online", this.#online);
+    for (const type of WAKING) globalThis.removeEventListener?.(type, this.#wake, true);
     this.#become({ is: "closed", reason });
   }
 
   get #url(): URL {
-    const { server = import.meta.url, id, room, history } = this.#options;
-    const url = new URL(`/ws/${encodeURIComponent(id)}`, server);
+    const { id, room, history } = this.#options;
+    const url = new URL(`/ws/${encodeURIComponent(id)}`, this.#server);
     const query = { room, history, session: this.session, after: this.#after };
     for (const [name, value] of Object.entries(query))
       if (value !== undefined) url.searchParams.set(name, `${value}`);
@@ -209,40 +246,73 @@ export class Connection {
     let socket: WebSocket;
     try {
       socket = new WebSocket(url.href.replace(/^http/, "ws"), offers);
-    } catch {
-      return this.#become({ is: "closed", reason: NO_TOKEN });
+    } catch (error) {
+      // The address is one; what else a browser may object to, it says itself.
+      const isToken = token !== undefined && error instanceof Error && error.name === "SyntaxError";
+      return this.#become({ is: "closed", reason: isToken ? NO_TOKEN : `${error}` });
     }
     this.#socket = socket;
     let welcomed = false;
     socket.onmessage = ({ data }) => {
       this.#isAsked = false;
-      welcomed = true;
-      this.#hear(JSON.parse(data));
+      clearTimeout(this.#probe);
+      this.#probe = undefined;
+      let event: Incoming | null;
+      try {
+        event = JSON.parse(data);
+      } catch {
+        return; // it is another server
+      }
+      welcomed ||= event?.type === "welcome";
+      if (event && welcomed) this.#hear(event);
     };
     socket.onclose = ({ code, reason }) => {
       if (FINAL.includes(code)) {
         this.#letGo();
         return this.#become({ is: "closed", reason, status: code });
       }
-      this.#comeBack(reason, 0);
-      if (!welcomed) void this.#askWhy(url, socket);
+      this.#comeBack(reason);
+      if (!welcomed && this.state.is === "waiting") void this.#askWhy(url);
     };
     this.#isAsked = false;
+    this.#startHeartbeat();
+  }
+
+  #startHeartbeat(): void {
+    clearInterval(this.#heartbeat);
+    this.#checkedAt = Date.now();
     this.#heartbeat = setInterval(() => this.checkAlive(), this.#pingMs);
   }
 
   /** A ping that has no answer by the time of the next one: the connection is dead, whatever TCP says. */
   checkAlive(): void {
-    if (this.#isAsked) return this.#comeBack("no sign of life", 0);
+    const sinceMs = Date.now() - this.#checkedAt;
+    this.#checkedAt += sinceMs;
+    // Suspended, or frozen: the answer may be here and not read yet, or the connection long gone.
+    if (sinceMs > 2 * this.#pingMs) return this.#test();
+    if (this.#isAsked) return this.#comeBack(SILENT);
+    this.#ask();
+  }
+
+  #ask(): void {
     this.#isAsked = true;
     this.#write({ type: "ping" });
+  }
+
+  /** Whether the connection is alive, or still on its way, shows within seconds. */
+  #test(): void {
+    if (this.#socket === undefined || this.#probe !== undefined) return;
+    this.#ask();
+    this.#probe = setTimeout(() => this.#comeBack(SILENT), PROBE_MS);
   }
 
   #letGo(): void {
     clearTimeout(this.#timer);
     clearTimeout(this.#resend);
+    clearTimeout(this.#probe);
     clearInterval(this.#heartbeat);
-    this.#resend = undefined;
+    this.#resend = this.#probe = undefined;
+    this.#inquiry?.abort();
     const socket = this.#socket;
     this.#socket = undefined;
     if (!socket) return;
@@ -250,30 +320,44 @@ export class Connection {
     socket.close();
   }
 
-  /** Full jitter: a thousand clients that lose their server together come back spread out. */
-  #comeBack(reason: string, atLeastMs: number): void {
+  #comeBack(reason: string): void {
     this.#letGo();
-    const waitMs = atLeastMs + Math.random() * Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#attempts++);
+    this.#attempts++;
+    this.#wait(reason);
+  }
+
+  /** Full jitter: a thousand clients that lose their server together come back spread out. */
+  #wait(reason: string, atLeastMs = 0): void {
+    clearTimeout(this.#timer);
+    const waitMs =
+      atLeastMs + Math.random() * Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** (this.#attempts - 1));
     this.#timer = setTimeout(() => this.#open(), waitMs);
     this.#become({ is: "waiting", retryAt: Date.now() + waitMs, reason });
   }
 
-  /** A WebSocket does not say why it was refused; a plain GET of the same address does, in a sentence. */
-  async #askWhy(url: URL, socket: WebSocket): Promise<void> {
-    try {
-      const response = await fetch(url, this.#withToken);
-      const reason = (await response.text()).trim();
-      if (this.#socket !== undefined || this.state.is !== "waiting" || socket.readyState !== WebSocket.CLOSED)
-        return;
-      const retryAfterMs = Number(response.headers.get("retry-after")) * 1000;
-      if (retryAfterMs > 0) this.#comeBack(reason, retryAfterMs);
-      else if (response.status >= 400 && response.status < 500 && !PASSING_STATUS.includes(response.status)) {
-        this.#letGo();
-        this.#become({ is: "closed", reason, status: response.status });
-      }
-    } catch {
-      // There is nobody to ask: it goes on trying.
+  /** A WebSocket does not say why it was rejected; a plain GET of the same address does, in a sentence. */
+  async #askWhy(url: URL): Promise<void> {
+    const { signal } = (this.#inquiry = new AbortController());
+    const ask = (token: string | undefined) =>
+      fetch(url, { ...this.#request(token), signal }).catch(() => undefined);
+    let response = await ask(this.#token);
+    // The browser of a page that may not connect does not let it show a token.
+    const isTokenless = !response && this.#token !== undefined;
+    if (isTokenless) response = await ask(undefined);
+    if (!response) return;
+    const { status, headers } = response;
+    const code = codeOf(response);
+    const text = code ? await response.text().catch(() => "") : notOurs(response);
+    // By now it may be closed, or on its way again. Without the token, only this one also holds with it.
+    if (signal.aborted || this.state.is !== "waiting" || (isTokenless && code !== "origin")) return;
+    const reason = text.trim().slice(0, MAX_REASON_CHARACTERS);
+    if (code && status >= 400 && status < 500 && !PASSING_STATUS.includes(status)) {
+      this.#letGo();
+      return this.#become({ is: "closed", reason, status, code });
     }
+    const retryAfterMs = Number(headers.get("retry-after")) * 1000;
+    if (retryAfterMs > 0) this.#wait(reason, Math.min(retryAfterMs, MAX_RETRY_AFTER_MS));
+    else if (status !== 426) this.#become({ ...this.state, reason });
   }
 
   #hear(event: Incoming): void {
@@ -288,6 +372,7 @@ export class Connection {
         this.#emit("message", event);
         break;
       case "pong":
+        this.#attempts = 0;
         this.#goLive();
         break;
       case "presence":
@@ -328,8 +413,7 @@ export class Connection {
     const { sent = null, recovered, last, pingSeconds, maxMessageBytes } = welcome;
     this.#pingMs = pingSeconds * 1000;
     this.#maxBytes = maxMessageBytes;
-    clearInterval(this.#heartbeat);
-    this.#heartbeat = setInterval(() => this.checkAlive(), this.#pingMs);
+    this.#startHeartbeat();
     // A store that still has the last message heard has lost nothing: what it does not know was never said.
     const isForgotten = ({ givenAt = 0 }: Item) =>
       sent === null && (this.#known || recovered !== true || Date.now() - givenAt > SURELY_KNOWN_MS);
@@ -428,6 +512,15 @@ export class Connection {
         console.error(error);
       }
   }
+}
+
+/** What the server names a rejection; no proxy's error page has one. */
+function codeOf({ headers }: Response): string | undefined {
+  return headers.get("hubbub-code") ?? undefined;
+}
+
+function notOurs({ status }: Response): string {
+  return `No answer from the chat server, but HTTP ${status} from something on the way.`;
 }
 
 /** Whom a token is for; what it is worth only the server knows. */

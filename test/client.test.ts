@@ -1,9 +1,11 @@
 /** The client module as others use it. The promise it keeps is tested in faults.test.ts. */
 
-import { expect, test } from "bun:test";
-import { connect, type State } from "../src/client.ts";
+import { expect, setSystemTime, test } from "bun:test";
+import { createServer } from "node:http";
+import { connect, type Connection, type State } from "../src/client.ts";
 import type { Welcome } from "../src/events.ts";
 import { Tokens } from "../src/tokens.ts";
+import { openPage, skipped as withoutBrowser } from "./browser.ts";
 import { startHubbub, within, until } from "./hubbub.ts";
 
 /** The next time that something happens, with a deadline. */
@@ -78,6 +80,7 @@ test("a refusal is final and has its reason; a server that is away is tried agai
   ).toEqual({
     is: "closed",
     status: 400,
+    code: "bad-name",
     reason: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.',
   });
   await hub.stop();
@@ -88,6 +91,275 @@ test("a refusal is final and has its reason; a server that is away is tried agai
     "waiting",
   );
   away.close();
+});
+
+/** As a browser tells it. */
+function happens(event: Event): void {
+  EventTarget.prototype.dispatchEvent.call(globalThis, event);
+}
+
+/** Waits for a state that the client is in, or comes to. */
+async function becomes(client: Connection, is: (state: State) => boolean, what: string): Promise<State> {
+  if (is(client.state)) return client.state;
+  return next<State>((handler) => client.on("state", handler), is, what);
+}
+
+test("a proxy that answers for a server that is away ends nothing, whatever it says", async () => {
+  const statuses = [400, 401, 403, 404, 410, 451, 502, 503, 200];
+  const clients: Connection[] = [];
+  const port = await (async () => {
+    await using proxy = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch({ url }) {
+        const status = Number(new URL(url).pathname.split("-").at(-1));
+        return new Response("<h1>404 page not found</h1>", {
+          status,
+          headers: { "Content-Type": "text/html" },
+        });
+      },
+    });
+    for (const status of statuses) {
+      const client = connect({ server: proxy.url.origin, id: `ann-${status}` });
+      clients.push(client);
+      const reason = `No answer from the chat server, but HTTP ${status} from something on the way.`;
+      await becomes(client, (state) => state.is === "waiting" && state.reason === reason, `HTTP ${status}`);
+    }
+    return proxy.port;
+  })();
+  await using hub = await startHubbub({ args: ["--port", `${port}`] });
+  for (const client of clients) {
+    client.retryNow();
+    await becomes(client, ({ is }) => is === "open", "coming back");
+    client.close();
+  }
+  expect(hub.port).toBe(Number(port));
+});
+
+test("only a 4xx with the server's own code is final, apart from those that pass", async () => {
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch({ url }) {
+      const status = Number(new URL(url).pathname.split("-").at(-1));
+      return new Response("Because.\n", { status, headers: { "Hubbub-Code": "some-code" } });
+    },
+  });
+  const ends = async (status: number) => {
+    const client = connect({ server: server.url.origin, id: `ann-${status}` });
+    const state = await becomes(
+      client,
+      (state) => (state.is === "waiting" || state.is === "closed") && state.reason === "Because.",
+      `the reason of ${status}`,
+    );
+    client.close();
+    return state;
+  };
+  for (const status of [400, 401, 403, 404, 405, 410])
+    expect(await ends(status)).toEqual({ is: "closed", reason: "Because.", status, code: "some-code" });
+  for (const status of [408, 425, 429, 500, 503]) expect((await ends(status)).is).toBe("waiting");
+});
+
+test("one failed attempt counts once in the back-off, also where the server says when to try again", async () => {
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: () =>
+      new Response("full", { status: 503, headers: { "Hubbub-Code": "full", "Retry-After": "0.4" } }),
+  });
+  const { random } = Math;
+  Math.random = () => 0.5;
+  try {
+    const waits: number[] = [];
+    const ann = connect({ server: server.url.origin, id: "ann" });
+    const third = Promise.withResolvers<void>();
+    ann.on("state", (state) => {
+      if (state.is !== "waiting" || state.reason !== "full") return;
+      // To the nearest 50 ms: it is read a moment after it was set.
+      waits.push(Math.round((state.retryAt - Date.now()) / 50) * 50);
+      if (waits.length === 3) third.resolve();
+      else ann.retryNow();
+    });
+    await within(third.promise, () => `waited ${waits}`);
+    ann.close();
+    // Half of 500, 1,000 and 2,000, on top of what the server asks for.
+    expect(waits).toEqual([650, 900, 1400]);
+  } finally {
+    Math.random = random;
+  }
+});
+
+test("where asking with the token gets no answer, only the Origin's rejection is believed without it", async () => {
+  let code = "no-token";
+  const asked: string[] = [];
+  // A browser refuses to ask with a token where the page may not connect; here the connection is cut.
+  const server = createServer(({ headers, socket }, response) => {
+    asked.push(headers.authorization ?? "none");
+    if (headers.authorization) socket.destroy();
+    else response.writeHead(code === "origin" ? 403 : 401, { "Hubbub-Code": code }).end("Why.");
+  });
+  server.on("upgrade", (_, socket) => socket.destroy());
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  const port = typeof address === "object" ? address?.port : 0;
+  const ann = connect({ server: `http://127.0.0.1:${port}`, id: "ann", token: "a.b.c" });
+  // With the second answer it has made another attempt after the first.
+  await until(async () => asked.filter((token) => token === "none").length >= 2, "it asks without the token");
+  expect(asked.slice(0, 2)).toEqual(["Bearer a.b.c", "none"]);
+  expect(ann.state.is).not.toBe("closed");
+  code = "origin";
+  expect(await becomes(ann, ({ is }) => is === "closed", "the end")).toEqual({
+    is: "closed",
+    reason: "Why.",
+    status: 403,
+    code: "origin",
+  });
+  server.close();
+});
+
+test.skipIf(withoutBrowser !== "")(
+  `a page that is rejected for its Origin learns so, with a token and without${withoutBrowser}`,
+  async () => {
+    const secret = "a secret of thirty-two bytes, or more";
+    await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+    const token = new Tokens(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+    await using other = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch: () => new Response("<title>another site</title>", { headers: { "Content-Type": "text/html" } }),
+    });
+    using page = await openPage({ origin: other.url.origin }, "/");
+    for (const options of [{}, { token }]) {
+      await page.run(`import("${hub.origin}/hubbub.js").then(({ connect }) => {
+        window.room = connect(${JSON.stringify({ id: "ann", ...options })});
+      })`);
+      await page.shows("[room.state.is, room.state.status, room.state.code]", ["closed", 403, "origin"]);
+    }
+  },
+  60_000,
+);
+
+test("the network's return brings back who waits, and nobody who was closed", async () => {
+  await using hub = await startHubbub();
+  const [one, two] = ["s", "s"].map((session) => connect({ server: hub.origin, id: "ann", session }));
+  if (!one || !two) throw new Error("no clients");
+  await becomes(one, ({ is }) => is === "closed", "the end of the older one");
+  await becomes(two, ({ is }) => is === "open", "the newer one");
+  const states: State[] = [];
+  for (const client of [one, two]) client.on("state", (state) => states.push(state));
+  for (const type of ["online", "visibilitychange", "resume"]) happens(new Event(type));
+  happens(Object.assign(new Event("pageshow"), { persisted: true }));
+  // Whatever they began is over when the answer to a later message is here.
+  const acknowledged = next<object>(
+    (handler) => two.on("acknowledged", handler),
+    () => true,
+    "the ack",
+  );
+  two.send("still here");
+  await acknowledged;
+  expect(states).toEqual([]);
+  await hub.stop();
+  for (const wake of [
+    new Event("online"),
+    new Event("visibilitychange"),
+    new Event("resume"),
+    Object.assign(new Event("pageshow"), { persisted: true }),
+  ]) {
+    await becomes(two, ({ is }) => is === "waiting", "waiting");
+    happens(Object.assign(new Event("pageshow"), { persisted: false })); // a page that was just loaded
+    expect(two.state.is).toBe("waiting");
+    happens(wake);
+    expect([one.state.is, two.state.is]).toEqual(["closed", "connecting"]);
+  }
+  for (const client of [one, two]) client.close();
+});
+
+test("an open connection is tested when the network is back: a dead one is given up within seconds", async () => {
+  await using hub = await startHubbub();
+  const [ann, bob] = ["ann", "bob"].map((id) => connect({ server: hub.origin, id }));
+  if (!ann || !bob) throw new Error("no clients");
+  for (const client of [ann, bob]) await becomes(client, ({ is }) => is === "open", "the welcome");
+  hub.process.kill("SIGSTOP");
+  happens(new Event("online"));
+  happens(new Event("visibilitychange")); // does not put it off
+  expect([ann.state.is, bob.state.is]).toEqual(["open", "open"]);
+  // The deadline of a test is far below the time between two pings.
+  for (const client of [ann, bob]) {
+    const silent = (state: State) => state.is === "waiting" && state.reason === "no sign of life";
+    await becomes(client, silent, "giving up");
+    client.close();
+  }
+});
+
+test("after a sleep an old ping proves nothing: the connection is tested anew", async () => {
+  await using hub = await startHubbub();
+  const ann = connect({ server: hub.origin, id: "ann" });
+  await becomes(ann, ({ is }) => is === "open", "the welcome");
+  const states: State[] = [];
+  ann.on("state", (state) => states.push(state));
+  ann.checkAlive(); // its answer is not read yet when the computer wakes up
+  setSystemTime(Date.now() + 60 * 60 * 1000);
+  try {
+    ann.checkAlive();
+  } finally {
+    setSystemTime();
+  }
+  const acknowledged = next<object>(
+    (handler) => ann.on("acknowledged", handler),
+    () => true,
+    "the ack",
+  );
+  ann.send("hi");
+  await acknowledged;
+  expect(states).toEqual([]);
+  ann.close();
+});
+
+test("an earlier page that does not come from the server is an error that says so", async () => {
+  await using hub = await startHubbub();
+  const bodies = ["<html>Bad gateway</html>", "null", '{"detail":"a proxy\'s"}', "{}"];
+  await using proxy = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: () => new Response(bodies.shift(), { status: 502, headers: { "Content-Type": "text/html" } }),
+  });
+  const ann = connect({ server: hub.origin, id: "ann" });
+  expect(await ann.earlier("1-0")).toEqual({ messages: [], more: false });
+  await expect(ann.earlier("none")).rejects.toThrow("after or before is the id of a message");
+  ann.close();
+  const bob = connect({ server: proxy.url.origin, id: "bob" });
+  const count = bodies.length;
+  bob.close();
+  for (let i = 0; i < count; i++)
+    await expect(bob.earlier("1-0")).rejects.toThrow(
+      "No answer from the chat server, but HTTP 502 from something on the way.",
+    );
+});
+
+test("a server of another kind is none: what it says is ignored", async () => {
+  const said = Promise.withResolvers<void>();
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: (request, server) => (server.upgrade(request) ? undefined : new Response("no WebSocket")),
+    websocket: {
+      open(socket) {
+        for (const frame of ["hello", "null", "[]", '{"type":"message","id":"1-0","from":"x","text":"x"}'])
+          socket.send(frame);
+        socket.close(1000);
+      },
+      message() {},
+      close: () => said.resolve(),
+    },
+  });
+  const heard: object[] = [];
+  const ann = connect({ server: server.url.origin, id: "ann" }).on("message", (message) =>
+    heard.push(message),
+  );
+  await becomes(ann, ({ is }) => is === "waiting", "waiting");
+  await said.promise;
+  expect(heard).toEqual([]);
+  ann.close();
 });
 
 test("a refused message does not hold back the others; one that passes is sent again in its place", async () => {

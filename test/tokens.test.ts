@@ -250,6 +250,7 @@ describe("who shows one", () => {
     expect(await within(closed.promise, () => "still trying")).toEqual({
       is: "closed",
       status: 403,
+      code: "not-for-client",
       reason: "This token is for another client id: connect as the one that it names.",
     });
   });
