@@ -23,17 +23,20 @@ export function catchUp(visitor: Visitor, store: Store, dismiss: Dismiss): void 
   const { room, wire, section, socket } = visitor;
   if (!socket || !room.catchingUp.has(visitor)) return;
   if (visitor.behind !== undefined) return void later(readOn(visitor, store, dismiss), visitor, dismiss);
-  for (let count = 0; visitor.position < room.history.end; count++) {
-    if (count === SEND_AT_ONCE)
-      return void later(
+  for (let count = 1; visitor.position < room.history.end; count++) {
+    const entry = room.history.at(visitor.position);
+    if (!entry) return dismiss(visitor, "tooSlow");
+    visitor.position++;
+    const isTaken = send(visitor, entry);
+    if (isTaken && count < SEND_AT_ONCE) continue;
+    visitor.behind = entry.id; // when this goes on, the history may no longer have what follows, but the store may
+    if (isTaken)
+      void later(
         othersTurn().then(() => catchUp(visitor, store, dismiss)),
         visitor,
         dismiss,
       );
-    const entry = room.history.at(visitor.position);
-    if (!entry) return dismiss(visitor, "tooSlow");
-    visitor.position++;
-    if (!send(visitor, entry)) return; // `drain` goes on
+    return; // otherwise `drain` goes on
   }
   room.fanOut.flush(section); // what waits there is read already; who hears the room from here on hears it no second time
   room.catchingUp.delete(visitor);

@@ -64,7 +64,8 @@ export function readWish(id: string, url: string, headers: Headers, defaultHisto
   return {
     ...wish,
     wire: "json",
-    history: Number(asked ?? defaultHistory),
+    // A client that cannot go on from where it was starts again, with no more than any other.
+    history: Math.min(Number(asked ?? defaultHistory), after === null ? Infinity : defaultHistory),
     ...(session ? { session: session.name } : {}),
     ...(after === null ? {} : { after }),
   };

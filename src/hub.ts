@@ -132,7 +132,7 @@ export class Hub {
     const resumed = after === undefined ? undefined : history.positionAfter(after);
     const recovered = resumed !== undefined || isAfterKept;
     if (after !== undefined) resumes.count(`${recovered}`);
-    if (resumed === undefined && recovered) visitor.behind = after;
+    if (resumed === undefined) visitor.behind = recovered ? after : arrival.idBefore;
     visitor.position = resumed ?? Math.max(history.start, history.end - arrival.history);
     if (visitor.wire === "json")
       visitor.send(

@@ -8,6 +8,9 @@ import type { Close } from "./protocol.ts";
 import type { ReadonlyHistory, Store } from "./store.ts";
 import { Visitor, type Room, type Wish } from "./visitor.ts";
 
+/** `?history=N` goes back this far also where less than that is kept ready. */
+const MAX_REPLAY = 1000;
+
 export class Rooms {
   readonly #rooms = new Map<string, Room>();
   /** How often the store has lost what was open. */
@@ -58,10 +61,25 @@ export class Rooms {
       after === undefined ? false : this.#isKept(wish.room, after),
       asked,
     ]);
-    if (sent !== "unavailable" && isAfterKept !== "unavailable" && ticket !== "unavailable")
-      return new Visitor(wish, room, allowance, { after, history: wish.history, sent, isAfterKept }, ticket);
+    const idBefore = isAfterKept === false ? await this.#idBefore(wish, history) : undefined;
+    if (
+      sent !== "unavailable" &&
+      isAfterKept !== "unavailable" &&
+      ticket !== "unavailable" &&
+      idBefore !== "unavailable"
+    ) {
+      const arrival = { after, history: wish.history, sent, isAfterKept, idBefore };
+      return new Visitor(wish, room, allowance, arrival, ticket);
+    }
     this.release(room);
     return "unavailable";
+  }
+
+  /** Where the latest messages begin that it asks for, if not all of them are in the history. */
+  async #idBefore(wish: Wish, history: ReadonlyHistory): Promise<string | "unavailable" | undefined> {
+    const count = Math.min(wish.history, MAX_REPLAY);
+    if (count <= history.end - history.start) return undefined;
+    return this.store.idBeforeLatest?.(wish.room, count);
   }
 
   async #isKept(room: string, after: string): Promise<boolean | "unavailable"> {

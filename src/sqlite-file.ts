@@ -91,7 +91,13 @@ export function prepare(db: Database) {
     ),
     after: db.query<Row, [string, number, number]>(`${COLUMNS} AND id > ? ORDER BY id LIMIT ?`),
     before: db.query<Row, [string, number, number]>(`${COLUMNS} AND id < ? ORDER BY id DESC LIMIT ?`),
-    oldest: db.query<Row, [string]>(`${COLUMNS} ORDER BY id LIMIT 1`),
+    oldest: db.query<{ prev: number }, [string]>(
+      "SELECT prev FROM entries WHERE room = ? ORDER BY id LIMIT 1",
+    ),
+    /** The one that so many others follow. */
+    latest: db.query<{ prev: number }, [string, number]>(
+      "SELECT prev FROM entries WHERE room = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
+    ),
     exists: db.query<unknown, [string, number]>("SELECT 1 FROM entries WHERE room = ? AND id = ?"),
     head: db.query<{ id: number }, [string]>("SELECT id FROM heads WHERE room = ?"),
     session: db.query<{ seq: number; id: number; used: number }, [string, string]>(

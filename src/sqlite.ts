@@ -115,6 +115,11 @@ export class SqliteStore implements Store {
     );
   }
 
+  async idBeforeLatest(room: string, count: number): Promise<string | "unavailable"> {
+    const idBefore = () => idOf(this.#sql.latest.get(room, count - 1)?.prev ?? this.#idBeforeOldest(room));
+    return this.#health.try(idBefore) ?? "unavailable";
+  }
+
   append(draft: Draft, sender: Sender): void {
     this.#waiting.push([draft, sender]);
     if (this.#isCommitting) return;
@@ -199,8 +204,11 @@ export class SqliteStore implements Store {
   #isKept(room: string, id: string): boolean {
     const key = keyOf(id);
     if (idOf(key) !== id) return false;
-    const oldest = this.#sql.oldest.get(room);
-    return key === (oldest ? oldest.prev : this.#head(room)) || this.#sql.exists.get(room, key) !== null;
+    return key === this.#idBeforeOldest(room) || this.#sql.exists.get(room, key) !== null;
+  }
+
+  #idBeforeOldest(room: string): number {
+    return this.#sql.oldest.get(room)?.prev ?? this.#head(room);
   }
 
   #load(name: string): CachedRoom {
@@ -239,7 +247,10 @@ export class SqliteStore implements Store {
     let pruned = 0;
     for (const { room } of rooms) {
       const { upTo, count } = this.#oldIn(room, nowMs, limitMs, FORGET_AT_ONCE - pruned);
-      if (count > 0) this.#sql.pruneUpTo.run(room, upTo);
+      if (count > 0) {
+        this.#sql.pruneUpTo.run(room, upTo);
+        this.rooms.prune(room, idOf(upTo));
+      }
       pruned += count;
       if (pruned >= FORGET_AT_ONCE) return pruned; // the next step goes on with this room
       this.#prunedRoom = room;

@@ -76,6 +76,8 @@ export interface Store {
   sent(client: string, session: string): Promise<number | null | "unavailable">;
   /** A piece of a room's conversation, whether the room is open or not. */
   read(room: string, where: Where): Promise<Page | "unavailable">;
+  /** The id just before a room's latest `count` messages. Only where there may be more of them than in an open room's history. */
+  idBeforeLatest?(room: string, count: number): Promise<string | "unavailable">;
   /** Whether it keeps what it is given just now. */
   readonly isReady: boolean;
   /** When all that it was given is answered. */

@@ -67,6 +67,8 @@ export interface Arrival {
   readonly sent: number | null;
   /** Whether nothing is missing after the entry that it asks to go on from. */
   readonly isAfterKept: boolean;
+  /** Where its latest messages begin, if some of them are older than the history that is kept ready. */
+  readonly idBefore: string | undefined;
 }
 
 /** One connection in a room. */

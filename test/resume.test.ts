@@ -71,6 +71,31 @@ describe.each(STORES)("with the store $name", (store) => {
       expect<unknown>(await resume(lost ?? "")).toEqual(older[i] ?? [false, ids[2], ["3", "4", "5"]]);
   });
 
+  test("?history=N goes back further than --history where the store does, up to 1,000; one that cannot resume gets --history", async () => {
+    await using hub = await startHubbub({ store, args: ["--history", "10"] });
+    await using ann = await hub.joinJson("ann");
+    const COUNT = 1100;
+    for (let i = 1; i <= COUNT; i++) ann.says(`${i}`);
+    const ids = [ann.after];
+    for (let i = 1; i <= COUNT; i++) {
+      await ann.hears(message("ann", `${i}`));
+      ids.push(ann.after);
+    }
+    for (const asked of [0, 5, 10, 11, 30, 1000, 1001, 100_000]) {
+      const count = store.keepsAll ? Math.min(asked, 1000) : Math.min(asked, 10);
+      const latest = Array.from({ length: count }, (_, i) => `${COUNT - count + 1 + i}`);
+      await using bob = await hub.joinJson("bob", { history: asked });
+      expect(bob.welcome.last).toBe(ids[COUNT - count]);
+      await bob.hears(...latest.map((text) => message("ann", text)));
+      await bob.hearsNothing();
+      await using eve = await hub.join("eve", { history: asked });
+      await eve.hears(...latest.map((text) => `Client #ann says: ${text}`));
+      await eve.hearsNothing();
+      await using lost = await hub.joinJson("lost", { history: asked, after: "1-0" });
+      expect(lost.welcome).toMatchObject({ recovered: false, last: ids[COUNT - Math.min(asked, 10)] });
+    }
+  });
+
   test("an empty room, and a history of none, can be gone on in as well", async () => {
     await using hub = await startHubbub({ store, args: ["--history", "0"] });
     await using ann = await hub.joinJson("ann");

@@ -96,6 +96,24 @@ test("one who has been away for longer than the history that is kept ready still
   await bob.hearsNothing();
 });
 
+test("a long history, asked for by a reader that stalls, is neither cut off nor reordered by what is sent meanwhile", async () => {
+  await using hub = await start("--history", "100");
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  const pad = (i: number) => `${i} `.padEnd(60_000, "x");
+  const say = async (i: number) => {
+    ann.says(pad(i), { seq: i });
+    while ((await ann.next()).type !== "message");
+  };
+  for (let i = 1; i <= 150; i++) await say(i);
+  await using bob = await hub.join("bob", { history: 140 });
+  await using eve = await hub.join("eve", { history: 100 });
+  for (const peer of [bob, eve]) peer.pauses();
+  for (let i = 151; i <= 300; i++) await say(i);
+  for (const peer of [bob, eve]) peer.resumes();
+  for (let i = 11; i <= 300; i++) await bob.hears(`Client #ann says: ${pad(i)}`);
+  for (let i = 51; i <= 300; i++) await eve.hears(`Client #ann says: ${pad(i)}`);
+});
+
 test("who reads a long conversation leaves room for everyone else", async () => {
   await using hub = await start("--history", "10");
   const ann = await hub.joinJson("ann");
@@ -329,8 +347,10 @@ describe("a store by itself", () => {
     const second = open(now, 7);
     await say(second, "new");
     await say(second, "elsewhere", { room: "s" });
+    const cached = await second.open("r");
     second.forgetOld();
     expect(await texts(second)).toEqual(["new"]);
+    expect(cached).toMatchObject({ start: 1, end: 2 });
     const recovered = async (after = "") => {
       const page = await second.read("r", { after, limit: 10 });
       return page !== "unavailable" && page.recovered;

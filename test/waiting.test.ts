@@ -1,10 +1,14 @@
 /** What waits, and for how long: the hub in this process, on a clock that moves only when the test says so. */
 
 import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { Hub } from "../src/hub.ts";
 import { Allowance } from "../src/limits.ts";
 import { MemoryStore } from "../src/memory.ts";
 import type { Wire } from "../src/protocol.ts";
+import { SqliteStore } from "../src/sqlite.ts";
 import { History, type Content, type Follower, type Store } from "../src/store.ts";
 import type { Ended, Socket } from "../src/visitor.ts";
 
@@ -247,6 +251,35 @@ describe("a replay", () => {
     expect(slow.socket.takes()).toEqual(Array.from({ length: 9 }, (_, i) => `Client #ann says: ${i + 2}`));
     ann.says("11");
     expect(slow.socket.takes()).toEqual(["Client #ann says: 11"]);
+  });
+
+  test("goes on from the store when the history no longer has what follows", async () => {
+    const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
+    const { hub, join: joins } = startHub({
+      makeStore: ({ said }) => new SqliteStore(file, { history: 10, keepDays: 0 }, said),
+    });
+    const ann = await joins("ann");
+    const say = async (from: number, to: number) => {
+      for (const text of numbers(from, to)) ann.says(text.slice("Client #ann says: ".length));
+      await hub.settle();
+    };
+    await say(1, 20);
+    const slow = await joins("slow", "text", { history: 10, buffered: 2 * MIB });
+    expect(slow.socket.takes()).toEqual(numbers(11, 11));
+    await say(21, 200);
+    slow.socket.buffered = 0;
+    slow.drains();
+    const received: Content[] = [];
+    for (let i = 0; i < 20; i++) {
+      await turn();
+      received.push(...slow.socket.takes());
+    }
+    expect(received).toEqual(numbers(12, 200));
+    expect(slow.socket.closed).toBeUndefined();
+    await say(201, 201);
+    expect(slow.socket.takes()).toEqual(numbers(201, 201));
+    await hub.end();
+    await rm(dirname(file), { recursive: true });
   });
 
   test("leaves others their turn after 1,000 messages", async () => {
