@@ -329,6 +329,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     using page = await openPage(hub, "/client?id=ann&room=my%20team");
     const rule = "1 to 64 letters, digits, “_”, “-” or “.”, in any script, without spaces.";
     await page.shows(page.line, `That room name is not allowed. ${rule} Choose another room`);
+    await page.shows("$('empty').hidden", true);
     await page.click("#action");
     await page.type("my-team");
     await page.press("Enter");
@@ -337,6 +338,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       "my-team",
       "open",
     ]);
+    await page.shows("$('empty').hidden", false);
   });
 
   test("a name can be chosen, and is kept; what is none is refused with the rule", async () => {
