@@ -75,6 +75,7 @@ export class Hearing {
       if (session !== undefined && seq !== undefined) visitor.sequence.retract(seq);
       return this.#refuse(visitor, "rate-limited", content, seq, waitSeconds);
     }
+    room.manager.hasSent(client); // here, too: it may be gone before the store answers
     this.store.append({ room: room.name, from: client, content, session, seq, after, givenMs }, visitor);
   }
 

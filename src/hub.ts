@@ -189,6 +189,7 @@ export class Hub {
     const room = this.#rooms.get(entry.room);
     if (!room) return;
     const { manager, fanOut } = room;
+    manager.hasSent(entry.from);
     try {
       // What nobody hears need not be encoded.
       const outgoing: Outgoing[] = [];

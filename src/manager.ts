@@ -16,6 +16,12 @@ export interface Member {
 /** Connections that are written to in one go, which takes about 2 ms; then others have their turn. */
 export const MAX_SECTION = 250;
 
+/**
+ * Pending leave announcements of a room. Beyond it, clients that have sent nothing leave unannounced: it takes a flood
+ * of clients that come and go at once, and each listener would be sent a line for each of them.
+ */
+const MAX_PENDING_LEAVES = 1_000;
+
 /** Sends to all who are subscribed to a topic; a negative answer says that somebody does not keep up. */
 export type Publish = (topic: string, message: Content) => number;
 
@@ -27,11 +33,13 @@ export class ConnectionManager<M extends Member> {
   readonly #elsewhere = new Map<string, Map<string, number>>();
   readonly #speakers: Record<Wire, number> = { text: 0, json: 0 };
   readonly #sections: number[] = [];
-  /** Clients that have left and were not yet said to, each with when that was; the longest gone first. */
-  readonly #gone = new Map<string, number>();
+  /** Clients that have sent something since they joined, until their leave is announced. */
+  readonly #senders = new Set<string>();
+  /** Pending leave announcements, each with when the client left. */
+  readonly #gone = new Leaves();
   /** Who came or went since the last presence event; who did both is in neither. */
   readonly #joined = new Set<string>();
-  readonly #left = new Set<string>();
+  readonly #left = new Leaves();
 
   constructor(
     private readonly room: string,
@@ -79,9 +87,15 @@ export class ConnectionManager<M extends Member> {
       this.#gone.delete(client);
       if (!this.#left.delete(client)) this.#joined.add(client);
     } else if (before > 0 && held === 0) {
-      this.#gone.set(client, nowMs);
-      if (!this.#joined.delete(client)) this.#left.add(client);
+      const isSender = this.#senders.has(client);
+      if (isSender || this.#gone.size < MAX_PENDING_LEAVES) this.#gone.add(client, isSender, nowMs);
+      if (!this.#joined.delete(client)) this.#left.add(client, isSender, nowMs);
     }
+  }
+
+  /** The client has sent a message: its leave is announced, and first. */
+  hasSent(client: string): void {
+    if (this.#held.has(client)) this.#senders.add(client);
   }
 
   sendPersonalMessage(message: Content, connection: M): void {
@@ -110,16 +124,15 @@ export class ConnectionManager<M extends Member> {
 
   /** Up to `count` of the clients that have been gone since `sinceMs` or longer; each is handed out once. */
   *takeGone(count: number, sinceMs: number): Generator<string> {
-    for (const [client, goneMs] of this.#gone.entries().take(count)) {
-      if (goneMs > sinceMs) return;
-      this.#gone.delete(client);
+    for (const client of this.#gone.take(count, sinceMs)) {
+      this.#senders.delete(client);
       yield client;
     }
   }
 
   /** What changed since it was last asked for, up to `count` names each way; the rest comes the next time. */
   takePresence(count: number): Presence {
-    return { joined: take(this.#joined, count), left: take(this.#left, count), count: this.count };
+    return { joined: take(this.#joined, count), left: [...this.#left.take(count)], count: this.count };
   }
 
   get hasGone(): boolean {
@@ -156,6 +169,35 @@ export class ConnectionManager<M extends Member> {
 
   get size(): number {
     return this.#connections.size;
+  }
+}
+
+/** Clients that have left, those that had sent something first; among these and the others, the longest gone. */
+class Leaves {
+  readonly #senders = new Map<string, number>();
+  readonly #others = new Map<string, number>();
+
+  add(client: string, isSender: boolean, nowMs: number): void {
+    (isSender ? this.#senders : this.#others).set(client, nowMs);
+  }
+
+  delete(client: string): boolean {
+    return this.#senders.delete(client) || this.#others.delete(client);
+  }
+
+  get size(): number {
+    return this.#senders.size + this.#others.size;
+  }
+
+  /** Up to `count` of those that left by then; each is handed out once. */
+  *take(count: number, byMs = Infinity): Generator<string> {
+    for (const clients of [this.#senders, this.#others])
+      for (const [client, leftMs] of clients) {
+        if (leftMs > byMs) break;
+        if (count-- <= 0) return;
+        clients.delete(client);
+        yield client;
+      }
   }
 }
 
