@@ -8,6 +8,10 @@ import type { Message } from "./events.ts";
 
 /** So many lines may be on their way; then the input waits, and with it whatever writes it. */
 const MAX_ON_THEIR_WAY = 1000;
+/** A short interruption needs no mention. */
+const PATIENCE_MS = 2000;
+/** Longer than any name or sentence of the server's. */
+const MAX_SHOWN_CHARACTERS = 500;
 const COLORS = [31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96];
 
 interface Terminal {
@@ -47,8 +51,14 @@ export function join(
   let isLive = false;
   let lastHeard = "0-0";
   let canPrint = true;
+  let isOver = false;
+  let wasOpen = false;
+  let outage: ReturnType<typeof setTimeout> | undefined;
+  let isOutageShown = false;
 
   function end(code: number, sentence?: string): void {
+    isOver = true;
+    clearTimeout(outage);
     if (sentence) errors.write(`${sentence}\n`);
     const left = connection.outbox.length;
     if (left > 0) errors.write(`Not acknowledged: ${left === 1 ? "1 line" : `${left} lines`}.\n`);
@@ -101,14 +111,37 @@ export function join(
       settle();
     })
     .on("refused", ({ item, message }) => {
-      errors.write(`Not sent: ${item.text}\n${message}\n`);
+      errors.write(`Not sent: ${printable(item.text)}\n${shown(message)}\n`);
       exitCode = 1;
       settle();
     })
     .on("state", (state) => {
-      if (state.is === "closed" && state.reason !== "closed") end(1, state.reason);
+      if (state.is === "closed") {
+        if (!isOver) end(1, shown(state.reason) || `The server has closed the connection (${state.status}).`);
+      } else if (state.is !== "open") outage ??= setTimeout(showOutage, PATIENCE_MS);
+      else {
+        clearTimeout(outage);
+        outage = undefined;
+        if (isOutageShown) errors.write("Connected.\n");
+        isOutageShown = false;
+        wasOpen = true;
+      }
     });
   return promise;
+
+  function showOutage(): void {
+    const { state } = connection;
+    const reason = state.is === "waiting" ? shown(state.reason) : "";
+    errors.write(
+      `${wasOpen ? "Connection lost" : `No connection to ${address.origin} yet`}, trying again.${reason ? ` (${reason})` : ""}\n`,
+    );
+    isOutageShown = true;
+  }
+}
+
+/** Remote text for a line of a terminal, in full only as long as it can be meant well. */
+function shown(text: string): string {
+  return printable(text.length > MAX_SHOWN_CHARACTERS ? `${text.slice(0, MAX_SHOWN_CHARACTERS)}…` : text);
 }
 
 /** One line: what could move the cursor or turn the text around is shown, not done. */
@@ -117,7 +150,8 @@ function format({ from, text, data }: Message, colored: boolean): string {
     .split("\n")
     .map(printable)
     .join("\n    ");
-  if (!colored) return `${from}: ${said}`;
+  const name = shown(from);
+  if (!colored) return `${name}: ${said}`;
   const color = COLORS[Bun.hash.crc32(from) % COLORS.length];
-  return `\x1b[${color}m${from}\x1b[0m: ${said}`;
+  return `\x1b[${color}m${name}\x1b[0m: ${said}`;
 }
