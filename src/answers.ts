@@ -25,9 +25,9 @@ export function answer(status: number, sentence: string, headers: Record<string,
   });
 }
 
-/** For people, who ask a socket's address why. */
+/** For people, who ask a socket's address why. Its connection would wait for a next request, and take a place. */
 export function refusal(refused: Refusal): Response {
-  return answer(refused.status, refused.sentence, headersOf(refused));
+  return answer(refused.status, refused.sentence, { ...headersOf(refused), Connection: "close" });
 }
 
 /** For programs: problem details (RFC 9457). */

@@ -9,6 +9,8 @@ import { Allowances } from "./limits.ts";
 import { readName } from "./names.ts";
 import { errors, fieldsOf, isTooBig, maxFrameBytes, readSeq, type ErrorCode } from "./protocol.ts";
 
+/** A body may take this long in all; Bun would cut it off after 12 s, whatever keeps coming. */
+const BODY_SECONDS = 120;
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
 
@@ -63,6 +65,7 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
 
   /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`, or 200 if it was kept before. */
   const say = guarded(async (request, room, pass) => {
+    entrance.allow(request, BODY_SECONDS);
     const saying = readSaying(await readBody(request, maxMessageBytes), maxMessageBytes);
     const limited = spend(toSay, request, "sentence" in saying ? "" : saying.text);
     if (limited) return limited;

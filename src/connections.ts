@@ -1,6 +1,7 @@
 /** Every open WebSocket: how many there may be, whether each is alive, and until when it may stay. */
 
 import { refused, type Refusal } from "./door.ts";
+import { note } from "./log.ts";
 import { end, type Ended, type Visitor } from "./visitor.ts";
 
 /** So many pings without any sign of life, and it is closed by the time of the next one. */
@@ -10,6 +11,8 @@ const SWEEPS_A_PING = 10;
 /** A few are closed at once: only crowds need to be spread. */
 const DISMISS_EVERY_MS = 20;
 const DISMISS_AT_ONCE = 4;
+/** Below this share of the limit a full server has been full: the next time is worth a line in the log again. */
+const FULL_NO_MORE = 0.9;
 /** The longest that a timer can wait. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -44,14 +47,18 @@ export class Connections {
   readonly #perNetwork = new Map<string, number>();
   /** Open, and on their way in. */
   #count = 0;
+  #isFull = false;
 
   constructor(private readonly limits: ConnectionLimits) {}
 
   /** Why there is no room for another one from there. */
   refuse(network: string): Refusal | undefined {
     const { maxConnections, maxConnectionsPerAddress } = this.limits;
-    if (maxConnections > 0 && this.#count >= maxConnections)
+    if (maxConnections > 0 && this.#count >= maxConnections) {
+      if (!this.#isFull) note("full", { connections: this.#count });
+      this.#isFull = true;
       return refused(503, "full", "The server is full just now: please try again in a moment.");
+    }
     if (maxConnectionsPerAddress > 0 && (this.#perNetwork.get(network) ?? 0) >= maxConnectionsPerAddress)
       return refused(
         429,
@@ -70,6 +77,7 @@ export class Connections {
 
   release(network: string): void {
     this.#count--;
+    if (this.#count < FULL_NO_MORE * this.limits.maxConnections) this.#isFull = false;
     const left = (this.#perNetwork.get(network) ?? 0) - 1;
     if (left > 0) this.#perNetwork.set(network, left);
     else this.#perNetwork.delete(network);

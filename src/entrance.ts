@@ -2,7 +2,7 @@
 
 import { notWebSocket, readableBy, refusal } from "./answers.ts";
 import { networkOf, type Connection, type Connections } from "./connections.ts";
-import { forwardedFor, readWish, roomUnavailable, type Door, type Refusal } from "./door.ts";
+import { forwardedFor, readWish, refused, roomUnavailable, type Door, type Refusal } from "./door.ts";
 import type { Hub } from "./hub.ts";
 import { Allowance, Allowances, type Rate } from "./limits.ts";
 import { note, report } from "./log.ts";
@@ -13,12 +13,16 @@ import type { Wish } from "./visitor.ts";
 
 const MAX_PATH_CHARACTERS = 200;
 
+/** An address may have the new connections of so many seconds at once: after a restart, all of a company come again. */
+const CONNECTION_BURST_SECONDS = 25;
 /** So many connections of one address may have a whole burst at once. */
 const ARRIVALS = 100;
 
 export class Entrance {
   /** What one connection may say. */
   readonly #rate: Rate;
+  /** How many new connections each address may still have. */
+  readonly #connectionRates: Allowances;
   /** What the connections of each address may still start with. */
   readonly #arrivals: Allowances;
   #network = "";
@@ -30,7 +34,11 @@ export class Entrance {
     private readonly hub: Hub,
     private readonly options: Options,
   ) {
-    const { messageRate, messageBurst } = options;
+    const { messageRate, messageBurst, connectionRate } = options;
+    this.#connectionRates = new Allowances({
+      perSecond: connectionRate,
+      burst: CONNECTION_BURST_SECONDS * connectionRate,
+    });
     this.#rate = { perSecond: messageRate, burst: messageBurst };
     this.#arrivals = new Allowances({
       perSecond: ARRIVALS * messageRate,
@@ -50,7 +58,7 @@ export class Entrance {
     const network = this.#networkOf(request);
     const pass = this.door.admit(url, headers, wish ?? {}, Date.now());
     if ("sentence" in pass) return this.refuse(request, pass);
-    const full = this.connections.refuse(network);
+    const full = this.#limitRate(network) ?? this.connections.refuse(network);
     if (full) return this.refuse(request, full);
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") return this.#notWebSocket(request);
 
@@ -66,6 +74,14 @@ export class Entrance {
     }
     this.connections.release(network);
     return visitor === "unavailable" ? this.refuse(request, roomUnavailable) : this.#notWebSocket(request);
+  }
+
+  /** Whoever connects and disconnects without end is heard of by everyone in the room, each time. */
+  #limitRate(network: string): Refusal | undefined {
+    const retryAfterSeconds = this.#connectionRates.of(network).take("", performance.now());
+    if (retryAfterSeconds === 0) return undefined;
+    const sentence = "Too many new connections from your address: try again in a moment.";
+    return { ...refused(429, "connection-rate", sentence), retryAfterSeconds };
   }
 
   #notWebSocket({ headers }: Request): Response {
@@ -84,6 +100,11 @@ export class Entrance {
     requestsRefused.count(code);
     note("refused", { status, code, path: pathOf(request), address: this.addressOf(request) });
     return readableBy(this.door.readerOf(refused, request.headers), tell(refused));
+  }
+
+  /** So long a request may take. */
+  allow(request: Request, seconds: number): void {
+    this.server().timeout(request, seconds);
   }
 
   /** Whoever comes from where the last one came from shares the text: there are many. */

@@ -21,6 +21,8 @@ let unreadBytes = 0;
 
 export function startLog(asked: LogFormat): void {
   format = asked;
+  // At once: later there may be no file descriptor left for it.
+  if (format !== "off") output = Bun.stdout.writer();
 }
 
 /** A fact, in a word or two, and what belongs to it. */
@@ -53,9 +55,8 @@ function write(nowMs: number, fact: string, fields: Fields): void {
 async function send(line: string): Promise<void> {
   unreadBytes += line.length;
   try {
-    output ??= Bun.stdout.writer();
-    output.write(line);
-    const flushed = output.flush();
+    output?.write(line);
+    const flushed = output?.flush();
     if (flushed instanceof Promise) await flushed;
     unreadBytes = 0;
   } catch {

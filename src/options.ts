@@ -131,13 +131,21 @@ export const groups = {
       whenReachable: 100,
     },
     messageBurst: number("N", 1000, [1, 1_000_000], "so many messages at once; each 4 KiB count as one more"),
-    maxConnections: number("N", 0, [0, 1_000_000], "connections in all; 0: no limit"),
+    maxConnections: flag<number | undefined>({
+      ...number("N", 0, [0, 1_000_000], "connections in all; 0: no limit"),
+      fallback: undefined,
+      otherwise: "the file limit, less a reserve",
+    }),
     maxConnectionsPerAddress: number(
       "N",
       0,
       [0, 1_000_000],
       "connections from one address, or IPv6 /64; 0: no limit",
     ),
+    connectionRate: {
+      ...number("N", 0, [0, 1_000_000], "new ones a second from one address; 0: no limit"),
+      whenReachable: 200,
+    },
   },
   "Running it": {
     pingSeconds: number("N", 25, [1, 3600], "how often a connection has to show that it is alive"),

@@ -15,6 +15,7 @@
  *     door.ts      who may come in: Host, Origin, tokens, and what the address asks for
  *     tokens.ts    who somebody is; names.ts, what may be a name
  *     connections.ts  all open sockets: how many, which are alive, until when they may stay; echo.ts, the other address
+ *     descriptors.ts  how many file descriptors there are for them
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
  *     hearing.ts   what a frame leads to, up to the store
  *     rooms.ts     the rooms that somebody is in; holders.ts, who has a session
@@ -47,6 +48,7 @@ import { answer, failed, nothingHere, preflight, toClient } from "./answers.ts";
 import { roomRoutes } from "./api.ts";
 import { Connections, type Connection, type Socket } from "./connections.ts";
 import { describeListenError, greet, isTerminal, link } from "./console.ts";
+import { connectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import { Door } from "./door.ts";
 import { echo } from "./echo.ts";
 import { Entrance } from "./entrance.ts";
@@ -72,7 +74,9 @@ async function serve(options: Options): Promise<Running> {
   const { publicUrl, allowHost, allowOrigin, secretFile, maxMessageBytes } = options;
   const tokens = secretFile === undefined ? undefined : new Tokens(secretFile);
   const door = new Door({ publicUrl, allowHost, allowOrigin, tokens, machineName: () => os().hostname() });
-  const connections = new Connections(options);
+  const descriptors = maxDescriptors();
+  const { maxConnections = connectionsFor(descriptors) } = options;
+  const connections = new Connections({ ...options, maxConnections });
   const makeStore = await stores.get(options.store.protocol)?.(options.store)?.();
   if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);
   const hub = new Hub(
@@ -156,6 +160,7 @@ async function serve(options: Options): Promise<Running> {
   });
   setInterval(() => connections.sweep(performance.now()), connections.sweepMs).unref();
   watchEventLoop();
+  watchDescriptors(server, descriptors);
   gauge("hubbub_connections", "Open WebSockets.", () => connections.size);
   gauge("hubbub_rooms", "Rooms with somebody in them.", () => hub.roomCount);
   gauge("hubbub_buffered_bytes", "Bytes that wait for slow readers.", () => connections.bufferedBytes);

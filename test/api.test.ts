@@ -225,6 +225,25 @@ test("a body without a length is read no further than a message goes, and one th
   expect(body).not.toContain('reason="message-too-big"} 2');
 });
 
+test("a body may take its time, as long as it keeps coming", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const body = Buffer.from(JSON.stringify({ text: "slowly", from: "ci" }));
+  await using client = new RawClient(hub.port);
+  client.sends(
+    Buffer.from(
+      `POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n`,
+    ),
+  );
+  // Longer than the 12 s after which Bun would cut it off.
+  for (const byte of body) {
+    client.sends(Uint8Array.of(byte));
+    await Bun.sleep(15_000 / body.length);
+  }
+  expect((await client.head())?.status).toBe(201);
+  await bob.hears("Client #ci says: slowly");
+}, 30_000);
+
 test("the door is the sockets': Host, Origin, and pages of allowed sites may read the answers", async () => {
   await using hub = await startHubbub({ args: ["--allow-origin", "https://a.example"] });
   const said = { text: "hi", from: "ci" };

@@ -8,7 +8,7 @@ import { Allowance, Allowances } from "../src/limits.ts";
 import { errors } from "../src/protocol.ts";
 import { Clock } from "./clock.ts";
 import { startHubbub } from "./hubbub.ts";
-import { RawClient, request } from "./raw.ts";
+import { ask, RawClient, request } from "./raw.ts";
 
 const ABUSE = { code: 1008, reason: "Sending far too much: please slow down." };
 
@@ -225,6 +225,82 @@ describe("connections", () => {
     await using bob = await hub.join("bob");
     await bob.hearsNothing();
     await echo.hearsNothing();
+  });
+
+  // Bun makes the soft limit the hard one, so it is the hard one that is set.
+  const withDescriptors = (count: number) => [
+    "sh",
+    "-c",
+    `ulimit -n ${count}; exec "$0" "$@"`,
+    process.execPath,
+    `${import.meta.dir}/../src/server.ts`,
+  ];
+
+  test.skipIf(process.platform === "win32")(
+    "as many as there are file descriptors for, and the rest is told so; one line of the log says that it is full",
+    async () => {
+      const env = { ...process.env, LANG: "C" };
+      await using hub = await startHubbub({ command: withDescriptors(80), env, args: ["--log", "text"] });
+      const clients = Array.from({ length: 120 }, () => ask(hub, "/websocket"));
+      const heads = await Promise.all(clients.map((client) => client.head()));
+      const statuses = Map.groupBy(heads, (head) => head?.status);
+      expect(Object.fromEntries([...statuses].map(([status, of]) => [status, of.length]))).toEqual({
+        101: 48,
+        503: 72,
+      });
+      // A rejected connection that stayed open would take the place of another.
+      await Promise.all(clients.filter((_, i) => heads[i]?.status === 503).map((client) => client.ended()));
+      expect(await hub.answer("/healthz")).toHaveProperty("status", 200);
+      for (const client of clients) client.vanishes();
+      await hub.stop("SIGTERM");
+      const lines = (await hub.output).split("\n");
+      expect(lines.filter((line) => line.includes(" full ")).map((line) => line.slice(21))).toEqual([
+        "full connections=48",
+      ]);
+    },
+  );
+
+  test.skipIf(process.platform === "win32")(
+    "connections that wait for a next request make room when file descriptors run out",
+    async () => {
+      const env = { ...process.env, LANG: "C" };
+      await using hub = await startHubbub({ command: withDescriptors(80), env, args: ["--log", "text"] });
+      await using ann = await hub.join("ann");
+      const clients = Array.from({ length: 120 }, () => ask(hub, "/healthz", { Connection: "keep-alive" }));
+      for (const client of clients) expect((await client.head())?.status).toBe(200);
+      ann.says("still here");
+      await ann.hears("You wrote: still here", "Client #ann says: still here");
+      for (const client of clients) client.vanishes();
+      await hub.stop("SIGTERM");
+      expect(await hub.output).toContain(" file descriptors run out limit=80 ");
+    },
+  );
+
+  test("rejected ones are not kept open for another request", async () => {
+    await using hub = await startHubbub();
+    for (const path of ["/ws/a%20b", "/websocket"]) {
+      await using client = ask(hub, path, { Origin: "http://evil.example" });
+      const head = await client.head();
+      expect([head?.status, head?.headers.get("connection")]).toEqual([403, "close"]);
+      await client.ended();
+    }
+  });
+
+  test("new ones from an address: beyond the rate they are told to come again, and other addresses are not", async () => {
+    await using hub = await startHubbub({ args: ["--connection-rate", "1", "--trust-proxy"] });
+    const statusFrom = async (address: string, path = "/ws/ann") => {
+      await using client = ask(hub, path, { "X-Forwarded-For": address });
+      const head = await client.head();
+      return head?.status === 429 ? `429, again after ${head.headers.get("retry-after")} s` : head?.status;
+    };
+    const startedMs = performance.now();
+    const statuses = [];
+    for (let i = 0; i < 60; i++) statuses.push(await statusFrom(`2001:db8::${i}`));
+    const letIn = statuses.filter((status) => status === 101).length;
+    expect(letIn).toBeWithin(25, 27 + (performance.now() - startedMs) / 1000);
+    expect(statuses.filter((status) => status === "429, again after 1 s").length).toBe(60 - letIn);
+    for (const address of ["2001:db8:0:1::1", "192.0.2.1"]) expect(await statusFrom(address)).toBe(101);
+    expect(await hub.answer("/healthz")).toHaveProperty("status", 200);
   });
 
   test("who fails to become a WebSocket gives its place back, and the room's", async () => {

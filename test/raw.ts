@@ -195,6 +195,11 @@ export class RawClient implements AsyncDisposable {
     }
   }
 
+  /** The end of the connection, whatever came before it. */
+  async ended(): Promise<void> {
+    while (!this.#hasEnded) await within(this.#changed.promise, () => "expected the end, but nothing came");
+  }
+
   vanishes(): void {
     this.#socket.destroy();
   }

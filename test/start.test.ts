@@ -21,8 +21,9 @@ const DEFAULTS: Options = {
   maxMessageBytes: 65_536,
   messageRate: 0,
   messageBurst: 1000,
-  maxConnections: 0,
+  maxConnections: undefined,
   maxConnectionsPerAddress: 0,
+  connectionRate: 0,
   tlsCert: undefined,
   tlsKey: undefined,
   pingSeconds: 25,
@@ -31,7 +32,7 @@ const DEFAULTS: Options = {
   log: "text",
 };
 /** What differs once other machines can reach it. */
-const REACHABLE: Partial<Options> = { messageRate: 100 };
+const REACHABLE: Partial<Options> = { messageRate: 100, connectionRate: 200 };
 const SECRET = "0123456789abcdef0123456789abcdef";
 
 describe("options", () => {
