@@ -2,7 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
-import { startHubbub, until } from "./hubbub.ts";
+import { startHubbub, until, type Hubbub } from "./hubbub.ts";
 import { Redis, sharedRedis, skipped } from "./redis.ts";
 
 setDefaultTimeout(60_000);
@@ -16,11 +16,12 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     await using ann = await hub.join("ann");
     await using bob = await hub.joinJson("bob");
     const prev = String(await redis.send("HGET", "foreign:meta", "top"));
-    const heads = ["h", `somebody 1 ${prev}`];
+    const heads = ["h", `somebody 1 ${prev} 100 ${Date.now()}`];
     const records = [
       ["note", "hello"],
       ["h", "somebody"],
-      ["h", `somebody 1 yesterday`],
+      ["h", `somebody 1 yesterday 100 ${Date.now()}`],
+      ["h", `somebody 1 ${prev} 100 yesterday`],
       [...heads, "m", "1-1 0-0 lobby eve", "c", "b!!!"],
       [...heads, "m", "1-1 0-0 lobby"],
       [...heads, "m", "one 0-0 lobby eve", "c", "thi"],
@@ -56,11 +57,12 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     const entries = [
       ["note", "hello"],
       ["p", head, "f", "eve"],
-      ["p", "yesterday", "f", "eve", "c", "thi"],
-      ["p", head, "f", "eve and ann", "c", "thi"],
-      ["p", head, "f", "eve", "c", "b!!!"],
-      ["p", head, "f", "eve", "c", "hi"],
-      ["f", "eve", "p", head, "c", "thi"],
+      ["p", "yesterday", "f", "eve", "c", "thi", "t", "1"],
+      ["p", head, "f", "eve and ann", "c", "thi", "t", "1"],
+      ["p", head, "f", "eve", "c", "b!!!", "t", "1"],
+      ["p", head, "f", "eve", "c", "hi", "t", "1"],
+      ["p", head, "f", "eve", "c", "thi", "t", "now"],
+      ["f", "eve", "p", head, "c", "thi", "t", "1"],
     ];
     for (const entry of entries) await redis.send("XADD", "garbage:room:lobby", "*", ...entry);
     await redis.send("XADD", "garbage:room:lobby", `${Date.now() + 60_000}-0`, "note", "from the future");
@@ -94,6 +96,7 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
     async (_, [refuse, ...no], [take, ...yes]) => {
       await using redis = await Redis.start();
       await using hub = await start(redis.url("full"), "--log", "text");
+      await using other = await start(redis.url("full"));
       await using ann = await hub.joinJson("ann", { session: "s" });
       const kept: string[] = [];
       let seq = 1;
@@ -108,8 +111,21 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
         }
       };
       expect([await say(), await say()]).toEqual(["message", "message"]);
-      await hub.answer("/rooms/lobby/messages"); // after which nothing is left to be done for what was said
+      // The last that Redis takes, and nothing that follows from it.
+      const [top, head] = [
+        String(await redis.send("HGET", "full:meta", "top")),
+        String(await redis.send("HGET", "full:heads", "lobby")),
+      ];
+      const id = top.replace(/\d+$/, (sequence) => `${Number(sequence) + 10}`);
+      const record = [
+        ...["h", `- 0 ${top} 100 ${Date.now()}`, "p", "lobby zoe 1"],
+        ...["m", `${id} ${head} lobby zoe`, "c", "tat the last moment", "k", `7 ${id} zoe z`],
+      ];
+      await redis.send("XADD", "full:log", id, ...record);
+      await redis.send("HSET", "full:meta", "top", id);
       await redis.send(refuse, ...no);
+      kept.push("at the last moment");
+      await ann.hears({ type: "message", id, from: "zoe", text: "at the last moment" });
       expect([await say(), await say()]).toEqual(["unavailable", "unavailable"]);
       const ready = async () => (await hub.get("/readyz")).status;
       // Several looks for Redis later it is still as it was.
@@ -119,15 +135,28 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       }
       expect(await say()).toBe("unavailable");
       // What was said before can be read all the same.
-      await using eve = await hub.joinJson("eve", { history: 50 });
-      for (const text of kept) await eve.hears({ type: "message", from: "ann", text });
-      expect((await hub.get("/rooms/lobby/messages")).status).toBe(200);
+      const texts = async (query = "") => {
+        const { body } = await hub.answer(`/rooms/lobby/messages${query}`);
+        return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
+      };
+      expect(await texts()).toEqual(kept);
+      expect([await texts("?limit=1"), await texts(`?before=${id}`)]).toEqual([
+        kept.slice(-1),
+        kept.slice(0, -1),
+      ]);
+      expect([await texts(`?after=${head}`), await texts(`?after=${id}`)]).toEqual([kept.slice(-1), []]);
+      // Also by a node where nobody was in that room.
+      await using zoe = await other.joinJson("zoe", { session: "z", after: head });
+      expect(zoe.welcome).toMatchObject({ recovered: true, last: head, sent: 7 });
+      await zoe.hears({ type: "message", id, from: "zoe", text: "at the last moment" });
+      await using eve = await hub.joinJson("eve", { after: id });
+      expect(eve.welcome).toMatchObject({ recovered: true, last: id });
+      expect(await (await hub.get("/rooms/lobby/members")).json()).toMatchObject({ count: 3 });
       await redis.send(take, ...yes);
       await until(async () => (await ready()) === 200, "it goes on");
       expect([await say(), await say()]).toEqual(["message", "message"]);
       await ann.hearsNothing();
-      const { body } = await hub.answer("/rooms/lobby/messages");
-      expect(JSON.parse(body).messages.map(({ text }: { text: string }) => text)).toEqual(kept);
+      expect(await texts()).toEqual(kept);
       await hub.stop("SIGTERM");
       expect([...(await hub.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact)).toEqual([
         "store lost",
@@ -135,6 +164,74 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       ]);
     },
   );
+});
+
+describe.skipIf(skipped !== "")(`when a node cannot read the log${skipped}`, () => {
+  const becomes = (hub: Hubbub, status: number) =>
+    until(async () => (await hub.get("/readyz")).status === status, `/readyz is ${status}`);
+
+  test("since Redis no longer lets it, it says so and is not ready, until Redis does", async () => {
+    await using redis = await Redis.start();
+    await using hub = await start(redis.url("deaf"), "--log", "text");
+    await using ann = await hub.joinJson("ann", { session: "s" });
+    ann.says("before", { seq: 1 });
+    await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "before" });
+    await redis.send("ACL", "SETUSER", "default", "-xread");
+    await becomes(hub, 503);
+    ann.says("meanwhile", { seq: 2 });
+    expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable", seq: 2 });
+    for (let i = 0; i < 30; i++) {
+      expect((await hub.get("/readyz")).status).toBe(503); // whatever else Redis still allows
+      await Bun.sleep(100);
+    }
+    await redis.send("ACL", "SETUSER", "default", "+xread");
+    await becomes(hub, 200);
+    ann.says("after", { seq: 2 });
+    await ann.hears({ type: "ack", seq: 2 }, { type: "message", from: "ann", text: "after" });
+    await hub.stop("SIGTERM");
+    const facts = (await hub.output).match(/store .*/g) ?? [];
+    expect(facts).toEqual([
+      expect.stringMatching(/^store lost why="the log cannot be read: NOPERM .*xread/),
+      "store found",
+    ]);
+  });
+
+  test("nor write, since Redis takes no more records: it says so, once", async () => {
+    await using redis = await Redis.start();
+    await using hub = await start(redis.url("mute"), "--log", "text");
+    await using ann = await hub.joinJson("ann");
+    await redis.send("ACL", "SETUSER", "default", "-xadd");
+    await becomes(hub, 503);
+    for (let i = 0; i < 20; i++) {
+      ann.says("meanwhile");
+      expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable" });
+      await Bun.sleep(50);
+    }
+    await redis.send("ACL", "SETUSER", "default", "+xadd");
+    await becomes(hub, 200);
+    ann.says("after");
+    await ann.hears({ type: "message", from: "ann", text: "after" });
+    await hub.stop("SIGTERM");
+    expect((await hub.output).match(/ store lost /g)).toHaveLength(1);
+  });
+
+  test("by a fault of ours, that is reported once, and it is not ready meanwhile", async () => {
+    await using redis = await Redis.start();
+    await using hub = await startHubbub({
+      store: { name: "Redis", url: redis.url("broken"), preload: "break-redis.ts" },
+    });
+    await using ann = await hub.joinJson("ann");
+    ann.says("boom");
+    await becomes(hub, 503);
+    await redis.send("SET", "looks", "0");
+    const looks = async () => Number(await redis.send("GET", "looks"));
+    await until(async () => (await looks()) > 20, "it tries again and again");
+    await redis.send("SET", "mended", "1");
+    await becomes(hub, 200);
+    await ann.hears({ type: "message", from: "ann", text: "boom" });
+    await hub.stop("SIGTERM");
+    expect((await hub.errors).match(/^The log cannot be read: .*injected/gm)).toHaveLength(1);
+  });
 });
 
 test.skipIf(skipped !== "")(

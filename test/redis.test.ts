@@ -26,6 +26,16 @@ async function refusal(url: string): Promise<{ exitCode: number; stdout: string;
   return { exitCode, stdout, stderr };
 }
 
+/** All nodes have shown once more that they are alive, and done what they do then. */
+async function areRenewed(redis: Redis, prefix: string): Promise<void> {
+  const renewed = [await redis.send("KEYS", `${prefix}:alive:*`)].flat().map(async (key) => {
+    let leftMs = Infinity;
+    const isLonger = async () => leftMs < (leftMs = Number(await redis.send("PTTL", String(key))));
+    await until(isLonger, `${key} is renewed`);
+  });
+  await Promise.all(renewed);
+}
+
 const refused = (sentence: string) => ({ exitCode: 2, stdout: "", stderr: `${sentence}\n` });
 
 describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
@@ -193,11 +203,72 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     expect(JSON.parse(body)).toMatchObject({ messages: [{ text: "the last" }], more: false });
   });
 
+  test("time is Redis' clock, also while ids are ahead of it, which is logged", async () => {
+    const redis = await sharedRedis();
+    const ahead = `${Date.now() + 3000 * DAY_MS}`;
+    await using hub = await start(redis.url("ahead"), ["--log", "text"]);
+    await using ann = await hub.joinJson("ann", { session: "s" });
+    await redis.send("XADD", "ahead:log", `${ahead}-0`, "note", "from the future");
+    ann.says("one", { seq: 1 });
+    await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "one" });
+    expect(ann.after).toStartWith(`${ahead}-`);
+    await using other = await start(redis.url("ahead"));
+    await using bob = await other.joinJson("bob");
+    await bob.hears({ type: "message", id: ann.after, from: "ann", text: "one" });
+    await areRenewed(redis, "ahead");
+    await hub.stop("SIGTERM");
+    expect((await hub.output).match(/ids ahead of clock seconds=\d+$/gm)).toEqual([
+      expect.stringMatching(/=259(200000|199\d{3})$/),
+    ]);
+    // What lasts for a time after its last use does not last for all the time that the clock was wrong.
+    for (const key of ["rooms", "rooms:oldest", "sessions:used"]) {
+      const [, score] = [await redis.send("ZRANGE", `ahead:${key}`, "0", "-1", "WITHSCORES")].flat(2);
+      expect(Number(score)).toBeLessThanOrEqual(Date.now());
+    }
+  });
+
+  test("--keep-days takes from the front of a room alone; a time to come counts as the next message's", async () => {
+    const redis = await sharedRedis();
+    const nowMs = Date.now();
+    const times = {
+      old: LONG_AGO_MS,
+      "to come": nowMs + 3000 * DAY_MS,
+      new: nowMs - DAY_MS,
+    };
+    const rooms: Record<string, { is: (keyof typeof times)[]; kept: number }> = {
+      "one-old": { is: ["old", "to come", "new", "old"], kept: 3 },
+      "three-old": { is: ["old", "to come", "old", "new", "old"], kept: 2 },
+      "none-old": { is: ["to come", "new", "old"], kept: 3 },
+      "to-come": { is: ["old", "to come"], kept: 1 },
+      long: { is: [...Array<"to come">(50).fill("to come"), "old", "new"], kept: 1 },
+    };
+    for (const [room, { is }] of Object.entries(rooms)) {
+      for (const [i, when] of is.entries()) {
+        const entry = ["p", `${LONG_AGO_MS}-${i}`, "f", "eve", "c", "told", "t", `${times[when]}`];
+        await redis.send("XADD", `front:room:${room}`, `${LONG_AGO_MS}-${i + 1}`, ...entry);
+      }
+      await redis.send("ZADD", "front:rooms:oldest", `${LONG_AGO_MS}`, room);
+    }
+    await using hub = await start(redis.url("front"), ["--keep-days", "30"]);
+    const count = async (room: string) => Number(await redis.send("XLEN", `front:room:${room}`));
+    const counts = async () =>
+      Object.fromEntries(
+        await Promise.all(Object.keys(rooms).map(async (room) => [room, await count(room)])),
+      );
+    const kept = Object.fromEntries(Object.entries(rooms).map(([room, { kept }]) => [room, kept]));
+    await until(async () => (await count("one-old")) < 4, "the old message goes");
+    await areRenewed(redis, "front");
+    expect(await counts()).toEqual(kept);
+    await using bob = await hub.joinJson("bob", { room: "three-old", after: `${LONG_AGO_MS}-3` });
+    await using eve = await hub.joinJson("eve", { room: "three-old", after: `${LONG_AGO_MS}-2` });
+    expect([bob.welcome.recovered, eve.welcome.recovered]).toEqual([true, false]);
+  });
+
   test("what is older than --keep-days goes, and rooms with it; sessions go after a day", async () => {
     const redis = await sharedRedis();
     const old = `${LONG_AGO_MS}-1`;
     for (const room of ["lobby", "old"]) {
-      const entry = ["p", `${LONG_AGO_MS}-0`, "f", "eve", "c", "told"];
+      const entry = ["p", `${LONG_AGO_MS}-0`, "f", "eve", "c", "told", "t", `${LONG_AGO_MS}`];
       await redis.send("XADD", `days:room:${room}`, old, ...entry);
       await redis.send("HSET", "days:heads", room, old);
       await redis.send("ZADD", "days:rooms", `${LONG_AGO_MS}`, room);
@@ -214,7 +285,7 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     await using ann = await hub.joinJson("ann", { session: "new" });
     ann.says("new");
     await ann.hears(
-      { type: "message", from: "eve", text: "old" },
+      { type: "message", time: LONG_AGO_MS, from: "eve", text: "old" },
       { type: "message", from: "ann", text: "new" },
     );
     const texts = async () => {

@@ -1,5 +1,6 @@
 /** A connection to Redis that is made anew when it is lost, and never waits for an answer without an end. */
 
+import { report } from "../log.ts";
 import type { Script } from "./prelude.ts";
 
 const CONNECT_MS = 1500;
@@ -7,6 +8,33 @@ const ANSWER_MS = 2000;
 
 /** Redis has said no: what was asked was not done. Any other error leaves that open. */
 export class RedisRefusal extends Error {}
+
+class StoreEnded extends Error {}
+
+/** Reports what is neither a refusal nor a lost connection, but a fault of ours: each once, until it works again. */
+export class Faults {
+  #reported = "";
+
+  /** @returns why it failed */
+  check(what: string, error: unknown): string {
+    const why = error instanceof Error ? error.message : String(error);
+    const isExpected = error instanceof RedisRefusal || error instanceof StoreEnded || isOfConnection(error);
+    if (!isExpected && why !== this.#reported) {
+      this.#reported = why;
+      report(what, error);
+    }
+    return why;
+  }
+
+  get hasReported(): boolean {
+    return this.#reported !== "";
+  }
+
+  /** It works again. */
+  clear(): void {
+    this.#reported = "";
+  }
+}
 
 export class RedisLine {
   #client: Bun.RedisClient | undefined;
@@ -65,7 +93,7 @@ export class RedisLine {
   }
 
   async #connected(): Promise<Bun.RedisClient> {
-    if (this.#isEnded) throw new Error("the store has ended");
+    if (this.#isEnded) throw new StoreEnded("the store has ended");
     if (this.#client?.connected) return this.#client;
     this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined));
     return this.#connecting;
@@ -88,6 +116,12 @@ export class RedisLine {
     if (this.#client === client) this.#client = undefined;
     client.close();
   }
+}
+
+/** Bun's client and the system name these; what our own code does wrong has no such name. */
+function isOfConnection(error: unknown): boolean {
+  const code = error instanceof Error && "code" in error ? String(error.code) : "";
+  return /^(ERR_REDIS_(?!INVALID_ARGUMENT)|E[A-Z]+$|ERR_(SSL|TLS)_)/.test(code);
 }
 
 function isRefusal(error: unknown): error is Error {

@@ -1,7 +1,7 @@
 /** The log that every node follows: each record once, in its order, and a gap where one is missing. */
 
 import { note, report } from "../log.ts";
-import { RedisLine } from "./line.ts";
+import { Faults, RedisLine, RedisRefusal } from "./line.ts";
 import { idOfRow, readRecord, rowsOf, type LogRecord } from "./records.ts";
 
 /** It is asked for more so often, and so much at once. */
@@ -9,11 +9,17 @@ const BLOCK_MS = 1000;
 const MAX_RECORDS = 20;
 const ANSWER_MS = 2000;
 const RETRY_MS = 100;
+/** A connection may be cut, and a read refused once where Redis changes its role; after so long it is more than that. */
+const DEAF_MS = 3000;
 
 export interface LogEvents {
   heard(record: LogRecord): void;
   /** Something is missing before the record with that id, which is heard next. */
   skipped(record: string): void;
+  /** It cannot be read for now. */
+  deaf(why: string): void;
+  /** It can be read again. */
+  reading(): void;
 }
 
 export class RedisLog {
@@ -25,6 +31,10 @@ export class RedisLog {
   /** The last record: the next one has to follow it. */
   last = "0-0";
   #isEnded = false;
+  #isDeaf = false;
+  #readMs = performance.now();
+  #failures = 0;
+  readonly #faults = new Faults();
 
   constructor(
     url: string,
@@ -44,15 +54,38 @@ export class RedisLog {
   async follow(): Promise<void> {
     while (!this.#isEnded) {
       const position = this.#position;
-      const args = ["COUNT", `${MAX_RECORDS}`, "BLOCK", `${BLOCK_MS}`, "STREAMS", this.#key, position];
+      // Where it could not be read, whether it can be shows at once.
+      const wait = this.#isDeaf ? [] : ["BLOCK", `${BLOCK_MS}`];
+      const args = ["COUNT", `${MAX_RECORDS}`, ...wait, "STREAMS", this.#key, position];
       try {
         const reply = await this.#line.send("XREAD", args, BLOCK_MS + ANSWER_MS);
-        if (position !== this.#position) continue; // it was read from where nothing is known any more
-        this.#hearAll(rowsOf(reply, this.#key));
-      } catch {
+        // Otherwise it was read from where nothing is known any more.
+        if (position === this.#position) this.#hearAll(rowsOf(reply, this.#key));
+        this.#hasRead();
+      } catch (error) {
+        this.#fail(error);
         await Bun.sleep(RETRY_MS);
       }
     }
+  }
+
+  #hasRead(): void {
+    this.#readMs = performance.now();
+    this.#failures = 0;
+    if (!this.#isDeaf) return;
+    this.#isDeaf = false;
+    this.#faults.clear();
+    this.events.reading();
+  }
+
+  #fail(error: unknown): void {
+    if (this.#isEnded) return;
+    const why = this.#faults.check("The log cannot be read", error);
+    const isCut = !this.#faults.hasReported && !(error instanceof RedisRefusal);
+    const isShort = isCut ? performance.now() - this.#readMs < DEAF_MS : ++this.#failures < 2;
+    if (this.#isDeaf || isShort) return;
+    this.#isDeaf = true;
+    this.events.deaf(`the log cannot be read: ${why}`);
   }
 
   #hearAll(rows: readonly unknown[]): void {

@@ -2,7 +2,8 @@
 
 import { note } from "../log.ts";
 import type { RedisChanges } from "./changes.ts";
-import { RedisRefusal, type RedisLine } from "./line.ts";
+import { ClockWatch } from "../clock-watch.ts";
+import { Faults, RedisRefusal, type RedisLine } from "./line.ts";
 import { isId, readRenewal } from "./records.ts";
 import { bury, register, renew, resign } from "./node-scripts.ts";
 import { compareIds } from "../store.ts";
@@ -47,6 +48,9 @@ export class RedisNodes {
   #isRenewing = false;
   /** What Redis has of this node may be from before; who has left since would stay in it. */
   #isStale = false;
+  readonly #clockWatch = new ClockWatch();
+  readonly #faults = new Faults();
+  #blind = "";
 
   constructor(
     private readonly line: RedisLine,
@@ -67,7 +71,9 @@ export class RedisNodes {
   async end(): Promise<void> {
     this.#isEnded = true;
     clearTimeout(this.#timer);
-    await this.line.run(resign, this.id).catch(() => {});
+    await this.line
+      .run(resign, this.id)
+      .catch((error: unknown) => this.#faults.check("A node could not resign", error));
   }
 
   /**
@@ -124,14 +130,16 @@ export class RedisNodes {
       this.events.found(isOther ? newest : undefined);
       this.changes.tellAway();
       await this.#judge(missing);
+      this.#faults.clear();
       if (!this.#isEnded) this.#renewLater(RENEW_MS);
     } catch (error) {
       if (this.#isEnded) return;
+      const why = this.#faults.check("A node could not renew itself", error);
       this.#isLooking = false;
       // A connection may have been cut; that alone is nothing.
       if (++this.#failures > 1) {
         this.#renewedMs = -Infinity;
-        this.events.lost(error instanceof Error ? error.message : String(error));
+        this.events.lost(why);
       }
       this.#renewLater(LOOK_MS);
     } finally {
@@ -145,7 +153,11 @@ export class RedisNodes {
       ...[this.id, ALIVE_MS, this.keepDays * DAY_MS],
       ...[DAY_MS, MAX_ROOMS, MAX_SESSIONS],
     );
-    const { full, ...renewal } = readRenewal(reply);
+    const { full, nowMs, evicted, trimmed, blind, ...renewal } = readRenewal(reply);
+    if (evicted + trimmed > 0) note("Redis nearly full", { evicted, trimmed });
+    if (blind && blind !== this.#blind) note("Redis does not say how full it is", { why: blind });
+    this.#blind = blind;
+    this.#clockWatch.check(Number.parseInt(renewal.top), nowMs);
     if (full) throw new RedisRefusal(full);
     return renewal;
   }

@@ -11,17 +11,20 @@
  *   could be the undoing of that.)
  * - What only drifts a little may be lost or done twice: how long the log is.
  *
+ * A time is Redis' clock when a batch was written, in milliseconds since 1970. An id is not: it only grows.
+ *
  * The keys, all with one prefix:
  *
  *     meta          hash: born, the id of the conversation; origin, where rooms begin; top, the newest id of the log;
  *                   done, the record from which all has followed; records and bytes that were ever put into the log
  *     log           stream: what every node follows; a record for each batch, with the fields h (node, batch, the record
- *                   before, messages of a room at most), p (room, client, connections), s (client, session, ticket),
+ *                   before, messages of a room at most, time), p (room, client, connections), s (client, session, ticket),
  *                   m (id, the one before it in its room, room, client) and c (content), v (a draft that is none: why),
  *                   k (number, id, client and session: the latest kept), d (a node that is dead)
  *     marks         list: how many records the log had at each MiB, the oldest first
- *     room:ROOM     stream: the latest messages of a room; heads, hash: the newest id of each; rooms and rooms:oldest,
- *                   sorted by the Unix time in milliseconds of their newest and (about) their oldest message
+ *     room:ROOM     stream: the latest messages of a room, with the fields p (the id before it in its room), f (client),
+ *                   c (content) and t (time); heads, hash: the newest id of each; rooms and rooms:oldest, sorted by the
+ *                   time of their newest and (about) their oldest message; rooms:bytes, by (about) the memory they take
  *     sessions      hash: the highest number kept of each, and its id; sessions:used, sorted by last use
  *     nodes         hash: each node and its last batch; alive:NODE, with a time to live
  *     here:NODE ROOM  hash: clients that a node has in a room; in:ROOM and rooms:NODE, sets: which of these there are
@@ -34,11 +37,14 @@ local function parts(id)
   local ms, sequence = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(sequence)
 end
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 -- The id after all others; sequences start anywhere, so that an id hardly comes again after a loss of data. Where the
 -- newest is ahead of the clock, it is they that grow with time.
 local function idAfter(id, sequence)
-  local time, last, lastSequence = redis.call('TIME'), parts(id)
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local now, last, lastSequence = clock(), parts(id)
   if now > last then return now, tonumber(sequence) end
   return last, math.max(lastSequence + 1, now * 100)
 end
@@ -54,15 +60,23 @@ local function idBefore(id)
   return idOf(math.max(ms - 1, 0), 9007199254740991)
 end
 -- An entry of a room, where it may be already.
-local function keep(room, id, head, from, content, history)
+local function keep(room, id, head, from, content, time, history)
   local key = P .. 'room:' .. room
-  local function add(call) return call('XADD', key, 'MAXLEN', history, id, 'p', head, 'f', from, 'c', content) end
+  local function add(call)
+    return call('XADD', key, 'MAXLEN', history, id, 'p', head, 'f', from, 'c', content, 't', time)
+  end
   if type(add(redis.pcall)) ~= 'table' then return end
   -- Somebody else has put there what would come after this, or no stream: that goes, and the room goes on.
   if redis.call('TYPE', key).ok ~= 'stream' then redis.call('DEL', key) redis.call('XADD', key, 'MAXLEN', 0, '0-1', 'p', '') end
   for _, later in ipairs(redis.call('XRANGE', key, id, '+')) do redis.call('XDEL', key, later[1]) end
   redis.call('XSETID', key, idBefore(id))
   add(redis.call)
+end
+-- About how much memory the entries of a room take.
+local function weigh(room)
+  local bytes = redis.call('MEMORY', 'USAGE', P .. 'room:' .. room) or 0
+  redis.call('ZADD', P .. 'rooms:bytes', bytes, room)
+  return bytes
 end
 local function present(node, room, client, connections)
   local here = P .. 'here:' .. node .. ' ' .. room
@@ -94,26 +108,28 @@ local function catchUp()
     redis.call('HSET', P .. 'meta', 'top', done)
     return done
   end
-  local fields, heads, ms = record[2], {}, parts(top)
-  local node, number, history = string.match(fields[2], '^(%S+) (%d+) %S+ (%d+)$')
+  local fields, heads = record[2], {}
+  local node, number, history, time = string.match(fields[2], '^(%S+) (%d+) %S+ (%d+) (%d+)$')
   if node ~= '-' then redis.call('HSET', P .. 'nodes', node, number) end
   for i = 3, #fields, 2 do
     local is, text = fields[i], fields[i + 1]
     if is == 'm' then
       local id, head, room, from = string.match(text, '^(%S+) (%S+) (%S+) (%S+)$')
-      keep(room, id, head, from, fields[i + 3], history)
+      keep(room, id, head, from, fields[i + 3], time, history)
       heads[room] = id
     elseif is == 'k' then
       local said, key = string.match(text, '^(%d+ %S+) (.+)$')
       redis.call('HSET', P .. 'sessions', key, said)
-      redis.call('ZADD', P .. 'sessions:used', ms, key)
+      redis.call('ZADD', P .. 'sessions:used', time, key)
     elseif is == 'p' then present(node, string.match(text, '^(%S+) (%S+) (%d+)$'))
     elseif is == 'd' then dead(text) end
   end
   for room, id in pairs(heads) do
     redis.call('HSET', P .. 'heads', room, id)
-    redis.call('ZADD', P .. 'rooms', ms, room)
-    redis.call('ZADD', P .. 'rooms:oldest', 'NX', ms, room)
+    redis.call('ZADD', P .. 'rooms', time, room)
+    local oldest = redis.call('ZSCORE', P .. 'rooms:oldest', room)
+    if not oldest or tonumber(oldest) > tonumber(time) then redis.call('ZADD', P .. 'rooms:oldest', time, room) end
+    weigh(room)
   end
   redis.call('HSET', P .. 'meta', 'done', top)
   return top

@@ -59,13 +59,13 @@ export function readRecord(row: unknown): LogRecord | undefined {
   if (!isRow(row)) return undefined;
   const [id, fields] = row;
   const [mark, head = ""] = fields;
-  const [node, batch, prev] = head.split(" ");
-  if (mark !== "h" || !isName(node) || !isCount(batch) || !isId(prev)) return undefined;
+  const [node, batch, prev, , time] = head.split(" ");
+  if (mark !== "h" || !isName(node) || !isCount(batch) || !isId(prev) || !isTime(time)) return undefined;
   const parts: Part[] = [];
   for (let i = 2; i < fields.length; i += 2) {
     const [field, value = ""] = [fields[i], fields[i + 1]];
     if (field === "k") continue; // the latest of a session, for Redis itself
-    const part = field === "m" ? readKept(value, fields[(i += 2) + 1]) : readPart(field, value);
+    const part = field === "m" ? readKept(value, fields[(i += 2) + 1], time) : readPart(field, value);
     if (!part) return undefined;
     parts.push(part);
   }
@@ -98,9 +98,9 @@ function readPart(field: string | undefined, value: string): Part | undefined {
   }
 }
 
-function readKept(meta: string, content: string | undefined): Part | undefined {
+function readKept(meta: string, content: string | undefined, time: string): Part | undefined {
   const [id, prev, room, from] = meta.split(" ");
-  const entry = isName(room) ? readEntry(id, room, prev, from, content) : undefined;
+  const entry = isName(room) ? readEntry(id, room, prev, from, content, time) : undefined;
   return entry && { is: "answer", answer: { kept: entry } };
 }
 
@@ -110,10 +110,11 @@ function readEntry(
   prev: string | undefined,
   from: string | undefined,
   coded: string | undefined,
+  time: string | undefined,
 ): Entry | undefined {
   const content = decode(coded);
-  if (!isId(id) || !isId(prev) || !isName(from) || content === undefined) return undefined;
-  return { id, prev, time: Number.parseInt(id), room, from, content };
+  if (!isId(id) || !isId(prev) || !isName(from) || content === undefined || !isTime(time)) return undefined;
+  return { id, prev, time: Number(time), room, from, content };
 }
 
 /** Entries of a room's stream; what somebody else has written there is none. */
@@ -121,8 +122,9 @@ export function readEntries(rows: unknown, room: string): Entry[] {
   const entries: Entry[] = [];
   for (const row of Array.isArray(rows) ? rows : []) {
     if (!isRow(row)) continue;
-    const [id, [p, prev, f, from, c, content]] = row;
-    const entry = p === "p" && f === "f" && c === "c" ? readEntry(id, room, prev, from, content) : undefined;
+    const [id, [p, prev, f, from, c, content, t, time]] = row;
+    const isOurs = p === "p" && f === "f" && c === "c" && t === "t";
+    const entry = isOurs ? readEntry(id, room, prev, from, content, time) : undefined;
     if (entry) entries.push(entry);
   }
   return entries;
@@ -141,6 +143,11 @@ function decode(coded: string | undefined): Content | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Unix time in milliseconds. */
+function isTime(value: unknown): value is string {
+  return typeof value === "string" && /^\d{1,15}$/.test(value);
 }
 
 function isCount(value: unknown): value is string {
@@ -166,7 +173,10 @@ export function readSession(value: unknown): number | null {
 
 /** What the script `renew` answers. */
 export function readRenewal(reply: unknown) {
-  const [isKnown, wasAlive, top, born, missing, full]: unknown[] = Array.isArray(reply) ? reply : [];
+  const [isKnown, wasAlive, top, born, missing, full, now, room]: unknown[] = Array.isArray(reply)
+    ? reply
+    : [];
+  const [evicted, trimmed]: unknown[] = Array.isArray(room) ? room : [];
   return {
     isKnown: isKnown === 1,
     wasAlive: wasAlive === 1,
@@ -174,5 +184,12 @@ export function readRenewal(reply: unknown) {
     born: isId(born) ? born : "",
     missing: Array.isArray(missing) ? missing.map(String) : [],
     full: typeof full === "string" ? full : "",
+    /** Redis' clock. */
+    nowMs: Number(now),
+    /** Rooms that went, and rooms that lost their older half, since Redis is nearly full. */
+    evicted: Number(evicted ?? 0),
+    trimmed: Number(trimmed ?? 0),
+    /** Why it is not known how full it is. */
+    blind: typeof room === "string" ? room : "",
   };
 }

@@ -3,7 +3,7 @@
 import { note, report } from "../log.ts";
 import { checkRedis, describeRedis, type RedisAddress } from "./address.ts";
 import { RedisChanges } from "./changes.ts";
-import { RedisLine } from "./line.ts";
+import { Faults, RedisLine } from "./line.ts";
 import { RedisLog } from "./log.ts";
 import { RedisNodes } from "./nodes.ts";
 import { isId, readEntries, readPresent, readSession, type LogRecord, type Part } from "./records.ts";
@@ -29,8 +29,12 @@ const SETTLE_LOOK_MS = 5;
 
 export class RedisStore implements Store {
   promise = "";
-  isReady = true;
   readonly others: Others;
+  /** Redis takes what it is given. */
+  #isTaking = true;
+  /** What it was given can be heard of. */
+  #isHearing = true;
+  readonly #faults = new Faults();
   readonly #line: RedisLine;
   readonly #changes: RedisChanges;
   readonly #nodes: RedisNodes;
@@ -51,6 +55,12 @@ export class RedisStore implements Store {
         this.#nodes.skipped(record);
         this.#reset("the log has a gap");
       },
+      deaf: (why) => {
+        if (this.isReady) note("store lost", { why });
+        this.#isHearing = false;
+        this.#writer.refuseWaiting();
+      },
+      reading: () => this.#recover(() => (this.#isHearing = true)),
     });
     const changes = new RedisChanges(() => this.#writer.wake());
     this.#changes = changes;
@@ -92,6 +102,10 @@ export class RedisStore implements Store {
       throw new StoreError(`Redis at ${this.address.name} cannot be used: ${why}`);
     }
     void this.#log.follow();
+  }
+
+  get isReady(): boolean {
+    return this.#isTaking && this.#isHearing;
   }
 
   open(room: string): Promise<ReadonlyHistory | "unavailable"> {
@@ -160,8 +174,11 @@ export class RedisStore implements Store {
 
   async #try<T>(ask: () => Promise<T>): Promise<T | "unavailable"> {
     try {
-      return await ask();
-    } catch {
+      const answer = await ask();
+      this.#faults.clear();
+      return answer;
+    } catch (error) {
+      this.#faults.check("Redis could not be asked", error);
       this.#nodes.look();
       return "unavailable";
     }
@@ -201,14 +218,22 @@ export class RedisStore implements Store {
 
   #lose(why: string): void {
     if (this.isReady) {
-      this.isReady = false;
       note("store lost", { why });
       // They may lead to a primary that is none any more.
       this.#line.drop();
       this.#log.drop();
     }
+    this.#isTaking = false;
     this.#writer.refuseWaiting();
     this.#nodes.look();
+  }
+
+  #recover(recover: () => void): void {
+    const wasReady = this.isReady;
+    recover();
+    if (wasReady || !this.isReady) return;
+    note("store found");
+    this.#writer.wake();
   }
 
   /** @param newest the end of the log, if it is not the one that was followed */
@@ -217,10 +242,7 @@ export class RedisStore implements Store {
       this.#log.goTo(newest);
       this.#reset("Redis has lost what it had");
     }
-    if (this.isReady) return;
-    this.isReady = true;
-    note("store found");
-    this.#writer.wake();
+    this.#recover(() => (this.#isTaking = true));
   }
 
   /** Nobody here can be told what is missing; who comes again is. */

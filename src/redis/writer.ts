@@ -1,7 +1,7 @@
 /** What this node has to say, written in batches: one on its way at a time, and the next takes what came meanwhile. */
 
 import { report } from "../log.ts";
-import { RedisRefusal, type RedisLine } from "./line.ts";
+import { Faults, RedisRefusal, type RedisLine } from "./line.ts";
 import { encode, type LogRecord } from "./records.ts";
 import type { Change, RedisChanges } from "./changes.ts";
 import type { RedisNodes } from "./nodes.ts";
@@ -48,6 +48,7 @@ export class RedisWriter {
   #answered = 0;
   /** Each is greater than the last; one that was given up can no longer be written when a later one was. */
   #number = 0;
+  readonly #faults = new Faults();
 
   /** @param lose what happens when Redis does not do its part */
   constructor(
@@ -142,7 +143,10 @@ export class RedisWriter {
   #finish(): void {
     if (!this.#isUnfinished) return;
     this.#isUnfinished = false;
-    this.line.run(finish).catch(() => {});
+    // Where it is refused, the next script does it.
+    this.line
+      .run(finish)
+      .catch((error: unknown) => this.#faults.check("A batch could not be finished", error));
   }
 
   #takeDrafts(): readonly Waiting[] {
@@ -165,9 +169,10 @@ export class RedisWriter {
         const reply = await this.line.run(write, ...batch.args);
         // Nobody knows this node any more: whether this was written before that, the log may tell, or nothing does.
         if (reply === "unknown node") this.#fail(batch, "unconfirmed", "this node was taken for dead");
+        this.#faults.clear();
         return;
       } catch (error) {
-        const why = error instanceof Error ? error.message : String(error);
+        const why = this.#faults.check("A batch could not be written", error);
         if (error instanceof RedisRefusal && attempt === 1) return this.#fail(batch, "unavailable", why);
         if (performance.now() - startMs > LOST_MS) this.lose(why);
         await Bun.sleep(RETRY_MS);
