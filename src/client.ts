@@ -7,6 +7,8 @@
  *     room.on("message", ({ from, text }) => console.log(from, text));
  *     room.send("hi");
  *
+ * Bun does not import over HTTP: there it is a copy of the file, and `server` says where the server is.
+ *
  * What is sent waits in the outbox until the server has acknowledged it, through any number of connections, and
  * is said exactly once. What is heard is heard once, in the room's order; `welcome` tells if something is missing.
  */
@@ -14,7 +16,7 @@
 import type { Incoming, Message, Presence, Welcome } from "./events.ts";
 
 export interface Options {
-  /** Where the server is; the one that this module came from if not said. */
+  /** Where the server is, as in `http://localhost:8000`; the one that this module was imported from if not said. */
   readonly server?: string;
   readonly id: string;
   readonly room?: string;

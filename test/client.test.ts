@@ -1,12 +1,16 @@
 /** The client module as others use it. The promise it keeps is tested in faults.test.ts. */
 
 import { expect, setSystemTime, test } from "bun:test";
+import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { connect, type Connection, type State } from "../src/client.ts";
 import type { Welcome } from "../src/events.ts";
 import { Tokens } from "../src/tokens.ts";
 import { openPage, skipped as withoutBrowser } from "./browser.ts";
 import { startHubbub, within, until } from "./hubbub.ts";
+import { fill, linesOf } from "./readme.ts";
 
 /** The next time that something happens, with a deadline. */
 function next<T>(
@@ -42,6 +46,39 @@ test("the README's lines run as they stand, with the module that the server hand
     if ((out += chunk).includes("bob")) break;
   expect(out).toBe("connecting \nopen \nann: hi\nbob: ho\n");
   run.kill();
+});
+
+test("in Bun a copy of the module works as the README says; without a server it says what is missing", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob", { room: "tea" });
+  const folder = await mkdtemp(join(tmpdir(), "hubbub-client-"));
+  try {
+    const here = { "http://localhost:8000": hub.origin };
+    const [, url = ""] = /^curl -fsSO (\S+)$/.exec(fill(linesOf("sh", "hubbub.js"), here).trim()) ?? [];
+    await Bun.write(`${folder}/hubbub.js`, await fetch(url));
+    const lines = fill(linesOf("js", "./hubbub.js"), here);
+    await Bun.write(`${folder}/ann.js`, `${lines}room.send("hi");`);
+    await using ann = Bun.spawn([process.execPath, "ann.js"], { cwd: folder });
+    await bob.hears("Client #ann says: hi");
+    ann.kill();
+
+    await Bun.write(
+      `${folder}/eve.js`,
+      'import { connect } from "./hubbub.js"; connect({ id: "eve", token: "a.b.c" });',
+    );
+    const eve = Bun.spawn([process.execPath, "eve.js"], { cwd: folder, stderr: "pipe" });
+    expect(await new Response(eve.stderr).text()).toContain(
+      `error: server: expected an address such as "http://localhost:8000", got "file://${folder}/hubbub.js", which is where this module was loaded from\n`,
+    );
+    expect(await eve.exited).toBe(1);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+  for (const server of ["localhost:8000", "file:///tmp", "not an address", "http://", ""])
+    expect(() => connect({ server, id: "ann" })).toThrow();
+  expect(() => connect({ server: "localhost:8000", id: "ann" })).toThrow(
+    'server: expected an address such as "http://localhost:8000", got "localhost:8000"',
+  );
 });
 
 test("it notices a server that is frozen, within two pings, and goes on with one that is not", async () => {
