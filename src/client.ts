@@ -301,9 +301,12 @@ export class Connection {
     this.#write({ type: "ping" });
   }
 
-  /** Whether the connection is alive, or still on its way, shows within seconds. */
+  /** A dead connection shows within seconds; one that is only just being made has its time. */
   #test(): void {
     if (this.#socket === undefined || this.#probe !== undefined) return;
+    const { readyState } = this.#socket;
+    if (readyState === WebSocket.CONNECTING && Date.now() - this.#checkedAt < PROBE_MS) return;
+    if (readyState !== WebSocket.OPEN) return this.#open();
     this.#ask();
     this.#probe = setTimeout(() => this.#comeBack(SILENT), PROBE_MS);
   }

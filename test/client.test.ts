@@ -328,6 +328,39 @@ test("an open connection is tested when the network is back: a dead one is given
   }
 });
 
+test("an attempt that was under way when the network came back is made anew, unless it has only just begun", async () => {
+  let attempts = 0;
+  let came = Promise.withResolvers<void>();
+  using silent = Bun.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      open() {
+        attempts++;
+        came.resolve();
+      },
+      data() {},
+    },
+  });
+  const ann = connect({ server: `http://127.0.0.1:${silent.port}`, id: "ann" });
+  await within(came.promise, () => "no attempt");
+  came = Promise.withResolvers<void>();
+  const states: State[] = [];
+  ann.on("state", (state) => states.push(state));
+  happens(new Event("online"));
+  expect(states).toEqual([]);
+  setSystemTime(Date.now() + 10_000);
+  try {
+    happens(new Event("online"));
+  } finally {
+    setSystemTime();
+  }
+  expect(states).toEqual([{ is: "connecting" }]);
+  await within(came.promise, () => "no second attempt");
+  expect(attempts).toBe(2);
+  ann.close();
+});
+
 test("after a sleep an old ping proves nothing: the connection is tested anew", async () => {
   await using hub = await startHubbub();
   const ann = connect({ server: hub.origin, id: "ann" });
