@@ -1,6 +1,7 @@
 /** What monitoring sees, and who may look. */
 
 import { expect, test } from "bun:test";
+import { Door } from "../src/door.ts";
 import { Tokens } from "../src/tokens.ts";
 import { startHubbub, until } from "./hubbub.ts";
 import { closing, frame, RawClient, request } from "./raw.ts";
@@ -125,6 +126,17 @@ test("they are for this machine, or for who has a token; never for who comes by 
   expect(await closed.answer("/metrics", { headers: forwarded })).toHaveProperty("status", 401);
   const token = new Tokens(Buffer.from(secret)).sign("prometheus", [], Math.floor(Date.now() / 1000) + 60);
   await closed.metrics({ headers: { ...forwarded, Authorization: `Bearer ${token}` } });
+});
+
+test("not for another machine that writes this one's name into Host", () => {
+  const rules = { publicUrl: undefined, allowHost: [], allowOrigin: [], tokens: undefined };
+  const door = new Door({ ...rules, machineName: () => "server" });
+  const request = new Request("http://localhost/metrics", { headers: { Host: "localhost" } });
+  const codeFor = (address: string) => door.admitObserver(request, address, 0)?.code;
+  for (const address of ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
+    expect(codeFor(address)).toBeUndefined();
+  for (const address of ["192.0.2.1", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "::127.0.0.1", ""])
+    expect(codeFor(address)).toBe("not-local");
 });
 
 test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped}`, async () => {

@@ -2,6 +2,7 @@
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { connect, type Connection } from "../src/client.ts";
+import { startHub } from "./hub.ts";
 import { startHubbub, STORES, within } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);
@@ -55,6 +56,16 @@ for (const store of STORES)
     expect(acks).toBe(200);
     expect(await hub.process.exited).toBe(0);
   });
+
+test("while it stops a message over HTTP is rejected, since nobody may wait for its answer; on a socket it is still stored", async () => {
+  const { hub, join } = startHub();
+  const ann = await join("ann");
+  hub.stop();
+  const message = { room: "tea", from: "ci", content: "hi", session: undefined, seq: undefined };
+  expect(await hub.say(message)).toEqual({ refused: "unavailable" });
+  ann.says("still here");
+  expect(ann.socket.takes()).toEqual(["You wrote: still here", "Client #ann says: still here"]);
+});
 
 test("while it stops nobody new comes in; a second signal ends it at once", async () => {
   await using hub = await startHubbub({ args: ["--drain-seconds", "3600"] });

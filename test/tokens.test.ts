@@ -112,6 +112,15 @@ describe("whose signature counts", () => {
   for (const [what, token] of Object.entries(forgeries))
     test(`not ${what}`, () => expect(tokens.verify(token, NOW_MS)).toEqual({ sentence: NOT_OURS }));
 
+  test("up to 8,192 characters, and none that is longer", () => {
+    const around = Array.from({ length: 20 }, (_, i) =>
+      forge(claims, { header: { alg: "HS256", kid: "x".repeat(6000 + 10 * i) } }),
+    );
+    const isLong = (token: string) => token.length > 8192;
+    expect(new Set(around.map(isLong)).size).toBe(2);
+    for (const token of around) expect("sentence" in tokens.verify(token, NOW_MS)).toBe(isLong(token));
+  });
+
   test("its own, and that of RFC 7515's first example", () => {
     expect<unknown>(tokens.verify(tokens.sign("ann", ["tea"], NOW + 60), NOW_MS)).toEqual({
       client: "ann",
