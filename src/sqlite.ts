@@ -41,8 +41,8 @@ export class SqliteStore implements Store {
   readonly #sql: ReturnType<typeof prepare>;
   readonly #sessions: Sessions;
   #waiting: [Draft, Sender][] = [];
-  /** The next commit is on its way. */
-  #isCommitting = false;
+  /** The next commit, once it is scheduled. */
+  #nextCommit: PromiseWithResolvers<void> | undefined;
   /** How long the last one took. */
   #commitMs = 0;
   #forgetting: Timer | undefined;
@@ -93,7 +93,7 @@ export class SqliteStore implements Store {
   }
 
   async sent(client: string, session: string): Promise<number | null | "unavailable"> {
-    this.#commit(); // what is on its way may be of that session
+    await this.#nextCommit?.promise; // what is pending may be of that session
     const known = this.#health.try(() => ({ sent: this.#sessions.sent(client, session, this.clock()) }));
     return known ? known.sent : "unavailable";
   }
@@ -122,8 +122,8 @@ export class SqliteStore implements Store {
 
   append(draft: Draft, sender: Sender): void {
     this.#waiting.push([draft, sender]);
-    if (this.#isCommitting) return;
-    this.#isCommitting = true;
+    if (this.#nextCommit) return;
+    this.#nextCommit = Promise.withResolvers();
     if (this.#commitMs < FAST_COMMIT_MS) setImmediate(() => this.#commit());
     else setTimeout(() => this.#commit(), SLOW_COMMIT_WAIT_MS);
   }
@@ -141,10 +141,15 @@ export class SqliteStore implements Store {
 
   /** All that has come in becomes one transaction; who sent it is answered, and everyone hears it, after that. */
   #commit(): void {
-    this.#isCommitting = false;
     const batch = this.#waiting;
-    if (batch.length === 0) return;
+    const thisCommit = this.#nextCommit;
     this.#waiting = [];
+    this.#nextCommit = undefined;
+    if (batch.length > 0) this.#store(batch);
+    thisCommit?.resolve();
+  }
+
+  #store(batch: readonly [Draft, Sender][]): void {
     const nowMs = this.clock();
     const startMs = performance.now();
     const answers = this.#health.isGone

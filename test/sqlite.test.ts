@@ -1,7 +1,7 @@
 /** The SQLite store: what is acknowledged is in the file, and what the file is worth. */
 
 import { Database } from "bun:sqlite";
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { mkdtemp, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -337,6 +337,23 @@ describe("a store by itself", () => {
     later.forgetOld();
     expect(await later.sent("ann", "s")).toBe(null);
     later.end();
+  });
+
+  test("connections that open a session wait for the commit that is scheduled anyway, and force none", async () => {
+    const store = open();
+    const commits = spyOn(Database.prototype, "transaction");
+    const answers = Array.from({ length: 200 }, async (_, i) => {
+      const session = `s${i}`;
+      const answered = say(store, `${i}`, { session, seq: 7 });
+      expect(await store.sent("ann", session)).toBe(7);
+      return answered;
+    });
+    for (const answer of await Promise.all(answers)) expect(answer).toHaveProperty("kept");
+    expect(commits).toHaveBeenCalledTimes(1);
+    expect(await store.sent("ann", "s5")).toBe(7);
+    expect(commits).toHaveBeenCalledTimes(1);
+    commits.mockRestore();
+    store.end();
   });
 
   test("what is older than --keep-days is forgotten, and a gap is known for one", async () => {
