@@ -5,6 +5,7 @@ import { printable } from "../src/log.ts";
 import { Tokens } from "../src/tokens.ts";
 import { Clock } from "./clock.ts";
 import { startHubbub, STORES } from "./hubbub.ts";
+import { closing, frame, RawClient, request } from "./raw.ts";
 
 const SECRET = "a secret of thirty-two bytes, or more";
 
@@ -140,6 +141,25 @@ test("a log that nobody reads, or whose reader has gone, stops nothing", async (
   }
   expect(await hub.answer("/healthz")).toHaveProperty("status", 200);
 });
+
+for (const format of ["text", "json"])
+  test(`what a client sends is a part of its line, and a bounded one: ${format}`, async () => {
+    const hub = await startHubbub({ args: ["--log", format] });
+    await using client = new RawClient(hub.port);
+    const reason = "\x1b]0;pwned\x07\u009b2J\u202e\u2028\nrefused status=200";
+    client.sends(request("/ws/ann"), frame(8, closing(4000, reason)));
+    await client.head();
+    await client.rest();
+    await hub.answer(`/ws/${"%20".repeat(1000)}`);
+    hub.process.kill("SIGTERM");
+    await hub.process.exited;
+    const output = await hub.output;
+    expect(output).not.toMatch(/[^\P{Cc}\n]|\p{Bidi_Control}|[\u2028\u2029]/u);
+    const [, left = "", refused = ""] = output.split("\n");
+    expect(left).toContain("\\u001b]0;pwned\\u0007\\u009b2J\\u202e\\u2028\\nrefused status=200");
+    expect(refused).toContain("bad-name");
+    expect(/\/ws\/[^" ]*/.exec(refused)?.[0]).toHaveLength(200);
+  });
 
 test("what could move the cursor or turn the text around is shown, not done", () =>
   expect(printable("a\x1b[31m\u202eb\tc\n")).toBe("a\\u001b[31m\\u202eb\tc\\u000a"));

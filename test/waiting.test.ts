@@ -5,6 +5,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { MemoryStore } from "../src/memory.ts";
+import { metricsText } from "../src/metrics.ts";
 import { SqliteStore } from "../src/sqlite.ts";
 import { History, type Content, type Store } from "../src/store.ts";
 import { FakeSocket, startHub } from "./hub.ts";
@@ -196,6 +197,20 @@ describe("a replay", () => {
     expect(slow.socket.takes()).toEqual(numbers(201, 201));
     await hub.end();
     await rm(dirname(file), { recursive: true });
+  });
+
+  test("ends when its connection does, and nothing more is sent, or counted as sent", async () => {
+    const { join } = startHub();
+    const ann = await join("ann");
+    for (let i = 0; i < 3; i++) ann.says(`${i}`);
+    const slow = await join("slow", "text", { history: 3, buffered: 1 });
+    slow.leaves();
+    slow.drains();
+    expect(slow.socket.takes()).toEqual(["Client #ann says: 0"]);
+    const sent = () => Number(/^hubbub_sent_messages_total (\d+)$/m.exec(metricsText())?.[1]);
+    const before = sent();
+    ann.says("3");
+    expect(sent() - before).toBe(1);
   });
 
   test("leaves others their turn after 1,000 messages", async () => {
