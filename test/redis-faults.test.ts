@@ -65,6 +65,12 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
       ["f", "eve", "p", head, "c", "thi", "t", "1"],
     ];
     for (const entry of entries) await redis.send("XADD", "garbage:room:lobby", "*", ...entry);
+    const [oldest] = Object(await redis.send("XRANGE", "garbage:room:lobby", "-", "+"));
+    // In front of all, too.
+    await redis.send("DEL", "garbage:room:lobby");
+    await redis.send("XADD", "garbage:room:lobby", "1-1", "note", "hello");
+    await redis.send("XADD", "garbage:room:lobby", oldest[0], ...oldest[1]);
+    for (const entry of entries) await redis.send("XADD", "garbage:room:lobby", "*", ...entry);
     await redis.send("XADD", "garbage:room:lobby", `${Date.now() + 60_000}-0`, "note", "from the future");
     await using bob = await hub.joinJson("bob", { history: 50 });
     await bob.hears({ type: "message", from: "ann", text: "before" });

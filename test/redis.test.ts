@@ -180,6 +180,24 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     expect(await redis.send("XLEN", "bounded:room:lobby")).toBe(10);
   });
 
+  test("a newcomer gets the latest --history messages also where memory has less of them", async () => {
+    const redis = await sharedRedis();
+    await using hub = await start(redis.url("large"), ["--history", "100"]);
+    await using ann = await hub.join("ann"); // the room is open from the beginning
+    const texts = Array.from({ length: 100 }, (_, i) => `${i}`.padEnd(65_000, "x"));
+    for (const text of texts) ann.says(text);
+    await ann.hearsUpTo(`Client #ann says: ${texts.at(-1)}`);
+    for (const query of [{ history: 100 }, { history: 99 }, { history: 1000 }]) {
+      await using bob = await hub.joinJson("bob", query);
+      for (const text of texts.slice(-query.history)) await bob.hears({ type: "message", from: "ann", text });
+      ann.says("and then");
+      await ann.hearsUpTo("Client #ann says: and then");
+      await bob.hears({ type: "message", from: "ann", text: "and then" });
+      texts.push("and then");
+      texts.shift();
+    }
+  });
+
   test("of the log about 64 MiB, however much is said", async () => {
     await using redis = await Redis.start();
     await using hub = await start(redis.url("hubbub"), ["--history", "1", "--max-message-bytes", "131072"]);

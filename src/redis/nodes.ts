@@ -26,6 +26,8 @@ export interface NodesEvents {
   /** Redis answers. If it does not have what it had, `newest` is the end of the log that it has now. */
   found(newest: string | undefined): void;
   lost(why: string): void;
+  /** What is older may be forgotten; both in Unix time in milliseconds, by Redis' clock. */
+  aged(limitMs: number, nowMs: number): void;
 }
 
 export class RedisNodes {
@@ -158,6 +160,7 @@ export class RedisNodes {
     if (blind && blind !== this.#blind) note("Redis does not say how full it is", { why: blind });
     this.#blind = blind;
     this.#clockWatch.check(Number.parseInt(renewal.top), nowMs);
+    if (this.keepDays > 0) this.events.aged(nowMs - this.keepDays * DAY_MS, nowMs);
     if (full) throw new RedisRefusal(full);
     return renewal;
   }

@@ -1,20 +1,14 @@
 /** The rooms that are open here, kept up to date by what the log tells of them. */
 
 import { isId, readEntries, readPresent } from "./records.ts";
+import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
 import { aPageOf, compareIds, History, type Entry, type Follower, type ReadonlyHistory } from "../store.ts";
-
-/** What is kept ready of a room; Redis may have more. */
-const MAX_ROOM_BYTES = 4 * 1024 * 1024;
-const MAX_READY_BYTES = 256 * 1024 * 1024;
-const MAX_LATE_ROOM_BYTES = 64 * 1024;
 
 /** What the log tells of one room. */
 export type News =
   { readonly said: Entry } | { readonly client: string; readonly node: string; readonly connections: number };
 
-interface Room {
-  history: History;
-  holders: number;
+interface Room extends CachedRoom {
   /** How far the log was when this was read: what it had told by then is in it. Empty once it has gone beyond. */
   from: string;
   /** Until it is read: what the log tells meanwhile, and in which record. */
@@ -25,9 +19,7 @@ interface Room {
 }
 
 export class RedisRooms {
-  readonly #rooms = new Map<string, Room>();
-  /** Of all that is kept ready. */
-  #readyBytes = 0;
+  readonly #rooms: RoomCache<Room>;
 
   /**
    * @param look what the script `open` answers for a room, with entries of so many bytes
@@ -38,7 +30,15 @@ export class RedisRooms {
     private readonly own: ReadonlySet<string>,
     private readonly maxEntries: number,
     private readonly follower: Follower,
-  ) {}
+    maxBytes?: number,
+  ) {
+    this.#rooms = new RoomCache<Room>(maxBytes);
+  }
+
+  /** Of all histories. */
+  get bytes(): number {
+    return this.#rooms.bytes;
+  }
 
   async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
     const room = this.#rooms.get(name) ?? this.#makeRoom(name);
@@ -49,15 +49,26 @@ export class RedisRooms {
   }
 
   close(name: string): void {
-    const room = this.#rooms.get(name);
-    if (!room || --room.holders > 0) return;
-    this.#rooms.delete(name);
-    this.#readyBytes -= room.history.bytes;
+    if (this.#rooms.release(name)) this.#rooms.delete(name);
+  }
+
+  /** As Redis does: only from the front, where a time that is still to come counts as the next message's. */
+  forgetOld(limitMs: number, nowMs: number): void {
+    for (const [name, { history }] of this.#rooms.entries()) {
+      let upTo: string | undefined;
+      for (let position = history.start; position < history.end; position++) {
+        const { id, time = Infinity } = history.at(position) ?? {};
+        if (time > nowMs) continue;
+        if (time > limitMs) break;
+        upTo = id;
+      }
+      if (upTo !== undefined) this.#rooms.prune(name, upTo);
+    }
   }
 
   /** What was open is not what it was: it is read again for whoever is only just coming in, and still holds it. */
   readAnew(): void {
-    for (const [name, room] of this.#rooms) room.isOpen = this.#load(name, room);
+    for (const [name, room] of this.#rooms.entries()) room.isOpen = this.#load(name, room);
   }
 
   /** Each once, in the log's order. @param record its id */
@@ -68,9 +79,7 @@ export class RedisRooms {
     if (room.from && compareIds(record, room.from) <= 0) return;
     room.from = "";
     if ("said" in news) {
-      this.#readyBytes -= room.history.bytes;
-      room.history.push(news.said);
-      this.#readyBytes += room.history.bytes;
+      this.#rooms.push(room, news.said);
       this.follower.said(news.said);
     } else {
       const { client, node, connections } = news;
@@ -81,7 +90,7 @@ export class RedisRooms {
 
   /** A node has died, and its clients with it. @param record that tells so */
   tellDead(node: string, record: string): void {
-    for (const [name, { elsewhere }] of this.#rooms)
+    for (const [name, { elsewhere }] of this.#rooms.entries())
       for (const client of elsewhere.get(node)?.keys().toArray() ?? [])
         this.tell(name, record, { client, node, connections: 0 });
   }
@@ -101,7 +110,7 @@ export class RedisRooms {
       elsewhere: new Map(),
       isOpen: Promise.resolve(false),
     };
-    this.#rooms.set(name, room);
+    this.#rooms.add(name, room);
     room.isOpen = this.#load(name, room);
     return room;
   }
@@ -109,17 +118,16 @@ export class RedisRooms {
   /** One look at a room: its latest entries, who is there, and how far the log was. */
   async #load(name: string, room: Room): Promise<boolean> {
     const meanwhile: Room["meanwhile"] = (room.meanwhile = []);
-    const maxBytes = this.#readyBytes < MAX_READY_BYTES ? MAX_ROOM_BYTES : MAX_LATE_ROOM_BYTES;
+    const maxBytes = this.#rooms.loadBytes;
     const reply = await this.look(name, 2 * maxBytes);
     if (room.meanwhile !== meanwhile) return room.isOpen; // it is being read anew
     if (this.#rooms.get(name) !== room) return false; // closed meanwhile: its bytes would count for ever
     const [top, head, rows, present]: unknown[] = Array.isArray(reply) ? reply : [];
     if (!isId(top) || !isId(head)) return false;
     const entries = aPageOf(readEntries(rows, name), this.maxEntries, maxBytes).entries.reverse();
-    this.#readyBytes -= room.history.bytes;
-    room.history = new History(entries[0]?.prev ?? head, this.maxEntries, maxBytes);
-    for (const entry of entries) room.history.push(entry);
-    this.#readyBytes += room.history.bytes;
+    const history = new History(entries[0]?.prev ?? head, this.maxEntries, MAX_ROOM_BYTES);
+    for (const entry of entries) history.push(entry);
+    this.#rooms.replace(room, history);
     room.from = top;
     room.elsewhere.clear();
     for (const [client, node, connections] of readPresent(present))

@@ -88,6 +88,8 @@ end
 
 const TAKE = `
 ${LOOK}
+-- Not put there by somebody else.
+local function isOurs(entry) return entry[2][1] == 'p' and entry[2][7] == 't' end
 local function isBefore(id, other)
   local ms, sequence = parts(id)
   local otherMs, otherSequence = parts(other)
@@ -163,7 +165,10 @@ local key = P .. 'room:' .. room
 local _, fields = look()
 local pending = pendingIn(room, fields)
 local ms, sequence = parts(id)
-local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1] or pending[1]
+local oldest = pending[1]
+for _, entry in ipairs(redis.call('XRANGE', key, '-', '+', 'COUNT', 50)) do
+  if isOurs(entry) then oldest = entry break end
+end
 local before = oldest and oldest[2][2] or redis.call('HGET', P .. 'heads', room) or redis.call('HGET', P .. 'meta', 'origin')
 local isKept = id == before or #redis.call('XRANGE', key, id, id) > 0
 for _, entry in ipairs(pending) do isKept = isKept or entry[1] == id end
@@ -178,6 +183,19 @@ local room, from = ARGV[1], ARGV[4] == '' and '+' or idBefore(ARGV[4])
 local _, fields = look()
 local pending = pendingIn(room, fields)
 return take(P .. 'room:' .. room, from, '-', true, tonumber(ARGV[2]), tonumber(ARGV[3]), pending)
+`);
+
+/** room, entries at most, their bytes → the id just before as many of its latest entries */
+export const readIdBefore = script(`
+${TAKE}
+local room = ARGV[1]
+local _, fields = look()
+local pending = pendingIn(room, fields)
+local latest = take(P .. 'room:' .. room, '+', '-', true, tonumber(ARGV[2]), tonumber(ARGV[3]), pending)
+for i = #latest, 1, -1 do
+  if isOurs(latest[i]) then return latest[i][2][2] end
+end
+return redis.call('HGET', P .. 'heads', room) or redis.call('HGET', P .. 'meta', 'origin')
 `);
 
 /** client and session → the highest number kept of it, and its id, or nothing */

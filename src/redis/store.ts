@@ -8,7 +8,7 @@ import { RedisLog } from "./log.ts";
 import { RedisNodes } from "./nodes.ts";
 import { isId, readEntries, readPresent, readSession, type LogRecord, type Part } from "./records.ts";
 import { RedisRooms } from "./rooms.ts";
-import { clock, open, readAfter, readBefore, readSent } from "./scripts.ts";
+import { clock, open, readAfter, readBefore, readIdBefore, readSent } from "./scripts.ts";
 import { RedisWriter } from "./writer.ts";
 import {
   aPageOf,
@@ -26,6 +26,8 @@ import {
 } from "../store.ts";
 
 const SETTLE_LOOK_MS = 5;
+/** How far a replay goes back at most, where more is asked for than the room's history has in memory. */
+const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
 
 export class RedisStore implements Store {
   promise = "";
@@ -68,6 +70,7 @@ export class RedisStore implements Store {
       position: () => this.#log.last,
       found: (newest) => this.#find(newest),
       lost: (why) => this.#lose(why),
+      aged: (limitMs, nowMs) => this.#rooms.forgetOld(limitMs, nowMs),
     });
     this.#writer = new RedisWriter(
       this.#line,
@@ -137,6 +140,10 @@ export class RedisStore implements Store {
       const page = aPageOf(readEntries(rows, room), limit);
       return { ...page, entries: page.entries.reverse() };
     });
+  }
+
+  async idBeforeLatest(room: string, count: number): Promise<string | "unavailable"> {
+    return this.#try(async () => String(await this.#line.ask(readIdBefore, room, count, MAX_REPLAY_BYTES)));
   }
 
   async settle(): Promise<void> {
