@@ -343,12 +343,17 @@ export class Connection {
   /** A WebSocket does not say why it was rejected; a plain GET of the same address does, in a sentence. */
   async #askWhy(url: URL): Promise<void> {
     const { signal } = (this.#inquiry = new AbortController());
-    const ask = (token: string | undefined) =>
-      fetch(url, { ...this.#request(token), signal }).catch(() => undefined);
+    const ask = (token: string | undefined, method = "GET") =>
+      fetch(url, { ...this.#request(token), method, signal }).catch(() => undefined);
     let response = await ask(this.#token);
     // The browser of a page that may not connect does not let it show a token.
     const isTokenless = !response && this.#token !== undefined;
     if (isTokenless) response = await ask(undefined);
+    // A page's GET of its own site has no Origin, and its WebSocket has one: a proxy that changes Host makes it foreign.
+    if (response?.status === 426) {
+      const posted = await ask(undefined, "POST");
+      if (posted && codeOf(posted) === "origin") response = posted;
+    }
     if (!response) return;
     const { status, headers } = response;
     const code = codeOf(response);

@@ -91,6 +91,11 @@ async function serve(options: Options): Promise<Running> {
   const chatRoute = {
     GET: entrance.chat,
     OPTIONS: (request: Request) => asks(request) ?? nothingHere(request),
+    // Of what a page may ask its own site, only this tells its Origin.
+    POST(request: Request) {
+      const refused = door.refuse(request.headers);
+      return refused ? entrance.refuse(request, refused) : nothingHere(request);
+    },
   };
   const server: Bun.Server<Connection> = Bun.serve<Connection>({
     hostname: options.host,

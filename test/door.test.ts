@@ -352,6 +352,8 @@ test("every rejection carries a code, which no proxy's error page has", async ()
     [hub, "/nope", {}, 404, "not-found"],
     [hub, "/client", { method: "POST" }, 405, "no-such-method"],
     [hub, "/ws/ann", { method: "DELETE" }, 405, "no-such-method"],
+    [hub, "/ws/ann", { method: "POST" }, 405, "no-such-method"],
+    [hub, "/ws/ann", { method: "POST", headers: { Origin: "https://elsewhere.example" } }, 403, "origin"],
     [hub, "/rooms/tea/messages", { method: "PUT" }, 405, "no-such-method"],
     [hub, "/ws/a%20b", {}, 400, "bad-name"],
     [hub, "/ws/ann?room=a%20b", {}, 400, "bad-name"],

@@ -4,7 +4,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "./browser.ts";
 import { readName } from "../src/names.ts";
 import { Tokens } from "../src/tokens.ts";
-import { startHubbub } from "./hubbub.ts";
+import { startHubbub, until } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);
 
@@ -445,6 +445,138 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("room?.state.is", "open");
     await second.stop();
   });
+
+  test("a proxy's error pages end nothing: the page tries again until the server itself is back", async () => {
+    await using first = await startHubbub();
+    using page = await openPage(first, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.run("(Math.random = () => 0.001, 0)"); // tries again after some milliseconds
+    await first.stop();
+    const answers = [404, 502, 403, 200].map((status) => ({ status, asked: 0 }));
+    for (const answer of answers) {
+      await using proxy = Bun.serve({
+        hostname: "127.0.0.1",
+        port: first.port,
+        fetch() {
+          answer.asked++;
+          return new Response("<h1>404 page not found</h1>", {
+            status: answer.status,
+            headers: { "Content-Type": "text/html" },
+          });
+        },
+      });
+      // The WebSocket, the question why, and the next WebSocket: the first rejection has ended nothing.
+      await until(async () => answer.asked >= 3, `the page tries again after HTTP ${answer.status}`);
+      await proxy.stop(true);
+    }
+    await page.says("meanwhile");
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    await page.shows("[room.state.is, room.outbox.length]", ["open", 0]);
+    await using bob = await second.join("bob", { history: 1 });
+    await bob.hears("Client #ann says: meanwhile");
+  });
+
+  test("the module of the client may come late, too: a proxy has it not, and the server then does", async () => {
+    await using hub = await startHubbub();
+    let isUp = false;
+    await using proxy = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch(request) {
+        const { pathname, search } = new URL(request.url);
+        if (pathname === "/client") return fetch(hub.origin + pathname + search);
+        return isUp && pathname === "/hubbub.js"
+          ? fetch(hub.origin + pathname)
+          : new Response("<h1>502</h1>", { status: 502, headers: { "Content-Type": "text/html" } });
+      },
+    });
+    using page = await openPage({ origin: proxy.url.origin });
+    await page.shows(page.line, "No connection yet. What you write is kept. Try now");
+    isUp = true;
+    await page.shows("room?.outbox", []);
+  });
+
+  test("a page whose address a proxy hides from the server says that it is rejected, and stops", async () => {
+    await using hub = await startHubbub();
+    const sockets: string[] = [];
+    // It changes Host, as a proxy does that is not told otherwise.
+    await using proxy = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch(request) {
+        const { pathname, search } = new URL(request.url);
+        const headers = new Headers(request.headers);
+        headers.delete("host");
+        if (headers.has("upgrade")) sockets.push(pathname);
+        for (const name of ["upgrade", "connection"]) headers.delete(name);
+        // A rejection of the handshake is what the same headers get without one.
+        return fetch(hub.origin + pathname + search, { method: request.method, headers });
+      },
+    });
+    const origin = proxy.url.origin;
+    using page = await openPage({ origin }, "/client?id=ann");
+    await page.shows(
+      page.line,
+      `This server does not accept connections from ${origin}. Its operator can allow this address with --public-url ${origin}. Try now`,
+    );
+    await page.shows("[room.state.is, room.state.code]", ["closed", "origin"]);
+    for (const wake of [
+      "window.dispatchEvent(new Event('online'))",
+      "document.dispatchEvent(new Event('visibilitychange'))",
+    ])
+      await page.run(wake);
+    await page.shows("room.state.is", "closed");
+    expect(sockets).toEqual(["/ws/ann"]);
+    await page.click("#action");
+    await page.shows("room.state.is", "closed");
+    await until(async () => sockets.length === 2, "it tries again when told to");
+  });
+
+  test("two tabs of one session do not take it from each other when the network is back", async () => {
+    await using hub = await startHubbub();
+    const open = async () => {
+      const page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      await page.run(
+        "(sessionStorage['hubbub.outbox.lobby'] = JSON.stringify({ me: 'ann', session: 's' }), 0)",
+      );
+      await page.reload();
+      await page.shows("[room?.state.is, room?.session]", ["open", "s"]);
+      return page;
+    };
+    using one = await open();
+    using two = await open();
+    await one.shows("[room.state.is, room.state.status]", ["closed", 4001]);
+    await one.shows("$('connection').hidden", false);
+    const seen = "(window.states = [], room.on('state', ({ is }) => states.push(is)), 0)";
+    for (const page of [one, two]) await page.run(seen);
+    for (const page of [one, two])
+      for (const wake of [
+        "window.dispatchEvent(new Event('online'))",
+        "document.dispatchEvent(new Event('visibilitychange'))",
+      ])
+        await page.run(wake);
+    await two.says("still here");
+    await two.shows("room.outbox.length", 0);
+    for (const page of [one, two]) await page.shows("states", []);
+  });
+
+  for (const wake of [
+    "window.dispatchEvent(new Event('online'))",
+    "document.dispatchEvent(new Event('visibilitychange'))",
+  ])
+    test(`a dead path is noticed long before the next ping: ${wake}`, async () => {
+      await using hub = await startHubbub();
+      using page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      hub.freeze();
+      await page.run(wake);
+      // Two pings are 50 s, and what a test waits for is 15 s.
+      await page.shows("[room.state.is, room.state.reason]", ["waiting", "no sign of life"]);
+      await page.shows("$('what').textContent", "Connection lost. What you write is kept.");
+      hub.thaw();
+      await page.shows("room.state.is", "open");
+    });
 
   test("three restarts with nothing said between them are one gap, also in an empty room", async () => {
     let hub = await startHubbub();
