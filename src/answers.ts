@@ -48,6 +48,7 @@ function headersOf({
   const headers = { [CODE_HEADER]: code };
   if (status === 401) return { ...headers, "WWW-Authenticate": "Bearer" };
   if (allow !== undefined) return { ...headers, Allow: allow };
+  if (status === 413) return { ...headers, Connection: "close" }; // nobody reads the rest
   return status === 429 || status === 503
     ? { ...headers, "Retry-After": `${Math.ceil(retryAfterSeconds)}` }
     : headers;

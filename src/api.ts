@@ -133,12 +133,25 @@ async function readBody(
   maxMessageBytes: number,
 ): Promise<{ body: string } | "too-big" | "cut-off"> {
   const maxBytes = maxFrameBytes(maxMessageBytes);
-  const declared = Number(request.headers.get("content-length"));
-  if (declared > maxBytes) return "too-big";
-  const bytes = await request.bytes().catch(() => undefined);
-  // Without a length Bun stops reading where it is told to.
-  if (!bytes) return declared > 0 ? "cut-off" : "too-big";
+  const declared = request.headers.get("content-length");
+  if (Number(declared) > maxBytes) return "too-big";
+  const bytes = await (declared === null ? readUpTo(request, maxBytes) : request.bytes()).catch(
+    () => undefined,
+  );
+  if (!bytes) return "cut-off";
   return bytes.length > maxBytes ? "too-big" : { body: new TextDecoder().decode(bytes) };
+}
+
+/** A body that does not say how long it is, or a little more than the first bytes of it. */
+async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of body ?? []) {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size > maxBytes) break;
+  }
+  return Buffer.concat(chunks);
 }
 
 function readSaying(read: Awaited<ReturnType<typeof readBody>>, maxMessageBytes: number): Saying | Refusal {

@@ -242,6 +242,23 @@ test("a body without a length is read no further than a message goes, and one th
   expect(body).not.toContain('reason="message-too-big"} 2');
 });
 
+test("a body that is too large is rejected in a sentence before it has come, whether it says its length or not", async () => {
+  await using hub = await startHubbub();
+  for (const framing of ["Content-Length: 99999999", "Transfer-Encoding: chunked"]) {
+    await using client = new RawClient(hub.port);
+    client.sends(Buffer.from(`POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\n${framing}\r\n\r\n`));
+    const bytes = 1_000_000; // far from all that it announces
+    if (framing.includes("chunked"))
+      client.sends(Buffer.from(`${bytes.toString(16)}\r\n${"x".repeat(bytes)}\r\n`));
+    const head = await client.head();
+    expect([
+      framing,
+      head?.status,
+      ...["hubbub-code", "content-type", "connection"].map((name) => head?.headers.get(name)),
+    ]).toEqual([framing, 413, "message-too-big", "application/problem+json", "close"]);
+  }
+});
+
 test("a body may take its time, as long as it keeps coming", async () => {
   await using hub = await startHubbub();
   await using bob = await hub.join("bob");

@@ -105,7 +105,7 @@ test("the rooms over HTTP are not cached", async () => {
 test("who has no token is told which kind to bring", async () => {
   await using hub = await startHubbub({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
   const rejected = { status: 401, "hubbub-code": "no-token", "www-authenticate": "Bearer" };
-  expect(await headersOf(hub, "/ws/ann")).toEqual({ ...rejected, ...TEXT });
+  expect(await headersOf(hub, "/ws/ann")).toEqual({ ...rejected, ...TEXT, connection: "close" });
   expect(await headersOf(hub, "/rooms/tea/members")).toEqual({ ...rejected, ...PROBLEM });
 });
 
