@@ -56,12 +56,13 @@ export function isTerminal(): boolean {
 
 /** A link by which a client comes in; the token is its last part. */
 export function link({ client, options }: Extract<Command, { do: "token" }>): string {
-  const { publicUrl, host, port, tlsCert, secretFile = Buffer.of(), room, days } = options;
+  const { publicUrl, host, port, tlsCert, secretFile = Buffer.of(), room, can, days } = options;
   const [name] = namesOf(host);
   const expires = Math.floor(Date.now() / 1000) + days * 24 * 60 * 60;
-  const token = new Tokens(secretFile).sign(client, room, expires);
+  const token = new Tokens(secretFile).sign(client, room, expires, can);
+  const path = can.includes("metrics") && !can.includes("read") ? "metrics" : "client";
   const query = new URLSearchParams({ ...(room[0] ? { room: room[0] } : {}), token });
-  return `${publicUrl?.origin ?? `${schemeOf(tlsCert)}://${name}:${port}`}/client?${query}`;
+  return `${publicUrl?.origin ?? `${schemeOf(tlsCert)}://${name}:${port}`}/${path}?${query}`;
 }
 
 function schemeOf(tlsCert: string | undefined): "http" | "https" {

@@ -5,18 +5,50 @@ import { SUBPROTOCOL } from "./protocol.ts";
 import type { Claims, Tokens } from "./tokens.ts";
 import type { Wish } from "./visitor.ts";
 
+/** Why requests are refused, in a word. */
+export const refusalCodes = [
+  "bad-history",
+  "bad-id",
+  "bad-limit",
+  "bad-name",
+  "bad-seq",
+  "bad-token",
+  "connection-rate",
+  "cut-off",
+  "full",
+  "host",
+  "message-too-big",
+  "no-such-method",
+  "no-text",
+  "no-token",
+  "not-for-client",
+  "not-for-metrics",
+  "not-for-room",
+  "not-json",
+  "not-local",
+  "origin",
+  "out-of-order",
+  "rate-limited",
+  "too-many-from-address",
+  "unavailable",
+  "unconfirmed",
+  "unknown-type",
+] as const;
+
+export type RefusalCode = (typeof refusalCodes)[number];
+
 /** What a client is told instead of being let in: an HTTP status, and one sentence that says what to do. */
 export interface Refusal {
   readonly status: 400 | 401 | 403 | 405 | 413 | 429 | 503;
   /** For programs. */
-  readonly code: string;
+  readonly code: RefusalCode;
   readonly sentence: string;
   readonly retryAfterSeconds?: number;
   /** The methods that are answered instead. */
   readonly allow?: string;
 }
 
-export function refused(status: Refusal["status"], code: string, sentence: string): Refusal {
+export function refused(status: Refusal["status"], code: RefusalCode, sentence: string): Refusal {
   return { status, code, sentence };
 }
 
@@ -26,12 +58,20 @@ export const roomUnavailable = refused(
   "This room cannot be opened just now: please try again in a moment.",
 );
 
+const notOurPage = refused(
+  403,
+  "origin",
+  "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.",
+);
+
 const DEFAULT_ROOM = "lobby";
 /** A DNS name of 253, and a port. */
 const MAX_HOST_CHARACTERS = 260;
 /** An IPv6 address with its zone and a port, in brackets and quotes. */
 const MAX_NODE_CHARACTERS = 100;
 const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
+/** How a browser marks what a page of another site asks for (W3C Fetch Metadata). */
+const OTHER_SITES = new Set(["cross-site", "same-site"]);
 /** What proxies add. */
 const FORWARDED = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
 /** An offered subprotocol that is a token, since a browser can send a WebSocket no other header. */
@@ -81,6 +121,8 @@ export interface Rules {
   readonly allowOrigin: readonly string[];
   /** With it, only who has one comes in. */
   readonly tokens: Tokens | undefined;
+  /** Anyone may look at the metrics. */
+  readonly openMetrics: boolean;
   machineName(): string;
 }
 
@@ -101,13 +143,8 @@ export class Door {
    */
   refuse(headers: Headers): Refusal | undefined {
     const host = headers.get("host") ?? "";
-    const origin = headers.get("origin");
-    if (origin !== null && !this.#isOwnPage(origin, host) && !this.#isAllowed(origin))
-      return refused(
-        403,
-        "origin",
-        "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.",
-      );
+    const foreign = this.#refusePage(headers);
+    if (foreign) return foreign;
     if (!this.#isOurs(host))
       return refused(
         403,
@@ -115,6 +152,21 @@ export class Door {
         `This server does not go by that name: use ${this.rules.publicUrl?.origin ?? "localhost, or the machine's own name or IP address"}, or start it with --allow-host.`,
       );
     return undefined;
+  }
+
+  /** What a browser marks as asked for by a page of another site, be it an image, for which it sends no `Origin`. */
+  refuseMarked(headers: Headers): Refusal | undefined {
+    const isMarked = OTHER_SITES.has(headers.get("sec-fetch-site") ?? "");
+    return isMarked && !this.#isOurPage(headers) ? notOurPage : undefined;
+  }
+
+  #refusePage(headers: Headers): Refusal | undefined {
+    return headers.has("origin") && !this.#isOurPage(headers) ? notOurPage : this.refuseMarked(headers);
+  }
+
+  #isOurPage(headers: Headers): boolean {
+    const origin = headers.get("origin");
+    return origin !== null && (this.#isOwnPage(origin, headers.get("host") ?? "") || this.#isAllowed(origin));
   }
 
   /** Until when a client may be in a room (or without either, on the echo); in Unix time in milliseconds. */
@@ -151,13 +203,22 @@ export class Door {
     return claims;
   }
 
-  /** Who looks from this machine itself, or has a token. */
+  /** Whoever looks at the metrics from this machine itself, or has a token for them; or anyone. */
   admitObserver({ url, headers }: Request, address: string, nowMs: number): Refusal | undefined {
+    const foreign = this.#refusePage(headers);
+    if (foreign) return foreign;
     const isForwarded = FORWARDED.some((name) => headers.has(name));
-    if (isLoopback(address) && !isForwarded && isLocalHost(headers.get("host") ?? "")) return undefined;
+    const isLocal = isLoopback(address) && !isForwarded && isLocalHost(headers.get("host") ?? "");
+    if (isLocal || this.rules.openMetrics) return undefined;
     if (!this.rules.tokens) return refused(403, "not-local", "This is for requests from the machine itself.");
     const pass = this.admit(url, headers, {}, nowMs);
-    return "sentence" in pass ? pass : undefined;
+    if ("sentence" in pass) return pass;
+    if (pass.can?.has("metrics")) return undefined;
+    return refused(
+      403,
+      "not-for-metrics",
+      "This token is not for the metrics: use one made with --can metrics.",
+    );
   }
 
   /** The other site that a page belongs to, if it may read the answer. */

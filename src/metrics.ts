@@ -1,5 +1,8 @@
 /** What the process counts and measures, in the text format of Prometheus. */
 
+import { openDescriptors } from "./descriptors.ts";
+import { refusalCodes } from "./door.ts";
+import { closes, errors } from "./protocol.ts";
 import type { Answer, Content, Draft } from "./store.ts";
 
 type Labels = Readonly<Record<string, string>>;
@@ -34,7 +37,7 @@ class Counter implements Metric {
   }
 }
 
-/** Counts by the value of a label, of which there are few. */
+/** Counts by the value of a label, of which there are few; each is there from the start, so that its first step shows. */
 class Counters implements Metric {
   readonly type = "counter";
   readonly #counts = new Map<string | number, number>();
@@ -43,7 +46,9 @@ class Counters implements Metric {
     readonly name: string,
     readonly help: string,
     private readonly label: string,
+    values: readonly (string | number)[],
   ) {
+    for (const value of values) this.#counts.set(value, 0);
     all.push(this);
   }
 
@@ -91,9 +96,32 @@ class Histogram implements Metric {
   }
 }
 
-/** A value that is there to be looked at: asked for whenever somebody looks. */
-export function gauge(name: string, help: string, value: () => number): void {
-  all.push({ name, help, type: "gauge", samples: () => [["", {}, value()]] });
+/** A value that is there to be looked at: asked for whenever somebody looks; left out where it cannot be told. */
+export function gauge(
+  name: string,
+  help: string,
+  value: () => number | undefined,
+  labels: Labels = {},
+): void {
+  look("gauge", name, help, value, labels);
+}
+
+function look(
+  type: "gauge" | "counter",
+  name: string,
+  help: string,
+  value: () => number | undefined,
+  labels: Labels = {},
+): void {
+  all.push({
+    name,
+    help,
+    type,
+    *samples() {
+      const now = value();
+      if (now !== undefined) yield ["", labels, now];
+    },
+  });
 }
 
 const messagesIn = new Counter("hubbub_received_messages_total", "Messages that were kept.");
@@ -107,14 +135,24 @@ export const messagesRefused = new Counters(
   "hubbub_refused_messages_total",
   "Messages that were not kept.",
   "reason",
+  Object.keys(errors),
 );
 export const requestsRefused = new Counters(
   "hubbub_refused_requests_total",
   "Requests that were refused.",
   "reason",
+  refusalCodes,
 );
-export const disconnects = new Counters("hubbub_disconnects_total", "WebSockets that have ended.", "code");
-export const resumes = new Counters("hubbub_resumes_total", "Clients that came back to go on.", "recovered");
+/** Normal, going away, no code, and no close at all. */
+export const CLIENT_CODES: readonly number[] = [1000, 1001, 1005, 1006];
+export const disconnects = new Counters("hubbub_disconnects_total", "WebSockets that have ended.", "code", [
+  ...new Set([...CLIENT_CODES, ...Object.values(closes).map(([code]) => code)]),
+  "other",
+]);
+export const resumes = new Counters("hubbub_resumes_total", "Clients that came back to go on.", "recovered", [
+  "true",
+  "false",
+]);
 const storeDelay = new Histogram(
   "hubbub_store_delay_seconds",
   "From giving a message to the store to its answer.",
@@ -156,12 +194,30 @@ export function watchEventLoop(): void {
   }, LOOP_PERIOD_MS).unref();
 }
 
+/** What every program shows that Prometheus watches, by its names. */
+export function watchProcess(maxDescriptors: number): void {
+  const startSeconds = Math.round(performance.timeOrigin) / 1000;
+  look("counter", "process_cpu_seconds_total", "CPU time that the process has used.", () => {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1e6;
+  });
+  const resident = "process_resident_memory_bytes";
+  gauge(resident, "Memory of the process that is not swapped out.", () => process.memoryUsage.rss());
+  gauge("process_start_time_seconds", "When the process started, in Unix time.", () => startSeconds);
+  gauge("process_open_fds", "File descriptors that are open.", openDescriptors);
+  gauge("process_max_fds", "File descriptors that may be open.", () =>
+    maxDescriptors === Infinity ? undefined : maxDescriptors,
+  );
+}
+
 /** Prometheus' text format, version 0.0.4. */
 export function metricsText(): string {
   const lines: string[] = [];
   for (const metric of all) {
+    const samples = [...metric.samples()];
+    if (samples.length === 0) continue;
     lines.push(`# HELP ${metric.name} ${metric.help}`, `# TYPE ${metric.name} ${metric.type}`);
-    for (const [suffix, labels, value] of metric.samples()) {
+    for (const [suffix, labels, value] of samples) {
       const pairs = Object.entries(labels).map(([name, label]) => `${name}=${JSON.stringify(label)}`);
       lines.push(`${metric.name}${suffix}${pairs.length > 0 ? `{${pairs.join(",")}}` : ""} ${value}`);
     }

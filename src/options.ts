@@ -5,7 +5,7 @@ import { isLocalOnly, originOf, readPem, readSecret } from "./option-values.ts";
 import type { LogFormat } from "./log.ts";
 import { readName } from "./names.ts";
 import { stores } from "./stores.ts";
-import { MIN_SECRET_BYTES } from "./tokens.ts";
+import { MIN_SECRET_BYTES, RIGHTS, type Right } from "./tokens.ts";
 
 function number(value: string, fallback: number, [min, max]: readonly [number, number], help: string) {
   return flag<number>({
@@ -15,6 +15,18 @@ function number(value: string, fallback: number, [min, max]: readonly [number, n
     parse(text) {
       const isRight = /^\d{1,9}$/.test(text) && Number(text) >= min && Number(text) <= max;
       return isRight ? { value: Number(text) } : { expected: `${min}–${max}` };
+    },
+  });
+}
+
+function toggle(help: string) {
+  return flag<boolean>({
+    fallback: false,
+    otherwise: "off",
+    help,
+    parse(text) {
+      if (/^(on|true|1|)$/.test(text)) return { value: true };
+      return /^(off|false|0)$/.test(text) ? { value: false } : { expected: "on or off" };
     },
   });
 }
@@ -43,15 +55,7 @@ export const groups = {
         return url ? { value: url } : { expected: "an address without a path, as in https://chat.example" };
       },
     }),
-    trustProxy: flag<boolean>({
-      fallback: false,
-      otherwise: "off",
-      help: "behind a proxy: clients are told apart by X-Forwarded-For",
-      parse(text) {
-        if (/^(on|true|1|)$/.test(text)) return { value: true };
-        return /^(off|false|0)$/.test(text) ? { value: false } : { expected: "on or off" };
-      },
-    }),
+    trustProxy: toggle("behind a proxy: clients are told apart by X-Forwarded-For"),
     tlsCert: flag<string | undefined>({
       value: "FILE",
       fallback: undefined,
@@ -109,6 +113,7 @@ export const groups = {
           : { expected: "origins, as in https://example.com" };
       },
     }),
+    openMetrics: toggle("/metrics is for anyone, not only for this machine"),
     secretFile: flag<Buffer | undefined>({
       value: "FILE",
       fallback: undefined,
@@ -192,6 +197,20 @@ export const tokenFlags = {
       const rooms = text.split(/\s+/).map((room) => readName("room", room));
       const names = rooms.flatMap((room) => ("name" in room ? [room.name] : []));
       return names.length === rooms.length ? { value: names } : { expected: "the name of a room" };
+    },
+  }),
+  can: flag<readonly Right[]>({
+    value: "RIGHT",
+    fallback: [],
+    otherwise: "read and write",
+    many: true,
+    help: "what the token allows, such as metrics; again for each",
+    parse(text) {
+      const asked = text.split(/[\s,]+/).filter(Boolean);
+      const rights = asked.flatMap((name) => RIGHTS.find((right) => right === name) ?? []);
+      return rights.length === asked.length
+        ? { value: rights }
+        : { expected: `${RIGHTS.slice(0, -1).join(", ")} or ${RIGHTS.at(-1)}` };
     },
   }),
   days: number("N", 30, [1, 36_500], "how long the token is good for"),

@@ -54,7 +54,7 @@ import { echo } from "./echo.ts";
 import { Entrance } from "./entrance.ts";
 import { Hub } from "./hub.ts";
 import { note, report, startLog } from "./log.ts";
-import { disconnects, gauge, metricsText, watchEventLoop } from "./metrics.ts";
+import { CLIENT_CODES, disconnects, gauge, metricsText, watchEventLoop, watchProcess } from "./metrics.ts";
 import { os } from "./node.ts";
 import { readCommand, type Options } from "./options.ts";
 import { clientModule, page } from "./page.ts";
@@ -66,14 +66,19 @@ import { end } from "./visitor.ts";
 
 /** What Bun lets wait for a reader before it cuts it off. The hub dismisses one earlier, and with a close code. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
-/** Normal, going away, no code, and no close at all. */
-const CLIENT_CODES = [1000, 1001, 1005, 1006];
 const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
 async function serve(options: Options): Promise<Running> {
-  const { publicUrl, allowHost, allowOrigin, secretFile, maxMessageBytes } = options;
+  const { publicUrl, allowHost, allowOrigin, openMetrics, secretFile, maxMessageBytes } = options;
   const tokens = secretFile === undefined ? undefined : new Tokens(secretFile);
-  const door = new Door({ publicUrl, allowHost, allowOrigin, tokens, machineName: () => os().hostname() });
+  const door = new Door({
+    publicUrl,
+    allowHost,
+    allowOrigin,
+    openMetrics,
+    tokens,
+    machineName: () => os().hostname(),
+  });
   const descriptors = maxDescriptors();
   const { maxConnections = connectionsFor(descriptors) } = options;
   const connections = new Connections({ ...options, maxConnections });
@@ -114,8 +119,8 @@ async function serve(options: Options): Promise<Running> {
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
       ...roomRoutes(door, hub, entrance, options),
-      "/healthz": { GET: () => answer(200, "It runs.") },
-      "/readyz": { GET: ready },
+      "/healthz": { GET: forAnyone(() => answer(200, "It runs.")) },
+      "/readyz": { GET: forAnyone(ready) },
       "/metrics": { GET: metrics },
     },
     fetch: nothingHere,
@@ -166,10 +171,20 @@ async function serve(options: Options): Promise<Running> {
   setInterval(() => connections.sweep(performance.now()), connections.sweepMs).unref();
   watchEventLoop();
   watchDescriptors(server, descriptors);
+  gauge("hubbub_build_info", "1, with the version of this server.", () => 1, { version });
+  watchProcess(descriptors);
   gauge("hubbub_connections", "Open WebSockets.", () => connections.size);
   gauge("hubbub_rooms", "Rooms with somebody in them.", () => hub.roomCount);
   gauge("hubbub_buffered_bytes", "Bytes that wait for slow readers.", () => connections.bufferedBytes);
   gauge("hubbub_store_ready", "1 if messages are kept just now.", () => Number(hub.isReady));
+
+  /** But for pages of other sites. */
+  function forAnyone(give: () => Response) {
+    return (request: Request): Response => {
+      const foreign = door.refuseMarked(request.headers);
+      return foreign ? entrance.refuse(request, foreign) : give();
+    };
+  }
 
   function ready(): Response {
     return hub.isReady

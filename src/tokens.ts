@@ -9,11 +9,16 @@ const MAX_TOKEN_CHARACTERS = 8192;
 /** Who a token is for, if it says (`aud`). */
 const AUDIENCE = "hubbub";
 
+/** What a token may allow its bearer to do (`can`). */
+export const RIGHTS = ["read", "write", "moderate", "metrics"] as const;
+export type Right = (typeof RIGHTS)[number];
+
 /** What a token says of its bearer, checked. */
 export interface Claims {
   readonly client: string;
   /** The only rooms that it is for; all of them if not said. */
   readonly rooms?: ReadonlySet<string>;
+  readonly can?: ReadonlySet<Right>;
   /** Unix time in milliseconds, or Infinity. */
   readonly expiresMs: number;
 }
@@ -24,8 +29,13 @@ export class Tokens {
   constructor(private readonly secret: Buffer) {}
 
   /** @param expiresSeconds Unix time */
-  sign(client: string, rooms: readonly string[], expiresSeconds: number): string {
-    const claims = { sub: client, ...(rooms.length > 0 ? { rooms } : {}), exp: expiresSeconds };
+  sign(client: string, rooms: readonly string[], expiresSeconds: number, can: readonly Right[] = []): string {
+    const claims = {
+      sub: client,
+      ...(rooms.length > 0 ? { rooms } : {}),
+      ...(can.length > 0 ? { can } : {}),
+      exp: expiresSeconds,
+    };
     const signed = [{ alg: "HS256", typ: "JWT" }, claims]
       .map((part) => Buffer.from(JSON.stringify(part)).toString("base64url"))
       .join(".");
@@ -35,10 +45,11 @@ export class Tokens {
   /** What the token says, if this server's secret has signed it and its time is now; or what is wrong, in a sentence. */
   verify(token: string, nowMs: number): Claims | { readonly sentence: string } {
     const claims = this.#signedClaims(token);
-    const { sub, rooms, exp, nbf, aud } = claims ?? {};
+    const { sub, rooms, can, exp, nbf, aud } = claims ?? {};
     const client = readName("client id", typeof sub === "string" ? sub : "");
     const names = rooms === undefined ? [] : readRooms(rooms);
-    if (!claims || "sentence" in client || !names || !isTime(exp) || !isTime(nbf) || !isForUs(aud))
+    const rights = can === undefined ? [] : readRights(can);
+    if (!claims || "sentence" in client || !names || !rights || !isTime(exp) || !isTime(nbf) || !isForUs(aud))
       return { sentence: "This token is none of this server's: ask whoever runs it for one." };
     if (nbf !== undefined && nowMs < nbf * 1000)
       return { sentence: "This token is not good yet: come back later." };
@@ -48,6 +59,7 @@ export class Tokens {
       client: client.name,
       expiresMs,
       ...(rooms === undefined ? {} : { rooms: new Set(names) }),
+      ...(can === undefined ? {} : { can: new Set(rights) }),
     };
   }
 
@@ -80,6 +92,12 @@ function readRooms(rooms: unknown): string[] | undefined {
   if (!Array.isArray(rooms)) return undefined;
   const names = rooms.map((room: unknown) => readName("room", typeof room === "string" ? room : ""));
   return names.every((each) => "name" in each) ? names.map(({ name }) => name) : undefined;
+}
+
+function readRights(can: unknown): Right[] | undefined {
+  if (!Array.isArray(can)) return undefined;
+  const rights = can.flatMap((each: unknown) => RIGHTS.find((right) => right === each) ?? []);
+  return rights.length === can.length ? rights : undefined;
 }
 
 /** A NumericDate, or not said. */

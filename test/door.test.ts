@@ -189,6 +189,38 @@ test("the page of another site", async () => {
     });
 });
 
+test("what a page of another site asks for without an Origin, such as an image", async () => {
+  await using hub = await startHubbub({ args: ["--allow-origin", "https://a.example"] });
+  const paths = [
+    "/ws/7",
+    "/websocket",
+    "/rooms/tea/members",
+    "/rooms/tea/messages",
+    "/metrics",
+    "/healthz",
+    "/readyz",
+  ];
+  for (const site of ["cross-site", "same-site"]) {
+    const headers = { "Sec-Fetch-Site": site };
+    for (const path of paths) expect(await hub.answer(path, { headers })).toHaveProperty("status", 403);
+    expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, ...headers } })).toEqual({
+      status: 403,
+      body: NOT_OUR_PAGE,
+    });
+    for (const path of ["/client", "/hubbub.js"])
+      expect(await hub.answer(path, { headers })).toHaveProperty("status", 200);
+    expect(await hub.answer("/", { headers })).toHaveProperty("status", 302);
+    // With an Origin it is the Origin that counts.
+    for (const origin of ["https://a.example", hub.origin]) {
+      const response = await hub.answer("/rooms/tea/members", { headers: { ...headers, Origin: origin } });
+      expect(response.status).toBe(200);
+    }
+  }
+  for (const site of ["same-origin", "none"])
+    for (const path of paths.slice(2))
+      expect(await hub.answer(path, { headers: { "Sec-Fetch-Site": site } })).toHaveProperty("status", 200);
+});
+
 test("our own page, also behind a proxy that speaks TLS; and programs, which send no Origin", async () => {
   await using hub = await startHubbub();
   for (const headers of [

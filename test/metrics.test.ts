@@ -1,7 +1,9 @@
 /** What monitoring sees, and who may look. */
 
 import { expect, test } from "bun:test";
-import { Door } from "../src/door.ts";
+import { version } from "../package.json";
+import { Door, refusalCodes } from "../src/door.ts";
+import { closes, errors } from "../src/protocol.ts";
 import { Tokens } from "../src/tokens.ts";
 import { startHubbub, until } from "./hubbub.ts";
 import { closing, frame, RawClient, request } from "./raw.ts";
@@ -38,7 +40,12 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
     from: "ann",
     text: "語",
   });
-  expect(Object.fromEntries([...metrics].filter(([name]) => !/_seconds|_bytes\b/.test(name)))).toEqual({
+  expect(
+    Object.fromEntries(
+      [...metrics].filter(([name, value]) => value !== 0 && !/_seconds|_bytes\b|^process_/.test(name)),
+    ),
+  ).toEqual({
+    [`hubbub_build_info{version="${version}"}`]: 1,
     hubbub_connections: 5,
     hubbub_rooms: 1,
     hubbub_store_ready: 1,
@@ -56,6 +63,43 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
   expect(metrics.get("hubbub_store_delay_seconds_count")).toBe(1);
   expect(metrics.get('hubbub_store_delay_seconds_bucket{le="+Inf"}')).toBe(1);
   expect(metrics.get("hubbub_event_loop_delay_seconds_sum")).toBeGreaterThanOrEqual(0);
+});
+
+test("what is counted by a label is there from the start, at 0", async () => {
+  await using hub = await startHubbub();
+  const metrics = await hub.metrics();
+  const counters = [
+    ...Object.keys(errors).map((code) => `hubbub_refused_messages_total{reason="${code}"}`),
+    ...refusalCodes.map((code) => `hubbub_refused_requests_total{reason="${code}"}`),
+    ...[1000, 1001, 1005, 1006, "other", ...Object.values(closes).map(([code]) => code)].map(
+      (code) => `hubbub_disconnects_total{code="${code}"}`,
+    ),
+    ...[true, false].map((recovered) => `hubbub_resumes_total{recovered="${recovered}"}`),
+  ];
+  expect(counters.map((name) => [name, metrics.get(name)])).toEqual(counters.map((name) => [name, 0]));
+  expect([...metrics.keys()].filter((name) => /_total\{/.test(name)).sort()).toEqual(
+    [...new Set(counters)].sort(),
+  );
+});
+
+test.skipIf(process.platform !== "linux")("what the process takes, as the system sees it", async () => {
+  await using hub = await startHubbub();
+  const idle = await hub.metrics();
+  const { pid } = hub.process;
+  const files = await Bun.$`ls /proc/${pid}/fd`.text();
+  expect(idle.get("process_open_fds")).toBe(files.trim().split("\n").length);
+  const limits = await Bun.file(`/proc/${pid}/limits`).text();
+  expect(idle.get("process_max_fds")).toBe(Number(/^Max open files +(\d+)/m.exec(limits)?.[1]));
+  expect(idle.get("process_start_time_seconds")).toBeWithin(Date.now() / 1000 - 60, Date.now() / 1000);
+  const status = await Bun.file(`/proc/${pid}/status`).text();
+  const resident = 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1]);
+  expect(idle.get("process_resident_memory_bytes")).toBeWithin(resident / 4, resident + 1);
+  await using ann = await hub.open("/websocket");
+  await using bob = await hub.open("/websocket");
+  for (const peer of [ann, bob]) await peer.hearsNothing();
+  const busy = await hub.metrics();
+  expect(busy.get("process_open_fds")).toBe((idle.get("process_open_fds") ?? 0) + 2);
+  expect(busy.get("process_cpu_seconds_total")).toBeGreaterThan(0);
 });
 
 test("what waits for a slow reader, and how late the event loop is", async () => {
@@ -89,7 +133,7 @@ test("a client that closes with a code of ours is not counted as ours", async ()
   await ann.rest();
   const metrics = await hub.metrics();
   expect(metrics.get('hubbub_disconnects_total{code="other"}')).toBe(1);
-  expect(metrics.get('hubbub_disconnects_total{code="1013"}')).toBeUndefined();
+  expect(metrics.get('hubbub_disconnects_total{code="1013"}')).toBe(0);
 });
 
 test("a reader that is cut off is counted", async () => {
@@ -106,10 +150,17 @@ test("a reader that is cut off is counted", async () => {
   expect((await hub.metrics()).get('hubbub_disconnects_total{code="1013"}')).toBe(1);
 });
 
-test("they are for this machine, or for who has a token; never for who comes by a proxy", async () => {
-  await using open = await startHubbub({ args: ["--public-url", "https://chat.example"] });
-  await open.metrics({ headers: { Host: "localhost:9090" } });
-  const refused = { status: 403, body: "This is for requests from the machine itself.\n" };
+const SECRET = "a secret of thirty-two bytes, or more";
+const FORWARDED = { "X-Forwarded-For": "192.0.2.1" };
+const NOT_LOCAL = { status: 403, body: "This is for requests from the machine itself.\n" };
+const NOT_OUR_PAGE = {
+  status: 403,
+  body: "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.\n",
+};
+
+test("they are for this machine, and never for who comes by a proxy", async () => {
+  await using hub = await startHubbub({ args: ["--public-url", "https://chat.example"] });
+  await hub.metrics({ headers: { Host: "localhost:9090" } });
   for (const headers of [
     { Host: "localhost", "X-Forwarded-For": "192.0.2.1" },
     { Host: "localhost", Forwarded: "for=192.0.2.1" },
@@ -117,19 +168,54 @@ test("they are for this machine, or for who has a token; never for who comes by 
     { Host: "chat.example" },
     { Host: "evil.example" },
   ])
-    expect(await open.answer("/metrics", { headers })).toEqual(refused);
+    expect(await hub.answer("/metrics", { headers })).toEqual(NOT_LOCAL);
+});
 
-  const secret = "a secret of thirty-two bytes, or more";
-  await using closed = await startHubbub({ env: { HUBBUB_SECRET: secret } });
-  await closed.metrics();
-  const forwarded = { "X-Forwarded-For": "192.0.2.1" };
-  expect(await closed.answer("/metrics", { headers: forwarded })).toHaveProperty("status", 401);
-  const token = new Tokens(Buffer.from(secret)).sign("prometheus", [], Math.floor(Date.now() / 1000) + 60);
-  await closed.metrics({ headers: { ...forwarded, Authorization: `Bearer ${token}` } });
+test("they are for who has a token for them, and not any token", async () => {
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: SECRET } });
+  await hub.metrics();
+  expect(await hub.answer("/metrics", { headers: FORWARDED })).toHaveProperty("status", 401);
+  const { exitCode, stdout } =
+    await Bun.$`${process.execPath} ${import.meta.dir}/../src/server.ts token prometheus --can metrics --port ${hub.port}`
+      .env({ ...process.env, HUBBUB_SECRET: SECRET })
+      .quiet();
+  const link = new URL(`${stdout}`.trim());
+  expect([exitCode, link.origin + link.pathname]).toEqual([0, `http://localhost:${hub.port}/metrics`]);
+  const token = link.searchParams.get("token");
+  await hub.metrics({ headers: { ...FORWARDED, Authorization: `Bearer ${token}` } });
+  expect(await hub.answer(`/metrics?token=${token}`, { headers: FORWARDED })).toHaveProperty("status", 200);
+  const tokens = new Tokens(Buffer.from(SECRET));
+  const expires = Math.floor(Date.now() / 1000) + 60;
+  for (const other of [
+    tokens.sign("ann", [], expires),
+    tokens.sign("ann", [], expires, ["read", "write", "moderate"]),
+  ])
+    expect(
+      await hub.answer("/metrics", { headers: { ...FORWARDED, Authorization: `Bearer ${other}` } }),
+    ).toEqual({
+      status: 403,
+      body: "This token is not for the metrics: use one made with --can metrics.\n",
+    });
+});
+
+test("they are for anyone with --open-metrics", async () => {
+  for (const env of [{}, { HUBBUB_SECRET: SECRET }]) {
+    await using hub = await startHubbub({ args: ["--open-metrics"], env });
+    await hub.metrics({ headers: { ...FORWARDED, Host: "hubbub:8000" } });
+    expect(await hub.answer("/metrics", { headers: { "Sec-Fetch-Site": "cross-site" } })).toEqual(
+      NOT_OUR_PAGE,
+    );
+  }
 });
 
 test("not for another machine that writes this one's name into Host", () => {
-  const rules = { publicUrl: undefined, allowHost: [], allowOrigin: [], tokens: undefined };
+  const rules = {
+    publicUrl: undefined,
+    allowHost: [],
+    allowOrigin: [],
+    openMetrics: false,
+    tokens: undefined,
+  };
   const door = new Door({ ...rules, machineName: () => "server" });
   const request = new Request("http://localhost/metrics", { headers: { Host: "localhost" } });
   const codeFor = (address: string) => door.admitObserver(request, address, 0)?.code;
@@ -169,7 +255,7 @@ test("the README's table is the code's", async () => {
   const { body } = await hub.answer("/metrics");
   const readme = (await Bun.file(`${import.meta.dir}/../README.md`).text()).replace(/ +/g, " ");
   const described = [...body.matchAll(/^# HELP (\S+) (.*)\n# TYPE \1 (.*)$/gm)];
-  expect(described.length).toBe(14);
+  expect(described.length).toBe(20);
   for (const [, name, help, type] of described)
     expect(readme).toContain(`| \`${name}\` | ${type} | ${help} |`);
 });

@@ -17,6 +17,7 @@ const DEFAULTS: Options = {
   history: 100,
   allowHost: [],
   allowOrigin: [],
+  openMetrics: false,
   secretFile: undefined,
   maxMessageBytes: 65_536,
   messageRate: 0,

@@ -51,6 +51,14 @@ describe("what a token may say", () => {
       { sub: "ann", rooms: [] },
       { client: "ann", expiresMs: Infinity, rooms: new Set() },
     ],
+    "what for": [
+      { sub: "prometheus", can: ["metrics"] },
+      { client: "prometheus", expiresMs: Infinity, can: new Set(["metrics"]) },
+    ],
+    "for nothing": [
+      { sub: "ann", can: [] },
+      { client: "ann", expiresMs: Infinity, can: new Set() },
+    ],
     "for whom, and what else it likes": [
       { sub: "A\u0301nn", aud: ["x", "hubbub"], iss: "y", iat: 1 },
       { client: "\u00c1nn", expiresMs: Infinity },
@@ -67,6 +75,10 @@ describe("what a token may say", () => {
     "a room that is no text": { sub: "ann", rooms: [7] },
     "a room that is none": { sub: "ann", rooms: ["a b"] },
     "rooms that are null": { sub: "ann", rooms: null },
+    "rights that are no list": { sub: "ann", can: "metrics" },
+    "a right that is no text": { sub: "ann", can: [7] },
+    "a right that is none": { sub: "ann", can: ["metrics", "fly"] },
+    "rights that are null": { sub: "ann", can: null },
     "an end that is no number": { sub: "ann", exp: `${NOW + 60}` },
     "an end that is null": { sub: "ann", exp: null },
     "a start that is no number": { sub: "ann", nbf: true },
@@ -298,8 +310,8 @@ describe("who shows one", () => {
     const cases: [string[], string][] = [
       [["ann"], "token: needs the server's secret, by --secret-file or HUBBUB_SECRET\n"],
       [
-        ["a b", "--days", "0"],
-        '--days: expected 1–36500, got "0"\ntoken: A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\ntoken: needs the server\'s secret, by --secret-file or HUBBUB_SECRET\n',
+        ["a b", "--days", "0", "--can", "fly"],
+        '--can: expected read, write, moderate or metrics, got "fly"\n--days: expected 1–36500, got "0"\ntoken: A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\ntoken: needs the server\'s secret, by --secret-file or HUBBUB_SECRET\n',
       ],
     ];
     const secret = { HUBBUB_SECRET: SECRET };
