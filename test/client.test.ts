@@ -1,6 +1,6 @@
 /** The client module as others use it. The promise it keeps is tested in faults.test.ts. */
 
-import { expect, setSystemTime, test } from "bun:test";
+import { expect, setSystemTime, spyOn, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
@@ -197,33 +197,34 @@ test("only a 4xx with the server's own code is final, apart from those that pass
   for (const status of [408, 425, 429, 500, 503]) expect((await ends(status)).is).toBe("waiting");
 });
 
-test("one failed attempt counts once in the back-off, also where the server says when to try again", async () => {
+test("one failed attempt counts once in the back-off, also where the server says when to try again; it has an end", async () => {
+  let retryAfter = "0.4";
   await using server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
     fetch: () =>
-      new Response("full", { status: 503, headers: { "Hubbub-Code": "full", "Retry-After": "0.4" } }),
+      new Response("full", { status: 503, headers: { "Hubbub-Code": "full", "Retry-After": retryAfter } }),
   });
-  const { random } = Math;
-  Math.random = () => 0.5;
-  try {
+  using _half = spyOn(Math, "random").mockReturnValue(0.5);
+  using _now = spyOn(Date, "now").mockReturnValue(0);
+  const waitsAfter = async (attempts: number) => {
     const waits: number[] = [];
     const ann = connect({ server: server.url.origin, id: "ann" });
-    const third = Promise.withResolvers<void>();
+    const done = Promise.withResolvers<void>();
     ann.on("state", (state) => {
       if (state.is !== "waiting" || state.reason !== "full") return;
-      // To the nearest 50 ms: it is read a moment after it was set.
-      waits.push(Math.round((state.retryAt - Date.now()) / 50) * 50);
-      if (waits.length === 3) third.resolve();
+      waits.push(state.retryAt);
+      if (waits.length === attempts) done.resolve();
       else ann.retryNow();
     });
-    await within(third.promise, () => `waited ${waits}`);
+    await within(done.promise, () => `waited ${waits}`);
     ann.close();
-    // Half of 500, 1,000 and 2,000, on top of what the server asks for.
-    expect(waits).toEqual([650, 900, 1400]);
-  } finally {
-    Math.random = random;
-  }
+    return waits;
+  };
+  // Half of 500 ms, 1 s, 2 s and so on up to 30 s, on top of what the server asks for.
+  expect(await waitsAfter(8)).toEqual([650, 900, 1400, 2400, 4400, 8400, 15_400, 15_400]);
+  retryAfter = "86400";
+  expect(await waitsAfter(1)).toEqual([10 * 60_000 + 250]);
 });
 
 test("where asking with the token gets no answer, only the Origin's rejection is believed without it", async () => {

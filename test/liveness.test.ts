@@ -1,8 +1,9 @@
 /** Who is dead is gone, also in a room that never rests; who is only silent stays. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
+import { Clock } from "./clock.ts";
 import { startHubbub, type Hubbub, type Peer } from "./hubbub.ts";
-import { RawClient, request, transcribe } from "./raw.ts";
+import { frame, RawClient, request, transcribe } from "./raw.ts";
 
 setDefaultTimeout(30_000);
 
@@ -61,6 +62,33 @@ test.concurrent("two pings without an answer, and it is cut off", async () => {
     expect((await client.rest()).map(transcribe)).toEqual(["ping ", "ping "]);
   }
 });
+
+for (const [what, sign, answer] of [
+  ["a message", frame(1, "x"), "text Message text was: x"],
+  ["a ping", frame(9, "x"), "pong x"],
+] as const)
+  test.concurrent(
+    `${what} is a sign of life like any pong; with the third ping that is due after it, it is over`,
+    async () => {
+      using clock = new Clock();
+      await using hub = await startHubbub({ ...clock.setup, args: ["--ping-seconds", "1"] });
+      await using client = new RawClient(hub.port);
+      client.sends(request("/websocket"));
+      await client.head();
+      for (let i = 0; i < 4; i++) {
+        clock.passes(1000);
+        await client.hears("ping ");
+        client.sends(sign);
+        await client.hears(answer);
+      }
+      for (let i = 0; i < 2; i++) {
+        clock.passes(1000);
+        await client.hears("ping ");
+      }
+      clock.passes(1000);
+      expect(await client.rest()).toEqual([]);
+    },
+  );
 
 test.concurrent("a server that was frozen itself does not take it out on its clients", async () => {
   await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });

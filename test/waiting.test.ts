@@ -122,6 +122,9 @@ describe("a slow consumer", () => {
     ann.socket.takes();
     await passes(150);
     expect(ann.socket.takes()).toEqual(["Client #slower left the chat"]);
+    for (const { socket } of [slow, slower]) socket.takes();
+    ann.says("ho");
+    expect([slow.socket.takes(), slower.socket.takes()]).toEqual([["Client #ann says: ho"], []]);
   });
 
   test("may be 1 MiB behind its own answers, and no more", async () => {
