@@ -76,6 +76,9 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     await bob.hears({ type: "message", from: "ann", text: "before" });
     bob.says("after");
     await bob.hears({ type: "message", from: "bob", text: "after" });
+    const beforeAll = String(oldest[1][1]);
+    const { recovered } = JSON.parse((await hub.answer(`/rooms/lobby/messages?after=${beforeAll}`)).body);
+    expect(recovered).toBe(true);
     await using carl = await hub.joinJson("carl", { after: head });
     expect(carl.welcome).toMatchObject({ recovered: true, last: head });
     await carl.hears({ type: "message", from: "bob", text: "after" });

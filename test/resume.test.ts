@@ -246,3 +246,29 @@ test("of two connections of a session the one that asked first goes, also if it 
   });
   expect(await Promise.all(codes)).toEqual(codes.map(() => 4001));
 });
+
+test.each(["open", "sent"])(
+  "a client that joins while the store loses its data (%s) gets no place in the room as it was",
+  async (moment) => {
+    const store = { name: "a losing store", url: `losing:?while=${moment}`, preload: "losing-store.ts" };
+    await using hub = await startHubbub({ store });
+    await using ann = await hub.join("ann");
+    ann.says("before");
+    await ann.hears("You wrote: before", "Client #ann says: before");
+    const joins = async () => {
+      const bob = await hub.open("/ws/bob?session=s", { "Sec-WebSocket-Protocol": "hubbub.v1" });
+      return (await bob.closes()).code;
+    };
+    // Before the upgrade it is rejected, afterwards it is sent to come again.
+    if (moment === "open") await expect(joins()).rejects.toThrow("refused");
+    else expect(await joins()).toBe(1012);
+    expect((await ann.closes()).code).toBe(1012);
+    await using bob = await hub.joinJson("bob", { session: "s" });
+    await using carl = await hub.join("carl");
+    carl.says("after");
+    await bob.hears(message("carl", "after"));
+    await using dora = await hub.joinJson("dora");
+    await dora.hears(message("carl", "after"));
+    await dora.hearsNothing();
+  },
+);
