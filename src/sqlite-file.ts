@@ -31,6 +31,9 @@ const IDS_A_MS = 8192;
 /** With room for all that a clock beyond it can still bring. */
 export const MAX_KEY = Number.MAX_SAFE_INTEGER - 2 ** 40;
 
+/** Writes, and changes nothing. */
+const TOUCH = "UPDATE origin SET id = id";
+
 export interface Row {
   readonly id: number;
   readonly prev: number;
@@ -49,6 +52,7 @@ export function openFile(path: string, nowMs: number): Database {
     for (const pragma of ["locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"])
       db.run(`PRAGMA ${pragma}`);
     db.transaction(() => migrate(db, path, nowMs)).immediate();
+    db.run(TOUCH); // from here on there is a write-ahead log, which can be looked after
     return db;
   } catch (error) {
     throw error instanceof StoreError ? error : new StoreError(describe(path, error));
@@ -121,8 +125,8 @@ export function prepare(db: Database) {
       `DELETE FROM sessions WHERE (client, session) IN
          (SELECT client, session FROM sessions WHERE used < ? ORDER BY used LIMIT ?)`,
     ),
-    /** Writes, and changes nothing. */
-    touch: db.query<unknown, []>("UPDATE origin SET id = id"),
+    touch: db.query<unknown, []>(TOUCH),
+    checkpoint: db.query<{ busy: number }, []>("PRAGMA wal_checkpoint(TRUNCATE)"),
   };
 }
 

@@ -1,4 +1,4 @@
-/** Whether the SQLite store's file does its part: what fails makes the store not ready, until it works again. */
+/** Whether the SQLite store's files do their part: what fails makes the store not ready, until it works again. */
 
 import { SQLiteError } from "bun:sqlite";
 import { fs } from "./node.ts";
@@ -7,18 +7,31 @@ import { note, report } from "./log.ts";
 /** How often it is tried whether a file that has failed works again. */
 const RETRY_MS = 1000;
 
+/** What a file was when this process had last written to it. */
+interface State {
+  readonly identity: string;
+  readonly size: number;
+  readonly changedMs: number;
+}
+
 export class FileHealth {
   isReady = true;
-  /** The file was removed or replaced. */
-  isGone = false;
-  readonly #identity: string;
+  readonly #files: readonly string[];
+  #states: readonly State[];
+  /** This process has written while a file was missing. */
+  #hasMissed = false;
 
-  /** @param touch writes to the file, and changes nothing */
+  /**
+   * @param touch writes to the file, and changes nothing
+   * @param saveLog what the write-ahead log holds is saved to the main file, and a new one begun
+   */
   constructor(
-    private readonly path: string,
+    path: string,
     private readonly touch: () => unknown,
+    private readonly saveLog: () => unknown,
   ) {
-    this.#identity = identify(path);
+    this.#files = [path, `${path}-wal`];
+    this.#states = this.#files.map(stateOf);
   }
 
   /** Undefined when the file does not do its part; then it is tried again, with and without anything to do. */
@@ -32,10 +45,37 @@ export class FileHealth {
     }
   }
 
-  /** A file that is no longer where it was goes on taking what nobody will ever find. */
-  lookForFile(): void {
-    this.isGone = identify(this.path) !== this.#identity;
-    if (this.isGone) this.#lose("the file is no longer where it was");
+  /** {@link try} for what writes, into files that are what they were. `isSure` unless they changed meanwhile. */
+  write<T>(work: () => T): { readonly done: T; readonly isSure: boolean } | undefined {
+    if (!this.look()) return undefined;
+    const done = this.try(() => ({ value: work() }));
+    const isSure = this.#record();
+    return done && { done: done.value, isSure };
+  }
+
+  /** Files that were removed, truncated or replaced go on taking what nobody will ever find. Two system calls. */
+  look(): boolean {
+    if (this.#hasMissed) return this.#record();
+    const isSame = this.#files.every((file, i) => {
+      const { identity, size, changedMs } = stateOf(file);
+      const known = this.#states[i];
+      return identity === known?.identity && size === known.size && changedMs === known.changedMs;
+    });
+    if (!isSame) this.#lose("its files were removed, or changed by something else");
+    return isSame;
+  }
+
+  /** After this process has written. @returns whether nothing but that has happened, as far as can be seen */
+  #record(): boolean {
+    const states = this.#files.map(stateOf);
+    const isPlausible = states.every(({ identity, size }, i) => {
+      const known = this.#states[i];
+      return identity === known?.identity && size >= known.size;
+    });
+    this.#hasMissed = !isPlausible;
+    if (isPlausible) this.#states = states;
+    else this.#lose("its files were removed, or changed by something else");
+    return isPlausible;
   }
 
   #lose(why: string): void {
@@ -48,15 +88,31 @@ export class FileHealth {
 
   #retryLater(): void {
     setTimeout(() => {
-      if (this.isGone || !this.try(this.touch)) return this.#retryLater();
+      this.#saveRemovedLog();
+      if (!this.write(this.touch)?.isSure) return this.#retryLater();
       this.isReady = true;
       note("store found");
     }, RETRY_MS).unref();
   }
+
+  /** What is in a log that was removed is still there for as long as this process has it open. */
+  #saveRemovedLog(): void {
+    const [main, log] = this.#files.map(stateOf);
+    const [known] = this.#states;
+    if (!main || !known || main.identity !== known.identity || main.size < known.size) return;
+    if (log?.identity !== MISSING || !this.try(() => ({ saved: this.saveLog() }))) return;
+    this.#states = this.#files.map(stateOf);
+    this.#hasMissed = false;
+  }
 }
 
-/** Which file it is, wherever it lies; nothing if there is none. */
-function identify(path: string): string {
-  const { dev, ino } = fs().statSync(path, { throwIfNoEntry: false }) ?? {};
-  return `${dev} ${ino}`;
+const MISSING = "";
+
+function stateOf(path: string): State {
+  try {
+    const { dev, ino, size, mtimeMs } = fs().statSync(path);
+    return { identity: `${dev} ${ino}`, size, changedMs: mtimeMs };
+  } catch {
+    return { identity: MISSING, size: 0, changedMs: 0 };
+  }
 }

@@ -37,8 +37,8 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 
 /** @throws StoreError when the file cannot be used */
 export class SqliteStore implements Store {
-  readonly #db: Database;
-  readonly #sql: ReturnType<typeof prepare>;
+  #db: Database;
+  #sql: ReturnType<typeof prepare>;
   readonly #sessions: Sessions;
   #waiting: [Draft, Sender][] = [];
   /** The next commit, once it is scheduled. */
@@ -46,6 +46,7 @@ export class SqliteStore implements Store {
   /** How long the last one took. */
   #commitMs = 0;
   #forgetting: Timer | undefined;
+  #isClosed = false;
   /** The last room that was looked through for what is older than `--keep-days`. */
   #prunedRoom = "";
   #lastKey: number;
@@ -63,7 +64,11 @@ export class SqliteStore implements Store {
   ) {
     this.#db = openFile(path, this.clock());
     this.#sql = prepare(this.#db);
-    this.#health = new FileHealth(path, () => this.#sql.touch.run());
+    this.#health = new FileHealth(
+      path,
+      () => this.#sql.touch.run(),
+      () => this.#saveLog(),
+    );
     this.#origin = this.#sql.origin.get()?.id ?? 0;
     this.#lastKey = Math.max(this.#origin, this.#sql.newest.get()?.id ?? 0);
     this.#sessions = new Sessions((client, session) => {
@@ -152,9 +157,8 @@ export class SqliteStore implements Store {
   #store(batch: readonly [Draft, Sender][]): void {
     const nowMs = this.clock();
     const startMs = performance.now();
-    const answers = this.#health.isGone
-      ? undefined
-      : this.#health.try(() => this.#db.transaction(() => this.#decide(batch, nowMs)).immediate());
+    const transaction = this.#db.transaction(() => this.#decide(batch, nowMs));
+    const { done: answers, isSure } = this.#health.write(() => transaction.immediate()) ?? {};
     this.#commitMs = performance.now() - startMs;
     // What a failed transaction had noted of them holds no more.
     if (!answers) this.#sessions.reload(batch.map(([draft]) => draft));
@@ -162,7 +166,7 @@ export class SqliteStore implements Store {
       try {
         const answer = answers?.[i] ?? { refused: "unavailable" };
         if ("kept" in answer) this.#cache(answer.kept);
-        sender.answered(draft, answer);
+        sender.answered(draft, answers && !isSure ? { refused: "unconfirmed" } : answer);
         if ("kept" in answer) this.follow(answer.kept);
       } catch (error) {
         report("A message that is kept could not be told", error); // and the next ones still can
@@ -227,9 +231,21 @@ export class SqliteStore implements Store {
     return room;
   }
 
+  /** The write-ahead log was removed: what it holds goes to the main file, which is then opened with a new one. */
+  #saveLog(): void {
+    if (!this.#isClosed) {
+      if (this.#sql.checkpoint.get()?.busy !== 0) throw new Error("The write-ahead log could not be saved");
+      this.#db.close();
+      this.#isClosed = true;
+    }
+    this.#db = openFile(this.path, this.clock());
+    this.#sql = prepare(this.#db);
+    this.#isClosed = false;
+  }
+
   #forgetLater(waitMs: number): void {
     this.#forgetting = setTimeout(() => {
-      this.#health.lookForFile();
+      this.#health.look();
       const isMore = this.forgetOld() > 0;
       this.#forgetLater(isMore ? FORGET_MORE_MS : FORGET_EVERY_MS);
     }, waitMs).unref();
@@ -243,7 +259,7 @@ export class SqliteStore implements Store {
       const sessions = this.#sql.forgetSessions.run(nowMs - DAY_MS, FORGET_AT_ONCE).changes;
       return sessions + (keepDays === 0 ? 0 : this.#prune(nowMs, nowMs - keepDays * DAY_MS));
     });
-    return this.#health.try(() => forget.immediate()) ?? 0;
+    return this.#health.write(() => forget.immediate())?.done ?? 0;
   }
 
   /** Some rooms at a time, each from its front: `recovered` relies on nothing missing in the middle. @returns how many */

@@ -2,7 +2,8 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { mkdtemp, rename, rm, stat } from "node:fs/promises";
+import { copyFile, mkdtemp, rename, rm, stat, truncate } from "node:fs/promises";
+import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RoomCache, type CachedRoom } from "../src/room-cache.ts";
@@ -150,6 +151,65 @@ test("a file that is taken away takes no more messages; when it is back it does"
   await until(async () => (await hub.get("/readyz")).status === 200, "it goes on", 20_000);
   ann.says("kept");
   await ann.hears("You wrote: kept", "Client #ann says: kept");
+});
+
+describe("files that change under a running server: nothing more is acknowledged", () => {
+  const file = (name: string) => join(folder, name);
+  const changes: Record<string, () => Promise<unknown>> = {
+    "the file is removed": () => rm(file("chat.db")),
+    "the file is truncated": () => truncate(file("chat.db"), 4096),
+    "the file is replaced by another": async () => {
+      await copyFile(file("other.db"), file("new.db"));
+      await rename(file("new.db"), file("chat.db"));
+    },
+    "the file is overwritten by another": () => copyFile(file("other.db"), file("chat.db")),
+    "the log is truncated": () => truncate(file("chat.db-wal"), 40_000),
+    "the log is emptied": () => truncate(file("chat.db-wal"), 0),
+    "the log is replaced": async () => {
+      await copyFile(file("chat.db-wal"), file("new"));
+      await rename(file("new"), file("chat.db-wal"));
+    },
+  };
+  test.each(Object.keys(changes))("%s", async (name) => {
+    edit("other.db", ...VERSION_1);
+    await using hub = await start();
+    const post = async (text: string) => {
+      const body = JSON.stringify({ text, from: "ci" });
+      return (await hub.get("/rooms/lobby/messages", { method: "POST", body })).status;
+    };
+    for (let i = 0; i < 20; i++) expect(await post(`${i}`)).toBe(201);
+    const ann = await hub.joinJson("ann", { session: "s", history: 0 });
+    await changes[name]?.();
+    ann.says("lost", { seq: 1 });
+    expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable", seq: 1 });
+    expect(await post("lost")).toBe(503);
+    expect((await hub.get("/readyz")).status).toBe(503);
+  });
+
+  test("what a log that is removed held is saved, and it goes on", async () => {
+    const first = await start("--log", "text");
+    const ann = await first.joinJson("ann", { session: "s", history: 0 });
+    const say = async (seq: number) => {
+      ann.says(`${seq}`, { seq });
+      for (;;) {
+        const { type, code } = await ann.next();
+        if (type === "message") return "stored";
+        if (type === "error") return code;
+      }
+    };
+    for (let seq = 1; seq <= 10; seq++) expect(await say(seq)).toBe("stored");
+    await rm(file("chat.db-wal"));
+    await until(async () => (await say(11)) === "stored", "it goes on");
+    for (let seq = 12; seq <= 20; seq++) expect(await say(seq)).toBe("stored");
+    await first.stop("SIGKILL");
+    const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
+    expect(facts).toEqual(["store lost", "store found"]);
+    await using second = await start();
+    await using bob = await second.joinJson("bob", { after: String(ann.welcome.last) });
+    expect(bob.welcome.recovered).toBe(true);
+    for (let seq = 1; seq <= 20; seq++) await bob.hears({ type: "message", from: "ann", text: `${seq}` });
+    await bob.hearsNothing();
+  });
 });
 
 test("--keep-days works by itself, a while after the start", async () => {
@@ -377,6 +437,16 @@ describe("a store by itself", () => {
     expect(await recovered(old?.prev)).toBe(false);
     expect(await recovered(elsewhere?.id)).toBe(false);
     second.end();
+  });
+
+  test("nothing is acknowledged once the log is gone, from the very next message", async () => {
+    const store = open();
+    expect(await say(store, "1")).toHaveProperty("kept");
+    rmSync(join(folder, "chat.db-wal"));
+    expect(await say(store, "2", { session: "s", seq: 1 })).toEqual({ refused: "unavailable" });
+    expect(store.isReady).toBe(false);
+    expect(await store.sent("ann", "s")).toBe(null);
+    store.end();
   });
 
   test("--keep-days prunes from the front of a room only, and a time in the future counts as the next message's", async () => {
