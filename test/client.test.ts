@@ -553,6 +553,77 @@ test("a token that no header can hold is said to be none; blanks around one do n
     });
 });
 
+/** A server that welcomes each connection and closes it at once with that code. */
+function welcomesAndCloses(code: number) {
+  const welcome = { type: "welcome", client: "ann", room: "lobby", last: "1-0", sent: null, count: 1 };
+  const more = { members: ["ann"], connections: 1, pingSeconds: 25, maxMessageBytes: 65_536 };
+  return Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: (request, server) =>
+      server.upgrade(request, { headers: { "Sec-WebSocket-Protocol": "hubbub.v1" } })
+        ? undefined
+        : new Response("no WebSocket"),
+    websocket: {
+      open(socket) {
+        socket.send(JSON.stringify({ ...welcome, ...more }));
+        socket.close(code, "because");
+      },
+      message() {},
+    },
+  });
+}
+
+for (const code of [1008, 4001])
+  test(`closed with ${code} it does not come back by itself`, async () => {
+    await using server = welcomesAndCloses(code);
+    const ann = connect({ server: server.url.origin, id: "ann" });
+    const over = ({ is }: State) => is === "closed" || is === "waiting";
+    expect(await becomes(ann, over, "the end")).toEqual({ is: "closed", reason: "because", status: code });
+    ann.close();
+  });
+
+for (const code of [1000, 1001, 1009, 1011, 1012, 1013])
+  test(`closed with ${code} it comes back, later each time: a welcome alone makes no good connection`, async () => {
+    await using server = welcomesAndCloses(code);
+    using _half = spyOn(Math, "random").mockReturnValue(0.5);
+    using _now = spyOn(Date, "now").mockReturnValue(0);
+    const ann = connect({ server: server.url.origin, id: "ann" });
+    const waits: number[] = [];
+    const third = Promise.withResolvers<void>();
+    ann.on("state", (state) => {
+      if (state.is === "closed") third.reject(new Error(`closed: ${state.reason}`));
+      if (state.is !== "waiting") return;
+      waits.push(state.retryAt);
+      if (waits.length === 3) third.resolve();
+      else ann.retryNow();
+    });
+    await within(third.promise, () => `waited ${waits}`);
+    ann.close();
+    expect(waits).toEqual([250, 500, 1000]);
+  });
+
+test("what was on its way for an hour may have been kept in a session that has expired since: it is in doubt", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.joinJson("bob");
+  const HOUR_MS = 60 * 60 * 1000;
+  const ann = connect({
+    server: hub.origin,
+    id: "ann",
+    after: String(bob.welcome.last),
+    outbox: [
+      { text: "old", seq: 1, givenAt: Date.now() - HOUR_MS - 1 },
+      { text: "new", seq: 2, givenAt: Date.now() - HOUR_MS / 2 },
+      { text: "never sent" },
+    ],
+  });
+  const unsure: string[] = [];
+  ann.on("unsure", ({ text }) => unsure.push(text));
+  for (const text of ["new", "never sent"]) await bob.hears({ type: "message", from: "ann", text });
+  expect(unsure).toEqual(["old"]);
+  ann.close();
+});
+
 test("a session that the server has forgotten leaves what was on its way in doubt, and goes on", async () => {
   const first = await startHubbub();
   const ann = connect({ server: first.origin, id: "ann" });

@@ -156,6 +156,18 @@ test("who goes on regardless is closed: with messages, empty ones, pings or malf
   await bob.hears("You wrote: all quiet", "Client #bob says: all quiet");
 });
 
+test("what surrounds a text costs as what is sent in vain does, beyond 4 KiB", async () => {
+  await using hub = await startHubbub({ args: slow(100) });
+  const padded = (blanks: number) => `{"type":"message",${" ".repeat(blanks)}"text":"hi"}`;
+  await using ann = await hub.joinJson("ann", { room: "a" });
+  for (let i = 0; i < 50; i++) ann.sends(padded(4000));
+  for (let i = 0; i < 50; i++) await ann.hears({ type: "message", from: "ann", text: "hi" });
+  await using eve = await hub.joinJson("eve", { room: "b" });
+  // Each costs 74, and there is patience for ten bursts; by their number they are allowed.
+  for (let i = 0; i < 20; i++) eve.sends(padded(300_000));
+  expect(await eve.peer.closes()).toEqual(ABUSE);
+});
+
 test("who comes again and again has no whole burst each time", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "1", "--message-burst", "2"];

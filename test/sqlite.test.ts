@@ -345,6 +345,17 @@ describe("a store by itself", () => {
     return page === "unavailable" ? page : page.entries.map(({ content }) => content);
   };
 
+  test("what comes in one turn of the event loop shares a commit", async () => {
+    const store = open();
+    using transaction = spyOn(Database.prototype, "transaction");
+    for (let turn = 1; turn <= 2; turn++) {
+      await Promise.all(Array.from({ length: 100 }, (_, i) => say(store, `${i}`)));
+      expect(transaction).toHaveBeenCalledTimes(turn);
+    }
+    expect(heard).toHaveLength(200);
+    store.end();
+  });
+
   test("ids grow also when the clock goes back, from one start to the next", async () => {
     const now = Date.now();
     open(now - 2 * DAY_MS).end(); // so that the file's own first id is not among those of now
