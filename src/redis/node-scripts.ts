@@ -15,6 +15,9 @@ if not catchUp() then
   local id = idOf(idAfter('0-0', ARGV[3]))
   redis.call('HSET', P .. 'meta', 'born', id, 'origin', id, 'top', id, 'done', id)
 end
+local roomBytes, weighed = 0, redis.call('ZRANGE', P .. 'rooms:bytes', 0, -1, 'WITHSCORES')
+for i = 2, #weighed, 2 do roomBytes = roomBytes + weighed[i] end
+redis.call('HSET', P .. 'meta', 'roomBytes', string.format('%.0f', roomBytes))
 redis.call('HSET', P .. 'nodes', ARGV[1], 0)
 redis.call('SET', P .. 'alive:' .. ARGV[1], 1, 'PX', ARGV[2])
 return redis.call('HMGET', P .. 'meta', 'top', 'born')
@@ -45,29 +48,22 @@ local function evict()
     local before = redis.call('LPOP', P .. 'marks')
     redis.call('XTRIM', P .. 'log', 'MAXLEN', math.max(1, redis.call('HGET', P .. 'meta', 'records') - before))
   end
-  local sizes, total = {}, 0
-  local weighed = redis.call('ZRANGE', P .. 'rooms:bytes', 0, -1, 'WITHSCORES')
-  for i = 1, #weighed, 2 do
-    sizes[weighed[i]] = tonumber(weighed[i + 1])
-    total = total + sizes[weighed[i]]
-  end
-  local free = max - math.max(0, memory() - total)
-  local function isTight(share) return free > 0 and total > share * free end
+  local function bytes() return tonumber(redis.call('HGET', P .. 'meta', 'roomBytes')) or 0 end
+  local free = max - math.max(0, memory() - bytes())
+  local function isTight(share) return free > 0 and bytes() > share * free end
   local evicted, trimmed = 0, 0
-  for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, 10 * AT_ONCE - 1)) do
+  for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, 2 * AT_ONCE - 1)) do
     if evicted == AT_ONCE or not isTight(SILENT) then break end
     if isEmpty(room) then
       forgetRoom(room)
-      total = total - (sizes[room] or 0)
       evicted = evicted + 1
     else redis.call('ZADD', P .. 'rooms', now, room) end -- or those in use would hide all others
   end
   for _, room in ipairs(redis.call('ZREVRANGE', P .. 'rooms:bytes', 0, AT_ONCE - 1)) do
     if not isTight(OCCUPIED) then break end
     local key = P .. 'room:' .. room
-    local before = redis.call('ZSCORE', P .. 'rooms:bytes', room)
     redis.call('XTRIM', key, 'MAXLEN', math.floor(redis.call('XLEN', key) / 2))
-    total = total - before + weigh(room)
+    weigh(room)
     trimmed = trimmed + 1
   end
   return evicted, trimmed
@@ -103,7 +99,9 @@ local function forgetRoom(room)
   redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'top'))
   redis.call('DEL', P .. 'room:' .. room)
   redis.call('HDEL', P .. 'heads', room)
-  for _, zset in ipairs({ 'rooms', 'rooms:oldest', 'rooms:bytes' }) do redis.call('ZREM', P .. zset, room) end
+  redis.call('ZREM', P .. 'rooms:oldest', room)
+  redis.call('ZREM', P .. 'rooms', room)
+  weigh(room)
 end
 local function isEmpty(room) return redis.call('EXISTS', P .. 'in:' .. room) == 0 end
 local AT_ONCE = 500
@@ -160,6 +158,7 @@ for _, room in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rooms:oldest', '-inf', c
   elseif redis.call('XLEN', P .. 'room:' .. room) > 0 then redis.call('ZADD', P .. 'rooms:oldest', now, room)
   elseif isEmpty(room) then forgetRoom(room)
   else redis.call('ZREM', P .. 'rooms:oldest', room) end
+  weigh(room)
 end
 tooMany = redis.call('ZCARD', P .. 'rooms') - ARGV[5]
 if tooMany > 0 then

@@ -9,7 +9,7 @@
  *   comes next, and may be done twice (a write-ahead log). Until then the log's last record is all that there is of it.
  * - Ids grow, so that what was lost never has a later one than what came next. (Only a clock that is set back in between
  *   could be the undoing of that.)
- * - What only drifts a little may be lost or done twice: how long the log is.
+ * - What only drifts a little may be lost or done twice: how long the log is, how much memory the rooms take.
  *
  * A time is Redis' clock when a batch was written, in milliseconds since 1970. An id is not: it only grows.
  *
@@ -24,7 +24,8 @@
  *     marks         list: how many records the log had at each MiB, the oldest first
  *     room:ROOM     stream: the latest messages of a room, with the fields p (the id before it in its room), f (client),
  *                   c (content) and t (time); heads, hash: the newest id of each; rooms and rooms:oldest, sorted by the
- *                   time of their newest and (about) their oldest message; rooms:bytes, by (about) the memory they take
+ *                   time of their newest and (about) their oldest message; rooms:bytes, by (about) the memory they take,
+ *                   the sum of which is roomBytes in meta
  *     sessions      hash: the highest number kept of each, and its id; sessions:used, sorted by last use
  *     nodes         hash: each node and its last batch; alive:NODE, with a time to live
  *     here:NODE ROOM  hash: clients that a node has in a room; in:ROOM and rooms:NODE, sets: which of these there are
@@ -72,11 +73,13 @@ local function keep(room, id, head, from, content, time, history)
   redis.call('XSETID', key, idBefore(id))
   add(redis.call)
 end
--- About how much memory the entries of a room take.
+-- About how much memory the entries of a room take, and with that those of all rooms.
 local function weigh(room)
   local bytes = redis.call('MEMORY', 'USAGE', P .. 'room:' .. room) or 0
-  redis.call('ZADD', P .. 'rooms:bytes', bytes, room)
-  return bytes
+  local before = redis.call('ZSCORE', P .. 'rooms:bytes', room) or 0
+  redis.call('HINCRBY', P .. 'meta', 'roomBytes', string.format('%.0f', bytes - before))
+  if bytes > 0 then redis.call('ZADD', P .. 'rooms:bytes', bytes, room)
+  else redis.call('ZREM', P .. 'rooms:bytes', room) end
 end
 local function present(node, room, client, connections)
   local here = P .. 'here:' .. node .. ' ' .. room
