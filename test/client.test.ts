@@ -17,10 +17,11 @@ function next<T>(
   on: (handler: (value: T) => void) => unknown,
   is: (value: T) => boolean,
   what: string,
+  deadlineMs?: number,
 ): Promise<T> {
   const { promise, resolve } = Promise.withResolvers<T>();
   on((value) => is(value) && resolve(value));
-  return within(promise, () => `${what} did not happen`);
+  return within(promise, () => `${what} did not happen`, deadlineMs);
 }
 
 test("the README's lines run as they stand, with the module that the server hands out", async () => {
@@ -136,9 +137,14 @@ function happens(event: Event): void {
 }
 
 /** Waits for a state that the client is in, or comes to. */
-async function becomes(client: Connection, is: (state: State) => boolean, what: string): Promise<State> {
+async function becomes(
+  client: Connection,
+  is: (state: State) => boolean,
+  what: string,
+  deadlineMs?: number,
+): Promise<State> {
   if (is(client.state)) return client.state;
-  return next<State>((handler) => client.on("state", handler), is, what);
+  return next<State>((handler) => client.on("state", handler), is, what, deadlineMs);
 }
 
 test("a proxy that answers for a server that is away ends nothing, whatever it says", async () => {
@@ -321,10 +327,10 @@ test("an open connection is tested when the network is back: a dead one is given
   happens(new Event("online"));
   happens(new Event("visibilitychange")); // does not put it off
   expect([ann.state.is, bob.state.is]).toEqual(["open", "open"]);
-  // The deadline of a test is far below the time between two pings.
+  // Below the time between two pings.
   for (const client of [ann, bob]) {
     const silent = (state: State) => state.is === "waiting" && state.reason === "no sign of life";
-    await becomes(client, silent, "giving up");
+    await becomes(client, silent, "giving up", 20_000);
     client.close();
   }
 });
@@ -678,6 +684,23 @@ test("a newer connection of the same session ends the older one, which does not 
     status: 4001,
   });
   two.close();
+});
+
+test("what is said while it is away is heard, also if nothing was said while it was here", async () => {
+  await using hub = await startHubbub();
+  const ann = connect({ server: hub.origin, id: "ann", session: "s", history: 0 });
+  const heard = next<{ text?: string }>(
+    (handler) => ann.on("message", handler),
+    () => true,
+    "the message",
+  );
+  await becomes(ann, ({ is }) => is === "open", "the welcome");
+  await using newer = await hub.joinJson("ann", { session: "s" });
+  await becomes(ann, ({ is }) => is === "closed", "being replaced");
+  await newer.saysAndHears("missed");
+  ann.retryNow();
+  expect((await heard).text).toBe("missed");
+  ann.close();
 });
 
 test("it is live when all that was said before is heard, however long that takes", async () => {
