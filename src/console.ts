@@ -1,7 +1,7 @@
 /** What the operator is told: where the server is, and what went wrong. */
 
 import { note } from "./log.ts";
-import { os } from "./node.ts";
+import { os, tty } from "./node.ts";
 import type { Command, Options } from "./options.ts";
 import { isLocalOnly } from "./option-values.ts";
 import { StoreError } from "./store.ts";
@@ -54,6 +54,11 @@ export function isTerminal(): boolean {
   return mayBe && process.stdout.isTTY;
 }
 
+/** Whether it was started on a terminal, wherever its output goes. */
+export function isOnTerminal(): boolean {
+  return [0, 1, 2].some((stream) => tty().isatty(stream));
+}
+
 /** A link by which a client comes in; the token is its last part. */
 export function link({ client, options }: Extract<Command, { do: "token" }>): string {
   const { publicUrl, host, port, tlsCert, secretFile = Buffer.of(), room, can, days } = options;
@@ -82,10 +87,12 @@ function namesOf(hostname: string): string[] {
   return [hostname.includes(":") ? `[${hostname}]` : hostname];
 }
 
-export function describeListenError(error: unknown, { host, port }: Options): string {
-  if (!(error instanceof Error)) throw error;
+/** A start that failed, in a sentence; undefined for a fault of ours, of which all has to be told. */
+export function describeStartError(error: unknown, { host, port }: Options): string | undefined {
+  if (!(error instanceof Error)) return undefined;
   if (error instanceof StoreError) return error.message;
-  const code = "code" in error ? error.code : undefined;
+  const code = "code" in error ? String(error.code) : "";
+  if (code.startsWith("ERR_OSSL_")) return describeTlsError(code, error.message);
   switch (code) {
     case "EADDRINUSE":
       return `Port ${port} is in use: stop what is listening there, or choose another with --port.`;
@@ -94,11 +101,18 @@ export function describeListenError(error: unknown, { host, port }: Options): st
     case "EADDRNOTAVAIL":
     case "ENOTFOUND":
       return `Cannot listen on ${host}: choose an address of this machine with --host.`;
-    case "ERR_OSSL_X509_KEY_VALUES_MISMATCH":
-      return "The key is not the certificate's: choose two files that belong together with --tls-cert and --tls-key.";
     default:
-      if (`${code}`.startsWith("ERR_OSSL_"))
-        return `The certificate or its key cannot be used (${error.message}): choose others with --tls-cert and --tls-key.`;
-      return `Cannot listen on ${host}, port ${port}: ${error.message}`;
+      return code && `Cannot listen on ${host}, port ${port}: ${error.message}`;
   }
+}
+
+/** 2 only for what starting again cannot mend, since a supervisor gives up then: of what shows this late, two files that do not fit. */
+export function startExitCode(error: unknown): 1 | 2 {
+  return error instanceof Error && "code" in error && String(error.code).startsWith("ERR_OSSL_") ? 2 : 1;
+}
+
+function describeTlsError(code: string, message: string): string {
+  return code === "ERR_OSSL_X509_KEY_VALUES_MISMATCH"
+    ? "The key is not the certificate's: choose two files that belong together with --tls-cert and --tls-key."
+    : `The certificate or its key cannot be used (${message}): choose others with --tls-cert and --tls-key.`;
 }

@@ -48,6 +48,7 @@ HUBBUB_MAX_MESSAGE_BYTES=N. The port can be PORT, the secret itself
 HUBBUB_SECRET, and HUBBUB_TOKEN is the token that join shows. What may be given
 again and again is a list there: HUBBUB_ALLOW_ORIGIN="https://a.example, …".
 
-It exits with 0 when it was stopped, 1 when it was stopped twice, and 2 when an
-option is wrong or the port or the store cannot be used.`;
+It exits with 0 when it was stopped, with 2 when an option is wrong, and with 1
+for anything that trying again may mend: the port in use, the store not there
+yet, a full disk; also when stopping failed, or was asked for twice.`;
 }

@@ -7,3 +7,7 @@ export function fs(): typeof import("node:fs") {
 export function os(): typeof import("node:os") {
   return process.getBuiltinModule("node:os");
 }
+
+export function tty(): typeof import("node:tty") {
+  return process.getBuiltinModule("node:tty");
+}

@@ -47,7 +47,7 @@ import { version } from "../package.json";
 import { answer, failed, nothingHere, preflight, toClient } from "./answers.ts";
 import { roomRoutes } from "./api.ts";
 import { Connections, type Connection, type Socket } from "./connections.ts";
-import { describeListenError, greet, isTerminal, link } from "./console.ts";
+import { describeStartError, greet, isOnTerminal, isTerminal, link, startExitCode } from "./console.ts";
 import { connectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import { Door } from "./door.ts";
 import { echo } from "./echo.ts";
@@ -228,8 +228,10 @@ async function listen(options: Options): Promise<Running> {
   try {
     return await serve(options);
   } catch (error) {
-    console.error(describeListenError(error, options));
-    process.exit(2);
+    const sentence = describeStartError(error, options);
+    if (sentence) console.error(sentence);
+    else report("The start failed", error);
+    process.exit(startExitCode(error));
   }
 }
 
@@ -268,7 +270,7 @@ switch (command.do) {
     startLog(options.log);
     const running = await listen(options);
     greet(version, running.server, running.promise, options, isTerminal());
-    stopOnSignals(running);
+    stopOnSignals(running, isOnTerminal());
     break;
   }
   default:

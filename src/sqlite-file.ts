@@ -75,13 +75,20 @@ function migrate(db: Database, path: string, nowMs: number): void {
   if (isEmpty) db.run("INSERT INTO origin VALUES (?)", [keyAt(nowMs) + Math.floor(Math.random() * IDS_A_MS)]);
 }
 
+/** What keeps a file from being used, by SQLite's code or the system's. */
+const REASONS: readonly [RegExp, string][] = [
+  [/^SQLITE_BUSY/, "is in use by another Hubbub: stop that one first."],
+  [/^SQLITE_NOTADB$/, "is not a database: choose another file with --store."],
+  [/^(SQLITE_FULL|ENOSPC|EDQUOT)$/, "cannot grow: there is no space left."],
+  [/^(SQLITE_READONLY.*|EROFS)$/, "cannot be written: its file system is read-only."],
+  [/^(SQLITE_PERM|EACCES|EPERM)$/, "cannot be written: this user may not, see its owner and mode."],
+  [/^ENOENT$/, "cannot be made: its folder does not exist."],
+];
+
 function describe(path: string, error: unknown): string {
   const code = error instanceof Error && "code" in error ? `${error.code}` : "";
-  if (code.startsWith("SQLITE_BUSY")) return `${path} is in use by another Hubbub: stop that one first.`;
-  if (code === "SQLITE_NOTADB") return `${path} is not a database: choose another file with --store.`;
-  if (code === "SQLITE_FULL" || code === "ENOSPC") return `${path} cannot grow: there is no space left.`;
-  if (code === "ENOENT") return `${path} cannot be made: its folder does not exist.`;
-  return `${path} cannot be used: ${error instanceof Error ? error.message : error}.`;
+  const reason = REASONS.find(([codes]) => codes.test(code))?.[1];
+  return `${path} ${reason ?? `cannot be used: ${error instanceof Error ? error.message : error}.`}`;
 }
 
 const COLUMNS = "SELECT id, prev, time, sender, content FROM entries WHERE room = ?";

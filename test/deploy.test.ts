@@ -55,6 +55,18 @@ describe("the unit", () => {
     expect(Number(seconds)).toBeGreaterThan(read.options.drainSeconds);
   });
 
+  test("is started again for as long as the port is in use, and not when an option is wrong", async () => {
+    const [, final] = /^RestartPreventExitStatus=(\d+)$/m.exec(unit) ?? [];
+    expect(unit).toMatch(/^Restart=always$/m);
+    expect(unit).toMatch(/^StartLimitIntervalSec=0$/m); // systemd's own limit is five starts in ten seconds
+    await using hub = await startHubbub();
+    const args = command.split(" ").slice(1, -2);
+    const inUse = await run(process.execPath, source, ...args, "--port", `${hub.port}`);
+    expect(inUse.exitCode).not.toBe(Number(final));
+    const wrong = await run(process.execPath, source, ...args, "--port", "http");
+    expect(wrong.exitCode).toBe(Number(final));
+  });
+
   const skipped = skipWithout("systemd-analyze");
   test.skipIf(skipped !== "")(`is one that systemd has nothing to say about${skipped}`, async () => {
     using file = await temporary("hubbub.service", fill(unit, { [BINARY]: process.execPath }));

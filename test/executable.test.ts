@@ -57,6 +57,6 @@ test("its parts that are loaded only when they are asked for are in it: help, jo
   expect(await Bun.file(join(built.folder, "chat.db")).exists()).toBe(true);
 
   const redis = await run("--store", "redis://127.0.0.1:1");
-  expect(redis.exitCode).toBe(2);
+  expect(redis.exitCode).toBe(1);
   expect(`${redis.stderr}`).toStartWith("Redis at 127.0.0.1:1 does not answer");
 });

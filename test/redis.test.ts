@@ -36,7 +36,7 @@ async function areRenewed(redis: Redis, prefix: string): Promise<void> {
   await Promise.all(renewed);
 }
 
-const refused = (sentence: string) => ({ exitCode: 2, stdout: "", stderr: `${sentence}\n` });
+const refused = (sentence: string) => ({ exitCode: 1, stdout: "", stderr: `${sentence}\n` });
 
 describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
   test("where nothing listens, and where something else does", async () => {
@@ -53,7 +53,7 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     });
     const { exitCode, stderr } = await refusal(`redis://127.0.0.1:${other.port}`);
     expect([exitCode, stderr]).toEqual([
-      2,
+      1,
       `Redis at 127.0.0.1:${other.port} does not let us in: is the password right, the database there, and rediss: for TLS?\n`,
     ]);
     await redis[Symbol.asyncDispose]();
@@ -112,7 +112,7 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     await redis.send("SET", "taken:meta", "something else");
     const { exitCode, stderr } = await refusal(redis.url("taken"));
     expect([exitCode, stderr]).toEqual([
-      2,
+      1,
       expect.stringMatching(/^Redis at [\d.:]+ cannot be used: WRONGTYPE .*\n$/),
     ]);
   });

@@ -284,6 +284,39 @@ describe("what cannot be used is said at the start", () => {
     await bob.hears("Client #ann says: hi");
   });
 
+  /** In a mount namespace, where `/mnt` may be anything: what the start says, and its exit code. */
+  const onMount = async (prepare: string) => {
+    const command = `${prepare} && exec "$0" "$1" --port 0 --store sqlite:/mnt/chat.db`;
+    const { exitCode, stderr } =
+      await Bun.$`unshare -rm sh -c ${command} ${process.execPath} ${import.meta.dir}/../src/server.ts`
+        .quiet()
+        .nothrow();
+    return { exitCode, stderr: `${stderr}` };
+  };
+  const canMount = Bun.spawnSync(["sh", "-c", "unshare -rm mount -t tmpfs tmpfs /mnt"]).success;
+  const skippedMounts = canMount ? "" : " (skipped: file systems cannot be mounted here)";
+  test.skipIf(!canMount)(`a full disk and a read-only one are exit 1${skippedMounts}`, async () => {
+    const full = "mount -t tmpfs -o size=64k tmpfs /mnt && (head -c 100000 /dev/zero > /mnt/full || true)";
+    const fullDisk = await onMount(`${full} 2> /dev/null`);
+    expect(fullDisk).toEqual({
+      exitCode: 1,
+      stderr: "/mnt/chat.db cannot grow: there is no space left.\n",
+    });
+    const readOnly = "mount -t tmpfs tmpfs /mnt && touch /mnt/chat.db && mount -o remount,ro /mnt";
+    expect(await onMount(readOnly)).toEqual({
+      exitCode: 1,
+      stderr: "/mnt/chat.db cannot be written: its file system is read-only.\n",
+    });
+  });
+
+  test("a file that another server still has is exit 1", async () => {
+    await using hub = await start();
+    const command = [process.execPath, `${import.meta.dir}/../src/server.ts`, "--store", STORE.url];
+    const { exitCode } = await Bun.$`${command} --port 0`.cwd(folder).quiet().nothrow();
+    expect(exitCode).toBe(1);
+    await (await hub.join("ann")).hearsNothing();
+  });
+
   test("a refused file is left as it was", async () => {
     await Bun.write(join(folder, "text.db"), "not a database");
     await refusal("sqlite:text.db");

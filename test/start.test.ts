@@ -219,22 +219,30 @@ describe("the command", () => {
       stderr: '--port: expected 0–65535, got "http"\n',
     }));
 
-  test("a port in use is one sentence, and exit 2", async () => {
+  test("a port in use is one sentence, and exit 1, since it may be free in a moment", async () => {
     await using hub = await startHubbub();
     expect(await run("--port", `${hub.port}`)).toEqual({
-      exitCode: 2,
+      exitCode: 1,
       stdout: "",
       stderr: `Port ${hub.port} is in use: stop what is listening there, or choose another with --port.\n`,
     });
     expect(await hub.answer("/nope")).toHaveProperty("status", 404);
   });
 
-  test("an address that is not this machine's is one sentence, and exit 2", async () =>
+  test("an address that is not this machine's yet is one sentence, and exit 1", async () =>
     expect(await run("--host", "192.0.2.1")).toEqual({
-      exitCode: 2,
+      exitCode: 1,
       stdout: "",
       stderr: "Cannot listen on 192.0.2.1: choose an address of this machine with --host.\n",
     }));
+
+  test("a store that fails at the start for a reason of ours is told with all that is known, and exit 1", async () => {
+    const args = ["--preload", `${import.meta.dir}/break-stopping.ts`, source, "--port", "0"];
+    const env = { ...process.env, BREAK: "start" };
+    const { exitCode, stdout, stderr } = await Bun.$`${process.execPath} ${args}`.env(env).quiet().nothrow();
+    expect([exitCode, `${stdout}`]).toEqual([1, ""]);
+    expect(`${stderr}`).toStartWith("The start failed: Error: injected into start\n");
+  });
 
   test("the first line is the address of the page", async () => {
     await using hub = await startHubbub({ env: { PORT: "1" } });

@@ -3,13 +3,13 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { connect, type Connection } from "../src/client.ts";
 import { startHub } from "./hub.ts";
-import { startHubbub, STORES, within } from "./hubbub.ts";
+import { Peer, startHubbub, STORES, until, within } from "./hubbub.ts";
 
 setDefaultTimeout(60_000);
 
 const RESTARTING = { code: 1012, reason: "Stopping, perhaps to start again: please come back in a moment." };
 
-for (const signal of ["SIGTERM", "SIGINT"] as const)
+for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
   test(`${signal}: told to come back, no farewells, exit 0`, async () => {
     const hub = await startHubbub();
     const peers = [await hub.join("ann"), await hub.join("bob"), (await hub.joinJson("eve")).peer];
@@ -22,6 +22,61 @@ for (const signal of ["SIGTERM", "SIGINT"] as const)
       ).toEqual([]);
     expect(await hub.process.exited).toBe(0);
     expect(await hub.errors).toBe("");
+  });
+
+test("SIGHUP without a terminal changes nothing, and is logged", async () => {
+  const hub = await startHubbub({ args: ["--log", "text"] });
+  await using ann = await hub.join("ann");
+  for (let i = 0; i < 2; i++) hub.process.kill("SIGHUP");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  hub.process.kill("SIGTERM");
+  expect(await ann.closes()).toEqual(RESTARTING);
+  expect(await hub.process.exited).toBe(0);
+  expect((await hub.output).match(/ ignored signal=SIGHUP$/gm)).not.toBeNull();
+});
+
+test("a terminal that is closed stops it", async () => {
+  let printed = "";
+  const source = `${import.meta.dir}/../src/server.ts`;
+  await using server = Bun.spawn([process.execPath, source, "--port", "0"], {
+    terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
+  });
+  await until(async () => printed.includes("Ctrl+C stops it."), "the greeting");
+  const [, port] = /localhost:(\d+)/.exec(printed) ?? [];
+  await using ann = new Peer(`ws://127.0.0.1:${port}/ws/ann`);
+  await ann.opened;
+  server.kill("SIGHUP");
+  expect(await ann.closes()).toEqual(RESTARTING);
+  expect(await server.exited).toBe(0);
+});
+
+for (const [broken, exitCode] of [
+  ["settle", 1],
+  ["end", 1],
+  ["late settle", 0],
+] as const)
+  test(`stopping ends although a step of it fails or does not end: ${broken}`, async () => {
+    const args = ["--drain-seconds", "1"];
+    const hub = await startHubbub({ args, preload: "break-stopping.ts", env: { BREAK: broken } });
+    const ann = await hub.join("ann");
+    hub.process.kill("SIGTERM");
+    expect(await ann.closes()).toEqual(RESTARTING);
+    expect(await within(hub.process.exited, () => "still running")).toBe(exitCode);
+    const errors = await hub.errors;
+    if (exitCode === 0) expect(errors).toBe("");
+    else expect(errors).toContain(`failed: Error: injected into ${broken}\n`);
+  });
+
+for (const store of STORES.filter(({ nodes }) => nodes === undefined))
+  test(`with no time to stop, everyone is told to come back, and what is acknowledged is kept, on ${store.name}`, async () => {
+    const hub = await startHubbub({ store, args: ["--drain-seconds", "0"] });
+    const peers = await Promise.all(Array.from({ length: 20 }, (_, i) => hub.join(`c${i}`)));
+    hub.process.kill("SIGTERM");
+    for (const peer of peers) expect(await peer.closes()).toEqual(RESTARTING);
+    expect(await hub.process.exited).toBe(0);
+    expect(await hub.errors).toBe("");
+    await hub[Symbol.asyncDispose]();
   });
 
 test("nobody is said to leave while it stops, also if somebody had just left", async () => {

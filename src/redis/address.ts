@@ -53,6 +53,7 @@ export async function checkRedis(line: RedisLine, { name }: RedisAddress): Promi
         : "does not answer: start it, or choose another with --store.",
     );
   }
+  if (info.get("loading") === "1") fail("is still loading what it keeps: try again in a moment.");
   const version = info.get("valkey_version") ?? info.get("redis_version") ?? "";
   const policy = info.get("maxmemory_policy");
   if (Number.parseInt(version) < MIN_VERSION)
