@@ -46,6 +46,7 @@ export function readFlags<T extends Table>(
   const mistakes: string[] = [];
   const others: string[] = [];
   const given = new Map<string, string>();
+  const repeated = new Set<string>();
   const rest = [...argv];
   for (let piece = rest.shift(); piece !== undefined; piece = rest.shift()) {
     const [, written, name = "", inline] = /^(--?([^=]*))(?:=(.*))?$/s.exec(piece) ?? [];
@@ -57,7 +58,10 @@ export function readFlags<T extends Table>(
       const { flag } = (written.startsWith("--") && named.get(name)) || {};
       if (flag) {
         const value = inline ?? (flag.value ? rest.shift() : undefined) ?? "";
-        given.set(name, flag.many && given.has(name) ? `${given.get(name)} ${value}` : value);
+        const before = given.get(name);
+        if (before === undefined) given.set(name, value);
+        else if (flag.many) given.set(name, `${before} ${value}`);
+        else repeated.add(name);
         continue;
       }
       mistakes.push(`${written}: unknown option${nearest(name, named.keys(), "--")}, see --help`);
@@ -65,6 +69,8 @@ export function readFlags<T extends Table>(
       if (inline === undefined && rest[0]?.startsWith("-") === false) rest.shift();
     }
   }
+
+  for (const name of repeated) mistakes.push(`--${name}: expected only once`);
 
   const set = new Set<keyof T>();
   function read(name: string, key: string, flag: Flag<unknown>): unknown {

@@ -18,15 +18,57 @@ export function optionRows(): string[] {
   });
 }
 
-/** The manual that `--help` prints, at most 80 columns wide. */
-export function helpText(): string {
-  const list = (table: Table) =>
-    Object.entries(table)
-      .map(([key, flag]) => {
-        const [name, otherwise] = describe(key, flag);
-        return `  ${name}  (${otherwise})\n      ${flag.help}\n`;
-      })
-      .join("");
+function list(table: Table): string {
+  return Object.entries(table)
+    .map(([key, flag]) => {
+      const [name, otherwise] = describe(key, flag);
+      return `  ${name}  (${otherwise})\n      ${flag.help}\n`;
+    })
+    .join("");
+}
+
+/** What `--help` prints, at most 80 columns wide. */
+export function helpText(about: "serve" | "join" | "token" = "serve"): string {
+  switch (about) {
+    case "serve":
+      return serverHelp();
+    case "join":
+      return JOIN_HELP;
+    case "token":
+      return tokenHelp();
+    default:
+      return about satisfies never;
+  }
+}
+
+const JOIN_HELP = `hubbub join URL: takes part in a room at the terminal, or in a pipe.
+
+  hubbub join 'http://localhost:8000/client?room=tea&id=ann'
+  tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
+
+URL is the address of the page. Each line of the input is a message, and each
+message a line of the output. At the end of the input it waits until all is
+acknowledged. ?id= is the name to go by (otherwise the token's, or the user's).
+
+  -h, --help     print this
+
+The token, where one is needed, is ?token= of the URL, or HUBBUB_TOKEN in the
+environment. It exits with 0, or with 1 after a sentence about what was not
+sent.`;
+
+function tokenHelp(): string {
+  const { secretFile, publicUrl, host, port, tlsCert } = flags;
+  return `hubbub token CLIENT: prints a link that lets that client in.
+
+  hubbub token ann --secret-file secret --public-url https://chat.example
+
+${list(tokenFlags)}
+The server's own, which make the token and the address of the link
+${list({ secretFile, publicUrl, host, port, tlsCert })}
+  -h, --help     print this`;
+}
+
+function serverHelp(): string {
   return `Hubbub: one file to run, and a room full of people and programs can talk.
 
   hubbub                  a chat at http://localhost:8000/client

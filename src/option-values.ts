@@ -1,5 +1,6 @@
 /** What some options take, and mean together: an origin of the web, a secret, a certificate; who can reach the server. */
 
+import { nearest } from "./flags.ts";
 import { fs } from "./node.ts";
 
 /** An origin of the web, without anything behind it. */
@@ -7,6 +8,19 @@ export function originOf(text: string): URL | undefined {
   const url = /^https?:/.test(text) ? URL.parse(text) : null;
   return url && url.href === `${url.origin}/` ? url : undefined;
 }
+
+/** The `Origin` that pages of that site send, or those of an app (`capacitor://localhost`) or a browser's extension. */
+export function allowedOriginOf(text: string): string | undefined {
+  if (text.includes("*")) return undefined; // no browser sends one, and it would match nothing
+  const site = originOf(text);
+  if (site) return site.origin;
+  const [, scheme = "", host] = /^([a-z][a-z\d+.-]*):\/\/([\w.-]+(?::\d{1,5})?)\/?$/.exec(text) ?? [];
+  const isApp = !NO_APPS.test(scheme) && nearest(scheme, ["http", "https"], "") === "";
+  return host && isApp ? `${scheme}://${host}` : undefined;
+}
+
+/** Schemes that no page's origin has. */
+const NO_APPS = /^(wss?|file|ftp|data|blob|about|javascript)$/;
 
 /** By its label (RFC 7468): Bun takes an empty certificate for none, and would go on without TLS. */
 export function readPem(file: string, label: RegExp, what: string) {

@@ -1,7 +1,7 @@
 /** What the operator asked for: the command line and the environment in; a command, or every mistake at once, out. */
 
 import { envName, flag, nameOf, nearest, readFlags, type Env, type Flag, type Values } from "./flags.ts";
-import { isLocalOnly, originOf, readPem, readSecret } from "./option-values.ts";
+import { allowedOriginOf, isLocalOnly, originOf, readPem, readSecret } from "./option-values.ts";
 import type { LogFormat } from "./log.ts";
 import { readName } from "./names.ts";
 import { stores } from "./stores.ts";
@@ -107,10 +107,11 @@ export const groups = {
       many: true,
       help: "another site whose pages may connect; again for each",
       parse(text) {
-        const origins = text.split(/[\s,]+/).filter(Boolean);
-        return origins.every(originOf)
-          ? { value: origins.map((origin) => originOf(origin)?.origin ?? "") }
-          : { expected: "origins, as in https://example.com" };
+        const asked = text.split(/[\s,]+/).filter(Boolean);
+        const origins = asked.flatMap((origin) => allowedOriginOf(origin) ?? []);
+        return origins.length === asked.length
+          ? { value: origins }
+          : { expected: "origins, as in https://example.com, each named in full" };
       },
     }),
     openMetrics: toggle("/metrics is for anyone, not only for this machine"),
@@ -182,7 +183,8 @@ export type Command =
   | { readonly do: "serve"; readonly options: Options; readonly warnings: readonly string[] }
   | { readonly do: "join"; readonly address: URL; readonly token: string | undefined }
   | { readonly do: "token"; readonly client: string; readonly options: Options & TokenOptions }
-  | { readonly do: "help" | "version" }
+  | { readonly do: "help"; readonly about: "serve" | "join" | "token" }
+  | { readonly do: "version" }
   | { readonly do: "refuse"; readonly mistakes: readonly string[] };
 
 /** Of the command `token`, beside the server's own. */
@@ -219,12 +221,13 @@ export const tokenFlags = {
 export type TokenOptions = Values<typeof tokenFlags>;
 
 /** Reads the whole request; an empty variable in the environment counts as not set. */
-export function readCommand(argv: readonly string[], env: Env): Command {
+export function readCommand(argv: readonly string[], environment: Env): Command {
+  const env = withoutKubernetes(environment);
   const [first, ...rest] = argv;
   if (first === "join") return readJoin(rest, env);
   if (first === "token") return readToken(rest, env);
   const read = readFlags(flags, argv, env);
-  if ("do" in read) return read;
+  if ("do" in read) return { ...read, about: "serve" };
   const strays = read.others.map(
     (other) => `${other}: no such command${nearest(other, ["join", "token"], "")}, see --help`,
   );
@@ -233,6 +236,8 @@ export function readCommand(argv: readonly string[], env: Env): Command {
     mistakes.push(
       `--tls-${read.given.has("tlsCert") ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
     );
+  if (read.options.store.protocol === "memory:" && read.options.keepDays > 0)
+    mistakes.push("--keep-days: expected 0 with --store memory:, which forgets by --history and at its end");
   if (mistakes.length > 0) return { do: "refuse", mistakes };
   return { do: "serve", options: withDefaults(read.options, read.given), warnings: unknownIn(env) };
 }
@@ -248,7 +253,7 @@ function withDefaults(options: Options, given: ReadonlySet<string>): Options {
 
 function readToken(argv: readonly string[], env: Env): Command {
   const read = readFlags({ ...flags, ...tokenFlags }, argv, env);
-  if ("do" in read) return read;
+  if ("do" in read) return { ...read, about: "token" };
   const { options, others } = read;
   const mistakes = [...read.mistakes];
   const id = readName("client id", others[0] ?? "");
@@ -262,7 +267,7 @@ function readToken(argv: readonly string[], env: Env): Command {
 
 function readJoin(argv: readonly string[], env: Env): Command {
   const read = readFlags({}, argv, {});
-  if ("do" in read) return read;
+  if ("do" in read) return { ...read, about: "join" };
   if (read.mistakes.length > 0) return { do: "refuse", mistakes: read.mistakes };
   const [address, ...more] = read.others;
   const url = URL.parse(address ?? "");
@@ -276,6 +281,13 @@ function readJoin(argv: readonly string[], env: Env): Command {
     do: "refuse",
     mistakes: ["join: expected one address, as in: hubbub join http://localhost:8000/client?room=tea"],
   };
+}
+
+/** Kubernetes sets these in every container beside a Service named hubbub: `HUBBUB_PORT=tcp://…`, `HUBBUB_SERVICE_HOST`, `HUBBUB_PORT_8000_TCP`. */
+function withoutKubernetes(env: Env): Env {
+  const isTheirs = (name: string, value = "") =>
+    /^HUBBUB_(SERVICE|PORT)_/.test(name) || (name === "HUBBUB_PORT" && /^(tcp|udp|sctp):\/\//.test(value));
+  return Object.fromEntries(Object.entries(env).filter(([name, value]) => !isTheirs(name, value)));
 }
 
 function unknownIn(env: Env): string[] {

@@ -238,7 +238,7 @@ async function listen(options: Options): Promise<Running> {
 const command = readCommand(process.argv.slice(2), process.env);
 switch (command.do) {
   case "help":
-    console.log((await import("./manual.ts")).helpText());
+    console.log((await import("./manual.ts")).helpText(command.about));
     break;
   case "version":
     console.log(version);

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { version } from "../package.json";
 import { helpText, optionRows } from "../src/manual.ts";
-import { readCommand, type Options } from "../src/options.ts";
+import { flags, readCommand, tokenFlags, type Options } from "../src/options.ts";
 import { startHubbub } from "./hubbub.ts";
 import { until } from "./within.ts";
 
@@ -95,6 +95,110 @@ describe("options", () => {
     }
   });
 
+  test.each([
+    ["port", ["--port", "1", "--port=2"], ["--port: expected only once"]],
+    ["port", ["--port=1", "--port=1", "--port=1"], ["--port: expected only once"]],
+    ["trustProxy", ["--trust-proxy", "--trust-proxy=off"], ["--trust-proxy: expected only once"]],
+    [
+      "both",
+      ["--port=1", "--log=off", "--log=json", "--port=2", "--host=a b"],
+      [
+        "--port: expected only once",
+        "--log: expected only once",
+        '--host: expected an address or a host name, got "a b"',
+      ],
+    ],
+  ])("what has one value is given once: %s, %j", (_, argv, mistakes) =>
+    expect(readCommand(argv, {})).toEqual({ do: "refuse", mistakes: expect.arrayContaining(mistakes) }),
+  );
+
+  test("every option that has one value is given once, also to token", () => {
+    for (const [key, { many }] of Object.entries<{ many?: true }>({ ...flags, ...tokenFlags })) {
+      const option = `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+      const command = readCommand(["token", "ann", `${option}=1`, `${option}=1`], {});
+      const isRefused = command.do === "refuse" && command.mistakes.includes(`${option}: expected only once`);
+      expect({ option, isRefused }).toEqual({ option, isRefused: many !== true });
+    }
+  });
+
+  test("an option on the command line and in the environment is no repetition", () =>
+    expect(readCommand(["--port", "1"], { HUBBUB_PORT: "2", PORT: "3" })).toHaveProperty("options.port", 1));
+
+  const KUBERNETES = {
+    HUBBUB_PORT: "tcp://10.43.0.17:8000",
+    HUBBUB_SERVICE_HOST: "10.43.0.17",
+    HUBBUB_SERVICE_PORT: "8000",
+    HUBBUB_SERVICE_PORT_HTTP: "8000",
+    HUBBUB_PORT_8000_TCP: "tcp://10.43.0.17:8000",
+    HUBBUB_PORT_8000_TCP_ADDR: "10.43.0.17",
+  };
+  test("what Kubernetes sets for a Service named hubbub is ignored without a word", () => {
+    const serve = { do: "serve" as const, options: DEFAULTS, warnings: [] };
+    expect(readCommand([], KUBERNETES)).toEqual(serve);
+    expect(readCommand([], { HUBBUB_PORT: "udp://[fd00::1]:53" })).toEqual(serve);
+    const other = { ...serve, options: { ...DEFAULTS, port: 9000 } };
+    expect(readCommand([], { ...KUBERNETES, PORT: "9000" })).toEqual(other);
+    expect(readCommand([], { ...KUBERNETES, HUBBUB_PORT: "9000" })).toEqual(other);
+    expect(readCommand(["token", "ann"], { ...KUBERNETES, HUBBUB_SECRET: SECRET }).do).toBe("token");
+    expect(readCommand([], { HUBBUB_PORT: "http://a" }).do).toBe("refuse");
+  });
+
+  test("origins of apps and extensions may be allowed; what no browser sends may not", () => {
+    const origins = [
+      "capacitor://localhost",
+      "ionic://localhost",
+      "tauri://localhost",
+      "app://obsidian.md",
+      "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+      "moz-extension://a8f0e9f4-1f1c-4a0f-9d5a-0b6b0c7d8e9f",
+      "https://example.com",
+    ];
+    const command = readCommand(["--allow-origin", origins.join(",")], {});
+    expect(command).toHaveProperty("options.allowOrigin", origins);
+    for (const wrong of [
+      ...["https://*.example.com", "*", "null", "*://localhost", "capacitor://*", "https://example.com/chat"],
+      ...[
+        "wss://example.com",
+        "htps://example.com",
+        "file:///",
+        "capacitor://localhost/x",
+        "tauri:",
+        "https:example.com/x",
+      ],
+    ])
+      expect(readCommand(["--allow-origin", wrong], {})).toEqual({
+        do: "refuse",
+        mistakes: [
+          `--allow-origin: expected origins, as in https://example.com, each named in full, got "${wrong}"`,
+        ],
+      });
+  });
+
+  test("--keep-days promises nothing that the memory store does not do", () => {
+    const mistake = "--keep-days: expected 0 with --store memory:, which forgets by --history and at its end";
+    expect(readCommand(["--keep-days=7"], {})).toEqual({ do: "refuse", mistakes: [mistake] });
+    expect(readCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ do: "refuse", mistakes: [mistake] });
+    expect(readCommand(["--keep-days=0"], {}).do).toBe("serve");
+    expect(readCommand(["--keep-days=7", "--store", "sqlite:chat.db"], {}).do).toBe("serve");
+    expect(readCommand(["--keep-days=7", "--store", "redis://a"], {}).do).toBe("serve");
+  });
+
+  test("join and token have a short help each, with their own options", () => {
+    for (const about of ["join", "token"] as const) {
+      for (const argv of [
+        [about, "--help"],
+        [about, "-h"],
+        [about, "ann", "--help"],
+      ])
+        expect(readCommand(argv, {})).toEqual({ do: "help", about });
+      const help = helpText(about);
+      expect(help).toStartWith(`hubbub ${about} `);
+      for (const line of help.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+      expect(help).not.toContain("--message-rate");
+    }
+    for (const name of Object.keys(tokenFlags)) expect(helpText("token")).toContain(`  --${name} `);
+  });
+
   test("every mistake is named at once, by its own name", () => {
     const command = readCommand(
       [
@@ -125,7 +229,7 @@ describe("options", () => {
         '--store: expected memory:, sqlite:FILE or redis://HOST, got "x://…@y"',
         '--history: expected 0–100000, got "-1"',
         '--allow-host: expected host names without a port, as in hubbub, got "hubbub:8000"',
-        '--allow-origin: expected origins, as in https://example.com, got "*"',
+        '--allow-origin: expected origins, as in https://example.com, each named in full, got "*"',
         '--secret-file: expected a file that can be read, got "/nowhere/to/be/found"',
         'HUBBUB_PING_SECONDS: expected 1–3600, got "0"',
         "stray: no such command, see --help",
@@ -212,6 +316,13 @@ describe("the command", () => {
       stderr: "",
     }));
 
+  test("token --help", async () =>
+    expect(await run("token", "--help")).toEqual({
+      exitCode: 0,
+      stdout: `${helpText("token")}\n`,
+      stderr: "",
+    }));
+
   test("a mistake is one sentence on stderr, and exit 2", async () =>
     expect(await run("--port", "http")).toEqual({
       exitCode: 2,
@@ -243,6 +354,20 @@ describe("the command", () => {
     expect([exitCode, `${stdout}`]).toEqual([1, ""]);
     expect(`${stderr}`).toStartWith("The start failed: Error: injected into start\n");
   });
+
+  test.each(["capacitor://localhost", "tauri://localhost", `chrome-extension://${"a".repeat(32)}`])(
+    "pages of %s connect where it is allowed, and nowhere else",
+    async (origin) => {
+      await using hub = await startHubbub({ args: ["--allow-origin", origin] });
+      await using ann = await hub.open("/ws/ann", { Origin: origin });
+      ann.says("hi");
+      await ann.hears("You wrote: hi", "Client #ann says: hi");
+      const { headers } = await hub.get("/rooms/lobby/members", { headers: { Origin: origin } });
+      expect(headers.get("access-control-allow-origin")).toBe(origin);
+      const strange = { headers: { Origin: `${origin}x` } };
+      expect(await hub.get("/ws/ann", strange)).toHaveProperty("status", 403);
+    },
+  );
 
   test("the first line is the address of the page", async () => {
     await using hub = await startHubbub({ env: { PORT: "1" } });
