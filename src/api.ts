@@ -2,12 +2,20 @@
 
 import { preflight, problem, readableBy } from "./answers.ts";
 import { networkOf } from "./connections.ts";
-import { refused, type Door, type Pass, type Refusal } from "./door.ts";
+import { queryOf, refused, type Door, type Pass, type Refusal } from "./door.ts";
 import type { Entrance } from "./entrance.ts";
 import type { Hub } from "./hub.ts";
 import { Allowances } from "./limits.ts";
 import { readName } from "./names.ts";
-import { errors, fieldsOf, isTooBig, maxFrameBytes, readSeq, type ErrorCode } from "./protocol.ts";
+import {
+  errors,
+  fieldsOf,
+  hasTooMuchAround,
+  isTooBig,
+  maxFrameBytes,
+  readSeq,
+  type ErrorCode,
+} from "./protocol.ts";
 
 /** A body may take this long in all; Bun would cut it off after 12 s, whatever keeps coming. */
 const BODY_SECONDS = 120;
@@ -57,17 +65,24 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
   }
 
   /** What an address has said, or read, counts as what a connection sends. */
+  function allowanceOf(allowances: Allowances, request: Request) {
+    return allowances.of(networkOf(entrance.addressOf(request)));
+  }
+
   function spend(allowances: Allowances, request: Request, content: string): Refusal | undefined {
-    const allowance = allowances.of(networkOf(entrance.addressOf(request)));
-    const waitSeconds = allowance.take(content, performance.now());
-    return waitSeconds > 0 ? { ...errorOf(429, "rate-limited"), retryAfterSeconds: waitSeconds } : undefined;
+    return limitedFor(allowanceOf(allowances, request).take(content, performance.now()));
   }
 
   /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`, or 200 if it was kept before. */
   const say = guarded(async (request, room, pass) => {
+    // Who has nothing left is not even read; and what is malformed costs as much as it takes to find that out.
+    const early = limitedFor(allowanceOf(toSay, request).waitFor("", performance.now()));
+    if (early) return early;
     entrance.allow(request, BODY_SECONDS);
-    const saying = readSaying(await readBody(request, maxMessageBytes), maxMessageBytes);
-    const limited = spend(toSay, request, "sentence" in saying ? "" : saying.text);
+    const read = await readBody(request, maxMessageBytes);
+    const saying = readSaying(read, maxMessageBytes);
+    const body = typeof read === "string" ? "" : read.body;
+    const limited = spend(toSay, request, "sentence" in saying ? body : saying.text);
     if (limited) return limited;
     if ("sentence" in saying) return saying;
     const { text, session, seq, from = pass.client ?? "" } = saying;
@@ -85,7 +100,7 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
   const read = guarded(async (request, room) => {
     const limited = spend(toRead, request, "");
     if (limited) return limited;
-    const query = new URL(request.url).searchParams;
+    const query = queryOf(request.url);
     const [after, before] = [query.get("after"), query.get("before")];
     const limit = query.get("limit") ?? `${DEFAULT_LIMIT}`;
     if ((after !== null && before !== null) || ![after, before].every((id) => id === null || isId(id)))
@@ -127,11 +142,15 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
   };
 }
 
+function limitedFor(waitSeconds: number): Refusal | undefined {
+  return waitSeconds > 0 ? { ...errorOf(429, "rate-limited"), retryAfterSeconds: waitSeconds } : undefined;
+}
+
 /** The body as text; `"too-big"` if it is larger than any message makes it, `"cut-off"` if its sender has gone. */
 async function readBody(
   request: Request,
   maxMessageBytes: number,
-): Promise<{ body: string } | "too-big" | "cut-off"> {
+): Promise<{ body: string } | "too-big" | "cut-off" | "not-utf-8"> {
   const maxBytes = maxFrameBytes(maxMessageBytes);
   const declared = request.headers.get("content-length");
   if (Number(declared) > maxBytes) return "too-big";
@@ -139,7 +158,13 @@ async function readBody(
     () => undefined,
   );
   if (!bytes) return "cut-off";
-  return bytes.length > maxBytes ? "too-big" : { body: new TextDecoder().decode(bytes) };
+  if (bytes.length > maxBytes) return "too-big";
+  try {
+    // To mend what is no UTF-8 takes many milliseconds, and JSON has to be (RFC 8259, section 8.1).
+    return { body: new TextDecoder("utf-8", { fatal: true }).decode(bytes) };
+  } catch {
+    return "not-utf-8";
+  }
 }
 
 /** A body that does not say how long it is, or a little more than the first bytes of it. */
@@ -157,6 +182,8 @@ async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array
 function readSaying(read: Awaited<ReturnType<typeof readBody>>, maxMessageBytes: number): Saying | Refusal {
   if (read === "too-big") return errorOf(413, "message-too-big");
   if (read === "cut-off") return refused(400, "cut-off", "The request ended before its body did.");
+  if (read === "not-utf-8") return errorOf(400, "not-json");
+  if (hasTooMuchAround(read.body)) return errorOf(413, "message-too-big");
   let value: { readonly [name in keyof Saying]?: unknown } | null;
   try {
     value = JSON.parse(read.body);

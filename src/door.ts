@@ -64,6 +64,9 @@ const notOurPage = refused(
   "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.",
 );
 
+const MAX_PARAMETERS = 32;
+/** More than any message's id has: what is cut here was none, and stays none. */
+const MAX_ID_CHARACTERS = 40;
 const DEFAULT_ROOM = "lobby";
 /** A DNS name of 253, and a port. */
 const MAX_HOST_CHARACTERS = 260;
@@ -107,7 +110,7 @@ export function readWish(id: string, url: string, headers: Headers, defaultHisto
     // A client that cannot go on from where it was starts again, with no more than any other.
     history: Math.min(Number(asked ?? defaultHistory), after === null ? Infinity : defaultHistory),
     ...(session ? { session: session.name } : {}),
-    ...(after === null ? {} : { after }),
+    ...(after === null ? {} : { after: after.slice(0, MAX_ID_CHARACTERS) }),
   };
 }
 
@@ -304,6 +307,8 @@ function offersOf(headers: Headers): string[] {
   return (headers.get("sec-websocket-protocol") ?? "").split(",").map((offer) => offer.trim());
 }
 
-function queryOf(url: string): URLSearchParams {
-  return new URLSearchParams(/\?(.*)/.exec(url)?.[1]);
+/** The first parameters of an address: to read thousands takes a millisecond. */
+export function queryOf(url: string): URLSearchParams {
+  const query = /\?(.*)/.exec(url)?.[1] ?? "";
+  return new URLSearchParams(query.split("&", MAX_PARAMETERS).join("&"));
 }

@@ -1,16 +1,21 @@
 /** What a frame of somebody's leads to: parsed, held against their limits, and given to the store. */
 
 import { messagesRefused } from "./metrics.ts";
-import { isTooBig, json, parse, type Close, type Command, type ErrorCode } from "./protocol.ts";
+import {
+  isTooBig,
+  json,
+  MAX_AROUND_CHARACTERS,
+  parse,
+  type Close,
+  type Command,
+  type ErrorCode,
+} from "./protocol.ts";
 import type { Content, Draft, Store } from "./store.ts";
 import { isBehind, type Visitor } from "./visitor.ts";
 
 export interface HearingOptions {
   readonly maxMessageBytes: number;
 }
-
-/** Names, numbers and blanks around a text, as many as a program may write. */
-const MAX_IDLE_CHARACTERS = 4096;
 
 type Numbering = Partial<Pick<Draft, "session" | "seq" | "after">>;
 
@@ -50,7 +55,7 @@ export class Hearing {
         break;
       case "message":
         // What is not its text is in vain, and has to be read all the same.
-        if (frame.length > 2 * command.text.length + MAX_IDLE_CHARACTERS) this.#bear(visitor, frame);
+        if (frame.length > 2 * command.text.length + MAX_AROUND_CHARACTERS) this.#bear(visitor, frame);
         this.#hearMessage(visitor, command);
         break;
       default:

@@ -45,13 +45,22 @@ export class Allowance {
 
   /** Takes what a message costs. @returns 0, or the seconds until there will be enough */
   take(content: Content, nowMs: number): number {
-    const { perSecond, burst } = this.rate;
+    const waitSeconds = this.waitFor(content, nowMs);
+    if (waitSeconds === 0 && this.rate.perSecond > 0) this.#left -= this.#costOf(content);
+    return waitSeconds;
+  }
+
+  /** 0, or the seconds until there will be enough for such a message. */
+  waitFor(content: Content, nowMs: number): number {
+    const { perSecond } = this.rate;
     if (perSecond === 0) return 0;
     this.#fill(nowMs);
-    const cost = Math.min(costOf(content), burst);
-    if (cost > this.#left) return Math.ceil(((cost - this.#left) / perSecond) * 1000) / 1000;
-    this.#left -= cost;
-    return 0;
+    const missing = this.#costOf(content) - this.#left;
+    return missing > 0 ? Math.ceil((missing / perSecond) * 1000) / 1000 : 0;
+  }
+
+  #costOf(content: Content): number {
+    return Math.min(costOf(content), this.rate.burst);
   }
 
   /** Puts up with a frame that is no message, or a refused one. @returns whether there is patience left */

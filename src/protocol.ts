@@ -58,8 +58,30 @@ export interface Malformed {
   readonly seq?: number | undefined;
 }
 
+/** Names, numbers, brackets and blanks around a message's strings, as many as a program may write. */
+export const MAX_AROUND_CHARACTERS = 4096;
+
+/**
+ * Whether there is more around the strings of a JSON text than any message takes: to parse brackets, names or numbers by
+ * the hundred thousand takes many milliseconds.
+ */
+export function hasTooMuchAround(json: string): boolean {
+  if (json.length <= MAX_AROUND_CHARACTERS) return false;
+  const [QUOTE, BACKSLASH] = [0x22, 0x5c];
+  let around = 0;
+  let isString = false;
+  for (let i = 0; i < json.length; i++) {
+    const unit = json.charCodeAt(i);
+    if (isString && unit === BACKSLASH) i++;
+    else if (unit === QUOTE) isString = !isString;
+    if (!isString && ++around > MAX_AROUND_CHARACTERS) return true;
+  }
+  return false;
+}
+
 /** A text frame of the JSON wire. Unknown fields are ignored. */
 export function parse(frame: string, maxMessageBytes: number): Command | Malformed {
+  if (hasTooMuchAround(frame)) return { error: "message-too-big" };
   let value: unknown;
   try {
     value = JSON.parse(frame);

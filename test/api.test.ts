@@ -282,7 +282,7 @@ test("a body is no longer than the largest message makes it, with a length or wi
   await using hub = await startHubbub({ args: ["--max-message-bytes", "1000"] });
   const most = 6 * 1000 + 1024;
   const post = async (bytes: number, isChunked: boolean) => {
-    const body = `${'{"text":"hi","from":"ci"'.padEnd(bytes - 1)}}`;
+    const body = `${'{"text":"hi","from":"ci","_":"'.padEnd(bytes - 2)}"}`;
     const framing = isChunked ? { "Transfer-Encoding": "chunked" } : { "Content-Length": `${bytes}` };
     await using client = new RawClient(hub.port);
     client.sends(
@@ -293,6 +293,33 @@ test("a body is no longer than the largest message makes it, with a length or wi
   };
   for (const isChunked of [false, true])
     expect([await post(most, isChunked), await post(most + 1, isChunked)]).toEqual([201, 413]);
+});
+
+test("a body that is no UTF-8, or has too much around its strings, is not parsed", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const latin1 = await hub.get("/rooms/lobby/messages", {
+    method: "POST",
+    body: Buffer.from('{"text":"caf\u00e9","from":"ci"}', "latin1"),
+  });
+  expect([latin1.status, await latin1.json()]).toEqual([
+    400,
+    problem(400, "Bad Request", "not-json", errors["not-json"]).body,
+  ]);
+  expect<unknown>(await call(hub, "lobby/messages", "[".repeat(380_000))).toEqual(
+    problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"]),
+  );
+  await bob.hearsNothing();
+});
+
+test("an address that has nothing left to say is told so before its body is read; what is malformed costs by its size", async () => {
+  using clock = new Clock();
+  const args = ["--message-rate", "1", "--message-burst", "10"];
+  await using hub = await startHubbub({ ...clock.setup, args });
+  expect((await call(hub, "lobby/messages", { text: 7, _: "x".repeat(50_000) })).status).toBe(400);
+  await using client = new RawClient(hub.port);
+  client.sends(request("", { ...HTTP_ONLY, "Content-Length": "100" }, "POST /rooms/tea/messages HTTP/1.1"));
+  expect((await client.head())?.status).toBe(429);
 });
 
 test("the door is the sockets': Host, Origin, and pages of allowed sites may read the answers", async () => {

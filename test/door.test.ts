@@ -2,7 +2,9 @@
 
 import { describe, expect, spyOn, test } from "bun:test";
 import { hostname } from "node:os";
+import { readWish } from "../src/door.ts";
 import { readName } from "../src/names.ts";
+import { SUBPROTOCOL } from "../src/protocol.ts";
 import { Tokens } from "../src/tokens.ts";
 import { startHubbub, type Hubbub } from "./hubbub.ts";
 
@@ -75,6 +77,15 @@ describe("normalising, which takes quadratic time", () => {
     for (const name of ["\u1f82".repeat(64), "\u01d6".repeat(64), "\u{1109a}".repeat(64), "한".repeat(64)])
       expect(readName("room", name.normalize("NFD"))).toEqual({ name });
   });
+});
+
+test("of an address no more is read than a client says: 32 parameters, and an id's length", () => {
+  const json = new Headers({ "Sec-WebSocket-Protocol": SUBPROTOCOL });
+  const read = (query: string) => readWish("ann", `http://localhost/ws/ann?${query}`, json, 100);
+  expect(read(`${"a=b&".repeat(31)}room=tea&room=x`)).toMatchObject({ room: "tea" });
+  expect(read(`${"a=b&".repeat(32)}room=tea`)).toMatchObject({ room: "lobby" });
+  expect(read("after=1-2")).toMatchObject({ after: "1-2" });
+  expect(read(`after=1-${"2".repeat(15_000)}`)).toMatchObject({ after: `1-${"2".repeat(38)}` });
 });
 
 test("addresses that are not ours", async () => {

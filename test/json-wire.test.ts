@@ -1,7 +1,7 @@
 /** Wire 2: what is malformed is told, with a code, and costs nothing else. */
 
-import { describe, expect, test } from "bun:test";
-import { closes, errors, json, maxFrameBytes, type ErrorCode } from "../src/protocol.ts";
+import { describe, expect, spyOn, test } from "bun:test";
+import { closes, errors, json, maxFrameBytes, parse, type ErrorCode } from "../src/protocol.ts";
 import { startHubbub } from "./hubbub.ts";
 
 const malformed: [string, ErrorCode, number?][] = [
@@ -71,4 +71,27 @@ test("the README's tables of errors and close codes are the code's", async () =>
   for (const [code, sentence] of Object.entries(errors))
     expect(readme).toContain(`| \`${code}\` | ${sentence} |`);
   for (const [code, reason] of Object.values(closes)) expect(readme).toContain(`| ${code} | ${reason} |`);
+});
+
+describe("what is around the strings of a frame", () => {
+  test("is bounded before it is parsed, as brackets and names by the hundred thousand take long", () => {
+    using parseJson = spyOn(JSON, "parse");
+    for (const frame of [
+      "[".repeat(380_000),
+      '{"a":'.repeat(50_000),
+      `{${'"a":1,'.repeat(50_000)}"type":"message","text":"hi"}`,
+      `["${'","'.repeat(50_000)}"]`,
+      " ".repeat(4097),
+      `"${'\\\\","'.repeat(3000)}"`,
+    ])
+      expect(parse(frame, 65_536)).toEqual({ error: "message-too-big" });
+    expect(parseJson).not.toHaveBeenCalled();
+  });
+
+  test("is not what is in them", () => {
+    const text = '"\\[{,'.repeat(10_000);
+    expect<unknown>(parse(JSON.stringify({ type: "message", text, x: text }), 65_536)).toMatchObject({
+      text,
+    });
+  });
 });
