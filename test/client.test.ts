@@ -172,6 +172,7 @@ test("a proxy that answers for a server that is away ends nothing, whatever it s
   })();
   await using hub = await startHubbub({ args: ["--port", `${port}`] });
   for (const client of clients) {
+    client.on("state", ({ is }) => is === "waiting" && client.retryNow());
     client.retryNow();
     await becomes(client, ({ is }) => is === "open", "coming back");
     client.close();
@@ -279,6 +280,45 @@ test.skipIf(withoutBrowser !== "")(
       })`);
       await page.shows("[room.state.is, room.state.status, room.state.code]", ["closed", 403, "origin"]);
     }
+  },
+  60_000,
+);
+
+test.skipIf(withoutBrowser !== "")(
+  `a page tests its connection when the network is back, and does not wait once it is shown or thawed${withoutBrowser}`,
+  async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/healthz");
+    await page.run(`import("/hubbub.js").then(({ connect }) => {
+      window.room = connect({ id: "ann" });
+    })`);
+    await page.shows("room.state.is", "open");
+    hub.process.kill("SIGSTOP");
+    await page.run("void window.dispatchEvent(new Event('online'))");
+    await page.shows("[room.state.is, room.state.reason]", ["waiting", "no sign of life"]);
+    hub.process.kill("SIGCONT");
+    await page.shows("room.state.is", "open");
+
+    await hub.stop();
+    /** What a client that waits does when the document tells of that. */
+    const then = (type: string, isHidden = false) =>
+      page.run<string>(`new Promise((resolve) => {
+        Object.defineProperty(document, "hidden", { value: ${isHidden}, configurable: true });
+        let isTold = false;
+        const tell = () => {
+          if (isTold || room.state.is !== "waiting") return;
+          isTold = true;
+          document.dispatchEvent(new Event("${type}"));
+          resolve(room.state.is);
+        };
+        room.on("state", () => setTimeout(tell));
+        tell();
+      })`);
+    expect([
+      await then("visibilitychange", true),
+      await then("visibilitychange"),
+      await then("resume"),
+    ]).toEqual(["waiting", "connecting", "connecting"]);
   },
   60_000,
 );
