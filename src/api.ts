@@ -110,7 +110,7 @@ export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Lim
     const end = after !== null ? { after } : before !== null ? { before } : {};
     const page = await hub.read(room, { ...end, limit: Number(limit) });
     if (page === "unavailable") return unreadable;
-    const { entries, ...rest } = page;
+    const { entries, isDamaged: _, ...rest } = page;
     return made({ messages: entries.map(fieldsOf), ...rest });
   });
 

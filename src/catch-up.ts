@@ -62,7 +62,14 @@ async function readOn(visitor: Visitor, store: Store, dismiss: Dismiss): Promise
     // A store that answers at once would leave no room for anything else.
     await othersTurn();
     if (!visitor.socket) return;
-    if (page === "unavailable" || !page.recovered) return dismiss(visitor, "tooSlow");
+    const isComplete = page !== "unavailable" && (page.recovered || (page.isDamaged && !visitor.isResuming));
+    if (!isComplete) return dismiss(visitor, "tooSlow");
+    if (page.entries.length === 0 && page.isDamaged) {
+      // What follows cannot be read.
+      visitor.position = room.history.start;
+      visitor.behind = undefined;
+      break;
+    }
     if (page.entries.length === 0) await Bun.sleep(LAG_MS); // heard by another node, and on its way to this one
     for (const entry of page.entries) {
       if (!isTaken) break; // `drain` goes on

@@ -128,10 +128,11 @@ export class Hub {
     if (!isNewest) return void setTimeout(() => this.#dismiss(visitor, "replaced"));
     if (!this.#rooms.has(room)) return void setTimeout(() => this.#dismiss(visitor, "restarting"));
 
-    const { after, sent, isAfterKept } = arrival;
-    const resumed = after === undefined ? undefined : history.positionAfter(after);
+    const { after, sent, isAfterKept, isDamaged } = arrival;
+    const resumed = after === undefined || isDamaged ? undefined : history.positionAfter(after);
     const recovered = resumed !== undefined || isAfterKept;
     if (after !== undefined) resumes.count(`${recovered}`);
+    visitor.isResuming = recovered;
     if (resumed === undefined) visitor.behind = recovered ? after : arrival.idBefore;
     visitor.position = resumed ?? Math.max(history.start, history.end - arrival.history);
     if (visitor.wire === "json")

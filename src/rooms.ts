@@ -5,7 +5,7 @@ import { FanOut } from "./fan-out.ts";
 import type { Allowance } from "./limits.ts";
 import { ConnectionManager, type Publish } from "./manager.ts";
 import type { Close } from "./protocol.ts";
-import type { ReadonlyHistory, Store } from "./store.ts";
+import type { Page, ReadonlyHistory, Store } from "./store.ts";
 import { Visitor, type Room, type Wish } from "./visitor.ts";
 
 /** `?history=N` goes back this far also where less than that is kept ready. */
@@ -56,19 +56,21 @@ export class Rooms {
     }
     const room = this.#rooms.get(wish.room) ?? this.#make(wish.room, history);
     room.visitors++;
-    const [sent, isAfterKept, ticket] = await Promise.all([
+    const [sent, kept, ticket] = await Promise.all([
       session === undefined ? null : this.store.sent(client, session),
-      after === undefined ? false : this.#isKept(wish.room, after),
+      after === undefined ? {} : this.store.read(wish.room, { after, limit: 1 }),
       asked,
     ]);
-    const idBefore = isAfterKept === false ? await this.#idBefore(wish, history) : undefined;
+    const { recovered: isAfterKept = false, isDamaged = false }: Partial<Page> =
+      kept === "unavailable" ? {} : kept;
+    const idBefore = isAfterKept ? undefined : await this.#idBefore(wish, history);
     if (
       sent !== "unavailable" &&
-      isAfterKept !== "unavailable" &&
+      kept !== "unavailable" &&
       ticket !== "unavailable" &&
       idBefore !== "unavailable"
     ) {
-      const arrival = { after, history: wish.history, sent, isAfterKept, idBefore };
+      const arrival = { after, history: wish.history, sent, isAfterKept, isDamaged, idBefore };
       return new Visitor(wish, room, allowance, arrival, ticket);
     }
     this.release(room);
@@ -80,11 +82,6 @@ export class Rooms {
     const count = Math.min(wish.history, MAX_REPLAY);
     if (count <= history.end - history.start) return undefined;
     return this.store.idBeforeLatest?.(wish.room, count);
-  }
-
-  async #isKept(room: string, after: string): Promise<boolean | "unavailable"> {
-    const page = await this.store.read(room, { after, limit: 1 });
-    return page === "unavailable" ? page : page.recovered === true;
   }
 
   #make(name: string, history: ReadonlyHistory): Room {

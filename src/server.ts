@@ -28,7 +28,7 @@
  *     store.ts     what a store is: a draft in, an entry out; a room's history
  *     sessions.ts  exactly once and in order: the senders' numbered messages
  *     clock-watch.ts  whether ids run ahead of the clock; room-cache.ts, the histories that stores keep in memory
- *     stores.ts    the table of all stores; memory.ts; sqlite.ts, sqlite-file.ts and sqlite-health.ts
+ *     stores.ts    the table of all stores; memory.ts; sqlite.ts, sqlite-file.ts, sqlite-health.ts, sqlite-mark.ts
  *     redis/       store.ts; writer.ts, what goes there, in batches; log.ts, what comes back; rooms.ts, what that tells of
  *                  rooms; changes.ts, what the others are told; nodes.ts, who they are; prelude.ts, scripts.ts and
  *                  node-scripts.ts, what Redis does; records.ts, what it gives; line.ts, a connection; address.ts, which

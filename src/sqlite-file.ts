@@ -23,6 +23,10 @@ const MIGRATIONS = [
    CREATE INDEX sessions_by_use ON sessions (used);`,
   // Rows of before have none: theirs is the id's.
   `ALTER TABLE entries ADD COLUMN time INTEGER`,
+  // Rows of before have no checksum. Nobody can resume from an id up to \`damaged\`: something after it may be lost.
+  `ALTER TABLE entries ADD COLUMN sum INTEGER;
+   ALTER TABLE sessions ADD COLUMN sum INTEGER;
+   ALTER TABLE origin ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0`,
 ];
 
 /** An id as SQLite's own key, a number: time and sequence in one, exact in a double until the year 2054. */
@@ -40,7 +44,18 @@ export interface Row {
   readonly time: number | null;
   readonly sender: string;
   readonly content: Content;
+  readonly sum: number | null;
 }
+
+export interface SessionRow {
+  readonly seq: number;
+  readonly id: number;
+  readonly used: number;
+  readonly sum: number | null;
+}
+
+/** A larger file is not looked through at the start: that would take seconds. What is read of it is checked all the same. */
+const MAX_CHECKED_BYTES = 256 * 1024 * 1024;
 
 /** @throws StoreError when the file cannot be used */
 export function openFile(path: string, nowMs: number): Database {
@@ -52,6 +67,8 @@ export function openFile(path: string, nowMs: number): Database {
     for (const pragma of ["locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"])
       db.run(`PRAGMA ${pragma}`);
     db.transaction(() => migrate(db, path, nowMs)).immediate();
+    db.run("PRAGMA wal_checkpoint(TRUNCATE)"); // what is in the main file needs no log to be found
+    check(db, path);
     db.run(TOUCH); // from here on there is a write-ahead log, which can be looked after
     return db;
   } catch (error) {
@@ -72,7 +89,18 @@ function migrate(db: Database, path: string, nowMs: number): void {
   db.run(`PRAGMA application_id = ${APPLICATION_ID}`);
   db.run(`PRAGMA user_version = ${MIGRATIONS.length}`);
   // An id of its own, so that nobody takes this file for another one that they have heard from.
-  if (isEmpty) db.run("INSERT INTO origin VALUES (?)", [keyAt(nowMs) + Math.floor(Math.random() * IDS_A_MS)]);
+  if (isEmpty)
+    db.run("INSERT INTO origin (id) VALUES (?)", [keyAt(nowMs) + Math.floor(Math.random() * IDS_A_MS)]);
+}
+
+function check(db: Database, path: string): void {
+  if (fs().statSync(path).size > MAX_CHECKED_BYTES) return;
+  const result = db.query<{ quick_check: string }, []>("PRAGMA quick_check(1)").get()?.quick_check;
+  if (result !== "ok") throw new StoreError(damaged(path, result ?? "unreadable"));
+}
+
+function damaged(path: string, why: string): string {
+  return `${path} is damaged (${why.replaceAll("\n", " ")}): restore a copy, or save what can be read with sqlite3's .recover.`;
 }
 
 /** What keeps a file from being used, by SQLite's code or the system's. */
@@ -87,39 +115,41 @@ const REASONS: readonly [RegExp, string][] = [
 
 function describe(path: string, error: unknown): string {
   const code = error instanceof Error && "code" in error ? `${error.code}` : "";
+  if (code.startsWith("SQLITE_CORRUPT")) return damaged(path, error instanceof Error ? error.message : code);
   const reason = REASONS.find(([codes]) => codes.test(code))?.[1];
   return `${path} ${reason ?? `cannot be used: ${error instanceof Error ? error.message : error}.`}`;
 }
 
-const COLUMNS = "SELECT id, prev, time, sender, content FROM entries WHERE room = ?";
+const COLUMNS = "SELECT id, prev, time, sender, content, sum FROM entries WHERE room = ?";
 
 /** All that is asked of it. */
 export function prepare(db: Database) {
   return {
-    origin: db.query<{ id: number }, []>("SELECT id FROM origin"),
+    origin: db.query<{ id: number; damaged: number }, []>("SELECT id, damaged FROM origin"),
+    setDamaged: db.query<unknown, [number]>("UPDATE origin SET damaged = ?"),
     newest: db.query<{ id: number | null }, []>(
       "SELECT max(id) AS id FROM (SELECT max(id) AS id FROM entries UNION ALL SELECT max(id) FROM heads)",
     ),
-    after: db.query<Row, [string, number, number]>(`${COLUMNS} AND id > ? ORDER BY id LIMIT ?`),
-    before: db.query<Row, [string, number, number]>(`${COLUMNS} AND id < ? ORDER BY id DESC LIMIT ?`),
+    after: db.query<Row, [string, number]>(`${COLUMNS} AND id > ? ORDER BY id`),
+    before: db.query<Row, [string, number]>(`${COLUMNS} AND id < ? ORDER BY id DESC`),
     oldest: db.query<{ prev: number }, [string]>(
       "SELECT prev FROM entries WHERE room = ? ORDER BY id LIMIT 1",
     ),
-    /** The one that so many others follow. */
-    latest: db.query<{ prev: number }, [string, number]>(
-      "SELECT prev FROM entries WHERE room = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
+    /** The one that a number of others follow. */
+    latest: db.query<{ id: number }, [string, number]>(
+      "SELECT id FROM entries WHERE room = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
     ),
     exists: db.query<unknown, [string, number]>("SELECT 1 FROM entries WHERE room = ? AND id = ?"),
     head: db.query<{ id: number }, [string]>("SELECT id FROM heads WHERE room = ?"),
-    session: db.query<{ seq: number; id: number; used: number }, [string, string]>(
-      "SELECT seq, id, used FROM sessions WHERE client = ? AND session = ?",
+    session: db.query<SessionRow, [string, string]>(
+      "SELECT seq, id, used, sum FROM sessions WHERE client = ? AND session = ?",
     ),
-    insert: db.query<unknown, [number, number, number, string, string, Content]>(
-      "INSERT INTO entries (id, prev, time, room, sender, content) VALUES (?, ?, ?, ?, ?, ?)",
+    insert: db.query<unknown, [number, number, number, string, string, Content, number]>(
+      "INSERT INTO entries (id, prev, time, room, sender, content, sum) VALUES (?, ?, ?, ?, ?, ?, ?)",
     ),
     setHead: db.query<unknown, [string, number]>("REPLACE INTO heads (room, id) VALUES (?, ?)"),
-    setSession: db.query<unknown, [string, string, number, number, number]>(
-      "REPLACE INTO sessions (client, session, seq, id, used) VALUES (?, ?, ?, ?, ?)",
+    setSession: db.query<unknown, [string, string, number, number, number, number]>(
+      "REPLACE INTO sessions (client, session, seq, id, used, sum) VALUES (?, ?, ?, ?, ?, ?)",
     ),
     roomsAfter: db.query<{ room: string }, [string, number]>(
       "SELECT room FROM heads WHERE room > ? ORDER BY room LIMIT ?",
@@ -135,6 +165,20 @@ export function prepare(db: Database) {
     touch: db.query<unknown, []>(TOUCH),
     checkpoint: db.query<{ busy: number }, []>("PRAGMA wal_checkpoint(TRUNCATE)"),
   };
+}
+
+/** What a row is checked against when it is read: disks change bytes. */
+export function sumOf({ id, prev, time, sender, content }: Omit<Row, "sum">, room: string): number {
+  const kind = typeof content === "string" ? "text" : "bytes";
+  return Bun.hash.crc32(content, Bun.hash.crc32(`${id} ${prev} ${time} ${room} ${sender} ${kind}`));
+}
+
+export function sumOfSession(
+  client: string,
+  session: string,
+  { seq, id, used }: Omit<SessionRow, "sum">,
+): number {
+  return Bun.hash.crc32(`${client} ${session} ${seq} ${id} ${used}`);
 }
 
 export function keyAt(ms: number): number {

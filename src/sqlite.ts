@@ -2,14 +2,28 @@
 
 import type { Database } from "bun:sqlite";
 import { ClockWatch } from "./clock-watch.ts";
-import { report } from "./log.ts";
+import { note, report } from "./log.ts";
 import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "./room-cache.ts";
 import { Sessions } from "./sessions.ts";
 import { FileHealth } from "./sqlite-health.ts";
-import { idOf, keyAt, keyOf, MAX_KEY, msOf, openFile, prepare, timeOf, type Row } from "./sqlite-file.ts";
+import {
+  idOf,
+  keyAt,
+  keyOf,
+  MAX_KEY,
+  msOf,
+  openFile,
+  prepare,
+  sumOf,
+  sumOfSession,
+  timeOf,
+  type Row,
+} from "./sqlite-file.ts";
+import { NewestMark } from "./sqlite-mark.ts";
 import {
   aPageOf,
   History,
+  MAX_PAGE_BYTES,
   type Answer,
   type Draft,
   type Entry,
@@ -33,6 +47,7 @@ const FORGET_AT_ONCE = 500;
 const PRUNE_ROOMS_AT_ONCE = 500;
 /** A longer run of times in the future, at the front of a room, is left alone until they have passed. */
 const MAX_FUTURE_RUN = 10_000;
+const MAX = Number.MAX_SAFE_INTEGER;
 const DAY_MS = 24 * 60 * 60 * 1000;
 
 /** @throws StoreError when the file cannot be used */
@@ -50,6 +65,10 @@ export class SqliteStore implements Store {
   /** The last room that was looked through for what is older than `--keep-days`. */
   #prunedRoom = "";
   #lastKey: number;
+  /** Nobody can resume from an id up to this one: something after it was lost. */
+  #damaged: number;
+  readonly #mark: NewestMark;
+  promise: string;
   readonly #clockWatch = new ClockWatch();
   readonly #origin: number;
   readonly #health: FileHealth;
@@ -62,6 +81,7 @@ export class SqliteStore implements Store {
     /** What is cached of the rooms that are open; the file has the rest. */
     private readonly rooms = new RoomCache<CachedRoom>(),
   ) {
+    this.promise = `in ${path}`;
     this.#db = openFile(path, this.clock());
     this.#sql = prepare(this.#db);
     this.#health = new FileHealth(
@@ -69,17 +89,33 @@ export class SqliteStore implements Store {
       () => this.#sql.touch.run(),
       () => this.#saveLog(),
     );
-    this.#origin = this.#sql.origin.get()?.id ?? 0;
-    this.#lastKey = Math.max(this.#origin, this.#sql.newest.get()?.id ?? 0);
+    const { id: origin = 0, damaged = 0 } = this.#sql.origin.get() ?? {};
+    this.#origin = origin;
+    this.#damaged = damaged;
+    this.#mark = new NewestMark(path);
+    const newest = Math.max(origin, this.#sql.newest.get()?.id ?? 0);
+    const marked = this.#mark.read(origin);
+    // Clients may have received what is missing: its ids are not assigned again.
+    this.#lastKey = Math.max(newest, marked.key);
+    if (marked.key > newest || marked.isOther) this.#admitLoss(newest, marked.key);
+    this.#mark.write(origin, this.#lastKey);
     this.#sessions = new Sessions((client, session) => {
       const row = this.#sql.session.get(client, session);
-      return row ? { seq: row.seq, id: idOf(row.id), usedMs: row.used } : undefined;
+      if (!row) return undefined;
+      // A number that is too high would pass new messages for duplicates.
+      if (row.sum !== null && row.sum !== sumOfSession(client, session, row))
+        return void note("session damaged", { client });
+      return { seq: row.seq, id: idOf(row.id), usedMs: row.used };
     });
     this.#forgetLater(FORGET_EVERY_MS);
   }
 
-  get promise(): string {
-    return `in ${this.path}`;
+  /** At the start: what was acknowledged last is not in the file. */
+  #admitLoss(newest: number, acknowledged: number): void {
+    const [after, upTo] = [idOf(newest), idOf(acknowledged)];
+    note("messages missing", { after, upTo });
+    this.promise += ` (messages are missing: ${upTo} had been stored, and the newest in the file is ${after})`;
+    this.#admitDamage(newest);
   }
 
   get isReady(): boolean {
@@ -103,25 +139,54 @@ export class SqliteStore implements Store {
     return known ? known.sent : "unavailable";
   }
 
-  async read(room: string, { after, before, limit }: Where): Promise<Page | "unavailable"> {
-    return (
-      this.#health.try(() => {
-        if (after !== undefined) {
-          const page = aPageOf(
-            entriesIn(room, this.#sql.after.iterate(room, keyOf(after), limit + 1)),
-            limit,
-          );
-          return { ...page, recovered: this.#isKept(room, after) };
+  async read(room: string, where: Where): Promise<Page | "unavailable"> {
+    return this.#health.try(() => this.#read(room, where)) ?? "unavailable";
+  }
+
+  #read(room: string, { after, before, limit }: Where): Page {
+    if (after === undefined) {
+      const page = this.#pageOf(room, this.#sql.before.iterate(room, before ? keyOf(before) : MAX), limit);
+      return { ...page, entries: page.entries.reverse() };
+    }
+    const page = this.#pageOf(room, this.#sql.after.iterate(room, keyOf(after)), limit);
+    if (!this.#isKept(room, after)) return { ...page, recovered: false };
+    const isDamaged = keyOf(after) <= this.#damaged;
+    return { ...page, recovered: !isDamaged, ...(isDamaged ? { isDamaged } : {}) };
+  }
+
+  /** Only what is as it was stored. What is missing or damaged is reported, and nobody can resume across it. */
+  #pageOf(room: string, rows: Iterable<Row>, limit: number, maxBytes = MAX_PAGE_BYTES) {
+    let damaged = 0;
+    let last: Row | undefined;
+    const entriesIn = function* (): Generator<Entry> {
+      for (const row of rows) {
+        const [older, newer] = last && last.id > row.id ? [row, last] : [last, row];
+        if (older && newer.prev !== older.id) {
+          note("messages missing", { room, after: idOf(older.id), before: idOf(newer.id) });
+          damaged = Math.max(damaged, older.id);
         }
-        const end = before === undefined ? Number.MAX_SAFE_INTEGER : keyOf(before);
-        const page = aPageOf(entriesIn(room, this.#sql.before.iterate(room, end, limit + 1)), limit);
-        return { ...page, entries: page.entries.reverse() };
-      }) ?? "unavailable"
-    );
+        last = row;
+        if (row.sum !== null && row.sum !== sumOf(row, room)) {
+          note("message damaged", { room, id: idOf(row.id) });
+          damaged = Math.max(damaged, row.id);
+        } else yield entryOf(row, room);
+      }
+    };
+    const page = aPageOf(entriesIn(), limit, maxBytes);
+    this.#admitDamage(damaged);
+    return page;
+  }
+
+  /** From here on nobody is told that nothing is missing who resumes from an id up to this one. */
+  #admitDamage(key: number): void {
+    const damaged = Math.min(key, this.#lastKey);
+    if (damaged <= this.#damaged) return;
+    this.#damaged = damaged;
+    this.#health.write(() => this.#sql.setDamaged.run(damaged));
   }
 
   async idBeforeLatest(room: string, count: number): Promise<string | "unavailable"> {
-    const idBefore = () => idOf(this.#sql.latest.get(room, count - 1)?.prev ?? this.#idBeforeOldest(room));
+    const idBefore = () => idOf(this.#sql.latest.get(room, count)?.id ?? this.#idBeforeOldest(room));
     return this.#health.try(idBefore) ?? "unavailable";
   }
 
@@ -141,7 +206,8 @@ export class SqliteStore implements Store {
   end(): void {
     this.#commit();
     clearTimeout(this.#forgetting);
-    this.#db.close();
+    this.#closeFile();
+    this.#mark.close();
   }
 
   /** All that has come in becomes one transaction; who sent it is answered, and everyone hears it, after that. */
@@ -160,6 +226,7 @@ export class SqliteStore implements Store {
     const transaction = this.#db.transaction(() => this.#decide(batch, nowMs));
     const { done: answers, isSure } = this.#health.write(() => transaction.immediate()) ?? {};
     this.#commitMs = performance.now() - startMs;
+    if (isSure) this.#mark.write(this.#origin, this.#lastKey);
     // What a failed transaction had noted of them holds no more.
     if (!answers) this.#sessions.reload(batch.map(([draft]) => draft));
     for (const [i, [draft, sender]] of batch.entries())
@@ -183,7 +250,8 @@ export class SqliteStore implements Store {
       const prev = heads.get(room) ?? this.#head(room);
       const clockKey = keyAt(nowMs);
       const key = clockKey < MAX_KEY ? Math.max(this.#lastKey + 1, clockKey) : this.#lastKey + 1;
-      this.#sql.insert.run(key, prev, nowMs, room, from, content);
+      const sum = sumOf({ id: key, prev, time: nowMs, sender: from, content }, room);
+      this.#sql.insert.run(key, prev, nowMs, room, from, content, sum);
       this.#lastKey = key;
       heads.set(room, key);
       const entry: Entry = { id: idOf(key), prev: idOf(prev), time: nowMs, room, from, content };
@@ -195,7 +263,10 @@ export class SqliteStore implements Store {
     for (const [room, key] of heads) this.#sql.setHead.run(room, key);
     for (const { from, session = "" } of numbered.values()) {
       const known = this.#sessions.get(from, session, nowMs);
-      if (known) this.#sql.setSession.run(from, session, known.seq, keyOf(known.id), nowMs);
+      if (!known) continue;
+      const row = { seq: known.seq, id: keyOf(known.id), used: nowMs };
+      const sum = sumOfSession(from, session, row);
+      this.#sql.setSession.run(from, session, row.seq, row.id, row.used, sum);
     }
     return answers;
   }
@@ -222,8 +293,8 @@ export class SqliteStore implements Store {
 
   #load(name: string): CachedRoom {
     const { history: count } = this.options;
-    const latest = this.#sql.before.iterate(name, Number.MAX_SAFE_INTEGER, count);
-    const entries = aPageOf(entriesIn(name, latest), count, this.rooms.loadBytes).entries.reverse();
+    const latest = this.#sql.before.iterate(name, MAX);
+    const entries = this.#pageOf(name, latest, count, this.rooms.loadBytes).entries.reverse();
     const history = new History(entries[0]?.prev ?? idOf(this.#head(name)), count, MAX_ROOM_BYTES);
     for (const entry of entries) history.push(entry);
     const room = { history, holders: 0 };
@@ -231,12 +302,19 @@ export class SqliteStore implements Store {
     return room;
   }
 
+  /** SQLite lets go of a file, and ends its log, when no statement is left. */
+  #closeFile(): void {
+    if (this.#isClosed) return;
+    for (const statement of Object.values(this.#sql)) statement.finalize();
+    this.#db.close();
+    this.#isClosed = true;
+  }
+
   /** The write-ahead log was removed: what it holds goes to the main file, which is then opened with a new one. */
   #saveLog(): void {
     if (!this.#isClosed) {
       if (this.#sql.checkpoint.get()?.busy !== 0) throw new Error("The write-ahead log could not be saved");
-      this.#db.close();
-      this.#isClosed = true;
+      this.#closeFile();
     }
     this.#db = openFile(this.path, this.clock());
     this.#sql = prepare(this.#db);
@@ -297,14 +375,7 @@ export class SqliteStore implements Store {
   }
 }
 
-function* entriesIn(room: string, rows: Iterable<Row>): Generator<Entry> {
-  for (const row of rows)
-    yield {
-      id: idOf(row.id),
-      prev: idOf(row.prev),
-      time: timeOf(row),
-      room,
-      from: row.sender,
-      content: row.content,
-    };
+function entryOf(row: Row, room: string): Entry {
+  const { id, prev, sender, content } = row;
+  return { id: idOf(id), prev: idOf(prev), time: timeOf(row), room, from: sender, content };
 }

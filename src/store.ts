@@ -124,6 +124,8 @@ export interface Page {
   readonly more: boolean;
   /** Only with `after`: nothing is missing between it and the first of these. */
   readonly recovered?: boolean;
+  /** Only with `after`: something that followed it was lost to damage, and only therefore it is not recovered. */
+  readonly isDamaged?: boolean;
 }
 
 /** Whatever is asked for at once, a page holds no more than this, or a single entry. */

@@ -67,6 +67,8 @@ export interface Arrival {
   readonly sent: number | null;
   /** Whether nothing is missing after the entry that it asks to go on from. */
   readonly isAfterKept: boolean;
+  /** Something is, and the store knows it better than the history. */
+  readonly isDamaged: boolean;
   /** Where its latest messages begin, if some of them are older than the history that is kept ready. */
   readonly idBefore: string | undefined;
 }
@@ -83,6 +85,8 @@ export class Visitor implements Member, Sender {
   /** The entry sent last, while those that follow it are older than what is kept ready; then the store is read. */
   behind: string | undefined;
   isReading = false;
+  /** It was told that nothing is missing after what it heard last. */
+  isResuming = false;
   /** It asked for a sign of life while catching up. */
   isOwedPong = false;
   /** Something sent to it had to wait since this was last looked at. */
