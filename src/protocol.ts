@@ -67,16 +67,27 @@ export const MAX_AROUND_CHARACTERS = 4096;
  */
 export function hasTooMuchAround(json: string): boolean {
   if (json.length <= MAX_AROUND_CHARACTERS) return false;
-  const [QUOTE, BACKSLASH] = [0x22, 0x5c];
   let around = 0;
-  let isString = false;
-  for (let i = 0; i < json.length; i++) {
-    const unit = json.charCodeAt(i);
-    if (isString && unit === BACKSLASH) i++;
-    else if (unit === QUOTE) isString = !isString;
-    if (!isString && ++around > MAX_AROUND_CHARACTERS) return true;
+  for (let from = 0; ;) {
+    const start = json.indexOf('"', from);
+    around += (start < 0 ? json.length : start) - from;
+    if (around > MAX_AROUND_CHARACTERS) return true;
+    if (start < 0) return false;
+    const end = endOfString(json, start + 1);
+    if (end < 0) return false; // and so it is no JSON
+    around += 2;
+    from = end + 1;
   }
-  return false;
+}
+
+/** Where a JSON string ends; -1 if it does not. */
+function endOfString(json: string, from: number): number {
+  const quote = json.indexOf('"', from);
+  if (json[quote - 1] !== "\\") return quote;
+  for (let i = from; i < json.length; i++)
+    if (json[i] === "\\") i++;
+    else if (json[i] === '"') return i;
+  return -1;
 }
 
 /** A text frame of the JSON wire. Unknown fields are ignored. */
