@@ -80,7 +80,12 @@ async function serve(options: Options): Promise<Running> {
     machineName: () => os().hostname(),
   });
   const descriptors = maxDescriptors();
-  const { maxConnections = connectionsFor(descriptors) } = options;
+  const possible = connectionsFor(descriptors);
+  const { maxConnections = possible } = options;
+  if (possible > 0 && maxConnections > possible)
+    console.error(
+      `--max-connections: ${maxConnections} need more file descriptors than there are, which is ${descriptors} (ulimit -n)`,
+    );
   const connections = new Connections({ ...options, maxConnections });
   const makeStore = await stores.get(options.store.protocol)?.(options.store)?.();
   if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);

@@ -288,6 +288,22 @@ describe("connections", () => {
     },
   );
 
+  test.skipIf(process.platform === "win32")(
+    "more than there are file descriptors for: a warning says so",
+    async () => {
+      const args = ["--max-connections", "49"];
+      await using hub = await startHubbub({
+        command: withDescriptors(80),
+        env: { ...process.env, LANG: "C" },
+        args,
+      });
+      await hub.stop("SIGTERM");
+      expect(await hub.errors).toBe(
+        "--max-connections: 49 need more file descriptors than there are, which is 80 (ulimit -n)\n",
+      );
+    },
+  );
+
   test("rejected ones are not kept open for another request", async () => {
     await using hub = await startHubbub();
     for (const path of ["/ws/a%20b", "/websocket"]) {
