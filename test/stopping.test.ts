@@ -4,6 +4,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { connect, type Connection } from "../src/client.ts";
 import { startHub } from "./hub.ts";
 import { Peer, startHubbub, STORES, until, within } from "./hubbub.ts";
+import { RawClient } from "./raw.ts";
 
 setDefaultTimeout(60_000);
 
@@ -135,6 +136,23 @@ test("while it stops nobody new comes in; a second signal ends it at once", asyn
   await last?.hearsUpTo("Client #c49 says: still here");
   hub.process.kill("SIGTERM");
   expect(await within(hub.process.exited, () => "still running")).toBe(1);
+});
+
+test("nobody is waited for longer than --drain-seconds: not who reads nothing, nor who never ends a request", async () => {
+  await using hub = await startHubbub({ args: ["--drain-seconds", "1", "--history", "400"] });
+  await using ann = await hub.joinJson("ann");
+  for (let i = 0; i < 400; i++) await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));
+  // More than the network takes: what waits is before the close frame.
+  await using slow = await hub.joinJson("slow", { history: 400 });
+  slow.peer.pauses();
+  await using endless = new RawClient(hub.port);
+  endless.sends(
+    Buffer.from("POST /rooms/tea/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"),
+  );
+  await hub.answer("/healthz");
+  hub.process.kill("SIGTERM");
+  expect(await ann.peer.closes()).toEqual(RESTARTING);
+  expect(await within(hub.process.exited, () => "still running", 20_000)).toBe(0);
 });
 
 test("a thousand clients come back to the next server, and everything that they say meanwhile is kept", async () => {
