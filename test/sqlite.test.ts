@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { copyFile, mkdtemp, rename, rm, stat, truncate } from "node:fs/promises";
+import { copyFile, mkdtemp, readdir, rename, rm, stat, truncate } from "node:fs/promises";
 import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -233,6 +233,16 @@ test("a commit is on the disk before it is answered, as far as SQLite can see to
   const of = (pragma: string) =>
     Object.values(db.query<Record<string, unknown>, []>(`PRAGMA ${pragma}`).get() ?? {});
   expect(["synchronous", "journal_mode", "locking_mode"].flatMap(of)).toEqual([2, "wal", "exclusive"]);
+});
+
+test("after a stop everything is in the one file", async () => {
+  const hub = await start();
+  const ann = await hub.join("ann");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  hub.process.kill("SIGTERM");
+  expect(await hub.process.exited).toBe(0);
+  expect(await readdir(folder)).toEqual(["chat.db"]);
 });
 
 test("a file is the owner's alone, and one server's", async () => {

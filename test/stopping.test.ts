@@ -1,12 +1,21 @@
 /** How it stops: everything accepted is kept and answered, everyone is told to come back, nobody is said to have left. */
 
-import { expect, setDefaultTimeout, test } from "bun:test";
+import { expect, jest, setDefaultTimeout, test } from "bun:test";
 import { connect, type Connection } from "../src/client.ts";
 import { startHub } from "./hub.ts";
 import { Peer, startHubbub, STORES, until, within } from "./hubbub.ts";
 import { RawClient } from "./raw.ts";
 
 setDefaultTimeout(60_000);
+
+async function inFakeTime(run: () => Promise<void>): Promise<void> {
+  jest.useFakeTimers();
+  try {
+    await run();
+  } finally {
+    jest.useRealTimers();
+  }
+}
 
 const RESTARTING = { code: 1012, reason: "Stopping, perhaps to start again: please come back in a moment." };
 
@@ -122,6 +131,23 @@ test("while it stops a message over HTTP is rejected, since nobody may wait for 
   ann.says("still here");
   expect(ann.socket.takes()).toEqual(["You wrote: still here", "Client #ann says: still here"]);
 });
+
+test.each(["a quiet room", "a room that somebody just left"])(
+  "while it stops nobody is said to leave %s, on either wire: whoever does comes back",
+  (room) =>
+    inFakeTime(async () => {
+      const { hub, join } = startHub();
+      const [bob, eve] = [await join("bob"), await join("eve", "json")];
+      const [first, second] = [await join("first"), await join("second")];
+      jest.advanceTimersByTime(1000);
+      for (const { socket } of [bob, eve]) socket.takes();
+      if (room !== "a quiet room") first.leaves();
+      hub.stop();
+      second.leaves();
+      jest.advanceTimersByTime(1000);
+      expect([bob.socket.takes(), eve.socket.takes()]).toEqual([[], []]);
+    }),
+);
 
 test("while it stops nobody new comes in; a second signal ends it at once", async () => {
   await using hub = await startHubbub({ args: ["--drain-seconds", "3600"] });

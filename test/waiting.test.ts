@@ -91,6 +91,15 @@ describe("presence", () => {
     expect(joined).toEqual(Array.from({ length: 200 }, (_, i) => `c${10 * i}`));
   });
 
+  test("names 100 clients in a welcome and over HTTP, and counts them all", async () => {
+    const { hub, join } = startHub();
+    for (let i = 0; i < 150; i++) await join(`c${i}`);
+    const bob = await join("bob", "json");
+    const { members, count } = JSON.parse(String(bob.socket.takes()[0]));
+    expect([members.length, count]).toEqual([100, 151]);
+    expect(await hub.presenceOf("tea")).toEqual({ count: 151, members });
+  });
+
   test("names 100 clients at a time, and the rest 200 ms later", async () => {
     const { join } = startHub();
     const bob = await join("bob", "json");
