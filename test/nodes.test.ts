@@ -1,6 +1,8 @@
 /** Several nodes with one Redis: one conversation, whatever happens to either. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { RedisLine } from "../src/redis/line.ts";
+import { bury } from "../src/redis/node-scripts.ts";
 import { startHubbub, until, within, type Hubbub, type JsonPeer } from "./hubbub.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "./redis.ts";
 
@@ -270,6 +272,68 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
     await eve.hears("Client #bob says: yes");
     await eve.hearsNothing();
     for (const node of [one, other]) expect(await membersOf(node)).toEqual(["bob", "eve"]);
+  });
+
+  test.concurrent("that was taken for dead, or nearly, tells again who is with it", async () => {
+    await using redis = await Redis.start();
+    await using one = await startNode(redis, "p");
+    await using eve = await one.join("eve");
+    const others = String(await redis.send("HKEYS", "p:nodes"));
+    await using other = await startNode(redis, "p");
+    await using bob = await other.join("bob");
+    await sees(one, "bob", "eve");
+    const nodeOf = async () =>
+      [await redis.send("HKEYS", "p:nodes")]
+        .flat()
+        .map(String)
+        .find((node) => !others.includes(node));
+    const node = await nodeOf();
+    const line = new RedisLine(`redis://127.0.0.1:${redis.port}`, "p:");
+    for (const isBuried of [false, true]) {
+      other.process.kill("SIGSTOP");
+      await redis.send("DEL", `p:alive:${await nodeOf()}`);
+      if (isBuried) {
+        expect(await line.run(bury, String(await nodeOf()))).toBe(1);
+        await eve.hears("Client #bob left the chat");
+      }
+      await using third = await startNode(redis, "p");
+      await third.join("zoe");
+      expect(await membersOf(third)).toEqual(["eve", "zoe"]);
+      other.process.kill("SIGCONT");
+      await sees(third, "bob", "eve", "zoe");
+      await sees(one, "bob", "eve", "zoe");
+      await third.stop("SIGTERM");
+    }
+    line.end();
+    expect(await nodeOf()).not.toBe(node);
+    bob.says("still here");
+    await bob.hears("You wrote: still here", "Client #bob says: still here");
+    await eve.hearsUpTo("Client #bob says: still here");
+  });
+
+  test.concurrent("that cannot tell what it missed is another one from then on", async () => {
+    await using redis = await Redis.start();
+    await using hub = await startNode(redis, "p");
+    await using ann = await hub.joinJson("ann");
+    const nodes = async () => [await redis.send("HKEYS", "p:nodes")].flat();
+    const [node] = await nodes();
+    await until(async () => (await redis.send("HLEN", `p:here:${node} lobby`)) === 1, "ann is in Redis");
+    // As in an old snapshot, with somebody who has left since.
+    await redis.send("HSET", `p:here:${node} lobby`, "ghost", "1");
+    const [top, head] = [
+      await redis.send("HGET", "p:meta", "top"),
+      await redis.send("HGET", "p:meta", "born"),
+    ];
+    const id = String(top).replace(/\d+$/, (sequence) => `${Number(sequence) + 10}`);
+    await redis.send("XADD", "p:log", id, "h", `- 0 ${head} 0 ${Date.now()}`, "d", "nobody");
+    await redis.send("HSET", "p:meta", "top", id);
+    expect((await ann.peer.closes()).code).toBe(1012);
+    await until(async () => (await nodes()).length === 2, "it is another one");
+    await using again = await comes(hub, "ann");
+    again.says("here");
+    await again.hears({ type: "message", from: "ann", text: "here" });
+    const [newer] = (await nodes()).filter((each) => each !== node);
+    expect(await redis.send("HKEYS", `p:here:${newer} lobby`)).toEqual(["ann"]);
   });
 
   test.concurrent("tells who is in a room that is open only with another", async () => {

@@ -118,10 +118,10 @@ export class RedisLine {
   }
 }
 
-/** Bun's client and the system name these; what our own code does wrong has no such name. */
+/** These have a code, from Bun's client or the system; what our own code does wrong has none, or one that says so. */
 function isOfConnection(error: unknown): boolean {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  return /^(ERR_REDIS_(?!INVALID_ARGUMENT)|E[A-Z]+$|ERR_(SSL|TLS)_)/.test(code);
+  const code = error instanceof Error && "code" in error ? String(error.code) : "ERR_INVALID";
+  return !/^ERR_(INVALID|REDIS_INVALID_(ARGUMENT|COMMAND))/.test(code);
 }
 
 function isRefusal(error: unknown): error is Error {

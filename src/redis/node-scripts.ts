@@ -108,7 +108,7 @@ local AT_ONCE = 500
 ${EVICT}
 ${ALLOW}
 local isFound, evicted, trimmed = pcall(evict)
-if string.find(refusal, 'maxmemory', 1, true) then
+if isFound and string.find(refusal, 'maxmemory', 1, true) then
   local used, max = memory()
   if used <= max then refusal = '' end
 end

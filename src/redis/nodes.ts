@@ -101,7 +101,8 @@ export class RedisNodes {
     this.own.add(this.id);
     const reply = await this.line.run(register, this.id, ALIVE_MS, Math.floor(Math.random() * 1000));
     const [top, born]: unknown[] = Array.isArray(reply) ? reply : [];
-    if (!isId(top) || !isId(born)) throw new Error("what it holds under this prefix is not a conversation");
+    if (!isId(top) || !isId(born))
+      throw new RedisRefusal("what it holds under this prefix is not a conversation");
     this.#born = born;
     this.#isStale = false;
     return top;

@@ -181,9 +181,7 @@ export class RedisStore implements Store {
 
   async #try<T>(ask: () => Promise<T>): Promise<T | "unavailable"> {
     try {
-      const answer = await ask();
-      this.#faults.clear();
-      return answer;
+      return await ask();
     } catch (error) {
       this.#faults.check("Redis could not be asked", error);
       this.#nodes.look();
