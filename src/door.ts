@@ -76,7 +76,16 @@ const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
 /** How a browser marks what a page of another site asks for (W3C Fetch Metadata). */
 const OTHER_SITES = new Set(["cross-site", "same-site"]);
 /** What proxies add. */
-const FORWARDED = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+const FORWARDED = [
+  "forwarded",
+  "via",
+  "x-forwarded-for",
+  "x-forwarded-host",
+  "x-forwarded-proto",
+  "x-real-ip",
+  "cf-connecting-ip",
+  "true-client-ip",
+];
 /** An offered subprotocol that is a token, since a browser can send a WebSocket no other header. */
 const TOKEN_OFFER = "token.";
 

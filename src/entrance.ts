@@ -26,6 +26,8 @@ export class Entrance {
   /** What the connections of each address may still start with. */
   readonly #arrivals: Allowances;
   #network = "";
+  /** Of a proxy that is not trusted, behind which all clients share one address. */
+  #hasWarned = false;
 
   constructor(
     private readonly server: () => Bun.Server<Connection>,
@@ -115,8 +117,13 @@ export class Entrance {
   }
 
   addressOf(request: Request): string {
-    const forwarded = this.options.trustProxy ? forwardedFor(request.headers) : undefined;
-    return forwarded ?? this.server().requestIP(request)?.address ?? "";
+    const address = this.server().requestIP(request)?.address ?? "";
+    if (this.options.trustProxy) return forwardedFor(request.headers) ?? address;
+    if (!this.#hasWarned && request.headers.has("x-forwarded-for")) {
+      this.#hasWarned = true;
+      note("X-Forwarded-For ignored", { address, hint: "behind a proxy, start with --trust-proxy" });
+    }
+    return address;
   }
 }
 

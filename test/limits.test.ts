@@ -381,14 +381,20 @@ describe("connections", () => {
     for (const peer of [one, two, other]) await peer.hearsNothing();
   });
 
-  test("without --trust-proxy what a client writes into X-Forwarded-For counts for nothing", async () => {
-    await using hub = await startHubbub({ args: ["--max-connections-per-address", "1"] });
+  test("without --trust-proxy what X-Forwarded-For says counts for nothing, and one line of the log says so", async () => {
+    await using hub = await startHubbub({ args: ["--max-connections-per-address", "1", "--log", "text"] });
     await using ann = await hub.open("/ws/ann", { "X-Forwarded-For": "192.0.2.1" });
-    expect(await hub.answer("/ws/bob", { headers: { "X-Forwarded-For": "192.0.2.2" } })).toHaveProperty(
-      "status",
-      429,
-    );
+    for (const address of ["192.0.2.2", "192.0.2.3"])
+      expect(await hub.answer("/ws/bob", { headers: { "X-Forwarded-For": address } })).toHaveProperty(
+        "status",
+        429,
+      );
     await ann.hearsNothing();
+    await hub.stop("SIGTERM");
+    const lines = (await hub.output).split("\n").filter((line) => line.includes("X-Forwarded-For"));
+    expect(lines.map((line) => line.slice(21))).toEqual([
+      'X-Forwarded-For ignored address=127.0.0.1 hint="behind a proxy, start with --trust-proxy"',
+    ]);
   });
 
   describe("X-Forwarded-For", () => {

@@ -165,6 +165,7 @@ test("they are for this machine, and never for who comes by a proxy", async () =
     { Host: "localhost", "X-Forwarded-For": "192.0.2.1" },
     { Host: "localhost", Forwarded: "for=192.0.2.1" },
     { Host: "localhost", Via: "1.1 proxy" },
+    { Host: "localhost", "X-Forwarded-Proto": "https" },
     { Host: "chat.example" },
     { Host: "evil.example" },
   ])
