@@ -42,7 +42,7 @@ describe("the unit", () => {
     const link = new URL(stdout.trim());
     expect(link.origin + link.pathname).toBe("https://chat.example/client");
     await using ann = await hub.open(`/ws/ann${link.search}`, { Host: "chat.example" });
-    await ann.hearsNothing();
+    await ann.hearsNothingBeforePong();
     const headers = { Host: "chat.example" };
     expect(await hub.answer("/ws/ann", { headers })).toHaveProperty("status", 401);
   });

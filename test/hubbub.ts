@@ -151,11 +151,25 @@ export class Hubbub implements AsyncDisposable {
   }
 
   async open(path: string, headers: Record<string, string> = {}): Promise<Peer> {
-    const peer = new Peer(this.next().origin.replace("http", "ws") + path, headers);
+    const url = new URL(path, this.origin);
+    const room = (url.searchParams.get("room") ?? "lobby").normalize();
+    // By way of each node, so that a marker comes after all that either has accepted before.
+    const nodes = url.pathname === "/websocket" ? [] : [this, ...(this.other ? [this.other] : [])];
+    const posts = nodes.map((node) => (marker: string) => node.#post(room, marker));
+    const peer = new Peer(this.next().origin.replace("http", "ws") + path, headers, undefined, posts);
     this.#peers.push(peer);
     await peer.opened;
-    if (this.other) await this.#isSeenByBoth(new URL(path, this.origin));
+    if (this.other) await this.#isSeenByBoth(url);
     return peer;
+  }
+
+  async #post(room: string, marker: string): Promise<void> {
+    const body = JSON.stringify({ from: "marker", text: marker });
+    const response = await fetch(`${this.origin}/rooms/${encodeURIComponent(room)}/messages`, {
+      method: "POST",
+      body,
+    });
+    if (response.status !== 201) throw new Error(`a marker: ${response.status} ${await response.text()}`);
   }
 
   /** Who comes next comes to this one. */
@@ -232,16 +246,30 @@ function pathOf(id: string, query: Query): string {
 
 type Heard = string | Uint8Array;
 
+/** A message that proves silence, and which no test hears as one. */
+const MARKER = /(?:^Client #marker says: |"from":"marker","text":")(marker \d+)"?\}?$/;
+let markers = 0;
+
 /** One connection. What comes in is kept in order until the test asks for it. */
 export class Peer implements AsyncDisposable {
   readonly #socket: WebSocket;
   readonly #heard: Heard[] = [];
   readonly #closed = Promise.withResolvers<{ code: number; reason: string }>();
   readonly #askers: { resolve(message: Heard): void; reject(why: string): void }[] = [];
+  /** What waits for a marker. */
+  #awaited: { readonly marker: string; arrived(): void } | undefined;
   readonly opened: Promise<void>;
 
-  /** @param ca the certificate to trust, over TLS */
-  constructor(url: string, headers: Record<string, string> = {}, ca?: string) {
+  /**
+   * @param ca the certificate to trust, over TLS
+   * @param posts post a marker to its room; without one it has no room, or none that others may post to
+   */
+  constructor(
+    url: string,
+    headers: Record<string, string> = {},
+    ca?: string,
+    private readonly posts: readonly ((marker: string) => Promise<void>)[] = [],
+  ) {
     const socket = new WebSocket(url, { headers, ...(ca === undefined ? {} : { tls: { ca } }) });
     socket.binaryType = "nodebuffer";
     const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -249,6 +277,11 @@ export class Peer implements AsyncDisposable {
     socket.onopen = () => resolve();
     socket.onmessage = ({ data }: MessageEvent<string | Buffer>) => {
       const message = typeof data === "string" ? data : new Uint8Array(data);
+      const marker = typeof message === "string" ? MARKER.exec(message)?.[1] : undefined;
+      if (marker !== undefined) {
+        if (marker === this.#awaited?.marker) this.#awaited.arrived();
+        return;
+      }
       const asker = this.#askers.shift();
       if (asker) asker.resolve(message);
       else this.#heard.push(message);
@@ -292,14 +325,46 @@ export class Peer implements AsyncDisposable {
     return within(promise, () => `${expectation}, but nothing came`);
   }
 
-  /** Nothing has been sent here: the answer to a ping comes after all that was sent before it. */
+  /**
+   * Nothing was sent here, and nothing is on its way: a marker that is posted to the room now is the very next thing,
+   * with any store and on any number of nodes. On the echo, the answer to a ping is.
+   */
   async hearsNothing(): Promise<void> {
-    const pong = Promise.withResolvers<void>();
-    this.#socket.addEventListener("pong", () => pong.resolve(), { once: true });
+    expectSilence(await this.heardBeforeMarker());
+  }
+
+  /**
+   * Nothing was sent here by this node so far. What the store, or another node, has not passed on yet is not excluded:
+   * for servers whose store is away, or which do not let a marker in.
+   */
+  async hearsNothingBeforePong(): Promise<void> {
+    expectSilence(await this.#heardBeforePong());
+  }
+
+  /** What was not asked for yet, up to a marker that is posted now. */
+  async heardBeforeMarker(): Promise<Heard[]> {
+    if (this.posts.length === 0) return this.#heardBeforePong();
+    const heard: Heard[] = [];
+    for (const post of this.posts) {
+      const marker = `marker ${++markers}`;
+      const { promise, resolve } = Promise.withResolvers<Heard[]>();
+      this.#awaited = { marker, arrived: () => resolve(this.#heard.splice(0)) };
+      await post(marker);
+      heard.push(
+        ...(await within(
+          promise,
+          () => `no ${marker}, but ${this.#heard.map(show).join(", ") || "nothing"}`,
+        )),
+      );
+    }
+    return heard;
+  }
+
+  async #heardBeforePong(): Promise<Heard[]> {
+    const pong = Promise.withResolvers<Heard[]>();
+    this.#socket.addEventListener("pong", () => pong.resolve(this.#heard.splice(0)), { once: true });
     this.#socket.ping();
-    await within(pong.promise, () => "no answer to a ping");
-    if (this.#heard.length > 0)
-      throw new Error(`expected silence, heard ${this.#heard.map(show).join(", ")}`);
+    return within(pong.promise, () => "no answer to a ping");
   }
 
   /** Closes as a client should, and waits until that is done. */
@@ -412,8 +477,15 @@ export class JsonPeer implements AsyncDisposable {
       throw new Error(`expected ${JSON.stringify(event)}, heard ${JSON.stringify(heard)}`);
   }
 
-  /** Nothing but presence was sent here before the answer to a ping. */
+  /** As {@link Peer.hearsNothing}; presence comes when it comes. */
   async hearsNothing(): Promise<void> {
+    const events = (await this.peer.heardBeforeMarker()).map(eventOf);
+    this.#presence.push(...events.filter(({ type }) => type === "presence"));
+    expectSilence(events.filter(({ type }) => type !== "presence").map((event) => JSON.stringify(event)));
+  }
+
+  /** As {@link Peer.hearsNothingBeforePong}. */
+  async hearsNothingBeforePong(): Promise<void> {
     this.sends({ type: "ping" });
     await this.hears({ type: "pong" });
   }
@@ -432,6 +504,10 @@ const MAX_AGE_MS = 2 * 60 * 1000;
 
 export function isRecent(time: unknown): boolean {
   return typeof time === "number" && Number.isInteger(time) && Math.abs(Date.now() - time) < MAX_AGE_MS;
+}
+
+function expectSilence(heard: readonly Heard[]): void {
+  if (heard.length > 0) throw new Error(`expected silence, heard ${heard.map(show).join(", ")}`);
 }
 
 function eventOf(message: Heard): Event {
