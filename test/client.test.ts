@@ -364,9 +364,12 @@ test("an open connection is tested when the network is back: a dead one is given
   if (!ann || !bob) throw new Error("no clients");
   for (const client of [ann, bob]) await becomes(client, ({ is }) => is === "open", "the welcome");
   hub.process.kill("SIGSTOP");
+  const timers = spyOn(globalThis, "setTimeout");
   happens(new Event("online"));
   happens(new Event("visibilitychange")); // does not put it off
-  expect([ann.state.is, bob.state.is]).toEqual(["open", "open"]);
+  const waits = timers.mock.calls.map(([, ms]) => ms);
+  timers.mockRestore();
+  expect([waits, ann.state.is, bob.state.is]).toEqual([[3000, 3000], "open", "open"]);
   // Below the time between two pings.
   for (const client of [ann, bob]) {
     const silent = (state: State) => state.is === "waiting" && state.reason === "no sign of life";
