@@ -5,6 +5,7 @@
  */
 
 import { fs } from "./node.ts";
+import { StoreError } from "./store.ts";
 
 const BYTES = 64;
 
@@ -12,10 +13,15 @@ export class NewestMark {
   readonly #file: number;
   readonly #buffer = Buffer.alloc(BYTES);
 
-  /** @throws an error of the file system */
+  /** @throws StoreError when the file cannot be used */
   constructor(path: string) {
     const { openSync, constants } = fs();
-    this.#file = openSync(`${path}-newest`, constants.O_RDWR | constants.O_CREAT, 0o600);
+    try {
+      this.#file = openSync(`${path}-newest`, constants.O_RDWR | constants.O_CREAT, 0o600);
+    } catch (error) {
+      const why = error instanceof Error ? error.message : error;
+      throw new StoreError(`${path}-newest cannot be used: ${why}.`);
+    }
   }
 
   /** The key of the newest id of the database with that origin; 0 if nothing is known. `isOther`: it was written beside another one. */

@@ -83,6 +83,42 @@ for (const store of STORES)
       await bob.hearsNothing();
     });
 
+    test("a retry that overtakes its original, from a socket to HTTP and back, is stored once", async () => {
+      await using hub = await startHubbub({ store });
+      await using bob = await hub.joinJson("bob");
+      await using ci = await hub.joinJson("ci", { session: "s", history: 0 });
+      const COUNT = 40;
+      const ids = new Map<number, Set<unknown>>();
+      for (let seq = 1; seq <= COUNT; seq++) {
+        const text = `${seq}`;
+        const post = () => call(hub, "lobby/messages", { text, from: "ci", session: "s", seq });
+        let posted;
+        // Which of them comes first, and whether both are pending at once, is another each time.
+        if (seq % 4 === 0) posted = await post();
+        if (seq % 4 === 1) posted = post();
+        ci.says(text, { seq });
+        if (seq % 4 === 2) posted = post();
+        let id: unknown;
+        while (id === undefined) {
+          const event = await ci.next();
+          if (event.type === "ack" && event.seq === seq) id = event.id;
+        }
+        const { status, body } = await (posted ?? post());
+        expect([200, 201]).toContain(status);
+        ids.set(seq, new Set([id, body.id]));
+      }
+      for (let seq = 1; seq <= COUNT; seq++) {
+        await bob.hears({ type: "message", from: "ci", text: `${seq}` });
+        expect(ids.get(seq)).toEqual(new Set([bob.after]));
+      }
+      await ci.leaves();
+      await using back = await hub.joinJson("ci", { session: "s", history: 0 });
+      expect(back.welcome.sent).toBe(COUNT);
+      back.says("again", { seq: COUNT });
+      back.says("new", { seq: COUNT + 1 });
+      await bob.hears({ type: "message", from: "ci", text: "new" });
+    });
+
     test("a long conversation is read page by page, both ways", async () => {
       await using hub = await startHubbub({ store });
       await using ann = await hub.joinJson("ann");
