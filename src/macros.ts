@@ -5,9 +5,9 @@ import { join } from "node:path";
 
 /** A module of this folder that imports nothing, as JavaScript for browsers, without its comments. */
 export function transpile(file: string): string {
-  return new Bun.Transpiler({ loader: "ts", target: "browser", minifyWhitespace: true }).transformSync(
-    read(file),
-  );
+  // Bun's types do not know `minify`, which also shortens names: a sixth less, compressed.
+  const options = { loader: "ts", target: "browser", minify: true } as const;
+  return new Bun.Transpiler(options).transformSync(read(file));
 }
 
 /**
