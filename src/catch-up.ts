@@ -20,7 +20,7 @@ type Dismiss = (visitor: Visitor, why: Close) => void;
  * when a replay fails, which resuming repeats
  */
 export function catchUp(visitor: Visitor, store: Store, dismiss: Dismiss): void {
-  const { room, wire, section, socket } = visitor;
+  const { room, socket } = visitor;
   if (!socket || !room.catchingUp.has(visitor)) return;
   if (visitor.behind !== undefined) return void later(readOn(visitor, store, dismiss), visitor, dismiss);
   for (let count = 1; visitor.position < room.history.end; count++) {
@@ -38,11 +38,11 @@ export function catchUp(visitor: Visitor, store: Store, dismiss: Dismiss): void 
       );
     return; // otherwise `drain` goes on
   }
-  room.fanOut.flush(section); // what waits there is read already; who hears the room from here on hears it no second time
   room.catchingUp.delete(visitor);
+  visitor.sendHeldLines();
   if (visitor.isOwedPong) visitor.send(json.pong);
   visitor.isOwedPong = false;
-  socket.subscribe(room.manager.topic(wire, section));
+  room.fanOut.subscribe(visitor);
 }
 
 /** What is older than the history that is kept ready: page by page from the store, until it joins that. */
@@ -97,6 +97,7 @@ function othersTurn(): Promise<void> {
 
 /** @returns whether the network takes more */
 function send(visitor: Visitor, entry: Entry): boolean {
+  visitor.sendHeldLines(entry.id);
   const message = visitor.wire === "json" ? json.message(entry) : text.message(entry);
   countSent(message, 1);
   return visitor.send(message) !== -1;

@@ -36,8 +36,12 @@ type Listener = Member & Pick<Visitor, "socket">;
 
 /** What waits for a section of the room's connections. */
 interface Queue<L> {
-  waiting: { readonly to: Wire | L; readonly message: Content }[];
+  waiting: Outgoing[];
   characters: number;
+  /** The clients whose messages are among it. */
+  readonly senders: Set<string>;
+  /** Those that have been sent some of it already, and how much: they are not subscribed until it is written. */
+  ahead: Map<L, number>;
 }
 
 interface Round {
@@ -61,8 +65,11 @@ export class FanOut<L extends Listener> {
     private readonly dismiss: (connection: L, why: Close) => void,
   ) {}
 
-  /** Goes out together, after all that waits. */
-  add(outgoing: readonly Outgoing[]): void {
+  /**
+   * Goes out together, after all that waits.
+   * @param from the client whose message it is
+   */
+  add(outgoing: readonly Outgoing[], from?: string): void {
     let characters = 0;
     for (const { to, message, isEntry } of outgoing) {
       if (isEntry) countSent(message, this.#listeners(to));
@@ -73,7 +80,13 @@ export class FanOut<L extends Listener> {
     let longest = 0;
     for (const [section, size] of this.manager.sections.entries()) {
       if (size === 0) continue;
-      const queue = (this.#queues[section] ??= { waiting: [], characters: 0 });
+      const queue = (this.#queues[section] ??= {
+        waiting: [],
+        characters: 0,
+        senders: new Set(),
+        ahead: new Map(),
+      });
+      if (from !== undefined) queue.senders.add(from);
       queue.waiting.push(...outgoing);
       queue.characters += characters;
       longest = Math.max(longest, queue.characters);
@@ -82,17 +95,44 @@ export class FanOut<L extends Listener> {
     else if (!this.#round || (this.#round.isPausing && longest >= MAX_WAITING)) void this.#goRound();
   }
 
-  /** To one of them, after all that waits. */
-  sendAfter(message: Content, visitor: L): void {
-    const waiting = this.#queues[visitor.section]?.waiting ?? [];
-    if (waiting.length > 0) waiting.push({ to: visitor, message });
-    else visitor.send(message);
+  /** To one connection, at once, and after its own messages. */
+  sendAfterOwn(message: Content, connection: L): void {
+    const { section, client } = connection;
+    if (this.#queues[section]?.senders.has(client)) this.sendAfter(message, connection);
+    else this.manager.sendPersonalMessage(message, connection);
   }
 
-  /** In that section, or any, nothing waits any longer. */
-  flush(section?: number): void {
-    if (section !== undefined) this.#write(section);
-    else for (const each of this.#queues.keys()) this.#write(each);
+  /**
+   * To one connection, at once, and after all that waits: it is sent that now, alone, and not again when that is
+   * written. So nothing has to wait for the write, and nobody else's write comes sooner.
+   */
+  sendAfter(message: Content, connection: L): void {
+    const { section, socket } = connection;
+    const queue = this.#queues[section];
+    if (!socket || !queue || queue.waiting.length === 0) return void connection.send(message);
+    const sent = queue.ahead.get(connection);
+    socket.cork(() => {
+      sendFrom(queue.waiting, sent ?? 0, connection);
+      connection.send(message);
+    });
+    if (sent === undefined) socket.unsubscribe(this.#topic(connection));
+    queue.ahead.set(connection, queue.waiting.length);
+  }
+
+  /** From here on it receives what is broadcast; what waits now it has been sent. */
+  subscribe(connection: L): void {
+    const queue = this.#queues[connection.section];
+    if (queue && queue.waiting.length > 0) queue.ahead.set(connection, queue.waiting.length);
+    else connection.socket?.subscribe(this.#topic(connection));
+  }
+
+  #topic({ wire, section }: L): string {
+    return this.manager.topic(wire, section);
+  }
+
+  /** Nothing waits any longer. */
+  flush(): void {
+    for (const section of this.#queues.keys()) this.#write(section);
   }
 
   /** Nobody is there any more: what waits is for nobody, nor for who comes into a new room of that name. */
@@ -135,18 +175,24 @@ export class FanOut<L extends Listener> {
   #write(section: number): number {
     const queue = this.#queues[section];
     if (!queue || queue.waiting.length === 0) return 0;
-    const { waiting, characters } = queue;
+    const { waiting, characters, ahead } = queue;
     queue.waiting = [];
     queue.characters = 0;
+    queue.senders.clear();
+    if (ahead.size > 0) queue.ahead = new Map();
     let isSlow = false;
     for (const { to, message } of waiting)
       try {
-        if (typeof to === "object") to.send(message);
-        else isSlow = this.manager.broadcast(to, section, message) < 0 || isSlow;
+        isSlow = this.manager.broadcast(to, section, message) < 0 || isSlow;
       } catch (error) {
-        this.fail(error, (each) =>
-          typeof to === "object" ? each === to : each.section === section && each.wire === to,
-        );
+        this.fail(error, (each) => each.section === section && each.wire === to && !ahead.has(each));
+      }
+    for (const [connection, sent] of ahead)
+      try {
+        connection.socket?.cork(() => (isSlow = sendFrom(waiting, sent, connection) || isSlow));
+        connection.socket?.subscribe(this.#topic(connection));
+      } catch (error) {
+        this.fail(error, (each) => each === connection);
       }
     if (isSlow) this.#watchForSlow(characters);
     return waiting.length;
@@ -183,6 +229,16 @@ export class FanOut<L extends Listener> {
     for (const visitor of this.catchingUp) if (visitor.wire === wire) count--;
     return count;
   }
+}
+
+/** @returns whether it does not keep up */
+function sendFrom(waiting: readonly Outgoing[], start: number, connection: Listener): boolean {
+  let isSlow = false;
+  for (let i = start; i < waiting.length; i++) {
+    const outgoing = waiting[i];
+    if (outgoing?.to === connection.wire) isSlow = connection.send(outgoing.message) < 0 || isSlow;
+  }
+  return isSlow;
 }
 
 /** Only in one of the next two turns does Bun write to the sockets, which takes milliseconds. */

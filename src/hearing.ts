@@ -11,7 +11,7 @@ import {
   type ErrorCode,
 } from "./protocol.ts";
 import type { Content, Draft, Store } from "./store.ts";
-import { isBehind, type Visitor } from "./visitor.ts";
+import type { Visitor } from "./visitor.ts";
 
 export interface HearingOptions {
   readonly maxMessageBytes: number;
@@ -30,7 +30,7 @@ export class Hearing {
     this.#obey(visitor, frame);
     if (!visitor.isLagging) return;
     visitor.isLagging = false;
-    if (visitor.socket && isBehind(visitor.socket)) this.dismiss(visitor, "tooSlow");
+    if (visitor.isBehind) this.dismiss(visitor, "tooSlow");
   }
 
   #obey(visitor: Visitor, frame: Content): void {
@@ -81,7 +81,9 @@ export class Hearing {
       return this.#refuse(visitor, "rate-limited", content, seq, waitSeconds);
     }
     room.manager.hasSent(client); // here, too: it may be gone before the store answers
-    this.store.append({ room: room.name, from: client, content, session, seq, after, givenMs }, visitor);
+    const draft: Draft = { room: room.name, from: client, content, session, seq, after, givenMs };
+    if (visitor.wire === "text") visitor.lines.given(draft);
+    this.store.append(draft, visitor);
   }
 
   #refuse(

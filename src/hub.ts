@@ -198,7 +198,7 @@ export class Hub {
         outgoing.push({ to: "text", message: text.message(entry), isEntry: true });
       if (manager.speakers("json") > 0)
         outgoing.push({ to: "json", message: json.message(entry), isEntry: true });
-      fanOut.add(outgoing);
+      fanOut.add(outgoing, entry.from);
     } catch (error) {
       fanOut.fail(error);
     }

@@ -10,7 +10,8 @@ export interface Member {
   readonly wire: Wire;
   /** Of the room; given by {@link ConnectionManager.connect}. */
   section: number;
-  send(message: Content): unknown;
+  /** Negative if it does not keep up. */
+  send(message: Content): number;
 }
 
 /** Connections that are written to in one go, which takes about 2 ms; then others have their turn. */

@@ -21,7 +21,8 @@
  *     rooms.ts     the rooms that somebody is in; holders.ts, who has a session
  *     catch-up.ts  what was said before, for who has just come
  *     fan-out.ts   what goes out to a room, and when; announcements.ts, who has come and gone
- *     visitor.ts   one connection in a room: what it asked for, and what it is sent
+ *     visitor.ts   one connection in a room: what it asked for, and what it is sent; personal-lines.ts, the text wire's
+ *                  lines for a sender alone
  *     manager.ts   the ConnectionManager: who is in a room, and who has gone
  *     protocol.ts  both wires: frames in, commands out; entries and events in, frames out; events.ts, JSON's as types
  *     limits.ts    how much one connection may send

@@ -4,6 +4,7 @@ import type { ConnectionManager, Member } from "./manager.ts";
 import type { FanOut } from "./fan-out.ts";
 import type { Allowance } from "./limits.ts";
 import { report } from "./log.ts";
+import { PersonalLines } from "./personal-lines.ts";
 import { closes, json, text, type Close, type ErrorCode, type Wire } from "./protocol.ts";
 import { countAnswer } from "./metrics.ts";
 import { Sequence } from "./sessions.ts";
@@ -30,6 +31,8 @@ export function end(socket: Ending, why: Close): void {
 /** As much of Bun's socket as the hub needs. */
 export interface Socket extends Ending {
   ping(): number;
+  /** What is sent meanwhile shares a write. */
+  cork(sends: () => void): unknown;
   send(message: Content): number;
   subscribe(topic: string): unknown;
   unsubscribe(topic: string): unknown;
@@ -92,6 +95,7 @@ export class Visitor implements Member, Sender {
   /** Something sent to it had to wait since this was last looked at. */
   isLagging = false;
   #sequence: Sequence | undefined;
+  #lines: PersonalLines | undefined;
   hasShownLife = false;
 
   constructor(
@@ -112,6 +116,21 @@ export class Visitor implements Member, Sender {
     return (this.#sequence ??= new Sequence());
   }
 
+  get lines(): PersonalLines {
+    return (this.#lines ??= new PersonalLines(this));
+  }
+
+  /** Lines that a replay holds up: those that belong before its next entry, or all when it is over. */
+  sendHeldLines(before?: string): void {
+    this.#lines?.sendHeld(before);
+  }
+
+  /** Whether it is a slow consumer, which is closed and resumes. One that catches up never is by what it is sent: that waits for the network. */
+  get isBehind(): boolean {
+    const unreadBytes = this.socket?.getBufferedAmount() ?? 0;
+    return unreadBytes + (this.#lines?.characters ?? 0) > MAX_UNREAD_BYTES;
+  }
+
   send(message: Content): number {
     const sent = this.socket?.send(message) ?? 0;
     if (sent < 0) this.isLagging = true;
@@ -120,7 +139,7 @@ export class Visitor implements Member, Sender {
 
   /** Tells that something was not said, and why. */
   refuse(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): void {
-    if (this.wire === "text") this.send(text.notSent(code, content));
+    if (this.wire === "text") this.lines.rejected(text.notSent(code, content));
     else this.send(json.error(code, seq, retryAfterSeconds));
   }
 
@@ -139,11 +158,14 @@ export class Visitor implements Member, Sender {
     const { seq, content } = draft;
     countAnswer(draft, answer);
     if (seq !== undefined && draft.session !== undefined) this.sequence.answered(seq, answer);
-    if ("refused" in answer) this.refuse(answer.refused, content, seq);
-    else if (this.wire === "json") {
-      if (seq !== undefined) this.send(json.ack(seq, "kept" in answer ? answer.kept.id : answer.id));
-    } else if (typeof content === "string")
-      this.room.manager.sendPersonalMessage(text.youWrote(content), this);
+    if (this.wire === "text") {
+      if ("refused" in answer) this.lines.rejected(text.notSent(answer.refused, content), draft);
+      else {
+        const line = typeof content === "string" ? text.youWrote(content) : undefined;
+        this.lines.stored(draft, line, "kept" in answer ? answer.kept.prev : this.room.history.head);
+      }
+    } else if ("refused" in answer) this.refuse(answer.refused, content, seq);
+    else if (seq !== undefined) this.send(json.ack(seq, "kept" in answer ? answer.kept.id : answer.id));
   }
 }
 

@@ -108,3 +108,28 @@ test("a crowd that is written to in several goes: all hear everything once and i
     expect(heard).toEqual(expected);
   }
 });
+
+test("senders all over a crowd pipeline: all receive one order, each sender in the tutorial's order, line by line", async () => {
+  await using hub = await startHubbub({ args: ["--flush-ms", "10"] });
+  const ids = Array.from({ length: 520 }, (_, i) => `c${i}`);
+  const crowd = await Promise.all(ids.map(async (id) => ({ id, peer: await hub.join(id) })));
+  const senders = crowd.filter((_, i) => i % 20 === 0);
+  const LINES = 10;
+  for (const { id, peer } of senders) for (let i = 0; i < LINES; i++) peer.says(`${id} ${i}`);
+  let order: string[] | undefined;
+  for (const { id, peer } of crowd) {
+    const heard: string[] = [];
+    const own: string[] = [];
+    const isSender = senders.some((each) => each.id === id);
+    while (heard.length < senders.length * LINES || own.length < (isSender ? 2 * LINES : 0)) {
+      const line = String(await peer.next());
+      if (!line.startsWith("You wrote: ")) heard.push(line);
+      if (line.includes(`: ${id} `)) own.push(line);
+    }
+    expect(heard).toEqual((order ??= heard));
+    const lines = Array.from({ length: LINES }, (_, i) => `${id} ${i}`);
+    expect(own).toEqual(
+      isSender ? lines.flatMap((text) => [`You wrote: ${text}`, `Client #${id} says: ${text}`]) : [],
+    );
+  }
+});

@@ -16,6 +16,10 @@ export class FakeSocket implements Socket {
 
   constructor(private readonly topics: Map<string, Set<FakeSocket>>) {}
 
+  cork(sends: () => void): void {
+    sends();
+  }
+
   send(message: Content): number {
     this.received.push(message);
     return this.buffered > 0 ? -1 : message.length;
@@ -72,9 +76,10 @@ export function startHub({
     client: string,
     wire: Wire = "text",
     { buffered = 0, ...more }: { history?: number; after?: string; buffered?: number } = {},
+    allowance = new Allowance({ perSecond: 0, burst: 0 }),
   ) => {
     const wish = { client, wire, room: "tea", history: 0, ...more };
-    const visitor = await hub.reserve(wish, new Allowance({ perSecond: 0, burst: 0 }));
+    const visitor = await hub.reserve(wish, allowance);
     if (visitor === "unavailable") throw new Error("the room did not open");
     const socket = new FakeSocket(topics);
     socket.buffered = buffered;

@@ -105,6 +105,7 @@ describe("when thousands leave at once", () => {
         data: {},
         close() {},
         ping: () => 1,
+        cork: (sends) => sends(),
         send: () => 1,
         subscribe() {},
         unsubscribe() {},
@@ -118,7 +119,12 @@ describe("when thousands leave at once", () => {
   test("the pending announcements are the senders' first, and of the others no more than 1,000", () => {
     const manager = new ConnectionManager<Member>("tea", () => 1);
     const clients = [...Array.from({ length: CROWD }, (_, i) => `c${i}`), "ann"];
-    const connections = clients.map((client): Member => ({ client, wire: "text", section: 0, send() {} }));
+    const connections = clients.map((client): Member => ({
+      client,
+      wire: "text",
+      section: 0,
+      send: () => 1,
+    }));
     for (const each of connections) manager.connect(each);
     manager.hasSent("ann");
     for (const each of connections) manager.disconnect(each, 1);

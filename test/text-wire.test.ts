@@ -1,7 +1,7 @@
 /** Wire 1, the tutorial's: echo and chat in plain text, to the letter. */
 
 import { describe, expect, test } from "bun:test";
-import { startHubbub, STORES } from "./hubbub.ts";
+import { startHubbub, STORES, type Peer } from "./hubbub.ts";
 
 const EVERY_KIND: Record<string, string> = {
   "a word": "hi",
@@ -100,6 +100,31 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     expect(await others(bob)).toEqual(order);
   });
 
+  test.each(["0", "10"])(
+    "a sender that pipelines receives the tutorial's order, line by line (--flush-ms %s)",
+    async (flushMs) => {
+      await using hub = await startHubbub({ store, args: ["--flush-ms", flushMs] });
+      await using ann = await hub.join("ann");
+      await using bob = await hub.join("bob");
+      const texts = Array.from({ length: 30 }, (_, i) => `${i}`);
+      for (const text of texts) ann.says(text);
+      for (const text of texts) await ann.hears(`You wrote: ${text}`, `Client #ann says: ${text}`);
+      for (const text of texts) await bob.hears(`Client #ann says: ${text}`);
+      ann.says(new Uint8Array([1]));
+      ann.says("the end");
+      await ann.hears(new Uint8Array([1]), "You wrote: the end", "Client #ann says: the end");
+    },
+  );
+
+  test("what is rejected is told in its place, after what was stored before it", async () => {
+    await using hub = await startHubbub({
+      store,
+      args: ["--flush-ms", "10", "--message-rate", "1", "--message-burst", "5"],
+    });
+    await using ann = await hub.join("ann");
+    await hearsAllOf(ann, 30, "rate-limited");
+  });
+
   test("/websocket/:id is the same room as /ws/:id", async () => {
     await using hub = await startHubbub({ store });
     await using ann = await hub.open("/websocket/ann");
@@ -147,3 +172,27 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     await bob.hears("Client #ann left the chat");
   });
 });
+
+test("what the store rejects is told in its place, too", async () => {
+  await using hub = await startHubbub({
+    store: { name: "a store that rejects", url: "late:?delay=5&refuse=0.3&seed=3", preload: "late-store.ts" },
+    args: ["--flush-ms", "10"],
+  });
+  await using ann = await hub.join("ann");
+  await hearsAllOf(ann, 200, "unavailable");
+});
+
+/** It pipelines that many lines; each is stored, or rejected, as some of them are, in its place. */
+async function hearsAllOf(ann: Peer, count: number, reason: string): Promise<void> {
+  for (let i = 0; i < count; i++) ann.says(`${i}`);
+  let rejected = 0;
+  for (let i = 0; i < count; i++) {
+    const line = await ann.next();
+    if (line === `Not sent (${reason}): ${i}`) rejected++;
+    else {
+      expect(line).toBe(`You wrote: ${i}`);
+      await ann.hears(`Client #ann says: ${i}`);
+    }
+  }
+  expect(rejected).toBeWithin(1, count);
+}

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { Allowance } from "../src/limits.ts";
 import { MemoryStore } from "../src/memory.ts";
 import { metricsText } from "../src/metrics.ts";
 import { SqliteStore } from "../src/sqlite.ts";
@@ -225,6 +226,96 @@ describe("a replay", () => {
     expect(sent() - before).toBe(1);
   });
 
+  test("is overtaken by no personal line: each comes just before its own message", async () => {
+    const { join } = startHub();
+    const bob = await join("bob");
+    for (let i = 1; i <= 3; i++) bob.says(`${i}`);
+    bob.socket.takes();
+    const ann = await join("ann", "text", { history: 3, buffered: 1 });
+    ann.says("a");
+    bob.says("4");
+    ann.says("b");
+    expect(ann.socket.takes()).toEqual(["Client #bob says: 1"]);
+    ann.socket.buffered = 0;
+    ann.drains();
+    ann.says("c");
+    expect(ann.socket.takes()).toEqual([
+      "Client #bob says: 2",
+      "Client #bob says: 3",
+      "You wrote: a",
+      "Client #ann says: a",
+      "Client #bob says: 4",
+      "You wrote: b",
+      "Client #ann says: b",
+      "You wrote: c",
+      "Client #ann says: c",
+    ]);
+    expect(bob.socket.takes().slice(0, 3)).toEqual([
+      "Client #ann says: a",
+      "You wrote: 4",
+      "Client #bob says: 4",
+    ]);
+  });
+
+  test("is overtaken by no rejection", async () => {
+    const { join } = startHub();
+    const bob = await join("bob");
+    for (let i = 1; i <= 3; i++) bob.says(`${i}`);
+    const allowance = new Allowance({ perSecond: 0.001, burst: 1 });
+    const ann = await join("ann", "text", { history: 3, buffered: 1 }, allowance);
+    for (const text of ["a", "b"]) ann.says(text);
+    bob.says("4");
+    ann.says("c");
+    ann.socket.takes();
+    ann.socket.buffered = 0;
+    ann.drains();
+    expect(ann.socket.takes()).toEqual([
+      "Client #bob says: 2",
+      "Client #bob says: 3",
+      "You wrote: a",
+      "Client #ann says: a",
+      "Not sent (rate-limited): b",
+      "Client #bob says: 4",
+      "Not sent (rate-limited): c",
+    ]);
+  });
+
+  test("of what only the store still has is overtaken by no personal line", async () => {
+    const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
+    const { hub, join: joins } = startHub({
+      makeStore: ({ said }) => new SqliteStore(file, { history: 10, keepDays: 0 }, said),
+    });
+    const bob = await joins("bob");
+    for (let i = 1; i <= 200; i++) bob.says(`${i}`);
+    await hub.settle();
+    const ann = await joins("ann", "text", { history: 200 });
+    ann.says("a");
+    await hub.settle();
+    bob.says("201");
+    await hub.settle();
+    for (let i = 0; i < 20; i++) await turn();
+    expect(ann.socket.takes()).toEqual([
+      ...Array.from({ length: 200 }, (_, i) => `Client #bob says: ${i + 1}`),
+      "You wrote: a",
+      "Client #ann says: a",
+      "Client #bob says: 201",
+    ]);
+    await hub.end();
+    await rm(dirname(file), { recursive: true });
+  });
+
+  test("holds 1 MiB of personal lines for a slow consumer, and no more", async () => {
+    const { join } = startHub();
+    const bob = await join("bob");
+    for (let i = 1; i <= 3; i++) bob.says(`${i}`);
+    const slow = await join("slow", "text", { history: 3, buffered: 1 });
+    const large = "x".repeat(65_536);
+    for (let i = 0; i < 15; i++) slow.says(large);
+    expect(slow.socket.closed).toBeUndefined();
+    slow.says(large);
+    expect(slow.socket.closed?.code).toBe(1013);
+  });
+
   test("leaves others their turn after 1,000 messages", async () => {
     const { join } = startHub({ history: 3000 });
     const ann = await join("ann");
@@ -333,6 +424,71 @@ describe("a busy room", () => {
     await passes(9);
     expect(bob.socket.takes()).toEqual([]);
     await passes(1);
+    expect(bob.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
+  });
+
+  /** Clients on the text wire, and on JSON, in a room in which "1" was just said. */
+  async function sendersInBusyRoom() {
+    const { hub, join } = startHub({ flushMs: 10 });
+    const [ann, bob, eve] = [await join("ann"), await join("bob"), await join("eve", "json")];
+    ann.says("1");
+    for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+    for (const { socket } of [ann, bob, eve]) socket.takes();
+    const texts = ({ socket }: typeof eve) =>
+      socket
+        .takes()
+        .map((frame) => JSON.parse(String(frame)))
+        .flatMap(({ type, text }) => (type === "message" ? text : []));
+    return { hub, join, ann, bob, eve, texts };
+  }
+
+  test("sends what waits to a sender alone, once, when its next line needs it", async () => {
+    const { ann, bob, eve, texts } = await sendersInBusyRoom();
+    bob.says("2");
+    ann.says("3");
+    expect(ann.socket.takes()).toEqual(["You wrote: 3"]);
+    ann.says("4");
+    expect(ann.socket.takes()).toEqual(["Client #bob says: 2", "Client #ann says: 3", "You wrote: 4"]);
+    bob.says("5");
+    expect(bob.socket.takes()).toEqual([
+      "You wrote: 2",
+      "Client #bob says: 2",
+      "Client #ann says: 3",
+      "Client #ann says: 4",
+      "You wrote: 5",
+    ]);
+    expect(texts(eve)).toEqual([]);
+    await passes(10);
+    expect(ann.socket.takes()).toEqual(["Client #ann says: 4", "Client #bob says: 5"]);
+    expect(bob.socket.takes()).toEqual(["Client #bob says: 5"]);
+    expect(texts(eve)).toEqual(["2", "3", "4", "5"]);
+    for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+    await passes(10);
+    bob.says("6");
+    expect(ann.socket.takes()).toEqual(["Client #bob says: 6"]);
+  });
+
+  test("a sender that leaves before the write, and one that joins, change nothing for the others", async () => {
+    const { join, ann, bob, eve, texts } = await sendersInBusyRoom();
+    for (const text of ["2", "3"]) ann.says(text);
+    ann.leaves();
+    const again = await join("ann", "text", { history: 2 });
+    expect(again.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
+    again.says("4");
+    expect(again.socket.takes()).toEqual(["You wrote: 4"]);
+    expect(bob.socket.takes()).toEqual([]);
+    await passes(10);
+    expect(again.socket.takes()).toEqual(["Client #ann says: 4"]);
+    expect(bob.socket.takes()).toEqual(["2", "3", "4"].map((text) => `Client #ann says: ${text}`));
+    expect(texts(eve)).toEqual(["2", "3", "4"]);
+  });
+
+  test("what waits is out before the server stops, also to a sender that was sent some of it", async () => {
+    const { hub, ann, bob } = await sendersInBusyRoom();
+    for (const text of ["2", "3"]) ann.says(text);
+    ann.socket.takes();
+    hub.flush();
+    expect(ann.socket.takes()).toEqual(["Client #ann says: 3"]);
     expect(bob.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
   });
 
