@@ -248,6 +248,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
       await Promise.all(back);
       expect((await lost.closes()).code).toBe(1012);
       expect(await other.process.exited).toBe(0);
+      expect(await redis.send("KEYS", "stopped:alive:*")).toHaveLength(1); // it need not be missed first
       await sees(one, ...ids, "eve");
       await eve.hears("Client #ann left the chat");
       await eve.hearsNothing();
@@ -273,6 +274,24 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
     await eve.hearsNothing();
     for (const node of [one, other]) expect(await membersOf(node)).toEqual(["bob", "eve"]);
   });
+
+  test.concurrent(
+    "whose clients come while Redis takes nothing: the others learn of them later",
+    async () => {
+      await using redis = await Redis.start();
+      await using one = await startNode(redis, "p");
+      await using other = await startNode(redis, "p");
+      await using eve = await one.join("eve");
+      await sees(other, "eve");
+      await redis.send("CONFIG", "SET", "min-replicas-to-write", "1");
+      await using bob = await other.join("bob");
+      bob.says("hi");
+      await bob.hears("Not sent (unavailable): hi");
+      await redis.send("CONFIG", "SET", "min-replicas-to-write", "0");
+      await sees(one, "bob", "eve");
+      await eve.hearsNothing();
+    },
+  );
 
   test.concurrent("that was taken for dead, or nearly, tells again who is with it", async () => {
     await using redis = await Redis.start();

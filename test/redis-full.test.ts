@@ -43,6 +43,8 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     await using ann = await hub.joinJson("ann", { room: "occupied" });
     const first = await post(hub, "occupied", "the first");
     await ann.hears({ type: "message", from: "ci", text: "the first" });
+    const early = await hub.joinJson("early", { room: "room-1" });
+    await early.leaves();
     const PER_ROOM = 30;
     const newest: string[] = [];
     for (let room = 1; room <= 33; room++) {
@@ -58,6 +60,11 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     // From some room on all are complete, and before it all are gone.
     expect(counts.filter((count) => count !== 0 && count !== PER_ROOM)).toEqual([]);
     expect(counts).toEqual(counts.toSorted((a, b) => a - b));
+    // An empty room goes on from another place than where it began.
+    await post(hub, "room-1", "again");
+    await using late = await hub.joinJson("early", { room: "room-1", after: early.after });
+    expect(late.welcome.recovered).toBe(false);
+    await late.hears({ type: "message", from: "ci", text: "again" });
     await post(hub, "occupied", "the last");
     await ann.hears({ type: "message", from: "ci", text: "the last" });
     expect((await hub.get("/readyz")).status).toBe(200);

@@ -1,6 +1,7 @@
-/** The rooms that are open on a node with Redis: what of them is in memory. */
+/** The rooms that are open on a node with Redis: what of them is in memory, and what the other nodes are told. */
 
 import { expect, test } from "bun:test";
+import { RedisChanges } from "../src/redis/changes.ts";
 import { RedisRooms } from "../src/redis/rooms.ts";
 
 const follower = { said() {}, present() {}, replaced() {}, lost() {} };
@@ -121,4 +122,20 @@ test("a room that is closed while it is read counts no bytes", async () => {
   looks[1]?.(replyWith(5));
   await new Promise((resolve) => setImmediate(resolve));
   expect(rooms.bytes).toBe(0);
+});
+
+test("what could not be told is told again, unless something newer takes its place", () => {
+  const changes = new RedisChanges(() => {});
+  const change = (client: string, connections: number) => ({ room: "tea", client, connections });
+  changes.tell("tea", "ann", 1);
+  changes.tell("tea", "bob", 1);
+  const taken = changes.take(10);
+  expect(taken).toEqual([change("ann", 1), change("bob", 1)]);
+  changes.tell("tea", "bob", 0);
+  changes.putBack(taken);
+  expect(changes.take(10).toSorted((a, b) => a.client.localeCompare(b.client))).toEqual([
+    change("ann", 1),
+    change("bob", 0),
+  ]);
+  expect(changes.take(10)).toEqual([]);
 });
