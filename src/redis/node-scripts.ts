@@ -25,11 +25,11 @@ return redis.call('HMGET', P .. 'meta', 'top', 'born')
 
 /**
  * Well before Redis is full, rooms go that nobody is in, those silent for longest first; if that is not enough, the largest
- * of the others lose their older half. What others keep in this Redis takes from what there is for rooms, but never all
+ * of the others lose their older half, and so do rooms that take very much of it by themselves. What others keep in this Redis takes from what there is for rooms, but never all
  * of them go for that.
  */
 const EVICT = `
-local SILENT, OCCUPIED, LOG = 0.75, 0.85, 0.125
+local SILENT, OCCUPIED, LARGE, LOG = 0.75, 0.85, 0.25, 0.125
 -- Bytes in use, and how many may be; where no bound is set, half of the machine's memory.
 local function memory()
   local info = redis.call('INFO', 'memory')
@@ -54,7 +54,8 @@ local function evict()
   local evicted, trimmed = 0, 0
   for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, 2 * AT_ONCE - 1)) do
     if evicted == AT_ONCE or not isTight(SILENT) then break end
-    if isEmpty(room) then
+    local isLarge = tonumber(redis.call('ZSCORE', P .. 'rooms:bytes', room) or 0) > LARGE * free
+    if isEmpty(room) and not isLarge then
       forgetRoom(room)
       evicted = evicted + 1
     else redis.call('ZADD', P .. 'rooms', now, room) end -- or those in use would hide all others
