@@ -47,6 +47,8 @@ const FORGET_AT_ONCE = 500;
 const PRUNE_ROOMS_AT_ONCE = 500;
 /** A longer run of times in the future, at the front of a room, is left alone until they have passed. */
 const MAX_FUTURE_RUN = 10_000;
+/** Damage beyond this many places is no longer logged one by one. */
+const MAX_FOUND = 1000;
 const MAX = Number.MAX_SAFE_INTEGER;
 const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -67,6 +69,8 @@ export class SqliteStore implements Store {
   #lastKey: number;
   /** Nobody can resume from an id up to this one: something after it was lost. */
   #damaged: number;
+  /** Damage that was logged. */
+  readonly #found = new Set<number>();
   readonly #mark: NewestMark;
   promise: string;
   readonly #clockWatch = new ClockWatch();
@@ -157,19 +161,20 @@ export class SqliteStore implements Store {
   /** Only what is as it was stored. What is missing or damaged is reported, and nobody can resume across it. */
   #pageOf(room: string, rows: Iterable<Row>, limit: number, maxBytes = MAX_PAGE_BYTES) {
     let damaged = 0;
-    let last: Row | undefined;
+    const found = (fact: string, key: number) => {
+      damaged = Math.max(damaged, key);
+      if (this.#found.has(key) || this.#found.size >= MAX_FOUND) return;
+      this.#found.add(key);
+      note(fact, { room, id: idOf(key) });
+    };
     const entriesIn = function* (): Generator<Entry> {
+      let last: Row | undefined;
       for (const row of rows) {
         const [older, newer] = last && last.id > row.id ? [row, last] : [last, row];
-        if (older && newer.prev !== older.id) {
-          note("messages missing", { room, after: idOf(older.id), before: idOf(newer.id) });
-          damaged = Math.max(damaged, older.id);
-        }
+        if (older && newer.prev !== older.id) found("messages missing after", older.id);
         last = row;
-        if (row.sum !== null && row.sum !== sumOf(row, room)) {
-          note("message damaged", { room, id: idOf(row.id) });
-          damaged = Math.max(damaged, row.id);
-        } else yield entryOf(row, room);
+        if (row.sum !== null && row.sum !== sumOf(row, room)) found("message damaged", row.id);
+        else yield entryOf(row, room);
       }
     };
     const page = aPageOf(entriesIn(), limit, maxBytes);
@@ -226,7 +231,8 @@ export class SqliteStore implements Store {
     const transaction = this.#db.transaction(() => this.#decide(batch, nowMs));
     const { done: answers, isSure } = this.#health.write(() => transaction.immediate()) ?? {};
     this.#commitMs = performance.now() - startMs;
-    if (isSure) this.#mark.write(this.#origin, this.#lastKey);
+    const newest = answers?.findLast((answer) => "kept" in answer);
+    if (isSure && newest && "kept" in newest) this.#mark.write(this.#origin, keyOf(newest.kept.id));
     // What a failed transaction had noted of them holds no more.
     if (!answers) this.#sessions.reload(batch.map(([draft]) => draft));
     for (const [i, [draft, sender]] of batch.entries())

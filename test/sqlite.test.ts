@@ -503,6 +503,27 @@ describe("a store by itself", () => {
     store.end();
   });
 
+  test("a commit that failed claims nothing: the next start reports no loss", async () => {
+    const store = open();
+    expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("kept");
+    const failed = say(store, "2", { session: "s", seq: 2 });
+    store.append(
+      {
+        ...{ room: "r", from: "ann", session: undefined, seq: undefined, after: undefined, givenMs: 0 },
+        get content(): string {
+          throw new Error("A failure in the middle of a transaction, on purpose");
+        },
+      },
+      { answered() {} },
+    );
+    expect(await failed).toEqual({ refused: "unavailable" });
+    expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("repeated");
+    store.end();
+    const again = open();
+    expect(again.promise).toBe(`in ${join(folder, "chat.db")}`);
+    again.end();
+  });
+
   test("--keep-days prunes from the front of a room only, and a time in the future counts as the next message's", async () => {
     let now = Date.now() - 10 * DAY_MS;
     const open7 = () =>
