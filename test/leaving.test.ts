@@ -1,11 +1,8 @@
 /** "Client #ID left the chat": once, when the client's last connection is gone, however it went. */
 
 import { describe, expect, test } from "bun:test";
-import { Hub } from "../src/hub.ts";
-import { Allowance } from "../src/limits.ts";
 import { ConnectionManager, type Member } from "../src/manager.ts";
-import { MemoryStore } from "../src/memory.ts";
-import type { Wire } from "../src/protocol.ts";
+import { startHub } from "./hub.ts";
 import { startHubbub, STORES } from "./hubbub.ts";
 
 describe.each(STORES)("with the store $name", (store) => {
@@ -88,34 +85,6 @@ describe.each(STORES)("with the store $name", (store) => {
 describe("when thousands leave at once", () => {
   const CROWD = 3_000;
 
-  /** A hub without a network, so that all of it happens at one moment. */
-  function openHub() {
-    const published: string[] = [];
-    const options = { pingSeconds: 25, flushMs: 0, maxMessageBytes: 100 };
-    const hub = new Hub(
-      (follower) => new MemoryStore(10, follower.said),
-      (topic, message) => published.push(`${topic} ${message}`),
-      options,
-    );
-    const join = async (client: string, wire: Wire = "text") => {
-      const wish = { client, room: "tea", wire, history: 0 };
-      const visitor = await hub.reserve(wish, new Allowance({ perSecond: 0, burst: 0 }));
-      if (visitor === "unavailable") throw new Error("the room did not open");
-      hub.enter(visitor, {
-        data: {},
-        close() {},
-        ping: () => 1,
-        cork: (sends) => sends(),
-        send: () => 1,
-        subscribe() {},
-        unsubscribe() {},
-        getBufferedAmount: () => 0,
-      });
-      return visitor;
-    };
-    return { hub, join, published };
-  }
-
   test("the pending announcements are the senders' first, and of the others no more than 1,000", () => {
     const manager = new ConnectionManager<Member>("tea", () => 1);
     const clients = [...Array.from({ length: CROWD }, (_, i) => `c${i}`), "ann"];
@@ -138,37 +107,44 @@ describe("when thousands leave at once", () => {
   });
 
   test("on the text wire, senders are announced, and of the others no more than 1,000", async () => {
-    const { hub, join, published } = openHub();
-    await join("bob");
+    const { hub, join } = startHub();
+    const bob = await join("bob");
     const senders = await Promise.all(["ann", "eve"].map((client) => join(client)));
-    for (const sender of senders) hub.hear(sender, "hi");
+    for (const sender of senders) sender.says("hi");
     const crowd = await Promise.all(Array.from({ length: CROWD }, (_, i) => join(`c${i}`)));
-    const before = published.length;
-    for (const each of [...crowd, ...senders]) hub.leave(each);
-    const pending = [...senders, ...crowd.slice(0, 1_000)];
-    const announced = pending.map(({ client }) => `text:0:tea Client #${client} left the chat`);
-    while (published.length < before + announced.length) await Bun.sleep(5);
-    expect(published.slice(before).toSorted()).toEqual(announced.toSorted());
-    const last = await join("last");
-    hub.leave(last);
-    while (published.length <= before + announced.length) await Bun.sleep(5);
-    expect(published.at(-1)).toBe("text:0:tea Client #last left the chat");
+    bob.socket.takes();
+    for (const each of [...crowd, ...senders]) each.leaves();
+    const pending = ["ann", "eve", ...Array.from({ length: 1_000 }, (_, i) => `c${i}`)];
+    const announced = pending.map((client) => `Client #${client} left the chat`);
+    while (bob.socket.received.length < announced.length) await Bun.sleep(5);
+    expect(bob.socket.takes().toSorted()).toEqual(announced.toSorted());
+    (await join("last")).leaves();
+    while (bob.socket.received.length === 0) await Bun.sleep(5);
+    expect(bob.socket.takes()).toEqual(["Client #last left the chat"]);
     expect(await hub.presenceOf("tea")).toEqual({ count: 1, members: ["bob"] });
   });
 
   test("on the JSON wire, senders are named first, and everyone is named", async () => {
-    const { hub, join, published } = openHub();
-    await join("bob", "json");
+    const { join } = startHub();
+    const bob = await join("bob", "json");
     const ann = await join("ann");
-    hub.hear(ann, "hi");
-    const crowd = await Promise.all(Array.from({ length: 240 }, (_, i) => join(`c${i}`)));
-    const named = (way: "joined" | "left"): string[] =>
-      published
-        .filter((each) => each.includes('"presence"'))
-        .flatMap((each) => JSON.parse(each.slice(each.indexOf("{")))[way]);
-    while (named("joined").length < 242) await Bun.sleep(5);
-    for (const each of [...crowd, ann]) hub.leave(each);
-    while (named("left").length < 241) await Bun.sleep(5);
-    expect(named("left")).toEqual([ann, ...crowd].map(({ client }) => client));
+    ann.says("hi");
+    const ids = Array.from({ length: 240 }, (_, i) => `c${i}`);
+    const crowd = await Promise.all(ids.map((id) => join(id)));
+    const joined: string[] = [];
+    const left: string[] = [];
+    const listen = async (isHeard: () => boolean) => {
+      while (!isHeard()) {
+        await Bun.sleep(5);
+        for (const event of bob.socket.takesPresence()) {
+          joined.push(...event.joined);
+          left.push(...event.left);
+        }
+      }
+    };
+    await listen(() => joined.length === 242);
+    for (const each of [...crowd, ann]) each.leaves();
+    await listen(() => left.length === 241);
+    expect(left).toEqual(["ann", ...ids]);
   });
 });
