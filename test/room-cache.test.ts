@@ -69,3 +69,21 @@ test("a message larger than all of the budget is not cached", () => {
   if (a) cache.push(a, message(20_000));
   expect([cache.bytes, a?.history.start, a?.history.end]).toEqual([0, 1, 1]);
 });
+
+test("it holds 256 MiB; of a room that is opened 4 MiB are loaded, and 64 KiB when it is full", () => {
+  const cache = new RoomCache();
+  const MIB = 1024 * 1024;
+  const rooms = roomsOf(cache, "a", "b", "c", "d");
+  expect(cache.loadBytes).toBe(4 * MIB);
+  const large = message(MIB); // 2 MiB, and a little for what surrounds it
+  for (let i = 0; i < 31; i++) for (const room of rooms) cache.push(room, large);
+  expect(cache.loadBytes).toBe(4 * MIB);
+  for (const room of rooms.slice(0, 3)) cache.push(room, large);
+  expect(cache.loadBytes).toBe(256 * MIB - cache.bytes);
+  const [small] = roomsOf(cache, "small");
+  if (small) cache.push(small, message((256 * MIB - cache.bytes) / 2 - 1000));
+  expect(cache.loadBytes).toBe(64 * 1024);
+  expect(total(rooms)).toBeGreaterThan(254 * MIB);
+  for (const room of rooms) cache.push(room, large);
+  expect(cache.bytes).toBeLessThanOrEqual(256 * MIB);
+});
