@@ -85,11 +85,12 @@ test("10,000 addresses are told apart; beyond that the one that was silent for l
   expect([isFull("first"), isFull("second")]).toEqual([false, true]);
 });
 
-/** A second between two messages: nothing comes back while a test runs. */
+/** A second between two messages: with a clock that stands still nothing comes back, and otherwise little. */
 const slow = (burst: number) => ["--message-rate", "1", "--message-burst", `${burst}`];
 
 test("the text wire: what is too much is not said, and its sender is told so", async () => {
-  await using hub = await startHubbub({ args: slow(2) });
+  using clock = new Clock();
+  await using hub = await startHubbub({ ...clock.setup, args: slow(2) });
   await using ann = await hub.join("ann");
   await using bob = await hub.join("bob");
   for (const text of ["1", "2", "3"]) ann.says(text);
@@ -103,7 +104,8 @@ test("the text wire: what is too much is not said, and its sender is told so", a
 });
 
 test("the echo is never rate-limited: messages or pings, and its connections take nothing from those in rooms", async () => {
-  await using hub = await startHubbub({ args: slow(1) });
+  using clock = new Clock();
+  await using hub = await startHubbub({ ...clock.setup, args: slow(1) });
   await using ann = await hub.open("/websocket");
   const lines = Array.from({ length: 5000 }, (_, i) => `${i}`);
   for (const line of lines) ann.says(line);
