@@ -2,6 +2,7 @@
 
 import { refused, type Refusal } from "./door.ts";
 import { note } from "./log.ts";
+import type { Content } from "./store.ts";
 import { end, type Ended, type Visitor } from "./visitor.ts";
 
 /** So many pings without any sign of life, and it is closed by the time of the next one. */
@@ -26,9 +27,18 @@ export interface Connection {
   readonly expiresMs: number;
   expiry?: Timer;
   unansweredPings: number;
+  held?: Held;
   /** Why it was this server that ended it; clients may close with any code. */
   ended?: Ended;
   pingedMs: number;
+}
+
+/** Frames of a connection that is not read just now, see intake.ts. */
+export interface Held {
+  readonly frames: Content[];
+  readonly watch: Timer;
+  /** How often it was looked at since it last read something. */
+  stalledLooks: number;
 }
 
 export type Socket = Bun.ServerWebSocket<Connection>;

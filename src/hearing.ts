@@ -83,6 +83,7 @@ export class Hearing {
     room.manager.hasSent(client); // here, too: it may be gone before the store answers
     const draft: Draft = { room: room.name, from: client, content, session, seq, after, givenMs };
     if (visitor.wire === "text") visitor.lines.given(draft);
+    visitor.given(draft);
     this.store.append(draft, visitor);
   }
 

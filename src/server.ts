@@ -17,6 +17,7 @@
  *     connections.ts  all open sockets: how many, which are alive, until when they may stay; echo.ts, the other address
  *     descriptors.ts  how many file descriptors there are for them
  *     hub.ts       what happens when: come, speak, fall behind, go; an entry comes back
+ *     intake.ts    which frames wait, because their sender has not read what came of the last ones
  *     hearing.ts   what a frame leads to, up to the store
  *     rooms.ts     the rooms that somebody is in; holders.ts, who has a session
  *     catch-up.ts  what was said before, for who has just come
@@ -54,6 +55,7 @@ import { Door } from "./door.ts";
 import { echo } from "./echo.ts";
 import { Entrance } from "./entrance.ts";
 import { Hub } from "./hub.ts";
+import { Intake } from "./intake.ts";
 import { note, report, startLog } from "./log.ts";
 import { CLIENT_CODES, disconnects, gauge, metricsText, watchEventLoop, watchProcess } from "./metrics.ts";
 import { os } from "./node.ts";
@@ -108,6 +110,10 @@ async function serve(options: Options): Promise<Running> {
       return refused ? entrance.refuse(request, refused) : nothingHere(request);
     },
   };
+  const intake = new Intake((socket, message) => {
+    if (socket.data.visitor) hub.hear(socket.data.visitor, message);
+    else echo(socket, message, maxMessageBytes);
+  });
   const server: Bun.Server<Connection> = Bun.serve<Connection>({
     hostname: options.host,
     port: options.port,
@@ -150,8 +156,7 @@ async function serve(options: Options): Promise<Running> {
       }),
       message: guarded((socket, message: string | Buffer<ArrayBuffer>) => {
         socket.data.unansweredPings = 0;
-        if (socket.data.visitor) hub.hear(socket.data.visitor, message);
-        else echo(socket, message, maxMessageBytes);
+        intake.take(socket, message);
       }),
       ping: guarded(showsLife),
       pong: guarded((socket) => {
@@ -161,8 +166,10 @@ async function serve(options: Options): Promise<Running> {
       drain: guarded((socket) => {
         socket.data.unansweredPings = 0; // it reads
         if (socket.data.visitor) hub.catchUp(socket.data.visitor);
+        intake.goOn(socket);
       }),
       close: guarded((socket, code: number, reason: string) => {
+        intake.closed(socket);
         connections.closed(socket);
         const { ended } = socket.data;
         // A client may close with any code; of those few are told apart, and none that is ours.

@@ -13,18 +13,24 @@ import type { Answer, Content, Draft, ReadonlyHistory, Sender } from "./store.ts
 /** A reader with more than this unread is told to come back; a little later Bun would cut it off without a word. */
 export const MAX_UNREAD_BYTES = 1024 * 1024;
 
+/** What surrounds a message at the store, about. */
+const DRAFT_BYTES = 200;
+
 /** Why this server ended a connection. */
 export type Ended = Close | "silent";
 
 /** As much of a socket as it takes to end it. */
 export interface Ending {
   readonly data: { ended?: Ended };
+  /** It may have been paused: what is never read of a connection that is closed makes TCP drop the rest, the close frame too. */
+  resume?(): void;
   close(code: number, reason: string): void;
 }
 
 export function end(socket: Ending, why: Close): void {
   socket.data.ended = why;
   const [code, reason] = closes[why];
+  socket.resume?.();
   socket.close(code, reason);
 }
 
@@ -143,8 +149,20 @@ export class Visitor implements Member, Sender {
     else this.send(json.error(code, seq, retryAfterSeconds));
   }
 
+  /** What its messages take at the store, until they are answered. */
+  unansweredBytes = 0;
+  onAnswered: (() => void) | undefined;
+
+  given({ content }: Draft): void {
+    this.unansweredBytes += DRAFT_BYTES + content.length;
+  }
+
   /** The store's answer to this sender. A fault here costs this connection: the others receive the message all the same. */
   answered(draft: Draft, answer: Answer): void {
+    this.unansweredBytes -= DRAFT_BYTES + draft.content.length;
+    const { onAnswered } = this;
+    this.onAnswered = undefined;
+    onAnswered?.();
     try {
       this.#acknowledge(draft, answer);
     } catch (error) {
