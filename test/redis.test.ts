@@ -185,8 +185,10 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     await using hub = await start(redis.url("large"), ["--history", "100"]);
     await using ann = await hub.join("ann"); // the room is open from the beginning
     const texts = Array.from({ length: 100 }, (_, i) => `${i}`.padEnd(65_000, "x"));
-    for (const text of texts) ann.says(text);
-    await ann.hearsUpTo(`Client #ann says: ${texts.at(-1)}`);
+    for (const text of texts) {
+      ann.says(text);
+      await ann.hearsUpTo(`Client #ann says: ${text}`);
+    }
     for (const query of [{ history: 100 }, { history: 99 }, { history: 1000 }]) {
       await using bob = await hub.joinJson("bob", query);
       for (const text of texts.slice(-query.history)) await bob.hears({ type: "message", from: "ann", text });

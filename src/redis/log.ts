@@ -10,7 +10,7 @@ const MAX_RECORDS = 20;
 const ANSWER_MS = 2000;
 const RETRY_MS = 100;
 /** A connection may be cut, and a read refused once where Redis changes its role; after so long it is more than that. */
-const DEAF_MS = 3000;
+const DEAF_MS = 2000;
 
 export interface LogEvents {
   heard(record: LogRecord): void;
@@ -32,8 +32,8 @@ export class RedisLog {
   last = "0-0";
   #isEnded = false;
   #isDeaf = false;
-  #readMs = performance.now();
   #failures = 0;
+  #failedFirstMs = 0;
   readonly #faults = new Faults();
 
   constructor(
@@ -70,7 +70,6 @@ export class RedisLog {
   }
 
   #hasRead(): void {
-    this.#readMs = performance.now();
     this.#failures = 0;
     if (!this.#isDeaf) return;
     this.#isDeaf = false;
@@ -82,8 +81,9 @@ export class RedisLog {
     if (this.#isEnded) return;
     const why = this.#faults.check("The log cannot be read", error);
     const isCut = !this.#faults.hasReported && !(error instanceof RedisRefusal);
-    const isShort = isCut ? performance.now() - this.#readMs < DEAF_MS : ++this.#failures < 2;
-    if (this.#isDeaf || isShort) return;
+    if (++this.#failures === 1) this.#failedFirstMs = performance.now();
+    const isShort = isCut && performance.now() - this.#failedFirstMs < DEAF_MS;
+    if (this.#isDeaf || this.#failures < 2 || isShort) return;
     this.#isDeaf = true;
     this.events.deaf(`the log cannot be read: ${why}`);
   }
