@@ -86,11 +86,11 @@ test("at thousands of messages a second the others hear all in order, and the se
   for (let i = 0; i < count; i++) {
     ann.says(`${i} ${text}`);
     if (i % 200 === 199) await ann.hearsUpTo(`Client #ann says: ${i} ${text}`);
+    if (i === count / 2) slow.resumes(); // closed by now: Bun gives it five seconds to read that
   }
   for (let i = 0; i < count; i++) await bob.hears({ type: "message", from: "ann", text: `${i} ${text}` });
-  // What the slow one did not read is 20 MB; it was cut off long before.
+  // What the slow one did not read is 10 MB and more; it was closed long before.
   expect((await residentMiB(hub.process.pid)) - before).toBeLessThan(64);
-  slow.resumes();
   expect((await slow.closes()).code).toBe(1013);
 });
 
