@@ -56,7 +56,8 @@ export class Intake {
     socket.pause();
     const watch = setInterval(() => this.#lookForStalled(socket), MAX_STALLED_MS / LOOKS);
     socket.data.held = { frames: [], stalledLooks: 0, watch };
-    this.#awaitAnswers(socket);
+    // What is sent in this turn is written at its end: if the network takes all of it, nothing is ever drained.
+    setImmediate(() => this.#goOnSafely(socket));
   }
 
   #awaitAnswers(socket: Socket): void {
@@ -85,7 +86,8 @@ export class Intake {
   #lookForStalled(socket: Socket): void {
     const { held, visitor } = socket.data;
     const isReplaying = visitor?.room.catchingUp.has(visitor); // that waits for its reader for as long as it takes
-    if (!held || isReplaying || socket.getBufferedAmount() <= MAX_PENDING_BYTES) return;
+    if (!held || isReplaying) return;
+    if (socket.getBufferedAmount() <= MAX_PENDING_BYTES) return this.#goOnSafely(socket);
     if (++held.stalledLooks >= LOOKS) end(socket, "tooSlow");
   }
 }

@@ -111,7 +111,9 @@ test.each(["/websocket", "/ws/ann", "/ws/ann?session=s"])(
     for (let i = 0; i < 300; i++) ann.says(frame);
     bob.says("hi");
     await bob.hears("You wrote: hi", "Client #bob says: hi");
-    await until(async () => ann.unsent === 0, "the server reads on, to close it", DEADLINE_MS);
+    // Bun drops a closed connection whose close frame is not read within some seconds: so it is read as soon as it is sent.
+    const isClosed = async () => (await hub.metrics()).get('hubbub_disconnects_total{code="1013"}') === 1;
+    await until(isClosed, "the server closes it", DEADLINE_MS);
     ann.resumes();
     expect(await ann.closes()).toEqual(SLOW);
   },
