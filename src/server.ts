@@ -46,26 +46,33 @@
  */
 
 import { version } from "../package.json";
-import { answer, failed, nothingHere, preflight, toClient } from "./answers.ts";
-import { roomRoutes } from "./api.ts";
-import { Connections, type Connection, type Socket } from "./connections.ts";
-import { describeStartError, greet, isOnTerminal, isTerminal, link, startExitCode } from "./console.ts";
-import { connectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
-import { Door } from "./door.ts";
-import { echo } from "./echo.ts";
-import { Entrance } from "./entrance.ts";
-import { Hub } from "./hub.ts";
-import { Intake } from "./intake.ts";
-import { note, report, startLog } from "./log.ts";
-import { CLIENT_CODES, disconnects, gauge, metricsText, watchEventLoop, watchProcess } from "./metrics.ts";
-import { os } from "./node.ts";
-import { readCommand, type Options } from "./options.ts";
-import { clientModule, page } from "./page.ts";
-import { maxFrameBytes } from "./protocol.ts";
-import { stores } from "./stores.ts";
-import { stop, stopOnSignals, type Running } from "./stopping.ts";
-import { Tokens } from "./tokens.ts";
-import { end } from "./visitor.ts";
+import { answer, failed, nothingHere, preflight, toClient } from "./http/responses.ts";
+import { roomRoutes } from "./http/rooms-api.ts";
+import { Connections, type Connection, type Socket } from "./http/sockets.ts";
+import { describeStartError, greet, isOnTerminal, isTerminal, link, startExitCode } from "./cli/banner.ts";
+import { connectionsFor, maxDescriptors, watchDescriptors } from "./http/descriptors.ts";
+import { Door } from "./http/access.ts";
+import { echo } from "./http/echo.ts";
+import { Entrance } from "./http/upgrade.ts";
+import { Hub } from "./chat/hub.ts";
+import { Intake } from "./http/intake.ts";
+import { note, report, startLog } from "./ops/log.ts";
+import {
+  CLIENT_CODES,
+  disconnects,
+  gauge,
+  metricsText,
+  watchEventLoop,
+  watchProcess,
+} from "./ops/metrics.ts";
+import { os } from "./util/lazy-node.ts";
+import { readCommand, type Options } from "./cli/command.ts";
+import { clientModule, page } from "./http/page.ts";
+import { maxFrameBytes } from "./protocol/codec.ts";
+import { stores } from "./store/open.ts";
+import { stop, stopOnSignals, type Running } from "./http/shutdown.ts";
+import { Tokens } from "./auth/tokens.ts";
+import { end } from "./chat/connection.ts";
 
 /** What Bun lets wait for a reader before it cuts it off. The hub dismisses one earlier, and with a close code. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
@@ -251,7 +258,7 @@ async function listen(options: Options): Promise<Running> {
 const command = readCommand(process.argv.slice(2), process.env);
 switch (command.do) {
   case "help":
-    console.log((await import("./manual.ts")).helpText(command.about));
+    console.log((await import("./cli/help.ts")).helpText(command.about));
     break;
   case "version":
     console.log(version);
@@ -259,7 +266,7 @@ switch (command.do) {
   case "join":
     process.exit(
       await (
-        await import("./join.ts")
+        await import("./cli/join.ts")
       ).join(command.address, command.token, {
         input: process.stdin,
         output: process.stdout,

@@ -4,7 +4,7 @@
  * twice, cannot make up for each other.
  */
 
-import { SUBPROTOCOL } from "../../src/protocol.ts";
+import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 
 export type Wire = "text" | "json" | "echo";
 

@@ -3,9 +3,9 @@
  * `bun test/bench/nodes.ts` takes under two minutes; the clients, both nodes and Redis share the machine.
  */
 
-import { SUBPROTOCOL } from "../../src/protocol.ts";
-import { startHubbub, type Hubbub } from "../hubbub.ts";
-import { Redis } from "../redis.ts";
+import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+import { startHubbub, type Hubbub } from "../support/server.ts";
+import { Redis } from "../support/redis.ts";
 
 const RUNS = 3;
 const WARM_MS = 1000;

@@ -1,0 +1,79 @@
+/**
+ * The text wire's lines for one sender alone, "You wrote" and "Not sent", in the tutorial's order: none overtakes what
+ * the sender's earlier messages lead to, nor the replay that it is still receiving.
+ */
+
+import { compareIds, type Draft } from "../store/store.ts";
+import type { Visitor } from "./connection.ts";
+
+export class PersonalLines {
+  /** In the order of sending: messages that the store has not answered yet, and the rejections among and after them. */
+  readonly #unanswered = new Map<object, string | undefined>();
+  /** Held during a replay, each with the id of the entry that it follows. */
+  readonly #held = new Set<{ readonly line: string; readonly after: string }>();
+  #characters = 0;
+
+  constructor(private readonly connection: Visitor) {}
+
+  /** Of lines that wait. */
+  get characters(): number {
+    return this.#characters;
+  }
+
+  given(draft: Draft): void {
+    this.#unanswered.set(draft, undefined);
+  }
+
+  /** @param line none for a binary message */
+  stored(draft: Draft, line: string | undefined, after: string): void {
+    this.#sendRejections();
+    this.#unanswered.delete(draft);
+    if (line !== undefined) this.#send(line, after);
+    // Its broadcast comes first: that follows in this turn.
+    if (this.#hasRejection()) queueMicrotask(() => this.#sendRejections());
+  }
+
+  /** By the store, or before it was given to the store. */
+  rejected(line: string, draft: object = {}): void {
+    this.#unanswered.set(draft, line);
+    this.#wait(line);
+    this.#sendRejections();
+  }
+
+  /** Those that belong before an entry of the replay, or all of them when it is over. */
+  sendHeld(before?: string): void {
+    for (const each of this.#held) {
+      if (before !== undefined && compareIds(each.after, before) >= 0) return;
+      this.#held.delete(each);
+      this.#characters -= each.line.length;
+      this.connection.send(each.line);
+    }
+  }
+
+  #hasRejection(): boolean {
+    for (const line of this.#unanswered.values()) return line !== undefined;
+    return false;
+  }
+
+  /** Those before which nothing is unanswered. */
+  #sendRejections(): void {
+    for (const [draft, line] of this.#unanswered) {
+      if (line === undefined) return;
+      this.#unanswered.delete(draft);
+      this.#characters -= line.length;
+      this.#send(line, this.connection.room.history.head);
+    }
+  }
+
+  #send(line: string, after: string): void {
+    const { room } = this.connection;
+    if (!room.catchingUp.has(this.connection)) return room.fanOut.sendAfterOwn(line, this.connection);
+    this.#held.add({ line, after });
+    this.#wait(line);
+  }
+
+  #wait(line: string): void {
+    this.#characters += line.length;
+    this.connection.isLagging = true;
+  }
+}

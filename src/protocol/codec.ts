@@ -1,0 +1,176 @@
+/** What goes over the wires: frames in, commands out; entries and events in, frames out. */
+
+import type { Incoming, Message, Presence, Welcome } from "./events.ts";
+import type { Content, Entry } from "../store/store.ts";
+
+/** `text` is the tutorial's; `json` the subprotocol below. */
+export type Wire = "text" | "json";
+
+/** The subprotocol by whose name a client asks for the JSON wire. */
+export const SUBPROTOCOL = "hubbub.v1";
+
+/** What surrounds the text in a frame, at most. */
+const FRAME_ALLOWANCE_BYTES = 1024;
+/** Ids named in one event; `count` counts them all. */
+export const MAX_NAMES = 100;
+
+/** The `code` of an `error` event, and its sentence. The README's table is held to this one by a test. */
+export const errors = {
+  "not-json": "A message is a JSON object in a text frame.",
+  "unknown-type": 'The type is "message" or "ping".',
+  "no-text": "A message has a text, which is a string.",
+  "bad-seq": "A seq is a whole number from 1 to 9007199254740991.",
+  "message-too-big": "It is bigger than this server takes: send less at a time.",
+  "rate-limited": "That is too much at once: send it again after retryAfterSeconds.",
+  "out-of-order": "An earlier seq was refused: send that one again first, or go on without it with skip.",
+  unavailable: "It could not be kept just now: send it again in a moment.",
+  unconfirmed:
+    "It is not known whether it was kept: it may still be said. Sent again with its seq, it is said once.",
+} as const;
+
+export type ErrorCode = keyof typeof errors;
+
+/** Why the server closes a connection: code and reason. The README's table is held to this one by a test. */
+export const closes = {
+  tooBig: [1009, "The message is too big."],
+  restarting: [1012, "Stopping, perhaps to start again: please come back in a moment."],
+  undelivered: [1012, "A message could not be delivered: please come back and resume."],
+  expired: [1008, "The token has expired: ask for a new one."],
+  abuse: [1008, "Sending far too much: please slow down."],
+  failed: [1011, "Something went wrong on our side: please come back."],
+  tooSlow: [1013, "Reading too slowly: please come back and resume."],
+  replaced: [4001, "Replaced by a newer connection of this session."],
+} as const;
+
+export type Close = keyof typeof closes;
+
+export type Command =
+  | {
+      readonly type: "message";
+      readonly text: string;
+      readonly seq: number | undefined;
+      readonly skip: boolean;
+    }
+  | { readonly type: "ping" };
+
+export interface Malformed {
+  readonly error: ErrorCode;
+  readonly seq?: number | undefined;
+}
+
+/** Names, numbers, brackets and blanks around a message's strings, as many as a program may write. */
+export const MAX_AROUND_CHARACTERS = 4096;
+
+/**
+ * Whether there is more around the strings of a JSON text than any message takes: to parse brackets, names or numbers by
+ * the hundred thousand takes many milliseconds.
+ */
+export function hasTooMuchAround(json: string): boolean {
+  if (json.length <= MAX_AROUND_CHARACTERS) return false;
+  let around = 0;
+  for (let from = 0; ;) {
+    const start = json.indexOf('"', from);
+    around += (start < 0 ? json.length : start) - from;
+    if (around > MAX_AROUND_CHARACTERS) return true;
+    if (start < 0) return false;
+    const end = endOfString(json, start + 1);
+    if (end < 0) return false; // and so it is no JSON
+    around += 2;
+    from = end + 1;
+  }
+}
+
+/** Where a JSON string ends; -1 if it does not. */
+function endOfString(json: string, from: number): number {
+  const quote = json.indexOf('"', from);
+  if (json[quote - 1] !== "\\") return quote;
+  for (let i = from; i < json.length; i++)
+    if (json[i] === "\\") i++;
+    else if (json[i] === '"') return i;
+  return -1;
+}
+
+/** A text frame of the JSON wire. Unknown fields are ignored. */
+export function parse(frame: string, maxMessageBytes: number): Command | Malformed {
+  if (hasTooMuchAround(frame)) return { error: "message-too-big" };
+  let value: unknown;
+  try {
+    value = JSON.parse(frame);
+  } catch {
+    return { error: "not-json" };
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return { error: "not-json" };
+  const { type, text, seq, skip } = value as Partial<Record<string, unknown>>;
+  if (type === "ping") return { type };
+  if (type !== "message") return { error: "unknown-type" };
+  const number = readSeq(seq);
+  if (number === "bad-seq") return { error: number };
+  if (typeof text !== "string") return { error: "no-text", seq: number };
+  if (isTooBig(text, maxMessageBytes)) return { error: "message-too-big", seq: number };
+  return { type, text: text.toWellFormed(), seq: number, skip: skip === true };
+}
+
+export function readSeq(seq: unknown): number | undefined | "bad-seq" {
+  if (seq === undefined || (typeof seq === "number" && Number.isSafeInteger(seq) && seq > 0)) return seq;
+  return "bad-seq";
+}
+
+/** Whether a text, counted in UTF-8, or so many bytes are more than that. */
+export function isTooBig(content: Content, maxBytes: number): boolean {
+  if (typeof content !== "string") return content.byteLength > maxBytes;
+  // A UTF-16 unit takes one to three bytes in UTF-8; most texts need no counting.
+  return content.length * 3 > maxBytes && Buffer.byteLength(content) > maxBytes;
+}
+
+/** The largest frame: the largest text with each of its bytes written as `\u0000`, and what surrounds it. */
+export function maxFrameBytes(maxMessageBytes: number): number {
+  return 6 * maxMessageBytes + FRAME_ALLOWANCE_BYTES;
+}
+
+export const text = {
+  message({ from, content }: Entry): Content {
+    return typeof content === "string" ? `Client #${from} says: ${content}` : content;
+  },
+  echo(content: string): string {
+    return `Message text was: ${content}`;
+  },
+  youWrote(content: string): string {
+    return `You wrote: ${content}`;
+  },
+  notSent(code: ErrorCode, content: Content): string {
+    return `Not sent (${code}): ${typeof content === "string" ? content : `${content.byteLength} bytes`}`;
+  },
+  left(client: string): string {
+    return `Client #${client} left the chat`;
+  },
+};
+
+/** What a client learns of an entry. */
+export function fieldsOf({ id, time, from, content }: Entry): Message {
+  return typeof content === "string"
+    ? { id, time, from, text: content }
+    : { id, time, from, data: content.toBase64() };
+}
+
+function encode(event: Incoming): string {
+  return JSON.stringify(event);
+}
+
+export const json = {
+  message(entry: Entry): string {
+    return encode({ type: "message", ...fieldsOf(entry) });
+  },
+  welcome(welcome: Welcome): string {
+    return encode({ type: "welcome", ...welcome });
+  },
+  presence(presence: Presence): string {
+    return encode({ type: "presence", ...presence });
+  },
+  ack(seq: number, id?: string): string {
+    return encode({ type: "ack", seq, id });
+  },
+  error(code: ErrorCode, seq?: number, retryAfterSeconds?: number): string {
+    return encode({ type: "error", code, message: errors[code], seq, retryAfterSeconds });
+  },
+  pong: encode({ type: "pong" }),
+};

@@ -1,0 +1,193 @@
+/** The nodes that share a Redis: that this one is alive, and which other is not. */
+
+import { note } from "../../ops/log.ts";
+import type { RedisChanges } from "./changes.ts";
+import { ClockWatch } from "../clock-watch.ts";
+import { Faults, RedisRefusal, type RedisLine } from "./connection.ts";
+import { isId, readRenewal } from "./records.ts";
+import { bury, register, renew, resign } from "./node-scripts.ts";
+import { compareIds } from "../store.ts";
+
+/** How often a node shows that it is alive, and how long that holds. */
+const RENEW_MS = 2000;
+const ALIVE_MS = 8000;
+/** While Redis is away it is looked for so often. */
+const LOOK_MS = 250;
+/** A node that is not alive has so long to show up again, and its clients to come back elsewhere. */
+const GRACE_MS = 7000;
+/** Each kept for a day. */
+const MAX_SESSIONS = 100_000;
+const MAX_ROOMS = 50_000;
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+export interface NodesEvents {
+  /** The last record of the log that is known. */
+  position(): string;
+  /** Redis answers. If it does not have what it had, `newest` is the end of the log that it has now. */
+  found(newest: string | undefined): void;
+  lost(why: string): void;
+  /** What is older may be forgotten; both in Unix time in milliseconds, by Redis' clock. */
+  aged(limitMs: number, nowMs: number): void;
+}
+
+export class RedisNodes {
+  /** Which node this is; another one, when this was taken for dead. */
+  id = "";
+  /** All that this process has been: what these have written is told here already. */
+  readonly own = new Set<string>();
+  /** Others that are not alive, each with since when that is known. */
+  readonly #missing = new Map<string, number>();
+  #born = "";
+  /** The record before which the log had a gap, if it had one. */
+  #gap = "0-0";
+  /** Since when Redis has answered without a break, as far as this node knows. */
+  #steadySinceMs = 0;
+  #renewedMs = -Infinity;
+  #failures = 0;
+  #timer: Timer | undefined;
+  #isEnded = false;
+  #isLooking = false;
+  #isRenewing = false;
+  /** What Redis has of this node may be from before; who has left since would stay in it. */
+  #isStale = false;
+  readonly #clockWatch = new ClockWatch();
+  readonly #faults = new Faults();
+  #blind = "";
+
+  constructor(
+    private readonly line: RedisLine,
+    private readonly changes: RedisChanges,
+    private readonly keepDays: number,
+    private readonly events: NodesEvents,
+  ) {}
+
+  /** @returns the newest id of the log */
+  async start(): Promise<string> {
+    const top = await this.#register();
+    this.#steady(performance.now());
+    this.#renewLater(RENEW_MS);
+    return top;
+  }
+
+  /** Its clients have gone, or come back elsewhere. */
+  async end(): Promise<void> {
+    this.#isEnded = true;
+    clearTimeout(this.#timer);
+    await this.line
+      .run(resign, this.id)
+      .catch((error: unknown) => this.#faults.check("A node could not resign", error));
+  }
+
+  /**
+   * The log has a gap before this record: this becomes another node, and what was told before ends with the old one. What
+   * it tells of clients that have gone since would be what an old snapshot had of them.
+   */
+  skipped(record: string): void {
+    this.#gap = record;
+    this.#isStale = true;
+    this.look();
+  }
+
+  /** Redis does not answer: it is looked for. */
+  look(): void {
+    if (this.#isEnded || this.#isLooking || this.#isRenewing) return;
+    this.#isLooking = true;
+    clearTimeout(this.#timer);
+    this.#renewLater(LOOK_MS);
+  }
+
+  async #register(): Promise<string> {
+    this.id = crypto.randomUUID();
+    this.own.add(this.id);
+    const reply = await this.line.run(register, this.id, ALIVE_MS, Math.floor(Math.random() * 1000));
+    const [top, born]: unknown[] = Array.isArray(reply) ? reply : [];
+    if (!isId(top) || !isId(born))
+      throw new RedisRefusal("what it holds under this prefix is not a conversation");
+    this.#born = born;
+    this.#isStale = false;
+    return top;
+  }
+
+  #renewLater(waitMs: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#renew(), waitMs).unref();
+  }
+
+  async #renew(): Promise<void> {
+    this.#isRenewing = true;
+    const position = this.events.position();
+    try {
+      const { isKnown, wasAlive, top, born, missing } = await this.#askRenew();
+      // One that had begun by the gap is what has been read since: nothing is to be skipped a second time.
+      const isLost = born !== this.#born && compareIds(born, this.#gap) > 0;
+      const isOther = isLost || compareIds(top, position) < 0;
+      const isNew = !isKnown || isOther || this.#isStale;
+      const newest = isNew ? await this.#register() : top; // which may be the first of a new conversation
+      if (!isNew) this.#born = born;
+      if (this.#isEnded) return;
+      this.#isLooking = false;
+      this.#failures = 0;
+      const wasAway = this.#steady(performance.now());
+      // Whoever came meanwhile did not see this node's clients; a renewal without an answer may have hidden that.
+      if (isNew || !wasAlive || wasAway) this.changes.tellAll();
+      this.events.found(isOther ? newest : undefined);
+      this.changes.tellAway();
+      await this.#judge(missing);
+      this.#faults.clear();
+      if (!this.#isEnded) this.#renewLater(RENEW_MS);
+    } catch (error) {
+      if (this.#isEnded) return;
+      const why = this.#faults.check("A node could not renew itself", error);
+      this.#isLooking = false;
+      // A connection may have been cut; that alone is nothing.
+      if (++this.#failures > 1) {
+        this.#renewedMs = -Infinity;
+        this.events.lost(why);
+      }
+      this.#renewLater(LOOK_MS);
+    } finally {
+      this.#isRenewing = false;
+    }
+  }
+
+  async #askRenew() {
+    const reply = await this.line.run(
+      renew,
+      ...[this.id, ALIVE_MS, this.keepDays * DAY_MS],
+      ...[DAY_MS, MAX_ROOMS, MAX_SESSIONS],
+    );
+    const { full, nowMs, evicted, trimmed, blind, ...renewal } = readRenewal(reply);
+    if (evicted + trimmed > 0) note("Redis nearly full", { evicted, trimmed });
+    if (blind && blind !== this.#blind) note("Redis does not say how full it is", { why: blind });
+    this.#blind = blind;
+    this.#clockWatch.check(Number.parseInt(renewal.top), nowMs);
+    if (this.keepDays > 0) this.events.aged(nowMs - this.keepDays * DAY_MS, nowMs);
+    if (full) throw new RedisRefusal(full);
+    return renewal;
+  }
+
+  /**
+   * Times to live go on while Redis is frozen, or this process: then every node looks dead, and nobody is to judge.
+   * @returns whether that was so
+   */
+  #steady(nowMs: number): boolean {
+    const wasAway = nowMs - this.#renewedMs > ALIVE_MS;
+    if (wasAway) {
+      this.#steadySinceMs = nowMs;
+      this.#missing.clear();
+    }
+    this.#renewedMs = nowMs;
+    return wasAway;
+  }
+
+  async #judge(missing: readonly string[]): Promise<void> {
+    const nowMs = performance.now();
+    for (const node of this.#missing.keys()) if (!missing.includes(node)) this.#missing.delete(node);
+    for (const node of missing) {
+      const sinceMs = this.#missing.get(node) ?? nowMs;
+      this.#missing.set(node, sinceMs);
+      if (nowMs - this.#steadySinceMs < ALIVE_MS || nowMs - sinceMs < GRACE_MS) continue;
+      if ((await this.line.run(bury, node)) === 1) note("node gone", { node });
+    }
+  }
+}

@@ -1,0 +1,91 @@
+/** The benchmark's load generator counts right: it fails where a delivery is missing, or comes twice. */
+
+import { describe, expect, test } from "bun:test";
+import { Crowd } from "./load.ts";
+import { table, type Results } from "./results.ts";
+import results from "./results.json";
+import { Server, SIDES } from "./servers.ts";
+
+const CLIENTS = 6;
+const PLAN = { senders: 2, seconds: 0.3 };
+const RATE = { ...PLAN, rate: 200 };
+/** For servers from which something will never come. */
+const SOON_MS = 400;
+const noCpu = () => 0;
+
+describe.each(SIDES)("%s", (side) => {
+  test.concurrent.each(["text", "json"] as const)(
+    "delivers each message to everyone, on the %s wire",
+    async (wire) => {
+      using server = await Server.start(side);
+      using crowd = await Crowd.gather(server.port, wire, CLIENTS);
+      const offered = await crowd.run(RATE, server.cpuSeconds);
+      // One more ends the run.
+      expect(offered).toMatchObject({ messages: 61, deliveries: 61 * CLIENTS });
+      const { messages, deliveries } = await crowd.run(PLAN, server.cpuSeconds);
+      expect(messages).toBeGreaterThan(PLAN.senders);
+      expect(deliveries).toBe(messages * CLIENTS);
+    },
+  );
+
+  test.concurrent("answers each message on the echo", async () => {
+    using server = await Server.start(side);
+    using crowd = await Crowd.gather(server.port, "echo", CLIENTS);
+    const { messages, deliveries } = await crowd.run({ ...PLAN, senders: CLIENTS }, server.cpuSeconds);
+    expect(messages).toBeGreaterThan(CLIENTS);
+    expect(deliveries).toBe(messages);
+  });
+});
+
+/** A chat that does something else to the tenth message, for the client that came first. */
+function wrongServer(times: (text: string, tenth: string) => readonly string[]) {
+  const sockets: Bun.ServerWebSocket<string>[] = [];
+  const said: string[] = [];
+  return Bun.serve<string>({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch(request, server) {
+      server.upgrade(request, { data: new URL(request.url).pathname.slice(4) });
+    },
+    websocket: {
+      open: (socket) => void sockets.push(socket),
+      message(from, message) {
+        said.push(`${message}`);
+        from.send(`You wrote: ${message}`);
+        for (const [i, socket] of sockets.entries()) {
+          const heard = i === 0 ? times(`${message}`, said[9] ?? "") : [`${message}`];
+          for (const text of heard) socket.send(`Client #${from.data} says: ${text}`);
+        }
+      },
+    },
+  });
+}
+
+/** The last message of such a run. */
+const isLast = (text: string) => text.startsWith("00000061");
+
+test.concurrent.each([
+  ["is dropped", (text, tenth) => (text === tenth ? [] : [text]), "deliveries missing: 1"],
+  ["is repeated", (text, tenth) => (text === tenth ? [text, text] : [text]), "deliveries too many: 1"],
+  [
+    "comes in another's place",
+    (text, tenth) => [tenth && !isLast(text) ? tenth : text],
+    "connections that heard other messages than were said: 1",
+  ],
+  ["is the last and is dropped", (text) => (isLast(text) ? [] : [text]), "deliveries missing: 1"],
+] satisfies [string, Parameters<typeof wrongServer>[0], string][])(
+  "a delivery that %s is noticed",
+  async (_, times, complaint) => {
+    using server = wrongServer(times);
+    using crowd = await Crowd.gather(server.port ?? 0, "text", CLIENTS);
+    await expect(crowd.run(RATE, noCpu, SOON_MS)).rejects.toThrow(complaint);
+  },
+);
+
+test("the README's figures are those of the last run", async () => {
+  const readme = (await Bun.file(`${import.meta.dir}/../../README.md`).text()).replace(/ +/g, " ");
+  const said = table(results as Results).filter((line) => !line.startsWith("| -"));
+  const missing = said.map((line) => line.replace(/ +/g, " ")).filter((line) => !readme.includes(line));
+  expect(missing).toEqual([]);
+  for (const fact of ["cpu", "bun", "date"] as const) expect(readme).toContain(results.machine[fact]);
+});

@@ -1,0 +1,181 @@
+/** What src/ leans on in Bun, but for WebSockets, without src/: what fails after an upgrade of Bun is what changed. */
+import { expect, test } from "bun:test";
+import { within } from "../support/server.ts";
+import { ask } from "../support/raw-websocket.ts";
+
+const LISTEN = { hostname: "127.0.0.1", port: 0, development: false } as const;
+
+test("a static Response under GET answers HEAD and If-None-Match, and leaves other methods to fetch", async () => {
+  await using server = Bun.serve({
+    ...LISTEN,
+    routes: { "/": { GET: new Response("static") } },
+    fetch: ({ method }) => new Response(`fetch ${method}`),
+  });
+  const get = await fetch(server.url);
+  const etag = get.headers.get("etag") ?? "";
+  expect([await get.text(), etag]).toEqual(["static", expect.stringMatching(/^".+"$/)]);
+  expect((await fetch(server.url, { headers: { "If-None-Match": etag } })).status).toBe(304);
+  const head = await fetch(server.url, { method: "HEAD" });
+  expect([head.status, head.headers.get("content-length"), await head.text()]).toEqual([200, "6", ""]);
+  for (const method of ["POST", "OPTIONS"])
+    expect(await (await fetch(server.url, { method })).text()).toBe(`fetch ${method}`);
+});
+
+test("a route's parameters come percent-decoded, with U+FFFD for what is no UTF-8 or no code", async () => {
+  await using server = Bun.serve({
+    ...LISTEN,
+    routes: { "/ws/:id": { GET: ({ params }) => Response.json(params.id) } },
+  });
+  const ids = { "a%2Fb": "a/b", "%00": "\0", "%E2%80%AE": "\u202E", "%FF": "\uFFFD", "%zz": "\uFFFD" };
+  for (const [id, decoded] of Object.entries(ids))
+    expect(await (await fetch(`${server.url}ws/${id}`)).json()).toBe(decoded);
+});
+
+test("header lines of one name come joined in their order, so that a second Host shows", async () => {
+  let seen: unknown;
+  await using server = Bun.serve({
+    ...LISTEN,
+    fetch({ headers }) {
+      seen = [headers.get("host"), headers.get("x-forwarded-for")];
+      return new Response();
+    },
+  });
+  await using raw = ask(server, "/", { host: "other", "X-Forwarded-For": "1, 2", "x-forwarded-for": "3" });
+  expect((await raw.head())?.status).toBe(200);
+  expect(seen).toEqual(["localhost, other", "1, 2, 3"]);
+});
+
+test("a throw and a rejection in a route reach error", async () => {
+  const fail = (how: string): Response => {
+    throw new Error(how);
+  };
+  await using server = Bun.serve({
+    ...LISTEN,
+    routes: { "/now": { GET: () => fail("thrown") }, "/later": { GET: async () => fail("rejected") } },
+    error: ({ message }) => new Response(message, { status: 500 }),
+  });
+  expect(await (await fetch(`${server.url}now`)).text()).toBe("thrown");
+  expect(await (await fetch(`${server.url}later`)).text()).toBe("rejected");
+});
+
+test("server.requestIP is the other end's address", async () => {
+  await using server = Bun.serve({
+    ...LISTEN,
+    fetch: (request, server) => new Response(server.requestIP(request)?.address ?? "unknown"),
+  });
+  expect(await (await fetch(server.url)).text()).toBe("127.0.0.1");
+});
+
+test("outside development a port is shared, unless reusePort is false: then it is EADDRINUSE", async () => {
+  const serve = (port: number | undefined, more: { reusePort?: false }) =>
+    Bun.serve({ ...LISTEN, port: port ?? 0, fetch: () => new Response(), ...more });
+  await using shared = serve(0, {});
+  await using second = serve(shared.port, {});
+  expect(second.port).toBe(shared.port);
+  await using alone = serve(0, { reusePort: false });
+  expect(() => serve(alone.port, { reusePort: false })).toThrow(
+    expect.objectContaining({ code: "EADDRINUSE" }),
+  );
+});
+
+test("an upgrade after an await works, and is false for a client that has gone or sent no key", async () => {
+  const asked = Promise.withResolvers<AbortSignal>();
+  const gate = Promise.withResolvers<void>();
+  const gone = Promise.withResolvers<boolean>();
+  await using server = Bun.serve({
+    ...LISTEN,
+    async fetch(request, server) {
+      asked.resolve(request.signal);
+      await gate.promise;
+      const isUpgraded = server.upgrade(request);
+      if (request.signal.aborted) gone.resolve(isUpgraded);
+      return isUpgraded ? undefined : new Response("not upgraded", { status: 426 });
+    },
+    websocket: { message() {} },
+  });
+  await using leaving = ask(server, "/");
+  const signal = await asked.promise;
+  const noticed = new Promise((resolve) => signal.addEventListener("abort", resolve));
+  leaving.vanishes();
+  await within(noticed, () => "the server did not notice that the client has gone");
+  gate.resolve();
+  expect(await within(gone.promise, () => "no upgrade")).toBe(false);
+
+  await using keyless = ask(server, "/", { "Sec-WebSocket-Key": undefined });
+  expect((await keyless.head())?.status).toBe(426);
+  await using staying = ask(server, "/");
+  expect((await staying.head())?.status).toBe(101);
+});
+
+test("Bun agrees to the first subprotocol offered, to the one it is given, and to none for an empty one", async () => {
+  const given = new Map([
+    ["/given", "b"],
+    ["/none", ""],
+  ]);
+  await using server = Bun.serve({
+    ...LISTEN,
+    fetch(request, server) {
+      const protocol = given.get(new URL(request.url).pathname);
+      const headers = protocol === undefined ? {} : { "Sec-WebSocket-Protocol": protocol };
+      return server.upgrade(request, { headers }) ? undefined : new Response("no WebSocket");
+    },
+    websocket: { message() {} },
+  });
+  for (const [path, protocol] of [...given, ["/unset", "a"] as const]) {
+    await using raw = ask(server, path, { "Sec-WebSocket-Protocol": "a, b" });
+    const head = await raw.head();
+    const agreed = head?.headers.get("sec-websocket-protocol");
+    expect([path, head?.status, agreed]).toEqual([path, 101, protocol || undefined]);
+  }
+});
+
+const FAILING_SERVER = `
+  const server = Bun.serve({
+    ...${JSON.stringify(LISTEN)},
+    fetch: (request, server) => (server.upgrade(request) ? undefined : new Response()),
+    websocket: {
+      message(socket, how) {
+        if (how === "throw") throw new Error("thrown");
+        if (how === "reject") void Promise.reject(new Error("rejected"));
+        if (how === "timer") setTimeout(() => { throw new Error("thrown later"); });
+        if (how === "timer") setTimeout(() => socket.send("alive"));
+      },
+    },
+  });
+  const socket = new WebSocket("ws://127.0.0.1:" + server.port);
+  socket.onmessage = () => process.exit(0);
+`;
+
+async function runFailing(script: string) {
+  const child = Bun.spawn([process.execPath, "-e", FAILING_SERVER + script], { stderr: "ignore" });
+  const output = new Response(child.stdout).text();
+  return { exitCode: await within(child.exited, () => "still running"), output: await output };
+}
+
+for (const how of ["throw", "reject", "timer"])
+  test.concurrent(`a failure (${how}) in a socket's handler ends the process`, async () =>
+    expect(await runFailing(`socket.onopen = () => socket.send("${how}");`)).toEqual({
+      exitCode: 1,
+      output: "",
+    }),
+  );
+
+test.concurrent("with listeners for what nobody caught the process goes on", async () => {
+  const script = `
+    process.on("uncaughtException", ({ message }) => console.log(message));
+    process.on("unhandledRejection", ({ message }) => console.log(message));
+    socket.onopen = () => ["throw", "reject", "timer"].forEach((how) => socket.send(how));`;
+  expect(await runFailing(script)).toEqual({ exitCode: 0, output: "thrown\nrejected\nthrown later\n" });
+});
+
+test("CryptoHasher with a key is HMAC, in one Buffer (RFC 4231, test case 2)", () => {
+  const digest = new Bun.CryptoHasher("sha256", "Jefe").update("what do ya want for nothing?").digest();
+  expect(digest).toBeInstanceOf(Buffer);
+  expect(digest.toString("hex")).toBe("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+});
+
+test("Buffer.from(…, 'base64url') takes anything: padding, the other alphabet, letters that are none", () => {
+  const bytes = Buffer.from([0xfb, 0xff]);
+  for (const text of ["-_8", "-_8=", "+/8", "-_9", "- _\n8", "-_8*", "-_8=A"])
+    expect([text, Buffer.from(text, "base64url")]).toEqual([text, bytes]);
+});

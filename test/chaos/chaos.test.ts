@@ -1,0 +1,49 @@
+/** What is acknowledged is heard exactly once by everyone, in one order: seeds of cut connections, bad stores and kills. */
+
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { alone, runFaults, runKills, runRedis, show } from "./chaos.ts";
+import { skipped } from "../support/redis.ts";
+
+setDefaultTimeout(120_000);
+
+for (let seed = 1; seed <= 10; seed++) {
+  const history = seed % 2 ? 100_000 : 20;
+  const late = seed > 3;
+  const perClient = late ? 60 : 600;
+  test(`seed ${seed}: ${late ? "a store that is late and refuses" : "the memory store"}, a history of ${history}`, async () => {
+    const store = late
+      ? { name: "a late store", url: `late:?delay=8&refuse=0.05&seed=${seed}`, preload: "delayed-store.ts" }
+      : { name: "memory", url: "memory:" };
+    const counts = await runFaults(() => alone({ store, args: ["--history", `${history}`] }), {
+      seed,
+      rooms: ["tea", "coffee"],
+      clientsPerRoom: 8,
+      messagesPerClient: perClient,
+    });
+    console.log(`seed ${seed}: ${show(counts)}`);
+    expect(counts.acknowledged).toBe(2 * 8 * perClient);
+    expect(counts.cuts).toBeGreaterThan(10);
+    expect(counts.recovered + counts.notRecovered).toBeGreaterThan(10);
+    if (late) expect(counts.refused).toBeGreaterThan(20);
+    if (history > 1000) expect(counts.notRecovered).toBe(0);
+    else expect(counts.notRecovered).toBeGreaterThan(0);
+  });
+}
+
+for (const seed of [11, 12])
+  test(`seed ${seed}: SQLite, and a server that is killed again and again`, async () => {
+    const counts = await runKills(seed);
+    console.log(`seed ${seed}: ${show(counts)}`);
+    expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
+    expect(counts.kills).toBeGreaterThan(0);
+  });
+
+for (const seed of [13, 14])
+  test.skipIf(skipped !== "")(
+    `seed ${seed}: two nodes and Redis, all of which are killed, frozen and cut${skipped}`,
+    async () => {
+      const counts = await runRedis(seed);
+      console.log(`seed ${seed}: ${show(counts)}`);
+      expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
+    },
+  );

@@ -1,0 +1,135 @@
+/** Many at once: those that say nothing, those that come and go together. Nobody else notices. */
+
+import { connect, type Socket } from "node:net";
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { startHubbub, within, type Hubbub, type JsonPeer, type Peer } from "../support/server.ts";
+import { request } from "../support/raw-websocket.ts";
+
+setDefaultTimeout(60_000);
+
+const CROWD = 1000;
+
+/** Opens a TCP connection and writes the beginning of a request, or nothing. */
+async function dial(hub: Hubbub, start: string): Promise<Socket> {
+  const socket = connect(hub.port, "127.0.0.1");
+  const opened = Promise.withResolvers<void>();
+  socket.once("connect", opened.resolve).once("error", opened.reject);
+  await within(opened.promise, () => "a connection did not open");
+  socket.on("error", () => {});
+  if (start) socket.write(start);
+  return socket;
+}
+
+/** The room goes on as if nothing were. */
+async function talk(ann: JsonPeer, bob: JsonPeer, count: number): Promise<void> {
+  for (let i = 0; i < count; i++) {
+    ann.says(`${i}`);
+    await bob.hears({ type: "message", from: "ann", text: `${i}` });
+    await ann.hears({ type: "message", from: "ann", text: `${i}` });
+  }
+}
+
+test("a thousand connections that say nothing, half a request, or nothing after the handshake", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.joinJson("ann");
+  await using bob = await hub.joinJson("bob");
+  const handshake = request("/ws/silent").toString();
+  const starts = ["", handshake.slice(0, -2), handshake, "\x16\x03\x01"];
+  const silent = await Promise.all(
+    Array.from({ length: CROWD }, (_, i) => dial(hub, starts[i % starts.length] ?? "")),
+  );
+  await talk(ann, bob, 50);
+  expect((await hub.get("/client")).status).toBe(200);
+  for (const socket of silent) socket.destroy();
+  await talk(ann, bob, 50);
+});
+
+test("a storm of joins and leaves: everyone is counted, and announced once", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.joinJson("ann");
+  await using bob = await hub.joinJson("bob");
+  await using text = await hub.join("text");
+  const crowd = await Promise.all(Array.from({ length: CROWD }, (_, i) => hub.join(`c${i}`)));
+  // So many that not all leaves are told at once.
+  const STAY = 100;
+  await Promise.all(Array.from({ length: STAY }, (_, i) => hub.join(`stay${i}`)));
+  await talk(ann, bob, 20);
+  await using late = await hub.joinJson("late");
+  expect(late.welcome).toMatchObject({ count: CROWD + STAY + 4 });
+  late.says("hi"); // as many leaves as may be pending are the crowd's, so only a sender's is sure to be announced
+  for (const each of [ann, bob]) await each.hears({ type: "message", from: "late", text: "hi" });
+  for (const peer of crowd) peer.vanishes();
+  await talk(ann, bob, 20);
+  await late.leaves();
+  const left = new Set<string>();
+  while (left.size < CROWD + 1) {
+    const line = String(await text.next(`${left.size} of ${CROWD + 1} were said to have left`));
+    const name = /^Client #(\S+) left the chat$/.exec(line)?.[1];
+    if (name === undefined) continue;
+    if (left.has(name)) throw new Error(`${name} left twice`);
+    left.add(name);
+  }
+  await text.hearsNothing();
+  await using after = await hub.joinJson("after");
+  expect(after.welcome).toMatchObject({ count: STAY + 4 });
+});
+
+test("a crowd that is written to in several goes: all hear everything once and in order, also who comes or asks meanwhile", async () => {
+  await using hub = await startHubbub({ args: ["--history", "1000", "--flush-ms", "50"] });
+  const join = (id: string, at: number) => {
+    const query = { room: "crowd", history: 1000 };
+    return at % 3 === 0 ? hub.joinJson(id, query).then(({ peer }) => peer) : hub.join(id, query);
+  };
+  const crowd = await Promise.all(Array.from({ length: CROWD + 200 }, (_, i) => join(`c${i}`, i)));
+  await using speaker = await hub.join("speaker", { room: "crowd" });
+  const latecomers: Promise<Peer>[] = [];
+  const asking = new Set<Peer>();
+  const MESSAGES = 200;
+  for (let i = 0; i < MESSAGES; i++) {
+    speaker.says(`${i}`);
+    latecomers.push(join(`late${i}`, i));
+    const asks = crowd[i * 3]; // each third of them speaks JSON
+    asks?.says('{"type":"ping"}');
+    if (asks) asking.add(asks);
+    await Bun.sleep(1);
+  }
+  speaker.says("the end");
+  const expected = [...Array.from({ length: MESSAGES }, (_, i) => `${i}`), "the end"];
+  for (const peer of [...crowd, ...(await Promise.all(latecomers))]) {
+    const heard: string[] = [];
+    while (heard.at(-1) !== "the end" || asking.has(peer)) {
+      const message = String(await peer.next());
+      const { type, text } = message.startsWith("{")
+        ? JSON.parse(message)
+        : { type: "text", text: message.split("Client #speaker says: ")[1] };
+      if (type === "pong") asking.delete(peer);
+      else if (text !== undefined) heard.push(text);
+    }
+    expect(heard).toEqual(expected);
+  }
+});
+
+test("senders all over a crowd pipeline: all receive one order, each sender in the tutorial's order, line by line", async () => {
+  await using hub = await startHubbub({ args: ["--flush-ms", "10"] });
+  const ids = Array.from({ length: 520 }, (_, i) => `c${i}`);
+  const crowd = await Promise.all(ids.map(async (id) => ({ id, peer: await hub.join(id) })));
+  const senders = crowd.filter((_, i) => i % 20 === 0);
+  const LINES = 10;
+  for (const { id, peer } of senders) for (let i = 0; i < LINES; i++) peer.says(`${id} ${i}`);
+  let order: string[] | undefined;
+  for (const { id, peer } of crowd) {
+    const heard: string[] = [];
+    const own: string[] = [];
+    const isSender = senders.some((each) => each.id === id);
+    while (heard.length < senders.length * LINES || own.length < (isSender ? 2 * LINES : 0)) {
+      const line = String(await peer.next());
+      if (!line.startsWith("You wrote: ")) heard.push(line);
+      if (line.includes(`: ${id} `)) own.push(line);
+    }
+    expect(heard).toEqual((order ??= heard));
+    const lines = Array.from({ length: LINES }, (_, i) => `${id} ${i}`);
+    expect(own).toEqual(
+      isSender ? lines.flatMap((text) => [`You wrote: ${text}`, `Client #${id} says: ${text}`]) : [],
+    );
+  }
+});

@@ -1,0 +1,503 @@
+/** How much one may send, and how many may come: what is too much is refused in so many words, and others go on. */
+
+import { describe, expect, test } from "bun:test";
+import { connect } from "../../src/client/client.ts";
+import { networkOf } from "../../src/http/sockets.ts";
+import { forwardedFor } from "../../src/http/access.ts";
+import { Allowance, Allowances } from "../../src/util/token-bucket.ts";
+import { errors } from "../../src/protocol/codec.ts";
+import { Clock } from "../support/clock.ts";
+import { startHubbub } from "../support/server.ts";
+import { ask, RawClient, request } from "../support/raw-websocket.ts";
+
+const ABUSE = { code: 1008, reason: "Sending far too much: please slow down." };
+
+describe("an allowance", () => {
+  const allowance = () => new Allowance({ perSecond: 20, burst: 40 });
+
+  test("is a burst, and then what comes each second", () => {
+    const mine = allowance();
+    for (let i = 0; i < 40; i++) expect(mine.take("x", 1000)).toBe(0);
+    expect(mine.take("x", 1000)).toBe(0.05);
+    expect(mine.take("x", 1025)).toBe(0.025);
+    expect(mine.take("x", 1050)).toBe(0);
+    expect(mine.take("x", 1_000_000)).toBe(0);
+    for (let i = 0; i < 39; i++) mine.take("x", 1_000_000);
+    expect(mine.take("x", 1_000_000)).toBe(0.05);
+  });
+
+  test("pays for size: each 4 KiB are one more", () => {
+    const mine = allowance();
+    mine.take("x".repeat(4095), 1000); // 1
+    mine.take(new Uint8Array(4096), 1000); // 2
+    mine.take("語".repeat(21_845), 1000); // 16
+    mine.take("x".repeat(65_536), 1000); // 17
+    mine.take("x", 1000); // 1
+    mine.take("x", 1000); // 1
+    expect(mine.take("xx", 1000)).toBe(0);
+    mine.take("x", 1000);
+    expect(mine.take("x", 1000)).toBe(0.05);
+  });
+
+  test("lets the largest message through, however small the burst", () => {
+    const mine = new Allowance({ perSecond: 1, burst: 2 });
+    expect(mine.take("x".repeat(65_536), 1000)).toBe(0);
+    expect(mine.take("x".repeat(65_536), 1000)).toBe(2);
+    expect(mine.take("x".repeat(65_536), 3000)).toBe(0);
+  });
+
+  test("has patience with ten times as much in vain", () => {
+    const mine = allowance();
+    for (let i = 0; i < 400; i++) expect(mine.bear(1000)).toBe(true);
+    expect(mine.bear(1000)).toBe(false);
+    expect(mine.bear(1010)).toBe(true);
+  });
+
+  test("bears little of what is large, and enough of a small burst's", () => {
+    const mine = allowance();
+    for (let i = 0; i < 4; i++) expect(mine.bear(1000, "[".repeat(380_000))).toBe(true);
+    expect(mine.bear(1000, "[".repeat(380_000))).toBe(false);
+    const small = new Allowance({ perSecond: 20, burst: 1 });
+    for (let i = 0; i < 100; i++) expect(small.bear(1000)).toBe(true);
+  });
+
+  test("may start with less than a burst", () => {
+    const many = new Allowance({ perSecond: 20, burst: 50 });
+    expect([many.takeUpTo(40, 1000), many.takeUpTo(40, 1000), many.takeUpTo(40, 1000)]).toEqual([40, 10, 0]);
+    const mine = new Allowance({ perSecond: 20, burst: 40 }, 0);
+    expect(mine.take("x", 1000)).toBe(0.05);
+    expect(mine.take("x", 1050)).toBe(0);
+  });
+
+  test("is without end at a rate of 0", () => {
+    const mine = new Allowance({ perSecond: 0, burst: 1 });
+    for (let i = 0; i < 1000; i++) expect([mine.take("x", 0), mine.bear(0)]).toEqual([0, true]);
+  });
+});
+
+test("10,000 addresses are told apart; beyond that the one that was silent for longest starts anew", () => {
+  const allowances = new Allowances({ perSecond: 1, burst: 1 });
+  const isFull = (address: string) => allowances.of(address).take("x", 0) === 0;
+  for (const address of ["first", "second"]) expect(isFull(address)).toBe(true);
+  for (let i = 0; i < 9_998; i++) isFull(`a${i}`);
+  expect(isFull("first")).toBe(false);
+  isFull("one more");
+  expect([isFull("first"), isFull("second")]).toEqual([false, true]);
+});
+
+/** A second between two messages: with a clock that stands still nothing comes back, and otherwise little. */
+const slow = (burst: number) => ["--message-rate", "1", "--message-burst", `${burst}`];
+
+test("the text wire: what is too much is not said, and its sender is told so", async () => {
+  using clock = new Clock();
+  await using hub = await startHubbub({ ...clock.setup, args: slow(2) });
+  await using ann = await hub.join("ann");
+  await using bob = await hub.join("bob");
+  for (const text of ["1", "2", "3"]) ann.says(text);
+  await ann.hears("You wrote: 1", "Client #ann says: 1", "You wrote: 2", "Client #ann says: 2");
+  await ann.hears("Not sent (rate-limited): 3");
+  await bob.hears("Client #ann says: 1", "Client #ann says: 2");
+  bob.says("I may");
+  await bob.hears("You wrote: I may", "Client #bob says: I may");
+  ann.says(new Uint8Array(8192));
+  await ann.hears("Client #bob says: I may", "Not sent (rate-limited): 8192 bytes");
+});
+
+test("the echo is never rate-limited: messages or pings, and its connections take nothing from those in rooms", async () => {
+  using clock = new Clock();
+  await using hub = await startHubbub({ ...clock.setup, args: slow(1) });
+  await using ann = await hub.open("/websocket");
+  const lines = Array.from({ length: 5000 }, (_, i) => `${i}`);
+  for (const line of lines) ann.says(line);
+  for (let i = 0; i < 200; i++) ann.pings();
+  await ann.hears(...lines.map((line) => `Message text was: ${line}`));
+  for (let i = 0; i < 200; i++) await (await hub.open("/websocket")).leaves();
+  await using bob = await hub.join("bob");
+  bob.says("I may");
+  await bob.hears("You wrote: I may", "Client #bob says: I may");
+  await ann.hearsNothing();
+});
+
+test("the JSON wire: told when to come again, and what follows waits for it", async () => {
+  using clock = new Clock();
+  const args = ["--message-rate", "2", "--message-burst", "1"];
+  await using hub = await startHubbub({ ...clock.setup, args });
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  for (const seq of [1, 2, 3]) ann.says(`${seq}`, { seq });
+  await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "1" });
+  const limited = { type: "error", code: "rate-limited", message: errors["rate-limited"], seq: 2 };
+  await ann.hears({ ...limited, retryAfterSeconds: 0.5 });
+  await ann.hears({ type: "error", code: "out-of-order", message: errors["out-of-order"], seq: 3 });
+  ann.sends({ type: "ping" });
+  await ann.hears({ type: "pong" });
+  clock.passes(250);
+  ann.says("2", { seq: 2 });
+  await ann.hears({ ...limited, retryAfterSeconds: 0.25 });
+  clock.passes(250);
+  ann.says("2", { seq: 2 });
+  await ann.hears({ type: "ack", seq: 2 }, { type: "message", from: "ann", text: "2" });
+});
+
+test("who goes on regardless is closed: with messages, empty ones, pings or malformed frames, on either wire", async () => {
+  await using hub = await startHubbub({ args: slow(10) });
+  await using bob = await hub.join("bob");
+  const flood = async (what: string, peer: Awaited<ReturnType<typeof hub.join>>, frame: string) => {
+    for (let i = 0; i < 200; i++) peer.says(frame);
+    expect({ what, ...(await peer.closes()) }).toEqual({ what, ...ABUSE });
+  };
+  await flood("messages", await hub.join("ann", { room: "a" }), "hi");
+  await flood("empty ones", await hub.join("ann", { room: "b" }), "");
+  const json = async (room: string) => (await hub.joinJson("ann", { room, session: "s" })).peer;
+  await flood("pings", await json("c"), '{"type":"ping"}');
+  await flood("malformed", await json("d"), "{");
+  await flood("numbered", await json("e"), '{"type":"message","text":"","seq":1}');
+  const pinging = await hub.join("ann", { room: "f" });
+  for (let i = 0; i < 200; i++) pinging.pings();
+  expect(await pinging.closes()).toEqual(ABUSE);
+  bob.says("all quiet");
+  await bob.hears("You wrote: all quiet", "Client #bob says: all quiet");
+});
+
+test("what surrounds a text costs as what is sent in vain does, beyond 4 KiB", async () => {
+  await using hub = await startHubbub({ args: slow(100) });
+  const padded = (blanks: number) => `{"type":"message",${" ".repeat(blanks)}"text":"hi"}`;
+  await using ann = await hub.joinJson("ann", { room: "a" });
+  for (let i = 0; i < 50; i++) ann.sends(padded(4000));
+  for (let i = 0; i < 50; i++) await ann.hears({ type: "message", from: "ann", text: "hi" });
+  await using eve = await hub.joinJson("eve", { room: "b" });
+  // Each costs 74, and there is patience for ten bursts; by their number they are allowed.
+  for (let i = 0; i < 20; i++) eve.sends(padded(300_000));
+  expect(await eve.peer.closes()).toEqual(ABUSE);
+});
+
+test("who comes again and again has no whole burst each time", async () => {
+  using clock = new Clock();
+  const args = ["--message-rate", "1", "--message-burst", "2"];
+  await using hub = await startHubbub({ ...clock.setup, args });
+  await using bob = await hub.join("bob", { room: "elsewhere" });
+  /** How many of two messages are stored of each of so many connections, one after the other. */
+  const comes = async (times: number) => {
+    let stored = 0;
+    for (let i = 0; i < times; i++) {
+      await using ann = await hub.join("ann");
+      ann.says("1");
+      ann.says("2");
+      for (let n = 0; n < 2; n++) {
+        const line = String(await ann.next());
+        if (line.startsWith("Not sent")) continue;
+        stored++;
+        await ann.hears(line.replace("You wrote", "Client #ann says"));
+      }
+    }
+    return stored;
+  };
+  // The bursts of a hundred connections, of which bob has had one; and what comes back to a hundred.
+  expect(await comes(120)).toBe(2 * 99);
+  clock.passes(100);
+  expect(await comes(20)).toBe(10);
+  bob.says("nobody else notices");
+  await bob.hears("You wrote: nobody else notices", "Client #bob says: nobody else notices");
+});
+
+test("the smallest burst does not throw our own client out", async () => {
+  await using hub = await startHubbub({ args: ["--message-rate", "500", "--message-burst", "1"] });
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  for (let i = 0; i < 60; i++) ann.send(`${i}`);
+  for (let i = 0; i < 60; i++) await bob.hears(`Client #ann says: ${i}`);
+  ann.close();
+});
+
+test("our own client slows down by itself, and loses nothing", async () => {
+  await using hub = await startHubbub({ args: ["--message-rate", "200", "--message-burst", "20"] });
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  for (let i = 0; i < 300; i++) ann.send(`${i}`);
+  for (let i = 0; i < 300; i++) await bob.hears(`Client #ann says: ${i}`);
+  ann.close();
+});
+
+describe("connections", () => {
+  const UPGRADE = {
+    Connection: "Upgrade",
+    Upgrade: "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+  };
+
+  test("in all: the next one is told to come later, and may when one has gone", async () => {
+    await using hub = await startHubbub({ args: ["--max-connections", "2"] });
+    await using ann = await hub.join("ann");
+    await using echo = await hub.open("/websocket");
+    for (const headers of [{}, UPGRADE])
+      for (const path of ["/ws/bob", "/websocket"]) {
+        const response = await hub.get(path, { headers });
+        expect([response.status, response.headers.get("retry-after")]).toEqual([503, "5"]);
+        expect(await response.text()).toBe("The server is full just now: please try again in a moment.\n");
+      }
+    await ann.leaves();
+    await using bob = await hub.join("bob");
+    await bob.hearsNothing();
+    await echo.hearsNothing();
+  });
+
+  // Bun makes the soft limit the hard one, so it is the hard one that is set.
+  const withDescriptors = (count: number) => [
+    "sh",
+    "-c",
+    `ulimit -n ${count}; exec "$0" "$@"`,
+    process.execPath,
+    `${import.meta.dir}/../../src/server.ts`,
+  ];
+
+  test.skipIf(process.platform === "win32")(
+    "as many as there are file descriptors for, and the rest is told so; one line of the log says that it is full",
+    async () => {
+      const env = { ...process.env, LANG: "C" };
+      await using hub = await startHubbub({ command: withDescriptors(80), env, args: ["--log", "text"] });
+      const clients = Array.from({ length: 120 }, () => ask(hub, "/websocket"));
+      const heads = await Promise.all(clients.map((client) => client.head()));
+      const statuses = Map.groupBy(heads, (head) => head?.status);
+      expect(Object.fromEntries([...statuses].map(([status, of]) => [status, of.length]))).toEqual({
+        101: 48,
+        503: 72,
+      });
+      // A rejected connection that stayed open would take the place of another.
+      await Promise.all(clients.filter((_, i) => heads[i]?.status === 503).map((client) => client.ended()));
+      expect(await hub.answer("/healthz")).toHaveProperty("status", 200);
+      for (const client of clients) client.vanishes();
+      await hub.stop("SIGTERM");
+      const lines = (await hub.output).split("\n");
+      expect(lines.filter((line) => line.includes(" full ")).map((line) => line.slice(21))).toEqual([
+        "full connections=48",
+      ]);
+    },
+  );
+
+  test.skipIf(process.platform === "win32")(
+    "connections that wait for a next request make room when file descriptors run out",
+    async () => {
+      const env = { ...process.env, LANG: "C" };
+      await using hub = await startHubbub({ command: withDescriptors(80), env, args: ["--log", "text"] });
+      await using ann = await hub.join("ann");
+      const clients = Array.from({ length: 120 }, () => ask(hub, "/healthz", { Connection: "keep-alive" }));
+      for (const client of clients) expect((await client.head())?.status).toBe(200);
+      ann.says("still here");
+      await ann.hears("You wrote: still here", "Client #ann says: still here");
+      for (const client of clients) client.vanishes();
+      await hub.stop("SIGTERM");
+      expect(await hub.output).toContain(" file descriptors run out limit=80 ");
+    },
+  );
+
+  test.skipIf(process.platform === "win32")(
+    "more than there are file descriptors for: a warning says so",
+    async () => {
+      const args = ["--max-connections", "49"];
+      await using hub = await startHubbub({
+        command: withDescriptors(80),
+        env: { ...process.env, LANG: "C" },
+        args,
+      });
+      await hub.stop("SIGTERM");
+      expect(await hub.errors).toBe(
+        "--max-connections: 49 need more file descriptors than there are, which is 80 (ulimit -n)\n",
+      );
+    },
+  );
+
+  test("rejected ones are not kept open for another request", async () => {
+    await using hub = await startHubbub();
+    for (const path of ["/ws/a%20b", "/websocket"]) {
+      await using client = ask(hub, path, { Origin: "http://evil.example" });
+      const head = await client.head();
+      expect([head?.status, head?.headers.get("connection")]).toEqual([403, "close"]);
+      await client.ended();
+    }
+  });
+
+  test("new ones from an address: beyond the rate they are told to come again, and other addresses are not", async () => {
+    using clock = new Clock();
+    const args = ["--connection-rate", "2", "--trust-proxy"];
+    await using hub = await startHubbub({ ...clock.setup, args });
+    const answersTo = async (address: string, times: number) => {
+      const counts: Record<string, number> = {};
+      for (let i = 0; i < times; i++) {
+        await using client = ask(hub, "/ws/ann", { "X-Forwarded-For": address });
+        const head = await client.head();
+        const answer = `${head?.status} ${head?.headers.get("retry-after") ?? ""}`.trim();
+        counts[answer] = (counts[answer] ?? 0) + 1;
+      }
+      return counts;
+    };
+    // A burst is 25 seconds' worth, and one IPv6 network is one address.
+    expect(await answersTo("2001:db8::1", 40)).toEqual({ 101: 40 });
+    expect(await answersTo("2001:db8::2", 20)).toEqual({ 101: 10, "429 1": 10 });
+    for (const other of ["2001:db8:0:1::1", "192.0.2.1"])
+      expect(await answersTo(other, 1)).toEqual({ 101: 1 });
+    expect(await hub.answer("/ws/ann", { headers: { "X-Forwarded-For": "2001:db8::3" } })).toEqual({
+      status: 429,
+      body: "Too many new connections from your address: try again in a moment.\n",
+    });
+    clock.passes(1000);
+    expect(await answersTo("2001:db8::1", 3)).toEqual({ 101: 2, "429 1": 1 });
+  });
+
+  test("who fails to become a WebSocket gives its place back, and the room's", async () => {
+    await using hub = await startHubbub({ args: ["--max-connections", "1"] });
+    for (const path of ["/ws/ann", "/websocket"])
+      for (let i = 0; i < 5; i++) {
+        await using client = new RawClient(hub.port);
+        client.sends(request(path, { "Sec-WebSocket-Key": undefined }));
+        expect((await client.head())?.status).toBe(426);
+      }
+    await using ann = await hub.join("ann");
+    await ann.hearsNothing();
+    await ann.leaves();
+    const { body } = await hub.answer("/metrics");
+    expect(body).toContain("hubbub_rooms 0\n");
+  });
+
+  test("each address: others come in; who cannot be let in for another reason takes no place", async () => {
+    const args = ["--max-connections-per-address", "2", "--trust-proxy"];
+    await using hub = await startHubbub({ args });
+    const from = (address: string) => ({ "X-Forwarded-For": `1.1.1.1, ${address}` });
+    for (let i = 0; i < 5; i++)
+      await hub.answer("/ws/a%20b", { headers: { ...UPGRADE, ...from("192.0.2.1") } });
+    await using ann = await hub.open("/ws/ann", from("192.0.2.1"));
+    await using twin = await hub.open("/ws/ann", from("::ffff:192.0.2.1"));
+    const response = await hub.get("/ws/ann", { headers: from("192.0.2.1") });
+    expect([response.status, response.headers.get("retry-after")]).toEqual([429, "5"]);
+    expect(await response.text()).toBe(
+      "Too many connections from your address: close one of them, or try again in a moment.\n",
+    );
+    await using bob = await hub.open("/ws/bob", from("192.0.2.2"));
+    await bob.hearsNothing();
+    await twin.leaves();
+    await using again = await hub.open("/ws/ann", from("192.0.2.1"));
+    await again.hearsNothing();
+    await ann.hearsNothing();
+    await using one = await hub.open("/ws/one", from("2001:db8:0:1::1"));
+    await using two = await hub.open("/ws/two", from("2001:db8::1:a:b:c:d"));
+    expect(await hub.answer("/ws/three", { headers: from("2001:db8:0:1:ffff::") })).toHaveProperty(
+      "status",
+      429,
+    );
+    await using other = await hub.open("/ws/other", from("2001:db8:0:2::1"));
+    // When all of an address have gone, all of its places are free again.
+    for (const peer of [ann, again]) await peer.leaves();
+    await using first = await hub.open("/ws/ann", from("192.0.2.1"));
+    await using second = await hub.open("/ws/ann", from("192.0.2.1"));
+    expect(await hub.answer("/ws/ann", { headers: from("192.0.2.1") })).toHaveProperty("status", 429);
+    for (const peer of [first, second]) await peer.hearsNothing();
+    for (const peer of [one, two, other]) await peer.hearsNothing();
+  });
+
+  test("without --trust-proxy what X-Forwarded-For says counts for nothing, and one line of the log says so", async () => {
+    await using hub = await startHubbub({ args: ["--max-connections-per-address", "1", "--log", "text"] });
+    await using ann = await hub.open("/ws/ann", { "X-Forwarded-For": "192.0.2.1" });
+    for (const address of ["192.0.2.2", "192.0.2.3"])
+      expect(await hub.answer("/ws/bob", { headers: { "X-Forwarded-For": address } })).toHaveProperty(
+        "status",
+        429,
+      );
+    await ann.hearsNothing();
+    await hub.stop("SIGTERM");
+    const lines = (await hub.output).split("\n").filter((line) => line.includes("X-Forwarded-For"));
+    expect(lines.map((line) => line.slice(21))).toEqual([
+      'X-Forwarded-For ignored address=127.0.0.1 hint="behind a proxy, start with --trust-proxy"',
+    ]);
+  });
+
+  describe("X-Forwarded-For", () => {
+    const forwarded = (value: string) => forwardedFor(new Headers({ "X-Forwarded-For": value }));
+    const spellings: Record<string, readonly string[]> = {
+      "203.0.113.7": [
+        "203.0.113.7",
+        "203.0.113.7:52311",
+        '"203.0.113.7"',
+        '"203.0.113.7:52311"',
+        "203.0.113.7:_hidden",
+        "[203.0.113.7]:52311",
+        "::ffff:203.0.113.7",
+        '"[::ffff:203.0.113.7]:52311"',
+        "::ffff:cb00:7107",
+        "unknown, 203.0.113.7 ",
+        "192.0.2.1,203.0.113.7",
+      ],
+      "2001:db8:0:7": [
+        "2001:db8:0:7::1",
+        "2001:DB8:0:7:0:0:0:1",
+        "[2001:db8:0:7::1]",
+        "[2001:db8:0:7::1]:52311",
+        '"[2001:db8:0:7::1]:52311"',
+        '"[2001:db8:0:7::1]:_port"',
+        "2001:db8:0:7:1:2:3:4:52311",
+        "2001:db8:0:7::1%eth0",
+        "[2001:db8:0:7::1%25eth0]:80",
+      ],
+    };
+    for (const [network, values] of Object.entries(spellings))
+      for (const value of values)
+        test(`${value} is of ${network}`, () => expect(networkOf(forwarded(value) ?? "")).toBe(network));
+
+    const none = [
+      "",
+      "unknown",
+      "unknown:80",
+      "_hidden",
+      '"_SEVKISEK"',
+      "203.0.113.7, unknown",
+      "203.0.113.7,",
+      "203.0.113.7:",
+      "203.0.113.7:523110",
+      "203.0.113.256",
+      "203.0.113",
+      '"[2001:db8::1]',
+      "[2001:db8::1]x",
+      "[2001:db8::1",
+      "2001:db8::1:",
+      "2001:db8::1::2",
+      ":80",
+      "localhost",
+      `${"[".repeat(10_000)}`,
+      `${"1:".repeat(8_000)}1`,
+    ];
+    for (const value of none)
+      test(`${value.slice(0, 40)} names nobody`, () => expect(forwarded(value)).toBeUndefined());
+  });
+
+  const networks: [string, string][] = [
+    ["192.0.2.1", "192.0.2.1"],
+    ["::ffff:192.0.2.1", "192.0.2.1"],
+    ["::FFFF:C000:0201", "192.0.2.1"],
+    ["0:0:0:0:0:ffff:192.0.2.1", "192.0.2.1"],
+    ["::1", "0:0:0:0"],
+    ["fe80::1%eth0", "fe80:0:0:0"],
+    ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2"],
+    ["2001:0DB8::", "2001:db8:0:0"],
+    ["1::4:5:6:7:8", "1:0:0:4"],
+    ["64:ff9b::192.0.2.1", "64:ff9b:0:0"],
+    ["", ""],
+  ];
+  for (const [address, network] of networks)
+    test(`${address} is of ${network}`, () => expect(networkOf(address)).toBe(network));
+});
+
+test("the largest message is what the operator says, on both wires", async () => {
+  await using hub = await startHubbub({ args: ["--max-message-bytes", "10"] });
+  await using ann = await hub.joinJson("ann");
+  expect(ann.welcome.maxMessageBytes).toBe(10);
+  ann.says("語".repeat(3));
+  ann.says("x".repeat(11));
+  await ann.hears(
+    { type: "message", from: "ann", text: "語".repeat(3) },
+    { type: "error", code: "message-too-big", message: errors["message-too-big"] },
+  );
+  await using bob = await hub.join("bob");
+  bob.says("x".repeat(11));
+  expect(await bob.closes()).toEqual({ code: 1009, reason: "The message is too big." });
+  await using text = await hub.open("/websocket");
+  text.says("x".repeat(11));
+  expect((await text.closes()).code).toBe(1009);
+});

@@ -1,0 +1,123 @@
+/** Who is dead is gone, also in a room that never rests; who is only silent stays. */
+
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { Clock } from "../support/clock.ts";
+import { startHubbub, type Hubbub, type Peer } from "../support/server.ts";
+import { frame, RawClient, request, transcribe } from "../support/raw-websocket.ts";
+
+setDefaultTimeout(30_000);
+
+/** A client in a process of its own, which can be frozen; it is in the room. */
+async function startClient(hub: Hubbub, id: string) {
+  const source = `
+    const socket = new WebSocket("ws://127.0.0.1:${hub.port}/ws/${id}");
+    socket.onopen = () => console.log("in");
+    socket.onclose = () => process.exit();
+  `;
+  const client = Bun.spawn([process.execPath, "--eval", source], { stdout: "pipe", stderr: "ignore" });
+  await client.stdout.getReader().read();
+  return client;
+}
+
+/** Talks until the other has heard that line, so that the room is never quiet. */
+async function talkUntil(peer: Peer, listener: Peer, line: string): Promise<string[]> {
+  const heard: string[] = [];
+  for (let i = 0; heard.at(-1) !== line; i++) {
+    peer.says(`${i}`);
+    do heard.push(String(await listener.next(`expected ${line}`)));
+    while (heard.at(-1) !== `Client #talker says: ${i}` && heard.at(-1) !== line);
+    await Bun.sleep(5); // a busy room, not a storm
+  }
+  return heard.filter((each) => each.endsWith("left the chat"));
+}
+
+test.concurrent(
+  "a frozen client of a busy room is gone, and announced; a live one that says nothing is not",
+  async () => {
+    await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });
+    await using talker = await hub.join("talker");
+    await using bob = await hub.join("bob");
+    await using silent = await hub.join("silent");
+    await using silentEcho = await hub.open("/websocket");
+    await using frozen = await startClient(hub, "frozen");
+    frozen.kill("SIGSTOP");
+    expect(await talkUntil(talker, bob, "Client #frozen left the chat")).toEqual([
+      "Client #frozen left the chat",
+    ]);
+    await silentEcho.hearsNothing();
+    silent.unread();
+    await silent.hearsNothing();
+    frozen.kill("SIGCONT");
+    await frozen.exited; // it has been told, or has found out
+    frozen.kill("SIGKILL");
+  },
+);
+
+test.concurrent("two pings without an answer, and it is cut off", async () => {
+  await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });
+  for (const path of ["/ws/ann", "/websocket"]) {
+    await using client = new RawClient(hub.port);
+    client.sends(request(path));
+    expect((await client.head())?.status).toBe(101);
+    expect((await client.rest()).map(transcribe)).toEqual(["ping ", "ping "]);
+  }
+});
+
+for (const [what, sign, answer] of [
+  ["a message", frame(1, "x"), "text Message text was: x"],
+  ["a ping", frame(9, "x"), "pong x"],
+] as const)
+  test.concurrent(
+    `${what} is a sign of life like any pong; with the third ping that is due after it, it is over`,
+    async () => {
+      using clock = new Clock();
+      await using hub = await startHubbub({ ...clock.setup, args: ["--ping-seconds", "1"] });
+      await using client = new RawClient(hub.port);
+      client.sends(request("/websocket"));
+      await client.head();
+      for (let i = 0; i < 4; i++) {
+        clock.passes(1000);
+        await client.hears("ping ");
+        client.sends(sign);
+        await client.hears(answer);
+      }
+      for (let i = 0; i < 2; i++) {
+        clock.passes(1000);
+        await client.hears("ping ");
+      }
+      clock.passes(1000);
+      expect(await client.rest()).toEqual([]);
+    },
+  );
+
+test.concurrent("a server that was frozen itself does not take it out on its clients", async () => {
+  await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });
+  await using ann = await hub.join("ann");
+  await using bob = await hub.join("bob");
+  hub.process.kill("SIGSTOP");
+  await Bun.sleep(2_500); // more than two pings
+  hub.process.kill("SIGCONT");
+  await Bun.sleep(1_000);
+  ann.says("still here");
+  await bob.hears("Client #ann says: still here");
+});
+
+test.concurrent("who reads slowly but reads is alive, though its answers to pings are late", async () => {
+  await using hub = await startHubbub({ args: ["--ping-seconds", "2", "--history", "1000"] });
+  await using ann = await hub.joinJson("ann");
+  for (let i = 0; i < 200; i++) {
+    await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));
+  }
+  await using slow = await hub.joinJson("slow", { history: 200 });
+  // A ping waits behind what the kernel has taken, up to 10 MB, for longer than two pings.
+  for (let i = 0; i < 200; i++) {
+    if (i % 10 === 0 && i < 120) {
+      slow.peer.pauses();
+      await Bun.sleep(700);
+      slow.peer.resumes();
+    }
+    const { text } = await slow.next(`expected ${i}`);
+    expect(String(text).split(" ")[0]).toBe(`${i}`);
+  }
+  await slow.hearsNothing();
+});

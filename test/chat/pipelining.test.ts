@@ -1,0 +1,120 @@
+/** A sender that writes everything before it reads anything loses nothing; one that never reads is a slow consumer. */
+
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { startHubbub, STORES, until, within } from "../support/server.ts";
+import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+
+setDefaultTimeout(60_000);
+
+const COUNT = 100_000;
+const DEADLINE_MS = 50_000;
+const LINES = Array.from({ length: COUNT }, (_, i) => `${i} `.padEnd(100, "x"));
+const stores = STORES.filter(({ name }) => name === "memory" || name === "SQLite");
+const SLOW = { code: 1013, reason: "Reading too slowly: please come back and resume." };
+
+/** Sends all of it at once, and reads until that many frames that `pick` makes something of have come. */
+async function exchange<T>(
+  url: string,
+  frames: readonly string[],
+  count: number,
+  pick: (frame: string) => T | undefined,
+): Promise<T[]> {
+  const socket = new WebSocket(url, url.includes("session=") ? [SUBPROTOCOL] : []);
+  const picked: T[] = [];
+  const all = Promise.withResolvers<void>();
+  socket.onopen = () => {
+    for (const frame of frames) socket.send(frame);
+  };
+  socket.onmessage = ({ data }) => {
+    const one = pick(String(data));
+    if (one !== undefined) picked.push(one);
+    if (picked.length === count) all.resolve();
+  };
+  socket.onclose = ({ code, reason }) => all.reject(new Error(`closed with ${code} ${reason}`));
+  await within(all.promise, () => `${picked.length} of ${count} came`, DEADLINE_MS);
+  socket.terminate();
+  return picked;
+}
+
+test("the echo answers 100,000 lines that are sent at once", async () => {
+  await using hub = await startHubbub();
+  const url = `${hub.origin.replace("http", "ws")}/websocket`;
+  const heard = await exchange(url, LINES, COUNT, (line) => line);
+  expect(heard).toEqual(LINES.map((line) => `Message text was: ${line}`));
+});
+
+for (const store of stores) {
+  test(`100,000 lines that are sent at once are all stored and received, in order, on the text wire: ${store.name}`, async () => {
+    await using hub = await startHubbub({ store, args: ["--flush-ms", "10"] });
+    const url = `${hub.origin.replace("http", "ws")}/ws/ann`;
+    const heard = await exchange(url, LINES, 2 * COUNT, (line) => line);
+    const own = heard.filter((line) => line.startsWith("You wrote: "));
+    expect(own).toEqual(LINES.map((line) => `You wrote: ${line}`));
+    const all = heard.filter((line) => line.startsWith("Client #ann says: "));
+    expect(all).toEqual(LINES.map((line) => `Client #ann says: ${line}`));
+  });
+
+  test(`100,000 numbered messages at once, and a replay of all of them, on the JSON wire: ${store.name}`, async () => {
+    await using hub = await startHubbub({ store, args: ["--flush-ms", "10", "--history", `${COUNT}`] });
+    const url = `${hub.origin.replace("http", "ws")}/ws/ann?session=s`;
+    let start = "";
+    const errors: string[] = [];
+    const frames = LINES.map((text, i) => JSON.stringify({ type: "message", text, seq: i + 1 }));
+    let acks = 0;
+    const heard = await exchange(url, frames, COUNT, (frame) => {
+      const event = JSON.parse(frame);
+      if (event.type === "welcome") start = event.last;
+      if (event.type === "error") errors.push(frame);
+      if (event.type === "ack") expect(event.seq).toBe(++acks);
+      return event.type === "message" ? String(event.text) : undefined;
+    });
+    expect(errors).toEqual([]);
+    expect(acks).toBe(COUNT);
+    expect(heard).toEqual(LINES);
+    const replayed = await exchange(`${url}&after=${start}`, [], COUNT, (frame) => {
+      const event = JSON.parse(frame);
+      if (event.type === "welcome") expect(event.recovered).toBe(true);
+      return event.type === "message" ? String(event.text) : undefined;
+    });
+    expect(replayed).toEqual(LINES);
+  });
+}
+
+for (const store of STORES)
+  test(`what is sent at once and followed by a close is all stored: ${store.name}`, async () => {
+    const count = 20_000;
+    await using hub = await startHubbub({ store });
+    const socket = new WebSocket(`${hub.origin.replace("http", "ws")}/ws/ann`);
+    socket.onopen = () => {
+      for (const line of LINES.slice(0, count)) socket.send(line);
+      socket.close();
+    };
+    const isThere = async () => {
+      const { body } = await hub.answer("/rooms/lobby/messages?limit=1");
+      return JSON.parse(body).messages[0]?.text === LINES[count - 1];
+    };
+    await until(isThere, "the last line is stored", DEADLINE_MS);
+  });
+
+test.each(["/websocket", "/ws/ann", "/ws/ann?session=s"])(
+  "a sender to %s that never reads is closed with 1013; others go on",
+  async (path) => {
+    await using hub = await startHubbub();
+    await using bob = await hub.join("bob", { room: "other" });
+    const headers: Record<string, string> = path.includes("session")
+      ? { "Sec-WebSocket-Protocol": SUBPROTOCOL }
+      : {};
+    await using ann = await hub.open(path, headers);
+    ann.pauses();
+    const text = "x".repeat(60_000);
+    const frame = path.includes("session") ? JSON.stringify({ type: "message", text }) : text;
+    for (let i = 0; i < 300; i++) ann.says(frame);
+    bob.says("hi");
+    await bob.hears("You wrote: hi", "Client #bob says: hi");
+    // Bun drops a closed connection whose close frame is not read within some seconds: so it is read as soon as it is sent.
+    const isClosed = async () => (await hub.metrics()).get('hubbub_disconnects_total{code="1013"}') === 1;
+    await until(isClosed, "the server closes it", DEADLINE_MS);
+    ann.resumes();
+    expect(await ann.closes()).toEqual(SLOW);
+  },
+);

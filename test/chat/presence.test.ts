@@ -1,0 +1,150 @@
+/** "Client #ID left the chat": once, when the client's last connection is gone, however it went. */
+
+import { describe, expect, test } from "bun:test";
+import { ConnectionManager, type Member } from "../../src/chat/connection-manager.ts";
+import { startHub } from "../support/hub.ts";
+import { startHubbub, STORES } from "../support/server.ts";
+
+describe.each(STORES)("with the store $name", (store) => {
+  test("a client that closes is said to have left, to everyone else", async () => {
+    await using hub = await startHubbub({ store });
+    await using ann = await hub.join("ann");
+    await using bob = await hub.join("bob");
+    await using eve = await hub.join("eve");
+    await ann.leaves();
+    await bob.hears("Client #ann left the chat");
+    await eve.hears("Client #ann left the chat");
+    await bob.hearsNothing();
+  });
+
+  test("a connection that is dropped counts as closed", async () => {
+    await using hub = await startHubbub({ store });
+    await using ann = await hub.join("ann");
+    await using bob = await hub.join("bob");
+    ann.vanishes();
+    await bob.hears("Client #ann left the chat");
+  });
+
+  test("so does a client whose process is killed", async () => {
+    await using hub = await startHubbub({ store });
+    await using bob = await hub.join("bob");
+    const url = `ws://127.0.0.1:${hub.port}/ws/ann`;
+    await using ann = Bun.spawn([
+      process.execPath,
+      "--eval",
+      `const socket = new WebSocket(${JSON.stringify(url)}); socket.onopen = () => socket.send("hi")`,
+    ]);
+    await bob.hears("Client #ann says: hi");
+    ann.kill("SIGKILL");
+    await bob.hears("Client #ann left the chat");
+  });
+
+  test("two tabs with one id are one client: it leaves with the last one", async () => {
+    await using hub = await startHubbub({ store });
+    await using bob = await hub.join("bob");
+    await using one = await hub.join("ann");
+    await using two = await hub.join("ann");
+    await using eve = await hub.join("eve");
+    one.says("hi");
+    await two.hears("Client #ann says: hi");
+    await one.leaves();
+    await eve.leaves(); // told after ann's, if that had been one
+    await bob.hears("Client #ann says: hi", "Client #eve left the chat");
+    await two.leaves();
+    await bob.hears("Client #ann left the chat");
+  });
+
+  test("a client that is back before it was announced has not left, even in a room where others just did", async () => {
+    await using hub = await startHubbub({ store });
+    await using bob = await hub.join("bob");
+    const others = await Promise.all(Array.from({ length: 20 }, (_, i) => hub.join(`other${i}`)));
+    await using first = await hub.join("ann");
+    for (const other of others) other.vanishes();
+    await first.leaves();
+    await using again = await hub.join("ann");
+    for (const _ of others) expect(await bob.next()).toMatch(/^Client #other\d+ left the chat$/);
+    again.says("still here");
+    await bob.hears("Client #ann says: still here");
+  });
+
+  test("a crowd that goes at once is announced once each, to all who stay", async () => {
+    await using hub = await startHubbub({ store });
+    const stay = await Promise.all(["bob", "eve", "joe"].map((id) => hub.join(id)));
+    const names = Array.from({ length: 500 }, (_, i) => `c${i}`);
+    const crowd = await Promise.all(names.map((id) => hub.join(id)));
+    for (const peer of crowd) peer.vanishes();
+    const announced = names.map((id) => `Client #${id} left the chat`).toSorted();
+    for (const peer of stay) {
+      const heard = await Promise.all(names.map(() => peer.next()));
+      expect(heard.map(String).toSorted()).toEqual(announced);
+      await peer.hearsNothing();
+    }
+  });
+});
+
+describe("when thousands leave at once", () => {
+  const CROWD = 3_000;
+
+  test("the pending announcements are the senders' first, and of the others no more than 1,000", () => {
+    const manager = new ConnectionManager<Member>("tea", () => 1);
+    const clients = [...Array.from({ length: CROWD }, (_, i) => `c${i}`), "ann"];
+    const connections = clients.map((client): Member => ({
+      client,
+      wire: "text",
+      section: 0,
+      send: () => 1,
+    }));
+    for (const each of connections) manager.connect(each);
+    manager.hasSent("ann");
+    for (const each of connections) manager.disconnect(each, 1);
+    expect([...manager.takeGone(300, 0)]).toEqual([]);
+    expect([...manager.takeGone(300, 1)]).toEqual(["ann", ...clients.slice(0, 299)]);
+    expect([...manager.takeGone(Infinity, 1)]).toEqual(clients.slice(299, 1_000));
+    for (const each of connections) manager.connect(each);
+    for (const each of connections.slice(2_000)) manager.disconnect(each, 2);
+    // It has sent nothing since it joined again.
+    expect([...manager.takeGone(Infinity, 2)]).toEqual(clients.slice(2_000, 3_000));
+  });
+
+  test("on the text wire, senders are announced, and of the others no more than 1,000", async () => {
+    const { hub, join } = startHub();
+    const bob = await join("bob");
+    const senders = await Promise.all(["ann", "eve"].map((client) => join(client)));
+    for (const sender of senders) sender.says("hi");
+    const crowd = await Promise.all(Array.from({ length: CROWD }, (_, i) => join(`c${i}`)));
+    bob.socket.takes();
+    for (const each of [...crowd, ...senders]) each.leaves();
+    const pending = ["ann", "eve", ...Array.from({ length: 1_000 }, (_, i) => `c${i}`)];
+    const announced = pending.map((client) => `Client #${client} left the chat`);
+    while (bob.socket.received.length < announced.length) await Bun.sleep(5);
+    expect(bob.socket.takes().toSorted()).toEqual(announced.toSorted());
+    (await join("last")).leaves();
+    while (bob.socket.received.length === 0) await Bun.sleep(5);
+    expect(bob.socket.takes()).toEqual(["Client #last left the chat"]);
+    expect(await hub.presenceOf("tea")).toEqual({ count: 1, members: ["bob"] });
+  });
+
+  test("on the JSON wire, senders are named first, and everyone is named", async () => {
+    const { join } = startHub();
+    const bob = await join("bob", "json");
+    const ann = await join("ann");
+    ann.says("hi");
+    const ids = Array.from({ length: 240 }, (_, i) => `c${i}`);
+    const crowd = await Promise.all(ids.map((id) => join(id)));
+    const joined: string[] = [];
+    const left: string[] = [];
+    const listen = async (isHeard: () => boolean) => {
+      while (!isHeard()) {
+        await Bun.sleep(5);
+        for (const event of bob.socket.takesPresence()) {
+          joined.push(...event.joined);
+          left.push(...event.left);
+        }
+      }
+    };
+    await listen(() => joined.length === 242);
+    for (const each of [...crowd, ann]) each.leaves();
+    await listen(() => left.length === 241);
+    expect(left).toEqual(["ann", ...ids]);
+  });
+});

@@ -1,0 +1,276 @@
+/** Going on after a connection was lost: what is recovered, and how an own message is said exactly once. */
+
+import { describe, expect, test } from "bun:test";
+import { errors, type ErrorCode } from "../../src/protocol/codec.ts";
+import { JsonPeer, startHubbub, STORES, type Event } from "../support/server.ts";
+
+const message = (from: string, text: string): Event => ({ type: "message", from, text });
+
+describe.each(STORES)("with the store $name", (store) => {
+  test("who goes on after the last message heard hears what came since, then what comes", async () => {
+    await using hub = await startHubbub({ store });
+    await using ann = await hub.join("ann");
+    await using first = await hub.joinJson("bob");
+    ann.says("1");
+    await first.hears(message("ann", "1"));
+    await first.leaves();
+    ann.says("2");
+    ann.says("3");
+    await ann.hears(
+      "You wrote: 1",
+      "Client #ann says: 1",
+      "You wrote: 2",
+      "Client #ann says: 2",
+      "You wrote: 3",
+    );
+
+    await using bob = await hub.joinJson("bob", { after: first.after });
+    expect([bob.welcome.recovered, bob.welcome.last]).toEqual([true, first.after]);
+    await bob.hears(message("ann", "2"), message("ann", "3"));
+    ann.says("4");
+    await bob.hears(message("ann", "4"));
+    await bob.hearsNothing();
+  });
+
+  test("recovered if and only if nothing is missing: the oldest kept message's predecessor still is, the one before not", async () => {
+    await using hub = await startHubbub({ store, args: ["--history", "3"] });
+    await using ann = await hub.joinJson("ann");
+    const ids = [ann.after];
+    for (const text of ["1", "2", "3", "4", "5"]) {
+      ann.says(text);
+      await ann.hears(message("ann", text));
+      ids.push(ann.after);
+    }
+    const resume = async (after: string) => {
+      await using bob = await hub.joinJson("bob", { after });
+      const texts = [];
+      bob.sends({ type: "ping" });
+      for (let event = await bob.next(); event.type !== "pong"; event = await bob.next())
+        texts.push(event.text);
+      return [bob.welcome.recovered, bob.welcome.last, texts];
+    };
+    expect(await resume(ids[5] ?? "")).toEqual([true, ids[5], []]);
+    expect(await resume(ids[3] ?? "")).toEqual([true, ids[3], ["4", "5"]]);
+    expect(await resume(ids[2] ?? "")).toEqual([true, ids[2], ["3", "4", "5"]]);
+    const older = store.keepsAll
+      ? ([
+          [true, ids[1], ["2", "3", "4", "5"]],
+          [true, ids[0], ["1", "2", "3", "4", "5"]],
+        ] as const)
+      : [];
+    for (const [i, lost] of [
+      ids[1],
+      ids[0],
+      "1-0",
+      "9999999999999-0",
+      "nonsense",
+      "",
+      "-",
+      "1795552789506",
+    ].entries())
+      expect<unknown>(await resume(lost ?? "")).toEqual(older[i] ?? [false, ids[2], ["3", "4", "5"]]);
+  });
+
+  test("?history=N goes back further than --history where the store does, up to 1,000; one that cannot resume gets --history", async () => {
+    await using hub = await startHubbub({ store, args: ["--history", "10"] });
+    await using ann = await hub.joinJson("ann");
+    const COUNT = 1100;
+    for (let i = 1; i <= COUNT; i++) ann.says(`${i}`);
+    const ids = [ann.after];
+    for (let i = 1; i <= COUNT; i++) {
+      await ann.hears(message("ann", `${i}`));
+      ids.push(ann.after);
+    }
+    // Those that have joined stay, so that nobody receives their leaving.
+    const newcomers = [];
+    for (const asked of [0, 5, 10, 11, 30, 1000, 1001, 100_000]) {
+      const count = store.keepsAll ? Math.min(asked, 1000) : Math.min(asked, 10);
+      const latest = Array.from({ length: count }, (_, i) => `${COUNT - count + 1 + i}`);
+      const bob = await hub.joinJson("bob", { history: asked });
+      expect(bob.welcome.last).toBe(ids[COUNT - count]);
+      await bob.hears(...latest.map((text) => message("ann", text)));
+      const eve = await hub.join("eve", { history: asked });
+      await eve.hears(...latest.map((text) => `Client #ann says: ${text}`));
+      newcomers.push(bob, eve);
+      const lost = await hub.joinJson("lost", { history: asked, after: "1-0" });
+      expect(lost.welcome).toMatchObject({ recovered: false, last: ids[COUNT - Math.min(asked, 10)] });
+    }
+    for (const newcomer of newcomers) await newcomer.hearsNothing();
+  });
+
+  test("an empty room, and a history of none, can be gone on in as well", async () => {
+    await using hub = await startHubbub({ store, args: ["--history", "0"] });
+    await using ann = await hub.joinJson("ann");
+    await using same = await hub.joinJson("bob", { after: ann.after });
+    expect([same.welcome.recovered, same.welcome.last]).toEqual([true, ann.after]);
+    ann.says("gone at once");
+    await ann.hears(message("ann", "gone at once"));
+    await using late = await hub.joinJson("eve", { after: String(ann.welcome.last) });
+    if (store.keepsAll) {
+      expect([late.welcome.recovered, late.welcome.last]).toEqual([true, ann.welcome.last]);
+      await late.hears(message("ann", "gone at once"));
+    } else expect([late.welcome.recovered, late.welcome.last]).toEqual([false, ann.after]);
+    await late.hearsNothing();
+  });
+
+  test("an id of another room, or of a server before this one, recovers nothing", async () => {
+    await using old = await startHubbub({ store });
+    await using ann = await old.joinJson("ann");
+    ann.says("1");
+    await ann.hears(message("ann", "1"));
+    await using elsewhere = await old.joinJson("ann", { room: "tea", after: ann.after });
+    expect(elsewhere.welcome.recovered).toBe(false);
+    await using hub = await startHubbub({ store });
+    for (const after of [ann.after, String(ann.welcome.last)]) {
+      await using bob = await hub.joinJson("bob", { after });
+      expect(bob.welcome.recovered).toBe(false);
+    }
+  });
+
+  test("a number said twice is acknowledged twice and heard once, also over a new connection", async () => {
+    await using hub = await startHubbub({ store });
+    await using bob = await hub.join("bob");
+    await using first = await hub.joinJson("ann", { session: "s", history: 0 });
+    first.says("one", { seq: 1 });
+    first.says("one", { seq: 1 });
+    first.says("two", { seq: 2 });
+    await first.hears({ type: "ack", seq: 1 }, message("ann", "one"), { type: "ack", seq: 1 });
+    await first.hears({ type: "ack", seq: 2 }, message("ann", "two"));
+    await first.leaves();
+
+    await using again = await hub.joinJson("ann", { session: "s", history: 0 });
+    expect(again.welcome.sent).toBe(2);
+    again.says("two", { seq: 2 });
+    again.says("one", { seq: 1 });
+    again.says("three", { seq: 3 });
+    await again.hears(
+      { type: "ack", seq: 2, id: first.after },
+      { type: "ack", seq: 1 },
+      { type: "ack", seq: 3 },
+    );
+    await bob.hears("Client #ann says: one", "Client #ann says: two", "Client #ann says: three");
+
+    await using other = await hub.joinJson("eve", { session: "s", history: 0 });
+    expect(other.welcome.sent).toBe(null);
+    await other.leaves();
+    await bob.hears("Client #eve left the chat");
+  });
+
+  test("a refused number holds back the higher ones, until it comes again or is skipped", async () => {
+    await using hub = await startHubbub({ store });
+    await using bob = await hub.join("bob");
+    await using ann = await hub.joinJson("ann", { session: "s", history: 0 });
+    const refused = (code: ErrorCode, seq: number) => ({ type: "error", code, message: errors[code], seq });
+    ann.says("x".repeat(65_537), { seq: 1 });
+    ann.says("two", { seq: 2 });
+    await ann.hears(refused("message-too-big", 1), refused("out-of-order", 2));
+    ann.says("one, shorter", { seq: 1 });
+    ann.says("two", { seq: 2 });
+    await ann.hears(
+      { type: "ack", seq: 1 },
+      message("ann", "one, shorter"),
+      { type: "ack", seq: 2 },
+      message("ann", "two"),
+    );
+    ann.says("x".repeat(65_537), { seq: 3 });
+    ann.says("four", { seq: 4 });
+    await ann.hears(refused("message-too-big", 3), refused("out-of-order", 4));
+    ann.says("four", { seq: 4, skip: true });
+    ann.says("five", { seq: 5 });
+    await ann.hears(
+      { type: "ack", seq: 4 },
+      message("ann", "four"),
+      { type: "ack", seq: 5 },
+      message("ann", "five"),
+    );
+    for (const text of ["one, shorter", "two", "four", "five"]) await bob.hears(`Client #ann says: ${text}`);
+    await bob.hearsNothing();
+  });
+
+  test("a session's newer connection replaces its older, and nobody is said to have left", async () => {
+    await using hub = await startHubbub({ store });
+    await using bob = await hub.join("bob");
+    await using older = await hub.joinJson("ann", { session: "s" });
+    await using other = await hub.joinJson("ann", { session: "t" });
+    await using newer = await hub.joinJson("ann", { session: "s" });
+    expect(await older.peer.closes()).toEqual({
+      code: 4001,
+      reason: "Replaced by a newer connection of this session.",
+    });
+    expect(newer.welcome.connections).toBe(2);
+    newer.says("hi");
+    await other.hears(message("ann", "hi"));
+    await bob.hears("Client #ann says: hi");
+    await newer.leaves();
+    await other.leaves();
+    await bob.hears("Client #ann left the chat");
+    await bob.hearsNothing();
+  });
+
+  test("without a number there is no ack, and lone surrogates are mended at the door", async () => {
+    await using hub = await startHubbub({ store });
+    await using ann = await hub.joinJson("ann", { session: "s" });
+    ann.sends('{"type":"message","text":"\\ud83d\\ude00 \\ud83d","unknown":{"type":"ping"}}');
+    await ann.hears(message("ann", "😀 \ufffd"));
+    await ann.hearsNothing();
+  });
+
+  test("400 messages of 64 KiB reach a slow reader that goes on where it was, each once and in order", async () => {
+    await using hub = await startHubbub({ store, args: ["--history", "400"] });
+    await using ann = await hub.joinJson("ann", { session: "s" });
+    const start = ann.after;
+    const texts = Array.from({ length: 400 }, (_, i) => `${i} `.padEnd(65_536, "x"));
+    for (const [i, text] of texts.entries()) await ann.saysAndHears(text, { seq: i + 1 });
+    await using bob = await hub.joinJson("bob", { after: start });
+    expect(bob.welcome.recovered).toBe(true);
+    bob.peer.pauses();
+    ann.says("after them", { seq: 401 });
+    await ann.hears({ type: "ack", seq: 401 }, message("ann", "after them"));
+    bob.peer.resumes();
+    for (const text of texts) await bob.hears(message("ann", text));
+    await bob.hears(message("ann", "after them"));
+    await bob.hearsNothing();
+  });
+});
+
+test("of two connections of a session the one that asked first goes, also if it took longer to let it in", async () => {
+  await using hub = await startHubbub({
+    store: { name: "late", url: "late:?delay=20", preload: "delayed-store.ts" },
+  });
+  const codes = Array.from({ length: 30 }, async (_, i) => {
+    const asks = () => hub.open(`/ws/ann?session=${i}&room=${i}`, { "Sec-WebSocket-Protocol": "hubbub.v1" });
+    const older = asks();
+    await Bun.sleep(5);
+    await using newer = await JsonPeer.over(await asks());
+    const { code } = await (await older).closes();
+    await newer.hearsNothing();
+    return code;
+  });
+  expect(await Promise.all(codes)).toEqual(codes.map(() => 4001));
+});
+
+test.each(["open", "sent"])(
+  "a client that joins while the store loses its data (%s) gets no place in the room as it was",
+  async (moment) => {
+    const store = { name: "a losing store", url: `losing:?while=${moment}`, preload: "losing-store.ts" };
+    await using hub = await startHubbub({ store });
+    await using ann = await hub.join("ann");
+    ann.says("before");
+    await ann.hears("You wrote: before", "Client #ann says: before");
+    const joins = async () => {
+      const bob = await hub.open("/ws/bob?session=s", { "Sec-WebSocket-Protocol": "hubbub.v1" });
+      return (await bob.closes()).code;
+    };
+    // Before the upgrade it is rejected, afterwards it is sent to come again.
+    if (moment === "open") await expect(joins()).rejects.toThrow("refused");
+    else expect(await joins()).toBe(1012);
+    expect((await ann.closes()).code).toBe(1012);
+    await using bob = await hub.joinJson("bob", { session: "s" });
+    await using carl = await hub.join("carl");
+    carl.says("after");
+    await bob.hears(message("carl", "after"));
+    await using dora = await hub.joinJson("dora");
+    await dora.hears(message("carl", "after"));
+    await dora.hearsNothing();
+  },
+);

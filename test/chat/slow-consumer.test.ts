@@ -1,0 +1,111 @@
+/** A reader that does not keep up is told to come back; nothing is skipped, and the others notice nothing. */
+
+import { expect, test } from "bun:test";
+import { startHubbub, until } from "../support/server.ts";
+
+test("a slow reader is closed with 1013, has heard everything up to there, and goes on without a gap", async () => {
+  await using hub = await startHubbub({ args: ["--history", "1000"] });
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  await using bob = await hub.joinJson("bob");
+  await using slow = await hub.joinJson("slow");
+  await using text = await hub.join("text");
+  slow.peer.pauses();
+  text.pauses();
+  const texts = Array.from({ length: 300 }, (_, i) => `${i} `.padEnd(32_768, "x"));
+  for (const [i, text] of texts.entries()) await ann.saysAndHears(text, { seq: i + 1 });
+  for (const text of texts) await bob.hears({ type: "message", from: "ann", text });
+
+  slow.peer.resumes();
+  text.resumes();
+  const closed = { code: 1013, reason: "Reading too slowly: please come back and resume." };
+  expect(await slow.peer.closes()).toEqual(closed);
+  expect(await text.closes()).toEqual(closed);
+
+  let heard = 0;
+  for (const event of slow.peer.unread()) {
+    const { type, text, id } = JSON.parse(String(event));
+    if (type !== "message") continue;
+    expect(text).toBe(texts[heard++] ?? "");
+    slow.after = id;
+  }
+  expect(heard).toBeGreaterThan(0);
+  expect(heard).toBeLessThan(texts.length);
+  await using back = await hub.joinJson("slow", { after: slow.after });
+  expect(back.welcome.recovered).toBe(true);
+  for (const text of texts.slice(heard)) await back.hears({ type: "message", from: "ann", text });
+  await back.hearsNothing();
+});
+
+test("a replay that its history outruns is closed with 1013, and coming back tells that something is missing", async () => {
+  await using hub = await startHubbub({ args: ["--history", "200"] });
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  await using eve = await hub.join("eve");
+  while (!String((await ann.nextPresence()).joined).includes("eve"));
+  let seq = 0;
+  const say = async (count: number) => {
+    for (let i = 0; i < count; i++) {
+      const text = `${++seq} `.padEnd(65_536, "x");
+      await ann.saysAndHears(text, { seq });
+    }
+  };
+  await say(200);
+  const start = String(ann.welcome.last);
+  await using slow = await hub.joinJson("slow", { after: start });
+  expect(slow.welcome.recovered).toBe(true);
+  slow.peer.pauses();
+  await eve.leaves();
+  while (!String((await ann.nextPresence()).left).includes("eve"));
+  await say(200);
+  slow.peer.resumes();
+  let heard = 0;
+  let left: unknown[] = [];
+  for (const done = slow.peer.closes(); ;) {
+    const event = await Promise.race([slow.peer.next().catch(() => undefined), done.then(() => undefined)]);
+    if (event === undefined) break;
+    const { type, text, id, left: gone } = JSON.parse(String(event));
+    if (type === "presence") left = left.concat(gone);
+    if (type !== "message") continue;
+    expect(text).toBe(`${++heard} `.padEnd(65_536, "x"));
+    slow.after = id;
+  }
+  expect((await slow.peer.closes()).code).toBe(1013);
+  expect(left).toEqual(["eve"]);
+  await using back = await hub.joinJson("slow", { after: slow.after });
+  expect(back.welcome.recovered).toBe(false);
+});
+
+test("at thousands of messages a second the others hear all in order, and the server holds little for the slow one", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.join("ann");
+  await using bob = await hub.joinJson("bob");
+  await using slow = await hub.join("slow");
+  slow.pauses();
+  const before = await residentMiB(hub.process.pid);
+  const count = 20_000;
+  const text = "x".repeat(1024);
+  for (let i = 0; i < count; i++) {
+    ann.says(`${i} ${text}`);
+    if (i % 200 === 199) await ann.hearsUpTo(`Client #ann says: ${i} ${text}`);
+    if (i === count / 2) slow.resumes(); // closed by now: Bun gives it five seconds to read that
+  }
+  for (let i = 0; i < count; i++) await bob.hears({ type: "message", from: "ann", text: `${i} ${text}` });
+  // What the slow one did not read is 10 MB and more; it was closed long before.
+  expect((await residentMiB(hub.process.pid)) - before).toBeLessThan(64);
+  expect((await slow.closes()).code).toBe(1013);
+});
+
+/** Memory of a process, in MiB, as the kernel counts it. */
+async function residentMiB(pid: number): Promise<number> {
+  const status = await Bun.file(`/proc/${pid}/status`).text();
+  return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024;
+}
+
+test("an echo that is not read is cut off too", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.open("/websocket");
+  ann.pauses();
+  for (let i = 0; i < 300; i++) ann.says("x".repeat(65_536));
+  await until(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
+  ann.resumes();
+  expect((await ann.closes()).code).toBe(1013);
+});

@@ -1,0 +1,792 @@
+/** The client module as others use it. The promise it keeps is tested in faults.test.ts. */
+
+import { expect, setSystemTime, spyOn, test } from "bun:test";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { connect, type Connection, type State } from "../../src/client/client.ts";
+import type { Welcome } from "../../src/protocol/events.ts";
+import { Tokens } from "../../src/auth/tokens.ts";
+import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
+import { startHubbub, within, until } from "../support/server.ts";
+import { fill, linesOf } from "../support/docs.ts";
+
+/** The next time that something happens, with a deadline. */
+function next<T>(
+  on: (handler: (value: T) => void) => unknown,
+  is: (value: T) => boolean,
+  what: string,
+  deadlineMs?: number,
+): Promise<T> {
+  const { promise, resolve } = Promise.withResolvers<T>();
+  on((value) => is(value) && resolve(value));
+  return within(promise, () => `${what} did not happen`, deadlineMs);
+}
+
+test("the README's lines run as they stand, with the module that the server hands out", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob", { room: "tea" });
+  const readme = await Bun.file(`${import.meta.dir}/../../README.md`).text();
+  const lines = /```js\n(.*?)```/s.exec(readme)?.[1] ?? "";
+  const [, address = ""] = /from "(.*?)"/.exec(lines) ?? [];
+  expect(address).toBe("http://localhost:8000/hubbub.js");
+  const module = await hub.get("/hubbub.js");
+  expect(module.headers.get("access-control-allow-origin")).toBe("*");
+  const code = await module.text();
+  expect(Bun.gzipSync(code).byteLength).toBeLessThan(4096);
+
+  // Bun does not import over HTTP: the module's text is loaded instead, told where it came from.
+  const source = code.replaceAll("import.meta.url", JSON.stringify(`${hub.origin}/hubbub.js`));
+  const data = `data:text/javascript;base64,${new TextEncoder().encode(source).toBase64()}`;
+  await using run = Bun.spawn([process.execPath, "--eval", lines.replace(address, data)], { stdout: "pipe" });
+  await bob.hears("Client #ann says: hi");
+  bob.says("ho");
+  let out = "";
+  for await (const chunk of run.stdout.pipeThrough(new TextDecoderStream()))
+    if ((out += chunk).includes("bob")) break;
+  expect(out).toBe("connecting \nopen \nann: hi\nbob: ho\n");
+  run.kill();
+});
+
+test("in Bun a copy of the module works as the README says; without a server it says what is missing", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob", { room: "tea" });
+  const folder = await mkdtemp(join(tmpdir(), "hubbub-client-"));
+  try {
+    const here = { "http://localhost:8000": hub.origin };
+    const [, url = ""] = /^curl -fsSO (\S+)$/.exec(fill(linesOf("sh", "hubbub.js"), here).trim()) ?? [];
+    await Bun.write(`${folder}/hubbub.js`, await fetch(url));
+    const lines = fill(linesOf("js", "./hubbub.js"), here);
+    await Bun.write(`${folder}/ann.js`, `${lines}room.send("hi");`);
+    await using ann = Bun.spawn([process.execPath, "ann.js"], { cwd: folder });
+    await bob.hears("Client #ann says: hi");
+    ann.kill();
+
+    await Bun.write(
+      `${folder}/eve.js`,
+      'import { connect } from "../hubbub.js"; connect({ id: "eve", token: "a.b.c" });',
+    );
+    const eve = Bun.spawn([process.execPath, "eve.js"], { cwd: folder, stderr: "pipe" });
+    expect(await new Response(eve.stderr).text()).toContain(
+      `error: server: expected an address such as "http://localhost:8000", got "file://${folder}/hubbub.js", which is where this module was loaded from\n`,
+    );
+    expect(await eve.exited).toBe(1);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+  for (const server of ["localhost:8000", "file:///tmp", "not an address", "http://", ""])
+    expect(() => connect({ server, id: "ann" })).toThrow();
+  expect(() => connect({ server: "localhost:8000", id: "ann" })).toThrow(
+    'server: expected an address such as "http://localhost:8000", got "localhost:8000"',
+  );
+});
+
+test("it notices a server that is frozen, within two pings, and goes on with one that is not", async () => {
+  await using frozen = await startHubbub();
+  const states: State[] = [];
+  const ann = connect({ server: frozen.origin, id: "ann" }).on("state", (state) => states.push(state));
+  await next<Welcome>(
+    (handler) => ann.on("welcome", handler),
+    () => true,
+    "the welcome",
+  );
+  frozen.process.kill("SIGSTOP");
+  // What the timer would do every 25 s: a ping, which is not answered, and the time of the next one.
+  ann.checkAlive();
+  expect(states.at(-1)).toEqual({ is: "open" });
+  ann.checkAlive();
+  expect(states.at(-1)).toMatchObject({ is: "waiting", reason: "no sign of life" });
+  frozen.process.kill("SIGCONT");
+  await next<State>(
+    (handler) => ann.on("state", handler),
+    ({ is }) => is === "open",
+    "coming back",
+  );
+  ann.close();
+});
+
+test("a refusal is final and has its reason; a server that is away is tried again", async () => {
+  await using hub = await startHubbub();
+  const bad = connect({ server: hub.origin, id: "a b" });
+  expect(
+    await next<State>(
+      (handler) => bad.on("state", handler),
+      ({ is }) => is === "closed",
+      "the end",
+    ),
+  ).toEqual({
+    is: "closed",
+    status: 400,
+    code: "bad-name",
+    reason: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.',
+  });
+  await hub.stop();
+  const away = connect({ server: hub.origin, id: "ann" });
+  await next<State>(
+    (handler) => away.on("state", handler),
+    ({ is }) => is === "waiting",
+    "waiting",
+  );
+  away.close();
+});
+
+/** As a browser tells it. */
+function happens(event: Event): void {
+  EventTarget.prototype.dispatchEvent.call(globalThis, event);
+}
+
+/** Waits for a state that the client is in, or comes to. */
+async function becomes(
+  client: Connection,
+  is: (state: State) => boolean,
+  what: string,
+  deadlineMs?: number,
+): Promise<State> {
+  if (is(client.state)) return client.state;
+  return next<State>((handler) => client.on("state", handler), is, what, deadlineMs);
+}
+
+test("a proxy that answers for a server that is away ends nothing, whatever it says", async () => {
+  const statuses = [400, 401, 403, 404, 410, 451, 502, 503, 200];
+  const clients: Connection[] = [];
+  const port = await (async () => {
+    await using proxy = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch({ url }) {
+        const status = Number(new URL(url).pathname.split("-").at(-1));
+        return new Response("<h1>404 page not found</h1>", {
+          status,
+          headers: { "Content-Type": "text/html" },
+        });
+      },
+    });
+    for (const status of statuses) {
+      const client = connect({ server: proxy.url.origin, id: `ann-${status}` });
+      clients.push(client);
+      const reason = `No answer from the chat server, but HTTP ${status} from something on the way.`;
+      await becomes(client, (state) => state.is === "waiting" && state.reason === reason, `HTTP ${status}`);
+    }
+    return proxy.port;
+  })();
+  await using hub = await startHubbub({ args: ["--port", `${port}`] });
+  for (const client of clients) {
+    client.on("state", ({ is }) => is === "waiting" && client.retryNow());
+    client.retryNow();
+    await becomes(client, ({ is }) => is === "open", "coming back");
+    client.close();
+  }
+  expect(hub.port).toBe(Number(port));
+});
+
+test("only a 4xx with the server's own code is final, apart from those that pass", async () => {
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch({ url }) {
+      const status = Number(new URL(url).pathname.split("-").at(-1));
+      return new Response("Because.\n", { status, headers: { "Hubbub-Code": "some-code" } });
+    },
+  });
+  const ends = async (status: number) => {
+    const client = connect({ server: server.url.origin, id: `ann-${status}` });
+    const state = await becomes(
+      client,
+      (state) => (state.is === "waiting" || state.is === "closed") && state.reason === "Because.",
+      `the reason of ${status}`,
+    );
+    client.close();
+    return state;
+  };
+  for (const status of [400, 401, 403, 404, 405, 410])
+    expect(await ends(status)).toEqual({ is: "closed", reason: "Because.", status, code: "some-code" });
+  for (const status of [408, 425, 429, 500, 503]) expect((await ends(status)).is).toBe("waiting");
+});
+
+test("one failed attempt counts once in the back-off, also where the server says when to try again; it has an end", async () => {
+  let retryAfter = "0.4";
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: () =>
+      new Response("full", { status: 503, headers: { "Hubbub-Code": "full", "Retry-After": retryAfter } }),
+  });
+  using _half = spyOn(Math, "random").mockReturnValue(0.5);
+  using _now = spyOn(Date, "now").mockReturnValue(0);
+  const waitsAfter = async (attempts: number) => {
+    const waits: number[] = [];
+    const ann = connect({ server: server.url.origin, id: "ann" });
+    const done = Promise.withResolvers<void>();
+    ann.on("state", (state) => {
+      if (state.is !== "waiting" || state.reason !== "full") return;
+      waits.push(state.retryAt);
+      if (waits.length === attempts) done.resolve();
+      else ann.retryNow();
+    });
+    await within(done.promise, () => `waited ${waits}`);
+    ann.close();
+    return waits;
+  };
+  // Half of 500 ms, 1 s, 2 s and so on up to 30 s, on top of what the server asks for.
+  expect(await waitsAfter(8)).toEqual([650, 900, 1400, 2400, 4400, 8400, 15_400, 15_400]);
+  retryAfter = "86400";
+  expect(await waitsAfter(1)).toEqual([10 * 60_000 + 250]);
+});
+
+test("where asking with the token gets no answer, only the Origin's rejection is believed without it", async () => {
+  let code = "no-token";
+  const asked: string[] = [];
+  // A browser refuses to ask with a token where the page may not connect; here the connection is cut.
+  const server = createServer(({ headers, socket }, response) => {
+    asked.push(headers.authorization ?? "none");
+    if (headers.authorization) socket.destroy();
+    else response.writeHead(code === "origin" ? 403 : 401, { "Hubbub-Code": code }).end("Why.");
+  });
+  server.on("upgrade", (_, socket) => socket.destroy());
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  const port = typeof address === "object" ? address?.port : 0;
+  const ann = connect({ server: `http://127.0.0.1:${port}`, id: "ann", token: "a.b.c" });
+  // With the second answer it has made another attempt after the first.
+  await until(async () => asked.filter((token) => token === "none").length >= 2, "it asks without the token");
+  expect(asked.slice(0, 2)).toEqual(["Bearer a.b.c", "none"]);
+  expect(ann.state.is).not.toBe("closed");
+  code = "origin";
+  expect(await becomes(ann, ({ is }) => is === "closed", "the end")).toEqual({
+    is: "closed",
+    reason: "Why.",
+    status: 403,
+    code: "origin",
+  });
+  server.close();
+});
+
+test.skipIf(withoutBrowser !== "")(
+  `a page that is rejected for its Origin learns so, with a token and without${withoutBrowser}`,
+  async () => {
+    const secret = "a secret of thirty-two bytes, or more";
+    await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+    const token = new Tokens(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+    await using other = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch: () => new Response("<title>another site</title>", { headers: { "Content-Type": "text/html" } }),
+    });
+    using page = await openPage({ origin: other.url.origin }, "/");
+    for (const options of [{}, { token }]) {
+      await page.run(`import("${hub.origin}/hubbub.js").then(({ connect }) => {
+        window.room = connect(${JSON.stringify({ id: "ann", ...options })});
+      })`);
+      await page.shows("[room.state.is, room.state.status, room.state.code]", ["closed", 403, "origin"]);
+    }
+  },
+  60_000,
+);
+
+test.skipIf(withoutBrowser !== "")(
+  `a page tests its connection when the network is back, and does not wait once it is shown or thawed${withoutBrowser}`,
+  async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/healthz");
+    await page.run(`import("/hubbub.js").then(({ connect }) => {
+      window.room = connect({ id: "ann" });
+    })`);
+    await page.shows("room.state.is", "open");
+    hub.process.kill("SIGSTOP");
+    await page.run("void window.dispatchEvent(new Event('online'))");
+    await page.shows("[room.state.is, room.state.reason]", ["waiting", "no sign of life"]);
+    hub.process.kill("SIGCONT");
+    await page.shows("room.state.is", "open");
+
+    await hub.stop();
+    /** What a client that waits does when the document tells of that. */
+    const then = (type: string, isHidden = false) =>
+      page.run<string>(`new Promise((resolve) => {
+        Object.defineProperty(document, "hidden", { value: ${isHidden}, configurable: true });
+        let isTold = false;
+        const tell = () => {
+          if (isTold || room.state.is !== "waiting") return;
+          isTold = true;
+          document.dispatchEvent(new Event("${type}"));
+          resolve(room.state.is);
+        };
+        room.on("state", () => setTimeout(tell));
+        tell();
+      })`);
+    expect([
+      await then("visibilitychange", true),
+      await then("visibilitychange"),
+      await then("resume"),
+    ]).toEqual(["waiting", "connecting", "connecting"]);
+  },
+  60_000,
+);
+
+test("the network's return brings back who waits, and nobody who was closed", async () => {
+  await using hub = await startHubbub();
+  const [one, two] = ["s", "s"].map((session) => connect({ server: hub.origin, id: "ann", session }));
+  if (!one || !two) throw new Error("no clients");
+  await becomes(one, ({ is }) => is === "closed", "the end of the older one");
+  await becomes(two, ({ is }) => is === "open", "the newer one");
+  const states: State[] = [];
+  for (const client of [one, two]) client.on("state", (state) => states.push(state));
+  for (const type of ["online", "visibilitychange", "resume"]) happens(new Event(type));
+  happens(Object.assign(new Event("pageshow"), { persisted: true }));
+  // Whatever they began is over when the answer to a later message is here.
+  const acknowledged = next<object>(
+    (handler) => two.on("acknowledged", handler),
+    () => true,
+    "the ack",
+  );
+  two.send("still here");
+  await acknowledged;
+  expect(states).toEqual([]);
+  await hub.stop();
+  for (const wake of [
+    new Event("online"),
+    new Event("visibilitychange"),
+    new Event("resume"),
+    Object.assign(new Event("pageshow"), { persisted: true }),
+  ]) {
+    await becomes(two, ({ is }) => is === "waiting", "waiting");
+    happens(Object.assign(new Event("pageshow"), { persisted: false })); // a page that was just loaded
+    expect(two.state.is).toBe("waiting");
+    happens(wake);
+    expect([one.state.is, two.state.is]).toEqual(["closed", "connecting"]);
+  }
+  for (const client of [one, two]) client.close();
+});
+
+test("an open connection is tested when the network is back: a dead one is given up within seconds", async () => {
+  await using hub = await startHubbub();
+  const [ann, bob] = ["ann", "bob"].map((id) => connect({ server: hub.origin, id }));
+  if (!ann || !bob) throw new Error("no clients");
+  for (const client of [ann, bob]) await becomes(client, ({ is }) => is === "open", "the welcome");
+  hub.process.kill("SIGSTOP");
+  const timers = spyOn(globalThis, "setTimeout");
+  happens(new Event("online"));
+  happens(new Event("visibilitychange")); // does not put it off
+  const waits = timers.mock.calls.map(([, ms]) => ms);
+  timers.mockRestore();
+  expect([waits, ann.state.is, bob.state.is]).toEqual([[3000, 3000], "open", "open"]);
+  // Below the time between two pings.
+  for (const client of [ann, bob]) {
+    const silent = (state: State) => state.is === "waiting" && state.reason === "no sign of life";
+    await becomes(client, silent, "giving up", 20_000);
+    client.close();
+  }
+});
+
+test("an attempt that was under way when the network came back is made anew, unless it has only just begun", async () => {
+  let attempts = 0;
+  let came = Promise.withResolvers<void>();
+  using silent = Bun.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      open() {
+        attempts++;
+        came.resolve();
+      },
+      data() {},
+    },
+  });
+  const ann = connect({ server: `http://127.0.0.1:${silent.port}`, id: "ann" });
+  await within(came.promise, () => "no attempt");
+  came = Promise.withResolvers<void>();
+  const states: State[] = [];
+  ann.on("state", (state) => states.push(state));
+  happens(new Event("online"));
+  expect(states).toEqual([]);
+  setSystemTime(Date.now() + 10_000);
+  try {
+    happens(new Event("online"));
+  } finally {
+    setSystemTime();
+  }
+  expect(states).toEqual([{ is: "connecting" }]);
+  await within(came.promise, () => "no second attempt");
+  expect(attempts).toBe(2);
+  ann.close();
+});
+
+test("after a sleep an old ping proves nothing: the connection is tested anew", async () => {
+  await using hub = await startHubbub();
+  const ann = connect({ server: hub.origin, id: "ann" });
+  await becomes(ann, ({ is }) => is === "open", "the welcome");
+  const states: State[] = [];
+  ann.on("state", (state) => states.push(state));
+  ann.checkAlive(); // its answer is not read yet when the computer wakes up
+  setSystemTime(Date.now() + 60 * 60 * 1000);
+  try {
+    ann.checkAlive();
+  } finally {
+    setSystemTime();
+  }
+  const acknowledged = next<object>(
+    (handler) => ann.on("acknowledged", handler),
+    () => true,
+    "the ack",
+  );
+  ann.send("hi");
+  await acknowledged;
+  expect(states).toEqual([]);
+  ann.close();
+});
+
+test("an earlier page that does not come from the server is an error that says so", async () => {
+  await using hub = await startHubbub();
+  const bodies = ["<html>Bad gateway</html>", "null", '{"detail":"a proxy\'s"}', "{}"];
+  await using proxy = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: () => new Response(bodies.shift(), { status: 502, headers: { "Content-Type": "text/html" } }),
+  });
+  const ann = connect({ server: hub.origin, id: "ann" });
+  expect(await ann.earlier("1-0")).toEqual({ messages: [], more: false });
+  await expect(ann.earlier("none")).rejects.toThrow("after or before is the id of a message");
+  ann.close();
+  const bob = connect({ server: proxy.url.origin, id: "bob" });
+  const count = bodies.length;
+  bob.close();
+  for (let i = 0; i < count; i++)
+    await expect(bob.earlier("1-0")).rejects.toThrow(
+      "No answer from the chat server, but HTTP 502 from something on the way.",
+    );
+});
+
+test("a server of another kind is none: what it says is ignored", async () => {
+  const said = Promise.withResolvers<void>();
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: (request, server) => (server.upgrade(request) ? undefined : new Response("no WebSocket")),
+    websocket: {
+      open(socket) {
+        for (const frame of ["hello", "null", "[]", '{"type":"message","id":"1-0","from":"x","text":"x"}'])
+          socket.send(frame);
+        socket.close(1000);
+      },
+      message() {},
+      close: () => said.resolve(),
+    },
+  });
+  const heard: object[] = [];
+  const ann = connect({ server: server.url.origin, id: "ann" }).on("message", (message) =>
+    heard.push(message),
+  );
+  await becomes(ann, ({ is }) => is === "waiting", "waiting");
+  await said.promise;
+  expect(heard).toEqual([]);
+  ann.close();
+});
+
+test("a refused message does not hold back the others; one that passes is sent again in its place", async () => {
+  const store = { name: "a late store", url: "late:?delay=2&refuse=0.3&seed=3", preload: "delayed-store.ts" };
+  await using hub = await startHubbub({ store });
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  const refused = next<{ code: string }>(
+    (handler) => ann.on("refused", handler),
+    () => true,
+    "the refusal",
+  );
+  for (let i = 0; i < 10; i++) ann.send(`${i}`);
+  ann.send("x".repeat(65_537));
+  for (let i = 10; i < 20; i++) ann.send(`${i}`);
+  for (let i = 0; i < 20; i++) await bob.hears(`Client #ann says: ${i}`);
+  expect((await refused).code).toBe("message-too-big");
+  ann.close();
+});
+
+test("it goes on without a refused message only when all before it is kept, since skip gives up what is held back", async () => {
+  const frames: { type: string; seq?: number; skip?: boolean }[] = [];
+  const came = { count: 0, next: Promise.withResolvers<void>() };
+  let socket: Bun.ServerWebSocket<undefined> | undefined;
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: (request, server) => (server.upgrade(request) ? undefined : new Response("no WebSocket")),
+    websocket: {
+      open(opened) {
+        socket = opened;
+        const rest = { last: "1-0", sent: null, count: 1, members: ["ann"], connections: 1 };
+        opened.send(JSON.stringify({ type: "welcome", ...rest, pingSeconds: 25, maxMessageBytes: 9 }));
+      },
+      message(_, frame) {
+        const { type, seq, skip } = JSON.parse(String(frame));
+        if (type !== "message") return;
+        frames.push({ type, seq, ...(skip ? { skip } : {}) });
+        came.next.resolve();
+      },
+    },
+  });
+  const hears = async (...seqs: number[]) => {
+    while (frames.length < seqs.length) {
+      await within(came.next.promise, () => `heard ${JSON.stringify(frames)}`);
+      came.next = Promise.withResolvers<void>();
+    }
+    expect(frames.splice(0).map(({ seq, skip }) => (skip ? -(seq ?? 0) : seq))).toEqual(seqs);
+  };
+  const answers = (...events: object[]) => {
+    for (const event of events) socket?.send(JSON.stringify(event));
+  };
+  const ann = connect({ server: server.url.origin, id: "ann" });
+  for (const text of ["1", "too big", "3"]) ann.send(text);
+  await hears(1, 2, 3);
+  answers(
+    { type: "error", code: "unavailable", seq: 1 },
+    { type: "error", code: "message-too-big", seq: 2 },
+    { type: "error", code: "out-of-order", seq: 3 },
+  );
+  await hears(1); // at once, since what could not pass is out of the way
+  await hears(1); // and once more, for the last of the errors
+  answers({ type: "ack", seq: 1, id: "2-0" });
+  await hears(-3);
+  ann.close();
+});
+
+test("what is too big, and sent when another one was refused for that, holds up nothing either", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  let isFirst = true;
+  ann.on("refused", () => {
+    if (isFirst) for (const text of ["x".repeat(65_537), "after it"]) ann.send(text);
+    isFirst = false;
+  });
+  ann.send("x".repeat(65_537)); // refused as soon as it is known how much the server takes, before anything is given
+  await bob.hears("Client #ann says: after it");
+  await until(async () => ann.outbox.length === 0, "all is acknowledged or refused");
+  ann.close();
+});
+
+test("what is larger than the server takes is refused without being sent, however large, and holds up nothing", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const ann = connect({ server: hub.origin, id: "ann" });
+  const refused: number[] = [];
+  ann.on("refused", ({ item, code }) => void (code === "message-too-big" && refused.push(item.text.length)));
+  ann.send("x".repeat(500_000)); // before it knows how much that is
+  ann.send("a");
+  await bob.hears("Client #ann says: a");
+  let isKnown = false;
+  ann.on("refused", () => (isKnown = true));
+  ann.send("語".repeat(30_000));
+  expect(isKnown).toBe(false);
+  ann.send("b");
+  await bob.hears("Client #ann says: b");
+  expect(refused).toEqual([500_000, 30_000]);
+  await until(async () => ann.outbox.length === 0, "all is acknowledged");
+  ann.close();
+});
+
+test("a token that no header can hold is said to be none; blanks around one do not count", async () => {
+  const secret = "a secret of thirty-two bytes, or more";
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+  const token = new Tokens(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+  const state = (of: string, is: State["is"]) => {
+    const client = connect({ server: hub.origin, id: "ann", token: of });
+    return next<State>(
+      (handler) => client.on("state", handler),
+      (state) => state.is === is,
+      is,
+    ).finally(() => client.close());
+  };
+  expect(await state(` ${token}\n`, "open")).toEqual({ is: "open" });
+  for (const bad of [`${token},`, `${token} x`, "‹"])
+    expect(await state(bad, "closed")).toMatchObject({
+      is: "closed",
+      reason: expect.stringContaining("oken"),
+    });
+});
+
+/** A server that welcomes each connection and closes it at once with that code. */
+function welcomesAndCloses(code: number) {
+  const welcome = { type: "welcome", client: "ann", room: "lobby", last: "1-0", sent: null, count: 1 };
+  const more = { members: ["ann"], connections: 1, pingSeconds: 25, maxMessageBytes: 65_536 };
+  return Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: (request, server) =>
+      server.upgrade(request, { headers: { "Sec-WebSocket-Protocol": "hubbub.v1" } })
+        ? undefined
+        : new Response("no WebSocket"),
+    websocket: {
+      open(socket) {
+        socket.send(JSON.stringify({ ...welcome, ...more }));
+        socket.close(code, "because");
+      },
+      message() {},
+    },
+  });
+}
+
+for (const code of [1008, 4001])
+  test(`closed with ${code} it does not come back by itself`, async () => {
+    await using server = welcomesAndCloses(code);
+    const ann = connect({ server: server.url.origin, id: "ann" });
+    const over = ({ is }: State) => is === "closed" || is === "waiting";
+    expect(await becomes(ann, over, "the end")).toEqual({ is: "closed", reason: "because", status: code });
+    ann.close();
+  });
+
+for (const code of [1000, 1001, 1009, 1011, 1012, 1013])
+  test(`closed with ${code} it comes back, later each time: a welcome alone makes no good connection`, async () => {
+    await using server = welcomesAndCloses(code);
+    using _half = spyOn(Math, "random").mockReturnValue(0.5);
+    using _now = spyOn(Date, "now").mockReturnValue(0);
+    const ann = connect({ server: server.url.origin, id: "ann" });
+    const waits: number[] = [];
+    const third = Promise.withResolvers<void>();
+    ann.on("state", (state) => {
+      if (state.is === "closed") third.reject(new Error(`closed: ${state.reason}`));
+      if (state.is !== "waiting") return;
+      waits.push(state.retryAt);
+      if (waits.length === 3) third.resolve();
+      else ann.retryNow();
+    });
+    await within(third.promise, () => `waited ${waits}`);
+    ann.close();
+    expect(waits).toEqual([250, 500, 1000]);
+  });
+
+test("what was on its way for an hour may have been kept in a session that has expired since: it is in doubt", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.joinJson("bob");
+  const HOUR_MS = 60 * 60 * 1000;
+  const ann = connect({
+    server: hub.origin,
+    id: "ann",
+    after: String(bob.welcome.last),
+    outbox: [
+      { text: "old", seq: 1, givenAt: Date.now() - HOUR_MS - 1 },
+      { text: "new", seq: 2, givenAt: Date.now() - HOUR_MS / 2 },
+      { text: "never sent" },
+    ],
+  });
+  const unsure: string[] = [];
+  ann.on("unsure", ({ text }) => unsure.push(text));
+  for (const text of ["new", "never sent"]) await bob.hears({ type: "message", from: "ann", text });
+  expect(unsure).toEqual(["old"]);
+  ann.close();
+});
+
+test("a session that the server has forgotten leaves what was on its way in doubt, and goes on", async () => {
+  const first = await startHubbub();
+  const ann = connect({ server: first.origin, id: "ann" });
+  const acknowledged = next<{ item: object }>(
+    (handler) => ann.on("acknowledged", handler),
+    () => true,
+    "the ack",
+  );
+  ann.send("one");
+  await acknowledged;
+  first.process.kill("SIGSTOP");
+  ann.send("two");
+  const unsure = next<{ text: string }>(
+    (handler) => ann.on("unsure", handler),
+    () => true,
+    "the doubt",
+  );
+  const waiting = next<State>(
+    (handler) => ann.on("state", handler),
+    ({ is }) => is === "waiting",
+    "waiting",
+  );
+  await first.stop();
+  await waiting;
+  ann.send("three");
+  await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+  await using bob = await second.join("bob");
+  expect((await unsure).text).toBe("two");
+  await bob.hears("Client #ann says: three");
+  expect(ann.outbox).toEqual([]);
+  ann.close();
+});
+
+test("a newer connection of the same session ends the older one, which does not come back by itself", async () => {
+  await using hub = await startHubbub();
+  const one = connect({ server: hub.origin, id: "ann", session: "s" });
+  await next<Welcome>(
+    (handler) => one.on("welcome", handler),
+    () => true,
+    "the welcome",
+  );
+  const two = connect({ server: hub.origin, id: "ann", session: "s" });
+  expect(
+    await next<State>(
+      (handler) => one.on("state", handler),
+      ({ is }) => is === "closed",
+      "the end",
+    ),
+  ).toEqual({
+    is: "closed",
+    reason: "Replaced by a newer connection of this session.",
+    status: 4001,
+  });
+  two.close();
+});
+
+test("what is said while it is away is heard, also if nothing was said while it was here", async () => {
+  await using hub = await startHubbub();
+  const ann = connect({ server: hub.origin, id: "ann", session: "s", history: 0 });
+  const heard = next<{ text?: string }>(
+    (handler) => ann.on("message", handler),
+    () => true,
+    "the message",
+  );
+  await becomes(ann, ({ is }) => is === "open", "the welcome");
+  await using newer = await hub.joinJson("ann", { session: "s" });
+  await becomes(ann, ({ is }) => is === "closed", "being replaced");
+  await newer.saysAndHears("missed");
+  ann.retryNow();
+  expect((await heard).text).toBe("missed");
+  ann.close();
+});
+
+test("it is live when all that was said before is heard, however long that takes", async () => {
+  await using hub = await startHubbub({ args: ["--history", "300"] });
+  await using bob = await hub.joinJson("bob");
+  for (let i = 0; i < 300; i++) await bob.saysAndHears(`${i} `.padEnd(60_000, "x"));
+  let heard = 0;
+  const ann = connect({ server: hub.origin, id: "ann" }).on("message", () => {
+    heard++;
+    Bun.sleepSync(1); // reads slowly
+  });
+  const live = await next<{ heard: number }>(
+    (handler) => ann.on("live", handler),
+    () => true,
+    "going live",
+  );
+  expect([live.heard, heard]).toEqual([300, 300]);
+  ann.close();
+});
+
+test("whoever listens and throws costs nobody a message; what is closed stays closed", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const error = console.error;
+  console.error = () => {};
+  const ann = connect({ server: hub.origin, id: "ann" });
+  for (const event of ["state", "welcome", "message", "live"] as const)
+    ann.on(event, () => {
+      throw new Error("the listener's own fault");
+    });
+  ann.send("hi");
+  await bob.hears("Client #ann says: hi");
+  ann.close();
+  ann.retryNow();
+  await bob.hears("Client #ann left the chat");
+  const eve = connect({ server: hub.origin, id: "eve" });
+  eve.on("state", ({ is }) => is === "connecting" && eve.close());
+  await next<State>(
+    (handler) => eve.on("state", handler),
+    ({ is }) => is === "closed",
+    "the end",
+  );
+  await bob.hearsNothing();
+  console.error = error;
+  expect(() => connect({ server: "not an address", id: "ann" })).toThrow();
+});

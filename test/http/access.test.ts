@@ -1,0 +1,448 @@
+/** What is refused is refused before the upgrade, with the fitting status and one sentence that says what to do. */
+
+import { describe, expect, spyOn, test } from "bun:test";
+import { hostname } from "node:os";
+import { readWish } from "../../src/http/access.ts";
+import { readName } from "../../src/protocol/names.ts";
+import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+import { Tokens } from "../../src/auth/tokens.ts";
+import { startHubbub, type Hubbub } from "../support/server.ts";
+
+const UPGRADE = {
+  Connection: "Upgrade",
+  Upgrade: "websocket",
+  "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+  "Sec-WebSocket-Version": "13",
+};
+
+const codeOf = ({ headers }: Response) => headers.get("hubbub-code");
+
+const NOTHING_HERE = "There is nothing here: the chat is at /client.\n";
+const NOT_AN_ID = 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n';
+const NOT_OUR_NAME =
+  "This server does not go by that name: use localhost, or the machine's own name or IP address, or start it with --allow-host.\n";
+const NOT_OUR_PAGE =
+  "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.\n";
+
+describe("ids", () => {
+  const good = [
+    "7",
+    "ann",
+    "A_b-c.d",
+    "Ámelie",
+    "陳大文",
+    "हिन्दी",
+    "ไทย",
+    "x".repeat(64),
+    "語".repeat(64),
+    "𠮷".repeat(64),
+  ];
+  for (const id of good)
+    test(`${id} is one`, () => expect(readName("client id", id)).toEqual({ name: id.normalize("NFC") }));
+
+  const bad = {
+    "an empty one": "",
+    "65 characters": "x".repeat(65),
+    "a space": "a b",
+    "a slash": "a/b",
+    "a NUL": "a\0b",
+    "a line break": "a\nb",
+    "an emoji": "😀",
+    markup: "<b>",
+    "a bidi override": "a\u202Eb",
+    "a zero-width joiner": "a\u200Db",
+    "a soft hyphen": "a\u00ADb",
+    "an invisible letter": "a\u3164b",
+    "a variation selector": "a\uFE0Fb",
+    "a mark with nothing to sit on": "\u0301a",
+    "a single dot, which browsers take out of an address": ".",
+    "two dots": "..",
+    "a blank hieroglyph": "a\u{13441}",
+    "half a character": "a\uD800",
+    "what was not UTF-8": "\uFFFD",
+  };
+  for (const [kind, id] of Object.entries(bad))
+    test(`${kind} is none`, () => expect(readName("client id", id)).toHaveProperty("sentence"));
+});
+
+describe("normalising, which takes quadratic time", () => {
+  test("is not begun for what is too long, or has too many marks in a row, to be a name", () => {
+    using normalize = spyOn(String.prototype, "normalize");
+    for (const text of ["\u0301".repeat(60_000), `a${"\u0316\u0301".repeat(30)}`, "a".repeat(400)])
+      expect(readName("session", text)).toHaveProperty("sentence");
+    expect(normalize).not.toHaveBeenCalled();
+  });
+
+  test("may make a name four times as short", () => {
+    for (const name of ["\u1f82".repeat(64), "\u01d6".repeat(64), "\u{1109a}".repeat(64), "한".repeat(64)])
+      expect(readName("room", name.normalize("NFD"))).toEqual({ name });
+  });
+});
+
+test("of an address no more is read than a client says: 32 parameters, and an id's length", () => {
+  const json = new Headers({ "Sec-WebSocket-Protocol": SUBPROTOCOL });
+  const read = (query: string) => readWish("ann", `http://localhost/ws/ann?${query}`, json, 100);
+  expect(read(`${"a=b&".repeat(31)}room=tea&room=x`)).toMatchObject({ room: "tea" });
+  expect(read(`${"a=b&".repeat(32)}room=tea`)).toMatchObject({ room: "lobby" });
+  expect(read("after=1-2")).toMatchObject({ after: "1-2" });
+  expect(read(`after=1-${"2".repeat(15_000)}`)).toMatchObject({ after: `1-${"2".repeat(38)}` });
+});
+
+test("addresses that are not ours", async () => {
+  await using hub = await startHubbub();
+  for (const path of [
+    "/nope",
+    "/client/",
+    "/ws",
+    "/ws/",
+    "/ws/a/b",
+    "/websocket/a/b",
+    "/index.html",
+    "/favicon.ico",
+  ])
+    expect(await hub.answer(path)).toEqual({ status: 404, body: NOTHING_HERE });
+});
+
+test("ids that are none, asked for by a WebSocket and by a plain GET", async () => {
+  await using hub = await startHubbub();
+  for (const headers of [{}, UPGRADE])
+    for (const path of [
+      "/ws/a%20b",
+      "/ws/a%2Fb",
+      "/ws/%00",
+      "/ws/%FF",
+      "/ws/%zz",
+      `/ws/${"x".repeat(65)}`,
+      "/websocket/%E2%80%AE",
+    ])
+      expect(await hub.answer(path, { headers })).toEqual({ status: 400, body: NOT_AN_ID });
+});
+
+test("what is not a WebSocket is told so, once all else is in order", async () => {
+  await using hub = await startHubbub();
+  for (const path of ["/websocket", "/ws/7", "/websocket/7"]) {
+    const response = await hub.get(path);
+    expect(response.status).toBe(426);
+    expect(response.headers.get("upgrade")).toBe("websocket");
+    expect(await response.text()).toBe(
+      "Open this address with a WebSocket client; the chat's page is at /client.\n",
+    );
+  }
+});
+
+test("methods other than GET and HEAD", async () => {
+  await using hub = await startHubbub();
+  for (const path of ["/", "/client", "/websocket", "/ws/7", "/websocket/7"])
+    for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]) {
+      const response = await hub.get(path, { method, headers: UPGRADE });
+      expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
+      expect(await response.text()).toBe("Only GET and HEAD are answered here.\n");
+    }
+});
+
+test("a Host that another site's DNS could name", async () => {
+  await using hub = await startHubbub();
+  const foreign = [
+    "evil.example",
+    "evil.example:80",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "a@localhost",
+    "127.1",
+    "a, localhost",
+  ];
+  for (const headers of [{}, UPGRADE])
+    for (const host of foreign)
+      for (const path of ["/ws/7", "/websocket"])
+        expect(await hub.answer(path, { headers: { ...headers, Host: host } })).toEqual({
+          status: 403,
+          body: NOT_OUR_NAME,
+        });
+});
+
+test("a Host that only this machine can be meant by", async () => {
+  await using hub = await startHubbub();
+  const ours = [
+    "localhost",
+    "LOCALHOST:8000",
+    "localhost.",
+    "chat.localhost",
+    "127.0.0.1",
+    "192.168.1.20:8000",
+    "[::1]:8000",
+    hostname(),
+    `${hostname()}.local`,
+  ];
+  for (const host of ours) {
+    await using ann = await hub.open("/websocket", { Host: host });
+    ann.says(host);
+    await ann.hears(`Message text was: ${host}`);
+  }
+});
+
+test("the page of another site", async () => {
+  await using hub = await startHubbub();
+  const foreign = [
+    "http://evil.example",
+    "http://localhost:1",
+    `https://127.0.0.1:${hub.port}.evil.example`,
+    "null",
+    "",
+    "file://",
+    `http://127.0.0.1:${hub.port}/evil`,
+    `ws://127.0.0.1:${hub.port}`,
+    `http://evil.example@127.0.0.1:${hub.port}`,
+  ];
+  for (const origin of foreign)
+    expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
+      status: 403,
+      body: NOT_OUR_PAGE,
+    });
+});
+
+test("what a page of another site asks for without an Origin, such as an image", async () => {
+  await using hub = await startHubbub({ args: ["--allow-origin", "https://a.example"] });
+  const paths = [
+    "/ws/7",
+    "/websocket",
+    "/rooms/tea/members",
+    "/rooms/tea/messages",
+    "/metrics",
+    "/healthz",
+    "/readyz",
+  ];
+  for (const site of ["cross-site", "same-site"]) {
+    const headers = { "Sec-Fetch-Site": site };
+    for (const path of paths) expect(await hub.answer(path, { headers })).toHaveProperty("status", 403);
+    expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, ...headers } })).toEqual({
+      status: 403,
+      body: NOT_OUR_PAGE,
+    });
+    for (const path of ["/client", "/hubbub.js"])
+      expect(await hub.answer(path, { headers })).toHaveProperty("status", 200);
+    expect(await hub.answer("/", { headers })).toHaveProperty("status", 302);
+    // With an Origin it is the Origin that counts.
+    for (const origin of ["https://a.example", hub.origin]) {
+      const response = await hub.answer("/rooms/tea/members", { headers: { ...headers, Origin: origin } });
+      expect(response.status).toBe(200);
+    }
+  }
+  for (const site of ["same-origin", "none"])
+    for (const path of paths.slice(2))
+      expect(await hub.answer(path, { headers: { "Sec-Fetch-Site": site } })).toHaveProperty("status", 200);
+});
+
+test("our own page, also behind a proxy that speaks TLS; and programs, which send no Origin", async () => {
+  await using hub = await startHubbub();
+  for (const headers of [
+    { Host: `localhost:${hub.port}`, Origin: `http://localhost:${hub.port}` },
+    { Host: "localhost", Origin: "https://localhost" },
+    { Host: "localhost:443", Origin: "https://localhost" },
+    { Host: "LOCALHOST:80", Origin: "http://localhost" },
+    { Host: "[::1]:8000", Origin: "http://[::1]:8000" },
+    {},
+  ]) {
+    await using ann = await hub.open("/websocket", headers);
+    await ann.hearsNothing();
+  }
+});
+
+test("no subprotocol is agreed to that is not spoken", async () => {
+  await using hub = await startHubbub();
+  const response = await hub.get("/websocket", {
+    headers: { ...UPGRADE, "Sec-WebSocket-Protocol": "chat, token.secret" },
+  });
+  expect([response.status, response.headers.get("sec-websocket-protocol")]).toEqual([101, null]);
+});
+
+describe("with a public address", () => {
+  const PUBLIC =
+    "This server does not go by that name: use https://chat.example, or start it with --allow-host.\n";
+  const args = ["--public-url", "https://chat.example"];
+
+  test("its host is ours, with or without the port of its scheme, and its site is the only own one", async () => {
+    await using hub = await startHubbub({ args });
+    expect(hub.greeting).toEndWith(
+      ` is listening on port ${hub.port}, reached as https://chat.example/client; who can join: whoever can reach it, under any name\n`,
+    );
+    for (const host of ["chat.example", "CHAT.example:443", "localhost", "10.1.2.3:8000"]) {
+      await using ann = await hub.open("/websocket", { Host: host, Origin: "https://chat.example" });
+      await ann.hearsNothing();
+    }
+    for (const host of ["chat.example:8000", "evil@chat.example", "chat.example/x", "hubbub:8000"])
+      expect(await hub.answer("/ws/7", { headers: { Host: host } })).toEqual({ status: 403, body: PUBLIC });
+    for (const [host, origin] of [
+      ["chat.example", "https://evil.example"],
+      ["chat.example", "http://chat.example"],
+      ["chat.example", "https://chat.example:444"],
+      ["localhost:8000", "http://localhost:8000"],
+      ["10.1.2.3:8000", "http://10.1.2.3:8000"],
+    ] as const)
+      expect(await hub.answer("/ws/7", { headers: { Host: host, Origin: origin } })).toEqual({
+        status: 403,
+        body: NOT_OUR_PAGE,
+      });
+  });
+
+  test("programs on this machine and network need not go by way of it", async () => {
+    await using hub = await startHubbub({ args });
+    for (const host of [`localhost:${hub.port}`, "127.0.0.1", "[::1]:8000", "10.1.2.3:8000", hostname()]) {
+      await using ann = await hub.open("/websocket", { Host: host });
+      await ann.hearsNothing();
+      expect(await hub.answer("/rooms/tea/members", { headers: { Host: host } })).toHaveProperty(
+        "status",
+        200,
+      );
+    }
+  });
+});
+
+test("other host names that are allowed are ours on any port, and nothing below them is", async () => {
+  const names = ["--allow-host", "Hubbub", "--allow-host", "hubbub.chat.svc.cluster.local"];
+  for (const args of [names, [...names, "--public-url", "https://chat.example"]]) {
+    await using hub = await startHubbub({ args });
+    for (const host of ["hubbub:8000", "HUBBUB", "hubbub.", "hubbub.chat.svc.cluster.local:8000"]) {
+      await using ann = await hub.open("/websocket", { Host: host });
+      await ann.hearsNothing();
+      expect(await hub.answer("/rooms/tea/members", { headers: { Host: host } })).toHaveProperty(
+        "status",
+        200,
+      );
+    }
+    for (const host of ["hubbub.evil.example", "x.hubbub", "hubbub.chat.svc", "hubbub@evil.example"])
+      expect(await hub.answer("/ws/7", { headers: { Host: host } })).toHaveProperty("status", 403);
+  }
+});
+
+describe("pages of other sites that are allowed", () => {
+  const args = ["--allow-origin", "https://a.example", "--allow-origin", "http://b.example:81"];
+  const cors = ({ headers }: Response) =>
+    ["access-control-allow-origin", "access-control-expose-headers", "vary"].map((name) => headers.get(name));
+
+  test("come in, and those of no other", async () => {
+    await using hub = await startHubbub({ args });
+    for (const origin of ["https://a.example", "http://b.example:81"]) {
+      await using ann = await hub.open("/ws/ann", { Origin: origin });
+      await ann.hearsNothing();
+    }
+    for (const origin of ["http://a.example", "https://a.example:444", "https://x.a.example", "null"])
+      expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
+        status: 403,
+        body: NOT_OUR_PAGE,
+      });
+  });
+
+  test("may read why they are rejected; any other page learns only that it is not allowed", async () => {
+    await using hub = await startHubbub({ args });
+    const allowed = await hub.get("/ws/a%20b", { headers: { Origin: "https://a.example" } });
+    expect([allowed.status, codeOf(allowed), ...cors(allowed)]).toEqual([
+      400,
+      "bad-name",
+      "https://a.example",
+      "Hubbub-Code, Retry-After",
+      "Origin",
+    ]);
+    // Whatever else is wrong, so that it tells nothing about this server.
+    for (const origin of ["https://evil.example", "null"])
+      for (const path of ["/ws/a%20b", "/ws/ann?history=x", "/websocket", "/rooms/a%20b/messages"])
+        for (const headers of [{}, { Host: "elsewhere.example" }]) {
+          const foreign = await hub.get(path, { headers: { ...headers, Origin: origin } });
+          expect([foreign.status, codeOf(foreign), ...cors(foreign)]).toEqual([
+            403,
+            "origin",
+            origin,
+            "Hubbub-Code, Retry-After",
+            "Origin",
+          ]);
+        }
+    // Only a rejection is readable.
+    const health = await hub.get("/healthz", { headers: { Origin: "https://evil.example" } });
+    expect(cors(health)).toEqual([null, null, null]);
+  });
+
+  test("may show a token, when the browser asks first", async () => {
+    await using hub = await startHubbub({ args });
+    const ask = (origin: string) =>
+      hub.get("/ws/ann", {
+        method: "OPTIONS",
+        headers: {
+          Origin: origin,
+          "Access-Control-Request-Method": "GET",
+          "Access-Control-Request-Headers": "authorization",
+        },
+      });
+    const allowed = await ask("https://a.example");
+    expect([allowed.status, allowed.headers.get("access-control-allow-headers"), ...cors(allowed)]).toEqual([
+      204,
+      "Authorization, Content-Type",
+      "https://a.example",
+      "Hubbub-Code, Retry-After",
+      "Origin",
+    ]);
+    const foreign = await ask("https://evil.example");
+    expect([foreign.status, ...cors(foreign)]).toEqual([405, null, null, null]);
+  });
+});
+
+test("every rejection carries a code, which no proxy's error page has", async () => {
+  const secret = "a secret of thirty-two bytes, or more";
+  await using hub = await startHubbub({ args: ["--max-connections", "1"] });
+  await using secured = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+  const sign = (client: string, rooms: string[], seconds: number) =>
+    new Tokens(Buffer.from(secret)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
+  const post = (body: string) => ({ method: "POST", body });
+  const rejections: [Hubbub, string, RequestInit, number, string][] = [
+    [hub, "/nope", {}, 404, "not-found"],
+    [hub, "/client", { method: "POST" }, 405, "no-such-method"],
+    [hub, "/ws/ann", { method: "DELETE" }, 405, "no-such-method"],
+    [hub, "/ws/ann", { method: "POST" }, 405, "no-such-method"],
+    [hub, "/ws/ann", { method: "POST", headers: { Origin: "https://elsewhere.example" } }, 403, "origin"],
+    [hub, "/rooms/tea/messages", { method: "PUT" }, 405, "no-such-method"],
+    [hub, "/ws/a%20b", {}, 400, "bad-name"],
+    [hub, "/ws/ann?room=a%20b", {}, 400, "bad-name"],
+    [hub, "/ws/ann?history=x", {}, 400, "bad-history"],
+    [hub, "/rooms/a%20b/members", {}, 400, "bad-name"],
+    [hub, "/rooms/tea/messages?limit=0", {}, 400, "bad-limit"],
+    [hub, "/rooms/tea/messages", post("x"), 400, "not-json"],
+    [hub, "/rooms/tea/messages", post(`"${"x".repeat(500_000)}"`), 413, "message-too-big"],
+    [hub, "/websocket", { headers: { Host: "elsewhere.example" } }, 403, "host"],
+    [hub, "/ws/ann", { headers: { Origin: "https://elsewhere.example" } }, 403, "origin"],
+    [hub, "/ws/ann", {}, 426, "not-websocket"],
+    [hub, "/websocket", {}, 426, "not-websocket"],
+    [secured, "/ws/ann", {}, 401, "no-token"],
+    [secured, "/rooms/tea/messages", {}, 401, "no-token"],
+    [secured, "/ws/ann?token=x", {}, 401, "bad-token"],
+    [secured, `/ws/bob?token=${sign("ann", [], 60)}`, {}, 403, "not-for-client"],
+    [secured, `/ws/ann?room=coffee&token=${sign("ann", ["tea"], 60)}`, {}, 403, "not-for-room"],
+  ];
+  for (const [server, path, init, status, code] of rejections) {
+    const response = await server.get(path, init);
+    expect([path, response.status, codeOf(response)]).toEqual([path, status, code]);
+  }
+  await using ann = await hub.join("ann");
+  const full = await hub.get("/ws/bob", { headers: UPGRADE });
+  expect([full.status, codeOf(full), full.headers.get("retry-after")]).toEqual([503, "full", "5"]);
+  await ann.hearsNothing();
+});
+
+test("what is special to JavaScript is a name like any other", async () => {
+  await using hub = await startHubbub();
+  const names = ["__proto__", "constructor", "toString", "hasOwnProperty", "valueOf"];
+  for (const name of names) {
+    await using one = await hub.joinJson(name, { room: name, session: name });
+    await using two = await hub.join("two", { room: name });
+    expect(one.welcome).toMatchObject({ client: name, room: name, sent: null, count: 1 });
+    one.says("hi", { seq: 1 });
+    await one.hears({ type: "ack", seq: 1 }, { type: "message", from: name, text: "hi" });
+    await two.hears(`Client #${name} says: hi`);
+    await one.leaves();
+    await two.hears(`Client #${name} left the chat`);
+  }
+});
+
+test("half a character of an escape is mended at the door", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.joinJson("ann");
+  ann.sends('{"type":"message","text":"a\\ud800b\\udc00\\ud83d\\ude00"}');
+  await ann.hears({ type: "message", from: "ann", text: "a\uFFFDb\uFFFD😀" });
+});

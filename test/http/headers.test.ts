@@ -1,0 +1,142 @@
+/** The headers of every kind of response, each set as a whole. */
+
+import { describe, expect, test } from "bun:test";
+import { startHubbub, type Hubbub } from "../support/server.ts";
+
+/** Status and headers, without those that Bun adds to every response. */
+async function headersOf(
+  hub: Hubbub,
+  path: string,
+  init: RequestInit = {},
+): Promise<Record<string, unknown>> {
+  const { status, headers } = await hub.get(path, init);
+  const { date: _, "content-length": __, etag, ...rest } = Object.fromEntries(headers);
+  return { status, ...rest, ...(etag === undefined ? {} : { etag: "an ETag" }) };
+}
+
+const TEXT = { "content-type": "text/plain; charset=utf-8", "x-content-type-options": "nosniff" };
+const JSON_TYPE = { "content-type": "application/json;charset=utf-8" };
+const PROBLEM = { "content-type": "application/problem+json" };
+
+describe("the page and its module", () => {
+  test("the page runs only what it brings along, in no other page's frame, and is asked for again each time", async () => {
+    await using hub = await startHubbub();
+    const { "content-security-policy": policy = "", ...page } = await headersOf(hub, "/client");
+    expect(page).toEqual({
+      status: 200,
+      "content-type": "text/html; charset=utf-8",
+      "x-content-type-options": "nosniff",
+      "referrer-policy": "no-referrer",
+      "cache-control": "no-cache",
+      etag: "an ETag",
+    });
+    expect(
+      String(policy)
+        .replace(/'sha256-[\w+/]{43}='/g, "HASH")
+        .split("; "),
+    ).toEqual([
+      "default-src 'none'",
+      "script-src 'self' HASH",
+      "style-src HASH",
+      "connect-src 'self'",
+      "img-src blob: data:",
+      "base-uri 'none'",
+      "form-action 'none'",
+      "frame-ancestors 'none'",
+    ]);
+  });
+
+  test("the module may be imported by any page", async () => {
+    await using hub = await startHubbub();
+    expect(await headersOf(hub, "/hubbub.js")).toEqual({
+      status: 200,
+      "content-type": "text/javascript; charset=utf-8",
+      "access-control-allow-origin": "*",
+      "x-content-type-options": "nosniff",
+      "cache-control": "no-cache",
+      etag: "an ETag",
+    });
+  });
+
+  test("/ leads to the page, and keeps the query", async () => {
+    await using hub = await startHubbub();
+    expect(await headersOf(hub, "/?room=tea&id=ann")).toEqual({
+      status: 302,
+      location: "/client?room=tea&id=ann",
+      ...TEXT,
+    });
+  });
+});
+
+test("what is not there, and what is no method", async () => {
+  await using hub = await startHubbub();
+  expect(await headersOf(hub, "/nope")).toEqual({ status: 404, "hubbub-code": "not-found", ...TEXT });
+  expect(await headersOf(hub, "/ws/ann", { method: "POST" })).toEqual({
+    status: 405,
+    "hubbub-code": "no-such-method",
+    allow: "GET, HEAD",
+    ...TEXT,
+  });
+  expect(await headersOf(hub, "/rooms/tea/messages", { method: "PUT" })).toEqual({
+    status: 405,
+    "hubbub-code": "no-such-method",
+    allow: "GET, HEAD, POST, OPTIONS",
+    ...PROBLEM,
+  });
+});
+
+test("the rooms over HTTP are not cached", async () => {
+  await using hub = await startHubbub();
+  const fresh = { ...JSON_TYPE, "cache-control": "no-store", "x-content-type-options": "nosniff" };
+  const body = JSON.stringify({ text: "hi", from: "ci" });
+  expect(await headersOf(hub, "/rooms/tea/messages", { method: "POST", body })).toEqual({
+    status: 201,
+    ...fresh,
+  });
+  expect(await headersOf(hub, "/rooms/tea/messages")).toEqual({ status: 200, ...fresh });
+  expect(await headersOf(hub, "/rooms/tea/members")).toEqual({ status: 200, ...fresh });
+  expect(await headersOf(hub, "/rooms/a%20b/members")).toEqual({
+    status: 400,
+    "hubbub-code": "bad-name",
+    ...PROBLEM,
+  });
+});
+
+test("who has no token is told which kind to bring", async () => {
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  const rejected = { status: 401, "hubbub-code": "no-token", "www-authenticate": "Bearer" };
+  expect(await headersOf(hub, "/ws/ann")).toEqual({ ...rejected, ...TEXT, connection: "close" });
+  expect(await headersOf(hub, "/rooms/tea/members")).toEqual({ ...rejected, ...PROBLEM });
+});
+
+describe("pages of an allowed site", () => {
+  const args = ["--allow-origin", "https://a.example"];
+  const headers = { Origin: "https://a.example" };
+  const readable = {
+    "access-control-allow-origin": "https://a.example",
+    "access-control-expose-headers": "Hubbub-Code, Retry-After",
+    vary: "Origin",
+  };
+
+  test("may read answers and rejections, and caches keep them apart from those for other sites", async () => {
+    await using hub = await startHubbub({ args });
+    for (const path of ["/ws/a%20b", "/rooms/tea/members", "/rooms/a%20b/members"])
+      expect(await headersOf(hub, path, { headers })).toMatchObject(readable);
+  });
+
+  test("may show a token and send JSON, once their browser has asked, which it need not do for a day", async () => {
+    await using hub = await startHubbub({ args });
+    for (const [path, methods] of [
+      ["/ws/ann", "GET"],
+      ["/rooms/tea/members", "GET"],
+      ["/rooms/tea/messages", "GET, POST"],
+    ] as const)
+      expect(await headersOf(hub, path, { method: "OPTIONS", headers })).toEqual({
+        status: 204,
+        ...readable,
+        "access-control-allow-methods": methods,
+        "access-control-allow-headers": "Authorization, Content-Type",
+        "access-control-max-age": "86400",
+      });
+  });
+});

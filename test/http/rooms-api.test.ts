@@ -1,0 +1,456 @@
+/** The rooms over HTTP, with the same door, limits and sessions as the sockets. */
+
+import { describe, expect, test } from "bun:test";
+import type { Message } from "../../src/protocol/events.ts";
+import { errors } from "../../src/protocol/codec.ts";
+import { Clock } from "../support/clock.ts";
+import { RawClient, request } from "../support/raw-websocket.ts";
+import { Tokens } from "../../src/auth/tokens.ts";
+import { startHubbub, STORES, type Hubbub } from "../support/server.ts";
+
+/** Of the many answers each has some of these. */
+interface Body {
+  readonly id?: string;
+  readonly messages: readonly Message[];
+  readonly more?: boolean;
+  readonly recovered?: boolean;
+}
+
+async function call(hub: Hubbub, path: string, body?: unknown, headers: Record<string, string> = {}) {
+  const response = await hub.get(`/rooms/${path}`, {
+    headers,
+    ...(body === undefined
+      ? {}
+      : { method: "POST", body: typeof body === "string" ? body : JSON.stringify(body) }),
+  });
+  const answered: Body = JSON.parse(await response.text());
+  return { status: response.status, type: response.headers.get("content-type"), body: answered };
+}
+
+/** Problem details (RFC 9457), as a whole. */
+function problem(status: number, title: string, code: string, detail: string) {
+  return { status, type: "application/problem+json", body: { title, status, detail, code } };
+}
+
+/** Without what a handshake says. */
+const HTTP_ONLY = {
+  Upgrade: undefined,
+  Connection: undefined,
+  "Sec-WebSocket-Key": undefined,
+  "Sec-WebSocket-Version": undefined,
+};
+const JSON_TYPE = "application/json;charset=utf-8";
+
+for (const store of STORES)
+  describe(`on ${store.name}`, () => {
+    test("what is posted is heard on both wires, and read again", async () => {
+      await using hub = await startHubbub({ store });
+      await using ann = await hub.join("ann", { room: "tea" });
+      await using bob = await hub.joinJson("bob", { room: "tea" });
+      const { status, type, body } = await call(hub, "tea/messages", { text: "hi \ud800", from: "ci" });
+      expect<unknown[]>([status, type, body]).toEqual([201, JSON_TYPE, { id: expect.any(String) }]);
+      await ann.hears("Client #ci says: hi \ufffd");
+      await bob.hears({ type: "message", id: body.id, from: "ci", text: "hi \ufffd" });
+      ann.says(new Uint8Array([1, 2, 3]));
+      await bob.hears({ type: "message", from: "ann", data: "AQID" });
+      expect<unknown>((await call(hub, "tea/messages")).body).toEqual({
+        messages: [
+          { id: body.id, time: expect.any(Number), from: "ci", text: "hi \ufffd" },
+          { id: bob.after, time: expect.any(Number), from: "ann", data: "AQID" },
+        ],
+        more: false,
+      });
+      expect<unknown>((await call(hub, "tea/members")).body).toEqual({ count: 2, members: ["ann", "bob"] });
+      expect((await call(hub, "coffee/messages")).body).toEqual({ messages: [], more: false });
+      expect<unknown>((await call(hub, "coffee/members")).body).toEqual({ count: 0, members: [] });
+    });
+
+    test("with a session each number is kept once, from wherever it comes", async () => {
+      await using hub = await startHubbub({ store });
+      await using bob = await hub.join("bob");
+      const say = (text: string, seq: number) =>
+        call(hub, "lobby/messages", { text, from: "ci", session: "s", seq });
+      const first = await say("one", 1);
+      expect(first.status).toBe(201);
+      expect(await say("one", 1)).toMatchObject({ status: 200, body: first.body });
+      expect((await say("three", 3)).status).toBe(201);
+      expect(await say("two, too late", 2)).toMatchObject({ status: 200, body: { id: null } });
+      await using ci = await hub.joinJson("ci", { session: "s", history: 0 });
+      expect(ci.welcome.sent).toBe(3);
+      ci.says("three", { seq: 3 });
+      await ci.hears({ type: "ack", seq: 3 });
+      await bob.hears("Client #ci says: one", "Client #ci says: three");
+      await bob.hearsNothing();
+    });
+
+    test("a retry that overtakes its original, from a socket to HTTP and back, is stored once", async () => {
+      await using hub = await startHubbub({ store });
+      await using bob = await hub.joinJson("bob");
+      await using ci = await hub.joinJson("ci", { session: "s", history: 0 });
+      const COUNT = 40;
+      const ids = new Map<number, Set<unknown>>();
+      for (let seq = 1; seq <= COUNT; seq++) {
+        const text = `${seq}`;
+        const post = () => call(hub, "lobby/messages", { text, from: "ci", session: "s", seq });
+        let posted;
+        // Which of them comes first, and whether both are pending at once, is another each time.
+        if (seq % 4 === 0) posted = await post();
+        if (seq % 4 === 1) posted = post();
+        ci.says(text, { seq });
+        if (seq % 4 === 2) posted = post();
+        let id: unknown;
+        while (id === undefined) {
+          const event = await ci.next();
+          if (event.type === "ack" && event.seq === seq) id = event.id;
+        }
+        const { status, body } = await (posted ?? post());
+        expect([200, 201]).toContain(status);
+        ids.set(seq, new Set([id, body.id]));
+      }
+      for (let seq = 1; seq <= COUNT; seq++) {
+        await bob.hears({ type: "message", from: "ci", text: `${seq}` });
+        expect(ids.get(seq)).toEqual(new Set([bob.after]));
+      }
+      await ci.leaves();
+      await using back = await hub.joinJson("ci", { session: "s", history: 0 });
+      expect(back.welcome.sent).toBe(COUNT);
+      back.says("again", { seq: COUNT });
+      back.says("new", { seq: COUNT + 1 });
+      await bob.hears({ type: "message", from: "ci", text: "new" });
+    });
+
+    test("a long conversation is read page by page, both ways", async () => {
+      await using hub = await startHubbub({ store });
+      await using ann = await hub.joinJson("ann");
+      const ids: string[] = [];
+      for (let i = 0; i < 25; i++) {
+        ann.says(`${i}`);
+        ids.push(String((await ann.next()).id));
+      }
+      const page = async (query: string) => {
+        const { messages, ...rest } = (await call(hub, `lobby/messages?${query}`)).body;
+        return { texts: messages.map(({ text }) => text).join(" "), ...rest };
+      };
+      expect(await page("limit=3")).toEqual({ texts: "22 23 24", more: true });
+      expect(await page(`limit=3&before=${ids[22]}`)).toEqual({ texts: "19 20 21", more: true });
+      expect(await page(`limit=3&before=${ids[3]}`)).toEqual({ texts: "0 1 2", more: false });
+      expect(await page(`before=${ids[0]}`)).toEqual({ texts: "", more: false });
+      expect(await page(`limit=3&after=${ids[0]}`)).toEqual({ texts: "1 2 3", more: true, recovered: true });
+      expect(await page(`limit=3&after=${ids[21]}`)).toEqual({
+        texts: "22 23 24",
+        more: false,
+        recovered: true,
+      });
+      expect(await page(`after=${ids[24]}`)).toEqual({ texts: "", more: false, recovered: true });
+      expect(await page(`limit=1&after=${ann.welcome.last}`)).toEqual({
+        texts: "0",
+        more: true,
+        recovered: true,
+      });
+      expect(await page("limit=1&after=1-0")).toEqual({ texts: "0", more: true, recovered: false });
+      expect(await page("limit=1&before=1-0")).toEqual({ texts: "", more: false });
+      expect(await page("limit=1&before=999999999999999-0")).toEqual({ texts: "24", more: true });
+    });
+  });
+
+test("a page holds 100 messages if it is not asked for more", async () => {
+  await using hub = await startHubbub({ args: ["--history", "1000"] });
+  await using ann = await hub.join("ann");
+  for (let i = 1; i <= 101; i++) ann.says(`${i}`);
+  await ann.hearsUpTo("Client #ann says: 101");
+  const { messages, more } = (await call(hub, "lobby/messages")).body;
+  expect([messages.length, messages[0]?.text, more]).toEqual([100, "2", true]);
+});
+
+test("a page holds no more than a megabyte, whatever it is asked for", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.join("ann");
+  for (let i = 0; i < 40; i++) ann.says(`${i} `.padEnd(60_000, "x"));
+  await ann.hearsUpTo(`Client #ann says: ${"39 ".padEnd(60_000, "x")}`);
+  const { messages, more } = (await call(hub, "lobby/messages?limit=1000")).body;
+  expect(JSON.stringify(messages).length).toBeLessThan(1024 * 1024);
+  expect([messages.length > 5, messages.at(-1)?.text?.split(" ")[0], more]).toEqual([true, "39", true]);
+  const earlier = (await call(hub, `lobby/messages?limit=1000&before=${messages[0]?.id}`)).body;
+  expect(Number(earlier.messages.at(-1)?.text?.split(" ")[0])).toBe(39 - messages.length);
+});
+
+test("what is malformed gets its problem, and nothing is said", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const notAName = (what: string) =>
+    `A ${what} is 1 to 64 letters, digits, "_", "-" or ".": choose another one.`;
+  const cases: [unknown, ReturnType<typeof problem>][] = [
+    ["", problem(400, "Bad Request", "not-json", errors["not-json"])],
+    ["text=hi&from=ci", problem(400, "Bad Request", "not-json", errors["not-json"])],
+    ["null", problem(400, "Bad Request", "not-json", errors["not-json"])],
+    [[], problem(400, "Bad Request", "no-text", errors["no-text"])],
+    [{ from: "ci" }, problem(400, "Bad Request", "no-text", errors["no-text"])],
+    [{ text: 7, from: "ci" }, problem(400, "Bad Request", "no-text", errors["no-text"])],
+    [{ text: "hi" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
+    [{ text: "hi", from: "a b" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
+    [
+      { text: "hi", from: 7 },
+      problem(
+        400,
+        "Bad Request",
+        "bad-name",
+        "from is a client id, and session a name: texts, if they are there.",
+      ),
+    ],
+    [{ text: "hi", from: "ci", seq: "1" }, problem(400, "Bad Request", "bad-seq", errors["bad-seq"])],
+    [
+      { text: "hi", from: "ci", session: "a b" },
+      problem(400, "Bad Request", "bad-name", notAName("session")),
+    ],
+    ...[{}, 5, true].map((session): [unknown, ReturnType<typeof problem>] => [
+      { text: "hi", from: "ci", session },
+      problem(
+        400,
+        "Bad Request",
+        "bad-name",
+        "from is a client id, and session a name: texts, if they are there.",
+      ),
+    ]),
+    [
+      { text: "x".repeat(65_537), from: "ci" },
+      problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"]),
+    ],
+    ["x".repeat(1_000_000), problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"])],
+  ];
+  for (const [body, expected] of cases)
+    expect<unknown>(await call(hub, "lobby/messages", body)).toEqual(expected);
+  expect<unknown>(await call(hub, "a%20b/messages", {})).toEqual(
+    problem(400, "Bad Request", "bad-name", notAName("room")),
+  );
+  for (const query of ["after=x", "before=1", "after=1-0&before=2-0", "after="])
+    expect<unknown>(await call(hub, `lobby/messages?${query}`)).toEqual(
+      problem(400, "Bad Request", "bad-id", "after or before is the id of a message: one of them, or none."),
+    );
+  for (const limit of ["0", "1001", "-1", "x", "1.5"])
+    expect<unknown>(await call(hub, `lobby/messages?limit=${limit}`)).toEqual(
+      problem(400, "Bad Request", "bad-limit", "limit is a whole number from 1 to 1000."),
+    );
+  for (const [path, method, allow] of [
+    ["lobby/messages", "DELETE", "GET, HEAD, POST, OPTIONS"],
+    ["lobby/messages", "OPTIONS", "GET, HEAD, POST, OPTIONS"],
+    ["lobby/members", "PUT", "GET, HEAD, OPTIONS"],
+    ["lobby/members", "POST", "GET, HEAD, OPTIONS"],
+  ] as const) {
+    const response = await hub.get(`/rooms/${path}`, { method });
+    expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);
+    expect(await response.json()).toEqual(
+      problem(405, "Method Not Allowed", "no-such-method", `Only ${allow} are answered here.`).body,
+    );
+  }
+  await bob.hearsNothing();
+});
+
+test("null is what is left out", async () => {
+  await using hub = await startHubbub();
+  for (const text of ["one", "two"])
+    expect((await call(hub, "lobby/messages", { text, from: "ci", session: null, seq: null })).status).toBe(
+      201,
+    );
+});
+
+test("a body without a length is read no further than a message goes, and one that is cut off is said to be", async () => {
+  await using hub = await startHubbub({ args: ["--log", "text"] });
+  const post = (body: ReadableStream) => hub.get("/rooms/lobby/messages", { method: "POST", body });
+  const chunk = new Uint8Array(65_536).fill(120);
+  let sent = 0;
+  const endless = new ReadableStream({
+    pull(controller) {
+      sent += chunk.length;
+      controller.enqueue(chunk);
+    },
+  });
+  const answered = await post(endless).catch((error: Error) => error);
+  if (answered instanceof Response) expect(answered.status).toBe(413);
+  expect(sent).toBeLessThan(64 * 1024 * 1024);
+  const client = new RawClient(hub.port);
+  client.sends(
+    Buffer.from("POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc"),
+  );
+  await hub.answer("/healthz");
+  client.vanishes();
+  await hub.answer("/healthz");
+  const { body } = await hub.answer("/metrics");
+  expect(body).not.toContain('reason="message-too-big"} 2');
+});
+
+test("a body that is too large is rejected in a sentence before it has come, whether it says its length or not", async () => {
+  await using hub = await startHubbub();
+  for (const framing of ["Content-Length: 99999999", "Transfer-Encoding: chunked"]) {
+    await using client = new RawClient(hub.port);
+    client.sends(Buffer.from(`POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\n${framing}\r\n\r\n`));
+    const bytes = 1_000_000; // far from all that it announces
+    if (framing.includes("chunked"))
+      client.sends(Buffer.from(`${bytes.toString(16)}\r\n${"x".repeat(bytes)}\r\n`));
+    const head = await client.head();
+    expect([
+      framing,
+      head?.status,
+      ...["hubbub-code", "content-type", "connection"].map((name) => head?.headers.get(name)),
+    ]).toEqual([framing, 413, "message-too-big", "application/problem+json", "close"]);
+  }
+});
+
+test("a body may take its time, as long as it keeps coming", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const body = Buffer.from(JSON.stringify({ text: "slowly", from: "ci" }));
+  await using client = new RawClient(hub.port);
+  client.sends(
+    Buffer.from(
+      `POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n`,
+    ),
+  );
+  // Longer than the 12 s after which Bun would cut it off.
+  for (const byte of body) {
+    client.sends(Uint8Array.of(byte));
+    await Bun.sleep(15_000 / body.length);
+  }
+  expect((await client.head())?.status).toBe(201);
+  await bob.hears("Client #ci says: slowly");
+}, 30_000);
+
+test("a body is no longer than the largest message makes it, with a length or without, whatever fills it", async () => {
+  await using hub = await startHubbub({ args: ["--max-message-bytes", "1000"] });
+  const most = 6 * 1000 + 1024;
+  const post = async (bytes: number, isChunked: boolean) => {
+    const body = `${'{"text":"hi","from":"ci","_":"'.padEnd(bytes - 2)}"}`;
+    const framing = isChunked ? { "Transfer-Encoding": "chunked" } : { "Content-Length": `${bytes}` };
+    await using client = new RawClient(hub.port);
+    client.sends(
+      request("", { ...HTTP_ONLY, ...framing }, "POST /rooms/tea/messages HTTP/1.1"),
+      Buffer.from(isChunked ? `${bytes.toString(16)}\r\n${body}\r\n0\r\n\r\n` : body),
+    );
+    return (await client.head())?.status;
+  };
+  for (const isChunked of [false, true])
+    expect([await post(most, isChunked), await post(most + 1, isChunked)]).toEqual([201, 413]);
+});
+
+test("a body that is no UTF-8, or has too much around its strings, is not parsed", async () => {
+  await using hub = await startHubbub();
+  await using bob = await hub.join("bob");
+  const latin1 = await hub.get("/rooms/lobby/messages", {
+    method: "POST",
+    body: Buffer.from('{"text":"caf\u00e9","from":"ci"}', "latin1"),
+  });
+  expect([latin1.status, await latin1.json()]).toEqual([
+    400,
+    problem(400, "Bad Request", "not-json", errors["not-json"]).body,
+  ]);
+  expect<unknown>(await call(hub, "lobby/messages", "[".repeat(380_000))).toEqual(
+    problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"]),
+  );
+  await bob.hearsNothing();
+});
+
+test("an address that has nothing left to say is told so before its body is read; what is malformed costs by its size", async () => {
+  using clock = new Clock();
+  const args = ["--message-rate", "1", "--message-burst", "10"];
+  await using hub = await startHubbub({ ...clock.setup, args });
+  expect((await call(hub, "lobby/messages", { text: 7, _: "x".repeat(50_000) })).status).toBe(400);
+  await using client = new RawClient(hub.port);
+  client.sends(request("", { ...HTTP_ONLY, "Content-Length": "100" }, "POST /rooms/tea/messages HTTP/1.1"));
+  expect((await client.head())?.status).toBe(429);
+});
+
+test("the door is the sockets': Host, Origin, and pages of allowed sites may read the answers", async () => {
+  await using hub = await startHubbub({ args: ["--allow-origin", "https://a.example"] });
+  const said = { text: "hi", from: "ci" };
+  expect((await call(hub, "lobby/messages", said, { Host: "evil.example" })).body).toMatchObject({
+    code: "host",
+  });
+  expect((await call(hub, "lobby/messages", said, { Origin: "https://evil.example" })).body).toMatchObject({
+    code: "origin",
+  });
+  expect((await call(hub, "lobby/members", undefined, { Origin: "null" })).status).toBe(403);
+  const allowed = await hub.get("/rooms/lobby/messages", { headers: { Origin: "https://a.example" } });
+  expect([allowed.status, allowed.headers.get("access-control-allow-origin")]).toEqual([
+    200,
+    "https://a.example",
+  ]);
+  const asked = await hub.get("/rooms/lobby/messages", {
+    method: "OPTIONS",
+    headers: { Origin: "https://a.example", "Access-Control-Request-Method": "POST" },
+  });
+  expect([asked.status, asked.headers.get("access-control-allow-methods")]).toEqual([204, "GET, POST"]);
+});
+
+test("tokens: who speaks is who the token names, in its rooms", async () => {
+  const secret = "a secret of thirty-two bytes, or more";
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+  const token = new Tokens(Buffer.from(secret)).sign("ci", ["tea"], Math.floor(Date.now() / 1000) + 60);
+  const headers = { Authorization: `Bearer ${token}` };
+  expect((await call(hub, "tea/messages", { text: "hi" }, headers)).status).toBe(201);
+  expect((await call(hub, "tea/messages", { text: "hi", from: "ci" }, headers)).status).toBe(201);
+  expect(await call(hub, "tea/messages", { text: "hi", from: "eve" }, headers)).toMatchObject({
+    status: 403,
+    body: { code: "not-for-client" },
+  });
+  for (const path of ["coffee/messages", "coffee/members"])
+    expect(await call(hub, path, undefined, headers)).toMatchObject({
+      status: 403,
+      body: { code: "not-for-room" },
+    });
+  const without = await hub.get("/rooms/tea/messages");
+  expect([without.status, without.headers.get("www-authenticate")]).toEqual([401, "Bearer"]);
+  expect((await call(hub, "tea/messages", undefined, headers)).body.messages).toMatchObject([
+    { from: "ci", text: "hi" },
+    { from: "ci", text: "hi" },
+  ]);
+});
+
+test("the rate is that of an address, and says when to come again", async () => {
+  using clock = new Clock();
+  const args = ["--message-rate", "1", "--message-burst", "2", "--trust-proxy"];
+  await using hub = await startHubbub({ ...clock.setup, args });
+  const from = (address: string) => ({ "X-Forwarded-For": address });
+  const say = (address: string) => call(hub, "lobby/messages", { text: "hi", from: "ci" }, from(address));
+  expect([(await say("192.0.2.1")).status, (await say("192.0.2.1")).status]).toEqual([201, 201]);
+  const refused = await hub.get("/rooms/lobby/messages", {
+    method: "POST",
+    body: '{"text":"hi","from":"ci"}',
+    headers: from("192.0.2.1"),
+  });
+  expect([refused.status, refused.headers.get("retry-after")]).toEqual([429, "1"]);
+  expect(JSON.parse(await refused.text())).toEqual({
+    title: "Too Many Requests",
+    status: 429,
+    detail: errors["rate-limited"],
+    code: "rate-limited",
+    retryAfterSeconds: 1,
+  });
+  expect((await say("192.0.2.2")).status).toBe(201);
+  // Reading counts by itself, as much as a message for each request.
+  for (const path of ["lobby/members", "lobby/messages"]) {
+    const read = () => call(hub, path, undefined, from("192.0.2.1"));
+    expect([(await read()).status, (await read()).status, (await read()).status]).toEqual([200, 200, 429]);
+    clock.passes(2000);
+  }
+  // Size counts as on a socket.
+  const large = { text: "x".repeat(65_536), from: "ci" };
+  const post = () => call(hub, "lobby/messages", large, from("192.0.2.3"));
+  expect([(await post()).status, (await post()).status]).toEqual([201, 429]);
+});
+
+test("each curl of the README does what it says there", async () => {
+  await using hub = await startHubbub();
+  const readme = await Bun.file(`${import.meta.dir}/../../README.md`).text();
+  const lines = [...readme.matchAll(/^(curl .*)\n# (.*)$/gm)];
+  expect(lines.length).toBeGreaterThan(4);
+  for (const [, command = "", answer = ""] of lines) {
+    const run =
+      await Bun.$`sh -c ${command.replace("curl", "curl -s").replaceAll("localhost:8000", `127.0.0.1:${hub.port}`)}`
+        .quiet()
+        .nothrow();
+    const expected = answer.split("…").map(RegExp.escape).join(".*");
+    expect({ command, out: `${run.stdout}` }).toEqual({
+      command,
+      out: expect.stringMatching(new RegExp(`^${expected}`)),
+    });
+  }
+});

@@ -1,0 +1,158 @@
+/** TLS without a proxy: `--tls-cert` and `--tls-key`. */
+
+import { describe, expect, test } from "bun:test";
+import { generateKeyPairSync } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { version } from "../../package.json";
+import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+import { startHubbub, JsonPeer, Peer, within, type Hubbub } from "../support/server.ts";
+import { ask } from "../support/raw-websocket.ts";
+
+const CERT = `${import.meta.dir}/../support/tls/localhost.crt`;
+const KEY = `${import.meta.dir}/../support/tls/localhost.key`;
+const TLS = ["--tls-cert", CERT, "--tls-key", KEY];
+const ca = await Bun.file(CERT).text();
+const SECRET = "0123456789abcdef0123456789abcdef";
+const source = `${import.meta.dir}/../../src/server.ts`;
+
+async function run(...args: readonly string[]) {
+  const server = Bun.spawn([process.execPath, source, "--port", "0", ...args], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  try {
+    const end = Promise.all([server.exited, server.stdout.text(), server.stderr.text()]);
+    const [exitCode, stdout, stderr] = await within(end, () => `it runs, with ${args.join(" ")}`);
+    return { exitCode, stdout, stderr };
+  } finally {
+    server.kill();
+  }
+}
+
+describe("with a certificate and its key", () => {
+  const originOf = ({ port }: Hubbub) => `https://localhost:${port}`;
+  const secure = { tls: { ca } };
+
+  async function open(hub: Hubbub, path: string, headers: Record<string, string> = {}): Promise<Peer> {
+    const peer = new Peer(`wss://localhost:${hub.port}${path}`, headers, ca);
+    await peer.opened;
+    return peer;
+  }
+
+  test("both wires are one room, and what is large arrives whole", async () => {
+    await using hub = await startHubbub({ args: TLS });
+    await using ann = await open(hub, "/ws/ann");
+    const headers = { "Sec-WebSocket-Protocol": SUBPROTOCOL };
+    await using bob = await JsonPeer.over(await open(hub, "/ws/bob?session=s", headers));
+    ann.says("hi");
+    await ann.hears("You wrote: hi", "Client #ann says: hi");
+    await bob.hears({ type: "message", from: "ann", text: "hi" });
+    const text = "語".repeat(20_000);
+    bob.says(text, { seq: 1 });
+    await bob.hears({ type: "ack", seq: 1 }, { type: "message", from: "bob", text });
+    await ann.hears(`Client #bob says: ${text}`);
+    await bob.leaves();
+    await ann.hears("Client #bob left the chat");
+  });
+
+  test("the page is there, and its own origin may connect; another one may not", async () => {
+    await using hub = await startHubbub({ args: TLS });
+    const page = await fetch(`${originOf(hub)}/client`, secure);
+    expect([page.status, page.headers.get("content-type")]).toEqual([200, "text/html; charset=utf-8"]);
+    await using ann = await open(hub, "/ws/ann", { Origin: originOf(hub) });
+    await ann.hearsNothing();
+    const headers = { Origin: "https://localhost:1" };
+    expect(await fetch(`${originOf(hub)}/ws/ann`, { ...secure, headers })).toHaveProperty("status", 403);
+  });
+
+  test("what is printed to be clicked says https", async () => {
+    await using hub = await startHubbub({ args: TLS });
+    expect(hub.greeting).toBe(`Hubbub ${version} is listening on ${originOf(hub)}/client\n`);
+    const env = { ...process.env, HUBBUB_SECRET: SECRET, HUBBUB_TLS_CERT: CERT };
+    const link = await Bun.$`${process.execPath} ${source} token ann --port ${hub.port}`.env(env).text();
+    expect(link).toStartWith(`${originOf(hub)}/client?token=`);
+  });
+
+  test("hubbub join comes in that way, where the certificate is trusted", async () => {
+    await using hub = await startHubbub({ args: TLS });
+    await using bob = await open(hub, "/ws/bob");
+    await using join = Bun.spawn([process.execPath, source, "join", `${originOf(hub)}/client?id=ann`], {
+      env: { ...process.env, NODE_EXTRA_CA_CERTS: CERT },
+      stdin: new Blob(["hi\n"]),
+      stdout: "ignore",
+      stderr: "ignore",
+    });
+    await bob.hears("Client #ann says: hi");
+    expect(await within(join.exited, () => "join does not end")).toBe(0);
+  });
+
+  test("plain HTTP gets no page, and disturbs nobody", async () => {
+    await using hub = await startHubbub({ args: TLS });
+    await using ann = await open(hub, "/ws/ann");
+    await using stranger = ask(hub, "/client");
+    expect(await stranger.head()).toBeUndefined();
+    await using silent = ask(hub, "", {}, "\x16\x03");
+    ann.says("hi");
+    await ann.hears("You wrote: hi", "Client #ann says: hi");
+    silent.vanishes();
+    await ann.hearsNothing();
+  });
+});
+
+describe("what cannot work is one sentence, and exit 2", () => {
+  const NOT_CERTIFICATE = "--tls-cert: expected a certificate in PEM, got";
+  const NOT_KEY = "--tls-key: expected a key in PEM, no passphrase, got";
+  const NEEDED = "expected a file, since a certificate and its key need each other";
+
+  async function refuses(cert: string, key: string, ...sentences: readonly string[]): Promise<void> {
+    const stderr = sentences.map((sentence) => `${sentence}\n`).join("");
+    expect(await run("--tls-cert", cert, "--tls-key", key)).toEqual({ exitCode: 2, stdout: "", stderr });
+  }
+
+  test("one without the other", async () => {
+    const stdout = "";
+    expect(await run("--tls-cert", CERT)).toEqual({ exitCode: 2, stdout, stderr: `--tls-key: ${NEEDED}\n` });
+    expect(await run("--tls-key", KEY)).toEqual({ exitCode: 2, stdout, stderr: `--tls-cert: ${NEEDED}\n` });
+  });
+
+  test("a file that is not there", () =>
+    refuses("/nowhere", KEY, '--tls-cert: expected a file that can be read, got "/nowhere"'));
+
+  test("files of another kind", () =>
+    refuses(import.meta.path, source, `${NOT_CERTIFICATE} "${import.meta.path}"`, `${NOT_KEY} "${source}"`));
+
+  test("the two mixed up", () => refuses(KEY, CERT, `${NOT_CERTIFICATE} "${KEY}"`, `${NOT_KEY} "${CERT}"`));
+
+  test("empty files, which Bun would take for no TLS at all", () =>
+    refuses("/dev/null", "/dev/null", `${NOT_CERTIFICATE} "/dev/null"`, `${NOT_KEY} "/dev/null"`));
+
+  test("a key of another certificate, one with a passphrase, a certificate that is damaged", async () => {
+    const folder = mkdtempSync(`${tmpdir()}/hubbub-tls-`);
+    const write = async (name: string, text: string) => {
+      await Bun.write(`${folder}/${name}`, text);
+      return `${folder}/${name}`;
+    };
+    try {
+      const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+      const form = { type: "pkcs8", format: "pem" } as const;
+      const other = await write("other.key", `${privateKey.export(form)}`);
+      await refuses(
+        CERT,
+        other,
+        "The key is not the certificate's: choose two files that belong together with --tls-cert and --tls-key.",
+      );
+      const locked = await write(
+        "locked.key",
+        `${privateKey.export({ ...form, cipher: "aes-256-cbc", passphrase: "tea" })}`,
+      );
+      await refuses(CERT, locked, `${NOT_KEY} "${locked}"`);
+      const damaged = await write("damaged.crt", ca.replace("CERTIFICATE-----\nM", "CERTIFICATE-----\nN"));
+      expect((await run("--tls-cert", damaged, "--tls-key", KEY)).stderr).toMatch(
+        /^The certificate or its key cannot be used \(.+\): choose others with --tls-cert and --tls-key\.\n$/,
+      );
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+});

@@ -1,0 +1,325 @@
+/** With a secret, only who has a token comes in: as the one that it names, where and for as long as it says. */
+
+import { describe, expect, test } from "bun:test";
+import { connect, type State } from "../../src/client/client.ts";
+import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+import { Tokens } from "../../src/auth/tokens.ts";
+import { JsonPeer, startHubbub, within } from "../support/server.ts";
+
+const SECRET = "a secret of thirty-two bytes, or more";
+const tokens = new Tokens(Buffer.from(SECRET));
+const NOW_MS = 1_800_000_000_000;
+const NOW = NOW_MS / 1000;
+
+const NONE = "Only who has a token comes in here: ask whoever runs this server for one.\n";
+const NOT_OURS = "This token is none of this server's: ask whoever runs it for one.";
+const EXPIRED = "This token has expired: ask for a new one.";
+
+/** A token of any kind: the right signature by the right secret, unless said otherwise. */
+function forge(
+  claims: unknown,
+  { header = { alg: "HS256", typ: "JWT" }, hash = "sha256", secret = SECRET }: Forgery = {},
+): string {
+  const signed = [header, claims]
+    .map((part) => Buffer.from(JSON.stringify(part)).toString("base64url"))
+    .join(".");
+  return `${signed}.${new Bun.CryptoHasher(hash, secret).update(signed).digest("base64url")}`;
+}
+
+interface Forgery {
+  readonly header?: unknown;
+  readonly hash?: "sha256" | "sha512";
+  readonly secret?: string;
+}
+
+describe("what a token may say", () => {
+  const good: Record<string, [object, object]> = {
+    "only who": [{ sub: "ann" }, { client: "ann", expiresMs: Infinity }],
+    "until when": [
+      { sub: "ann", exp: NOW + 0.5 },
+      { client: "ann", expiresMs: NOW_MS + 500 },
+    ],
+    "from when": [
+      { sub: "ann", nbf: NOW },
+      { client: "ann", expiresMs: Infinity },
+    ],
+    where: [
+      { sub: "ann", rooms: ["tea", "__proto__"] },
+      { client: "ann", expiresMs: Infinity, rooms: new Set(["tea", "__proto__"]) },
+    ],
+    nowhere: [
+      { sub: "ann", rooms: [] },
+      { client: "ann", expiresMs: Infinity, rooms: new Set() },
+    ],
+    "what for": [
+      { sub: "prometheus", can: ["metrics"] },
+      { client: "prometheus", expiresMs: Infinity, can: new Set(["metrics"]) },
+    ],
+    "for nothing": [
+      { sub: "ann", can: [] },
+      { client: "ann", expiresMs: Infinity, can: new Set() },
+    ],
+    "for whom, and what else it likes": [
+      { sub: "A\u0301nn", aud: ["x", "hubbub"], iss: "y", iat: 1 },
+      { client: "\u00c1nn", expiresMs: Infinity },
+    ],
+  };
+  for (const [what, [claims, expected]] of Object.entries(good))
+    test(what, () => expect<unknown>(tokens.verify(forge(claims), NOW_MS)).toEqual(expected));
+
+  const bad: Record<string, unknown> = {
+    "no one": {},
+    "a number as its client": { sub: 7 },
+    "a client that is none": { sub: "a b" },
+    "rooms that are no list": { sub: "ann", rooms: "tea" },
+    "a room that is no text": { sub: "ann", rooms: [7] },
+    "a room that is none": { sub: "ann", rooms: ["a b"] },
+    "rooms that are null": { sub: "ann", rooms: null },
+    "rights that are no list": { sub: "ann", can: "metrics" },
+    "a right that is no text": { sub: "ann", can: [7] },
+    "a right that is none": { sub: "ann", can: ["metrics", "fly"] },
+    "rights that are null": { sub: "ann", can: null },
+    "an end that is no number": { sub: "ann", exp: `${NOW + 60}` },
+    "an end that is null": { sub: "ann", exp: null },
+    "a start that is no number": { sub: "ann", nbf: true },
+    "another audience": { sub: "ann", aud: "billing" },
+    "a list": ["ann"],
+    "a text": "ann",
+    nothing: null,
+  };
+  for (const [what, claims] of Object.entries(bad))
+    test(`not ${what}`, () => expect(tokens.verify(forge(claims), NOW_MS)).toEqual({ sentence: NOT_OURS }));
+
+  test("not that it has expired, or is not good yet", () => {
+    expect(tokens.verify(forge({ sub: "ann", exp: NOW }), NOW_MS)).toEqual({ sentence: EXPIRED });
+    expect(tokens.verify(forge({ sub: "ann", nbf: NOW + 1 }), NOW_MS)).toEqual({
+      sentence: "This token is not good yet: come back later.",
+    });
+  });
+});
+
+describe("whose signature counts", () => {
+  const claims = { sub: "ann" };
+  const [header = "", payload = "", signature = ""] = forge(claims).split(".");
+  const [, other = ""] = forge({ sub: "eve" }).split(".");
+  const forgeries: Record<string, string> = {
+    "another secret's": forge(claims, { secret: "another secret of thirty-two bytes" }),
+    "none at all": `${header}.${payload}.`,
+    'the algorithm "none"': forge(claims, { header: { alg: "none" } }),
+    'the algorithm "none", unsigned': `${Buffer.from('{"alg":"none"}').toString("base64url")}.${payload}.`,
+    "another algorithm, rightly signed": forge(claims, { header: { alg: "HS512" }, hash: "sha512" }),
+    "another algorithm, signed as ours": forge(claims, { header: { alg: "RS256" } }),
+    "an algorithm in small letters": forge(claims, { header: { alg: "hs256" } }),
+    "a header that is none": forge(claims, { header: "HS256" }),
+    "a critical extension": forge(claims, { header: { alg: "HS256", crit: ["exp"] } }),
+    "the one of other claims": `${header}.${other}.${signature}`,
+    "one that is cut short": `${header}.${payload}.${signature.slice(0, -2)}`,
+    "one that is padded": `${header}.${payload}.${signature}=`,
+    "one more part": `${header}.${payload}.${signature}.${signature}`,
+    "space around it": ` ${header}.${payload}.${signature}`,
+    "a line break in it": `${header}.${payload}\n.${signature}`,
+    "nothing but dots": "..",
+    "a mile of text": `${"a".repeat(100_000)}.b.c`,
+  };
+  for (const [what, token] of Object.entries(forgeries))
+    test(`not ${what}`, () => expect(tokens.verify(token, NOW_MS)).toEqual({ sentence: NOT_OURS }));
+
+  test("up to 8,192 characters, and none that is longer", () => {
+    const around = Array.from({ length: 20 }, (_, i) =>
+      forge(claims, { header: { alg: "HS256", kid: "x".repeat(6000 + 10 * i) } }),
+    );
+    const isLong = (token: string) => token.length > 8192;
+    expect(new Set(around.map(isLong)).size).toBe(2);
+    for (const token of around) expect("sentence" in tokens.verify(token, NOW_MS)).toBe(isLong(token));
+  });
+
+  test("its own, and that of RFC 7515's first example", () => {
+    expect<unknown>(tokens.verify(tokens.sign("ann", ["tea"], NOW + 60), NOW_MS)).toEqual({
+      client: "ann",
+      expiresMs: NOW_MS + 60_000,
+      rooms: new Set(["tea"]),
+    });
+    const hmac = new Bun.CryptoHasher(
+      "sha256",
+      Buffer.from(
+        "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
+        "base64url",
+      ),
+    );
+    expect(
+      hmac
+        .update(
+          "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ",
+        )
+        .digest("base64url"),
+    ).toBe("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+  });
+});
+
+const later = () => Date.now() / 1000 + 60;
+const withSecret = () => startHubbub({ env: { HUBBUB_SECRET: SECRET } });
+const UPGRADE = {
+  Connection: "Upgrade",
+  Upgrade: "websocket",
+  "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+  "Sec-WebSocket-Version": "13",
+};
+
+describe("at the door", () => {
+  test("without a token nobody comes in, nor to the echo; the page is there for everyone", async () => {
+    await using hub = await withSecret();
+    for (const path of ["/ws/ann", "/websocket/ann", "/websocket", "/ws/ann?token=", "/ws/ann?token=x"])
+      for (const headers of [{}, UPGRADE]) {
+        const response = await hub.get(path, { headers });
+        expect([response.status, response.headers.get("www-authenticate")]).toEqual([401, "Bearer"]);
+        expect(await response.text()).toBe(path.endsWith("x") ? `${NOT_OURS}\n` : NONE);
+      }
+    expect((await hub.get("/client")).status).toBe(200);
+    expect((await hub.get("/hubbub.js")).status).toBe(200);
+  });
+
+  test("a token is shown as a header, an offered subprotocol or in the address, and is in no answer", async () => {
+    await using hub = await withSecret();
+    const token = forge({ sub: "ann" });
+    const ways: [string, Record<string, string>][] = [
+      ["/ws/ann", { Authorization: `Bearer ${token}` }],
+      ["/ws/ann", { Authorization: `bearer ${token}` }],
+      ["/ws/ann", { "Sec-WebSocket-Protocol": `token.${token}` }],
+      ["/ws/ann", { "Sec-WebSocket-Protocol": `token.${token}, ${SUBPROTOCOL}` }],
+      ["/ws/ann", { "Sec-WebSocket-Protocol": `${SUBPROTOCOL},token.${token}` }],
+      [`/ws/ann?token=${token}`, {}],
+      [`/websocket?token=${token}`, {}],
+    ];
+    for (const [path, headers] of ways) {
+      const response = await hub.get(path, { headers: { ...UPGRADE, ...headers } });
+      const isJson = headers["Sec-WebSocket-Protocol"]?.includes(SUBPROTOCOL);
+      expect([response.status, response.headers.get("sec-websocket-protocol")]).toEqual([
+        101,
+        isJson ? SUBPROTOCOL : null,
+      ]);
+      expect(JSON.stringify([...response.headers])).not.toContain(token);
+    }
+  });
+
+  test("it is for its own client and rooms only", async () => {
+    await using hub = await withSecret();
+    const headers = { Authorization: `Bearer ${forge({ sub: "ann", rooms: ["tea"] })}` };
+    expect(await hub.answer("/ws/bob?room=tea", { headers })).toEqual({
+      status: 403,
+      body: "This token is for another client id: connect as the one that it names.\n",
+    });
+    for (const path of ["/ws/ann", "/ws/ann?room=coffee"])
+      expect(await hub.answer(path, { headers })).toEqual({
+        status: 403,
+        body: "This token is not for this room: choose one that it names.\n",
+      });
+    await using ann = await hub.open("/ws/ann?room=tea", headers);
+    ann.says("hi");
+    await ann.hears("You wrote: hi", "Client #ann says: hi");
+  });
+
+  test("when it expires its connections end, and nobody else's", async () => {
+    await using hub = await withSecret();
+    const short = forge({ sub: "ann", exp: Date.now() / 1000 + 0.3 });
+    await using bob = await hub.open(`/ws/bob?token=${forge({ sub: "bob", exp: Date.now() / 1000 + 1e9 })}`);
+    const ends = [
+      await hub.open(`/ws/ann?token=${short}`),
+      await hub.open(`/ws/ann?token=${short}`, { "Sec-WebSocket-Protocol": SUBPROTOCOL }),
+      await hub.open(`/websocket?token=${short}`),
+    ].map((peer) => peer.closes());
+    for (const end of ends)
+      expect(await end).toEqual({ code: 1008, reason: "The token has expired: ask for a new one." });
+    await bob.hears("Client #ann left the chat");
+    expect(await hub.answer(`/ws/ann?token=${short}`)).toEqual({ status: 401, body: `${EXPIRED}\n` });
+  });
+});
+
+test("a token for longer than a timer can wait does not end at once", async () => {
+  await using hub = await withSecret();
+  await using ann = await hub.open(
+    `/ws/ann?token=${forge({ sub: "ann", exp: Date.now() / 1000 + 40 * 86_400 })}`,
+  );
+  for (let i = 0; i < 10; i++) await ann.hearsNothingBeforePong();
+});
+
+test("who comes in too late, while the store takes its time, has been there and left", async () => {
+  const store = { name: "a late store", url: "late:?delay=100&seed=1", preload: "delayed-store.ts" };
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: SECRET }, store });
+  const peers = await Promise.allSettled(
+    Array.from({ length: 5 }, (_, i) =>
+      hub.open(`/ws/late${i}?token=${forge({ sub: `late${i}`, exp: Date.now() / 1000 + 0.03 })}`),
+    ),
+  );
+  for (const peer of peers) if (peer.status === "fulfilled") await peer.value.closes();
+  const headers = { "Sec-WebSocket-Protocol": `${SUBPROTOCOL}, token.${forge({ sub: "bob" })}` };
+  const bob = await JsonPeer.over(await hub.open("/ws/bob", headers));
+  expect(bob.welcome).toMatchObject({ count: 1, members: ["bob"] });
+});
+
+describe("who shows one", () => {
+  test("the client module, which learns why it is not let in", async () => {
+    await using hub = await withSecret();
+    await using bob = await hub.open(`/ws/bob?token=${forge({ sub: "bob" })}`);
+    const ann = connect({ server: hub.origin, id: "ann", token: forge({ sub: "ann", exp: later() }) });
+    ann.send("hi");
+    await bob.hears("Client #ann says: hi");
+    ann.close();
+    const closed = Promise.withResolvers<State>();
+    connect({ server: hub.origin, id: "eve", token: forge({ sub: "ann" }) }).on("state", (state) => {
+      if (state.is === "closed") closed.resolve(state);
+    });
+    expect(await within(closed.promise, () => "still trying")).toEqual({
+      is: "closed",
+      status: 403,
+      code: "not-for-client",
+      reason: "This token is for another client id: connect as the one that it names.",
+    });
+  });
+
+  const source = `${import.meta.dir}/../../src/server.ts`;
+  const run = (args: string[], env: Record<string, string>, input = "") =>
+    Bun.$`${process.execPath} ${source} ${args} < ${new Response(input)}`
+      .env({ ...process.env, ...env })
+      .quiet()
+      .nothrow();
+
+  test("`hubbub token` makes a link, which the terminal client takes", async () => {
+    await using hub = await withSecret();
+    await using bob = await hub.open(`/ws/bob?room=tea&token=${forge({ sub: "bob" })}`);
+    const env = { HUBBUB_SECRET: SECRET };
+    const made = await run(["token", "陳大文", "--room", "tea", "--port", `${hub.port}`], env);
+    const link = `${made.stdout}`.trim();
+    expect(link).toStartWith(`http://localhost:${hub.port}/client?room=tea&token=`);
+    expect<unknown>(tokens.verify(link.split("token=")[1] ?? "", Date.now())).toMatchObject({
+      client: "陳大文",
+      rooms: new Set(["tea"]),
+    });
+    const joined = await run(["join", link], {}, "hi\n");
+    expect([joined.exitCode, `${joined.stderr}`]).toEqual([0, ""]);
+    await bob.hears("Client #陳大文 says: hi", "Client #陳大文 left the chat");
+
+    const address = link.replace(/&token=.*/, "");
+    const hidden = await run(["join", address], { HUBBUB_TOKEN: link.split("token=")[1] ?? "" }, "ho\n");
+    expect(hidden.exitCode).toBe(0);
+    await bob.hears("Client #陳大文 says: ho", "Client #陳大文 left the chat");
+    const without = await run(["join", `${address}&id=ann`], {}, "ho\n");
+    expect([without.exitCode, `${without.stderr}`]).toEqual([1, `${NONE}Not acknowledged: 1 line.\n`]);
+  });
+
+  test("`hubbub token` says what it misses", async () => {
+    const cases: [string[], string][] = [
+      [["ann"], "token: needs the server's secret, by --secret-file or HUBBUB_SECRET\n"],
+      [
+        ["a b", "--days", "0", "--can", "fly"],
+        '--can: expected read, write, moderate or metrics, got "fly"\n--days: expected 1–36500, got "0"\ntoken: A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\ntoken: needs the server\'s secret, by --secret-file or HUBBUB_SECRET\n',
+      ],
+    ];
+    const secret = { HUBBUB_SECRET: SECRET };
+    const nobody = await run(["token"], secret);
+    expect(`${nobody.stderr}`).toBe("token: expected one client id, as in: hubbub token ann\n");
+    for (const [args, expected] of cases) {
+      const { exitCode, stderr } = await run(["token", ...args], {});
+      expect([exitCode, `${stderr}`]).toEqual([2, expected]);
+    }
+  });
+});

@@ -1,0 +1,64 @@
+/** The executable, alone in a folder, with nothing of the project, of Bun or of Node beside it. */
+
+import { expect, test } from "bun:test";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { version } from "../../package.json";
+import { startHubbub } from "../support/server.ts";
+
+async function build() {
+  const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
+  const { build } = (await import("../../package.json")).scripts;
+  const executable = join(folder, "hubbub");
+  await Bun.$`${{ raw: build.replace("dist/hubbub", executable) }}`
+    .cwd(join(import.meta.dir, "../.."))
+    .quiet();
+  return { folder, executable, [Symbol.asyncDispose]: () => rm(folder, { recursive: true }) };
+}
+
+test("the executable runs in an empty folder, serves the page and the chat, and reads no file that lies there", async () => {
+  await using built = await build();
+  await Bun.write(join(built.folder, ".env"), "HUBBUB_PORT=1\nPORT=http\nHUBBUB_HOST=nowhere.invalid\n");
+  await Bun.write(join(built.folder, "bunfig.toml"), 'preload = ["./trap.ts"]\n');
+  await Bun.write(join(built.folder, "trap.ts"), "process.exit(3);\n");
+  await Bun.write(join(built.folder, "index.html"), "not the page");
+  await using hub = await startHubbub({ command: [built.executable], cwd: built.folder, env: {} });
+  expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
+  const page = await Bun.file(join(import.meta.dir, "../../index.html")).text();
+  expect(await hub.answer("/client")).toEqual({ status: 200, body: page });
+
+  await using ann = await hub.join("ann");
+  await using bob = await hub.join("bob");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  await ann.leaves();
+  await bob.hears("Client #ann says: hi", "Client #ann left the chat");
+
+  const run = await Bun.$`${built.executable} --port http`.env({}).cwd(built.folder).quiet().nothrow();
+  expect([run.exitCode, `${run.stderr}`]).toEqual([2, '--port: expected 0–65535, got "http"\n']);
+});
+
+test("its parts that are loaded only when they are asked for are in it: help, joining, the other stores", async () => {
+  await using built = await build();
+  const run = (...args: string[]) =>
+    Bun.$`${built.executable} ${args}`.env({}).cwd(built.folder).quiet().nothrow();
+  const help = await run("--help");
+  expect(`${help.stdout}`).toStartWith("Hubbub: one file to run");
+
+  await using hub = await startHubbub({
+    command: [built.executable, "--store", "sqlite:chat.db"],
+    cwd: built.folder,
+    env: {},
+  });
+  await using bob = await hub.join("bob");
+  const { exitCode } =
+    await Bun.$`echo hi | ${built.executable} join ${`${hub.origin}/client?id=ann`}`.quiet();
+  expect(exitCode).toBe(0);
+  await bob.hears("Client #ann says: hi", "Client #ann left the chat");
+  expect(await Bun.file(join(built.folder, "chat.db")).exists()).toBe(true);
+
+  const redis = await run("--store", "redis://127.0.0.1:1");
+  expect(redis.exitCode).toBe(1);
+  expect(`${redis.stderr}`).toStartWith("Redis at 127.0.0.1:1 does not answer");
+});

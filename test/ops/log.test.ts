@@ -1,0 +1,165 @@
+/** What the operator reads afterwards: one line a fact, and never a message or a token. */
+
+import { expect, test } from "bun:test";
+import { printable } from "../../src/ops/log.ts";
+import { Tokens } from "../../src/auth/tokens.ts";
+import { Clock } from "../support/clock.ts";
+import { startHubbub, STORES } from "../support/server.ts";
+import { closing, frame, RawClient, request } from "../support/raw-websocket.ts";
+
+const SECRET = "a secret of thirty-two bytes, or more";
+
+/** Runs a server through a few facts, and gives what it wrote after its first line. */
+async function logOf(format: "text" | "json" | "off") {
+  const hub = await startHubbub({ args: ["--log", format], env: { HUBBUB_SECRET: SECRET } });
+  const token = new Tokens(Buffer.from(SECRET)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+  const ann = await hub.open(`/ws/ann?room=tea&token=${token}`);
+  ann.says("a private word");
+  await ann.hears("You wrote: a private word", "Client #ann says: a private word");
+  await ann.leaves();
+  await hub.answer(`/ws/bob?token=${token}`);
+  await hub.answer("/ws/%E2%80%AEbob?token=secret");
+  hub.process.kill("SIGTERM");
+  await hub.process.exited;
+  const lines = (await hub.output).trimEnd().split("\n").filter(Boolean);
+  for (const line of lines) expect(line).not.toMatch(/private|token|secret|eyJ/);
+  return lines;
+}
+
+test("as text", async () => {
+  const lines = (await logOf("text")).map((line) =>
+    line.replace(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ /, "TIME "),
+  );
+  expect(lines).toEqual([
+    "TIME joined client=ann room=tea wire=text address=127.0.0.1",
+    "TIME left client=ann room=tea wire=text address=127.0.0.1 code=1005",
+    "TIME refused status=403 code=not-for-client path=/ws/bob address=127.0.0.1",
+    "TIME refused status=400 code=bad-name path=/ws/%E2%80%AEbob address=127.0.0.1",
+    "TIME stopping connections=0",
+    "TIME stopped",
+  ]);
+});
+
+test("as JSON", async () => {
+  const lines = (await logOf("json")).map((line): unknown => JSON.parse(line));
+  const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
+  const ann = { client: "ann", room: "tea", wire: "text", address: "127.0.0.1" };
+  expect(lines).toEqual([
+    { time, fact: "joined", ...ann },
+    { time, fact: "left", ...ann, code: 1005 },
+    { time, fact: "refused", status: 403, code: "not-for-client", path: "/ws/bob", address: "127.0.0.1" },
+    { time, fact: "refused", status: 400, code: "bad-name", path: "/ws/%E2%80%AEbob", address: "127.0.0.1" },
+    { time, fact: "stopping", connections: 0 },
+    { time, fact: "stopped" },
+  ]);
+});
+
+test("off", async () => expect(await logOf("off")).toEqual([]));
+
+for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(name)))
+  test(`ids that run ahead of the clock, and that they no longer do, once each; ${store.name}`, async () => {
+    await using hub = await startHubbub({ store, preload: "jumping-clock.ts", args: ["--log", "text"] });
+    await using ann = await hub.joinJson("ann");
+    let time = Infinity;
+    const say = async () => {
+      ann.says("tick");
+      time = Number((await ann.next()).time);
+    };
+    const DAY_MS = 24 * 60 * 60 * 1000;
+    const isNow = () => time < Date.now() + DAY_MS;
+    await say();
+    expect(isNow()).toBe(false);
+    hub.process.kill("SIGUSR2");
+    while (!isNow()) await say();
+    for (let i = 0; i < 5; i++) await say();
+    expect(isNow()).toBe(true);
+    hub.process.kill("SIGUSR2");
+    while (isNow()) await say();
+    await say();
+    hub.process.kill("SIGTERM");
+    await hub.process.exited;
+    const lines = (await hub.output).split("\n").filter((line) => / ids /.test(line));
+    expect(lines.map((line) => line.replace(/^\S+ /, "").replace(/=8\d{7}$/, "=N"))).toEqual([
+      "ids ahead of clock seconds=N",
+      "ids follow clock",
+    ]);
+  });
+
+test("why a connection ended", async () => {
+  const hub = await startHubbub({ args: ["--log", "text", "--max-message-bytes", "10"] });
+  await using eve = await hub.join("eve");
+  const ann = await hub.join("ann");
+  ann.says("x".repeat(11));
+  await ann.closes();
+  const bob = await hub.join("bob");
+  bob.vanishes();
+  await eve.hears("Client #ann left the chat", "Client #bob left the chat");
+  hub.process.kill("SIGTERM");
+  await hub.process.exited;
+  const why = [...(await hub.output).matchAll(/left client=(\w+) .* code=(.*)/g)].map(([, ...parts]) =>
+    parts.join(" "),
+  );
+  expect(why).toEqual([
+    'ann 1009 why="The message is too big."',
+    "bob 1006",
+    'eve 1012 why="Stopping, perhaps to start again: please come back in a moment."',
+  ]);
+});
+
+test("a storm of one fact is a hundred lines a second, and a count", async () => {
+  using clock = new Clock();
+  const hub = await startHubbub({ ...clock.setup, args: ["--log", "text"] });
+  const refuse = async (times: number) => {
+    for (let i = 0; i < times; i++) await hub.answer("/ws/a%20b");
+  };
+  await refuse(150);
+  clock.passes(999);
+  await refuse(150);
+  clock.passes(1);
+  await refuse(101);
+  hub.process.kill("SIGTERM");
+  await hub.process.exited;
+  const facts = [...(await hub.output).matchAll(/refused|not listed.*|stopping|stopped/g)].map(String);
+  const listed = Array<string>(100).fill("refused");
+  expect(facts).toEqual([
+    ...listed,
+    "not listed lines=200",
+    ...listed,
+    "stopping",
+    "not listed lines=1",
+    "stopped",
+  ]);
+});
+
+test("a log that nobody reads, or whose reader has gone, stops nothing", async () => {
+  await using hub = await startHubbub({ args: ["--log", "text"], reads: "first line" });
+  for (let i = 0; i < 50; i++) {
+    const ann = await hub.join("ann");
+    ann.says("hi");
+    await ann.hears("You wrote: hi", "Client #ann says: hi");
+    await ann.leaves();
+  }
+  expect(await hub.answer("/healthz")).toHaveProperty("status", 200);
+});
+
+for (const format of ["text", "json"])
+  test(`what a client sends is a part of its line, and a bounded one: ${format}`, async () => {
+    const hub = await startHubbub({ args: ["--log", format] });
+    await using client = new RawClient(hub.port);
+    const reason = "\x1b]0;pwned\x07\u009b2J\u202e\u2028\nrefused status=200";
+    client.sends(request("/ws/ann"), frame(8, closing(4000, reason)));
+    await client.head();
+    await client.rest();
+    await hub.answer(`/ws/${"%20".repeat(1000)}`);
+    hub.process.kill("SIGTERM");
+    await hub.process.exited;
+    const output = await hub.output;
+    expect(output).not.toMatch(/[^\P{Cc}\n]|\p{Bidi_Control}|[\u2028\u2029]/u);
+    const [, left = "", refused = ""] = output.split("\n");
+    expect(left).toContain("\\u001b]0;pwned\\u0007\\u009b2J\\u202e\\u2028\\nrefused status=200");
+    expect(refused).toContain("bad-name");
+    expect(/\/ws\/[^" ]*/.exec(refused)?.[0]).toHaveLength(200);
+  });
+
+test("what could move the cursor or turn the text around is shown, not done", () =>
+  expect(printable("a\x1b[31m\u202eb\tc\n")).toBe("a\\u001b[31m\\u202eb\tc\\u000a"));

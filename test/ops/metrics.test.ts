@@ -1,0 +1,262 @@
+/** What monitoring sees, and who may look. */
+
+import { expect, test } from "bun:test";
+import { version } from "../../package.json";
+import { Door, refusalCodes } from "../../src/http/access.ts";
+import { closes, errors } from "../../src/protocol/codec.ts";
+import { Tokens } from "../../src/auth/tokens.ts";
+import { startHubbub, until } from "../support/server.ts";
+import { closing, frame, RawClient, request } from "../support/raw-websocket.ts";
+
+const promtool = Bun.which("promtool");
+const skipped = promtool ? "" : " (skipped: there is no promtool here, which comes with prometheus)";
+
+test("connections, rooms, messages and bytes, refusals, disconnects and resumes are counted", async () => {
+  await using hub = await startHubbub({ args: ["--max-message-bytes", "10"] });
+  await using ann = await hub.joinJson("ann");
+  await using bob = await hub.join("bob");
+  await using carl = await hub.join("carl");
+  await using eve = await hub.join("eve", { room: "tea" });
+  ann.says("語");
+  await ann.hears({ type: "message", from: "ann", text: "語" });
+  for (const peer of [bob, carl]) await peer.hears("Client #ann says: 語");
+  ann.says("x".repeat(11));
+  await ann.next();
+  await hub.answer("/ws/a%20b");
+  await hub.answer("/rooms/a%20b/members");
+  await eve.leaves();
+  await using back = await hub.joinJson("ann", { after: ann.after });
+  await using lost = await hub.joinJson("ann", { after: "1-0" });
+  expect([back.welcome.recovered, lost.welcome.recovered]).toEqual([true, false]);
+  await lost.hears({ type: "message", from: "ann", text: "語" });
+
+  const { headers } = await hub.get("/metrics");
+  expect(headers.get("content-type")).toBe("text/plain; version=0.0.4; charset=utf-8");
+  const metrics = await hub.metrics();
+  const frame = JSON.stringify({
+    type: "message",
+    id: ann.after,
+    time: Number(ann.after.split("-")[0]),
+    from: "ann",
+    text: "語",
+  });
+  expect(
+    Object.fromEntries(
+      [...metrics].filter(([name, value]) => value !== 0 && !/_seconds|_bytes\b|^process_/.test(name)),
+    ),
+  ).toEqual({
+    [`hubbub_build_info{version="${version}"}`]: 1,
+    hubbub_connections: 5,
+    hubbub_rooms: 1,
+    hubbub_store_ready: 1,
+    hubbub_received_messages_total: 1,
+    hubbub_received_bytes_total: 3,
+    hubbub_sent_messages_total: 4,
+    hubbub_sent_bytes_total: 2 * Buffer.byteLength(frame) + 2 * Buffer.byteLength("Client #ann says: 語"),
+    'hubbub_refused_messages_total{reason="message-too-big"}': 1,
+    'hubbub_refused_requests_total{reason="bad-name"}': 2,
+    'hubbub_disconnects_total{code="1005"}': 1,
+    'hubbub_resumes_total{recovered="true"}': 1,
+    'hubbub_resumes_total{recovered="false"}': 1,
+  });
+  expect(metrics.get("hubbub_buffered_bytes")).toBe(0);
+  expect(metrics.get("hubbub_store_delay_seconds_count")).toBe(1);
+  expect(metrics.get('hubbub_store_delay_seconds_bucket{le="+Inf"}')).toBe(1);
+  expect(metrics.get("hubbub_event_loop_delay_seconds_sum")).toBeGreaterThanOrEqual(0);
+});
+
+test("what is counted by a label is there from the start, at 0", async () => {
+  await using hub = await startHubbub();
+  const metrics = await hub.metrics();
+  const counters = [
+    ...Object.keys(errors).map((code) => `hubbub_refused_messages_total{reason="${code}"}`),
+    ...refusalCodes.map((code) => `hubbub_refused_requests_total{reason="${code}"}`),
+    ...[1000, 1001, 1005, 1006, "other", ...Object.values(closes).map(([code]) => code)].map(
+      (code) => `hubbub_disconnects_total{code="${code}"}`,
+    ),
+    ...[true, false].map((recovered) => `hubbub_resumes_total{recovered="${recovered}"}`),
+  ];
+  expect(counters.map((name) => [name, metrics.get(name)])).toEqual(counters.map((name) => [name, 0]));
+  expect([...metrics.keys()].filter((name) => /_total\{/.test(name)).sort()).toEqual(
+    [...new Set(counters)].sort(),
+  );
+});
+
+test.skipIf(process.platform !== "linux")("what the process takes, as the system sees it", async () => {
+  await using hub = await startHubbub();
+  const idle = await hub.metrics();
+  const { pid } = hub.process;
+  const files = await Bun.$`ls /proc/${pid}/fd`.text();
+  expect(idle.get("process_open_fds")).toBe(files.trim().split("\n").length);
+  const limits = await Bun.file(`/proc/${pid}/limits`).text();
+  expect(idle.get("process_max_fds")).toBe(Number(/^Max open files +(\d+)/m.exec(limits)?.[1]));
+  expect(idle.get("process_start_time_seconds")).toBeWithin(Date.now() / 1000 - 60, Date.now() / 1000);
+  const status = await Bun.file(`/proc/${pid}/status`).text();
+  const resident = 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1]);
+  expect(idle.get("process_resident_memory_bytes")).toBeWithin(resident / 4, resident + 1);
+  await using ann = await hub.open("/websocket");
+  await using bob = await hub.open("/websocket");
+  for (const peer of [ann, bob]) await peer.hearsNothing();
+  const busy = await hub.metrics();
+  expect(busy.get("process_open_fds")).toBe((idle.get("process_open_fds") ?? 0) + 2);
+  expect(busy.get("process_cpu_seconds_total")).toBeGreaterThan(0);
+});
+
+test("what waits for a slow reader, and how late the event loop is", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.open("/websocket");
+  ann.pauses();
+  const text = "x".repeat(60_000);
+  for (let i = 0; i < 70; i++) ann.says(text);
+  await until(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
+  await using reader = await hub.open("/websocket");
+  let buffered = 0;
+  for (let i = 0; i < 100 && buffered === 0; i++) {
+    ann.says(text);
+    reader.says("x");
+    await reader.hears("Message text was: x");
+    buffered = (await hub.metrics()).get("hubbub_buffered_bytes") ?? 0;
+  }
+  expect(buffered).toBeGreaterThan(0);
+  hub.process.kill("SIGSTOP");
+  await Bun.sleep(400);
+  hub.process.kill("SIGCONT");
+  const late = async () => (await hub.metrics()).get("hubbub_event_loop_delay_seconds_sum") ?? 0;
+  await until(async () => (await late()) >= 0.1, "the event loop was late", 20_000);
+});
+
+test("a client that closes with a code of ours is not counted as ours", async () => {
+  await using hub = await startHubbub();
+  await using ann = new RawClient(hub.port);
+  ann.sends(request("/ws/ann"), frame(8, closing(1013, "Reading too slowly: please come back and resume.")));
+  await ann.head();
+  await ann.rest();
+  const metrics = await hub.metrics();
+  expect(metrics.get('hubbub_disconnects_total{code="other"}')).toBe(1);
+  expect(metrics.get('hubbub_disconnects_total{code="1013"}')).toBe(0);
+});
+
+test("a reader that is cut off is counted", async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.join("ann");
+  await using slow = await hub.join("slow");
+  slow.pauses();
+  for (let i = 0; i < 300; i++) {
+    ann.says(`${i} `.padEnd(32_768, "x"));
+    await ann.hearsUpTo(`Client #ann says: ${`${i} `.padEnd(32_768, "x")}`);
+  }
+  slow.resumes();
+  expect((await slow.closes()).code).toBe(1013);
+  expect((await hub.metrics()).get('hubbub_disconnects_total{code="1013"}')).toBe(1);
+});
+
+const SECRET = "a secret of thirty-two bytes, or more";
+const FORWARDED = { "X-Forwarded-For": "192.0.2.1" };
+const NOT_LOCAL = { status: 403, body: "This is for requests from the machine itself.\n" };
+const NOT_OUR_PAGE = {
+  status: 403,
+  body: "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.\n",
+};
+
+test("they are for this machine, and never for who comes by a proxy", async () => {
+  await using hub = await startHubbub({ args: ["--public-url", "https://chat.example"] });
+  await hub.metrics({ headers: { Host: "localhost:9090" } });
+  for (const headers of [
+    { Host: "localhost", "X-Forwarded-For": "192.0.2.1" },
+    { Host: "localhost", Forwarded: "for=192.0.2.1" },
+    { Host: "localhost", Via: "1.1 proxy" },
+    { Host: "localhost", "X-Forwarded-Proto": "https" },
+    { Host: "chat.example" },
+    { Host: "evil.example" },
+  ])
+    expect(await hub.answer("/metrics", { headers })).toEqual(NOT_LOCAL);
+});
+
+test("they are for who has a token for them, and not any token", async () => {
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: SECRET } });
+  await hub.metrics();
+  expect(await hub.answer("/metrics", { headers: FORWARDED })).toHaveProperty("status", 401);
+  const { exitCode, stdout } =
+    await Bun.$`${process.execPath} ${import.meta.dir}/../../src/server.ts token prometheus --can metrics --port ${hub.port}`
+      .env({ ...process.env, HUBBUB_SECRET: SECRET })
+      .quiet();
+  const link = new URL(`${stdout}`.trim());
+  expect([exitCode, link.origin + link.pathname]).toEqual([0, `http://localhost:${hub.port}/metrics`]);
+  const token = link.searchParams.get("token");
+  await hub.metrics({ headers: { ...FORWARDED, Authorization: `Bearer ${token}` } });
+  expect(await hub.answer(`/metrics?token=${token}`, { headers: FORWARDED })).toHaveProperty("status", 200);
+  const tokens = new Tokens(Buffer.from(SECRET));
+  const expires = Math.floor(Date.now() / 1000) + 60;
+  for (const other of [
+    tokens.sign("ann", [], expires),
+    tokens.sign("ann", [], expires, ["read", "write", "moderate"]),
+  ])
+    expect(
+      await hub.answer("/metrics", { headers: { ...FORWARDED, Authorization: `Bearer ${other}` } }),
+    ).toEqual({
+      status: 403,
+      body: "This token is not for the metrics: use one made with --can metrics.\n",
+    });
+});
+
+test("they are for anyone with --open-metrics", async () => {
+  for (const env of [{}, { HUBBUB_SECRET: SECRET }]) {
+    await using hub = await startHubbub({ args: ["--open-metrics"], env });
+    await hub.metrics({ headers: { ...FORWARDED, Host: "hubbub:8000" } });
+    expect(await hub.answer("/metrics", { headers: { "Sec-Fetch-Site": "cross-site" } })).toEqual(
+      NOT_OUR_PAGE,
+    );
+  }
+});
+
+test("not for another machine that writes this one's name into Host", () => {
+  const rules = {
+    publicUrl: undefined,
+    allowHost: [],
+    allowOrigin: [],
+    openMetrics: false,
+    tokens: undefined,
+  };
+  const door = new Door({ ...rules, machineName: () => "server" });
+  const request = new Request("http://localhost/metrics", { headers: { Host: "localhost" } });
+  const codeFor = (address: string) => door.admitObserver(request, address, 0)?.code;
+  for (const address of ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
+    expect(codeFor(address)).toBeUndefined();
+  for (const address of ["192.0.2.1", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "::127.0.0.1", ""])
+    expect(codeFor(address)).toBe("not-local");
+});
+
+test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped}`, async () => {
+  await using hub = await startHubbub();
+  await using ann = await hub.join("ann");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  await hub.answer("/ws/a%20b");
+  const bob = await hub.join("bob");
+  await bob.leaves();
+  await ann.hears("Client #bob left the chat");
+  const { body } = await hub.answer("/metrics");
+  expect(body).toContain("hubbub_connections 1\n");
+  const { exitCode, stdout, stderr } = await Bun.$`${promtool} check metrics < ${new Response(body)}`
+    .quiet()
+    .nothrow();
+  expect({ exitCode, said: `${stdout}${stderr}` }).toEqual({ exitCode: 0, said: "" });
+});
+
+test("health and readiness are for anyone", async () => {
+  await using hub = await startHubbub({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  for (const path of ["/healthz", "/readyz"])
+    expect(
+      await hub.answer(path, { headers: { Host: "10.1.2.3", "X-Forwarded-For": "1.1.1.1" } }),
+    ).toHaveProperty("status", 200);
+});
+
+test("the README's table is the code's", async () => {
+  await using hub = await startHubbub();
+  const { body } = await hub.answer("/metrics");
+  const readme = (await Bun.file(`${import.meta.dir}/../../README.md`).text()).replace(/ +/g, " ");
+  const described = [...body.matchAll(/^# HELP (\S+) (.*)\n# TYPE \1 (.*)$/gm)];
+  expect(described.length).toBe(20);
+  for (const [, name, help, type] of described)
+    expect(readme).toContain(`| \`${name}\` | ${type} | ${help} |`);
+});

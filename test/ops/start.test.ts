@@ -1,0 +1,397 @@
+/** How it starts, and what it says when it cannot. */
+
+import { describe, expect, test } from "bun:test";
+import { version } from "../../package.json";
+import { helpText, optionRows } from "../../src/cli/help.ts";
+import { flags, readCommand, tokenFlags, type Options } from "../../src/cli/command.ts";
+import { startHubbub } from "../support/server.ts";
+import { until } from "../support/deadline.ts";
+
+const DEFAULTS: Options = {
+  host: "127.0.0.1",
+  port: 8000,
+  publicUrl: undefined,
+  trustProxy: false,
+  store: new URL("memory:"),
+  keepDays: 0,
+  history: 100,
+  allowHost: [],
+  allowOrigin: [],
+  openMetrics: false,
+  secretFile: undefined,
+  maxMessageBytes: 65_536,
+  messageRate: 0,
+  messageBurst: 1000,
+  maxConnections: undefined,
+  maxConnectionsPerAddress: 0,
+  connectionRate: 0,
+  tlsCert: undefined,
+  tlsKey: undefined,
+  pingSeconds: 25,
+  flushMs: 10,
+  drainSeconds: 5,
+  log: "text",
+};
+/** What differs once other machines can reach it. */
+const REACHABLE: Partial<Options> = { messageRate: 100, connectionRate: 200 };
+const SECRET = "0123456789abcdef0123456789abcdef";
+
+describe("options", () => {
+  const cases: [string[], Record<string, string>, Options][] = [
+    [[], {}, DEFAULTS],
+    [["--port", "9000"], {}, { ...DEFAULTS, port: 9000 }],
+    [["--port=0", "--host=::"], {}, { ...DEFAULTS, ...REACHABLE, host: "::", port: 0 }],
+    [[], { PORT: "9001" }, { ...DEFAULTS, port: 9001 }],
+    [
+      [],
+      { PORT: "9001", HUBBUB_PORT: "9002", HUBBUB_HOST: "0.0.0.0" },
+      { ...DEFAULTS, ...REACHABLE, host: "0.0.0.0", port: 9002 },
+    ],
+    [["--port", "9003"], { PORT: "nonsense", HUBBUB_PORT: "" }, { ...DEFAULTS, port: 9003 }],
+    [[], { PORT: "" }, DEFAULTS],
+    [["--history", "0"], { HUBBUB_STORE: "memory:" }, { ...DEFAULTS, history: 0 }],
+    [
+      ["--public-url", "https://Chat.example:443", "--trust-proxy"],
+      {},
+      { ...DEFAULTS, ...REACHABLE, publicUrl: new URL("https://chat.example"), trustProxy: true },
+    ],
+    [["--trust-proxy=off"], { HUBBUB_TRUST_PROXY: "on" }, DEFAULTS],
+    [[], { HUBBUB_TRUST_PROXY: "on" }, { ...DEFAULTS, trustProxy: true }],
+    [
+      ["--allow-host", "Hubbub", "--allow-host", "hubbub.chat.svc.cluster.local."],
+      {},
+      { ...DEFAULTS, allowHost: ["hubbub", "hubbub.chat.svc.cluster.local"] },
+    ],
+    [
+      ["--allow-origin", "https://a.example/", "--allow-origin", "http://b.example:81"],
+      {},
+      { ...DEFAULTS, allowOrigin: ["https://a.example", "http://b.example:81"] },
+    ],
+    [
+      [],
+      { HUBBUB_ALLOW_ORIGIN: "https://a.example, https://b.example" },
+      { ...DEFAULTS, allowOrigin: ["https://a.example", "https://b.example"] },
+    ],
+    [[], { HUBBUB_SECRET: SECRET }, { ...DEFAULTS, secretFile: Buffer.from(SECRET) }],
+    [["--message-rate", "7", "--ping-seconds=1"], {}, { ...DEFAULTS, messageRate: 7, pingSeconds: 1 }],
+    [
+      ["--host=0.0.0.0", "--message-rate=0"],
+      {},
+      { ...DEFAULTS, ...REACHABLE, host: "0.0.0.0", messageRate: 0 },
+    ],
+  ];
+  for (const [argv, env, options] of cases)
+    test(`${argv.join(" ") || "(none)"} with ${JSON.stringify(env)}`, () =>
+      expect(readCommand(argv, env)).toEqual({ do: "serve", options, warnings: [] }));
+
+  test.each([
+    [true, ["127.0.0.1", "127.0.0.2", "127.1", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost"]],
+    [false, ["0.0.0.0", "::", "192.168.1.5", "::ffff:192.168.1.5", "fe80::1", "127.example", "chat.example"]],
+  ])("only this machine can reach it: %p, on %p", (isLocal, hosts) => {
+    for (const host of hosts) {
+      const command = readCommand(["--host", host], {});
+      const messageRate = "options" in command ? command.options.messageRate : command;
+      expect({ host, messageRate }).toEqual({ host, messageRate: isLocal ? 0 : 100 });
+    }
+  });
+
+  test.each([
+    ["port", ["--port", "1", "--port=2"], ["--port: expected only once"]],
+    ["port", ["--port=1", "--port=1", "--port=1"], ["--port: expected only once"]],
+    ["trustProxy", ["--trust-proxy", "--trust-proxy=off"], ["--trust-proxy: expected only once"]],
+    [
+      "both",
+      ["--port=1", "--log=off", "--log=json", "--port=2", "--host=a b"],
+      [
+        "--port: expected only once",
+        "--log: expected only once",
+        '--host: expected an address or a host name, got "a b"',
+      ],
+    ],
+  ])("what has one value is given once: %s, %j", (_, argv, mistakes) =>
+    expect(readCommand(argv, {})).toEqual({ do: "refuse", mistakes: expect.arrayContaining(mistakes) }),
+  );
+
+  test("every option that has one value is given once, also to token", () => {
+    for (const [key, { many }] of Object.entries<{ many?: true }>({ ...flags, ...tokenFlags })) {
+      const option = `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+      const command = readCommand(["token", "ann", `${option}=1`, `${option}=1`], {});
+      const isRefused = command.do === "refuse" && command.mistakes.includes(`${option}: expected only once`);
+      expect({ option, isRefused }).toEqual({ option, isRefused: many !== true });
+    }
+  });
+
+  test("an option on the command line and in the environment is no repetition", () =>
+    expect(readCommand(["--port", "1"], { HUBBUB_PORT: "2", PORT: "3" })).toHaveProperty("options.port", 1));
+
+  const KUBERNETES = {
+    HUBBUB_PORT: "tcp://10.43.0.17:8000",
+    HUBBUB_SERVICE_HOST: "10.43.0.17",
+    HUBBUB_SERVICE_PORT: "8000",
+    HUBBUB_SERVICE_PORT_HTTP: "8000",
+    HUBBUB_PORT_8000_TCP: "tcp://10.43.0.17:8000",
+    HUBBUB_PORT_8000_TCP_ADDR: "10.43.0.17",
+  };
+  test("what Kubernetes sets for a Service named hubbub is ignored without a word", () => {
+    const serve = { do: "serve" as const, options: DEFAULTS, warnings: [] };
+    expect(readCommand([], KUBERNETES)).toEqual(serve);
+    expect(readCommand([], { HUBBUB_PORT: "udp://[fd00::1]:53" })).toEqual(serve);
+    const other = { ...serve, options: { ...DEFAULTS, port: 9000 } };
+    expect(readCommand([], { ...KUBERNETES, PORT: "9000" })).toEqual(other);
+    expect(readCommand([], { ...KUBERNETES, HUBBUB_PORT: "9000" })).toEqual(other);
+    expect(readCommand(["token", "ann"], { ...KUBERNETES, HUBBUB_SECRET: SECRET }).do).toBe("token");
+    expect(readCommand([], { HUBBUB_PORT: "http://a" }).do).toBe("refuse");
+  });
+
+  test("origins of apps and extensions may be allowed; what no browser sends may not", () => {
+    const origins = [
+      "capacitor://localhost",
+      "ionic://localhost",
+      "tauri://localhost",
+      "app://obsidian.md",
+      "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+      "moz-extension://a8f0e9f4-1f1c-4a0f-9d5a-0b6b0c7d8e9f",
+      "https://example.com",
+    ];
+    const command = readCommand(["--allow-origin", origins.join(",")], {});
+    expect(command).toHaveProperty("options.allowOrigin", origins);
+    for (const wrong of [
+      ...["https://*.example.com", "*", "null", "*://localhost", "capacitor://*", "https://example.com/chat"],
+      ...[
+        "wss://example.com",
+        "htps://example.com",
+        "file:///",
+        "capacitor://localhost/x",
+        "tauri:",
+        "https:example.com/x",
+      ],
+    ])
+      expect(readCommand(["--allow-origin", wrong], {})).toEqual({
+        do: "refuse",
+        mistakes: [
+          `--allow-origin: expected origins, as in https://example.com, each named in full, got "${wrong}"`,
+        ],
+      });
+  });
+
+  test("--keep-days promises nothing that the memory store does not do", () => {
+    const mistake = "--keep-days: expected 0 with --store memory:, which forgets by --history and at its end";
+    expect(readCommand(["--keep-days=7"], {})).toEqual({ do: "refuse", mistakes: [mistake] });
+    expect(readCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ do: "refuse", mistakes: [mistake] });
+    expect(readCommand(["--keep-days=0"], {}).do).toBe("serve");
+    expect(readCommand(["--keep-days=7", "--store", "sqlite:chat.db"], {}).do).toBe("serve");
+    expect(readCommand(["--keep-days=7", "--store", "redis://a"], {}).do).toBe("serve");
+  });
+
+  test("join and token have a short help each, with their own options", () => {
+    for (const about of ["join", "token"] as const) {
+      for (const argv of [
+        [about, "--help"],
+        [about, "-h"],
+        [about, "ann", "--help"],
+      ])
+        expect(readCommand(argv, {})).toEqual({ do: "help", about });
+      const help = helpText(about);
+      expect(help).toStartWith(`hubbub ${about} `);
+      for (const line of help.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+      expect(help).not.toContain("--message-rate");
+    }
+    for (const name of Object.keys(tokenFlags)) expect(helpText("token")).toContain(`  --${name} `);
+  });
+
+  test("every mistake is named at once, by its own name", () => {
+    const command = readCommand(
+      [
+        ...["--prot", "1", "stray", "-x", "--port=http", "--host", "a b", "--store", "x://ann:password@y"],
+        ...[
+          "--history=-1",
+          "--allow-host",
+          "hubbub:8000",
+          "--allow-origin",
+          "*",
+          "--public-url=https://a.example/chat",
+          "--trust-proxy=maybe",
+        ],
+        ...["--max-message-byte", "7", "--secret-file", "/nowhere/to/be/found"],
+      ],
+      { HUBBUB_PING_SECONDS: "0" },
+    );
+    expect(command).toEqual({
+      do: "refuse",
+      mistakes: [
+        "--prot: unknown option (did you mean --port?), see --help",
+        "-x: unknown option, see --help",
+        "--max-message-byte: unknown option (did you mean --max-message-bytes?), see --help",
+        '--host: expected an address or a host name, got "a b"',
+        '--port: expected 0–65535, got "http"',
+        '--public-url: expected an address without a path, as in https://chat.example, got "https://a.example/chat"',
+        '--trust-proxy: expected on or off, got "maybe"',
+        '--store: expected memory:, sqlite:FILE or redis://HOST, got "x://…@y"',
+        '--history: expected 0–100000, got "-1"',
+        '--allow-host: expected host names without a port, as in hubbub, got "hubbub:8000"',
+        '--allow-origin: expected origins, as in https://example.com, each named in full, got "*"',
+        '--secret-file: expected a file that can be read, got "/nowhere/to/be/found"',
+        'HUBBUB_PING_SECONDS: expected 1–3600, got "0"',
+        "stray: no such command, see --help",
+      ],
+    });
+  });
+
+  test("a secret is never repeated", () =>
+    expect(readCommand([], { HUBBUB_SECRET: "too short" })).toEqual({
+      do: "refuse",
+      mistakes: ["HUBBUB_SECRET: expected a secret of at least 32 bytes"],
+    }));
+
+  test("an unknown name in the environment is only a warning, since it may be somebody else's", () =>
+    expect(readCommand([], { HUBBUB_PROT: "1", HUBBUB_TOKEN: "x", OTHER: "y" })).toEqual({
+      do: "serve",
+      options: DEFAULTS,
+      warnings: ["HUBBUB_PROT: unknown in the environment (did you mean HUBBUB_PORT?), ignored"],
+    }));
+
+  for (const text of ["", "65536", "-1", "80.5", "1e3", " 80", "0x50"])
+    test(`--port=${text} is refused`, () =>
+      expect(readCommand([`--port=${text}`], {})).toEqual({
+        do: "refuse",
+        mistakes: [`--port: expected 0–65535, got ${JSON.stringify(text)}`],
+      }));
+
+  test("a wrong value in the environment is named as it stands there", () =>
+    expect(readCommand([], { PORT: "http" })).toEqual({
+      do: "refuse",
+      mistakes: ['PORT: expected 0–65535, got "http"'],
+    }));
+
+  const unknown = (option: string) => `${option}: unknown option, see --help`;
+  test.each([
+    ["--", ["no such command"], ["--", "--port"]],
+    ["a value of its own", ['expected 0–65535, got "--host"'], ["--port", "--host"]],
+    ["no value", ['expected 0–65535, got ""'], ["--port"]],
+    ["its own =", ['expected 0–65535, got "8=0"'], ["--port=8=0"]],
+    ["what follows a switch", ["off: no such command, see --help"], ["--trust-proxy", "off"]],
+    ["short ones together", [unknown("-hv")], ["-hv"]],
+    ["three dashes", ["---port: unknown option"], ["---port"]],
+    ["no name", [unknown("--")], ["--=x"]],
+    ["an unknown one with its value", [unknown("--qqq"), "x: no such command"], ["--qqq=1", "x"]],
+    ["a lone dash", ["-: no such command"], ["-"]],
+    [
+      "an option that join has not",
+      [unknown("--room")],
+      ["join", "--room=tea", "http://localhost:8000/client"],
+    ],
+  ])("the command line: %s", (_, mistakes, argv) => {
+    const command = readCommand(argv, {});
+    if (command.do !== "refuse") throw new Error(`it is taken as ${command.do}`);
+    expect(command.mistakes).toHaveLength(mistakes.length);
+    for (const [i, mistake] of mistakes.entries()) expect(command.mistakes[i]).toContain(mistake);
+  });
+
+  test("the README's table says the same as --help", async () => {
+    const readme = (await Bun.file(`${import.meta.dir}/../../README.md`).text()).replace(/ +/g, " ");
+    for (const row of optionRows()) expect(readme).toContain(row);
+  });
+
+  test("the manual fits a terminal of 80 columns", () => {
+    for (const line of helpText().split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+  });
+});
+
+describe("the command", () => {
+  const source = `${import.meta.dir}/../../src/server.ts`;
+  async function run(...args: string[]) {
+    const { exitCode, stdout, stderr } = await Bun.$`${process.execPath} run ${source} ${args}`
+      .quiet()
+      .nothrow();
+    return { exitCode, stdout: `${stdout}`, stderr: `${stderr}` };
+  }
+
+  test("--version", async () =>
+    expect(await run("--version")).toEqual({ exitCode: 0, stdout: `${version}\n`, stderr: "" }));
+
+  test("--help", async () =>
+    expect(await run("--help", "--port", "x")).toEqual({
+      exitCode: 0,
+      stdout: `${helpText()}\n`,
+      stderr: "",
+    }));
+
+  test("token --help", async () =>
+    expect(await run("token", "--help")).toEqual({
+      exitCode: 0,
+      stdout: `${helpText("token")}\n`,
+      stderr: "",
+    }));
+
+  test("a mistake is one sentence on stderr, and exit 2", async () =>
+    expect(await run("--port", "http")).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr: '--port: expected 0–65535, got "http"\n',
+    }));
+
+  test("a port in use is one sentence, and exit 1, since it may be free in a moment", async () => {
+    await using hub = await startHubbub();
+    expect(await run("--port", `${hub.port}`)).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: `Port ${hub.port} is in use: stop what is listening there, or choose another with --port.\n`,
+    });
+    expect(await hub.answer("/nope")).toHaveProperty("status", 404);
+  });
+
+  test("an address that is not this machine's yet is one sentence, and exit 1", async () =>
+    expect(await run("--host", "192.0.2.1")).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: "Cannot listen on 192.0.2.1: choose an address of this machine with --host.\n",
+    }));
+
+  test("a store that fails at the start for a reason of ours is told with all that is known, and exit 1", async () => {
+    const args = ["--preload", `${import.meta.dir}/../support/break-shutdown.ts`, source, "--port", "0"];
+    const env = { ...process.env, BREAK: "start" };
+    const { exitCode, stdout, stderr } = await Bun.$`${process.execPath} ${args}`.env(env).quiet().nothrow();
+    expect([exitCode, `${stdout}`]).toEqual([1, ""]);
+    expect(`${stderr}`).toStartWith("The start failed: Error: injected into start\n");
+  });
+
+  test.each(["capacitor://localhost", "tauri://localhost", `chrome-extension://${"a".repeat(32)}`])(
+    "pages of %s connect where it is allowed, and nowhere else",
+    async (origin) => {
+      await using hub = await startHubbub({ args: ["--allow-origin", origin] });
+      await using ann = await hub.open("/ws/ann", { Origin: origin });
+      ann.says("hi");
+      await ann.hears("You wrote: hi", "Client #ann says: hi");
+      const { headers } = await hub.get("/rooms/lobby/members", { headers: { Origin: origin } });
+      expect(headers.get("access-control-allow-origin")).toBe(origin);
+      const strange = { headers: { Origin: `${origin}x` } };
+      expect(await hub.get("/ws/ann", strange)).toHaveProperty("status", 403);
+    },
+  );
+
+  test("the first line is the address of the page", async () => {
+    await using hub = await startHubbub({ env: { PORT: "1" } });
+    expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
+    expect(await hub.answer("/?id=7&x=%20")).toHaveProperty("status", 302);
+    expect((await hub.get("/?id=7&x=%20")).headers.get("location")).toBe("/client?id=7&x=%20");
+    expect(await hub.answer("/client")).toHaveProperty("status", 200);
+  });
+
+  test.each([{}, { NO_COLOR: "1" }])("at a terminal an address stands alone, %j", async (env) => {
+    let printed = "";
+    const run = Bun.spawn([process.execPath, `${import.meta.dir}/../../src/server.ts`, "--port", "0"], {
+      env: { TERM: "xterm", ...env },
+      terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
+    });
+    await until(async () => printed.includes("Ctrl+C stops it."), "the greeting");
+    run.kill();
+    await run.exited;
+    const address = new RegExp(`^Hubbub ${version}\r\n\r\n  http://localhost:\\d+/client\r\n`);
+    expect(printed).toMatch(address);
+  });
+
+  test("in a pipe one line says all, also where colors are asked for", async () => {
+    await using hub = await startHubbub({ env: { FORCE_COLOR: "1" } });
+    expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
+  });
+});

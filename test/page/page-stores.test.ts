@@ -1,0 +1,254 @@
+/** The page, with each store: what was said and what is on its way, wherever it is kept. */
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { LOCAL_NAME, openPage, skipped } from "../support/browser.ts";
+import { startHubbub, STORES } from "../support/server.ts";
+
+setDefaultTimeout(60_000);
+
+// What holds with two nodes on one Redis does with one, and with any other store that answers late.
+for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a late store"))
+  describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
+    test("two tabs talk, and one closes", async () => {
+      await using hub = await startHubbub({ store });
+      using ann = await openPage(hub, "/client?id=ann");
+      await ann.shows("room?.state.is", "open");
+      using bob = await openPage(hub, "/client?id=bob");
+      await ann.shows(ann.conversation, ["bob joined"]);
+      await ann.says("hi bob");
+      await bob.shows(bob.conversation, ["ann: hi bob"]);
+      await bob.says("hi ann");
+      await ann.shows(ann.conversation, ["bob joined", "me: hi bob", "bob: hi ann"]);
+      await bob.shows(bob.conversation, ["ann: hi bob", "me: hi ann"]);
+      expect(bob.complaints).toEqual([]);
+      bob.close();
+      await ann.shows("$('here').textContent", "1 here");
+      expect(ann.complaints).toEqual([]);
+    });
+
+    test("a client that speaks as soon as it has joined is first said to have joined", async () => {
+      await using hub = await startHubbub({ store });
+      using page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      for (const id of ["bob", "eve"]) {
+        await using peer = await hub.join(id);
+        peer.says("hi");
+        await page.shows(`${page.conversation}.slice(-2)`, [`${id} joined`, `${id}: hi`]);
+        peer.says("hi again");
+        await page.shows(`${page.conversation}.slice(-3)`, [`${id} joined`, `${id}: hi`, "hi again"]);
+        await peer.leaves();
+        await page.shows("leaving.size", 1);
+        await page.run(
+          "[...leaving.keys()].forEach((name) => (clearTimeout(leaving.get(name)), leaving.delete(name)))",
+        );
+      }
+    });
+
+    test("two tabs of one client: what one says stands in the other as one's own", async () => {
+      await using hub = await startHubbub({ store });
+      using one = await openPage(hub, "/client?id=ann");
+      using two = await openPage(hub, "/client?id=ann");
+      await two.shows("room?.state.is", "open");
+      await one.says("hi");
+      await two.shows(two.conversation, ["me: hi"]);
+      await two.says("hi");
+      await one.shows(one.conversation, ["me: hi", "me: hi"]);
+      await two.shows(two.conversation, ["me: hi", "me: hi"]);
+    });
+
+    test("own messages stand where the room's order puts them", async () => {
+      await using hub = await startHubbub({ store });
+      await using bob = await hub.joinJson("bob");
+      using page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      hub.freeze();
+      for (const text of ["1", "2", "3"]) {
+        await page.says(`ann ${text}`);
+        bob.says(`bob ${text}`);
+      }
+      await page.shows(page.conversation, [
+        "me: ann 1: Sending…",
+        "me: ann 2: Sending…",
+        "me: ann 3: Sending…",
+      ]);
+      hub.thaw();
+      const order = [];
+      while (order.length < 6) order.push((await bob.next()).text);
+      await page.shows(
+        "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)",
+        order,
+      );
+      await page.shows("document.querySelectorAll('.state').length", 0);
+    });
+
+    test("what was said before is there on arrival, after a reload too, with its own time and as no news", async () => {
+      await using hub = await startHubbub({ store });
+      await using bob = await hub.join("bob");
+      using page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      await page.says("mine");
+      await bob.hears("Client #ann says: mine");
+      bob.says("and mine");
+      const both = ["me: mine", "bob: and mine"];
+      await page.shows(page.conversation, both);
+      await page.reload();
+      await page.shows(page.conversation, both);
+      await page.shows("[document.title, document.querySelector('.unread'), $('announcer').textContent]", [
+        "lobby · Hubbub",
+        null,
+        "",
+      ]);
+    });
+
+    test("what was missed is caught up, and said to be; nothing is said twice", async () => {
+      await using hub = await startHubbub({ store });
+      await using zoe = await hub.join("zoe"); // with the same node as the page
+      await using bob = await hub.join("bob");
+      using page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      await page.says("1");
+      await page.shows("pending.size", 0);
+      // Two pings without an answer; the next attempt is some seconds away.
+      await page.run(
+        "((Math.random = () => 20), room.checkAlive(), room.checkAlive(), (line.lostAt -= 5000), showConnection())",
+      );
+      for (const text of ["2", "3", "4"]) bob.says(text);
+      await zoe.hears("Client #ann says: 1", ...["2", "3", "4"].map((text) => `Client #bob says: ${text}`));
+      await page.run("room.retryNow()");
+      await page.shows(page.line, "Back. 3 messages caught up, nothing missing.");
+      await page.shows(page.conversation, ["me: 1", "bob: 2", "3", "4"]);
+    });
+
+    test("who is here: counted, listed, oneself first", async () => {
+      await using hub = await startHubbub({ store });
+      await using zoe = await hub.join("zoe");
+      await using bob = await hub.join("bob");
+      for (const [width, list] of [
+        [1280, "aside .people"],
+        [360, "#list .people"],
+      ] as const) {
+        using page = await openPage(hub, "/client?id=mia", { width, height: 740 });
+        await page.shows("$('here').textContent", "3 here");
+        if (width < 1280) await page.click("#here");
+        await page.shows(`document.querySelector("${list}").checkVisibility()`, true);
+        await page.shows(`[...document.querySelectorAll("${list} li")].map((person) => person.textContent)`, [
+          "Mmia (you)",
+          "Bbob",
+          "Zzoe",
+        ]);
+        await page.press("Escape");
+      }
+      await zoe.leaves();
+      await bob.leaves();
+    });
+
+    test("what is on its way stays in its room, and is said once over a reload", async () => {
+      await using hub = await startHubbub({ store });
+      await using bob = await hub.join("bob", { room: "tea" });
+      await using eve = await hub.join("eve");
+      using page = await openPage(hub, "/client?id=ann&room=tea");
+      await page.shows("room?.state.is", "open");
+      hub.freeze();
+      await page.says("for tea");
+      await page.shows(page.conversation, ["me: for tea: Sending…"]);
+      await page.run("(undecide({ text: 'in doubt' }, words.unsure), keepOutbox())");
+      // A page that is closed before the answer, without the question that a person would be asked.
+      await page.run("pending.clear()");
+      hub.thaw();
+      await bob.hears("Client #ann says: for tea");
+      await page.reload();
+      await page.shows(page.conversation, ["me: for tea", "me: in doubt: Maybe not sent Retry Delete"]);
+      await page.run("(location.search = '?id=ann', 0)");
+      await page.shows("[$('room')?.textContent, room?.state.is]", ["lobby", "open"]);
+      await page.shows(page.conversation, []);
+      await bob.hears("Client #ann left the chat");
+      await eve.hearsNothing();
+    });
+
+    test("what was said before comes by scrolling up, to the beginning, and holds still; by name on a local network", async () => {
+      await using hub = await startHubbub({ store, args: ["--history", "1000"] });
+      await using bob = await hub.join("bob");
+      for (let i = 0; i < 250; i++) bob.says(`${i}`);
+      await bob.hearsUpTo("Client #bob says: 249");
+      using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740, name: LOCAL_NAME });
+      const texts = "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)";
+      const from = (start: number) => Array.from({ length: 250 - start }, (_, i) => `${start + i}`);
+      await page.shows(texts, from(150));
+      expect(await page.run("isSecureContext")).toBe(false);
+      await page.says("hi");
+      await page.shows(`${texts}.at(-1)`, "hi");
+      // Until it stands where everyone hears it, the view follows it.
+      await page.shows("pending.size + confirmed.size", 0);
+
+      // What stands in the middle stays there while what is older comes in above it.
+      const up = (text: number) =>
+        page.run<number>(`(() => {
+        scroller.scrollTop = 100;
+        const entry = [...document.querySelectorAll(".message")].find((each) => each.querySelector(".bubble").textContent === "${text}");
+        window.watched = entry;
+        return entry.getBoundingClientRect().top;
+      })()`);
+      for (const start of [50, 0]) {
+        const before = await up(start + 105);
+        await page.shows(texts, [...from(start), "hi"]);
+        expect(
+          Math.abs((await page.run<number>("watched.getBoundingClientRect().top")) - before),
+        ).toBeLessThan(1.01);
+        await page.shows("following", false);
+      }
+      await page.shows("$('announcer').textContent", "50 earlier messages");
+      await page.run("scroller.scrollTop = 0");
+      await page.shows("hasEarlier", false);
+      await page.shows(page.days.concat(".length"), 1);
+      await page.shows(`${texts}.length`, 251);
+      expect(page.complaints).toEqual([]);
+    });
+
+    test("what came while nobody looked counts in the title, and has a line above it; one's own never", async () => {
+      await using hub = await startHubbub({ store });
+      await using bob = await hub.join("bob");
+      using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+      await page.shows("room?.state.is", "open");
+      for (let i = 0; i < 40; i++) bob.says(`${i}`);
+      await page.shows("document.querySelectorAll('.message').length", 40);
+      await page.shows("[document.title, unread]", ["lobby · Hubbub", 0]);
+      await page.shows("Math.round(scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight)", 0);
+      await page.run("scroller.scrollTop -= 500");
+      await page.shows("following", false);
+      for (const text of ["a", "b", "c"]) bob.says(text);
+      await page.shows("document.title", "(3) lobby · Hubbub");
+      await page.shows(`${page.conversation}.slice(-4)`, ["New", "bob: a", "b", "c"]);
+      await page.click("#new");
+      await page.shows("document.title", "lobby · Hubbub");
+      await page.says("mine");
+      await page.shows(`${page.conversation}.slice(-1)`, ["me: mine"]);
+      await page.shows("document.title", "lobby · Hubbub");
+    });
+
+    if (store.keepsAll)
+      test("a server that was killed is only away: nothing is missing, and nothing in doubt", async () => {
+        const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
+        const first = await startHubbub({ store, cwd: folder });
+        using page = await openPage(first, "/client?id=ann");
+        await page.shows("room?.state.is", "open");
+        await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
+        await page.says("before");
+        await page.shows("room.outbox.length", 0);
+        await first.stop("SIGKILL");
+        await page.shows("room.state.is", "waiting");
+        await page.says("meanwhile");
+        await using second = await startHubbub({ store, cwd: folder, args: ["--port", `${first.port}`] });
+        await using bob = await second.join("bob", { history: 1 });
+        await bob.hears("Client #ann says: before", "Client #ann says: meanwhile");
+        await page.shows("room.outbox.length", 0);
+        await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)", [
+          "before",
+          "meanwhile",
+        ]);
+        await page.shows("document.querySelectorAll('.gap, .state').length", 0);
+        await rm(folder, { recursive: true });
+      });
+  });

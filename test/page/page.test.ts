@@ -1,0 +1,1024 @@
+/** The page, used in a real Chromium as a person would use it. */
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { openPage, skipped } from "../support/browser.ts";
+import { readName } from "../../src/protocol/names.ts";
+import { Tokens } from "../../src/auth/tokens.ts";
+import { startHubbub, until } from "../support/server.ts";
+
+setDefaultTimeout(60_000);
+
+describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
+  test("has the tutorial's elements, and an id made as there, which a reload keeps", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    const id = await page.run<string>("document.getElementById('ws-id').textContent");
+    expect(id).toMatch(/^\d{16}$/);
+    await page.shows("['messageText', 'messages'].map((id) => document.getElementById(id).tagName)", [
+      "TEXTAREA",
+      "OL",
+    ]);
+    await page.reload();
+    await page.shows("document.getElementById('ws-id')?.textContent", id);
+  });
+
+  test("what is markup in a message stays text", async () => {
+    await using hub = await startHubbub();
+    await using eve = await hub.join("eve");
+    using page = await openPage(hub);
+    await page.shows("room?.state.is", "open");
+    const texts = [
+      "<script>document.title = 'taken'</script>",
+      "<img src=x onerror=\"document.title = 'taken'\">",
+      "javascript:alert(1) &amp; <b>bold</b>",
+    ];
+    for (const text of texts) eve.says(text);
+    await page.shows(page.conversation, [`eve: ${texts[0]}`, texts[1], texts[2]]);
+    await page.shows("document.querySelectorAll('#messages :is(script, img, b, a)').length", 0);
+    await page.shows("document.title", "lobby · Hubbub");
+    expect(page.complaints).toEqual([]);
+  });
+
+  test("after the server restarts it is back by itself, says that something may be missing, and has lost nothing typed", async () => {
+    const first = await startHubbub();
+    using page = await openPage(first, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
+    await page.says("before");
+    await page.shows("room.outbox.length", 0);
+    await first.stop();
+    await page.shows("room.state.is", "waiting");
+    await page.says("meanwhile");
+    await page.shows(page.conversation, ["me: before", "me: meanwhile: Sending…"]);
+    await page.shows(
+      `${page.line}.replace(/\\d+/, "N")`,
+      "Connection lost. What you write is kept. Trying again in N s Try now",
+    );
+
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    await using bob = await second.join("bob");
+    await bob.hears("Client #ann says: meanwhile");
+    await page.shows(page.line, "Back.");
+    await page.shows(page.conversation, [
+      "me: before",
+      "Some messages may be missing here.",
+      "me: meanwhile",
+    ]);
+    await page.shows("document.getElementById('connection').hidden", true);
+    await first[Symbol.asyncDispose]();
+  });
+
+  test("what was sent and not confirmed is in doubt: the writer decides", async () => {
+    await using first = await startHubbub();
+    using page = await openPage(first, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    first.process.kill("SIGSTOP");
+    await page.says("one");
+    await page.says("two");
+    await page.shows(page.conversation, ["me: one: Sending…", "me: two: Sending…"]);
+    await first.stop();
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    const doubt = "Maybe not sent Retry Delete";
+    const both = [`me: one: ${doubt}`, `me: two: ${doubt}`];
+    await page.shows(`${page.conversation}.slice(-2)`, both);
+    await page.reload();
+    await page.shows(page.conversation, both);
+    await page.shows("room?.state.is", "open");
+    await using bob = await second.join("bob");
+    await page.click(".message:has(+ .message) .state button:last-of-type");
+    await page.click(".state button:first-of-type");
+    await bob.hears("Client #ann says: two");
+    await page.shows(`${page.conversation}.filter((line) => line.startsWith("me"))`, ["me: two"]);
+  });
+
+  test("a draft survives a reload; what is too large is kept, with a sentence", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    const box = "document.getElementById('messageText').value";
+    const problem = "document.getElementById('problem')";
+    await page.run("document.getElementById('messageText').focus()");
+    await page.type("half a thou");
+    await page.reload();
+    await page.shows(box, "half a thou");
+    await page.run("box.focus()");
+    await page.run("Object.assign(box, { value: '語'.repeat(22_000) }).dispatchEvent(new Event('input'))");
+    await page.press("Enter");
+    await page.shows(
+      `${problem}.textContent`,
+      "This message is 65 KB, and 64 KB fit into one. Please split it.",
+    );
+    await page.shows(`${box}.length`, 22_000);
+    await page.run("Object.assign(box, { value: 'x'.repeat(65_536) }).dispatchEvent(new Event('input'))");
+    await page.press("Enter");
+    await page.shows(
+      "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent.length)",
+      [65_536],
+    );
+    await page.shows("room.outbox.length", 0);
+    await page.shows(`[${problem}.hidden, ${box}]`, [true, ""]);
+  });
+
+  test("Enter sends, Shift+Enter breaks, Enter while composing does nothing, blanks are not sent", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("room?.state.is", "open");
+    await page.says("  ");
+    await page.press("Backspace");
+    await page.press("Backspace");
+    await page.type("one\ntwo");
+    for (const composing of ["{ isComposing: true }", "{ keyCode: 229 }"])
+      await page.run(
+        `box.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", cancelable: true, ...${composing} }))`,
+      );
+    await page.shows("room.outbox.length + list.childElementCount", 0);
+    await page.press("Enter");
+    await page.shows(page.conversation, ["me: one\ntwo"]);
+  });
+
+  test("the composer grows to six rows and no further", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    const rows = (count: number) =>
+      page.run<number>(`(box.value = ${JSON.stringify("x\n".repeat(count - 1))}, box.clientHeight)`);
+    const [one, two, six, seven] = [await rows(1), await rows(2), await rows(6), await rows(7)];
+    expect([two - one, six - one, seven - six]).toEqual([24, 120, 0]);
+  });
+
+  test("consecutive messages share one name, for five minutes; each day has one line", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("room?.state.is", "open");
+    const at = (time: string, ...messages: [string, string][]) =>
+      page.run(
+        `${JSON.stringify(messages)}.forEach(([from, text]) => hear({ id: text, time: Date.parse("${time}"), from, text }))`,
+      );
+    await at("2026-03-01T10:00:00", ["ann", "1"], ["ann", "2"], ["bob", "3"]);
+    await at("2026-03-01T10:04:59", ["bob", "4"]);
+    await at("2026-03-01T10:09:59", ["bob", "5"]);
+    await at("2026-03-02T00:01:00", ["bob", "6"], ["bob", "7"]);
+    await page.shows(page.conversation, ["ann: 1", "2", "bob: 3", "4", "bob: 5", "bob: 6", "7"]);
+    await page.shows(page.days, ["Sunday 1 March", "Monday 2 March"]);
+  });
+
+  test("it follows at the end, and holds still for who reads further up", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    const fromEnd = "Math.round(scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight)";
+    const count = "document.querySelectorAll('.message').length";
+    for (let i = 0; i < 60; i++) bob.says(`message ${i} ${"long ".repeat(i % 30)}`);
+    await page.shows(count, 60);
+    await page.shows(fromEnd, 0);
+
+    await page.run(
+      "(scroller.scrollTop -= 35, new Promise((done) => requestAnimationFrame(() => setTimeout(done))))",
+    );
+    bob.says("near enough to the end");
+    await page.shows(count, 61);
+    await page.shows(fromEnd, 0);
+    await page.run("scroller.scrollTop -= 500");
+    await page.shows("following", false);
+    const before = await page.run<number>(
+      "document.querySelectorAll('.message')[40].getBoundingClientRect().top",
+    );
+    for (let i = 0; i < 3; i++) bob.says(`more ${i}`);
+    await page.shows("document.getElementById('new').textContent", "3 new ↓");
+    await page.shows(count, 64);
+    const after = await page.run<number>(
+      "document.querySelectorAll('.message')[40].getBoundingClientRect().top",
+    );
+    expect(Math.abs(after - before)).toBeLessThanOrEqual(1);
+
+    await page.click("#new");
+    await page.shows(fromEnd, 0);
+    await page.shows("document.getElementById('new').hidden", true);
+  });
+
+  test("what comes on arrival may come in parts: that its top is near is no wish for what is older", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await page.shows("isHistory", false);
+    await page.run(`(async () => {
+      isHistory = true;
+      const frames = async () => { for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); };
+      for (let i = 0; i < 100; i++) {
+        if (i === 15) await frames();
+        hear({ id: String(i), time: 0, from: "bob", text: String(i) });
+      }
+      isHistory = false;
+      await frames();
+    })()`);
+    expect(
+      await page.run(
+        "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/messages')).length",
+      ),
+    ).toBe(0);
+    expect(await page.run("scroller.scrollTop > 1000 && following")).toBe(true);
+  });
+
+  test("what comes on arrival all at once ends at its end, before a frame is drawn", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await page.shows("isHistory", false);
+    const asked = await page.run(`(() => {
+      let asked = 0;
+      room.earlier = async () => (asked++, { messages: [], more: true });
+      isHistory = true;
+      for (let i = 0; i < 100; i++) hear({ id: String(i), time: 0, from: "bob", text: String(i) });
+      line.back = "";
+      whenLive({ heard: 100 });
+      return asked;
+    })()`);
+    expect(asked).toBe(0);
+    expect(await page.run("scroller.scrollTop > 1000 && following")).toBe(true);
+  });
+
+  test("only web addresses are links, without the punctuation that follows them", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    bob.says(
+      "see https://a.example/x(1), (http://b.example/y). ftp://c.example javascript:x//https://d.example/！",
+    );
+    await page.shows(
+      "[...document.querySelectorAll('.bubble a')].map((a) => [a.textContent, a.href, a.rel])",
+      [
+        ["https://a.example/x(1)", "https://a.example/x(1)", "noopener noreferrer"],
+        ["http://b.example/y", "http://b.example/y", "noopener noreferrer"],
+        ["https://d.example/", "https://d.example/", "noopener noreferrer"],
+      ],
+    );
+  });
+
+  test("one to three emoji alone are large; a word of 1,000 letters does not scroll sideways", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client", { width: 360, height: 740 });
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    for (const text of ["👍", "👩‍👩‍👧‍👦🎉🇹🇼", "👍👍👍👍", "7", "x".repeat(1000)]) bob.says(text);
+    await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.matches('.emoji'))", [
+      true,
+      true,
+      false,
+      false,
+      false,
+    ]);
+    await page.shows(
+      "document.documentElement.scrollWidth <= innerWidth && scroller.scrollWidth <= scroller.clientWidth",
+      true,
+    );
+  });
+
+  test("a binary message is an image, or a download", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    const pixel =
+      "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    bob.says(Uint8Array.fromBase64(pixel));
+    bob.says(new Uint8Array(12_288));
+    bob.says(new Uint8Array());
+    await page.shows("document.querySelector('.bubble img')?.naturalWidth", 1);
+    await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)", [
+      "",
+      "12 KB · Download",
+      "0 B · Download",
+    ]);
+    expect(page.complaints).toEqual([]);
+  });
+
+  test("of two fields only the invalid one is marked, with its sentence, until it is changed", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.click("#room");
+    const marks =
+      "['name', 'room-name'].map((id) => [$(id).ariaInvalid, $(`${id}-problem`).checkVisibility() && $(`${id}-problem`).textContent])";
+    const none = ["false", false];
+    const [name, room] = [
+      ["true", "That name is not allowed."],
+      ["true", "That room name is not allowed."],
+    ];
+    const filled = (name: string, room: string) =>
+      page.run(`[$("name").value, $("room-name").value] = ${JSON.stringify([name, room])}`);
+    await page.shows(marks, [none, none]);
+    await page.type("my team");
+    await page.press("Enter");
+    await page.shows(marks, [none, room]);
+    await page.shows("[document.activeElement.id, $('naming').open]", ["room-name", true]);
+    await page.type("!");
+    await page.shows(marks, [none, none]);
+    await filled("a b", "tea");
+    await page.press("Enter");
+    await page.shows(marks, [name, none]);
+    await page.shows("document.activeElement.id", "name");
+    await filled("a b", "..");
+    await page.press("Enter");
+    await page.shows(marks, [name, room]);
+    await page.press("Escape");
+    await page.click("#me");
+    await page.shows(marks, [none, none]);
+    await page.press("Escape");
+  });
+
+  test("a room in the address that cannot be one is told as a room, with a way to another", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann&room=my%20team");
+    const rule = "1 to 64 letters, digits, “_”, “-” or “.”, in any script, without spaces.";
+    await page.shows(page.line, `That room name is not allowed. ${rule} Choose another room`);
+    await page.shows("$('empty').hidden", true);
+    await page.click("#action");
+    await page.type("my-team");
+    await page.press("Enter");
+    await page.shows("[location.search, $('room')?.textContent, room?.state.is]", [
+      "?id=ann&room=my-team",
+      "my-team",
+      "open",
+    ]);
+    await page.shows("$('empty').hidden", false);
+  });
+
+  test("a name can be chosen, and is kept; what is none is refused with the rule", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    await page.click("#me");
+    await page.type("ann marie");
+    await page.press("Enter");
+    await page.shows(
+      "[document.getElementById('naming').open, document.getElementById('name').ariaInvalid]",
+      [true, "true"],
+    );
+    await page.run("document.getElementById('name').select()");
+    await page.type("ann-marie");
+    await page.press("Enter");
+    await page.shows(
+      "[document.getElementById('naming').open, document.getElementById('ws-id').textContent]",
+      [false, "ann-marie"],
+    );
+    expect(await bob.next()).toMatch(/^Client #\d{16} left the chat$/);
+    await page.says("hi");
+    await bob.hears("Client #ann-marie says: hi");
+    await page.shows("pending.size", 0); // or the browser asks whether to leave
+    await page.run("sessionStorage.clear()");
+    await page.reload();
+    await page.shows("document.getElementById('ws-id')?.textContent", "ann-marie");
+  });
+
+  test("an id that is none is told at once, with a way out; the page and the server agree what is one", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=a%20b");
+    const rule = "1 to 64 letters, digits, “_”, “-” or “.”, in any script, without spaces.";
+    await page.shows(page.line, `That name is not allowed. ${rule} Choose a name`);
+    await page.click("#action");
+    await page.type("ann");
+    await page.press("Enter");
+    await page.shows("[room.state.is, me, $('connection').hidden]", ["open", "ann", true]);
+
+    const names = [
+      "a",
+      "",
+      " ",
+      "a b",
+      ".",
+      "..",
+      "...",
+      "\u0301a",
+      "a\u0301",
+      "हिन्दी",
+      "a\u200db",
+      "\u3164",
+      "😀",
+      "𠮷".repeat(64),
+      "𠮷".repeat(65),
+      "a\u{13441}",
+      "a\u{13442}",
+      "a\u{16FE4}",
+    ];
+    expect(await page.run<boolean[]>(`${JSON.stringify(names)}.map(isName)`)).toEqual(
+      names.map((name) => "name" in readName("client id", name)),
+    );
+  });
+
+  test("a new name is no news: no gap, no line that the old one left", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    await page.click("#me");
+    await page.type("anna");
+    await page.press("Enter");
+    await bob.hears("Client #ann left the chat");
+    await page.says("hi");
+    await page.shows("[people.has('anna'), people.has('ann'), count]", [true, false, 2]);
+    await page.shows("leaving.size", 0);
+    await page.shows(page.conversation, ["me: hi"]);
+    await page.shows("location.search", "?id=anna");
+  });
+
+  test("a lost connection is spoken of after two seconds, and its button holds still under the finger", async () => {
+    await using first = await startHubbub();
+    using page = await openPage(first);
+    await page.shows("room?.state.is", "open");
+    await page.run(
+      "(Math.random = () => 1, window.seen = [], new MutationObserver(() => $('connection').hidden || seen.push(Date.now())).observe($('connection'), { attributeFilter: ['hidden'] }))",
+    );
+    await first.stop();
+    await page.shows("$('connection').hidden", false);
+    expect(await page.run<number>("seen[0] - line.lostAt")).toBeGreaterThanOrEqual(2000);
+    // The countdown goes on between press and release; attempts 1, 2, 4, 8 s apart leave the time for it.
+    await page.shows("room.state.retryAt - Date.now() > 3000", true);
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    const at = await page.run<{ x: number; y: number }>(
+      "(({ x, y, width, height }) => ({ x: x + width / 2, y: y + height / 2 }))($('action').getBoundingClientRect())",
+    );
+    const mouse = (type: string) =>
+      page.cdp("Input.dispatchMouseEvent", { type, ...at, button: "left", clickCount: 1 });
+    await mouse("mousePressed");
+    const countdown = await page.run<string>("$('when').textContent");
+    await page.shows(`$('when').textContent !== ${JSON.stringify(countdown)}`, true);
+    await mouse("mouseReleased");
+    await page.shows("room?.state.is", "open");
+    await second.stop();
+  });
+
+  test("a proxy's error pages end nothing: the page tries again until the server itself is back", async () => {
+    await using first = await startHubbub();
+    using page = await openPage(first, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.run("(Math.random = () => 0.001, 0)"); // tries again after some milliseconds
+    await first.stop();
+    const answers = [404, 502, 403, 200].map((status) => ({ status, asked: 0 }));
+    for (const answer of answers) {
+      await using proxy = Bun.serve({
+        hostname: "127.0.0.1",
+        port: first.port,
+        fetch() {
+          answer.asked++;
+          return new Response("<h1>404 page not found</h1>", {
+            status: answer.status,
+            headers: { "Content-Type": "text/html" },
+          });
+        },
+      });
+      // The WebSocket, the question why, and the next WebSocket: the first rejection has ended nothing.
+      await until(async () => answer.asked >= 3, `the page tries again after HTTP ${answer.status}`);
+      await proxy.stop(true);
+    }
+    await page.says("meanwhile");
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    await page.shows("[room.state.is, room.outbox.length]", ["open", 0]);
+    await using bob = await second.join("bob", { history: 1 });
+    await bob.hears("Client #ann says: meanwhile");
+  });
+
+  test("the module of the client may come late, too: a proxy has it not, and the server then does", async () => {
+    await using hub = await startHubbub();
+    let isUp = false;
+    await using proxy = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch(request) {
+        const { pathname, search } = new URL(request.url);
+        if (pathname === "/client") return fetch(hub.origin + pathname + search);
+        return isUp && pathname === "/hubbub.js"
+          ? fetch(hub.origin + pathname)
+          : new Response("<h1>502</h1>", { status: 502, headers: { "Content-Type": "text/html" } });
+      },
+    });
+    using page = await openPage({ origin: proxy.url.origin });
+    await page.shows(page.line, "No connection yet. What you write is kept. Try now");
+    isUp = true;
+    await page.shows("room?.outbox", []);
+  });
+
+  test("a page whose address a proxy hides from the server says that it is rejected, and stops", async () => {
+    await using hub = await startHubbub();
+    const sockets: string[] = [];
+    // It changes Host, as a proxy does that is not told otherwise.
+    await using proxy = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch(request) {
+        const { pathname, search } = new URL(request.url);
+        const headers = new Headers(request.headers);
+        headers.delete("host");
+        if (headers.has("upgrade")) sockets.push(pathname);
+        for (const name of ["upgrade", "connection"]) headers.delete(name);
+        // A rejection of the handshake is what the same headers get without one.
+        return fetch(hub.origin + pathname + search, { method: request.method, headers });
+      },
+    });
+    const origin = proxy.url.origin;
+    using page = await openPage({ origin }, "/client?id=ann");
+    await page.shows(
+      page.line,
+      `This server does not accept connections from ${origin}. Its operator can allow this address with --public-url ${origin}. Try now`,
+    );
+    await page.shows("[room.state.is, room.state.code]", ["closed", "origin"]);
+    for (const wake of [
+      "window.dispatchEvent(new Event('online'))",
+      "document.dispatchEvent(new Event('visibilitychange'))",
+    ])
+      await page.run(wake);
+    await page.shows("room.state.is", "closed");
+    expect(sockets).toEqual(["/ws/ann"]);
+    await page.click("#action");
+    await page.shows("room.state.is", "closed");
+    await until(async () => sockets.length === 2, "it tries again when told to");
+  });
+
+  test("two tabs of one session do not take it from each other when the network is back", async () => {
+    await using hub = await startHubbub();
+    const open = async () => {
+      const page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      await page.run(
+        "(sessionStorage['hubbub.outbox.lobby'] = JSON.stringify({ me: 'ann', session: 's' }), 0)",
+      );
+      await page.reload();
+      await page.shows("[room?.state.is, room?.session]", ["open", "s"]);
+      return page;
+    };
+    using one = await open();
+    using two = await open();
+    await one.shows("[room.state.is, room.state.status]", ["closed", 4001]);
+    await one.shows("$('connection').hidden", false);
+    const seen = "(window.states = [], room.on('state', ({ is }) => states.push(is)), 0)";
+    for (const page of [one, two]) await page.run(seen);
+    for (const page of [one, two])
+      for (const wake of [
+        "window.dispatchEvent(new Event('online'))",
+        "document.dispatchEvent(new Event('visibilitychange'))",
+      ])
+        await page.run(wake);
+    await two.says("still here");
+    await two.shows("room.outbox.length", 0);
+    for (const page of [one, two]) await page.shows("states", []);
+  });
+
+  for (const wake of [
+    "window.dispatchEvent(new Event('online'))",
+    "document.dispatchEvent(new Event('visibilitychange'))",
+  ])
+    test(`a dead path is noticed long before the next ping: ${wake}`, async () => {
+      await using hub = await startHubbub();
+      using page = await openPage(hub, "/client?id=ann");
+      await page.shows("room?.state.is", "open");
+      hub.freeze();
+      await page.run(wake);
+      // Two pings are 50 s, and what a test waits for is 15 s.
+      await page.shows("[room.state.is, room.state.reason]", ["waiting", "no sign of life"]);
+      await page.shows("$('what').textContent", "Connection lost. What you write is kept.");
+      hub.thaw();
+      await page.shows("room.state.is", "open");
+    });
+
+  test("three restarts with nothing said between them are one gap, also in an empty room", async () => {
+    let hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("room?.state.is", "open");
+    for (let i = 0; i < 3; i++) {
+      await hub.stop();
+      await page.shows("line.lostAt > 0", true);
+      hub = await startHubbub({ args: ["--port", `${hub.port}`] });
+      await page.run("room.retryNow()");
+      await page.shows("room?.state.is", "open");
+    }
+    await page.shows(page.conversation, ["Some messages may be missing here."]);
+    await page.shows("$('empty').hidden", true);
+    await hub.stop();
+  });
+
+  test("comings and goings that follow each other are one line; who is back within five seconds was never gone", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=me");
+    await page.shows("room?.state.is", "open");
+    const peers = [];
+    for (const id of ["ann", "bob", "eve", "joe", "kim"]) {
+      peers.push(await hub.join(id));
+      await page.shows(`people.has("${id}")`, true);
+    }
+    await page.shows(page.conversation, ["ann, bob, eve and 2 others joined"]);
+    await Promise.all(peers.slice(0, 4).map((peer) => peer.leaves()));
+    await page.shows("count", 2);
+    await using back = await hub.join("ann");
+    await page.shows("count", 3);
+    await page.shows(page.conversation, ["ann and kim joined · bob, eve and joe left"]);
+    await back.leaves();
+  });
+
+  test("a day has one line, wherever an entry comes in or goes", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await page.shows("room?.state.is", "open");
+    hub.process.kill("SIGSTOP");
+    await page.says("mine");
+    await page.run("hear({ id: '1', time: Date.now(), from: 'bob', text: 'first' })");
+    await page.shows(page.conversation, ["bob: first", "me: mine: Sending…"]);
+    await page.shows(`${page.days}.length`, 1);
+    await page.run(
+      "(remove(list.firstChild), whenUndecided([...pending.keys()][0], words.notSent('a reason')))",
+    );
+    await page.shows(page.conversation, ["me: mine: Not sent: a reason Retry Delete"]);
+    await page.shows(`${page.days}.length`, 1);
+    await page.click(".state button:last-of-type");
+    await page.shows("[list.childElementCount, $('empty').hidden]", [0, false]);
+    hub.process.kill("SIGCONT");
+  });
+
+  test("a name that somebody already has here is asked about", async () => {
+    await using hub = await startHubbub();
+    await using other = await hub.join("ann");
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows(page.line, "Someone is already here as ann. That’s me Choose a name");
+    await page.click("#action");
+    await page.shows(page.line, "");
+    await page.reload();
+    await page.shows("room?.state.is", "open");
+    await page.shows(page.line, "");
+    await other.leaves();
+  });
+
+  test("of a room of more than a hundred, nobody is listed who left while the connection was down", async () => {
+    await using hub = await startHubbub();
+    const join = (ids: string[]) => Promise.all(ids.map((id) => hub.join(id)));
+    const named = (prefix: string, count: number) => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
+    await join(named("early", 110));
+    using page = await openPage(hub, "/client?id=me");
+    await page.shows("room?.state.is", "open");
+    const late = await join(named("late", 30));
+    await page.shows("[count, people.has('late29')]", [141, true]);
+    await page.run("((Math.random = () => 20), room.checkAlive(), room.checkAlive())");
+    await Promise.all(late.slice(0, 20).map((peer) => peer.leaves()));
+    await page.run("room.retryNow()");
+    await page.shows("[room.state.is, count]", ["open", 121]);
+    expect(
+      await page.run(
+        "[...document.querySelectorAll('aside bdi')].filter((bdi) => /^late/.test(bdi.textContent)).length",
+      ),
+    ).toBeLessThanOrEqual(10);
+    await page.shows("[...document.querySelectorAll('aside li')].at(-1).textContent", "20 others");
+    await page.shows("document.querySelectorAll('aside bdi').length", 101);
+    await page.shows("leaving.size", 0);
+  });
+
+  test("what is older and comes in only when it joins on to nothing any more leaves no hole", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await page.shows("isHistory", false);
+    await page.run(`(() => {
+      window.asked = [];
+      room.earlier = (before) => new Promise((answer) => asked.push([before, answer]));
+      window.hearAll = (start, end) => { for (let i = start; i < end; i++) hear({ id: String(i), time: 0, from: "bob", text: String(i) }); };
+      hearAll(100, 5100);
+    })()`);
+    await page.shows("following && scroller.scrollTop > 1000", true);
+    await page.run("scroller.scrollTop = 0");
+    await page.shows("[following, asked.map(([before]) => before)]", [false, ["100"]]);
+    // Back at the end, where the start of the list is trimmed.
+    await page.run("(toEnd(), hearAll(5100, 5120))");
+    const shown =
+      "(([first, ...rest]) => [first, rest.length, rest.every((text, i) => Number(text) === Number(first) + i + 1)])([...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent))";
+    await page.shows(shown, ["120", 4999, true]);
+    const answer = (start: number, end: number) =>
+      `({ messages: Array.from({ length: ${end - start} }, (_, i) => ({ id: String(${start} + i), time: 0, from: "bob", text: String(${start} + i) })), more: true })`;
+    await page.run(`(asked.shift()[1](${answer(50, 100)}), new Promise((done) => setTimeout(done)))`);
+    await page.shows(shown, ["120", 4999, true]);
+    await page.run("scroller.scrollTop = 0");
+    await page.shows("asked.map(([before]) => before)", ["120"]);
+    await page.run(`(asked.shift()[1](${answer(70, 120)}), 0)`);
+    await page.shows(shown, ["70", 5049, true]);
+    await page.shows("hasEarlier", true);
+  });
+
+  test("what is written and not sent yet keeps its date and time over a reload", async () => {
+    await using hub = await startHubbub({
+      store: { name: "a store that refuses", url: "late:?refuse=1&seed=1", preload: "delayed-store.ts" },
+    });
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.run(`(() => {
+      const now = Date.now;
+      Date.now = () => Date.parse("2026-03-01T23:58:00Z");
+      post("pending");
+      undecide({ text: "undecided" }, words.unsure);
+      keepOutbox();
+      Date.now = now;
+      pending.clear(); // or the browser asks whether to leave
+    })()`);
+    const written = "[...document.querySelectorAll('.message time')].map((time) => time.dateTime)";
+    await page.shows(
+      written,
+      Array.from({ length: 2 }, () => "2026-03-01T23:58:00.000Z"),
+    );
+    await page.reload();
+    await page.shows("room?.state.is", "open");
+    await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)", [
+      "undecided",
+      "pending",
+    ]);
+    await page.shows(
+      written,
+      Array.from({ length: 2 }, () => "2026-03-01T23:58:00.000Z"),
+    );
+    await page.shows(`${page.days}.length`, 1);
+    await page.run("pending.clear()");
+  });
+
+  test("where an undecided message goes below the history, the history keeps its date and name", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.says("said");
+    await page.shows("room.outbox.length", 0);
+    await page.run("(undecide({ text: 'undecided' }, words.unsure), keepOutbox())");
+    await page.reload();
+    await page.shows("room?.state.is", "open");
+    await page.shows(page.conversation, ["me: said", "me: undecided: Maybe not sent Retry Delete"]);
+    await page.shows(
+      "[...document.querySelectorAll('.message')].map((entry) => [!entry.querySelector('.day').hidden, !entry.querySelector('.who').hidden])",
+      [
+        [true, true],
+        [false, false],
+      ],
+    );
+  });
+
+  test("back after nothing was said it says only that; one's own message is none that was caught up", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    for (const say of [async () => {}, () => page.says("mine")]) {
+      await page.run(
+        "((Math.random = () => 20), room.checkAlive(), room.checkAlive(), (line.lostAt -= 5000), (line.backUntil = 0), showConnection())",
+      );
+      await page.shows("$('connection').className", "");
+      await say();
+      await page.run("room.retryNow()");
+      await page.shows(page.line, "Back.");
+      await page.shows("$('connection').className", "calm");
+      await page.shows("room.outbox.length", 0);
+    }
+  });
+
+  test("a restart of the server is no news of anyone who was here and comes back", async () => {
+    const first = await startHubbub();
+    await using bob = await first.join("bob");
+    using page = await openPage(first, "/client?id=ann");
+    await page.shows("[room?.state.is, [...people].sort()]", ["open", ["ann", "bob"]]);
+    await first.stop();
+    await page.shows("room.state.is", "waiting");
+    await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+    await using again = await second.join("bob");
+    await page.run("room.retryNow()");
+    await page.shows("[room.state.is, count, people.has('bob'), leaving.size]", ["open", 2, true, 0]);
+    await page.shows(page.conversation, ["Some messages may be missing here."]);
+    await bob[Symbol.asyncDispose]();
+    await again.leaves();
+  });
+
+  test("another room is an address, and a name in the dialog", async () => {
+    await using hub = await startHubbub();
+    await using bob = await hub.join("bob", { room: "tea" });
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("[$('room').textContent, document.title]", ["lobby", "lobby · Hubbub"]);
+    await page.click("#room");
+    await page.type("tea");
+    await page.press("Enter");
+    await page.shows("[location.search, $('room')?.textContent, room?.state.is]", [
+      "?id=ann&room=tea",
+      "tea",
+      "open",
+    ]);
+    await page.says("hi");
+    await bob.hears("Client #ann says: hi");
+  });
+
+  test("a token in a link says who one is, leaves the address, and lasts over a reload and into other rooms", async () => {
+    const secret = "a secret of thirty-two bytes, or more";
+    await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+    const tokens = new Tokens(Buffer.from(secret));
+    const link = (seconds: number) =>
+      `/client?room=tea&id=eve&token=${tokens.sign("陳大文", ["tea"], Math.floor(Date.now() / 1000) + seconds)}`;
+    using page = await openPage(hub, link(60));
+    for (const open of [async () => {}, () => page.reload()]) {
+      await open();
+      await page.shows("room?.state.is", "open");
+      await page.shows("[$('ws-id').textContent, $('me').disabled, $('name').readOnly, location.search]", [
+        "陳大文",
+        true,
+        true,
+        "?room=tea&id=eve",
+      ]);
+    }
+    await page.says("hi");
+    await page.shows("room.outbox.length", 0);
+    await page.shows(page.conversation, ["me: hi"]);
+    await page.run("location.search = '?room=coffee'");
+    await page.shows(page.line, "This token is not for this room: choose one that it names. Try now");
+    using late = await openPage(hub, link(-1));
+    await late.shows(late.line, "This token has expired: ask for a new one. Try now");
+    using stranger = await openPage(hub, "/client");
+    await stranger.shows(
+      stranger.line,
+      "Only who has a token comes in here: ask whoever runs this server for one. Try now",
+    );
+  });
+
+  test("a refused message says why, and is sent again or deleted", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.run("(maxBytes = Infinity, 0)");
+    await page.run(`(post(${JSON.stringify("x".repeat(65_537))}), 0)`);
+    const why = "Not sent: It is bigger than this server takes: send less at a time. Retry Delete";
+    await page.shows("document.querySelector('.state')?.textContent", why);
+    await page.run("document.querySelector('.state button').click()");
+    await page.shows("document.querySelectorAll('.message').length", 1);
+    await page.shows("document.querySelector('.state')?.textContent", why);
+    await page.run("document.querySelector('.state button:last-child').click()");
+    await page.shows("document.querySelectorAll('.message').length", 0);
+    await page.shows("document.activeElement.id", "messageText");
+  });
+
+  test("what is said runs in its own direction, and a name does not turn what is around it", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await using bob = await hub.join("\u0645\u0631\u062d\u0628\u0627");
+    await page.shows("room?.state.is", "open");
+    for (const text of ["\u05e9\u05dc\u05d5\u05dd 123", "hello"]) bob.says(text);
+    await page.shows(
+      "[...document.querySelectorAll('.bubble')].map((each) => getComputedStyle(each).direction)",
+      ["rtl", "ltr"],
+    );
+    await page.shows("document.querySelector('.who .name').tagName", "BDI");
+  });
+
+  test("by keyboard alone: everything can be reached, and the focus comes back to the composer", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows("room?.state.is", "open");
+    await page.run("document.body.focus(), document.activeElement.blur()");
+    const reached = new Set<string>();
+    for (let i = 0; i < 8; i++) {
+      await page.press("Tab");
+      reached.add(await page.run<string>("document.activeElement.id"));
+      const outline = await page.run<string>("getComputedStyle(document.activeElement).outlineStyle");
+      // After the last of them it is the browser's own turn.
+      if (!(await page.run("document.activeElement === document.body"))) expect(outline).not.toBe("none");
+    }
+    for (const id of ["room", "me", "scroller", "messageText", "send"]) expect(reached).toContain(id);
+    await page.run("$('me').focus()");
+    await page.press("Enter");
+    await page.shows("[$('naming').open, document.activeElement.id]", [true, "name"]);
+    await page.press("Escape");
+    await page.shows("[$('naming').open, document.activeElement.id]", [false, "messageText"]);
+    await page.says("hi");
+    await page.shows("document.activeElement.id", "messageText");
+    await page.click("#send");
+    await page.shows("document.activeElement.id", "messageText");
+    await page.shows("[document.querySelector('[role=log]') !== null, $('announcer').role]", [
+      true,
+      "status",
+    ]);
+  });
+
+  test("on paper it is the whole conversation, in black on white, and no controls", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann", { dark: true });
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    for (let i = 0; i < 60; i++) bob.says(`${i}`);
+    await page.shows("document.querySelectorAll('.message').length", 60);
+    await page.cdp("Emulation.setEmulatedMedia", { media: "print" });
+    await page.shows("getComputedStyle(document.querySelector('footer')).display", "none");
+    await page.shows("['me', 'here', 'new'].map((id) => getComputedStyle($(id)).display)", [
+      "none",
+      "none",
+      "none",
+    ]);
+    await page.shows("scroller.scrollHeight === scroller.clientHeight", true);
+    await page.shows("getComputedStyle(document.body).color", "rgb(28, 27, 25)");
+  });
+
+  test("nothing moves for who wants nothing to move, and names have one of twelve hues", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client?id=ann");
+    await page.shows(
+      "[...document.querySelectorAll('*')].every((each) => Number.parseFloat(getComputedStyle(each).transitionDuration) === 0 && getComputedStyle(each).animationName === 'none')",
+      true,
+    );
+    const hues = await page.run<number[]>("Array.from({ length: 500 }, (_, i) => hue(`client ${i}`))");
+    expect([...new Set(hues)].sort((a, b) => a - b)).toEqual(Array.from({ length: 12 }, (_, i) => i * 30));
+  });
+
+  test("a link of 64 KiB is drawn like any other text", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    bob.says(`https://a.example/${")".repeat(65_000)}`);
+    bob.says("next");
+    await page.shows("list.lastChild?.querySelector('.bubble').textContent", "next");
+    await page.shows("document.querySelector('.bubble a').href", "https://a.example/");
+  });
+
+  test("Traditional Chinese for any kind of Chinese", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub, "/client", { language: "zh-CN" });
+    await page.shows(
+      "[document.documentElement.lang, box.placeholder, document.getElementById('empty').textContent]",
+      ["zh-Hant", "訊息", "還沒有人說話。打個招呼，或在另一個分頁打開這個頁面。"],
+    );
+  });
+
+  test("a screen reader hears one sentence per two seconds at most, and nothing of one's own", async () => {
+    await using hub = await startHubbub();
+    using page = await openPage(hub);
+    await using bob = await hub.join("bob");
+    await page.shows("room?.state.is", "open");
+    const announced = "document.getElementById('announcer').textContent";
+    await page.says("mine");
+    await page.shows("room.outbox.length", 0);
+    await page.shows(announced, "");
+    await page.run(
+      "(window.said = [], new MutationObserver(() => said.push(Date.now())).observe($('announcer'), { childList: true }))",
+    );
+    for (const text of ["1", "2", "3"]) bob.says(text);
+    await page.shows(announced, "bob: 1");
+    await page.shows(announced, "2 new messages");
+    expect(await page.run<number>("said[1] - said[0]")).toBeGreaterThanOrEqual(1990);
+  });
+
+  for (const width of [360, 768, 1280])
+    for (const dark of [false, true])
+      test(`at ${width} px, ${dark ? "dark" : "light"}: nothing scrolls but the conversation, targets are large, text stands out`, async () => {
+        await using hub = await startHubbub();
+        using page = await openPage(hub, "/client", { width, height: 740, dark });
+        await using bob = await hub.join("bob");
+        await page.shows("room?.state.is", "open");
+        bob.says("hello https://a.example");
+        for (let i = 0; i < 20; i++) bob.says(`${i}`);
+        await page.says("hello");
+        await page.shows("room.outbox.length", 0);
+        await page.shows("document.querySelectorAll('.message').length", 22);
+        await page.shows(
+          "[document.documentElement.scrollWidth <= innerWidth, document.documentElement.scrollHeight <= innerHeight]",
+          [true, true],
+        );
+        await page.shows(
+          "['me', 'send', 'messageText'].map((id) => document.getElementById(id).offsetHeight >= 44)",
+          [true, true, true],
+        );
+        // The contrast of each text with what is behind it (WCAG 2.2, 1.4.3), as the browser itself paints them.
+        await page.shows(
+          `(() => {
+            const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+            const luminance = (colour) => {
+              canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+              const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+              return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const behind = (element) => { const colour = getComputedStyle(element).backgroundColor; return colour === "rgba(0, 0, 0, 0)" && element.parentElement ? behind(element.parentElement) : colour; };
+            return [...document.querySelectorAll("h1, #me span, #ws-id, .name, time, .bubble, .bubble a, .avatar, .day")]
+              .filter((element) => element.checkVisibility())
+              .filter((element) => { const [a, b] = [luminance(getComputedStyle(element).color), luminance(behind(element))].sort((x, y) => y - x); return (a + 0.05) / (b + 0.05) < 4.5; })
+              .map((element) => element.className || element.tagName);
+          })()`,
+          [],
+        );
+        expect(page.complaints).toEqual([]);
+      });
+});
+
+test("the page comes with a policy that allows its own script and style, by hash, and nothing else", async () => {
+  await using hub = await startHubbub();
+  const response = await hub.get("/client");
+  const html = await response.text();
+  const hash = (element: string) => {
+    const source = new RegExp(`<${element}>(.*?)</${element}>`, "s").exec(html)?.[1] ?? "";
+    return `'sha256-${new Bun.CryptoHasher("sha256").update(source).digest("base64")}'`;
+  };
+  const etag = response.headers.get("etag") ?? "";
+  expect(Object.fromEntries(response.headers)).toMatchObject({
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": `default-src 'none'; script-src 'self' ${hash("script")}; style-src ${hash("style")}; connect-src 'self'; img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+  });
+  expect((await hub.get("/client", { headers: { "If-None-Match": etag } })).status).toBe(304);
+  const head = await hub.get("/client", { method: "HEAD" });
+  expect([head.status, head.headers.get("content-length"), await head.text()]).toEqual([
+    200,
+    `${Buffer.byteLength(html)}`,
+    "",
+  ]);
+  const clientModule = await (await hub.get("/hubbub.js")).text();
+  const compressed = [html, clientModule].map((text) => Bun.gzipSync(text).byteLength);
+  expect(compressed.reduce((sum, bytes) => sum + bytes)).toBeLessThanOrEqual(32 * 1024);
+});

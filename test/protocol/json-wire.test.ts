@@ -1,0 +1,97 @@
+/** Wire 2: what is malformed is told, with a code, and costs nothing else. */
+
+import { describe, expect, spyOn, test } from "bun:test";
+import { closes, errors, json, maxFrameBytes, parse, type ErrorCode } from "../../src/protocol/codec.ts";
+import { startHubbub } from "../support/server.ts";
+
+const malformed: [string, ErrorCode, number?][] = [
+  ["", "not-json"],
+  ["hi", "not-json"],
+  ["{", "not-json"],
+  ["null", "not-json"],
+  ["[]", "not-json"],
+  ['"message"', "not-json"],
+  ["{}", "unknown-type"],
+  ['{"type":"shout","text":"hi"}', "unknown-type"],
+  ['{"type":["message"],"text":"hi"}', "unknown-type"],
+  ['{"__proto__":{"type":"ping"}}', "unknown-type"],
+  ['{"type":"message"}', "no-text"],
+  ['{"type":"message","text":7,"seq":3}', "no-text", 3],
+  ['{"type":"message","text":null}', "no-text"],
+  ...["0", "-1", "1.5", '"1"', "null", "9007199254740992", "1e400"].map((seq): [string, ErrorCode] => [
+    `{"type":"message","text":"hi","seq":${seq}}`,
+    "bad-seq",
+  ]),
+  [JSON.stringify({ type: "message", text: "x".repeat(65_537), seq: 4 }), "message-too-big", 4],
+  [JSON.stringify({ type: "message", text: "語".repeat(21_846) }), "message-too-big"],
+  [`{"type":"message","text":"${"\\u0000".repeat(65_537)}"}`, "message-too-big"],
+];
+
+describe("malformed frames", () => {
+  for (const [frame, code, seq] of malformed)
+    test(`${frame.slice(0, 60)} is ${code}`, async () => {
+      await using hub = await startHubbub();
+      await using ann = await hub.joinJson("ann");
+      ann.sends(frame);
+      await ann.hears({ type: "error", code, message: errors[code], ...(seq ? { seq } : {}) });
+      ann.says("still here");
+      await ann.hears({ type: "message", from: "ann", text: "still here" });
+    });
+
+  test("a binary message over 64 KiB is an error, one of 64 KiB is none", async () => {
+    await using hub = await startHubbub();
+    await using ann = await hub.joinJson("ann");
+    ann.sends(new Uint8Array(65_537));
+    await ann.hears({ type: "error", code: "message-too-big", message: errors["message-too-big"] });
+    ann.sends(new Uint8Array(65_536));
+    await ann.hears({ type: "message", from: "ann", data: new Uint8Array(65_536).toBase64() });
+  });
+
+  test("the longest way to write the largest text fits into a frame; a frame beyond that is closed with 1009", async () => {
+    await using hub = await startHubbub();
+    await using ann = await hub.joinJson("ann");
+    ann.sends(`{"type":"message","text":"${"\\u0000".repeat(65_536)}","seq":9007199254740991}`);
+    await ann.hears(
+      { type: "ack", seq: Number.MAX_SAFE_INTEGER },
+      { type: "message", from: "ann", text: "\0".repeat(65_536) },
+    );
+    ann.sends(`"${"x".repeat(maxFrameBytes(65_536))}"`);
+    expect((await ann.peer.closes()).code).toBe(1009);
+  });
+});
+
+test("an id is escaped like any other text", () => {
+  expect(json.presence({ joined: ['"'], left: [], count: 1 })).toBe(
+    '{"type":"presence","joined":["\\""],"left":[],"count":1}',
+  );
+});
+
+test("the README's tables of errors and close codes are the code's", async () => {
+  const readme = (await Bun.file(`${import.meta.dir}/../../README.md`).text()).replace(/ +/g, " ");
+  for (const [code, sentence] of Object.entries(errors))
+    expect(readme).toContain(`| \`${code}\` | ${sentence} |`);
+  for (const [code, reason] of Object.values(closes)) expect(readme).toContain(`| ${code} | ${reason} |`);
+});
+
+describe("what is around the strings of a frame", () => {
+  test("is bounded before it is parsed, as brackets and names by the hundred thousand take long", () => {
+    using parseJson = spyOn(JSON, "parse");
+    for (const frame of [
+      "[".repeat(380_000),
+      '{"a":'.repeat(50_000),
+      `{${'"a":1,'.repeat(50_000)}"type":"message","text":"hi"}`,
+      `["${'","'.repeat(50_000)}"]`,
+      " ".repeat(4097),
+      `"${'\\\\","'.repeat(3000)}"`,
+    ])
+      expect(parse(frame, 65_536)).toEqual({ error: "message-too-big" });
+    expect(parseJson).not.toHaveBeenCalled();
+  });
+
+  test("is not what is in them", () => {
+    const text = '"\\[{,'.repeat(10_000);
+    expect<unknown>(parse(JSON.stringify({ type: "message", text, x: text }), 65_536)).toMatchObject({
+      text,
+    });
+  });
+});

@@ -1,0 +1,137 @@
+/** A Redis that fills up: what goes, what stays, and that messages are stored all the same. */
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { startHubbub, until, within, type Hubbub } from "../support/server.ts";
+import { Redis, skipped } from "../support/redis.ts";
+
+setDefaultTimeout(60_000);
+
+const TEXT = "x".repeat(65_000);
+const MAX_MEMORY = ["--save", "", "--appendonly", "no", "--maxmemory", "32mb"];
+
+const start = (redis: Redis, ...args: string[]) =>
+  startHubbub({ store: { name: "Redis", url: redis.url("full") }, args });
+
+/** Stores a message, however often it takes. @returns its id */
+async function post(hub: Hubbub, room: string, text = TEXT): Promise<string> {
+  const body = JSON.stringify({ text, from: "ci" });
+  let id = "";
+  await until(
+    async () => {
+      const response = await hub.get(`/rooms/${room}/messages`, { method: "POST", body });
+      const answer: unknown = response.status === 201 ? await response.json() : undefined;
+      id = String(Object(answer).id ?? "");
+      return id !== "";
+    },
+    `a message is stored in ${room}`,
+    20_000,
+  );
+  return id;
+}
+
+async function read(hub: Hubbub, room: string, query = "") {
+  const { status, body } = await hub.answer(`/rooms/${room}/messages${query}`);
+  expect(status).toBe(200);
+  const { messages, recovered } = JSON.parse(body);
+  return { count: messages.length, newest: messages.at(-1)?.id, recovered };
+}
+
+describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
+  test.concurrent("empty rooms go, those silent for longest first; nobody else notices", async () => {
+    await using redis = await Redis.start(MAX_MEMORY);
+    await using hub = await start(redis, "--log", "text");
+    await using ann = await hub.joinJson("ann", { room: "occupied" });
+    const first = await post(hub, "occupied", "the first");
+    await ann.hears({ type: "message", from: "ci", text: "the first" });
+    const early = await hub.joinJson("early", { room: "room-1" });
+    await early.leaves();
+    const PER_ROOM = 20;
+    const newest: string[] = [];
+    for (let room = 1; room <= 33; room++) {
+      const posts = Array.from({ length: PER_ROOM }, () => post(hub, `room-${room}`));
+      newest.push((await Promise.all(posts)).toSorted().at(-1) ?? "");
+    }
+    expect(await read(hub, "room-1", `?after=${newest[0]}`)).toMatchObject({ count: 0, recovered: false });
+    expect(await read(hub, "occupied", `?after=${first}`)).toMatchObject({ count: 0, recovered: true });
+    const counts: number[] = [];
+    for (let room = 1; room <= 33; room++)
+      counts.push(Number(await redis.send("XLEN", `full:room:room-${room}`)));
+    expect([counts.at(0), counts.at(-1)]).toEqual([0, PER_ROOM]);
+    // From some room on all are complete, and before it all are gone.
+    expect(counts.filter((count) => count !== 0 && count !== PER_ROOM)).toEqual([]);
+    expect(counts).toEqual(counts.toSorted((a, b) => a - b));
+    // An empty room goes on from another place than where it began.
+    await post(hub, "room-1", "again");
+    await using late = await hub.joinJson("early", { room: "room-1", after: early.after });
+    expect(late.welcome.recovered).toBe(false);
+    await late.hears({ type: "message", from: "ci", text: "again" });
+    await post(hub, "occupied", "the last");
+    await ann.hears({ type: "message", from: "ci", text: "the last" });
+    expect((await hub.get("/readyz")).status).toBe(200);
+    await hub.stop("SIGTERM");
+    expect(await hub.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=0$/m);
+  });
+
+  test.concurrent("one occupied room alone fills it: its oldest messages go, and it goes on", async () => {
+    await using redis = await Redis.start(MAX_MEMORY);
+    await using hub = await start(redis, "--history", "1000");
+    await using ann = await hub.join("ann");
+    const first = await post(hub, "lobby", "the first");
+    await ann.hears("Client #ci says: the first");
+    const COUNT = 600;
+    for (let i = 0; i < COUNT; i += 20) {
+      await Promise.all(Array.from({ length: 20 }, () => post(hub, "lobby")));
+      for (let j = 0; j < 20; j++) await ann.hears(`Client #ci says: ${TEXT}`);
+    }
+    const last = await post(hub, "lobby", "the last");
+    await ann.hears("Client #ci says: the last");
+    const { newest } = await read(hub, "lobby");
+    expect(newest).toBe(last);
+    const length = Number(await redis.send("XLEN", "full:room:lobby"));
+    expect(length).toBeGreaterThan(50);
+    expect(length).toBeLessThan(450);
+    // Just before the oldest that is stored nothing is missing; before that, something is.
+    const [oldest] = Object(await redis.send("XRANGE", "full:room:lobby", "-", "+", "COUNT", "1"));
+    const prev = String(oldest[1][1]);
+    await ann.leaves();
+    await using other = await start(redis, "--history", "1000"); // with nothing in its memory
+    const recovered = async (after: string) => {
+      await using peer = await other.joinJson("bob", { after });
+      return peer.welcome.recovered;
+    };
+    expect([await recovered(first), await recovered(prev), await recovered(last)]).toEqual([
+      false,
+      true,
+      true,
+    ]);
+  });
+
+  test.concurrent("of something else: what is stored stays, and a node can start and read it", async () => {
+    await using redis = await Redis.start(MAX_MEMORY);
+    const first = await start(redis);
+    let newest = "";
+    for (let i = 0; i < 20; i++) newest = await post(first, "lobby");
+    await redis.send("CONFIG", "SET", "maxmemory", "0");
+    await redis.send("SET", "other", "x".repeat(40 * 1024 * 1024));
+    await redis.send("CONFIG", "SET", "maxmemory", "20mb");
+    await first[Symbol.asyncDispose]();
+    await using hub = await start(redis);
+    await using ann = await hub.joinJson("ann", { history: 0 });
+    await until(async () => {
+      ann.says("is it full?");
+      return (await ann.next()).code === "unavailable";
+    }, "it is refused");
+    await until(async () => (await hub.get("/readyz")).status === 503, "it is not ready");
+    expect(await read(hub, "lobby")).toMatchObject({ newest });
+    expect(await redis.send("XLEN", "full:room:lobby")).toBe(20);
+    await redis.send("DEL", "other");
+    await until(async () => (await hub.get("/readyz")).status === 200, "it is ready");
+    const id = await post(hub, "lobby", "after that");
+    await within(
+      (async () => {
+        for (;;) if ((await ann.next()).id === id) return;
+      })(),
+      () => "the message is not received",
+    );
+  });
+});

@@ -1,0 +1,329 @@
+/** The Redis store by itself: how it starts, and what it keeps of all that is said. */
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { startHubbub, until, within } from "../support/server.ts";
+import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
+
+setDefaultTimeout(60_000);
+
+const SOURCE = `${import.meta.dir}/../../src/server.ts`;
+const CERT = `${import.meta.dir}/../support/tls/localhost.crt`;
+const KEY = `${import.meta.dir}/../support/tls/localhost.key`;
+const DAY_MS = 24 * 60 * 60 * 1000;
+const LONG_AGO_MS = 1_000_000_000_000;
+
+const start = (url: string, args: readonly string[] = [], env: Record<string, string> = {}) =>
+  startHubbub({ store: { name: "Redis", url }, args, env });
+
+/** Everything that a start says that is refused. */
+async function refusal(url: string): Promise<{ exitCode: number; stdout: string; stderr: string }> {
+  await using server = Bun.spawn([process.execPath, SOURCE, "--port", "0", "--store", url], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const end = Promise.all([server.exited, server.stdout.text(), server.stderr.text()]);
+  const [exitCode, stdout, stderr] = await within(end, () => `it runs, with ${url}`);
+  return { exitCode, stdout, stderr };
+}
+
+/** All nodes have shown once more that they are alive, and done what they do then. */
+async function areRenewed(redis: Redis, prefix: string): Promise<void> {
+  const renewed = [await redis.send("KEYS", `${prefix}:alive:*`)].flat().map(async (key) => {
+    let leftMs = Infinity;
+    const isLonger = async () => leftMs < (leftMs = Number(await redis.send("PTTL", String(key))));
+    await until(isLonger, `${key} is renewed`);
+  });
+  await Promise.all(renewed);
+}
+
+const refused = (sentence: string) => ({ exitCode: 1, stdout: "", stderr: `${sentence}\n` });
+
+describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
+  test("where nothing listens, and where something else does", async () => {
+    const redis = await Redis.start();
+    await redis.stop();
+    const name = `127.0.0.1:${redis.port}`;
+    expect(await refusal(`redis://${name}`)).toEqual(
+      refused(`Redis at ${name} does not answer: start it, or choose another with --store.`),
+    );
+    using other = Bun.listen({
+      hostname: "127.0.0.1",
+      port: 0,
+      socket: { data: (socket) => void socket.end("HTTP/1.1 400 Bad Request\r\n\r\n") },
+    });
+    const { exitCode, stderr } = await refusal(`redis://127.0.0.1:${other.port}`);
+    expect([exitCode, stderr]).toEqual([
+      1,
+      `Redis at 127.0.0.1:${other.port} does not let us in: is the password right, the database there, and rediss: for TLS?\n`,
+    ]);
+    await redis[Symbol.asyncDispose]();
+  });
+
+  test("a wrong password, none, and the right one, which is never printed", async () => {
+    await using redis = await Redis.start();
+    await redis.send("CONFIG", "SET", "requirepass", "open-sesame");
+    const name = `127.0.0.1:${redis.port}`;
+    const sentence = `Redis at ${name} does not let us in: is the password right, the database there, and rediss: for TLS?`;
+    expect(await refusal(`redis://${name}`)).toEqual(refused(sentence));
+    expect(await refusal(`redis://:hush-hush@${name}`)).toEqual(refused(sentence));
+    await using hub = await start(`redis://:open-sesame@${name}`, ["--log", "text"]);
+    await using ann = await hub.join("ann");
+    ann.says("in");
+    await ann.hears("You wrote: in", "Client #ann says: in");
+    await redis.stop();
+    await until(async () => (await hub.get("/readyz")).status === 503, "it notices");
+    await hub.stop("SIGTERM");
+    expect(hub.greeting + (await hub.output) + (await hub.errors)).not.toContain("sesame");
+  });
+
+  test("a database that is not there, one that forgets, a replica", async () => {
+    await using redis = await Redis.start();
+    const name = `127.0.0.1:${redis.port}`;
+    expect(await refusal(`redis://${name}/99`)).toEqual(
+      refused(
+        `Redis at ${name} does not let us in: is the password right, the database there, and rediss: for TLS?`,
+      ),
+    );
+    await redis.send("CONFIG", "SET", "maxmemory-policy", "allkeys-lru");
+    expect(await refusal(`redis://${name}`)).toEqual(
+      refused(
+        `Redis at ${name} throws away what it was given when it is full (maxmemory-policy allkeys-lru): set noeviction.`,
+      ),
+    );
+    await redis.send("CONFIG", "SET", "maxmemory-policy", "noeviction");
+    await redis.send("REPLICAOF", "127.0.0.1", "1");
+    expect(await refusal(`redis://${name}`)).toEqual(
+      refused(`Redis at ${name} is a replica: choose its primary with --store.`),
+    );
+  });
+
+  test.each(["/?timeout=5", "/?prefix=", "/?prefix=a%20b", "/?prefix=a*", "/chat", "/0#top"])(
+    "redis://…%s is a mistake, and names no password",
+    async (rest) => {
+      const { exitCode, stdout, stderr } = await refusal(`redis://ann:open-sesame@127.0.0.1${rest}`);
+      expect([exitCode, stdout]).toEqual([2, ""]);
+      expect(stderr).toMatch(/^--store: .*\n$/);
+      expect(stderr).not.toContain("sesame");
+    },
+  );
+
+  test("keys that are no conversation are said at the start", async () => {
+    const redis = await sharedRedis();
+    await redis.send("SET", "taken:meta", "something else");
+    const { exitCode, stderr } = await refusal(redis.url("taken"));
+    expect([exitCode, stderr]).toEqual([
+      1,
+      expect.stringMatching(/^Redis at [\d.:]+ cannot be used: WRONGTYPE .*\n$/),
+    ]);
+  });
+
+  test("a user who may only do something to its keys", async () => {
+    await using redis = await Redis.start();
+    await redis.send("ACL", "SETUSER", "chat", "on", ">pass", "resetkeys", "~hubbub:*", "+@all");
+    await using hub = await start(`redis://chat:pass@127.0.0.1:${redis.port}`);
+    await using ann = await hub.joinJson("ann", { session: "s" });
+    ann.says("hi", { seq: 1 });
+    await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "hi" });
+    const keys = await redis.send("KEYS", "*");
+    expect(Array.isArray(keys) && keys.every((key) => String(key).startsWith("hubbub:"))).toBe(true);
+  });
+
+  test("over TLS", async () => {
+    const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+    const { port } = probe;
+    probe.stop(true);
+    const tls = ["--tls-cert-file", CERT, "--tls-key-file", KEY, "--tls-ca-cert-file", CERT];
+    await using redis = await Redis.start(["--tls-port", `${port}`, "--tls-auth-clients", "no", ...tls]);
+    await using hub = await start(`rediss://localhost:${port}`, [], { NODE_EXTRA_CA_CERTS: CERT });
+    await using ann = await hub.join("ann");
+    ann.says("hi");
+    await ann.hears("You wrote: hi", "Client #ann says: hi");
+    expect((await refusal(`rediss://localhost:${redis.port}`)).stderr).toContain("does not let us in");
+    expect((await refusal(`rediss://localhost:${port}`)).stderr).toContain("does not let us in");
+  });
+
+  test("it says what this Redis promises", async () => {
+    await using redis = await Redis.start(DURABLE);
+    const set = (name: string, value: string) => redis.send("CONFIG", "SET", name, value);
+    const promise = async () => {
+      await using hub = await start(redis.url("promise"));
+      return hub.greeting.replace(/.*messages are kept in Redis at [\d.:]+, /, "");
+    };
+    expect(await promise()).toBe("on its disk before they are acknowledged (appendfsync always)\n");
+    await set("appendfsync", "everysec");
+    expect(await promise()).toBe(
+      "of whose last second a crash may lose what was acknowledged (appendfsync everysec)\n",
+    );
+    await set("appendfsync", "no");
+    expect(await promise()).toBe(
+      "of whose last half minute a crash of its machine may lose what was acknowledged (appendfsync no)\n",
+    );
+    await set("appendonly", "no");
+    expect(await promise()).toBe("which loses all when it ends (appendonly no, no snapshots)\n");
+    await set("save", "3600 1");
+    expect(await promise()).toBe(
+      "which loses what came after its last snapshot when it crashes (appendonly no)\n",
+    );
+  });
+});
+
+describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
+  test("of a room the latest --history messages, on every node the same", async () => {
+    const redis = await sharedRedis();
+    await using hub = await start(redis.url("bounded"), ["--history", "10"]);
+    await using ann = await hub.join("ann");
+    for (let i = 1; i <= 100; i++) ann.says(`${i}`);
+    await ann.hearsUpTo("Client #ann says: 100");
+    await using other = await start(redis.url("bounded"), ["--history", "10"]);
+    await using bob = await other.join("bob", { history: 50 });
+    for (let i = 91; i <= 100; i++) await bob.hears(`Client #ann says: ${i}`);
+    expect(await redis.send("XLEN", "bounded:room:lobby")).toBe(10);
+  });
+
+  test("a newcomer gets the latest --history messages also where memory has less of them", async () => {
+    const redis = await sharedRedis();
+    await using hub = await start(redis.url("large"), ["--history", "100"]);
+    await using ann = await hub.join("ann"); // the room is open from the beginning
+    const texts = Array.from({ length: 100 }, (_, i) => `${i}`.padEnd(65_000, "x"));
+    for (const text of texts) {
+      ann.says(text);
+      await ann.hearsUpTo(`Client #ann says: ${text}`);
+    }
+    for (const query of [{ history: 100 }, { history: 99 }, { history: 1000 }]) {
+      await using bob = await hub.joinJson("bob", query);
+      for (const text of texts.slice(-query.history)) await bob.hears({ type: "message", from: "ann", text });
+      ann.says("and then");
+      await ann.hearsUpTo("Client #ann says: and then");
+      await bob.hears({ type: "message", from: "ann", text: "and then" });
+      texts.push("and then");
+      texts.shift();
+    }
+  });
+
+  test("of the log about 64 MiB, however much is said", async () => {
+    await using redis = await Redis.start();
+    await using hub = await start(redis.url("hubbub"), ["--history", "1", "--max-message-bytes", "131072"]);
+    const say = async (text: string) => {
+      const body = JSON.stringify({ from: "ci", text });
+      const { status } = await hub.get("/rooms/tea/messages", { method: "POST", body });
+      expect(status).toBe(201);
+    };
+    const bytes = async () => Number(await redis.send("MEMORY", "USAGE", "hubbub:log", "SAMPLES", "0"));
+    const MIB = 1024 * 1024;
+    const sayMuch = async (mibs: number) => {
+      const text = "x".repeat(MIB / 8);
+      for (let i = 0; i < mibs; i++) await Promise.all(Array.from({ length: 8 }, () => say(text)));
+    };
+    await sayMuch(60);
+    expect(await bytes()).toBeGreaterThan(50 * MIB);
+    await sayMuch(60);
+    expect(await bytes()).toBeLessThan(80 * MIB);
+    await say("the last");
+    const { body } = await hub.answer("/rooms/tea/messages");
+    expect(JSON.parse(body)).toMatchObject({ messages: [{ text: "the last" }], more: false });
+  });
+
+  test("time is Redis' clock, also while ids are ahead of it, which is logged", async () => {
+    const redis = await sharedRedis();
+    const ahead = `${Date.now() + 3000 * DAY_MS}`;
+    await using hub = await start(redis.url("ahead"), ["--log", "text"]);
+    await using ann = await hub.joinJson("ann", { session: "s" });
+    await redis.send("XADD", "ahead:log", `${ahead}-0`, "note", "from the future");
+    ann.says("one", { seq: 1 });
+    await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "one" });
+    expect(ann.after).toStartWith(`${ahead}-`);
+    await using other = await start(redis.url("ahead"));
+    await using bob = await other.joinJson("bob");
+    await bob.hears({ type: "message", id: ann.after, from: "ann", text: "one" });
+    await areRenewed(redis, "ahead");
+    await hub.stop("SIGTERM");
+    expect((await hub.output).match(/ids ahead of clock seconds=\d+$/gm)).toEqual([
+      expect.stringMatching(/=259(200000|199\d{3})$/),
+    ]);
+    // What lasts for a time after its last use does not last for all the time that the clock was wrong.
+    for (const key of ["rooms", "rooms:oldest", "sessions:used"]) {
+      const [, score] = [await redis.send("ZRANGE", `ahead:${key}`, "0", "-1", "WITHSCORES")].flat(2);
+      expect(Number(score)).toBeLessThanOrEqual(Date.now());
+    }
+  });
+
+  test("--keep-days takes from the front of a room alone; a time to come counts as the next message's", async () => {
+    const redis = await sharedRedis();
+    const nowMs = Date.now();
+    const times = {
+      old: LONG_AGO_MS,
+      "to come": nowMs + 3000 * DAY_MS,
+      new: nowMs - DAY_MS,
+    };
+    const rooms: Record<string, { is: (keyof typeof times)[]; kept: number }> = {
+      "one-old": { is: ["old", "to come", "new", "old"], kept: 3 },
+      "three-old": { is: ["old", "to come", "old", "new", "old"], kept: 2 },
+      "none-old": { is: ["to come", "new", "old"], kept: 3 },
+      "to-come": { is: ["old", "to come"], kept: 1 },
+      long: { is: [...Array<"to come">(50).fill("to come"), "old", "new"], kept: 1 },
+    };
+    for (const [room, { is }] of Object.entries(rooms)) {
+      for (const [i, when] of is.entries()) {
+        const entry = ["p", `${LONG_AGO_MS}-${i}`, "f", "eve", "c", "told", "t", `${times[when]}`];
+        await redis.send("XADD", `front:room:${room}`, `${LONG_AGO_MS}-${i + 1}`, ...entry);
+      }
+      await redis.send("ZADD", "front:rooms:oldest", `${LONG_AGO_MS}`, room);
+    }
+    await using hub = await start(redis.url("front"), ["--keep-days", "30"]);
+    const count = async (room: string) => Number(await redis.send("XLEN", `front:room:${room}`));
+    const counts = async () =>
+      Object.fromEntries(
+        await Promise.all(Object.keys(rooms).map(async (room) => [room, await count(room)])),
+      );
+    const kept = Object.fromEntries(Object.entries(rooms).map(([room, { kept }]) => [room, kept]));
+    await until(async () => (await count("one-old")) < 4, "the old message goes");
+    await areRenewed(redis, "front");
+    expect(await counts()).toEqual(kept);
+    await using bob = await hub.joinJson("bob", { room: "three-old", after: `${LONG_AGO_MS}-3` });
+    await using eve = await hub.joinJson("eve", { room: "three-old", after: `${LONG_AGO_MS}-2` });
+    expect([bob.welcome.recovered, eve.welcome.recovered]).toEqual([true, false]);
+  });
+
+  test("what is older than --keep-days goes, and rooms with it; sessions go after a day", async () => {
+    const redis = await sharedRedis();
+    const old = `${LONG_AGO_MS}-1`;
+    for (const room of ["lobby", "old"]) {
+      const entry = ["p", `${LONG_AGO_MS}-0`, "f", "eve", "c", "told", "t", `${LONG_AGO_MS}`];
+      await redis.send("XADD", `days:room:${room}`, old, ...entry);
+      await redis.send("HSET", "days:heads", room, old);
+      await redis.send("ZADD", "days:rooms", `${LONG_AGO_MS}`, room);
+      await redis.send("ZADD", "days:rooms:oldest", `${LONG_AGO_MS}`, room);
+    }
+    for (const [key, usedMs] of [
+      ["ann old", Date.now() - DAY_MS - 60_000],
+      ["ann new", Date.now() - DAY_MS + 60_000],
+    ] as const) {
+      await redis.send("HSET", "days:sessions", key, `7 ${old}`);
+      await redis.send("ZADD", "days:sessions:used", `${usedMs}`, key);
+    }
+    await using hub = await start(redis.url("days"), ["--keep-days", "30"]);
+    await using ann = await hub.joinJson("ann", { session: "new" });
+    ann.says("new");
+    await ann.hears(
+      { type: "message", time: LONG_AGO_MS, from: "eve", text: "old" },
+      { type: "message", from: "ann", text: "new" },
+    );
+    const texts = async () => {
+      const { body } = await hub.answer("/rooms/lobby/messages");
+      return JSON.parse(body).messages.map((message: { text: string }) => message.text);
+    };
+    await until(async () => (await texts()).length === 1, "the old message goes");
+    expect(await texts()).toEqual(["new"]);
+    await until(async () => (await redis.send("EXISTS", "days:room:old")) === 0, "the old room goes");
+    expect(await redis.send("HKEYS", "days:heads")).toEqual(["lobby"]);
+    await until(async () => (await redis.send("HLEN", "days:sessions")) === 1, "the old session goes");
+    const known = await hub.joinJson("ann", { session: "new", room: "tea" });
+    const unknown = await hub.joinJson("ann", { session: "old", room: "tea" });
+    expect([known.welcome.sent, unknown.welcome.sent]).toEqual([7, null]);
+    for (const peer of [ann, known, unknown]) await peer.leaves();
+    // Just before the oldest that is kept nothing is missing.
+    await using bob = await hub.joinJson("bob", { after: old });
+    await using eve = await hub.joinJson("eve", { after: `${LONG_AGO_MS}-0` });
+    expect([bob.welcome.recovered, eve.welcome.recovered]).toEqual([true, false]);
+  });
+});

@@ -1,0 +1,672 @@
+/** The SQLite store: what is acknowledged is in the file, and what the file is worth. */
+
+import { Database } from "bun:sqlite";
+import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
+import { copyFile, mkdtemp, readdir, rename, rm, stat, truncate } from "node:fs/promises";
+import { rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
+import { SqliteStore } from "../../src/store/sqlite/store.ts";
+import { openFile } from "../../src/store/sqlite/database.ts";
+import type { Answer, Draft, Entry } from "../../src/store/store.ts";
+import { startHubbub, until } from "../support/server.ts";
+
+const STORE = { name: "SQLite", url: "sqlite:chat.db" };
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+let folder = "";
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "hubbub-"));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+const start = (...args: string[]) => startHubbub({ store: STORE, cwd: folder, args });
+/** Changes a file by hand. */
+function edit(file: string, ...statements: string[]): void {
+  using db = new Database(join(folder, file));
+  for (const statement of statements) db.run(statement);
+}
+/** What a start that is refused says. */
+const refusal = (url = STORE.url) =>
+  startHubbub({ store: { name: url, url }, cwd: folder }).then(
+    () => "it started",
+    (error: Error) => error.message.replace("the server did not start: ", ""),
+  );
+
+test("a conversation, its sessions and its order outlive kill -9, and go on", async () => {
+  const first = await start();
+  const ann = await first.joinJson("ann", { session: "s" });
+  for (let seq = 1; seq <= 50; seq++) ann.says(`${seq}`, { seq });
+  let acks = 0;
+  while (acks < 50) if ((await ann.next()).type === "ack") acks++;
+  ann.sends(new Uint8Array([0, 255]));
+  ann.sends(new Uint8Array());
+  ann.says("NUL \0, 語, 😀, and nothing:");
+  ann.says("");
+  await first.stop("SIGKILL");
+
+  await using second = await start();
+  await using back = await second.joinJson("ann", { session: "s", after: String(ann.welcome.last) });
+  expect(back.welcome).toMatchObject({ recovered: true, sent: 50, last: ann.welcome.last });
+  for (let i = 1; i <= 50; i++) await back.hears({ type: "message", from: "ann", text: `${i}` });
+  await using bob = await second.join("bob", { history: 2 });
+  await bob.next();
+  await bob.next();
+  back.says("50 again", { seq: 50 });
+  back.says("51", { seq: 51 });
+  await bob.hearsUpTo("Client #ann says: 51");
+  const ids = [];
+  for (;;) {
+    const { type, id, text } = await back.next();
+    if (type === "message") ids.push(String(id));
+    if (text === "51") break;
+  }
+  expect(ids).toEqual(ids.toSorted());
+});
+
+test("binary messages, NULs and nothing at all come back as they were", async () => {
+  const contents = [new Uint8Array([0, 255, 10]), new Uint8Array(), "NUL \0 語 😀", ""];
+  const first = await start();
+  const ann = await first.join("ann");
+  for (const content of contents) ann.says(content);
+  ann.says("last");
+  await ann.hearsUpTo("Client #ann says: last");
+  await first.stop();
+  await using second = await start();
+  await using bob = await second.join("bob", { history: 10 });
+  await bob.hears(
+    ...contents.map((content) => (typeof content === "string" ? `Client #ann says: ${content}` : content)),
+    "Client #ann says: last",
+  );
+});
+
+test("one who has been away for longer than the history that is kept ready still misses nothing", async () => {
+  await using hub = await start("--history", "10");
+  await using ann = await hub.joinJson("ann");
+  const start10 = String(ann.welcome.last);
+  for (let i = 0; i < 1000; i++) {
+    await ann.saysAndHears(`${i} `.padEnd(2_000, "x"));
+  }
+  await using bob = await hub.joinJson("bob", { after: start10 });
+  expect(bob.welcome).toMatchObject({ recovered: true, last: start10 });
+  ann.says("meanwhile");
+  for (let i = 0; i < 1000; i++)
+    await bob.hears({ type: "message", from: "ann", text: `${i} `.padEnd(2_000, "x") });
+  await bob.hears({ type: "message", from: "ann", text: "meanwhile" });
+  await bob.hearsNothing();
+});
+
+test("a long history, asked for by a reader that stalls, is neither cut off nor reordered by what is sent meanwhile", async () => {
+  await using hub = await start("--history", "100");
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  const pad = (i: number) => `${i} `.padEnd(60_000, "x");
+  const say = async (i: number) => {
+    ann.says(pad(i), { seq: i });
+    while ((await ann.next()).type !== "message");
+  };
+  for (let i = 1; i <= 150; i++) await say(i);
+  await using bob = await hub.join("bob", { history: 140 });
+  await using eve = await hub.join("eve", { history: 100 });
+  for (const peer of [bob, eve]) peer.pauses();
+  for (let i = 151; i <= 300; i++) await say(i);
+  for (const peer of [bob, eve]) peer.resumes();
+  for (let i = 11; i <= 300; i++) await bob.hears(`Client #ann says: ${pad(i)}`);
+  for (let i = 51; i <= 300; i++) await eve.hears(`Client #ann says: ${pad(i)}`);
+});
+
+test("who reads a long conversation leaves room for everyone else", async () => {
+  await using hub = await start("--history", "10");
+  const ann = await hub.joinJson("ann");
+  const from = String(ann.welcome.last);
+  for (let i = 0; i < 20_000; i++) ann.says(`${i}`);
+  ann.sends({ type: "ping" });
+  while ((await ann.next()).type !== "pong");
+  const sent = async () => (await hub.metrics()).get("hubbub_sent_messages_total") ?? NaN;
+  const before = await sent();
+  let isOver = false;
+  const reading = (async () => {
+    await using bob = await hub.joinJson("bob", { after: from });
+    for (let i = 0; i < 20_000; i++) await bob.hears({ type: "message", from: "ann", text: `${i}` });
+    isOver = true;
+  })();
+  // Somebody is answered in the middle of it.
+  let answers = 0;
+  while (!isOver) {
+    const count = (await sent()) - before;
+    if (count > 0 && count < 20_000) answers++;
+  }
+  await reading;
+  expect(answers).toBeGreaterThan(0);
+});
+
+test("a file that is taken away takes no more messages; when it is back it does", async () => {
+  await using hub = await start();
+  const ann = await hub.join("ann");
+  await rename(join(folder, "chat.db"), join(folder, "elsewhere.db"));
+  await until(async () => (await hub.get("/readyz")).status === 503, "it is noticed", 20_000);
+  ann.says("into nothing");
+  await ann.hears("Not sent (unavailable): into nothing");
+  await rename(join(folder, "elsewhere.db"), join(folder, "chat.db"));
+  await until(async () => (await hub.get("/readyz")).status === 200, "it goes on", 20_000);
+  ann.says("kept");
+  await ann.hears("You wrote: kept", "Client #ann says: kept");
+});
+
+describe("files that change under a running server: nothing more is acknowledged", () => {
+  const file = (name: string) => join(folder, name);
+  const changes: Record<string, () => Promise<unknown>> = {
+    "the file is removed": () => rm(file("chat.db")),
+    "the file is truncated": () => truncate(file("chat.db"), 4096),
+    "the file is replaced by another": async () => {
+      await copyFile(file("other.db"), file("new.db"));
+      await rename(file("new.db"), file("chat.db"));
+    },
+    "the file is overwritten by another": () => copyFile(file("other.db"), file("chat.db")),
+    "the log is truncated": () => truncate(file("chat.db-wal"), 40_000),
+    "the log is emptied": () => truncate(file("chat.db-wal"), 0),
+    "the log is replaced": async () => {
+      await copyFile(file("chat.db-wal"), file("new"));
+      await rename(file("new"), file("chat.db-wal"));
+    },
+  };
+  test.each(Object.keys(changes))("%s", async (name) => {
+    edit("other.db", ...VERSION_1);
+    await using hub = await start();
+    const post = async (text: string) => {
+      const body = JSON.stringify({ text, from: "ci" });
+      return (await hub.get("/rooms/lobby/messages", { method: "POST", body })).status;
+    };
+    for (let i = 0; i < 20; i++) expect(await post(`${i}`)).toBe(201);
+    const ann = await hub.joinJson("ann", { session: "s", history: 0 });
+    await changes[name]?.();
+    ann.says("lost", { seq: 1 });
+    expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable", seq: 1 });
+    expect(await post("lost")).toBe(503);
+    expect((await hub.get("/readyz")).status).toBe(503);
+  });
+
+  test("what a log that is removed held is saved, and it goes on", async () => {
+    const first = await start("--log", "text");
+    const ann = await first.joinJson("ann", { session: "s", history: 0 });
+    const say = async (seq: number) => {
+      ann.says(`${seq}`, { seq });
+      for (;;) {
+        const { type, code } = await ann.next();
+        if (type === "message") return "stored";
+        if (type === "error") return code;
+      }
+    };
+    for (let seq = 1; seq <= 10; seq++) expect(await say(seq)).toBe("stored");
+    await rm(file("chat.db-wal"));
+    await until(async () => (await say(11)) === "stored", "it goes on");
+    for (let seq = 12; seq <= 20; seq++) expect(await say(seq)).toBe("stored");
+    await first.stop("SIGKILL");
+    const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
+    expect(facts).toEqual(["store lost", "store found"]);
+    await using second = await start();
+    await using bob = await second.joinJson("bob", { after: String(ann.welcome.last) });
+    expect(bob.welcome.recovered).toBe(true);
+    for (let seq = 1; seq <= 20; seq++) await bob.hears({ type: "message", from: "ann", text: `${seq}` });
+    await bob.hearsNothing();
+  });
+});
+
+test("--keep-days works by itself, a while after the start", async () => {
+  edit(
+    "chat.db",
+    ...VERSION_1.map((statement) =>
+      statement.replace(/17835\d{11}/g, (key) => `${Number(key) - 8192 * DAY_MS * 2000}`),
+    ),
+  );
+  await using hub = await start("--keep-days", "30");
+  const texts = async () => JSON.parse((await hub.answer("/rooms/lobby/messages")).body).messages.length;
+  await using bob = await hub.join("bob", { room: "elsewhere" });
+  bob.says("new");
+  await bob.hears("You wrote: new", "Client #bob says: new");
+  await until(async () => (await texts()) === 0, "what is old is forgotten", 20_000);
+  expect(JSON.parse((await hub.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
+});
+
+test("a commit is on the disk before it is answered, as far as SQLite can see to it", () => {
+  using db = openFile(join(folder, "chat.db"), Date.now());
+  const of = (pragma: string) =>
+    Object.values(db.query<Record<string, unknown>, []>(`PRAGMA ${pragma}`).get() ?? {});
+  expect(["synchronous", "journal_mode", "locking_mode"].flatMap(of)).toEqual([2, "wal", "exclusive"]);
+});
+
+test("after a stop everything is in the one file", async () => {
+  const hub = await start();
+  const ann = await hub.join("ann");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  hub.process.kill("SIGTERM");
+  expect(await hub.process.exited).toBe(0);
+  // The other has one id, for the next start to compare.
+  expect((await readdir(folder)).toSorted()).toEqual(["chat.db", "chat.db-newest"]);
+});
+
+test("a file is the owner's alone, and one server's", async () => {
+  await using hub = await start();
+  expect((await stat(join(folder, "chat.db"))).mode & 0o777).toBe(0o600);
+  expect((await stat(join(folder, "chat.db-wal"))).mode & 0o777).toBe(0o600);
+  expect(await refusal()).toBe("chat.db is in use by another Hubbub: stop that one first.\n");
+  await using ann = await hub.join("ann");
+  ann.says("undisturbed");
+  await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
+});
+
+describe("what cannot be used is said at the start", () => {
+  test("no folder, no database, no Hubbub's, a newer Hubbub's, a folder", async () => {
+    expect(await refusal("sqlite:no/such/chat.db")).toBe(
+      "no/such/chat.db cannot be made: its folder does not exist.\n",
+    );
+    await Bun.write(join(folder, "text.db"), "This is not a database at all. ".repeat(100));
+    expect(await refusal("sqlite:text.db")).toBe(
+      "text.db is not a database: choose another file with --store.\n",
+    );
+    edit("other.db", "CREATE TABLE notes (text)");
+    expect(await refusal("sqlite:other.db")).toBe(
+      "other.db is a database of something else: choose another file with --store.\n",
+    );
+    await (await start()).stop();
+    edit("chat.db", "PRAGMA user_version = 99");
+    expect(await refusal()).toBe(
+      "chat.db was written by a newer Hubbub: start that one, or choose another file.\n",
+    );
+    expect(await refusal("sqlite:.")).toMatch(/^\. cannot be used: .*\n$/);
+    for (const none of ["sqlite:", "sqlite:a?b.db", "sqlite:a#b.db", "sqlite:100%.db"])
+      expect(await refusal(none)).toBe(
+        `--store: expected memory:, sqlite:FILE or redis://HOST, got "${none}"\n`,
+      );
+  });
+
+  test("a name that means memory to SQLite is a file like any other", async () => {
+    const first = await startHubbub({ store: { name: "SQLite", url: "sqlite::memory:" }, cwd: folder });
+    const ann = await first.join("ann");
+    ann.says("hi");
+    await ann.hears("You wrote: hi", "Client #ann says: hi");
+    await first.stop();
+    await using second = await startHubbub({
+      store: { name: "SQLite", url: "sqlite::memory:" },
+      cwd: folder,
+    });
+    await using bob = await second.join("bob", { history: 1 });
+    await bob.hears("Client #ann says: hi");
+  });
+
+  /** In a mount namespace, where `/mnt` may be anything: what the start says, and its exit code. */
+  const onMount = async (prepare: string) => {
+    const command = `${prepare} && exec "$0" "$1" --port 0 --store sqlite:/mnt/chat.db`;
+    const { exitCode, stderr } =
+      await Bun.$`unshare -rm sh -c ${command} ${process.execPath} ${import.meta.dir}/../../src/server.ts`
+        .quiet()
+        .nothrow();
+    return { exitCode, stderr: `${stderr}` };
+  };
+  const canMount = Bun.spawnSync(["sh", "-c", "unshare -rm mount -t tmpfs tmpfs /mnt"]).success;
+  const skippedMounts = canMount ? "" : " (skipped: file systems cannot be mounted here)";
+  test.skipIf(!canMount)(`a full disk and a read-only one are exit 1${skippedMounts}`, async () => {
+    const full = "mount -t tmpfs -o size=64k tmpfs /mnt && (head -c 100000 /dev/zero > /mnt/full || true)";
+    const fullDisk = await onMount(`${full} 2> /dev/null`);
+    expect(fullDisk).toEqual({
+      exitCode: 1,
+      stderr: "/mnt/chat.db cannot grow: there is no space left.\n",
+    });
+    const readOnly = "mount -t tmpfs tmpfs /mnt && touch /mnt/chat.db && mount -o remount,ro /mnt";
+    expect(await onMount(readOnly)).toEqual({
+      exitCode: 1,
+      stderr: "/mnt/chat.db cannot be written: its file system is read-only.\n",
+    });
+  });
+
+  test("a file that another server still has is exit 1", async () => {
+    await using hub = await start();
+    const command = [process.execPath, `${import.meta.dir}/../../src/server.ts`, "--store", STORE.url];
+    const { exitCode } = await Bun.$`${command} --port 0`.cwd(folder).quiet().nothrow();
+    expect(exitCode).toBe(1);
+    await (await hub.join("ann")).hearsNothing();
+  });
+
+  test("a refused file is left as it was", async () => {
+    await Bun.write(join(folder, "text.db"), "not a database");
+    await refusal("sqlite:text.db");
+    expect(await Bun.file(join(folder, "text.db")).text()).toBe("not a database");
+  });
+});
+
+test("a file of version 1 opens with all that is in it", async () => {
+  edit("chat.db", ...VERSION_1);
+  await using hub = await start();
+  await using ann = await hub.joinJson("ann", { session: "s" });
+  expect(ann.welcome).toMatchObject({ sent: 7, last: "1795552789506-4" });
+  await ann.hears(
+    { type: "message", id: "1795552789506-5", time: 1795552789506, from: "ann", text: "hi" },
+    { type: "message", id: "1795552789507-0", time: 1795552789507, from: "bob", data: "AQI=" },
+  );
+  ann.says("new");
+  await ann.hears({ type: "message", from: "ann", text: "new" });
+});
+
+/** As the first version made it. */
+const VERSION_1 = [
+  "PRAGMA application_id = 1215652450",
+  "PRAGMA user_version = 1",
+  "CREATE TABLE entries (id INTEGER PRIMARY KEY, prev INTEGER NOT NULL, room TEXT NOT NULL, sender TEXT NOT NULL, content ANY NOT NULL) STRICT",
+  "CREATE INDEX entries_of_room ON entries (room, id)",
+  "CREATE TABLE heads (room TEXT PRIMARY KEY, id INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+  "CREATE TABLE origin (id INTEGER NOT NULL) STRICT",
+  "CREATE TABLE sessions (client TEXT, session TEXT, seq INTEGER NOT NULL, id INTEGER NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (client, session)) STRICT, WITHOUT ROWID",
+  "CREATE INDEX sessions_by_use ON sessions (used)",
+  "INSERT INTO origin VALUES (1783529386033156)",
+  "INSERT INTO entries VALUES (1783529386033157, 1783529386033156, 'lobby', 'ann', 'hi')",
+  "INSERT INTO entries VALUES (1783529386041344, 1783529386033157, 'lobby', 'bob', x'0102')",
+  "INSERT INTO heads VALUES ('lobby', 1783529386041344)",
+  `INSERT INTO sessions VALUES ('ann', 's', 7, 1783529386033157, ${Date.now()})`,
+];
+
+describe("a store by itself", () => {
+  const heard: Entry[] = [];
+  beforeEach(() => void heard.splice(0));
+  const open = (nowMs = Date.now(), keepDays = 0) =>
+    new SqliteStore(
+      join(folder, "chat.db"),
+      { history: 10, keepDays },
+      (entry) => heard.push(entry),
+      () => nowMs,
+    );
+  async function say(store: SqliteStore, content: string, more: Partial<Draft> = {}): Promise<Answer> {
+    const { promise, resolve } = Promise.withResolvers<Answer>();
+    const rest = { session: undefined, seq: undefined, after: undefined, givenMs: 0 };
+    store.append(
+      { room: "r", from: "ann", content, ...rest, ...more },
+      { answered: (_, answer) => resolve(answer) },
+    );
+    return promise;
+  }
+  const texts = async (store: SqliteStore) => {
+    const page = await store.read("r", { limit: 1000 });
+    return page === "unavailable" ? page : page.entries.map(({ content }) => content);
+  };
+
+  test("what comes in one turn of the event loop shares a commit", async () => {
+    const store = open();
+    using transaction = spyOn(Database.prototype, "transaction");
+    for (let turn = 1; turn <= 2; turn++) {
+      await Promise.all(Array.from({ length: 100 }, (_, i) => say(store, `${i}`)));
+      expect(transaction).toHaveBeenCalledTimes(turn);
+    }
+    expect(heard).toHaveLength(200);
+    store.end();
+  });
+
+  test("ids grow also when the clock goes back, from one start to the next", async () => {
+    const now = Date.now();
+    open(now - 2 * DAY_MS).end(); // so that the file's own first id is not among those of now
+    const first = open(now);
+    await say(first, "1");
+    first.end();
+    const second = open(now - DAY_MS);
+    await say(second, "2");
+    await say(second, "3");
+    const sequences = heard.map(({ id }) => Number(id.split("-")[1]));
+    expect(heard.map(({ time }) => time)).toEqual([now, now - DAY_MS, now - DAY_MS]);
+    const stored = await second.read("r", { limit: 10 });
+    expect(stored).toEqual({ entries: heard, more: false });
+    expect(sequences.map((sequence) => sequence - (sequences[0] ?? 0))).toEqual([0, 1, 2]);
+    expect(heard.map(({ prev }) => prev).slice(1)).toEqual(heard.map(({ id }) => id).slice(0, 2));
+    second.end();
+  });
+
+  test("a clock that is decades ahead for a moment hides nothing, and stops nothing", async () => {
+    let now = Date.now();
+    const store = new SqliteStore(
+      join(folder, "chat.db"),
+      { history: 10, keepDays: 0 },
+      (entry) => heard.push(entry),
+      () => now,
+    );
+    await say(store, "now");
+    now += 40 * 365 * DAY_MS;
+    await say(store, "far ahead");
+    now -= 40 * 365 * DAY_MS;
+    await say(store, "back");
+    expect(await texts(store)).toEqual(["now", "far ahead", "back"]);
+    store.end();
+    const again = open();
+    expect(await say(again, "after a restart")).toHaveProperty("kept");
+    again.end();
+  });
+
+  test("what is known of a session is known while it is on its way, and for a day", async () => {
+    const store = open();
+    const answered = say(store, "1", { session: "s", seq: 1 });
+    expect(await store.sent("ann", "s")).toBe(1);
+    await answered;
+    store.forgetOld();
+    store.end();
+    const again = open();
+    expect(await again.sent("ann", "s")).toBe(1);
+    again.end();
+    const later = open(Date.now() + DAY_MS + 1000);
+    later.forgetOld();
+    expect(await later.sent("ann", "s")).toBe(null);
+    later.end();
+  });
+
+  test("connections that open a session wait for the commit that is scheduled anyway, and force none", async () => {
+    const store = open();
+    const commits = spyOn(Database.prototype, "transaction");
+    const answers = Array.from({ length: 200 }, async (_, i) => {
+      const session = `s${i}`;
+      const answered = say(store, `${i}`, { session, seq: 7 });
+      expect(await store.sent("ann", session)).toBe(7);
+      return answered;
+    });
+    for (const answer of await Promise.all(answers)) expect(answer).toHaveProperty("kept");
+    expect(commits).toHaveBeenCalledTimes(1);
+    expect(await store.sent("ann", "s5")).toBe(7);
+    expect(commits).toHaveBeenCalledTimes(1);
+    commits.mockRestore();
+    store.end();
+  });
+
+  test("what is older than --keep-days is forgotten, and a gap is known for one", async () => {
+    const now = Date.now();
+    const first = open(now - 10 * DAY_MS);
+    await say(first, "old");
+    first.end();
+    const second = open(now, 7);
+    await say(second, "new");
+    await say(second, "elsewhere", { room: "s" });
+    const cached = await second.open("r");
+    second.forgetOld();
+    expect(await texts(second)).toEqual(["new"]);
+    expect(cached).toMatchObject({ start: 1, end: 2 });
+    const recovered = async (after = "") => {
+      const page = await second.read("r", { after, limit: 10 });
+      return page !== "unavailable" && page.recovered;
+    };
+    const [old, , elsewhere] = heard;
+    expect(await recovered(old?.id)).toBe(true); // just before the oldest that is kept
+    expect(await recovered(old?.prev)).toBe(false);
+    expect(await recovered(elsewhere?.id)).toBe(false);
+    second.end();
+  });
+
+  test("nothing is acknowledged once the log is gone, from the very next message", async () => {
+    const store = open();
+    expect(await say(store, "1")).toHaveProperty("kept");
+    rmSync(join(folder, "chat.db-wal"));
+    expect(await say(store, "2", { session: "s", seq: 1 })).toEqual({ refused: "unavailable" });
+    expect(store.isReady).toBe(false);
+    expect(await store.sent("ann", "s")).toBe(null);
+    store.end();
+  });
+
+  test("a commit that failed claims nothing: the next start reports no loss", async () => {
+    const store = open();
+    expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("kept");
+    const failed = say(store, "2", { session: "s", seq: 2 });
+    store.append(
+      {
+        ...{ room: "r", from: "ann", session: undefined, seq: undefined, after: undefined, givenMs: 0 },
+        get content(): string {
+          throw new Error("A failure in the middle of a transaction, on purpose");
+        },
+      },
+      { answered() {} },
+    );
+    expect(await failed).toEqual({ refused: "unavailable" });
+    expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("repeated");
+    store.end();
+    const again = open();
+    expect(again.promise).toBe(`in ${join(folder, "chat.db")}`);
+    again.end();
+  });
+
+  test("--keep-days prunes from the front of a room only, and a time in the future counts as the next message's", async () => {
+    let now = Date.now() - 10 * DAY_MS;
+    const open7 = () =>
+      new SqliteStore(
+        join(folder, "chat.db"),
+        { history: 10, keepDays: 7 },
+        (entry) => heard.push(entry),
+        () => now,
+      );
+    let store = open7();
+    const at = async (days: number, ...texts: string[]) => {
+      now = Date.now() + days * DAY_MS;
+      for (const text of texts) await say(store, text);
+    };
+    await at(-10, "1", "2");
+    await at(3000, "ahead");
+    await at(-9, "3");
+    await at(-1, "4");
+    await at(-30, "late, but behind a newer one");
+    await at(3000, "ahead again");
+    await at(0, "5");
+    store.end();
+    store = open7();
+    store.forgetOld();
+    expect(await texts(store)).toEqual(["4", "late, but behind a newer one", "ahead again", "5"]);
+    const resumed = async (i: number) => store.read("r", { after: heard[i]?.id ?? "", limit: 10 });
+    expect(await resumed(3)).toMatchObject({ recovered: true, entries: heard.slice(4) });
+    expect(await resumed(2)).toMatchObject({ recovered: false });
+    store.end();
+  });
+
+  test("--keep-days gets through more rooms and messages than it looks at in one step", async () => {
+    const first = open(Date.now() - 10 * DAY_MS);
+    const saying = Array.from({ length: 1200 }, (_, i) => say(first, "old", { room: `r${i % 1100}` }));
+    await Promise.all([...saying, ...Array.from({ length: 700 }, () => say(first, "old", { room: "r5" }))]);
+    first.end();
+    const second = open(Date.now(), 7);
+    await say(second, "new", { room: "r5" });
+    for (let i = 0; i < 10; i++) second.forgetOld();
+    let left = 0;
+    for (let i = 0; i < 1100; i++) {
+      const page = await second.read(`r${i}`, { limit: 10 });
+      if (page !== "unavailable") left += page.entries.length;
+    }
+    expect(left).toBe(1);
+    second.end();
+  });
+
+  test("what is cached of rooms stays within its bound when they grow, too, and each room has the rest in the file", async () => {
+    const cache = new RoomCache<CachedRoom>(1_000_000);
+    const store = new SqliteStore(
+      join(folder, "chat.db"),
+      { history: 1000, keepDays: 0 },
+      (entry) => heard.push(entry),
+      Date.now,
+      cache,
+    );
+    for (let i = 0; i < 30; i++) await store.open(`r${i}`);
+    for (let count = 0; count < 100; count++) {
+      await Promise.all(Array.from({ length: 30 }, (_, i) => say(store, "x".repeat(400), { room: `r${i}` })));
+      expect(cache.bytes).toBeLessThanOrEqual(1_000_000);
+    }
+    expect(cache.bytes).toBeGreaterThan(800_000);
+    for (let i = 0; i < 30; i++)
+      expect(await store.read(`r${i}`, { limit: 1000 })).toMatchObject({ entries: { length: 100 } });
+    for (let i = 0; i < 30; i++) store.close(`r${i}`);
+    expect([cache.bytes, cache.size]).toEqual([0, 0]);
+    store.end();
+  });
+
+  test("a room whose messages are all forgotten still knows who has missed something", async () => {
+    const now = Date.now();
+    const first = open(now - 10 * DAY_MS);
+    const origin = (await first.open("r")) as { head: string };
+    const before = origin.head;
+    await say(first, "1");
+    await say(first, "2");
+    first.end();
+    const second = open(now, 7);
+    second.forgetOld();
+    expect(await texts(second)).toEqual([]);
+    for (const [after, expected] of [
+      [before, false],
+      [heard[0]?.id ?? "", false],
+      [heard[1]?.id ?? "", true],
+    ] as const)
+      expect(await second.read("r", { after, limit: 1 })).toEqual({
+        entries: [],
+        more: false,
+        recovered: expected,
+      });
+    second.end();
+  });
+});
+
+const prlimit = Bun.which("prlimit");
+const skipped = prlimit ? "" : " (skipped: there is no prlimit here, which comes with util-linux)";
+
+test.skipIf(skipped !== "")(
+  `when the file cannot grow nothing is acknowledged; when it can again it goes on${skipped}`,
+  async () => {
+    const first = await start("--log", "text");
+    const limit = (bytes: number | "unlimited") =>
+      Bun.$`${prlimit} --pid ${first.process.pid} --fsize=${bytes}:unlimited`.quiet();
+    const ann = await first.joinJson("ann", { session: "s" });
+    let seq = 0;
+    const said: string[] = [];
+    /** Says the next one until it is answered for good, or refused. */
+    const say = async () => {
+      const text = `${seq + 1} `.padEnd(30_000, "x");
+      ann.says(text, { seq: seq + 1 });
+      for (;;) {
+        const { type, code } = await ann.next();
+        if (type === "ack") {
+          said.push(text);
+          seq++;
+          return "kept";
+        }
+        if (type === "error") return code;
+      }
+    };
+    for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
+    await limit(400_000);
+    let last: unknown = "kept";
+    for (let i = 0; i < 50 && last === "kept"; i++) last = await say();
+    expect(last).toBe("unavailable");
+    expect(await first.answer("/readyz")).toEqual({ status: 503, body: "No messages are taken just now.\n" });
+    const posted = await first.get("/rooms/lobby/messages", {
+      method: "POST",
+      body: JSON.stringify({ text: "x".repeat(60_000), from: "ci" }),
+    });
+    expect([posted.status, posted.headers.get("retry-after")]).toEqual([503, "5"]);
+
+    await limit("unlimited");
+    await until(async () => (await first.get("/readyz")).status === 200, "it goes on", 20_000);
+    for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
+    await first.stop("SIGKILL");
+    const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
+    expect(facts).toEqual(["store lost", "store found"]);
+    await using second = await start();
+    await using bob = await second.joinJson("bob", { after: String(ann.welcome.last) });
+    for (const text of said) await bob.hears({ type: "message", from: "ann", text });
+    await bob.hearsNothing();
+  },
+);

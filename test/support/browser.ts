@@ -1,0 +1,213 @@
+/** The page in a real Chromium: what a person does, and what they then see. */
+
+import { hostname } from "node:os";
+import { within, type Hubbub } from "./server.ts";
+
+const chromium = ["chromium", "chromium-browser", "google-chrome"]
+  .map((name) => Bun.which(name))
+  .find(Boolean);
+
+/** Where there is no browser its tests are skipped, with this in their name; in CI they fail instead. */
+export const skipped =
+  chromium || process.env.CI === "true" ? "" : " (skipped: install chromium to run these)";
+
+/** A browser takes its time, and a page waits for 2 s before it speaks of a lost connection. */
+const DEADLINE_MS = 15_000;
+
+/** As this machine is called on a local network. All pages share one browser, and so one way to find names. */
+export const LOCAL_NAME = `${hostname()}.local`.toLowerCase();
+
+interface Look {
+  readonly width?: number;
+  readonly height?: number;
+  readonly dark?: boolean;
+  readonly language?: string;
+  /** A name by which the page goes instead of the address, as on a local network. */
+  readonly name?: string;
+}
+
+/** Tabs that nobody needs just now: in one of these a page opens in a third of the time. */
+const free: Page[] = [];
+
+/** Opens the page of that server in a tab of its own; disposing it leaves the page. */
+export async function openPage(
+  hub: Pick<Hubbub, "origin"> & Partial<Pick<Hubbub, "next">>,
+  path = "/client",
+  look: Look = {},
+): Promise<Page> {
+  const page = free.pop() ?? new Page();
+  await page.open(
+    `${(hub.next?.() ?? hub).origin.replace("127.0.0.1", look.name ?? "127.0.0.1")}${path}`,
+    look,
+  );
+  return page;
+}
+
+export class Page implements Disposable {
+  /** What the page wrote to its console as an error or a warning, and exceptions that nobody caught. */
+  readonly complaints: string[] = [];
+  readonly #view: Bun.WebView;
+  #isClosed = false;
+  #origin = "";
+  /** Until it has left the page that it showed last. */
+  #left: Promise<unknown> | undefined;
+  /** The page answers one question at a time. */
+  #asked: Promise<unknown> | undefined;
+
+  constructor() {
+    this.#view = new Bun.WebView({
+      backend: {
+        type: "chrome",
+        url: false,
+        ...(chromium ? { path: chromium } : {}),
+        argv: [
+          ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
+          "--disable-dev-shm-usage",
+          "--disable-background-networking",
+          "--disable-component-update",
+          "--disable-sync",
+          "--disable-quic",
+          `--host-resolver-rules=MAP ${LOCAL_NAME} 127.0.0.1`,
+        ],
+      },
+      console: (type, ...args) => {
+        if (type === "error" || type === "warning") this.#complain(args.map(String).join(" "));
+      },
+    });
+  }
+
+  async open(
+    url: string,
+    { width = 1280, height = 800, dark = false, language = "en-GB" }: Look,
+  ): Promise<void> {
+    if (this.#left) await this.#left;
+    else await this.#begin();
+    this.#origin = new URL(url).origin;
+    this.complaints.length = 0;
+    await this.#view.cdp("Emulation.setDeviceMetricsOverride", {
+      width,
+      height,
+      deviceScaleFactor: 1,
+      mobile: false,
+    });
+    await this.#view.cdp("Emulation.setEmulatedMedia", {
+      media: "",
+      features: [
+        { name: "prefers-color-scheme", value: dark ? "dark" : "light" },
+        { name: "prefers-reduced-motion", value: "reduce" },
+      ],
+    });
+    await this.#view.cdp("Emulation.setUserAgentOverride", {
+      userAgent: "Hubbub's tests",
+      acceptLanguage: language,
+    });
+    await this.#view.navigate(url);
+  }
+
+  async #begin(): Promise<void> {
+    await this.#view.navigate("about:blank");
+    await this.#view.cdp("Runtime.enable");
+    await this.#view.cdp("Log.enable");
+    for (const event of ["Runtime.exceptionThrown", "Log.entryAdded"])
+      this.#view.addEventListener(event, (happened) => this.#complain(Bun.inspect(happened)));
+  }
+
+  /** What the page before this one has to say is no matter of this one's. */
+  #complain(what: string): void {
+    if (!what.includes("://") || what.includes(this.#origin)) this.complaints.push(what);
+  }
+
+  run<T>(expression: string): Promise<T> {
+    return this.#view.evaluate<T>(expression);
+  }
+
+  cdp<T>(method: string, params: Record<string, unknown> = {}): Promise<T> {
+    return this.#view.cdp<T>(method, params);
+  }
+
+  reload(): Promise<void> {
+    return this.#view.reload();
+  }
+
+  async click(selector: string): Promise<void> {
+    await this.#view.click(selector);
+  }
+
+  /** Types where the focus is; a line break presses Shift+Enter. */
+  async type(text: string): Promise<void> {
+    for (const [i, line] of text.split("\n").entries()) {
+      if (i > 0) await this.press("Enter", "Shift");
+      if (line) await this.#view.type(line);
+    }
+  }
+
+  async press(key: Bun.WebView.VirtualKey, ...modifiers: Bun.WebView.Modifier[]): Promise<void> {
+    await this.#view.press(key, { modifiers });
+  }
+
+  /** Writes into the composer and presses Enter. */
+  async says(text: string): Promise<void> {
+    await this.run("document.getElementById('messageText').focus()");
+    await this.type(text);
+    await this.press("Enter");
+  }
+
+  /** Waits until the expression's value is this one, compared as a whole. */
+  async shows(expression: string, expected: unknown): Promise<void> {
+    let seen: unknown;
+    let late = false;
+    const wait = (async () => {
+      while (!late) {
+        // Between two pages there is nothing to ask.
+        seen = await this.run(expression).catch((error: Error) => error.message);
+        if (Bun.deepEquals(seen, expected)) return;
+        await this.run("new Promise(requestAnimationFrame)").catch(() => {});
+      }
+    })();
+    this.#asked = wait;
+    try {
+      await within(
+        wait,
+        () => `${expression}: expected ${Bun.inspect(expected)}, saw ${Bun.inspect(seen)}`,
+        DEADLINE_MS,
+      );
+    } finally {
+      late = true;
+    }
+  }
+
+  /** The conversation as it reads: a line per entry, with the name where one is shown. */
+  get conversation(): string {
+    return `[...document.querySelectorAll("#messages > li")].map((entry) => {
+      const name = entry.querySelector(".who:not([hidden]) .name")?.textContent;
+      const text = (entry.querySelector(".bubble") ?? entry).textContent;
+      const state = entry.querySelector(".state")?.textContent;
+      return [entry.matches(".own") ? "me" : name, text, state].filter(Boolean).join(": ");
+    })`;
+  }
+
+  /** The dates that stand in the conversation. */
+  get days(): string {
+    return `[...document.querySelectorAll(".day:not([hidden])")].map((day) => day.textContent)`;
+  }
+
+  /** The line on top of the conversation, "" while there is none. */
+  get line(): string {
+    return `["what", "when", "action", "other"].map((id) => $("connection").hidden ? "" : $(id).textContent).filter(Boolean).join(" ")`;
+  }
+
+  /** The tab is gone, as when a person closes it. */
+  close(): void {
+    this.#isClosed = true;
+    this.#view.close();
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#isClosed) return;
+    // Going on from here to the next page is faster than by way of a blank one.
+    this.#left = Promise.resolve(this.#asked)
+      .then(() => this.run("[room?.close(), pending.clear()]"))
+      .catch(() => {});
+    free.push(this);
+  }
+}

@@ -1,0 +1,96 @@
+/** An exchange over raw TCP as a row of a table: what is sent, all that comes back, and that nobody else notices. */
+
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { startHubbub, type Hubbub } from "./server.ts";
+import { ask, close, ping, text, transcribe } from "./raw-websocket.ts";
+
+/** What ann hears of what she says; of which the second is for everyone. */
+export const said = (content: string) => [`text You wrote: ${content}`, `text Client #ann says: ${content}`];
+
+/** One server for all rows of a file, which has nothing to complain of in the end. */
+export function sharedHubbub(): () => Hubbub {
+  let hub: Hubbub | undefined;
+  beforeAll(async () => {
+    hub = await startHubbub();
+  });
+  afterAll(async () => {
+    await hub?.[Symbol.asyncDispose]();
+    expect(await hub?.errors).toBe("");
+  });
+  return () => {
+    if (!hub) throw new Error("the server is started before the first test");
+    return hub;
+  };
+}
+
+interface Came {
+  readonly heard: readonly string[];
+  readonly cameIn: boolean;
+}
+
+let rooms = 0;
+
+/** A room with bob in it. He hears what ann says, that she leaves, once, and who leaves after her; no more. */
+export async function withBob(hub: Hubbub, ann: (path: string) => Promise<Came>): Promise<void> {
+  const room = `room-${rooms++}`;
+  await using bob = await hub.join("bob", { room });
+  const { heard, cameIn } = await ann(`/ws/ann?room=${room}`);
+  await bob.hears(...heard.flatMap(forEveryone), ...(cameIn ? ["Client #ann left the chat"] : []));
+  bob.says("still here");
+  await bob.hears("You wrote: still here", "Client #bob says: still here");
+  await using eve = await hub.join("eve", { room });
+  await eve.leaves();
+  await bob.hears("Client #eve left the chat");
+  await bob.hearsNothing();
+}
+
+function forEveryone(line: string): (string | Uint8Array)[] {
+  if (line.startsWith("text Client #")) return [line.slice("text ".length)];
+  return line.startsWith("binary ") ? [Uint8Array.fromHex(line.slice("binary ".length))] : [];
+}
+
+export interface Row {
+  readonly name: string;
+  readonly sends: readonly Uint8Array[];
+  /** As {@link transcribe} writes it: all that comes back before the connection ends. */
+  readonly hears: readonly (string | RegExp)[];
+}
+
+/** It is answered, and the connection goes on until ann closes it. */
+export function fine(name: string, sends: readonly Uint8Array[], hears: readonly string[]): Row {
+  return {
+    name,
+    sends: [...sends, ping("fence"), close(1000)],
+    hears: [...hears, "pong fence", "close 1000 "],
+  };
+}
+
+/** The server ends it with that code; what is sent afterwards does not count. */
+export function fails(code: number, name: string, ...sends: readonly Uint8Array[]): Row {
+  return {
+    name: `${name}: ${code}`,
+    sends: [...sends, ping("too late"), text("too late")],
+    hears: [new RegExp(`^close ${code} .`)],
+  };
+}
+
+/** Ann ends it herself. */
+export function closes(name: string, sends: readonly Uint8Array[], answer: string): Row {
+  return { name, sends, hears: [answer] };
+}
+
+export function testRows(hub: () => Hubbub, rows: readonly Row[]): void {
+  for (const { name, sends, hears } of rows)
+    test.concurrent(name, () =>
+      withBob(hub(), async (path) => {
+        await using ann = ask(hub(), path);
+        expect((await ann.head())?.status).toBe(101);
+        ann.sends(...sends);
+        const heard = (await ann.rest()).map(transcribe);
+        expect(heard).toEqual(
+          hears.map((line) => (typeof line === "string" ? line : expect.stringMatching(line))),
+        );
+        return { heard, cameIn: true };
+      }),
+    );
+}

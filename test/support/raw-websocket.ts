@@ -1,0 +1,238 @@
+/** A WebSocket client that does only what it is told: bytes out; the response's head, frames and the end in. */
+
+import { connect, type Socket } from "node:net";
+import { within } from "./server.ts";
+
+/** The key and what it is accepted with, as in RFC 6455, section 1.3. */
+const KEY = "dGhlIHNhbXBsZSBub25jZQ==";
+export const ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/** What a right handshake says after its first line; a name that is changed to undefined is left out. */
+export const HANDSHAKE: Readonly<Record<string, string | undefined>> = {
+  Host: "localhost",
+  Upgrade: "websocket",
+  Connection: "Upgrade",
+  "Sec-WebSocket-Key": KEY,
+  "Sec-WebSocket-Version": "13",
+};
+
+export function request(
+  path: string,
+  changes: Readonly<Record<string, string | undefined>> = {},
+  firstLine = `GET ${path} HTTP/1.1`,
+): Buffer {
+  const headers = Object.entries({ ...HANDSHAKE, ...changes }).flatMap(([name, value]) =>
+    value === undefined ? [] : [`${name}: ${value}\r\n`],
+  );
+  // One byte for each character, so that a header can hold any byte.
+  return Buffer.from(`${firstLine}\r\n${headers.join("")}\r\n`, "latin1");
+}
+
+/** What is not said about a frame is as it should be: final, masked, with the shortest length. */
+interface FrameShape {
+  readonly fin?: boolean;
+  /** The three reserved bits, as a number from 0 to 7. */
+  readonly reserved?: number;
+  readonly isMasked?: boolean;
+  /** The bytes that the length takes after the second one. */
+  readonly lengthBytes?: 0 | 2 | 8;
+  /** A length that is not the payload's. */
+  readonly length?: bigint;
+}
+
+type Payload = string | Uint8Array | readonly number[];
+
+const MASK = [0x37, 0xfa, 0x21, 0x3d];
+
+/** A client's frame, byte for byte (RFC 6455, section 5.2). */
+export function frame(opcode: number, payload: Payload = "", shape: FrameShape = {}): Buffer {
+  const data = typeof payload === "string" ? Buffer.from(payload) : Uint8Array.from(payload);
+  const { fin = true, reserved = 0, isMasked = true, length = BigInt(data.length) } = shape;
+  const { lengthBytes = length < 126n ? 0 : length < 65_536n ? 2 : 8 } = shape;
+  const first = (fin ? 0x80 : 0) | (reserved << 4) | opcode;
+  const mask = isMasked ? MASK : [0, 0, 0, 0];
+  const head = Buffer.alloc(2 + lengthBytes);
+  head[0] = first;
+  head[1] = (isMasked ? 0x80 : 0) | (lengthBytes === 0 ? Number(length) : lengthBytes === 2 ? 126 : 127);
+  if (lengthBytes === 2) head.writeUInt16BE(Number(length), 2);
+  if (lengthBytes === 8) head.writeBigUInt64BE(length, 2);
+  const body = data.map((byte, i) => byte ^ (mask[i % 4] ?? 0));
+  return Buffer.concat(isMasked ? [head, Buffer.from(MASK), body] : [head, body]);
+}
+
+/** The payload of a close frame. */
+export function closing(code: number, reason: string | Uint8Array = ""): Buffer {
+  return Buffer.concat([Uint8Array.of(code >> 8, code & 255), Buffer.from(reason)]);
+}
+
+export const text = (payload?: Payload, shape?: FrameShape) => frame(1, payload, shape);
+export const binary = (payload?: Payload, shape?: FrameShape) => frame(2, payload, shape);
+/** A continuation. */
+export const more = (payload?: Payload, shape?: FrameShape) => frame(0, payload, shape);
+export const ping = (payload?: Payload, shape?: FrameShape) => frame(9, payload, shape);
+export const pong = (payload?: Payload, shape?: FrameShape) => frame(10, payload, shape);
+export const close = (code: number, reason?: string | Uint8Array) => frame(8, closing(code, reason));
+export const unfinished = { fin: false };
+
+export interface Heard {
+  readonly fin: boolean;
+  readonly opcode: number;
+  readonly payload: Buffer;
+}
+
+/** A frame as a line: `text hi`, `binary ff00`, `pong hi`, `close 1000 bye`. */
+export function transcribe({ fin, opcode, payload }: Heard): string {
+  if (!fin) return `unfinished ${opcode}`;
+  switch (opcode) {
+    case 1:
+      return `text ${payload}`;
+    case 2:
+      return `binary ${payload.toHex()}`;
+    case 8:
+      return payload.length < 2 ? "close" : `close ${payload.readUInt16BE(0)} ${payload.subarray(2)}`;
+    case 9:
+      return `ping ${payload}`;
+    case 10:
+      return `pong ${payload}`;
+    default:
+      return `opcode ${opcode}`;
+  }
+}
+
+export interface Head {
+  readonly status: number;
+  /** By lower-case name; what comes twice is joined by commas. */
+  readonly headers: ReadonlyMap<string, string>;
+}
+
+export class RawClient implements AsyncDisposable {
+  readonly #socket: Socket;
+  #unread = Buffer.alloc(0);
+  #hasEnded = false;
+  #changed = Promise.withResolvers<void>();
+
+  /** @param from one of this machine's own addresses */
+  constructor(port: number, from?: string) {
+    const localAddress = from === undefined ? {} : { localAddress: from };
+    this.#socket = connect({ port, host: "127.0.0.1", noDelay: true, ...localAddress });
+    this.#socket.on("data", (chunk: Buffer) => {
+      this.#unread = Buffer.concat([this.#unread, chunk]);
+      this.#tell();
+    });
+    this.#socket.on("error", () => {}); // an end like another: `close` follows
+    this.#socket.on("close", () => {
+      this.#hasEnded = true;
+      this.#tell();
+    });
+  }
+
+  #tell(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+
+  /** All at once: an end that comes in the middle of several writes could take back what was heard. */
+  sends(...bytes: readonly Uint8Array[]): void {
+    this.#socket.write(Buffer.concat(bytes));
+  }
+
+  /** Sends no more, and goes on hearing. */
+  ends(): void {
+    this.#socket.end();
+  }
+
+  /** The head of the response; undefined if the connection ended without one. */
+  head(): Promise<Head | undefined> {
+    return this.#take("a response", (bytes) => {
+      const end = bytes.indexOf("\r\n\r\n");
+      if (end < 0) return undefined;
+      const [statusLine = "", ...lines] = bytes.toString("latin1", 0, end).split("\r\n");
+      const headers = new Map<string, string>();
+      for (const line of lines) {
+        const [, name = "", value = ""] = /^([^:]*): *(.*)$/.exec(line) ?? [];
+        const before = headers.get(name.toLowerCase());
+        headers.set(name.toLowerCase(), before === undefined ? value : `${before}, ${value}`);
+      }
+      return { value: { status: Number(statusLine.split(" ")[1]), headers }, size: end + 4 };
+    });
+  }
+
+  /** The next frame; undefined if the connection ended. */
+  next(): Promise<Heard | undefined> {
+    return this.#take("a frame", readFrame);
+  }
+
+  /** The very next frames are these, as {@link transcribe} writes them. */
+  async hears(...expected: readonly string[]): Promise<void> {
+    for (const line of expected) {
+      const next = await this.next();
+      const heard = next ? transcribe(next) : "the end";
+      if (heard !== line) throw new Error(`expected ${line}, heard ${heard}`);
+    }
+  }
+
+  /** What is left until the end of the connection. */
+  async rest(): Promise<Heard[]> {
+    const heard: Heard[] = [];
+    for (let each = await this.next(); each; each = await this.next()) heard.push(each);
+    return heard;
+  }
+
+  /** Bytes that have come and were not asked for; after {@link rest}, what is left of a frame that was cut off. */
+  get unread(): number {
+    return this.#unread.length;
+  }
+
+  async #take<T>(what: string, read: (bytes: Buffer) => { value: T; size: number } | undefined) {
+    for (;;) {
+      const found = read(this.#unread);
+      if (found) {
+        this.#unread = this.#unread.subarray(found.size);
+        return found.value;
+      }
+      if (this.#hasEnded) return undefined;
+      await within(this.#changed.promise, () => `expected ${what} or the end, but nothing came`);
+    }
+  }
+
+  /** The end of the connection, whatever came before it. */
+  async ended(): Promise<void> {
+    while (!this.#hasEnded) await within(this.#changed.promise, () => "expected the end, but nothing came");
+  }
+
+  vanishes(): void {
+    this.#socket.destroy();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.vanishes();
+  }
+}
+
+/** A client that has sent this request. */
+export function ask(
+  { port = 0 }: { readonly port?: number | undefined },
+  ...what: Parameters<typeof request>
+): RawClient {
+  const client = new RawClient(port);
+  client.sends(request(...what));
+  return client;
+}
+
+/** A server's frame: never masked (RFC 6455, section 5.1). */
+function readFrame(bytes: Buffer): { value: Heard; size: number } | undefined {
+  const [first = 0, second = 0] = bytes;
+  if (bytes.length < 2) return undefined;
+  if (second & 0x80 || first & 0x70) throw new Error(`a server's frame that is masked or has reserved bits`);
+  const start = second === 127 ? 10 : second === 126 ? 4 : 2;
+  if (bytes.length < start) return undefined;
+  const length =
+    start === 2 ? second : start === 4 ? bytes.readUInt16BE(2) : Number(bytes.readBigUInt64BE(2));
+  if (bytes.length < start + length) return undefined;
+  const value = {
+    fin: (first & 0x80) !== 0,
+    opcode: first & 15,
+    payload: Buffer.from(bytes.subarray(start, start + length)),
+  };
+  return { value, size: start + length };
+}

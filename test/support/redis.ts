@@ -1,0 +1,114 @@
+/** A real Redis for the tests: one that all share, each under a prefix of its own; or one to be killed and frozen. */
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { within } from "./deadline.ts";
+
+const program = Bun.which("redis-server");
+
+/** Where there is no Redis its tests are skipped, with this in their name; in CI they fail instead. */
+export const skipped =
+  program || process.env.CI === "true" ? "" : " (skipped: install redis-server to run these)";
+
+/** How it keeps what it is given: nothing, or each command before it is answered. */
+const VOLATILE = ["--save", "", "--appendonly", "no"];
+export const DURABLE = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"];
+
+export class Redis implements AsyncDisposable {
+  #process: Bun.Subprocess | undefined;
+
+  private constructor(
+    readonly port: number,
+    private readonly folder: string,
+    private readonly args: readonly string[],
+  ) {}
+
+  /** Starts one on a free port of 127.0.0.1; disposing it ends it and removes what it kept. */
+  static async start(args: readonly string[] = VOLATILE): Promise<Redis> {
+    const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+    const { port } = probe;
+    probe.stop(true);
+    const redis = new Redis(port, await mkdtemp(join(tmpdir(), "hubbub-redis-")), args);
+    await redis.start();
+    return redis;
+  }
+
+  /** Once more, after {@link stop}, with what it kept. */
+  async start(): Promise<void> {
+    this.#process = Bun.spawn({
+      cmd: [
+        program ?? "redis-server",
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        `${this.port}`,
+        "--dir",
+        this.folder,
+        ...this.args,
+      ],
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: "ignore",
+    });
+    const isUp = async () => (await this.send("PING").catch(() => "")) === "PONG";
+    const answers = (async () => {
+      while (!(await isUp())) await Bun.sleep(10);
+    })();
+    await within(answers, () => "Redis does not answer");
+  }
+
+  url(prefix: string): string {
+    return `redis://127.0.0.1:${this.port}?prefix=${prefix}`;
+  }
+
+  async send(command: string, ...args: string[]): Promise<unknown> {
+    const client = new Bun.RedisClient(`redis://127.0.0.1:${this.port}`, { autoReconnect: false });
+    try {
+      return await client.send(command, args);
+    } finally {
+      client.close();
+    }
+  }
+
+  async stop(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    this.#process?.kill(signal);
+    await this.#process?.exited;
+  }
+
+  freeze(): void {
+    this.#process?.kill("SIGSTOP");
+  }
+
+  thaw(): void {
+    this.#process?.kill("SIGCONT");
+  }
+
+  /** Where a {@link DURABLE} one writes the commands that it was given. */
+  async appendedFile(): Promise<string> {
+    const files = new Bun.Glob("appendonlydir/*.incr.aof").scan({ cwd: this.folder, absolute: true });
+    return (await Array.fromAsync(files)).sort().at(-1) ?? "";
+  }
+
+  /** However this process ends: the pipe that another one waits at closes with it. */
+  endWithUs(): void {
+    const end = `read _; kill -9 ${this.#process?.pid}; rm -r "${this.folder}"`;
+    Bun.spawn({ cmd: ["sh", "-c", end], stdin: "pipe", stdout: "ignore", stderr: "ignore" }).unref();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+    await rm(this.folder, { recursive: true });
+  }
+}
+
+let shared: Promise<Redis> | undefined;
+
+/** The one that is there for all who do nothing to it. */
+export function sharedRedis(): Promise<Redis> {
+  shared ??= Redis.start().then((redis) => {
+    redis.endWithUs();
+    return redis;
+  });
+  return shared;
+}
