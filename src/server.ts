@@ -46,48 +46,55 @@
  */
 
 import { version } from "../package.json";
-import { answer, failed, nothingHere, preflight, toClient } from "./http/responses.ts";
+import { textResponse, failed, notFound, corsPreflight, redirectToClient } from "./http/responses.ts";
 import { roomRoutes } from "./http/rooms-api.ts";
-import { Connections, type Connection, type Socket } from "./http/sockets.ts";
-import { describeStartError, greet, isOnTerminal, isTerminal, link, startExitCode } from "./cli/banner.ts";
+import { SocketRegistry, type SocketData, type ServerSocket } from "./http/sockets.ts";
+import {
+  describeStartError,
+  printBanner,
+  isOnTerminal,
+  isTerminal,
+  tokenUrl,
+  startExitCode,
+} from "./cli/banner.ts";
 import { connectionsFor, maxDescriptors, watchDescriptors } from "./http/descriptors.ts";
-import { Door } from "./http/access.ts";
+import { AccessControl } from "./http/access.ts";
 import { echo } from "./http/echo.ts";
-import { Entrance } from "./http/upgrade.ts";
+import { Upgrader } from "./http/upgrade.ts";
 import { Hub } from "./chat/hub.ts";
 import { Intake } from "./http/intake.ts";
-import { note, report, startLog } from "./ops/log.ts";
+import { logEvent, logError, configureLog } from "./ops/log.ts";
 import {
   CLIENT_CODES,
-  disconnects,
-  gauge,
-  metricsText,
-  watchEventLoop,
+  disconnectsTotal,
+  registerGauge,
+  renderMetrics,
+  monitorEventLoop,
   watchProcess,
 } from "./ops/metrics.ts";
-import { os } from "./util/lazy-node.ts";
-import { readCommand, type Options } from "./cli/command.ts";
-import { clientModule, page } from "./http/page.ts";
+import { lazyOs } from "./util/lazy-node.ts";
+import { parseCommand, type ServerOptions } from "./cli/command.ts";
+import { clientModuleResponse, pageResponse } from "./http/page.ts";
 import { maxFrameBytes } from "./protocol/codec.ts";
-import { stores } from "./store/open.ts";
-import { stop, stopOnSignals, type Running } from "./http/shutdown.ts";
-import { Tokens } from "./auth/tokens.ts";
-import { end } from "./chat/connection.ts";
+import { storeFactories } from "./store/open.ts";
+import { shutDown, installSignalHandlers, type RunningServer } from "./http/shutdown.ts";
+import { TokenSigner } from "./auth/tokens.ts";
+import { closeSocket } from "./chat/connection.ts";
 
 /** What Bun lets wait for a reader before it cuts it off. The hub dismisses one earlier, and with a close code. */
-const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+const HARD_BACKPRESSURE_LIMIT = 4 * 1024 * 1024;
 const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
-async function serve(options: Options): Promise<Running> {
+async function serve(options: ServerOptions): Promise<RunningServer> {
   const { publicUrl, allowHost, allowOrigin, openMetrics, secretFile, maxMessageBytes } = options;
-  const tokens = secretFile === undefined ? undefined : new Tokens(secretFile);
-  const door = new Door({
+  const tokens = secretFile === undefined ? undefined : new TokenSigner(secretFile);
+  const access = new AccessControl({
     publicUrl,
     allowHost,
     allowOrigin,
     openMetrics,
     tokens,
-    machineName: () => os().hostname(),
+    machineName: () => lazyOs().hostname(),
   });
   const descriptors = maxDescriptors();
   const possible = connectionsFor(descriptors);
@@ -96,32 +103,32 @@ async function serve(options: Options): Promise<Running> {
     console.error(
       `--max-connections: ${maxConnections} need more file descriptors than there are, which is ${descriptors} (ulimit -n)`,
     );
-  const connections = new Connections({ ...options, maxConnections });
-  const makeStore = await stores.get(options.store.protocol)?.(options.store)?.();
-  if (!makeStore) throw new Error(`no such store: ${options.store.protocol}`);
+  const sockets = new SocketRegistry({ ...options, maxConnections });
+  const createStore = await storeFactories.get(options.store.protocol)?.(options.store)?.();
+  if (!createStore) throw new Error(`no such store: ${options.store.protocol}`);
   const hub = new Hub(
-    (follower) => makeStore(options, follower),
+    (listener) => createStore(options, listener),
     (topic, message) => server.publish(topic, message, false),
     options,
   );
-  const promise = await hub.start();
+  const durability = await hub.start();
 
-  const entrance = new Entrance(() => server, door, connections, hub, options);
-  const asks = preflight(door, "GET");
+  const upgrader = new Upgrader(() => server, access, sockets, hub, options);
+  const asks = corsPreflight(access, "GET");
   const chatRoute = {
-    GET: entrance.chat,
-    OPTIONS: (request: Request) => asks(request) ?? nothingHere(request),
+    GET: upgrader.handleChat,
+    OPTIONS: (request: Request) => asks(request) ?? notFound(request),
     // Of what a page may ask its own site, only this tells its Origin.
     POST(request: Request) {
-      const refused = door.refuse(request.headers);
-      return refused ? entrance.refuse(request, refused) : nothingHere(request);
+      const refused = access.refuse(request.headers);
+      return refused ? upgrader.reject(request, refused) : notFound(request);
     },
   };
   const intake = new Intake((socket, message) => {
-    if (socket.data.visitor) hub.hear(socket.data.visitor, message);
+    if (socket.data.connection) hub.receive(socket.data.connection, message);
     else echo(socket, message, maxMessageBytes);
   });
-  const server: Bun.Server<Connection> = Bun.serve<Connection>({
+  const server: Bun.Server<SocketData> = Bun.serve<SocketData>({
     hostname: options.host,
     port: options.port,
     ...(options.tlsCert && options.tlsKey ? { tls: { cert: options.tlsCert, key: options.tlsKey } } : {}),
@@ -131,132 +138,137 @@ async function serve(options: Options): Promise<Running> {
     reusePort: false, // without development mode Bun shares the port: a second server would start, and split the room
 
     routes: {
-      "/": { GET: toClient },
-      "/client": { GET: page },
-      "/hubbub.js": { GET: clientModule },
-      "/websocket": { GET: (request: Request) => entrance.letIn(request) },
+      "/": { GET: redirectToClient },
+      "/client": { GET: pageResponse },
+      "/hubbub.js": { GET: clientModuleResponse },
+      "/websocket": { GET: (request: Request) => upgrader.upgrade(request) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
-      ...roomRoutes(door, hub, entrance, options),
-      "/healthz": { GET: forAnyone(() => answer(200, "It runs.")) },
+      ...roomRoutes(access, hub, upgrader, options),
+      "/healthz": { GET: forAnyone(() => textResponse(200, "It runs.")) },
       "/readyz": { GET: forAnyone(ready) },
       "/metrics": { GET: metrics },
     },
-    fetch: nothingHere,
+    fetch: notFound,
     error(error) {
-      report("A request failed", error);
+      logError("A request failed", error);
       return failed();
     },
 
     websocket: {
       maxPayloadLength: maxFrameBytes(maxMessageBytes),
-      backpressureLimit: MAX_UNREAD_BYTES,
+      backpressureLimit: HARD_BACKPRESSURE_LIMIT,
       closeOnBackpressureLimit: true,
       perMessageDeflate: false,
       idleTimeout: 0, // the sweep does it
       sendPings: false,
 
-      open: guarded((socket) => {
-        connections.opened(socket, performance.now());
-        note("joined", factsOf(socket));
-        if (socket.data.visitor) hub.enter(socket.data.visitor, socket);
+      open: isolateErrors((socket) => {
+        sockets.add(socket, performance.now());
+        logEvent("joined", connectionFields(socket));
+        if (socket.data.connection) hub.join(socket.data.connection, socket);
       }),
-      message: guarded((socket, message: string | Buffer<ArrayBuffer>) => {
-        socket.data.unansweredPings = 0;
+      message: isolateErrors((socket, message: string | Buffer<ArrayBuffer>) => {
+        socket.data.missedPongs = 0;
         intake.take(socket, message);
       }),
-      ping: guarded(showsLife),
-      pong: guarded((socket) => {
-        showsLife(socket);
-        if (socket.data.visitor?.socket) hub.showLife(socket.data.visitor);
+      ping: isolateErrors(onAlive),
+      pong: isolateErrors((socket) => {
+        onAlive(socket);
+        if (socket.data.connection?.socket) hub.onPong(socket.data.connection);
       }),
-      drain: guarded((socket) => {
-        socket.data.unansweredPings = 0; // it reads
-        if (socket.data.visitor) hub.catchUp(socket.data.visitor);
+      drain: isolateErrors((socket) => {
+        socket.data.missedPongs = 0; // it reads
+        if (socket.data.connection) hub.catchUp(socket.data.connection);
         intake.goOn(socket);
       }),
-      close: guarded((socket, code: number, reason: string) => {
+      close: isolateErrors((socket, code: number, reason: string) => {
         intake.closed(socket);
-        connections.closed(socket);
-        const { ended } = socket.data;
+        sockets.remove(socket);
+        const { disconnectReason } = socket.data;
         // A client may close with any code; of those few are told apart, and none that is ours.
-        disconnects.count(ended || CLIENT_CODES.includes(code) ? code : "other");
+        disconnectsTotal.count(disconnectReason || CLIENT_CODES.includes(code) ? code : "other");
         const said = reason || undefined;
-        const why = ended === "silent" ? "no sign of life" : said;
-        note("left", { ...factsOf(socket), code, ...(ended ? { why } : { said }) });
-        if (socket.data.visitor) hub.leave(socket.data.visitor);
+        const why = disconnectReason === "silent" ? "no sign of life" : said;
+        logEvent("left", { ...connectionFields(socket), code, ...(disconnectReason ? { why } : { said }) });
+        if (socket.data.connection) hub.leave(socket.data.connection);
       }),
     },
   });
-  setInterval(() => connections.sweep(performance.now()), connections.sweepMs).unref();
-  watchEventLoop();
+  setInterval(() => sockets.pingAndReap(performance.now()), sockets.sweepMs).unref();
+  monitorEventLoop();
   watchDescriptors(server, descriptors);
-  gauge("hubbub_build_info", "1, with the version of this server.", () => 1, { version });
+  registerGauge("hubbub_build_info", "1, with the version of this server.", () => 1, { version });
   watchProcess(descriptors);
-  gauge("hubbub_connections", "Open WebSockets.", () => connections.size);
-  gauge("hubbub_rooms", "Rooms with somebody in them.", () => hub.roomCount);
-  gauge("hubbub_buffered_bytes", "Bytes that wait for slow readers.", () => connections.bufferedBytes);
-  gauge("hubbub_store_ready", "1 if messages are kept just now.", () => Number(hub.isReady));
+  registerGauge("hubbub_connections", "Open WebSockets.", () => sockets.size);
+  registerGauge("hubbub_rooms", "Rooms with somebody in them.", () => hub.roomCount);
+  registerGauge("hubbub_buffered_bytes", "Bytes that wait for slow readers.", () => sockets.bufferedBytes);
+  registerGauge("hubbub_store_ready", "1 if messages are kept just now.", () => Number(hub.isReady));
 
   /** But for pages of other sites. */
   function forAnyone(give: () => Response) {
     return (request: Request): Response => {
-      const foreign = door.refuseMarked(request.headers);
-      return foreign ? entrance.refuse(request, foreign) : give();
+      const foreign = access.refuseMarked(request.headers);
+      return foreign ? upgrader.reject(request, foreign) : give();
     };
   }
 
   function ready(): Response {
     return hub.isReady
-      ? answer(200, "Messages are taken, and kept.")
-      : answer(503, "No messages are taken just now.");
+      ? textResponse(200, "Messages are taken, and kept.")
+      : textResponse(503, "No messages are taken just now.");
   }
 
   function metrics(request: Request): Response {
-    const refused = door.admitObserver(request, server.requestIP(request)?.address ?? "", Date.now());
+    const refused = access.authorizeMetrics(request, server.requestIP(request)?.address ?? "", Date.now());
     return refused
-      ? entrance.refuse(request, refused)
-      : answer(200, metricsText(), { "Content-Type": METRICS_TYPE });
+      ? upgrader.reject(request, refused)
+      : textResponse(200, renderMetrics(), { "Content-Type": METRICS_TYPE });
   }
 
-  function showsLife(socket: Socket): void {
-    socket.data.unansweredPings = 0;
-    if (socket.data.visitor?.allowance.bear(performance.now()) === false) end(socket, "abuse");
+  function onAlive(socket: ServerSocket): void {
+    socket.data.missedPongs = 0;
+    if (socket.data.connection?.bucket.chargeAbuse(performance.now()) === false) closeSocket(socket, "abuse");
   }
 
-  return { server, promise, stop: () => stop(server, hub, connections, options.drainSeconds) };
+  return { server, durability, shutDown: () => shutDown(server, hub, sockets, options.drainSeconds) };
 }
 
-function factsOf({ data: { visitor, network } }: Socket): Record<string, string> {
-  if (!visitor) return { path: "/websocket", address: network };
-  return { client: visitor.client, room: visitor.room.name, wire: visitor.wire, address: network };
+function connectionFields({ data: { connection, addressGroup } }: ServerSocket): Record<string, string> {
+  if (!connection) return { path: "/websocket", address: addressGroup };
+  return {
+    client: connection.client,
+    room: connection.room.name,
+    wire: connection.wire,
+    address: addressGroup,
+  };
 }
 
 /** A handler that throws has lost its place: its connection ends, and no other. */
-function guarded<Rest extends unknown[]>(handle: (socket: Socket, ...rest: Rest) => void) {
-  return (socket: Socket, ...rest: Rest): void => {
+function isolateErrors<Rest extends unknown[]>(handle: (socket: ServerSocket, ...rest: Rest) => void) {
+  return (socket: ServerSocket, ...rest: Rest): void => {
     try {
       handle(socket, ...rest);
     } catch (error) {
-      report("A socket's handler failed", error);
-      end(socket, "failed");
+      logError("A socket's handler failed", error);
+      closeSocket(socket, "failed");
     }
   };
 }
 
-async function listen(options: Options): Promise<Running> {
+async function listen(options: ServerOptions): Promise<RunningServer> {
   try {
     return await serve(options);
   } catch (error) {
     const sentence = describeStartError(error, options);
     if (sentence) console.error(sentence);
-    else report("The start failed", error);
+    else logError("The start failed", error);
     process.exit(startExitCode(error));
   }
 }
 
-const command = readCommand(process.argv.slice(2), process.env);
-switch (command.do) {
+const command = parseCommand(process.argv.slice(2), process.env);
+switch (command.kind) {
   case "help":
     console.log((await import("./cli/help.ts")).helpText(command.about));
     break;
@@ -267,7 +279,7 @@ switch (command.do) {
     process.exit(
       await (
         await import("./cli/join.ts")
-      ).join(command.address, command.token, {
+      ).runJoin(command.address, command.token, {
         input: process.stdin,
         output: process.stdout,
         errors: process.stderr,
@@ -276,21 +288,21 @@ switch (command.do) {
     );
     break;
   case "token":
-    console.log(link(command));
+    console.log(tokenUrl(command));
     break;
   case "refuse":
-    for (const mistake of command.mistakes) console.error(mistake);
+    for (const mistake of command.errors) console.error(mistake);
     process.exit(2);
     break;
   case "serve": {
-    process.on("uncaughtException", (error) => report("Something failed", error));
-    process.on("unhandledRejection", (error) => report("Something failed", error));
+    process.on("uncaughtException", (error) => logError("Something failed", error));
+    process.on("unhandledRejection", (error) => logError("Something failed", error));
     const { options, warnings } = command;
     for (const warning of warnings) console.error(warning);
-    startLog(options.log);
+    configureLog(options.log);
     const running = await listen(options);
-    greet(version, running.server, running.promise, options, isTerminal());
-    stopOnSignals(running, isOnTerminal());
+    printBanner(version, running.server, running.durability, options, isTerminal());
+    installSignalHandlers(running, isOnTerminal());
     break;
   }
   default:

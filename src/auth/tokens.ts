@@ -1,6 +1,6 @@
 /** Who somebody is: JSON Web Tokens (RFC 7519), signed with the server's secret by HS256 (RFC 7518, section 3.2). */
 
-import { readName } from "../protocol/names.ts";
+import { parseName } from "../protocol/names.ts";
 
 /** As long as the hash, which RFC 7518 asks for. */
 export const MIN_SECRET_BYTES = 32;
@@ -25,7 +25,7 @@ export interface Claims {
 
 type Json = { readonly [name in string]?: unknown };
 
-export class Tokens {
+export class TokenSigner {
   constructor(private readonly secret: Buffer) {}
 
   /** @param expiresSeconds Unix time */
@@ -43,18 +43,18 @@ export class Tokens {
   }
 
   /** What the token says, if this server's secret has signed it and its time is now; or what is wrong, in a sentence. */
-  verify(token: string, nowMs: number): Claims | { readonly sentence: string } {
+  verify(token: string, nowMs: number): Claims | { readonly detail: string } {
     const claims = this.#signedClaims(token);
     const { sub, rooms, can, exp, nbf, aud } = claims ?? {};
-    const client = readName("client id", typeof sub === "string" ? sub : "");
+    const client = parseName("client id", typeof sub === "string" ? sub : "");
     const names = rooms === undefined ? [] : readRooms(rooms);
     const rights = can === undefined ? [] : readRights(can);
-    if (!claims || "sentence" in client || !names || !rights || !isTime(exp) || !isTime(nbf) || !isForUs(aud))
-      return { sentence: "This token is none of this server's: ask whoever runs it for one." };
+    if (!claims || "detail" in client || !names || !rights || !isTime(exp) || !isTime(nbf) || !isForUs(aud))
+      return { detail: "This token is none of this server's: ask whoever runs it for one." };
     if (nbf !== undefined && nowMs < nbf * 1000)
-      return { sentence: "This token is not good yet: come back later." };
+      return { detail: "This token is not good yet: come back later." };
     const expiresMs = exp === undefined ? Infinity : exp * 1000;
-    if (expiresMs <= nowMs) return { sentence: "This token has expired: ask for a new one." };
+    if (expiresMs <= nowMs) return { detail: "This token has expired: ask for a new one." };
     return {
       client: client.name,
       expiresMs,
@@ -90,7 +90,7 @@ function decode(part: string): Json | undefined {
 
 function readRooms(rooms: unknown): string[] | undefined {
   if (!Array.isArray(rooms)) return undefined;
-  const names = rooms.map((room: unknown) => readName("room", typeof room === "string" ? room : ""));
+  const names = rooms.map((room: unknown) => parseName("room", typeof room === "string" ? room : ""));
   return names.every((each) => "name" in each) ? names.map(({ name }) => name) : undefined;
 }
 

@@ -4,39 +4,39 @@
  * section by section, with turns for others in between.
  */
 
-import { report } from "../ops/log.ts";
-import { MAX_SECTION, type ConnectionManager, type Member } from "./connection-manager.ts";
-import { countSent } from "../ops/metrics.ts";
-import type { Close, Wire } from "../protocol/codec.ts";
+import { logError } from "../ops/log.ts";
+import { MAX_SHARD_SIZE, type ConnectionManager, type Member } from "./connection-manager.ts";
+import { recordDelivery } from "../ops/metrics.ts";
+import type { CloseReason, WireFormat } from "../protocol/codec.ts";
 import type { Content } from "../store/store.ts";
-import { isBehind, MAX_UNREAD_BYTES, type Visitor } from "./connection.ts";
+import { isSlowConsumer, SLOW_CONSUMER_BYTES, type Connection } from "./connection.ts";
 
 /** So much does not wait any longer, the frames of both wires counted in characters: 64 KiB were no faster, and later. */
-const MAX_WAITING = 16 * 1024;
+const FLUSH_AT_CHARS = 16 * 1024;
 /** While a crowd is written to, so much more may wait; beyond it all is written at once, and nothing is read meanwhile. */
-const MAX_WAITING_IN_ROUND = 256 * 1024;
+const FORCE_FLUSH_AT_CHARS = 256 * 1024;
 /** Before the pause a crowd rests for so much of the time that it took, up to so long: others have more than a quarter for themselves. */
-const REST = 0.4;
+const REST_RATIO = 0.4;
 const MAX_REST_MS = 100;
 /** As many as Bun writes to a socket at once. */
-const FRAMES_A_WRITE = 32;
+const FRAMES_PER_WRITE = 32;
 /** How soon a reader that does not keep up is looked for. */
-const LOOK_FOR_SLOW_MS = 50;
+const SLOW_CHECK_MS = 50;
 
 /** To all in the room who speak a wire. */
-export interface Outgoing {
-  readonly to: Wire;
+export interface OutboundFrame {
+  readonly to: WireFormat;
   readonly message: Content;
   /** It is in the history, too, where who has just come reads it. */
-  readonly isEntry: boolean;
+  readonly isStored: boolean;
 }
 
 /** As much of a visitor as it takes to be written to. */
-type Listener = Member & Pick<Visitor, "socket">;
+type Listener = Member & Pick<Connection, "socket">;
 
 /** What waits for a section of the room's connections. */
 interface Queue<L> {
-  waiting: Outgoing[];
+  waiting: OutboundFrame[];
   characters: number;
   /** The clients whose messages are among it. */
   readonly senders: Set<string>;
@@ -44,41 +44,41 @@ interface Queue<L> {
   ahead: Map<L, number>;
 }
 
-interface Round {
+interface FlushCycle {
   isPausing: boolean;
 }
 
-export class FanOut<L extends Listener> {
+export class Broadcaster<L extends Listener> {
   /** By the numbers of the manager's sections; one that was empty all the time has none. */
   readonly #queues: Queue<L>[] = [];
   /** The writes to all sections and the pause after them, until it is over. */
-  #round: Round | undefined;
+  #flushCycle: FlushCycle | undefined;
   #slowTimer: Timer | undefined;
   /** Written to slow readers, among others, since it was last looked who they are. */
-  #charactersUnwatched = 0;
+  #charactersSinceSlowCheck = 0;
 
   /** @param dismiss closes a connection: a slow consumer, or one that a broadcast did not reach */
   constructor(
     private readonly manager: ConnectionManager<L>,
     private readonly catchingUp: ReadonlySet<L>,
     private readonly flushMs: number,
-    private readonly dismiss: (connection: L, why: Close) => void,
+    private readonly dismiss: (connection: L, why: CloseReason) => void,
   ) {}
 
   /**
    * Goes out together, after all that waits.
    * @param from the client whose message it is
    */
-  add(outgoing: readonly Outgoing[], from?: string): void {
+  enqueue(outgoing: readonly OutboundFrame[], from?: string): void {
     let characters = 0;
-    for (const { to, message, isEntry } of outgoing) {
-      if (isEntry) countSent(message, this.#listeners(to));
+    for (const { to, message, isStored } of outgoing) {
+      if (isStored) recordDelivery(message, this.#receiverCount(to));
       // Who is catching up is not subscribed yet, and would never hear of it.
-      else for (const visitor of this.catchingUp) if (visitor.wire === to) visitor.send(message);
+      else for (const connection of this.catchingUp) if (connection.wire === to) connection.send(message);
       characters += message.length;
     }
     let longest = 0;
-    for (const [section, size] of this.manager.sections.entries()) {
+    for (const [section, size] of this.manager.shardSizes.entries()) {
       if (size === 0) continue;
       const queue = (this.#queues[section] ??= {
         waiting: [],
@@ -91,14 +91,15 @@ export class FanOut<L extends Listener> {
       queue.characters += characters;
       longest = Math.max(longest, queue.characters);
     }
-    if (this.flushMs === 0 || longest >= MAX_WAITING_IN_ROUND) this.flush();
-    else if (!this.#round || (this.#round.isPausing && longest >= MAX_WAITING)) void this.#goRound();
+    if (this.flushMs === 0 || longest >= FORCE_FLUSH_AT_CHARS) this.flush();
+    else if (!this.#flushCycle || (this.#flushCycle.isPausing && longest >= FLUSH_AT_CHARS))
+      void this.#runFlushCycle();
   }
 
   /** To one connection, at once, and after its own messages. */
   sendAfterOwn(message: Content, connection: L): void {
-    const { section, client } = connection;
-    if (this.#queues[section]?.senders.has(client)) this.sendAfter(message, connection);
+    const { shard, client } = connection;
+    if (this.#queues[shard]?.senders.has(client)) this.enqueueFor(message, connection);
     else this.manager.sendPersonalMessage(message, connection);
   }
 
@@ -106,9 +107,9 @@ export class FanOut<L extends Listener> {
    * To one connection, at once, and after all that waits: it is sent that now, alone, and not again when that is
    * written. So nothing has to wait for the write, and nobody else's write comes sooner.
    */
-  sendAfter(message: Content, connection: L): void {
-    const { section, socket } = connection;
-    const queue = this.#queues[section];
+  enqueueFor(message: Content, connection: L): void {
+    const { shard, socket } = connection;
+    const queue = this.#queues[shard];
     if (!socket || !queue || queue.waiting.length === 0) return void connection.send(message);
     const sent = queue.ahead.get(connection);
     socket.cork(() => {
@@ -121,13 +122,13 @@ export class FanOut<L extends Listener> {
 
   /** From here on it receives what is broadcast; what waits now it has been sent. */
   subscribe(connection: L): void {
-    const queue = this.#queues[connection.section];
+    const queue = this.#queues[connection.shard];
     if (queue && queue.waiting.length > 0) queue.ahead.set(connection, queue.waiting.length);
     else connection.socket?.subscribe(this.#topic(connection));
   }
 
-  #topic({ wire, section }: L): string {
-    return this.manager.topic(wire, section);
+  #topic({ wire, shard }: L): string {
+    return this.manager.topic(wire, shard);
   }
 
   /** Nothing waits any longer. */
@@ -136,37 +137,37 @@ export class FanOut<L extends Listener> {
   }
 
   /** Nobody is there any more: what waits is for nobody, nor for who comes into a new room of that name. */
-  end(): void {
+  close(): void {
     this.#queues.length = 0;
     clearTimeout(this.#slowTimer);
   }
 
-  async #goRound(): Promise<void> {
-    const round: Round = { isPausing: false };
-    this.#round = round;
+  async #runFlushCycle(): Promise<void> {
+    const round: FlushCycle = { isPausing: false };
+    this.#flushCycle = round;
     try {
       const startMs = performance.now();
       let isCrowd = false;
       let writes = 0;
       for (const section of this.#queues.keys()) {
-        if (writes >= MAX_SECTION) {
+        if (writes >= MAX_SHARD_SIZE) {
           isCrowd = true;
           writes = 0;
-          await untilWritten();
+          await afterSocketWrites();
         }
-        const size = this.manager.sections[section] ?? 0;
-        writes += size * Math.ceil(this.#write(section) / FRAMES_A_WRITE);
+        const size = this.manager.shardSizes[section] ?? 0;
+        writes += size * Math.ceil(this.#write(section) / FRAMES_PER_WRITE);
       }
       round.isPausing = !isCrowd;
-      await untilWritten();
-      if (isCrowd) await Bun.sleep(Math.min(REST * (performance.now() - startMs), MAX_REST_MS));
+      await afterSocketWrites();
+      if (isCrowd) await Bun.sleep(Math.min(REST_RATIO * (performance.now() - startMs), MAX_REST_MS));
       round.isPausing = true;
       await Bun.sleep(this.flushMs);
     } finally {
       // Not so when something could not wait.
-      if (this.#round === round) {
-        this.#round = undefined;
-        if (this.#queues.some(({ waiting }) => waiting.length > 0)) void this.#goRound();
+      if (this.#flushCycle === round) {
+        this.#flushCycle = undefined;
+        if (this.#queues.some(({ waiting }) => waiting.length > 0)) void this.#runFlushCycle();
       }
     }
   }
@@ -185,7 +186,7 @@ export class FanOut<L extends Listener> {
       try {
         isSlow = this.manager.broadcast(to, section, message) < 0 || isSlow;
       } catch (error) {
-        this.fail(error, (each) => each.section === section && each.wire === to && !ahead.has(each));
+        this.fail(error, (each) => each.shard === section && each.wire === to && !ahead.has(each));
       }
     for (const [connection, sent] of ahead)
       try {
@@ -194,7 +195,7 @@ export class FanOut<L extends Listener> {
       } catch (error) {
         this.fail(error, (each) => each === connection);
       }
-    if (isSlow) this.#watchForSlow(characters);
+    if (isSlow) this.#scheduleSlowCheck(characters);
     return waiting.length;
   }
 
@@ -203,36 +204,36 @@ export class FanOut<L extends Listener> {
    * that it did not reach are closed before anything that follows it, and resume.
    */
   fail(error: unknown, isAffected: (connection: L) => boolean = () => true): void {
-    report("A broadcast failed", error);
+    logError("A broadcast failed", error);
     // A replay reads the history, where it is.
     for (const each of this.manager.connections())
       if (isAffected(each) && !this.catchingUp.has(each)) this.dismiss(each, "undelivered");
   }
 
   /** Looks who it is, now and then, and sooner the more is being said. */
-  #watchForSlow(characters: number): void {
-    this.#charactersUnwatched += characters;
-    if (this.#charactersUnwatched > MAX_UNREAD_BYTES / 4) return this.#dismissSlow();
-    this.#slowTimer ??= setTimeout(() => this.#dismissSlow(), LOOK_FOR_SLOW_MS);
+  #scheduleSlowCheck(characters: number): void {
+    this.#charactersSinceSlowCheck += characters;
+    if (this.#charactersSinceSlowCheck > SLOW_CONSUMER_BYTES / 4) return this.#disconnectSlow();
+    this.#slowTimer ??= setTimeout(() => this.#disconnectSlow(), SLOW_CHECK_MS);
   }
 
-  #dismissSlow(): void {
+  #disconnectSlow(): void {
     clearTimeout(this.#slowTimer);
     this.#slowTimer = undefined;
-    this.#charactersUnwatched = 0;
-    for (const visitor of this.manager.connections())
-      if (visitor.socket && isBehind(visitor.socket)) this.dismiss(visitor, "tooSlow");
+    this.#charactersSinceSlowCheck = 0;
+    for (const connection of this.manager.connections())
+      if (connection.socket && isSlowConsumer(connection.socket)) this.dismiss(connection, "tooSlow");
   }
 
-  #listeners(wire: Wire): number {
-    let count = this.manager.speakers(wire);
-    for (const visitor of this.catchingUp) if (visitor.wire === wire) count--;
+  #receiverCount(wire: WireFormat): number {
+    let count = this.manager.countByWire(wire);
+    for (const connection of this.catchingUp) if (connection.wire === wire) count--;
     return count;
   }
 }
 
 /** @returns whether it does not keep up */
-function sendFrom(waiting: readonly Outgoing[], start: number, connection: Listener): boolean {
+function sendFrom(waiting: readonly OutboundFrame[], start: number, connection: Listener): boolean {
   let isSlow = false;
   for (let i = start; i < waiting.length; i++) {
     const outgoing = waiting[i];
@@ -242,6 +243,6 @@ function sendFrom(waiting: readonly Outgoing[], start: number, connection: Liste
 }
 
 /** Only in one of the next two turns does Bun write to the sockets, which takes milliseconds. */
-async function untilWritten(): Promise<void> {
+async function afterSocketWrites(): Promise<void> {
   for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
 }

@@ -1,41 +1,54 @@
 /** One connection in a room: what it asked for, where it is, and what it is sent. */
 
 import type { ConnectionManager, Member } from "./connection-manager.ts";
-import type { FanOut } from "./broadcaster.ts";
-import type { Allowance } from "../util/token-bucket.ts";
-import { report } from "../ops/log.ts";
+import type { Broadcaster } from "./broadcaster.ts";
+import type { TokenBucket } from "../util/token-bucket.ts";
+import { logError } from "../ops/log.ts";
 import { PersonalLines } from "./personal-lines.ts";
-import { closes, json, text, type Close, type ErrorCode, type Wire } from "../protocol/codec.ts";
-import { countAnswer } from "../ops/metrics.ts";
-import { Sequence } from "../store/dedup.ts";
-import type { Answer, Content, Draft, ReadonlyHistory, Sender } from "../store/store.ts";
+import {
+  CLOSE_CODES,
+  jsonCodec,
+  textCodec,
+  type CloseReason,
+  type ErrorCode,
+  type WireFormat,
+} from "../protocol/codec.ts";
+import { recordAppend } from "../ops/metrics.ts";
+import { SendOrder } from "../store/dedup.ts";
+import type {
+  AppendResult,
+  Content,
+  PendingMessage,
+  ReadonlyHistory,
+  AppendCallback,
+} from "../store/store.ts";
 
 /** A reader with more than this unread is told to come back; a little later Bun would cut it off without a word. */
-export const MAX_UNREAD_BYTES = 1024 * 1024;
+export const SLOW_CONSUMER_BYTES = 1024 * 1024;
 
 /** What surrounds a message at the store, about. */
 const DRAFT_BYTES = 200;
 
 /** Why this server ended a connection. */
-export type Ended = Close | "silent";
+export type DisconnectReason = CloseReason | "silent";
 
 /** As much of a socket as it takes to end it. */
 export interface Ending {
-  readonly data: { ended?: Ended };
+  readonly data: { disconnectReason?: DisconnectReason };
   /** It may have been paused: what is never read of a connection that is closed makes TCP drop the rest, the close frame too. */
   resume?(): void;
   close(code: number, reason: string): void;
 }
 
-export function end(socket: Ending, why: Close): void {
-  socket.data.ended = why;
-  const [code, reason] = closes[why];
+export function closeSocket(socket: Ending, why: CloseReason): void {
+  socket.data.disconnectReason = why;
+  const [code, reason] = CLOSE_CODES[why];
   socket.resume?.();
   socket.close(code, reason);
 }
 
 /** As much of Bun's socket as the hub needs. */
-export interface Socket extends Ending {
+export interface ConnectionSocket extends Ending {
   ping(): number;
   /** What is sent meanwhile shares a write. */
   cork(sends: () => void): unknown;
@@ -46,10 +59,10 @@ export interface Socket extends Ending {
 }
 
 /** What a client asks for with its address. */
-export interface Wish {
+export interface JoinRequest {
   readonly client: string;
   readonly room: string;
-  readonly wire: Wire;
+  readonly wire: WireFormat;
   readonly session?: string;
   /** The last entry heard before, to go on from there. */
   readonly after?: string;
@@ -60,16 +73,16 @@ export interface Wish {
 export interface Room {
   readonly name: string;
   readonly history: ReadonlyHistory;
-  readonly manager: ConnectionManager<Visitor>;
+  readonly manager: ConnectionManager<Connection>;
   /** Those that still hear what was said before them. */
-  readonly catchingUp: Set<Visitor>;
-  readonly fanOut: FanOut<Visitor>;
+  readonly replaying: Set<Connection>;
+  readonly broadcaster: Broadcaster<Connection>;
   readonly timers: { leaves?: Timer; presence?: Timer };
-  visitors: number;
+  refCount: number;
 }
 
 /** What somebody comes for, and what the store knows of it. */
-export interface Arrival {
+export interface ResumeState {
   readonly after: string | undefined;
   readonly history: number;
   /** The highest number that the store has of its session. */
@@ -83,43 +96,43 @@ export interface Arrival {
 }
 
 /** One connection in a room. */
-export class Visitor implements Member, Sender {
+export class Connection implements Member, AppendCallback {
   readonly client: string;
-  readonly wire: Wire;
+  readonly wire: WireFormat;
   readonly session: string | undefined;
-  socket: Socket | undefined;
-  section = 0;
+  socket: ConnectionSocket | undefined;
+  shard = 0;
   /** The next position of the room's history to be sent, while catching up. */
-  position = 0;
+  replayOffset = 0;
   /** The entry sent last, while those that follow it are older than what is kept ready; then the store is read. */
-  behind: string | undefined;
-  isReading = false;
+  replayAfterId: string | undefined;
+  isReadingStore = false;
   /** It was told that nothing is missing after what it heard last. */
   isResuming = false;
   /** It asked for a sign of life while catching up. */
-  isOwedPong = false;
+  pongPending = false;
   /** Something sent to it had to wait since this was last looked at. */
-  isLagging = false;
-  #sequence: Sequence | undefined;
+  hadBackpressure = false;
+  #sequence: SendOrder | undefined;
   #lines: PersonalLines | undefined;
-  hasShownLife = false;
+  hasPonged = false;
 
   constructor(
-    { client, wire, session }: Wish,
+    { client, wire, session }: JoinRequest,
     readonly room: Room,
-    readonly allowance: Allowance,
+    readonly bucket: TokenBucket,
     /** Dropped once it is in: there are many connections, and it is not needed again. */
-    public arrival: Arrival | undefined,
+    public resume: ResumeState | undefined,
     /** The newer of two connections of a session has the higher one, on whichever nodes they are. */
-    readonly ticket: number,
+    readonly fencingToken: number,
   ) {
     this.client = client;
     this.wire = wire;
     this.session = session;
   }
 
-  get sequence(): Sequence {
-    return (this.#sequence ??= new Sequence());
+  get sendOrder(): SendOrder {
+    return (this.#sequence ??= new SendOrder());
   }
 
   get lines(): PersonalLines {
@@ -134,60 +147,61 @@ export class Visitor implements Member, Sender {
   /** Whether it is a slow consumer, which is closed and resumes. One that catches up never is by what it is sent: that waits for the network. */
   get isBehind(): boolean {
     const unreadBytes = this.socket?.getBufferedAmount() ?? 0;
-    return unreadBytes + (this.#lines?.characters ?? 0) > MAX_UNREAD_BYTES;
+    return unreadBytes + (this.#lines?.characters ?? 0) > SLOW_CONSUMER_BYTES;
   }
 
   send(message: Content): number {
     const sent = this.socket?.send(message) ?? 0;
-    if (sent < 0) this.isLagging = true;
+    if (sent < 0) this.hadBackpressure = true;
     return sent;
   }
 
   /** Tells that something was not said, and why. */
-  refuse(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): void {
-    if (this.wire === "text") this.lines.rejected(text.notSent(code, content));
-    else this.send(json.error(code, seq, retryAfterSeconds));
+  sendRejected(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): void {
+    if (this.wire === "text") this.lines.rejected(textCodec.notSent(code, content));
+    else this.send(jsonCodec.error(code, seq, retryAfterSeconds));
   }
 
   /** What its messages take at the store, until they are answered. */
   unansweredBytes = 0;
   onAnswered: (() => void) | undefined;
 
-  given({ content }: Draft): void {
+  given({ content }: PendingMessage): void {
     this.unansweredBytes += DRAFT_BYTES + content.length;
   }
 
   /** The store's answer to this sender. A fault here costs this connection: the others receive the message all the same. */
-  answered(draft: Draft, answer: Answer): void {
-    this.unansweredBytes -= DRAFT_BYTES + draft.content.length;
+  onResult(pending: PendingMessage, result: AppendResult): void {
+    this.unansweredBytes -= DRAFT_BYTES + pending.content.length;
     const { onAnswered } = this;
     this.onAnswered = undefined;
     onAnswered?.();
     try {
-      this.#acknowledge(draft, answer);
+      this.#acknowledge(pending, result);
     } catch (error) {
-      report("An answer failed", error);
-      if (this.socket) end(this.socket, "failed");
+      logError("An answer failed", error);
+      if (this.socket) closeSocket(this.socket, "failed");
     }
   }
 
   /** What it wrote is kept, was kept before, or is not kept. */
-  #acknowledge(draft: Draft, answer: Answer): void {
-    const { seq, content } = draft;
-    countAnswer(draft, answer);
-    if (seq !== undefined && draft.session !== undefined) this.sequence.answered(seq, answer);
+  #acknowledge(pending: PendingMessage, result: AppendResult): void {
+    const { seq, content } = pending;
+    recordAppend(pending, result);
+    if (seq !== undefined && pending.session !== undefined) this.sendOrder.onResult(seq, result);
     if (this.wire === "text") {
-      if ("refused" in answer) this.lines.rejected(text.notSent(answer.refused, content), draft);
+      if ("rejected" in result) this.lines.rejected(textCodec.notSent(result.rejected, content), pending);
       else {
-        const line = typeof content === "string" ? text.youWrote(content) : undefined;
-        this.lines.stored(draft, line, "kept" in answer ? answer.kept.prev : this.room.history.head);
+        const line = typeof content === "string" ? textCodec.youWrote(content) : undefined;
+        this.lines.stored(pending, line, "stored" in result ? result.stored.prev : this.room.history.lastId);
       }
-    } else if ("refused" in answer) this.refuse(answer.refused, content, seq);
-    else if (seq !== undefined) this.send(json.ack(seq, "kept" in answer ? answer.kept.id : answer.id));
+    } else if ("rejected" in result) this.sendRejected(result.rejected, content, seq);
+    else if (seq !== undefined)
+      this.send(jsonCodec.ack(seq, "stored" in result ? result.stored.id : result.id));
   }
 }
 
 /** A reader that is to come back and resume. One that catches up never is: it is sent no more than it reads. */
-export function isBehind(socket: Socket): boolean {
-  return socket.getBufferedAmount() > MAX_UNREAD_BYTES;
+export function isSlowConsumer(socket: ConnectionSocket): boolean {
+  return socket.getBufferedAmount() > SLOW_CONSUMER_BYTES;
 }

@@ -1,17 +1,26 @@
 /** What happens when: connections come, speak, fall behind and go; entries come back from the store. */
 
-import { stopTelling, tellLeaves, tellPresence } from "./announcements.ts";
-import { catchUp } from "./replay.ts";
-import type { Outgoing } from "./broadcaster.ts";
-import { Holders } from "./session-registry.ts";
-import type { Allowance } from "../util/token-bucket.ts";
+import { cancelTimers, scheduleLeaves, schedulePresence } from "./announcements.ts";
+import { replay } from "./replay.ts";
+import type { OutboundFrame } from "./broadcaster.ts";
+import { SessionRegistry } from "./session-registry.ts";
+import type { TokenBucket } from "../util/token-bucket.ts";
 import { Hearing, type HearingOptions } from "./receive.ts";
-import { countAnswer, resumes } from "../ops/metrics.ts";
+import { recordAppend, resumesTotal } from "../ops/metrics.ts";
 import type { Publish } from "./connection-manager.ts";
-import { json, MAX_NAMES, text, type Close } from "../protocol/codec.ts";
-import { Rooms } from "./room.ts";
-import type { Answer, Content, Draft, Entry, Follower, Page, Store, Where } from "../store/store.ts";
-import { end, type Socket, type Visitor, type Wish } from "./connection.ts";
+import { jsonCodec, MAX_LISTED_MEMBERS, textCodec, type CloseReason } from "../protocol/codec.ts";
+import { RoomRegistry } from "./room.ts";
+import type {
+  AppendResult,
+  Content,
+  PendingMessage,
+  StoredMessage,
+  StoreListener,
+  HistoryPage,
+  MessageStore,
+  PageQuery,
+} from "../store/store.ts";
+import { closeSocket, type ConnectionSocket, type Connection, type JoinRequest } from "./connection.ts";
 
 export interface HubOptions extends HearingOptions {
   readonly pingSeconds: number;
@@ -20,28 +29,29 @@ export interface HubOptions extends HearingOptions {
 }
 
 export class Hub {
-  readonly #rooms: Rooms;
-  readonly #holders: Holders;
-  readonly #store: Store;
+  readonly #rooms: RoomRegistry;
+  readonly #sessions: SessionRegistry;
+  readonly #store: MessageStore;
   readonly #hearing: Hearing;
   #isStopping = false;
 
   constructor(
-    makeStore: (follower: Follower) => Store,
+    createStore: (listener: StoreListener) => MessageStore,
     publish: Publish,
     private readonly options: HubOptions,
   ) {
-    this.#store = makeStore({
-      said: (entry) => this.#follow(entry),
-      present: (room, client, node, connections) => this.#present(room, client, node, connections),
-      replaced: (client, session, ticket) => this.#holders.replace(client, session, ticket),
-      lost: () => this.#lose(),
+    this.#store = createStore({
+      onMessage: (message) => this.#onStoredMessage(message),
+      onRemotePresence: (room, client, node, connections) =>
+        this.#onRemotePresence(room, client, node, connections),
+      onSessionClaimed: (client, session, ticket) => this.#sessions.onRemoteClaim(client, session, ticket),
+      onStateLost: () => this.#onStateLost(),
     });
-    this.#rooms = new Rooms(this.#store, publish, options.flushMs, (visitor, why) =>
-      this.#dismiss(visitor, why),
+    this.#rooms = new RoomRegistry(this.#store, publish, options.flushMs, (connection, why) =>
+      this.#disconnect(connection, why),
     );
-    this.#holders = new Holders(this.#store.others, (older) => this.#dismiss(older, "replaced"));
-    this.#hearing = new Hearing(this.#store, options, (visitor, why) => this.#dismiss(visitor, why));
+    this.#sessions = new SessionRegistry(this.#store.cluster, (older) => this.#disconnect(older, "replaced"));
+    this.#hearing = new Hearing(this.#store, options, (connection, why) => this.#disconnect(connection, why));
   }
 
   /** Whether messages are taken, and kept. */
@@ -51,187 +61,188 @@ export class Hub {
 
   /** Before anything else. @returns where messages are kept, and what that promises @throws StoreError */
   async start(): Promise<string> {
-    await this.#store.start?.();
-    return this.#store.promise;
+    await this.#store.open?.();
+    return this.#store.durability;
   }
 
   get roomCount(): number {
     return this.#rooms.size;
   }
 
-  /** Those in a room, {@link MAX_NAMES} of them by name. */
-  async presenceOf(name: string): Promise<{ count: number; members: readonly string[] } | "unavailable"> {
+  /** Those in a room, {@link MAX_LISTED_MEMBERS} of them by name. */
+  async getPresence(name: string): Promise<{ count: number; members: readonly string[] } | "unavailable"> {
     const { manager } = this.#rooms.get(name) ?? {};
-    if (manager) return { count: manager.count, members: manager.members(MAX_NAMES) };
-    const clients = (await this.#store.others?.clientsIn(name)) ?? new Set<string>();
+    if (manager) return { count: manager.count, members: manager.members(MAX_LISTED_MEMBERS) };
+    const clients = (await this.#store.cluster?.listClients(name)) ?? new Set<string>();
     if (clients === "unavailable") return clients;
-    return { count: clients.size, members: clients.values().take(MAX_NAMES).toArray() };
+    return { count: clients.size, members: clients.values().take(MAX_LISTED_MEMBERS).toArray() };
   }
 
-  read(room: string, where: Where): Promise<Page | "unavailable"> {
-    return this.#store.read(room, where);
+  read(room: string, where: PageQuery): Promise<HistoryPage | "unavailable"> {
+    return this.#store.readHistory(room, where);
   }
 
   /** Says something without a connection; the answer tells what became of it. */
-  say(said: Omit<Draft, "givenMs" | "after">): Promise<Answer> {
-    const { promise, resolve } = Promise.withResolvers<Answer>();
-    if (!this.isReady) return Promise.resolve({ refused: "unavailable" });
-    const answered = (draft: Draft, answer: Answer) => {
-      countAnswer(draft, answer);
-      resolve(answer);
+  publish(said: Omit<PendingMessage, "givenMs" | "requiresSeq">): Promise<AppendResult> {
+    const { promise, resolve } = Promise.withResolvers<AppendResult>();
+    if (!this.isReady) return Promise.resolve({ rejected: "unavailable" });
+    const onResult = (pending: PendingMessage, result: AppendResult) => {
+      recordAppend(pending, result);
+      resolve(result);
     };
-    this.#store.append({ ...said, after: undefined, givenMs: performance.now() }, { answered });
+    this.#store.append({ ...said, requiresSeq: undefined, givenMs: performance.now() }, { onResult });
     return promise;
   }
 
-  /** From here on nobody is said to leave, and nothing is taken by {@link say}. */
-  stop(): void {
+  /** From here on nobody is said to leave, and nothing is taken by {@link publish}. */
+  beginShutdown(): void {
     this.#isStopping = true;
-    for (const room of this.#rooms.all()) stopTelling(room);
+    for (const room of this.#rooms.all()) cancelTimers(room);
   }
 
   /** When all that was accepted is answered, and out. */
-  async settle(): Promise<void> {
-    await this.#store.settle();
+  async drain(): Promise<void> {
+    await this.#store.drain();
     this.flush();
   }
 
   /** After the last of it. */
-  async end(): Promise<void> {
-    await this.#store.end();
+  async close(): Promise<void> {
+    await this.#store.close();
   }
 
   /** Nothing waits any longer to share a write. */
   flush(): void {
-    for (const room of this.#rooms.all()) room.fanOut.flush();
+    for (const room of this.#rooms.all()) room.broadcaster.flush();
   }
 
-  /** Takes a place in a room, before the upgrade: either {@link enter} or {@link release} follows. */
-  reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
-    return this.#rooms.reserve(wish, allowance);
+  /** Takes a place in a room, before the upgrade: either {@link join} or {@link release} follows. */
+  reserve(joinRequest: JoinRequest, bucket: TokenBucket): Promise<Connection | "unavailable"> {
+    return this.#rooms.acquire(joinRequest, bucket);
   }
 
-  release({ room }: Visitor): void {
+  release({ room }: Connection): void {
     this.#rooms.release(room);
   }
 
-  enter(visitor: Visitor, socket: Socket): void {
-    const { room, client, session, arrival } = visitor;
-    if (!arrival) throw new Error("somebody enters twice");
+  join(connection: Connection, socket: ConnectionSocket): void {
+    const { room, client, session, resume } = connection;
+    if (!resume) throw new Error("somebody enters twice");
     const { history, manager } = room;
-    visitor.arrival = undefined;
-    visitor.socket = socket;
-    manager.connect(visitor);
-    this.#tellOthers(visitor);
-    const isNewest = this.#holders.take(visitor);
+    connection.resume = undefined;
+    connection.socket = socket;
+    manager.connect(connection);
+    this.#publishPresence(connection);
+    const isNewest = this.#sessions.claim(connection);
     // Bun cannot close yet what it only just opens.
-    if (!isNewest) return void setTimeout(() => this.#dismiss(visitor, "replaced"));
-    if (!this.#rooms.has(room)) return void setTimeout(() => this.#dismiss(visitor, "restarting"));
+    if (!isNewest) return void setTimeout(() => this.#disconnect(connection, "replaced"));
+    if (!this.#rooms.isCurrent(room))
+      return void setTimeout(() => this.#disconnect(connection, "restarting"));
 
-    const { after, sent, isAfterKept, isDamaged } = arrival;
-    const resumed = after === undefined || isDamaged ? undefined : history.positionAfter(after);
+    const { after, sent, isAfterKept, isDamaged } = resume;
+    const resumed = after === undefined || isDamaged ? undefined : history.offsetAfter(after);
     const recovered = resumed !== undefined || isAfterKept;
-    if (after !== undefined) resumes.count(`${recovered}`);
-    visitor.isResuming = recovered;
-    if (resumed === undefined) visitor.behind = recovered ? after : arrival.idBefore;
-    visitor.position = resumed ?? Math.max(history.start, history.end - arrival.history);
-    if (visitor.wire === "json")
-      visitor.send(
-        json.welcome({
+    if (after !== undefined) resumesTotal.count(`${recovered}`);
+    connection.isResuming = recovered;
+    if (resumed === undefined) connection.replayAfterId = recovered ? after : resume.idBefore;
+    connection.replayOffset = resumed ?? Math.max(history.firstOffset, history.nextOffset - resume.history);
+    if (connection.wire === "json")
+      connection.send(
+        jsonCodec.welcome({
           client,
           room: room.name,
-          last: visitor.behind ?? history.idBefore(visitor.position),
+          last: connection.replayAfterId ?? history.idBeforeOffset(connection.replayOffset),
           ...(after === undefined ? {} : { recovered }),
           ...(session === undefined ? {} : { sent }),
           count: manager.count,
-          members: manager.members(MAX_NAMES),
-          connections: manager.connectionsOf(client),
+          members: manager.members(MAX_LISTED_MEMBERS),
+          connections: manager.connectionCount(client),
           pingSeconds: this.options.pingSeconds,
           maxMessageBytes: this.options.maxMessageBytes,
         }),
       );
-    room.catchingUp.add(visitor);
-    this.catchUp(visitor);
-    tellPresence(room);
+    room.replaying.add(connection);
+    this.catchUp(connection);
+    schedulePresence(room);
   }
 
   /** Goes on with what was said before, when there is room in the network for it again. */
-  catchUp(visitor: Visitor): void {
-    catchUp(visitor, this.#store, (each, why) => this.#dismiss(each, why));
+  catchUp(connection: Connection): void {
+    replay(connection, this.#store, (each, why) => this.#disconnect(each, why));
   }
 
   /** It answers a ping. */
-  showLife(visitor: Visitor): void {
-    this.#holders.showLife(visitor);
+  onPong(connection: Connection): void {
+    this.#sessions.confirm(connection);
   }
 
-  hear(visitor: Visitor, frame: Content): void {
-    this.#hearing.hear(visitor, frame);
+  receive(connection: Connection, frame: Content): void {
+    this.#hearing.receive(connection, frame);
   }
 
-  leave(visitor: Visitor): void {
-    const { room } = visitor;
-    if (!visitor.socket) return;
-    visitor.socket = undefined;
-    room.catchingUp.delete(visitor);
-    room.manager.disconnect(visitor, performance.now());
-    this.#holders.leave(visitor);
+  leave(connection: Connection): void {
+    const { room } = connection;
+    if (!connection.socket) return;
+    connection.socket = undefined;
+    room.replaying.delete(connection);
+    room.manager.disconnect(connection, performance.now());
+    this.#sessions.release(connection);
     // Who goes because the server does comes back: that is no news.
     if (!this.#isStopping) {
-      this.#tellOthers(visitor);
-      tellLeaves(room);
-      tellPresence(room);
+      this.#publishPresence(connection);
+      scheduleLeaves(room);
+      schedulePresence(room);
     }
-    this.release(visitor);
+    this.release(connection);
   }
 
   /** An entry comes back from the store, in the one order: everyone hears it. */
-  #follow(entry: Entry): void {
-    const room = this.#rooms.get(entry.room);
+  #onStoredMessage(message: StoredMessage): void {
+    const room = this.#rooms.get(message.room);
     if (!room) return;
-    const { manager, fanOut } = room;
-    manager.hasSent(entry.from);
+    const { manager, broadcaster } = room;
+    manager.hasSent(message.from);
     try {
       // What nobody hears need not be encoded.
-      const outgoing: Outgoing[] = [];
-      if (manager.speakers("text") > 0)
-        outgoing.push({ to: "text", message: text.message(entry), isEntry: true });
-      if (manager.speakers("json") > 0)
-        outgoing.push({ to: "json", message: json.message(entry), isEntry: true });
-      fanOut.add(outgoing, entry.from);
+      const outgoing: OutboundFrame[] = [];
+      if (manager.countByWire("text") > 0)
+        outgoing.push({ to: "text", message: textCodec.message(message), isStored: true });
+      if (manager.countByWire("json") > 0)
+        outgoing.push({ to: "json", message: jsonCodec.message(message), isStored: true });
+      broadcaster.enqueue(outgoing, message.from);
     } catch (error) {
-      fanOut.fail(error);
+      broadcaster.fail(error);
     }
   }
 
   /** Somebody has come or gone by another node. */
-  #present(name: string, client: string, node: string, connections: number): void {
+  #onRemotePresence(name: string, client: string, node: string, connections: number): void {
     const room = this.#rooms.get(name);
     if (!room) return;
-    room.manager.setElsewhere(client, node, connections, performance.now());
+    room.manager.setRemoteCount(client, node, connections, performance.now());
     if (this.#isStopping) return;
-    tellLeaves(room);
-    tellPresence(room);
+    scheduleLeaves(room);
+    schedulePresence(room);
   }
 
-  #tellOthers({ client, room }: Visitor): void {
+  #publishPresence({ client, room }: Connection): void {
     // Of a room as it was before the store had lost it, there is nothing to tell.
-    if (this.#rooms.has(room))
-      this.#store.others?.tell(room.name, client, room.manager.connectionsHere(client));
+    if (this.#rooms.isCurrent(room))
+      this.#store.cluster?.publishPresence(room.name, client, room.manager.localConnectionCount(client));
   }
 
   /** Everyone comes again, and goes on from what they have heard. */
-  #lose(): void {
+  #onStateLost(): void {
     for (const { manager } of this.#rooms.all())
-      for (const visitor of [...manager.connections()]) this.#dismiss(visitor, "restarting");
-    this.#rooms.clear();
+      for (const connection of [...manager.connections()]) this.#disconnect(connection, "restarting");
+    this.#rooms.detachAll();
   }
 
   /** Closes a connection; it hears nothing more, and has left. */
-  #dismiss(visitor: Visitor, why: Close): void {
-    const { socket, room, wire, section } = visitor;
-    socket?.unsubscribe(room.manager.topic(wire, section));
-    if (socket) end(socket, why);
-    this.leave(visitor);
+  #disconnect(connection: Connection, why: CloseReason): void {
+    const { socket, room, wire, shard } = connection;
+    socket?.unsubscribe(room.manager.topic(wire, shard));
+    if (socket) closeSocket(socket, why);
+    this.leave(connection);
   }
 }

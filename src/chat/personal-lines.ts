@@ -3,8 +3,8 @@
  * the sender's earlier messages lead to, nor the replay that it is still receiving.
  */
 
-import { compareIds, type Draft } from "../store/store.ts";
-import type { Visitor } from "./connection.ts";
+import { compareIds, type PendingMessage } from "../store/store.ts";
+import type { Connection } from "./connection.ts";
 
 export class PersonalLines {
   /** In the order of sending: messages that the store has not answered yet, and the rejections among and after them. */
@@ -13,29 +13,29 @@ export class PersonalLines {
   readonly #held = new Set<{ readonly line: string; readonly after: string }>();
   #characters = 0;
 
-  constructor(private readonly connection: Visitor) {}
+  constructor(private readonly connection: Connection) {}
 
   /** Of lines that wait. */
   get characters(): number {
     return this.#characters;
   }
 
-  given(draft: Draft): void {
-    this.#unanswered.set(draft, undefined);
+  given(pending: PendingMessage): void {
+    this.#unanswered.set(pending, undefined);
   }
 
   /** @param line none for a binary message */
-  stored(draft: Draft, line: string | undefined, after: string): void {
+  stored(pending: PendingMessage, line: string | undefined, after: string): void {
     this.#sendRejections();
-    this.#unanswered.delete(draft);
+    this.#unanswered.delete(pending);
     if (line !== undefined) this.#send(line, after);
     // Its broadcast comes first: that follows in this turn.
     if (this.#hasRejection()) queueMicrotask(() => this.#sendRejections());
   }
 
   /** By the store, or before it was given to the store. */
-  rejected(line: string, draft: object = {}): void {
-    this.#unanswered.set(draft, line);
+  rejected(line: string, pending: object = {}): void {
+    this.#unanswered.set(pending, line);
     this.#wait(line);
     this.#sendRejections();
   }
@@ -57,23 +57,23 @@ export class PersonalLines {
 
   /** Those before which nothing is unanswered. */
   #sendRejections(): void {
-    for (const [draft, line] of this.#unanswered) {
+    for (const [pending, line] of this.#unanswered) {
       if (line === undefined) return;
-      this.#unanswered.delete(draft);
+      this.#unanswered.delete(pending);
       this.#characters -= line.length;
-      this.#send(line, this.connection.room.history.head);
+      this.#send(line, this.connection.room.history.lastId);
     }
   }
 
   #send(line: string, after: string): void {
     const { room } = this.connection;
-    if (!room.catchingUp.has(this.connection)) return room.fanOut.sendAfterOwn(line, this.connection);
+    if (!room.replaying.has(this.connection)) return room.broadcaster.sendAfterOwn(line, this.connection);
     this.#held.add({ line, after });
     this.#wait(line);
   }
 
   #wait(line: string): void {
     this.#characters += line.length;
-    this.connection.isLagging = true;
+    this.connection.hadBackpressure = true;
   }
 }

@@ -1,93 +1,98 @@
 /** What was said before is sent to who has just come, as much at a time as the network takes; then they hear the room. */
 
-import { report } from "../ops/log.ts";
-import { countSent } from "../ops/metrics.ts";
-import { json, text, type Close } from "../protocol/codec.ts";
-import type { Entry, Store } from "../store/store.ts";
-import type { Visitor } from "./connection.ts";
+import { logError } from "../ops/log.ts";
+import { recordDelivery } from "../ops/metrics.ts";
+import { jsonCodec, textCodec, type CloseReason } from "../protocol/codec.ts";
+import type { StoredMessage, MessageStore } from "../store/store.ts";
+import type { Connection } from "./connection.ts";
 
 /** Entries read from the store, or sent, in one go; then others have their turn. */
-const READ_AT_ONCE = 100;
-const SEND_AT_ONCE = 1000;
+const STORE_PAGE_SIZE = 100;
+const MAX_SENDS_PER_TICK = 1000;
 /** How soon the store is asked again when it is ahead of what this node has heard. */
-const LAG_MS = 20;
+const STORE_POLL_MS = 20;
 
-type Dismiss = (visitor: Visitor, why: Close) => void;
+type Dismiss = (connection: Connection, why: CloseReason) => void;
 
 /**
  * Between the last look at the history and the subscription nothing else runs: nothing is missed or heard twice.
  * @param dismiss closes the connection: when entries are forgotten before they could be sent, which resuming tells; and
  * when a replay fails, which resuming repeats
  */
-export function catchUp(visitor: Visitor, store: Store, dismiss: Dismiss): void {
-  const { room, socket } = visitor;
-  if (!socket || !room.catchingUp.has(visitor)) return;
-  if (visitor.behind !== undefined) return void later(readOn(visitor, store, dismiss), visitor, dismiss);
-  for (let count = 1; visitor.position < room.history.end; count++) {
-    const entry = room.history.at(visitor.position);
-    if (!entry) return dismiss(visitor, "tooSlow");
-    visitor.position++;
-    const isTaken = send(visitor, entry);
-    if (isTaken && count < SEND_AT_ONCE) continue;
-    visitor.behind = entry.id; // when this goes on, the history may no longer have what follows, but the store may
+export function replay(connection: Connection, store: MessageStore, dismiss: Dismiss): void {
+  const { room, socket } = connection;
+  if (!socket || !room.replaying.has(connection)) return;
+  if (connection.replayAfterId !== undefined)
+    return void later(replayFromStore(connection, store, dismiss), connection, dismiss);
+  for (let count = 1; connection.replayOffset < room.history.nextOffset; count++) {
+    const message = room.history.get(connection.replayOffset);
+    if (!message) return dismiss(connection, "tooSlow");
+    connection.replayOffset++;
+    const isTaken = send(connection, message);
+    if (isTaken && count < MAX_SENDS_PER_TICK) continue;
+    connection.replayAfterId = message.id; // when this goes on, the history may no longer have what follows, but the store may
     if (isTaken)
       void later(
-        othersTurn().then(() => catchUp(visitor, store, dismiss)),
-        visitor,
+        othersTurn().then(() => replay(connection, store, dismiss)),
+        connection,
         dismiss,
       );
     return; // otherwise `drain` goes on
   }
-  room.catchingUp.delete(visitor);
-  visitor.sendHeldLines();
-  if (visitor.isOwedPong) visitor.send(json.pong);
-  visitor.isOwedPong = false;
-  room.fanOut.subscribe(visitor);
+  room.replaying.delete(connection);
+  connection.sendHeldLines();
+  if (connection.pongPending) connection.send(jsonCodec.pong);
+  connection.pongPending = false;
+  room.broadcaster.subscribe(connection);
 }
 
 /** What is older than the history that is kept ready: page by page from the store, until it joins that. */
-async function readOn(visitor: Visitor, store: Store, dismiss: Dismiss): Promise<void> {
-  const { room } = visitor;
-  if (visitor.isReading) return;
-  visitor.isReading = true;
+async function replayFromStore(connection: Connection, store: MessageStore, dismiss: Dismiss): Promise<void> {
+  const { room } = connection;
+  if (connection.isReadingStore) return;
+  connection.isReadingStore = true;
   let isTaken = true;
-  while (visitor.socket && visitor.behind !== undefined && isTaken) {
-    const position = room.history.positionAfter(visitor.behind);
+  while (connection.socket && connection.replayAfterId !== undefined && isTaken) {
+    const position = room.history.offsetAfter(connection.replayAfterId);
     if (position !== undefined) {
-      visitor.position = position;
-      visitor.behind = undefined;
+      connection.replayOffset = position;
+      connection.replayAfterId = undefined;
       break;
     }
-    const page = await store.read(room.name, { after: visitor.behind, limit: READ_AT_ONCE });
+    const page = await store.readHistory(room.name, {
+      after: connection.replayAfterId,
+      limit: STORE_PAGE_SIZE,
+    });
     // A store that answers at once would leave no room for anything else.
     await othersTurn();
-    if (!visitor.socket) return;
-    const isComplete = page !== "unavailable" && (page.recovered || (page.isDamaged && !visitor.isResuming));
-    if (!isComplete) return dismiss(visitor, "tooSlow");
-    if (page.entries.length === 0 && page.isDamaged) {
+    if (!connection.socket) return;
+    const isComplete =
+      page !== "unavailable" && (page.recovered || (page.isDamaged && !connection.isResuming));
+    if (!isComplete) return dismiss(connection, "tooSlow");
+    if (page.messages.length === 0 && page.isDamaged) {
       // What follows cannot be read.
-      visitor.position = room.history.start;
-      visitor.behind = undefined;
+      connection.replayOffset = room.history.firstOffset;
+      connection.replayAfterId = undefined;
       break;
     }
-    if (page.entries.length === 0) await Bun.sleep(LAG_MS); // heard by another node, and on its way to this one
-    for (const entry of page.entries) {
+    if (page.messages.length === 0) await Bun.sleep(STORE_POLL_MS); // heard by another node, and on its way to this one
+    for (const message of page.messages) {
       if (!isTaken) break; // `drain` goes on
-      visitor.behind = entry.id;
-      isTaken = send(visitor, entry);
+      connection.replayAfterId = message.id;
+      isTaken = send(connection, message);
     }
   }
-  visitor.isReading = false;
-  if (visitor.behind === undefined) catchUp(visitor, store, dismiss);
+  connection.isReadingStore = false;
+  if (connection.replayAfterId === undefined) replay(connection, store, dismiss);
 }
 
 /** No handler waits for it, and so none would close what it leaves half-way. */
-async function later(work: Promise<void>, visitor: Visitor, dismiss: Dismiss): Promise<void> {
+async function later(work: Promise<void>, connection: Connection, dismiss: Dismiss): Promise<void> {
   try {
     await work;
   } catch (error) {
-    report("A replay failed", error);
-    dismiss(visitor, "undelivered");
+    logError("A replay failed", error);
+    dismiss(connection, "undelivered");
   }
 }
 
@@ -96,9 +101,9 @@ function othersTurn(): Promise<void> {
 }
 
 /** @returns whether the network takes more */
-function send(visitor: Visitor, entry: Entry): boolean {
-  visitor.sendHeldLines(entry.id);
-  const message = visitor.wire === "json" ? json.message(entry) : text.message(entry);
-  countSent(message, 1);
-  return visitor.send(message) !== -1;
+function send(connection: Connection, entry: StoredMessage): boolean {
+  connection.sendHeldLines(entry.id);
+  const message = connection.wire === "json" ? jsonCodec.message(entry) : textCodec.message(entry);
+  recordDelivery(message, 1);
+  return connection.send(message) !== -1;
 }

@@ -1,28 +1,28 @@
 /** The rooms that somebody is in, or on the way to: who takes a place in one opens it, and the last to go closes it. */
 
-import { stopTelling } from "./announcements.ts";
-import { FanOut } from "./broadcaster.ts";
-import type { Allowance } from "../util/token-bucket.ts";
+import { cancelTimers } from "./announcements.ts";
+import { Broadcaster } from "./broadcaster.ts";
+import type { TokenBucket } from "../util/token-bucket.ts";
 import { ConnectionManager, type Publish } from "./connection-manager.ts";
-import type { Close } from "../protocol/codec.ts";
-import type { Page, ReadonlyHistory, Store } from "../store/store.ts";
-import { Visitor, type Room, type Wish } from "./connection.ts";
+import type { CloseReason } from "../protocol/codec.ts";
+import type { HistoryPage, ReadonlyHistory, MessageStore } from "../store/store.ts";
+import { Connection, type Room, type JoinRequest } from "./connection.ts";
 
 /** `?history=N` goes back this far also where less than that is kept ready. */
 const MAX_REPLAY = 1000;
 
-export class Rooms {
+export class RoomRegistry {
   readonly #rooms = new Map<string, Room>();
   /** How often the store has lost what was open. */
-  #losses = 0;
-  #tickets = 0;
+  #generation = 0;
+  #nextFencingToken = 0;
 
   /** @param dismiss closes a connection */
   constructor(
-    private readonly store: Store,
+    private readonly store: MessageStore,
     private readonly publish: Publish,
     private readonly flushMs: number,
-    private readonly dismiss: (visitor: Visitor, why: Close) => void,
+    private readonly dismiss: (connection: Connection, why: CloseReason) => void,
   ) {}
 
   get size(): number {
@@ -38,75 +38,80 @@ export class Rooms {
   }
 
   /** Whether it is not one that the store had lost. */
-  has(room: Room): boolean {
+  isCurrent(room: Room): boolean {
     return this.#rooms.get(room.name) === room;
   }
 
   /** Takes a place, until {@link release}. */
-  async reserve(wish: Wish, allowance: Allowance): Promise<Visitor | "unavailable"> {
-    const losses = this.#losses;
-    const { client, session, after } = wish;
+  async acquire(joinRequest: JoinRequest, bucket: TokenBucket): Promise<Connection | "unavailable"> {
+    const losses = this.#generation;
+    const { client, session, after } = joinRequest;
     // First of all: what follows may take one of two connections of a session longer than the other.
-    const asked = session === undefined ? 0 : (this.store.others?.ticket() ?? ++this.#tickets);
-    const history = await this.store.open(wish.room);
+    const asked =
+      session === undefined ? 0 : (this.store.cluster?.nextFencingToken() ?? ++this.#nextFencingToken);
+    const history = await this.store.acquireRoom(joinRequest.room);
     if (history === "unavailable") return history;
-    if (losses !== this.#losses) {
-      this.store.close(wish.room);
+    if (losses !== this.#generation) {
+      this.store.releaseRoom(joinRequest.room);
       return "unavailable";
     }
-    const room = this.#rooms.get(wish.room) ?? this.#make(wish.room, history);
-    room.visitors++;
+    const room = this.#rooms.get(joinRequest.room) ?? this.#make(joinRequest.room, history);
+    room.refCount++;
     const [sent, kept, ticket] = await Promise.all([
-      session === undefined ? null : this.store.sent(client, session),
-      after === undefined ? {} : this.store.read(wish.room, { after, limit: 1 }),
+      session === undefined ? null : this.store.lastSeq(client, session),
+      after === undefined ? {} : this.store.readHistory(joinRequest.room, { after, limit: 1 }),
       asked,
     ]);
-    const { recovered: isAfterKept = false, isDamaged = false }: Partial<Page> =
+    const { recovered: isAfterKept = false, isDamaged = false }: Partial<HistoryPage> =
       kept === "unavailable" ? {} : kept;
-    const idBefore = isAfterKept ? undefined : await this.#idBefore(wish, history);
+    const idBefore = isAfterKept ? undefined : await this.#idBefore(joinRequest, history);
     if (
       sent !== "unavailable" &&
       kept !== "unavailable" &&
       ticket !== "unavailable" &&
       idBefore !== "unavailable"
     ) {
-      const arrival = { after, history: wish.history, sent, isAfterKept, isDamaged, idBefore };
-      return new Visitor(wish, room, allowance, arrival, ticket);
+      const arrival = { after, history: joinRequest.history, sent, isAfterKept, isDamaged, idBefore };
+      return new Connection(joinRequest, room, bucket, arrival, ticket);
     }
     this.release(room);
     return "unavailable";
   }
 
   /** Where the latest messages begin that it asks for, if not all of them are in the history. */
-  async #idBefore(wish: Wish, history: ReadonlyHistory): Promise<string | "unavailable" | undefined> {
-    const count = Math.min(wish.history, MAX_REPLAY);
-    if (count <= history.end - history.start) return undefined;
-    return this.store.idBeforeLatest?.(wish.room, count);
+  async #idBefore(
+    joinRequest: JoinRequest,
+    history: ReadonlyHistory,
+  ): Promise<string | "unavailable" | undefined> {
+    const count = Math.min(joinRequest.history, MAX_REPLAY);
+    if (count <= history.nextOffset - history.firstOffset) return undefined;
+    return this.store.idBeforeLatest?.(joinRequest.room, count);
   }
 
   #make(name: string, history: ReadonlyHistory): Room {
-    const manager = new ConnectionManager<Visitor>(name, this.publish);
-    const catchingUp = new Set<Visitor>();
-    const fanOut = new FanOut(manager, catchingUp, this.flushMs, this.dismiss);
-    for (const present of this.store.others?.in(name) ?? []) manager.setElsewhere(...present, 0);
-    manager.takePresence(Infinity); // a newcomer learns of these by its welcome
-    const room = { name, history, manager, catchingUp, fanOut, timers: {}, visitors: 0 };
+    const manager = new ConnectionManager<Connection>(name, this.publish);
+    const replaying = new Set<Connection>();
+    const broadcaster = new Broadcaster(manager, replaying, this.flushMs, this.dismiss);
+    for (const present of this.store.cluster?.remoteConnections(name) ?? [])
+      manager.setRemoteCount(...present, 0);
+    manager.drainPresence(Infinity); // a newcomer learns of these by its welcome
+    const room = { name, history, manager, replaying, broadcaster, timers: {}, refCount: 0 };
     this.#rooms.set(name, room);
     return room;
   }
 
   release(room: Room): void {
-    this.store.close(room.name);
-    if (--room.visitors > 0) return;
-    if (this.has(room)) this.#rooms.delete(room.name);
-    stopTelling(room);
-    room.fanOut.end();
+    this.store.releaseRoom(room.name);
+    if (--room.refCount > 0) return;
+    if (this.isCurrent(room)) this.#rooms.delete(room.name);
+    cancelTimers(room);
+    room.broadcaster.close();
   }
 
   /** The store has lost what was open: whoever takes a place from here on does so in another room of that name. */
-  clear(): void {
-    this.#losses++;
-    for (const { fanOut } of this.#rooms.values()) fanOut.end();
+  detachAll(): void {
+    this.#generation++;
+    for (const { broadcaster } of this.#rooms.values()) broadcaster.close();
     this.#rooms.clear();
   }
 }

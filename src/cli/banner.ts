@@ -1,27 +1,27 @@
 /** What the operator is told: where the server is, and what went wrong. */
 
-import { note } from "../ops/log.ts";
-import { os, tty } from "../util/lazy-node.ts";
-import type { Command, Options } from "./command.ts";
+import { logEvent } from "../ops/log.ts";
+import { lazyOs, tty } from "../util/lazy-node.ts";
+import type { CliCommand, ServerOptions } from "./command.ts";
 import { isLocalOnly } from "./option-values.ts";
 import { StoreError } from "../store/store.ts";
-import { Tokens } from "../auth/tokens.ts";
+import { TokenSigner } from "../auth/tokens.ts";
 
 type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 
 /** At a terminal, each address that can be clicked, and who can get in; elsewhere (a log, a pipe), one line. */
-export function greet(
+export function printBanner(
   version: string,
   { hostname = "localhost", port }: Address,
   /** Where messages are kept. */
   promise: string,
-  { host, publicUrl, secretFile, tlsCert, store, log }: Options,
+  { host, publicUrl, secretFile, tlsCert, store, log }: ServerOptions,
   isTerminal: boolean,
 ): void {
   const names = publicUrl
     ? [publicUrl.origin]
     : namesOf(hostname).map((name) => `${schemeOf(tlsCert)}://${name}:${port}`);
-  const [first = "", ...others] = names.map((name) => `${name}/client`);
+  const [first = "", ...positionals] = names.map((name) => `${name}/client`);
   const isOpen = !isLocalOnly({ host, publicUrl });
   const who = secretFile
     ? "whoever has a token"
@@ -29,7 +29,7 @@ export function greet(
       ? "whoever can reach it, under any name"
       : "this machine";
   if (log === "json")
-    return note("listening", {
+    return logEvent("listening", {
       version,
       address: first,
       port,
@@ -42,7 +42,7 @@ export function greet(
   const open = isOpen && !secretFile ? `; who can join: ${who}` : "";
   if (!isTerminal) return console.log(`Hubbub ${version} is listening on ${behind}${first}${open}${kept}`);
   console.log(`Hubbub ${version}\n\n  ${first}${publicUrl ? `  (on port ${port} here)` : ""}`);
-  for (const other of others) console.log(`  ${other}  (from your network)`);
+  for (const other of positionals) console.log(`  ${other}  (from your network)`);
   console.log(`\nMessages are kept ${promise}.`);
   console.log(`Who can join: ${who}${secretFile ? " (hubbub token NAME makes a link with one)" : ""}.`);
   console.log("Ctrl+C stops it.");
@@ -60,11 +60,11 @@ export function isOnTerminal(): boolean {
 }
 
 /** A link by which a client comes in; the token is its last part. */
-export function link({ client, options }: Extract<Command, { do: "token" }>): string {
+export function tokenUrl({ client, options }: Extract<CliCommand, { kind: "token" }>): string {
   const { publicUrl, host, port, tlsCert, secretFile = Buffer.of(), room, can, days } = options;
   const [name] = namesOf(host);
   const expires = Math.floor(Date.now() / 1000) + days * 24 * 60 * 60;
-  const token = new Tokens(secretFile).sign(client, room, expires, can);
+  const token = new TokenSigner(secretFile).sign(client, room, expires, can);
   const path = can.includes("metrics") && !can.includes("read") ? "metrics" : "client";
   const query = new URLSearchParams({ ...(room[0] ? { room: room[0] } : {}), token });
   return `${publicUrl?.origin ?? `${schemeOf(tlsCert)}://${name}:${port}`}/${path}?${query}`;
@@ -77,7 +77,7 @@ function schemeOf(tlsCert: string | undefined): "http" | "https" {
 /** The names by which a listener is reached: the one for this machine first. */
 function namesOf(hostname: string): string[] {
   if (hostname === "0.0.0.0" || hostname === "::") {
-    const addresses = Object.values(os().networkInterfaces()).flatMap((of) => of ?? []);
+    const addresses = Object.values(lazyOs().networkInterfaces()).flatMap((of) => of ?? []);
     return [
       "localhost",
       ...addresses.filter(({ family, internal }) => family === "IPv4" && !internal).map((of) => of.address),
@@ -88,7 +88,7 @@ function namesOf(hostname: string): string[] {
 }
 
 /** A start that failed, in a sentence; undefined for a fault of ours, of which all has to be told. */
-export function describeStartError(error: unknown, { host, port }: Options): string | undefined {
+export function describeStartError(error: unknown, { host, port }: ServerOptions): string | undefined {
   if (!(error instanceof Error)) return undefined;
   if (error instanceof StoreError) return error.message;
   const code = "code" in error ? String(error.code) : "";

@@ -1,10 +1,19 @@
 /** What the operator asked for: the command line and the environment in; a command, or every mistake at once, out. */
 
-import { envName, flag, nameOf, nearest, readFlags, type Env, type Flag, type Values } from "./flags.ts";
-import { allowedOriginOf, isLocalOnly, originOf, readPem, readSecret } from "./option-values.ts";
+import {
+  envName,
+  flag,
+  flagName,
+  didYouMean,
+  parseFlags,
+  type Env,
+  type Flag,
+  type FlagValues,
+} from "./flags.ts";
+import { allowedOriginOf, isLocalOnly, parseOrigin, readPem, readSecret } from "./option-values.ts";
 import type { LogFormat } from "../ops/log.ts";
-import { readName } from "../protocol/names.ts";
-import { stores } from "../store/open.ts";
+import { parseName } from "../protocol/names.ts";
+import { storeFactories } from "../store/open.ts";
 import { MIN_SECRET_BYTES, RIGHTS, type Right } from "../auth/tokens.ts";
 
 function number(value: string, fallback: number, [min, max]: readonly [number, number], help: string) {
@@ -22,7 +31,7 @@ function number(value: string, fallback: number, [min, max]: readonly [number, n
 function toggle(help: string) {
   return flag<boolean>({
     fallback: false,
-    otherwise: "off",
+    defaultText: "off",
     help,
     parse(text) {
       if (/^(on|true|1|)$/.test(text)) return { value: true };
@@ -32,7 +41,7 @@ function toggle(help: string) {
 }
 
 /** In the order of the help and of the README's table, which a test holds to this one. */
-export const groups = {
+export const serverFlagGroups = {
   "Where it is": {
     host: flag<string>({
       value: "HOST",
@@ -48,10 +57,10 @@ export const groups = {
     publicUrl: flag<URL | undefined>({
       value: "URL",
       fallback: undefined,
-      otherwise: "what it listens on",
+      defaultText: "what it listens on",
       help: "how people reach it, as in https://chat.example",
       parse(text) {
-        const url = originOf(text);
+        const url = parseOrigin(text);
         return url ? { value: url } : { expected: "an address without a path, as in https://chat.example" };
       },
     }),
@@ -59,14 +68,14 @@ export const groups = {
     tlsCert: flag<string | undefined>({
       value: "FILE",
       fallback: undefined,
-      otherwise: "none",
+      defaultText: "none",
       help: "speaks TLS, with this certificate (PEM), its chain behind it",
       parse: (file) => readPem(file, /^-----BEGIN (X509 |TRUSTED )?CERTIFICATE-/m, "a certificate in PEM"),
     }),
     tlsKey: flag<string | undefined>({
       value: "FILE",
       fallback: undefined,
-      otherwise: "none",
+      defaultText: "none",
       help: "and this key (PEM)",
       parse: (file) => readPem(file, /^-----BEGIN (RSA |EC )?PRIVATE KEY-/m, "a key in PEM, no passphrase"),
     }),
@@ -78,7 +87,7 @@ export const groups = {
       help: "where messages are kept: memory:, sqlite:FILE, redis://HOST",
       parse(text) {
         const url = URL.parse(text);
-        return url && stores.get(url.protocol)?.(url)
+        return url && storeFactories.get(url.protocol)?.(url)
           ? { value: url }
           : { expected: "memory:, sqlite:FILE or redis://HOST" };
       },
@@ -90,8 +99,8 @@ export const groups = {
     allowHost: flag<readonly string[]>({
       value: "NAME",
       fallback: [],
-      otherwise: "none",
-      many: true,
+      defaultText: "none",
+      repeatable: true,
       help: "another host name, used by programs; again for each",
       parse(text) {
         const names = text.split(/[\s,]+/).filter(Boolean);
@@ -103,8 +112,8 @@ export const groups = {
     allowOrigin: flag<readonly string[]>({
       value: "ORIGIN",
       fallback: [],
-      otherwise: "none",
-      many: true,
+      defaultText: "none",
+      repeatable: true,
       help: "another site whose pages may connect; again for each",
       parse(text) {
         const asked = text.split(/[\s,]+/).filter(Boolean);
@@ -118,7 +127,7 @@ export const groups = {
     secretFile: flag<Buffer | undefined>({
       value: "FILE",
       fallback: undefined,
-      otherwise: "none: no tokens",
+      defaultText: "none: no tokens",
       alsoEnv: "HUBBUB_SECRET",
       help: "only tokens signed with its content come in",
       parse(text, source) {
@@ -140,7 +149,7 @@ export const groups = {
     maxConnections: flag<number | undefined>({
       ...number("N", 0, [0, 1_000_000], "connections in all; 0: no limit"),
       fallback: undefined,
-      otherwise: "the file limit, less a reserve",
+      defaultText: "the file limit, less a reserve",
     }),
     maxConnectionsPerAddress: number(
       "N",
@@ -169,34 +178,34 @@ export const groups = {
   },
 } as const;
 
-export const flags = {
-  ...groups["Where it is"],
-  ...groups["What it keeps"],
-  ...groups["Who may come in"],
-  ...groups["How much at once"],
-  ...groups["Running it"],
+export const serverFlags = {
+  ...serverFlagGroups["Where it is"],
+  ...serverFlagGroups["What it keeps"],
+  ...serverFlagGroups["Who may come in"],
+  ...serverFlagGroups["How much at once"],
+  ...serverFlagGroups["Running it"],
 };
 
-export type Options = Values<typeof flags>;
+export type ServerOptions = FlagValues<typeof serverFlags>;
 
-export type Command =
-  | { readonly do: "serve"; readonly options: Options; readonly warnings: readonly string[] }
-  | { readonly do: "join"; readonly address: URL; readonly token: string | undefined }
-  | { readonly do: "token"; readonly client: string; readonly options: Options & TokenOptions }
-  | { readonly do: "help"; readonly about: "serve" | "join" | "token" }
-  | { readonly do: "version" }
-  | { readonly do: "refuse"; readonly mistakes: readonly string[] };
+export type CliCommand =
+  | { readonly kind: "serve"; readonly options: ServerOptions; readonly warnings: readonly string[] }
+  | { readonly kind: "join"; readonly address: URL; readonly token: string | undefined }
+  | { readonly kind: "token"; readonly client: string; readonly options: ServerOptions & TokenOptions }
+  | { readonly kind: "help"; readonly about: "serve" | "join" | "token" }
+  | { readonly kind: "version" }
+  | { readonly kind: "refuse"; readonly errors: readonly string[] };
 
 /** Of the command `token`, beside the server's own. */
 export const tokenFlags = {
   room: flag<readonly string[]>({
     value: "ROOM",
     fallback: [],
-    otherwise: "every room",
-    many: true,
+    defaultText: "every room",
+    repeatable: true,
     help: "a room that the token is for; again for each",
     parse(text) {
-      const rooms = text.split(/\s+/).map((room) => readName("room", room));
+      const rooms = text.split(/\s+/).map((room) => parseName("room", room));
       const names = rooms.flatMap((room) => ("name" in room ? [room.name] : []));
       return names.length === rooms.length ? { value: names } : { expected: "the name of a room" };
     },
@@ -204,8 +213,8 @@ export const tokenFlags = {
   can: flag<readonly Right[]>({
     value: "RIGHT",
     fallback: [],
-    otherwise: "read and write",
-    many: true,
+    defaultText: "read and write",
+    repeatable: true,
     help: "what the token allows, such as metrics; again for each",
     parse(text) {
       const asked = text.split(/[\s,]+/).filter(Boolean);
@@ -218,68 +227,72 @@ export const tokenFlags = {
   days: number("N", 30, [1, 36_500], "how long the token is good for"),
 } as const;
 
-export type TokenOptions = Values<typeof tokenFlags>;
+export type TokenOptions = FlagValues<typeof tokenFlags>;
 
 /** Reads the whole request; an empty variable in the environment counts as not set. */
-export function readCommand(argv: readonly string[], environment: Env): Command {
+export function parseCommand(argv: readonly string[], environment: Env): CliCommand {
   const env = withoutKubernetes(environment);
   const [first, ...rest] = argv;
   if (first === "join") return readJoin(rest, env);
   if (first === "token") return readToken(rest, env);
-  const read = readFlags(flags, argv, env);
-  if ("do" in read) return { ...read, about: "serve" };
-  const strays = read.others.map(
-    (other) => `${other}: no such command${nearest(other, ["join", "token"], "")}, see --help`,
+  const read = parseFlags(serverFlags, argv, env);
+  if ("kind" in read) return { ...read, about: "serve" };
+  const unknownArguments = read.positionals.map(
+    (other) => `${other}: no such command${didYouMean(other, ["join", "token"], "")}, see --help`,
   );
-  const mistakes = [...read.mistakes, ...strays];
-  if (read.given.has("tlsCert") !== read.given.has("tlsKey"))
-    mistakes.push(
-      `--tls-${read.given.has("tlsCert") ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
+  const errors = [...read.errors, ...unknownArguments];
+  if (read.provided.has("tlsCert") !== read.provided.has("tlsKey"))
+    errors.push(
+      `--tls-${read.provided.has("tlsCert") ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
     );
   if (read.options.store.protocol === "memory:" && read.options.keepDays > 0)
-    mistakes.push("--keep-days: expected 0 with --store memory:, which forgets by --history and at its end");
-  if (mistakes.length > 0) return { do: "refuse", mistakes };
-  return { do: "serve", options: withDefaults(read.options, read.given), warnings: unknownIn(env) };
+    errors.push("--keep-days: expected 0 with --store memory:, which forgets by --history and at its end");
+  if (errors.length > 0) return { kind: "refuse", errors };
+  return {
+    kind: "serve",
+    options: withDefaults(read.options, read.provided),
+    warnings: unknownVariables(env),
+  };
 }
 
 /** What was not given has another default where other machines can reach the server. */
-function withDefaults(options: Options, given: ReadonlySet<string>): Options {
+function withDefaults(options: ServerOptions, provided: ReadonlySet<string>): ServerOptions {
   if (isLocalOnly(options)) return options;
-  const others = Object.entries<Flag<unknown>>(flags).flatMap(([key, { whenReachable }]) =>
-    whenReachable === undefined || given.has(key) ? [] : [[key, whenReachable] as const],
+  const positionals = Object.entries<Flag<unknown>>(serverFlags).flatMap(([key, { whenReachable }]) =>
+    whenReachable === undefined || provided.has(key) ? [] : [[key, whenReachable] as const],
   );
-  return { ...options, ...Object.fromEntries(others) };
+  return { ...options, ...Object.fromEntries(positionals) };
 }
 
-function readToken(argv: readonly string[], env: Env): Command {
-  const read = readFlags({ ...flags, ...tokenFlags }, argv, env);
-  if ("do" in read) return { ...read, about: "token" };
-  const { options, others } = read;
-  const mistakes = [...read.mistakes];
-  const id = readName("client id", others[0] ?? "");
-  if (others.length !== 1) mistakes.push("token: expected one client id, as in: hubbub token ann");
-  else if ("sentence" in id) mistakes.push(`token: ${id.sentence}`);
-  if (!read.given.has("secretFile"))
-    mistakes.push("token: needs the server's secret, by --secret-file or HUBBUB_SECRET");
-  if (mistakes.length > 0 || "sentence" in id) return { do: "refuse", mistakes };
-  return { do: "token", client: id.name, options };
+function readToken(argv: readonly string[], env: Env): CliCommand {
+  const read = parseFlags({ ...serverFlags, ...tokenFlags }, argv, env);
+  if ("kind" in read) return { ...read, about: "token" };
+  const { options, positionals } = read;
+  const errors = [...read.errors];
+  const id = parseName("client id", positionals[0] ?? "");
+  if (positionals.length !== 1) errors.push("token: expected one client id, as in: hubbub token ann");
+  else if ("detail" in id) errors.push(`token: ${id.detail}`);
+  if (!read.provided.has("secretFile"))
+    errors.push("token: needs the server's secret, by --secret-file or HUBBUB_SECRET");
+  if (errors.length > 0 || "detail" in id) return { kind: "refuse", errors };
+  return { kind: "token", client: id.name, options };
 }
 
-function readJoin(argv: readonly string[], env: Env): Command {
-  const read = readFlags({}, argv, {});
-  if ("do" in read) return { ...read, about: "join" };
-  if (read.mistakes.length > 0) return { do: "refuse", mistakes: read.mistakes };
-  const [address, ...more] = read.others;
+function readJoin(argv: readonly string[], env: Env): CliCommand {
+  const read = parseFlags({}, argv, {});
+  if ("kind" in read) return { ...read, about: "join" };
+  if (read.errors.length > 0) return { kind: "refuse", errors: read.errors };
+  const [address, ...more] = read.positionals;
   const url = URL.parse(address ?? "");
   if (more.length === 0 && (url?.protocol === "http:" || url?.protocol === "https:"))
     return {
-      do: "join",
+      kind: "join",
       address: url,
       token: url.searchParams.get("token") ?? (env.HUBBUB_TOKEN || undefined),
     };
   return {
-    do: "refuse",
-    mistakes: ["join: expected one address, as in: hubbub join http://localhost:8000/client?room=tea"],
+    kind: "refuse",
+    errors: ["join: expected one address, as in: hubbub join http://localhost:8000/client?room=tea"],
   };
 }
 
@@ -290,12 +303,15 @@ function withoutKubernetes(env: Env): Env {
   return Object.fromEntries(Object.entries(env).filter(([name, value]) => !isTheirs(name, value)));
 }
 
-function unknownIn(env: Env): string[] {
+function unknownVariables(env: Env): string[] {
   const ours = Object.keys(env).filter((name) => name.startsWith("HUBBUB_"));
   if (ours.length === 0) return [];
-  const known = Object.entries(flags).flatMap(([key, { alsoEnv }]) => [envName(nameOf(key)), alsoEnv ?? ""]);
+  const known = Object.entries(serverFlags).flatMap(([key, { alsoEnv }]) => [
+    envName(flagName(key)),
+    alsoEnv ?? "",
+  ]);
   known.push("HUBBUB_TOKEN");
   return ours
     .filter((name) => !known.includes(name))
-    .map((name) => `${name}: unknown in the environment${nearest(name, known, "")}, ignored`);
+    .map((name) => `${name}: unknown in the environment${didYouMean(name, known, "")}, ignored`);
 }

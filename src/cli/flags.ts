@@ -8,12 +8,12 @@ export interface Flag<T> {
   /** The fallback once other machines can reach the server. */
   readonly whenReachable?: T;
   /** How the fallback reads, where it is no plain value. */
-  readonly otherwise?: string;
+  readonly defaultText?: string;
   readonly help: string;
   /** A second name in the environment. */
   readonly alsoEnv?: string;
   /** May be given again and again; the values reach `parse` separated by spaces. */
-  readonly many?: true;
+  readonly repeatable?: true;
   /** @param source the name that the value was given under */
   parse(text: string, source: string): { readonly value: T } | { readonly expected: string };
 }
@@ -24,63 +24,63 @@ export function flag<T>(flag: Flag<T>): Flag<T> {
 
 export type Env = Readonly<Record<string, string | undefined>>;
 
-export type Table = Readonly<Record<string, Flag<unknown>>>;
-export type Values<T extends Table> = { readonly [Name in keyof T]: T[Name]["fallback"] };
+export type FlagTable = Readonly<Record<string, Flag<unknown>>>;
+export type FlagValues<T extends FlagTable> = { readonly [Name in keyof T]: T[Name]["fallback"] };
 
-interface Reading<T extends Table> {
-  readonly options: Values<T>;
+interface ParsedFlags<T extends FlagTable> {
+  readonly options: FlagValues<T>;
   /** What is no option. */
-  readonly others: readonly string[];
+  readonly positionals: readonly string[];
   /** Those that were set to something, right or wrong. */
-  readonly given: ReadonlySet<keyof T>;
-  readonly mistakes: readonly string[];
+  readonly provided: ReadonlySet<keyof T>;
+  readonly errors: readonly string[];
 }
 
 /** By hand: `parseArgs` of `node:util` takes a quarter of what a plain server takes to start. */
-export function readFlags<T extends Table>(
+export function parseFlags<T extends FlagTable>(
   table: T,
   argv: readonly string[],
   env: Env,
-): Reading<T> | { readonly do: "help" | "version" } {
-  const named = new Map(Object.entries(table).map(([key, flag]) => [nameOf(key), { key, flag }]));
-  const mistakes: string[] = [];
-  const others: string[] = [];
-  const given = new Map<string, string>();
+): ParsedFlags<T> | { readonly kind: "help" | "version" } {
+  const named = new Map(Object.entries(table).map(([key, flag]) => [flagName(key), { key, flag }]));
+  const errors: string[] = [];
+  const positionals: string[] = [];
+  const provided = new Map<string, string>();
   const repeated = new Set<string>();
   const rest = [...argv];
-  for (let piece = rest.shift(); piece !== undefined; piece = rest.shift()) {
-    const [, written, name = "", inline] = /^(--?([^=]*))(?:=(.*))?$/s.exec(piece) ?? [];
-    if (piece === "--") others.push(...rest.splice(0));
-    else if (written === undefined || piece === "-") others.push(piece);
-    else if (written === "--help" || written === "-h") return { do: "help" };
-    else if (written === "--version" || written === "-v") return { do: "version" };
+  for (let argument = rest.shift(); argument !== undefined; argument = rest.shift()) {
+    const [, flagText, name = "", inlineValue] = /^(--?([^=]*))(?:=(.*))?$/s.exec(argument) ?? [];
+    if (argument === "--") positionals.push(...rest.splice(0));
+    else if (flagText === undefined || argument === "-") positionals.push(argument);
+    else if (flagText === "--help" || flagText === "-h") return { kind: "help" };
+    else if (flagText === "--version" || flagText === "-v") return { kind: "version" };
     else {
-      const { flag } = (written.startsWith("--") && named.get(name)) || {};
+      const { flag } = (flagText.startsWith("--") && named.get(name)) || {};
       if (flag) {
-        const value = inline ?? (flag.value ? rest.shift() : undefined) ?? "";
-        const before = given.get(name);
-        if (before === undefined) given.set(name, value);
-        else if (flag.many) given.set(name, `${before} ${value}`);
+        const value = inlineValue ?? (flag.value ? rest.shift() : undefined) ?? "";
+        const before = provided.get(name);
+        if (before === undefined) provided.set(name, value);
+        else if (flag.repeatable) provided.set(name, `${before} ${value}`);
         else repeated.add(name);
         continue;
       }
-      mistakes.push(`${written}: unknown option${nearest(name, named.keys(), "--")}, see --help`);
+      errors.push(`${flagText}: unknown option${didYouMean(name, named.keys(), "--")}, see --help`);
       // What follows it is most likely its value, and one sentence is enough.
-      if (inline === undefined && rest[0]?.startsWith("-") === false) rest.shift();
+      if (inlineValue === undefined && rest[0]?.startsWith("-") === false) rest.shift();
     }
   }
 
-  for (const name of repeated) mistakes.push(`--${name}: expected only once`);
+  for (const name of repeated) errors.push(`--${name}: expected only once`);
 
   const set = new Set<keyof T>();
   function read(name: string, key: string, flag: Flag<unknown>): unknown {
-    const text = given.get(name);
+    const text = provided.get(name);
     const [source, found] = text === undefined ? (environment(name, flag, env) ?? []) : [`--${name}`, text];
     if (source === undefined) return flag.fallback;
     set.add(key);
     const result = flag.parse(found ?? "", source);
     if ("value" in result) return result.value;
-    mistakes.push(`${source}: expected ${result.expected}${quote(source, found ?? "")}`);
+    errors.push(`${source}: expected ${result.expected}${describeGiven(source, found ?? "")}`);
     return flag.fallback;
   }
 
@@ -88,7 +88,7 @@ export function readFlags<T extends Table>(
     named.entries().map(([name, { key, flag }]) => [key, read(name, key, flag)]),
   );
   // Each value is what its own flag makes of a text, which the type of entries cannot say.
-  return { options: values as Values<T>, others, given: set, mistakes };
+  return { options: values as FlagValues<T>, positionals, provided: set, errors };
 }
 
 /** The first of a flag's variables that is set, and what it says. */
@@ -101,13 +101,13 @@ function environment(option: string, { alsoEnv }: Flag<unknown>, env: Env): [str
 }
 
 /** What was found instead of what was expected; never a secret or a password. */
-function quote(source: string, text: string): string {
+function describeGiven(source: string, text: string): string {
   if (source === "HUBBUB_SECRET") return "";
   return `, got ${JSON.stringify(text.replace(/\/\/[^/]*@/, "//…@"))}`;
 }
 
 /** The name that was probably meant. @param prefix what it is written with */
-export function nearest(name: string, names: Iterable<string>, prefix: string): string {
+export function didYouMean(name: string, names: Iterable<string>, prefix: string): string {
   const [best] = Iterator.from(names)
     .map((other) => ({ other, distance: distanceBetween(name, other) }))
     .toArray()
@@ -130,7 +130,7 @@ function distanceBetween(from: string, to: string): number {
 }
 
 /** `maxMessageBytes` is `max-message-bytes` on the command line. */
-export function nameOf(key: string): string {
+export function flagName(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 

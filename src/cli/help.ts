@@ -1,24 +1,24 @@
 /** What `--help` and the README's table of options say, made from the options themselves. */
 
-import { nameOf, type Flag, type Table } from "./flags.ts";
-import { flags, groups, tokenFlags } from "./command.ts";
+import { flagName, type Flag, type FlagTable } from "./flags.ts";
+import { serverFlags, serverFlagGroups, tokenFlags } from "./command.ts";
 
 /** `--name VALUE`, and its default. */
-function describe(key: string, { value, fallback, whenReachable, otherwise }: Flag<unknown>) {
+function describe(key: string, { value, fallback, whenReachable, defaultText }: Flag<unknown>) {
   const both = whenReachable === undefined ? "" : `; ${whenReachable} once other machines can reach it`;
-  return [`--${nameOf(key)}${value ? ` ${value}` : ""}`, otherwise ?? `${fallback}${both}`] as const;
+  return [`--${flagName(key)}${value ? ` ${value}` : ""}`, defaultText ?? `${fallback}${both}`] as const;
 }
 
 /** The rows of the README's table. */
-export function optionRows(): string[] {
-  return Object.entries(flags).map(([key, flag]) => {
+export function optionsTableRows(): string[] {
+  return Object.entries(serverFlags).map(([key, flag]) => {
     const [name, otherwise] = describe(key, flag);
-    const isPlain = flag.otherwise === undefined && flag.whenReachable === undefined;
+    const isPlain = flag.defaultText === undefined && flag.whenReachable === undefined;
     return `| \`${name}\` | ${isPlain ? `\`${otherwise}\`` : otherwise} | ${flag.help} |`;
   });
 }
 
-function list(table: Table): string {
+function list(table: FlagTable): string {
   return Object.entries(table)
     .map(([key, flag]) => {
       const [name, otherwise] = describe(key, flag);
@@ -57,7 +57,7 @@ environment. It exits with 0, or with 1 after a sentence about what was not
 sent.`;
 
 function tokenHelp(): string {
-  const { secretFile, publicUrl, host, port, tlsCert } = flags;
+  const { secretFile, publicUrl, host, port, tlsCert } = serverFlags;
   return `hubbub token CLIENT: prints a link that lets that client in.
 
   hubbub token ann --secret-file secret --public-url https://chat.example
@@ -77,7 +77,7 @@ function serverHelp(): string {
   tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
   hubbub token ann        makes a link for ann, where a secret is set
 
-${Object.entries(groups)
+${Object.entries(serverFlagGroups)
   .map(([title, table]) => `${title}\n${list(table)}`)
   .join("\n")}
 Of the command token, beside the secret and the public address

@@ -1,13 +1,13 @@
 /** `hubbub join URL`: the client at a terminal, or in a pipe. */
 
 import type { Readable, Writable } from "node:stream";
-import { bearerOf, connect } from "../client/client.ts";
-import { printable } from "../ops/log.ts";
+import { tokenSubject, connect } from "../client/client.ts";
+import { escapeControls } from "../ops/log.ts";
 import { compareIds } from "../store/store.ts";
-import type { Message } from "../protocol/events.ts";
+import type { ChatMessage } from "../protocol/events.ts";
 
 /** So many lines may be on their way; then the input waits, and with it whatever writes it. */
-const MAX_ON_THEIR_WAY = 1000;
+const MAX_IN_FLIGHT_LINES = 1000;
 /** A short interruption needs no mention. */
 const PATIENCE_MS = 2000;
 /** Longer than any name or sentence of the server's. */
@@ -28,7 +28,7 @@ interface Terminal {
  * @param token where the server asks for one
  * @returns the exit code: 0, or 1 after a sentence that says what was not sent
  */
-export function join(
+export function runJoin(
   address: URL,
   token: string | undefined,
   { input, output, errors, user }: Terminal,
@@ -36,21 +36,27 @@ export function join(
   const { promise, resolve } = Promise.withResolvers<number>();
   const id =
     address.searchParams.get("id") ??
-    (token && bearerOf(token)) ??
+    (token && tokenSubject(token)) ??
     user ??
     `terminal-${crypto.getRandomValues(new Uint16Array(1))[0]}`;
   const room = address.searchParams.get("room") ?? "lobby";
   // A line that a restarted server has forgotten is said again: in a log a line twice is better than one missing.
-  const connection = connect({ server: address.origin, id, room, repeat: true, ...(token ? { token } : {}) });
+  const connection = connect({
+    server: address.origin,
+    id,
+    room,
+    resendUnknown: true,
+    ...(token ? { token } : {}),
+  });
   /** Acknowledged, and not heard yet: they are printed like all others before it ends. */
-  const unheard = new Set<string>();
-  let unfinished = "";
+  const unprintedAcks = new Set<string>();
+  let partialLine = "";
   let exitCode = 0;
   let ended = false;
   /** All that was said before is heard, since the latest connection. */
   let isLive = false;
-  let lastHeard = "0-0";
-  let canPrint = true;
+  let lastId = "0-0";
+  let isOutputOpen = true;
   let isOver = false;
   let wasOpen = false;
   let outage: ReturnType<typeof setTimeout> | undefined;
@@ -68,57 +74,58 @@ export function join(
   }
 
   function settle(): void {
-    if (connection.outbox.length < MAX_ON_THEIR_WAY && !ended) input.resume();
-    if (ended && isLive && connection.outbox.length === 0 && unheard.size === 0) end(exitCode);
+    if (connection.outbox.length < MAX_IN_FLIGHT_LINES && !ended) input.resume();
+    if (ended && isLive && connection.outbox.length === 0 && unprintedAcks.size === 0) end(exitCode);
   }
 
   input.setEncoding("utf8");
   // Lines as everyone else counts them; readline would also break one at U+2028.
   input.on("data", (text: string) => {
-    const lines = (unfinished + text).split("\n");
-    unfinished = lines.pop() ?? "";
+    const lines = (partialLine + text).split("\n");
+    partialLine = lines.pop() ?? "";
     for (const line of lines) connection.send(line.replace(/\r$/, ""));
-    if (connection.outbox.length >= MAX_ON_THEIR_WAY) input.pause();
+    if (connection.outbox.length >= MAX_IN_FLIGHT_LINES) input.pause();
   });
   input.on("end", () => {
-    if (unfinished) connection.send(unfinished);
+    if (partialLine) connection.send(partialLine);
     ended = true;
     settle();
   });
   // Whoever read the output has gone; what comes in is still to go out.
-  output.on("error", () => (canPrint = false));
+  output.on("error", () => (isOutputOpen = false));
   process.once("SIGINT", () => end(130));
 
   connection
     .on("message", (message) => {
-      unheard.delete(message.id);
-      lastHeard = message.id;
-      if (canPrint) output.write(`${format(message, output.isTTY === true)}\n`);
+      unprintedAcks.delete(message.id);
+      lastId = message.id;
+      if (isOutputOpen) output.write(`${format(message, output.isTTY === true)}\n`);
       settle();
     })
     .on("acknowledged", ({ id }) => {
-      if (id && compareIds(id, lastHeard) > 0) unheard.add(id);
+      if (id && compareIds(id, lastId) > 0) unprintedAcks.add(id);
       settle();
     })
     .on("welcome", ({ recovered }) => {
       isLive = false;
-      if (recovered === false) unheard.clear();
+      if (recovered === false) unprintedAcks.clear();
       if (recovered === false) errors.write("Some messages may be missing here.\n");
       settle();
     })
-    .on("live", () => {
+    .on("replayed", () => {
       isLive = true;
       settle();
     })
-    .on("refused", ({ item, message }) => {
-      errors.write(`Not sent: ${printable(item.text)}\n${shown(message)}\n`);
+    .on("rejected", ({ item, message }) => {
+      errors.write(`Not sent: ${escapeControls(item.text)}\n${shown(message)}\n`);
       exitCode = 1;
       settle();
     })
     .on("state", (state) => {
-      if (state.is === "closed") {
-        if (!isOver) end(1, shown(state.reason) || `The server has closed the connection (${state.status}).`);
-      } else if (state.is !== "open") outage ??= setTimeout(showOutage, PATIENCE_MS);
+      if (state.status === "closed") {
+        if (!isOver)
+          end(1, shown(state.reason) || `The server has closed the connection (${state.statusCode}).`);
+      } else if (state.status !== "open") outage ??= setTimeout(showOutage, PATIENCE_MS);
       else {
         clearTimeout(outage);
         outage = undefined;
@@ -131,7 +138,7 @@ export function join(
 
   function showOutage(): void {
     const { state } = connection;
-    const reason = state.is === "waiting" ? shown(state.reason) : "";
+    const reason = state.status === "reconnecting" ? shown(state.reason) : "";
     errors.write(
       `${wasOpen ? "Connection lost" : `No connection to ${address.origin} yet`}, trying again.${reason ? ` (${reason})` : ""}\n`,
     );
@@ -141,14 +148,16 @@ export function join(
 
 /** Remote text for a line of a terminal, in full only as long as it can be meant well. */
 function shown(text: string): string {
-  return printable(text.length > MAX_SHOWN_CHARACTERS ? `${text.slice(0, MAX_SHOWN_CHARACTERS)}…` : text);
+  return escapeControls(
+    text.length > MAX_SHOWN_CHARACTERS ? `${text.slice(0, MAX_SHOWN_CHARACTERS)}…` : text,
+  );
 }
 
 /** One line: what could move the cursor or turn the text around is shown, not done. */
-function format({ from, text, data }: Message, colored: boolean): string {
+function format({ from, text, data }: ChatMessage, colored: boolean): string {
   const said = (text ?? `(${Math.floor(((data?.length ?? 0) * 3) / 4)} bytes)`)
     .split("\n")
-    .map(printable)
+    .map(escapeControls)
     .join("\n    ");
   const name = shown(from);
   if (!colored) return `${name}: ${said}`;

@@ -13,9 +13,9 @@
  * is said exactly once. What is heard is heard once, in the room's order; `welcome` tells if something is missing.
  */
 
-import type { Incoming, Message, Presence, Welcome } from "../protocol/events.ts";
+import type { ServerEvent, ChatMessage, PresenceChange, Welcome } from "../protocol/events.ts";
 
-export interface Options {
+export interface ConnectOptions {
   /** Where the server is, as in `http://localhost:8000`; the one that this module was imported from if not said. */
   readonly server?: string;
   readonly id: string;
@@ -24,51 +24,56 @@ export interface Options {
   readonly token?: string;
   /** The name of this sender's stream of messages; a random one if not said. With `outbox`, what an earlier page kept. */
   readonly session?: string;
-  readonly outbox?: readonly Item[];
+  readonly outbox?: readonly OutboxItem[];
   /** The last message heard before, to go on from there. */
   readonly after?: string;
   /** Says again what the server has forgotten, in its order, instead of `unsure`: nothing is lost, some may be repeated. */
-  readonly repeat?: boolean;
+  readonly resendUnknown?: boolean;
   /** How many of the latest messages to hear first; all that the server keeps ready if not said. */
   readonly history?: number;
 }
 
-/** A message of one's own, until it is acknowledged. Plain data: it can be kept, and given to another page's {@link Options}. */
-export interface Item {
+/** A message of one's own, until it is acknowledged. Plain data: it can be kept, and given to another page's {@link ConnectOptions}. */
+export interface OutboxItem {
   readonly text: string;
   /** Its number in the session, once it was given to a connection and the server may have it. */
   seq?: number;
   /** When it was first given to one; Unix time in milliseconds. */
-  givenAt?: number;
+  firstSentAt?: number;
 }
 
 /**
  * `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`: `status` is
  * the HTTP status or the close code, unless one closed it oneself, and `code` the server's `Hubbub-Code`, such as `bad-name`.
  */
-export type State =
-  | { readonly is: "connecting" | "open" }
-  | { readonly is: "waiting"; readonly retryAt: number; readonly reason: string }
-  | { readonly is: "closed"; readonly reason: string; readonly status?: number; readonly code?: string };
+export type ConnectionState =
+  | { readonly status: "connecting" | "open" }
+  | { readonly status: "reconnecting"; readonly retryAt: number; readonly reason: string }
+  | {
+      readonly status: "closed";
+      readonly reason: string;
+      readonly statusCode?: number;
+      readonly code?: string;
+    };
 
-export interface Events {
-  state: State;
+export interface ClientEvents {
+  state: ConnectionState;
   welcome: Welcome;
-  message: Message;
+  message: ChatMessage;
   /** All that was said before is heard, so many messages; what comes from here on is new. */
-  live: { readonly heard: number };
-  presence: Presence;
+  replayed: { readonly count: number };
+  presence: PresenceChange;
   /** Kept, and said to everyone as the message of that id, which follows; without one it was before. */
-  acknowledged: { readonly item: Item; readonly id?: string | undefined };
+  acknowledged: { readonly item: OutboxItem; readonly id?: string | undefined };
   /** Not said, and it will not be: `message` says why. */
-  refused: { readonly item: Item; readonly code: string; readonly message: string };
+  rejected: { readonly item: OutboxItem; readonly code: string; readonly message: string };
   /** The server has forgotten this session: whether this was said, nobody knows. */
-  unsure: Item;
+  unconfirmed: OutboxItem;
 }
 
 const FIRST_WAIT_MS = 500;
 /** A session that is not known was never known, as long as the server cannot have forgotten it for its age. */
-const SURELY_KNOWN_MS = 60 * 60 * 1000;
+const SESSION_CERTAIN_MS = 60 * 60 * 1000;
 /** Rejections that pass, although they are a 4xx of the server's. */
 const PASSING_STATUS = [408, 425, 426, 429];
 const MAX_WAIT_MS = 30_000;
@@ -93,44 +98,44 @@ const TOO_BIG = "It is bigger than this server takes: send less at a time.";
 /** Messages on their way at once: less than a server takes in one burst, unless it is set to take very little. */
 const MAX_WINDOW = 32;
 
-export function connect(options: Options): Connection {
-  return new Connection(options);
+export function connect(options: ConnectOptions): Client {
+  return new Client(options);
 }
 
-export class Connection {
+export class Client {
   readonly session: string;
   /** What is not acknowledged yet, in its order. */
-  outbox: Item[];
-  state: State = { is: "connecting" };
+  outbox: OutboxItem[];
+  state: ConnectionState = { status: "connecting" };
 
-  readonly #options: Options;
-  readonly #handlers: { [E in keyof Events]: ((event: Events[E]) => void)[] } = {
+  readonly #options: ConnectOptions;
+  readonly #handlers: { [E in keyof ClientEvents]: ((event: ClientEvents[E]) => void)[] } = {
     state: [],
     welcome: [],
     message: [],
-    live: [],
+    replayed: [],
     presence: [],
     acknowledged: [],
-    refused: [],
-    unsure: [],
+    rejected: [],
+    unconfirmed: [],
   };
   #after: string | undefined;
   #nextSeq = 1;
   /** Whether the server has ever acknowledged anything of this session. */
-  #known = false;
+  #isSessionKnown = false;
   /** Numbers that this connection has refused for good: the next one above has to say that it goes on without them. */
-  #refused: number[] = [];
+  #rejectedSeqs: number[] = [];
   /** Messages heard since the welcome, until the answer to the ping that follows it. */
-  #caughtUp: number | undefined;
+  #replayed: number | undefined;
   #socket: WebSocket | undefined;
   /** How many of the outbox, from its start, are on their way, and how many may be: fewer after a "not so fast". */
-  #given = 0;
+  #inFlight = 0;
   #window = MAX_WINDOW;
   #maxBytes = Infinity;
   #attempts = 0;
   #pingMs = PING_SECONDS * 1000;
   /** A ping is out, and nothing was heard since. */
-  #isAsked = false;
+  #pingOutstanding = false;
   #checkedAt = 0;
   #probe: ReturnType<typeof setTimeout> | undefined;
   #isEnded = false;
@@ -142,11 +147,11 @@ export class Connection {
   readonly #wake = ({ type, target, persisted }: Event & { readonly persisted?: boolean }) => {
     if (type === "pageshow" && !persisted) return; // the page is new
     if (target && "hidden" in target && target.hidden) return;
-    if (this.state.is === "waiting") this.#open();
+    if (this.state.status === "reconnecting") this.#open();
     else this.#test();
   };
 
-  constructor(options: Options) {
+  constructor(options: ConnectOptions) {
     this.#options = options;
     this.session = options.session ?? randomName();
     this.outbox = (options.outbox ?? []).map((item) => ({ ...item }));
@@ -157,16 +162,16 @@ export class Connection {
     this.#timer = setTimeout(() => this.#open());
   }
 
-  on<E extends keyof Events>(event: E, handler: (event: Events[E]) => void): this {
+  on<E extends keyof ClientEvents>(event: E, handler: (event: ClientEvents[E]) => void): this {
     this.#handlers[event].push(handler);
     return this;
   }
 
   /** Puts a text into the outbox, and sends it as soon as there is a connection. */
-  send(text: string): Item {
-    const item: Item = { text: text.toWellFormed() };
+  send(text: string): OutboxItem {
+    const item: OutboxItem = { text: text.toWellFormed() };
     this.outbox.push(item);
-    const giveMore = () => void (this.state.is === "open" && this.#giveMore());
+    const giveMore = () => void (this.state.status === "open" && this.#fillWindow());
     // Whoever sends has the item before it is refused.
     if (this.#isTooBig(item.text)) queueMicrotask(() => (this.#refuseTooBig(), giveMore()));
     else giveMore();
@@ -177,12 +182,12 @@ export class Connection {
    * What was said before a message, oldest first: a page of it, and whether there is more.
    * @throws an error with the server's sentence, or one that says that it was not the server that answered
    */
-  async earlier(before: string): Promise<{ messages: Message[]; more: boolean }> {
+  async historyBefore(before: string): Promise<{ messages: ChatMessage[]; more: boolean }> {
     const { room = "lobby" } = this.#options;
     const url = new URL(`/rooms/${encodeURIComponent(room)}/messages`, this.#server);
     url.searchParams.set("before", before);
     const response = await fetch(url, this.#request(this.#token));
-    let body: { messages?: Message[]; more?: boolean; detail?: string } | null = null;
+    let body: { messages?: ChatMessage[]; more?: boolean; detail?: string } | null = null;
     try {
       body = JSON.parse(await response.text());
     } catch {
@@ -218,15 +223,15 @@ export class Connection {
   /** Does not wait any longer for the next attempt; also brings back what the server has closed. */
   retryNow(): void {
     if (this.#isEnded) return;
-    if (this.state.is === "waiting" || this.state.is === "closed") this.#open();
+    if (this.state.status === "reconnecting" || this.state.status === "closed") this.#open();
   }
 
   /** Ends it for good. The outbox stays, for whoever wants to keep it. */
   close(reason = "closed"): void {
     this.#isEnded = true;
-    this.#letGo();
+    this.#dropSocket();
     for (const type of WAKING) globalThis.removeEventListener?.(type, this.#wake, true);
-    this.#become({ is: "closed", reason });
+    this.#setState({ status: "closed", reason });
   }
 
   get #url(): URL {
@@ -239,8 +244,8 @@ export class Connection {
   }
 
   #open(): void {
-    this.#letGo();
-    this.#become({ is: "connecting" });
+    this.#dropSocket();
+    this.#setState({ status: "connecting" });
     if (this.#isEnded) return; // by a handler
     const url = this.#url;
     const token = this.#token;
@@ -251,32 +256,32 @@ export class Connection {
     } catch (error) {
       // The address is one; what else a browser may object to, it says itself.
       const isToken = token !== undefined && error instanceof Error && error.name === "SyntaxError";
-      return this.#become({ is: "closed", reason: isToken ? NO_TOKEN : `${error}` });
+      return this.#setState({ status: "closed", reason: isToken ? NO_TOKEN : `${error}` });
     }
     this.#socket = socket;
     let welcomed = false;
     socket.onmessage = ({ data }) => {
-      this.#isAsked = false;
+      this.#pingOutstanding = false;
       clearTimeout(this.#probe);
       this.#probe = undefined;
-      let event: Incoming | null;
+      let event: ServerEvent | null;
       try {
         event = JSON.parse(data);
       } catch {
         return; // it is another server
       }
       welcomed ||= event?.type === "welcome";
-      if (event && welcomed) this.#hear(event);
+      if (event && welcomed) this.#onEvent(event);
     };
     socket.onclose = ({ code, reason }) => {
       if (FINAL.includes(code)) {
-        this.#letGo();
-        return this.#become({ is: "closed", reason, status: code });
+        this.#dropSocket();
+        return this.#setState({ status: "closed", reason, statusCode: code });
       }
-      this.#comeBack(reason);
-      if (!welcomed && this.state.is === "waiting") void this.#askWhy(url);
+      this.#scheduleReconnect(reason);
+      if (!welcomed && this.state.status === "reconnecting") void this.#fetchRejection(url);
     };
-    this.#isAsked = false;
+    this.#pingOutstanding = false;
     this.#startHeartbeat();
   }
 
@@ -292,12 +297,12 @@ export class Connection {
     this.#checkedAt += sinceMs;
     // Suspended, or frozen: the answer may be here and not read yet, or the connection long gone.
     if (sinceMs > 2 * this.#pingMs) return this.#test();
-    if (this.#isAsked) return this.#comeBack(SILENT);
+    if (this.#pingOutstanding) return this.#scheduleReconnect(SILENT);
     this.#ask();
   }
 
   #ask(): void {
-    this.#isAsked = true;
+    this.#pingOutstanding = true;
     this.#write({ type: "ping" });
   }
 
@@ -308,10 +313,10 @@ export class Connection {
     if (readyState === WebSocket.CONNECTING && Date.now() - this.#checkedAt < PROBE_MS) return;
     if (readyState !== WebSocket.OPEN) return this.#open();
     this.#ask();
-    this.#probe = setTimeout(() => this.#comeBack(SILENT), PROBE_MS);
+    this.#probe = setTimeout(() => this.#scheduleReconnect(SILENT), PROBE_MS);
   }
 
-  #letGo(): void {
+  #dropSocket(): void {
     clearTimeout(this.#timer);
     clearTimeout(this.#resend);
     clearTimeout(this.#probe);
@@ -325,8 +330,8 @@ export class Connection {
     socket.close();
   }
 
-  #comeBack(reason: string): void {
-    this.#letGo();
+  #scheduleReconnect(reason: string): void {
+    this.#dropSocket();
     this.#attempts++;
     this.#wait(reason);
   }
@@ -337,11 +342,11 @@ export class Connection {
     const waitMs =
       atLeastMs + Math.random() * Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** (this.#attempts - 1));
     this.#timer = setTimeout(() => this.#open(), waitMs);
-    this.#become({ is: "waiting", retryAt: Date.now() + waitMs, reason });
+    this.#setState({ status: "reconnecting", retryAt: Date.now() + waitMs, reason });
   }
 
   /** A WebSocket does not say why it was rejected; a plain GET of the same address does, in a sentence. */
-  async #askWhy(url: URL): Promise<void> {
+  async #fetchRejection(url: URL): Promise<void> {
     const { signal } = (this.#inquiry = new AbortController());
     const ask = (token: string | undefined, method = "GET") =>
       fetch(url, { ...this.#request(token), method, signal }).catch(() => undefined);
@@ -355,45 +360,45 @@ export class Connection {
       if (posted && codeOf(posted) === "origin") response = posted;
     }
     if (!response) return;
-    const { status, headers } = response;
+    const { status: statusCode, headers } = response;
     const code = codeOf(response);
     const text = code ? await response.text().catch(() => "") : notOurs(response);
     // By now it may be closed, or on its way again. Without the token, only this one also holds with it.
-    if (signal.aborted || this.state.is !== "waiting" || (isTokenless && code !== "origin")) return;
+    if (signal.aborted || this.state.status !== "reconnecting" || (isTokenless && code !== "origin")) return;
     const reason = text.trim().slice(0, MAX_REASON_CHARACTERS);
-    if (code && status >= 400 && status < 500 && !PASSING_STATUS.includes(status)) {
-      this.#letGo();
-      return this.#become({ is: "closed", reason, status, code });
+    if (code && statusCode >= 400 && statusCode < 500 && !PASSING_STATUS.includes(statusCode)) {
+      this.#dropSocket();
+      return this.#setState({ status: "closed", reason, statusCode, code });
     }
     const retryAfterMs = Number(headers.get("retry-after")) * 1000;
     if (retryAfterMs > 0) this.#wait(reason, Math.min(retryAfterMs, MAX_RETRY_AFTER_MS));
-    else if (status !== 426) this.#become({ ...this.state, reason });
+    else if (statusCode !== 426) this.#setState({ ...this.state, reason });
   }
 
-  #hear(event: Incoming): void {
+  #onEvent(event: ServerEvent): void {
     switch (event.type) {
       case "welcome":
-        this.#enter(event);
+        this.#onWelcome(event);
         break;
       case "message":
         this.#attempts = 0; // a connection that got anywhere was a good one
         this.#after = event.id;
-        if (this.#caughtUp !== undefined) this.#caughtUp++;
+        if (this.#replayed !== undefined) this.#replayed++;
         this.#emit("message", event);
         break;
       case "pong":
         this.#attempts = 0;
-        this.#goLive();
+        this.#onReplayDone();
         break;
       case "presence":
         this.#emit("presence", event);
         break;
       case "ack": {
         this.#attempts = 0;
-        this.#known = true;
-        const [item] = this.#take(({ seq }) => seq === event.seq);
+        this.#isSessionKnown = true;
+        const [item] = this.#removeItems(({ seq }) => seq === event.seq);
         if (this.#window < MAX_WINDOW) this.#window++;
-        this.#giveMore();
+        this.#fillWindow();
         if (item) this.#emit("acknowledged", { item, id: event.id });
         break;
       }
@@ -406,93 +411,94 @@ export class Connection {
             retryAfterSeconds === undefined
               ? Math.random() * SEND_AGAIN_MS
               : retryAfterSeconds * 1000 + (Math.random() * SEND_AGAIN_MS) / 10;
-          this.#resend ??= setTimeout(() => this.#giveAll(), waitMs);
+          this.#resend ??= setTimeout(() => this.#retransmit(), waitMs);
           break;
         }
-        const [item] = this.#take(({ seq }) => seq === event.seq);
+        const [item] = this.#removeItems(({ seq }) => seq === event.seq);
         if (!item) break;
-        this.#refused.push(event.seq);
-        this.#giveAll();
-        this.#emit("refused", { item, code: event.code, message: event.message });
+        this.#rejectedSeqs.push(event.seq);
+        this.#retransmit();
+        this.#emit("rejected", { item, code: event.code, message: event.message });
         break;
       }
     }
   }
 
-  #enter(welcome: Welcome): void {
+  #onWelcome(welcome: Welcome): void {
     const { sent = null, recovered, last, pingSeconds, maxMessageBytes } = welcome;
     this.#pingMs = pingSeconds * 1000;
     this.#maxBytes = maxMessageBytes;
     this.#startHeartbeat();
     // A store that still has the last message heard has lost nothing: what it does not know was never said.
-    const isForgotten = ({ givenAt = 0 }: Item) =>
-      sent === null && (this.#known || recovered !== true || Date.now() - givenAt > SURELY_KNOWN_MS);
+    const isForgotten = ({ firstSentAt = 0 }: OutboxItem) =>
+      sent === null &&
+      (this.#isSessionKnown || recovered !== true || Date.now() - firstSentAt > SESSION_CERTAIN_MS);
     // Under its old number what was forgotten is said again, and what is only late is not said twice.
-    const isDoubtful = this.#options.repeat ? () => false : isForgotten;
-    const settled = this.#take(
+    const isDoubtful = this.#options.resendUnknown ? () => false : isForgotten;
+    const settled = this.#removeItems(
       (item) => item.seq !== undefined && (item.seq <= (sent ?? 0) || isDoubtful(item)),
     );
     if (recovered !== true) this.#after = last;
-    this.#refused = [];
-    this.#known ||= sent !== null;
+    this.#rejectedSeqs = [];
+    this.#isSessionKnown ||= sent !== null;
     this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
     // Before anyone is told: what a handler sends now has to come after what was sent before.
-    this.#giveAll();
-    this.#caughtUp = 0;
+    this.#retransmit();
+    this.#replayed = 0;
     this.#write({ type: "ping" });
-    this.#become({ is: "open" });
+    this.#setState({ status: "open" });
     this.#emit("welcome", welcome);
     for (const item of settled)
-      if (sent === null) this.#emit("unsure", item);
+      if (sent === null) this.#emit("unconfirmed", item);
       else this.#emit("acknowledged", { item });
   }
 
-  #goLive(): void {
-    const heard = this.#caughtUp;
-    this.#caughtUp = undefined;
-    if (heard !== undefined) this.#emit("live", { heard });
+  #onReplayDone(): void {
+    const count = this.#replayed;
+    this.#replayed = undefined;
+    if (count !== undefined) this.#emit("replayed", { count });
   }
 
-  #take(which: (item: Item) => boolean): Item[] {
+  #removeItems(which: (item: OutboxItem) => boolean): OutboxItem[] {
     const taken = this.outbox.filter(which);
     if (taken.length === 0) return taken;
-    this.#given -= this.outbox.slice(0, this.#given).filter(which).length;
+    this.#inFlight -= this.outbox.slice(0, this.#inFlight).filter(which).length;
     this.outbox = this.outbox.filter((item) => !which(item));
     return taken;
   }
 
   /** All that is not acknowledged is given again, from the start. */
-  #giveAll(): void {
+  #retransmit(): void {
     clearTimeout(this.#resend);
     this.#resend = undefined;
-    this.#given = 0;
-    this.#giveMore();
+    this.#inFlight = 0;
+    this.#fillWindow();
   }
 
-  #giveMore(): void {
+  #fillWindow(): void {
     if (this.#resend !== undefined) return; // what is refused goes first
     this.#refuseTooBig();
-    for (; this.#given < this.#window; this.#given++) {
-      const item = this.outbox[this.#given];
+    for (; this.#inFlight < this.#window; this.#inFlight++) {
+      const item = this.outbox[this.#inFlight];
       // One that is too big was sent just now, by whoever heard of the last: it is refused in a moment.
-      if (!item || this.#isTooBig(item.text) || (this.#given > 0 && this.#skips(item))) return;
+      if (!item || this.#isTooBig(item.text) || (this.#inFlight > 0 && this.#skips(item))) return;
       this.#give(item);
     }
   }
 
-  #give(item: Item): void {
+  #give(item: OutboxItem): void {
     item.seq ??= this.#nextSeq++;
-    item.givenAt ??= Date.now();
+    item.firstSentAt ??= Date.now();
     const skip = this.#skips(item);
     const { seq } = item;
-    if (skip) this.#refused = this.#refused.filter((refused) => refused > seq);
+    if (skip) this.#rejectedSeqs = this.#rejectedSeqs.filter((refused) => refused > seq);
     this.#write({ type: "message", text: item.text, seq, ...(skip ? { skip } : {}) });
   }
 
   /** A frame larger than the server reads would end the connection, again and again. */
   #refuseTooBig(): void {
-    for (const item of this.#take(({ text }) => this.#isTooBig(text)))
-      this.#emit("refused", { item, code: "message-too-big", message: TOO_BIG });
+    for (const item of this.#removeItems(({ text }) => this.#isTooBig(text)))
+      this.#emit("rejected", { item, code: "message-too-big", message: TOO_BIG });
   }
 
   #isTooBig(text: string): boolean {
@@ -500,20 +506,20 @@ export class Connection {
   }
 
   /** Goes on without a refused one; which gives up all that is held back, and so nothing before it may be left. */
-  #skips({ seq = Infinity }: Item): boolean {
-    return this.#refused.some((refused) => refused < seq);
+  #skips({ seq = Infinity }: OutboxItem): boolean {
+    return this.#rejectedSeqs.some((refused) => refused < seq);
   }
 
   #write(frame: object): void {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
   }
 
-  #become(state: State): void {
+  #setState(state: ConnectionState): void {
     this.state = state;
     this.#emit("state", state);
   }
 
-  #emit<E extends keyof Events>(event: E, value: Events[E]): void {
+  #emit<E extends keyof ClientEvents>(event: E, value: ClientEvents[E]): void {
     for (const handler of this.#handlers[event])
       try {
         handler(value);
@@ -534,7 +540,7 @@ function notOurs({ status }: Response): string {
 }
 
 /** Whom a token is for; what it is worth only the server knows. */
-export function bearerOf(token: string): string | undefined {
+export function tokenSubject(token: string): string | undefined {
   try {
     const claims = token.split(".")[1]?.replaceAll("-", "+").replaceAll("_", "/") ?? "";
     const json = new TextDecoder().decode(Uint8Array.from(atob(claims), (byte) => byte.charCodeAt(0)));

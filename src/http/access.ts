@@ -1,9 +1,9 @@
 /** Who may come in, decided before the upgrade: what a request says in; a refusal, or what was asked for, out. */
 
-import { readName } from "../protocol/names.ts";
+import { parseName } from "../protocol/names.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
-import type { Claims, Tokens } from "../auth/tokens.ts";
-import type { Wish } from "../chat/connection.ts";
+import type { Claims, TokenSigner } from "../auth/tokens.ts";
+import type { JoinRequest } from "../chat/connection.ts";
 
 /** Why requests are refused, in a word. */
 export const refusalCodes = [
@@ -38,27 +38,27 @@ export const refusalCodes = [
 export type RefusalCode = (typeof refusalCodes)[number];
 
 /** What a client is told instead of being let in: an HTTP status, and one sentence that says what to do. */
-export interface Refusal {
+export interface Problem {
   readonly status: 400 | 401 | 403 | 405 | 413 | 429 | 503;
   /** For programs. */
   readonly code: RefusalCode;
-  readonly sentence: string;
+  readonly detail: string;
   readonly retryAfterSeconds?: number;
   /** The methods that are answered instead. */
   readonly allow?: string;
 }
 
-export function refused(status: Refusal["status"], code: RefusalCode, sentence: string): Refusal {
-  return { status, code, sentence };
+export function problem(status: Problem["status"], code: RefusalCode, detail: string): Problem {
+  return { status, code, detail };
 }
 
-export const roomUnavailable = refused(
+export const ROOM_UNAVAILABLE = problem(
   503,
   "unavailable",
   "This room cannot be opened just now: please try again in a moment.",
 );
 
-const notOurPage = refused(
+const notOurPage = problem(
   403,
   "origin",
   "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.",
@@ -94,27 +94,33 @@ const TOKEN_OFFER = "token.";
  * `&session=SESSION&after=ENTRY_ID`.
  * @param defaultHistory what the JSON wire hears first when it does not say
  */
-export function readWish(id: string, url: string, headers: Headers, defaultHistory: number): Wish | Refusal {
-  const query = queryOf(url);
-  const client = readName("client id", id);
-  if ("sentence" in client) return refused(400, "bad-name", client.sentence);
-  const room = readName("room", query.get("room") ?? DEFAULT_ROOM);
-  if ("sentence" in room) return refused(400, "bad-name", room.sentence);
+export function parseJoinRequest(
+  id: string,
+  url: string,
+  headers: Headers,
+  defaultHistory: number,
+): JoinRequest | Problem {
+  const query = queryParams(url);
+  const client = parseName("client id", id);
+  if ("detail" in client) return problem(400, "bad-name", client.detail);
+  const room = parseName("room", query.get("room") ?? DEFAULT_ROOM);
+  if ("detail" in room) return problem(400, "bad-name", room.detail);
   const asked = query.get("history");
   if (asked !== null && !/^\d{1,9}$/.test(asked))
-    return refused(
+    return problem(
       400,
       "bad-history",
       "history is how many of the latest messages to hear first: a whole number.",
     );
-  const wish = { client: client.name, room: room.name };
-  if (!offersOf(headers).includes(SUBPROTOCOL)) return { ...wish, wire: "text", history: Number(asked ?? 0) };
+  const joinRequest = { client: client.name, room: room.name };
+  if (!offeredProtocols(headers).includes(SUBPROTOCOL))
+    return { ...joinRequest, wire: "text", history: Number(asked ?? 0) };
 
-  const session = query.has("session") ? readName("session", query.get("session") ?? "") : undefined;
-  if (session && "sentence" in session) return refused(400, "bad-name", session.sentence);
+  const session = query.has("session") ? parseName("session", query.get("session") ?? "") : undefined;
+  if (session && "detail" in session) return problem(400, "bad-name", session.detail);
   const after = query.get("after");
   return {
-    ...wish,
+    ...joinRequest,
     wire: "json",
     // A client that cannot go on from where it was starts again, with no more than any other.
     history: Math.min(Number(asked ?? defaultHistory), after === null ? Infinity : defaultHistory),
@@ -124,7 +130,7 @@ export function readWish(id: string, url: string, headers: Headers, defaultHisto
 }
 
 /** What the operator decided. */
-export interface Rules {
+export interface AccessRules {
   /** What people reach the server by, if that is not what it listens on. */
   readonly publicUrl: URL | undefined;
   /** Further names that programs reach the server by. */
@@ -132,19 +138,19 @@ export interface Rules {
   /** Other sites whose pages may come in. */
   readonly allowOrigin: readonly string[];
   /** With it, only who has one comes in. */
-  readonly tokens: Tokens | undefined;
+  readonly tokens: TokenSigner | undefined;
   /** Anyone may look at the metrics. */
   readonly openMetrics: boolean;
   machineName(): string;
 }
 
 /** Who has come in: until when, and as whom, if a token says so. */
-export type Pass = Pick<Claims, "expiresMs"> & Partial<Claims>;
+export type Grant = Pick<Claims, "expiresMs"> & Partial<Claims>;
 
-type Destination = Partial<Pick<Wish, "client" | "room">>;
+type JoinTarget = Partial<Pick<JoinRequest, "client" | "room">>;
 
-export class Door {
-  constructor(private readonly rules: Rules) {}
+export class AccessControl {
+  constructor(private readonly rules: AccessRules) {}
 
   /**
    * A page of another site must not talk to a server on this machine or network by way of the user's browser.
@@ -153,12 +159,12 @@ export class Door {
    * without one the very site that `Host` names, or one that the operator allows. It is checked before anything else:
    * the page may read this one rejection, and must not learn more from it.
    */
-  refuse(headers: Headers): Refusal | undefined {
+  refuse(headers: Headers): Problem | undefined {
     const host = headers.get("host") ?? "";
     const foreign = this.#refusePage(headers);
     if (foreign) return foreign;
-    if (!this.#isOurs(host))
-      return refused(
+    if (!this.#isOwnHost(host))
+      return problem(
         403,
         "host",
         `This server does not go by that name: use ${this.rules.publicUrl?.origin ?? "localhost, or the machine's own name or IP address"}, or start it with --allow-host.`,
@@ -167,12 +173,12 @@ export class Door {
   }
 
   /** What a browser marks as asked for by a page of another site, be it an image, for which it sends no `Origin`. */
-  refuseMarked(headers: Headers): Refusal | undefined {
+  refuseMarked(headers: Headers): Problem | undefined {
     const isMarked = OTHER_SITES.has(headers.get("sec-fetch-site") ?? "");
     return isMarked && !this.#isOurPage(headers) ? notOurPage : undefined;
   }
 
-  #refusePage(headers: Headers): Refusal | undefined {
+  #refusePage(headers: Headers): Problem | undefined {
     return headers.has("origin") && !this.#isOurPage(headers) ? notOurPage : this.refuseMarked(headers);
   }
 
@@ -182,51 +188,51 @@ export class Door {
   }
 
   /** Until when a client may be in a room (or without either, on the echo); in Unix time in milliseconds. */
-  admit(url: string, headers: Headers, to: Destination, nowMs: number): Pass | Refusal {
+  authorize(url: string, headers: Headers, to: JoinTarget, nowMs: number): Grant | Problem {
     return this.refuse(headers) ?? this.#readToken(url, headers, to, nowMs);
   }
 
   /** A token is shown as `Authorization: Bearer`, as an offered subprotocol or as `?token=`. */
-  #readToken(url: string, headers: Headers, { client, room }: Destination, nowMs: number): Pass | Refusal {
+  #readToken(url: string, headers: Headers, { client, room }: JoinTarget, nowMs: number): Grant | Problem {
     const { tokens } = this.rules;
     if (!tokens) return { expiresMs: Infinity };
     const token =
       /^bearer +(\S+) *$/i.exec(headers.get("authorization") ?? "")?.[1] ??
-      offersOf(headers)
+      offeredProtocols(headers)
         .find((offer) => offer.startsWith(TOKEN_OFFER))
         ?.slice(TOKEN_OFFER.length) ??
-      queryOf(url).get("token");
+      queryParams(url).get("token");
     if (!token)
-      return refused(
+      return problem(
         401,
         "no-token",
         "Only who has a token comes in here: ask whoever runs this server for one.",
       );
     const claims = tokens.verify(token, nowMs);
-    if ("sentence" in claims) return refused(401, "bad-token", claims.sentence);
+    if ("detail" in claims) return problem(401, "bad-token", claims.detail);
     if (client !== undefined && client !== claims.client)
-      return refused(
+      return problem(
         403,
         "not-for-client",
         "This token is for another client id: connect as the one that it names.",
       );
     if (room !== undefined && claims.rooms && !claims.rooms.has(room))
-      return refused(403, "not-for-room", "This token is not for this room: choose one that it names.");
+      return problem(403, "not-for-room", "This token is not for this room: choose one that it names.");
     return claims;
   }
 
   /** Whoever looks at the metrics from this machine itself, or has a token for them; or anyone. */
-  admitObserver({ url, headers }: Request, address: string, nowMs: number): Refusal | undefined {
+  authorizeMetrics({ url, headers }: Request, address: string, nowMs: number): Problem | undefined {
     const foreign = this.#refusePage(headers);
     if (foreign) return foreign;
     const isForwarded = FORWARDED.some((name) => headers.has(name));
     const isLocal = isLoopback(address) && !isForwarded && isLocalHost(headers.get("host") ?? "");
     if (isLocal || this.rules.openMetrics) return undefined;
-    if (!this.rules.tokens) return refused(403, "not-local", "This is for requests from the machine itself.");
-    const pass = this.admit(url, headers, {}, nowMs);
-    if ("sentence" in pass) return pass;
+    if (!this.rules.tokens) return problem(403, "not-local", "This is for requests from the machine itself.");
+    const pass = this.authorize(url, headers, {}, nowMs);
+    if ("detail" in pass) return pass;
     if (pass.can?.has("metrics")) return undefined;
-    return refused(
+    return problem(
       403,
       "not-for-metrics",
       "This token is not for the metrics: use one made with --can metrics.",
@@ -240,7 +246,7 @@ export class Door {
   }
 
   /** The other site whose page may read this rejection: an allowed one all of them, any other one only that it is not allowed. */
-  readerOf({ code }: Refusal, headers: Headers): string | undefined {
+  readerOf({ code }: Problem, headers: Headers): string | undefined {
     return code === "origin" ? (headers.get("origin") ?? undefined) : this.allowedOrigin(headers);
   }
 
@@ -253,9 +259,9 @@ export class Door {
     return this.rules.allowOrigin.includes(origin);
   }
 
-  #isOurs(host: string): boolean {
+  #isOwnHost(host: string): boolean {
     const { publicUrl, allowHost } = this.rules;
-    const name = nameOfHost(host);
+    const name = hostName(host);
     if (name === undefined) return false;
     if (isLocalHost(host) || allowHost.includes(name)) return true;
     if (publicUrl && URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href) return true;
@@ -264,14 +270,14 @@ export class Door {
   }
 }
 
-function nameOfHost(host: string): string | undefined {
+function hostName(host: string): string | undefined {
   if (host.length > MAX_HOST_CHARACTERS) return undefined;
   return /^(\[[\da-f:.]+\]|[\w.-]+)(:\d{1,5})?$/i.exec(host)?.[1]?.toLowerCase().replace(/\.$/, "");
 }
 
 /** A name that no foreign DNS entry can stand for: an address, or a loopback name. */
 function isLocalHost(host: string): boolean {
-  const name = nameOfHost(host) ?? "";
+  const name = hostName(host) ?? "";
   return isAddress(name.replace(/^\[|\]$/g, "")) || name === "localhost" || name.endsWith(".localhost");
 }
 
@@ -312,12 +318,12 @@ function isSameSite(origin: string, host: string): boolean {
   return site?.origin === origin && site.host === URL.parse(`${site.protocol}//${host}`)?.host;
 }
 
-function offersOf(headers: Headers): string[] {
+function offeredProtocols(headers: Headers): string[] {
   return (headers.get("sec-websocket-protocol") ?? "").split(",").map((offer) => offer.trim());
 }
 
 /** The first parameters of an address: to read thousands takes a millisecond. */
-export function queryOf(url: string): URLSearchParams {
+export function queryParams(url: string): URLSearchParams {
   const query = /\?(.*)/.exec(url)?.[1] ?? "";
   return new URLSearchParams(query.split("&", MAX_PARAMETERS).join("&"));
 }

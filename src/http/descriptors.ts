@@ -1,7 +1,7 @@
 /** File descriptors: each connection takes one, and without any left nobody gets in, not even to be rejected. */
 
-import { note } from "../ops/log.ts";
-import { fs } from "../util/lazy-node.ts";
+import { logEvent } from "../ops/log.ts";
+import { lazyFs } from "../util/lazy-node.ts";
 
 /** Descriptors that are not for WebSockets: the store, the log, HTTP requests, and connections that are rejected. */
 const RESERVED_SHARE = 1 / 8;
@@ -31,7 +31,7 @@ function reservedOf(descriptors: number): number {
 /** The descriptors that are open now; undefined where that cannot be told. */
 export function openDescriptors(): number | undefined {
   try {
-    return fs().readdirSync("/dev/fd").length - 1; // without the one that reads the folder
+    return lazyFs().readdirSync("/dev/fd").length - 1; // without the one that reads the folder
   } catch {
     return undefined;
   }
@@ -47,15 +47,16 @@ export function watchDescriptors(server: { closeIdleConnections(): number }, des
     isLow = lowestFree() >= low;
     if (!isLow) return;
     const closed = server.closeIdleConnections();
-    if (!wasLow) note("file descriptors run out", { limit: descriptors, "idle connections closed": closed });
+    if (!wasLow)
+      logEvent("file descriptors run out", { limit: descriptors, "idle connections closed": closed });
   }, LOOK_MS).unref();
 }
 
 /** The lowest number that no descriptor has, which the next one gets: at least as many are open. */
 function lowestFree(): number {
   try {
-    const descriptor = fs().openSync("/dev/null", "r");
-    fs().closeSync(descriptor);
+    const descriptor = lazyFs().openSync("/dev/null", "r");
+    lazyFs().closeSync(descriptor);
     return descriptor;
   } catch {
     return Infinity;

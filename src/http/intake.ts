@@ -4,10 +4,10 @@
  * it reads loses nothing, and takes no more memory than this.
  */
 
-import type { Socket } from "./sockets.ts";
-import { report } from "../ops/log.ts";
+import type { ServerSocket } from "./sockets.ts";
+import { logError } from "../ops/log.ts";
 import type { Content } from "../store/store.ts";
-import { end } from "../chat/connection.ts";
+import { closeSocket } from "../chat/connection.ts";
 
 /** Less than what makes a slow consumer, since one message more, and the room's next write, come on top of it. */
 const MAX_PENDING_BYTES = 256 * 1024;
@@ -16,43 +16,43 @@ const MAX_STALLED_MS = 3000;
 const LOOKS = 2;
 
 export class Intake {
-  constructor(private readonly handle: (socket: Socket, frame: Content) => void) {}
+  constructor(private readonly handle: (socket: ServerSocket, frame: Content) => void) {}
 
   /** The next frame of a connection. */
-  take(socket: Socket, frame: Content): void {
+  take(socket: ServerSocket, frame: Content): void {
     const { held } = socket.data;
     // What Bun had read already still comes after a pause.
     if (held) return void held.frames.push(frame);
     this.handle(socket, frame);
-    if (isFull(socket) && !socket.data.ended) this.#hold(socket);
+    if (isFull(socket) && !socket.data.disconnectReason) this.#hold(socket);
   }
 
   /** The connection has read something, or the store has answered it. */
-  goOn(socket: Socket): void {
+  goOn(socket: ServerSocket): void {
     const { held } = socket.data;
     if (!held) return;
     held.stalledLooks = 0;
     let next = 0;
     for (const frame of held.frames) {
-      if (isFull(socket) || socket.data.ended) break;
+      if (isFull(socket) || socket.data.disconnectReason) break;
       next++;
       this.handle(socket, frame);
     }
     held.frames.splice(0, next);
-    if (socket.data.ended) return;
+    if (socket.data.disconnectReason) return;
     if (isFull(socket)) return this.#awaitAnswers(socket);
     if (held.frames.length === 0) this.#release(socket);
   }
 
   /** The connection is closed. What it sent before it went is not lost; what it sent to one that was closed here is. */
-  closed(socket: Socket): void {
-    const { held, ended } = socket.data;
+  closed(socket: ServerSocket): void {
+    const { held, disconnectReason } = socket.data;
     if (!held) return;
     this.#release(socket);
-    if (!ended) for (const frame of held.frames) this.handle(socket, frame);
+    if (!disconnectReason) for (const frame of held.frames) this.handle(socket, frame);
   }
 
-  #hold(socket: Socket): void {
+  #hold(socket: ServerSocket): void {
     socket.pause();
     const watch = setInterval(() => this.#lookForStalled(socket), MAX_STALLED_MS / LOOKS);
     socket.data.held = { frames: [], stalledLooks: 0, watch };
@@ -60,41 +60,41 @@ export class Intake {
     setImmediate(() => this.#goOnSafely(socket));
   }
 
-  #awaitAnswers(socket: Socket): void {
-    const { visitor } = socket.data;
-    if (visitor) visitor.onAnswered = () => setImmediate(() => this.#goOnSafely(socket));
+  #awaitAnswers(socket: ServerSocket): void {
+    const { connection } = socket.data;
+    if (connection) connection.onAnswered = () => setImmediate(() => this.#goOnSafely(socket));
   }
 
   /** Outside of a socket's handler nobody else catches a fault: it costs this connection. */
-  #goOnSafely(socket: Socket): void {
+  #goOnSafely(socket: ServerSocket): void {
     try {
       this.goOn(socket);
     } catch (error) {
-      report("A held message failed", error);
-      end(socket, "failed");
+      logError("A held message failed", error);
+      closeSocket(socket, "failed");
     }
   }
 
-  #release(socket: Socket): void {
-    const { held, visitor } = socket.data;
+  #release(socket: ServerSocket): void {
+    const { held, connection } = socket.data;
     clearInterval(held?.watch);
     delete socket.data.held;
-    if (visitor) visitor.onAnswered = undefined;
+    if (connection) connection.onAnswered = undefined;
     socket.resume();
   }
 
-  #lookForStalled(socket: Socket): void {
-    const { held, visitor } = socket.data;
-    const isReplaying = visitor?.room.catchingUp.has(visitor); // that waits for its reader for as long as it takes
+  #lookForStalled(socket: ServerSocket): void {
+    const { held, connection } = socket.data;
+    const isReplaying = connection?.room.replaying.has(connection); // that waits for its reader for as long as it takes
     if (!held || isReplaying) return;
     if (socket.getBufferedAmount() <= MAX_PENDING_BYTES) return this.#goOnSafely(socket);
-    if (++held.stalledLooks >= LOOKS) end(socket, "tooSlow");
+    if (++held.stalledLooks >= LOOKS) closeSocket(socket, "tooSlow");
   }
 }
 
-function isFull(socket: Socket): boolean {
+function isFull(socket: ServerSocket): boolean {
   return (
     socket.getBufferedAmount() > MAX_PENDING_BYTES ||
-    (socket.data.visitor?.unansweredBytes ?? 0) > MAX_PENDING_BYTES
+    (socket.data.connection?.unansweredBytes ?? 0) > MAX_PENDING_BYTES
   );
 }

@@ -14,7 +14,7 @@ export function transpile(file: string): string {
  * An inline script or style as a content security policy names it.
  * @throws when the page has no such element: a policy that lets nothing run would be a silent failure
  */
-export function hashOf(element: "script" | "style", file: string): string {
+export function cspHash(element: "script" | "style", file: string): string {
   const source = new RegExp(`<${element}>(.*?)</${element}>`, "s").exec(read(file))?.[1];
   if (source === undefined) throw new Error(`${file} has no <${element}>`);
   return `'sha256-${new Bun.CryptoHasher("sha256").update(source).digest("base64")}'`;

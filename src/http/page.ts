@@ -1,6 +1,6 @@
 /** The page and its client module as static responses: Bun gives them an ETag, answers HEAD and If-None-Match. */
 
-import { hashOf, transpile } from "./page-macros.ts" with { type: "macro" };
+import { cspHash, transpile } from "./page-macros.ts" with { type: "macro" };
 
 // Bun's types call every .html an HTMLBundle; imported as text it is a string, also in the executable.
 import html from "../../index.html" with { type: "text" };
@@ -8,8 +8,8 @@ import html from "../../index.html" with { type: "text" };
 /** The page runs its own script and style, named by their hashes, and this server's module; it talks to nobody else. */
 const policy = [
   "default-src 'none'",
-  `script-src 'self' ${hashOf("script", "../../index.html")}`,
-  `style-src ${hashOf("style", "../../index.html")}`,
+  `script-src 'self' ${cspHash("script", "../../index.html")}`,
+  `style-src ${cspHash("style", "../../index.html")}`,
   "connect-src 'self'",
   "img-src blob: data:",
   "base-uri 'none'",
@@ -17,7 +17,7 @@ const policy = [
   "frame-ancestors 'none'",
 ].join("; ");
 
-export const page = new Response(String(html), {
+export const pageResponse = new Response(String(html), {
   headers: {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": policy,
@@ -28,7 +28,7 @@ export const page = new Response(String(html), {
 });
 
 /** The client for any page to import; what it may then connect to is another matter. */
-export const clientModule = new Response(transpile("../client/client.ts"), {
+export const clientModuleResponse = new Response(transpile("../client/client.ts"), {
   headers: {
     "Content-Type": "text/javascript; charset=utf-8",
     "Access-Control-Allow-Origin": "*",

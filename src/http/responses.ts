@@ -1,9 +1,9 @@
 /** What HTTP requests are answered with, apart from the page: one sentence, with the status that fits. */
 
-import type { Door, Refusal } from "./access.ts";
+import type { AccessControl, Problem } from "./access.ts";
 
 /** The statuses' own names (RFC 9110); node:http has them, too, and takes 8 ms of the start. */
-const TITLES: Readonly<Record<Refusal["status"], string>> = {
+const TITLES: Readonly<Record<Problem["status"], string>> = {
   400: "Bad Request",
   401: "Unauthorized",
   403: "Forbidden",
@@ -18,7 +18,11 @@ const RETRY_AFTER_SECONDS = 5;
 /** Tells a client that it is this server that rejects it, and why, and not a proxy on the way. */
 const CODE_HEADER = "Hubbub-Code";
 
-export function answer(status: number, sentence: string, headers: Record<string, string> = {}): Response {
+export function textResponse(
+  status: number,
+  sentence: string,
+  headers: Record<string, string> = {},
+): Response {
   return new Response(`${sentence}\n`, {
     status,
     headers: { "Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff", ...headers },
@@ -26,15 +30,15 @@ export function answer(status: number, sentence: string, headers: Record<string,
 }
 
 /** For people, who ask a socket's address why. Its connection would wait for a next request, and take a place. */
-export function refusal(refused: Refusal): Response {
-  return answer(refused.status, refused.sentence, { ...headersOf(refused), Connection: "close" });
+export function textProblem(refused: Problem): Response {
+  return textResponse(refused.status, refused.detail, { ...headersOf(refused), Connection: "close" });
 }
 
 /** For programs: problem details (RFC 9457). */
-export function problem(refused: Refusal): Response {
-  const { status, code, sentence, retryAfterSeconds } = refused;
+export function jsonProblem(refused: Problem): Response {
+  const { status, code, detail, retryAfterSeconds } = refused;
   return Response.json(
-    { title: TITLES[status], status, detail: sentence, code, retryAfterSeconds },
+    { title: TITLES[status], status, detail, code, retryAfterSeconds },
     { status, headers: { ...headersOf(refused), "Content-Type": "application/problem+json" } },
   );
 }
@@ -44,7 +48,7 @@ function headersOf({
   code,
   allow,
   retryAfterSeconds = RETRY_AFTER_SECONDS,
-}: Refusal): Record<string, string> {
+}: Problem): Record<string, string> {
   const headers = { [CODE_HEADER]: code };
   if (status === 401) return { ...headers, "WWW-Authenticate": "Bearer" };
   if (allow !== undefined) return { ...headers, Allow: allow };
@@ -54,37 +58,37 @@ function headersOf({
     : headers;
 }
 
-export function toClient(request: Request): Response {
-  return answer(302, "The chat is at /client.", {
+export function redirectToClient(request: Request): Response {
+  return textResponse(302, "The chat is at /client.", {
     Location: `/client${/\?.*/.exec(request.url)?.[0] ?? ""}`,
   });
 }
 
-export function notWebSocket(): Response {
-  return answer(426, "Open this address with a WebSocket client; the chat's page is at /client.", {
+export function upgradeRequired(): Response {
+  return textResponse(426, "Open this address with a WebSocket client; the chat's page is at /client.", {
     [CODE_HEADER]: "not-websocket",
     Connection: "Upgrade",
     Upgrade: "websocket",
   });
 }
 
-export function nothingHere({ method }: Request): Response {
+export function notFound({ method }: Request): Response {
   return method === "GET" || method === "HEAD"
-    ? answer(404, "There is nothing here: the chat is at /client.", { [CODE_HEADER]: "not-found" })
-    : answer(405, "Only GET and HEAD are answered here.", {
+    ? textResponse(404, "There is nothing here: the chat is at /client.", { [CODE_HEADER]: "not-found" })
+    : textResponse(405, "Only GET and HEAD are answered here.", {
         [CODE_HEADER]: "no-such-method",
         Allow: "GET, HEAD",
       });
 }
 
 export function failed(): Response {
-  return answer(500, "Something went wrong on our side: please try again.", {
+  return textResponse(500, "Something went wrong on our side: please try again.", {
     [CODE_HEADER]: "internal-error",
   });
 }
 
 /** The page of that other site may read the answer (CORS). */
-export function readableBy(origin: string | undefined, response: Response): Response {
+export function withCors(origin: string | undefined, response: Response): Response {
   if (origin === undefined) return response;
   response.headers.set("Access-Control-Allow-Origin", origin);
   response.headers.set("Access-Control-Expose-Headers", `${CODE_HEADER}, Retry-After`);
@@ -93,15 +97,18 @@ export function readableBy(origin: string | undefined, response: Response): Resp
 }
 
 /** Such a page's browser asks first whether it may show a token, or send JSON. */
-export function preflight(door: Door, methods: string): (request: Request) => Response | undefined {
+export function corsPreflight(
+  access: AccessControl,
+  methods: string,
+): (request: Request) => Response | undefined {
   return ({ headers }) => {
-    const origin = door.allowedOrigin(headers);
+    const origin = access.allowedOrigin(headers);
     if (origin === undefined) return undefined;
     const allowed = {
       "Access-Control-Allow-Methods": methods,
       "Access-Control-Allow-Headers": "Authorization, Content-Type",
       "Access-Control-Max-Age": "86400",
     };
-    return readableBy(origin, new Response(null, { status: 204, headers: allowed }));
+    return withCors(origin, new Response(null, { status: 204, headers: allowed }));
   };
 }

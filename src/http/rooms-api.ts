@@ -1,19 +1,19 @@
 /** The rooms over HTTP, for curl, bots and other services: say something, read on, see who is there. */
 
-import { preflight, problem, readableBy } from "./responses.ts";
-import { networkOf } from "./sockets.ts";
-import { queryOf, refused, type Door, type Pass, type Refusal } from "./access.ts";
-import type { Entrance } from "./upgrade.ts";
+import { corsPreflight, jsonProblem, withCors } from "./responses.ts";
+import { addressGroup } from "./sockets.ts";
+import { queryParams, problem, type AccessControl, type Grant, type Problem } from "./access.ts";
+import type { Upgrader } from "./upgrade.ts";
 import type { Hub } from "../chat/hub.ts";
-import { Allowances } from "../util/token-bucket.ts";
-import { readName } from "../protocol/names.ts";
+import { TokenBuckets } from "../util/token-bucket.ts";
+import { parseName } from "../protocol/names.ts";
 import {
-  errors,
-  fieldsOf,
+  ERROR_MESSAGES,
+  toChatMessage,
   hasTooMuchAround,
-  isTooBig,
+  exceedsBytes,
   maxFrameBytes,
-  readSeq,
+  parseSeq,
   type ErrorCode,
 } from "../protocol/codec.ts";
 
@@ -23,7 +23,7 @@ const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
 
 /** What a client wants to say, and as whom, as far as it tells. */
-interface Saying {
+interface PublishRequest {
   readonly text: string;
   readonly from: string | undefined;
   readonly session: string | undefined;
@@ -38,112 +38,114 @@ interface Limits {
 
 type RoomRequest = Request & { readonly params: { readonly room: string } };
 type Route = (request: RoomRequest) => Response | Promise<Response>;
-type Handler = (request: RoomRequest, room: string, pass: Pass) => Promise<Response | Refusal>;
+type Handler = (request: RoomRequest, room: string, pass: Grant) => Promise<Response | Problem>;
 
-export function roomRoutes(door: Door, hub: Hub, entrance: Entrance, limits: Limits) {
+export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, limits: Limits) {
   const { maxMessageBytes, messageRate, messageBurst } = limits;
   const rate = { perSecond: messageRate, burst: messageBurst };
-  const [toSay, toRead] = [new Allowances(rate), new Allowances(rate)];
+  const [publishLimits, readLimits] = [new TokenBuckets(rate), new TokenBuckets(rate)];
 
   /** The same door as for sockets; pages of allowed sites may read the answer. */
-  function guarded(handle: Handler) {
-    async function decide(request: RoomRequest): Promise<Response | Refusal> {
+  function authorized(handle: Handler) {
+    async function decide(request: RoomRequest): Promise<Response | Problem> {
       const { params, url, headers } = request;
-      const foreign = door.refuse(headers);
+      const foreign = access.refuse(headers);
       if (foreign) return foreign;
-      const room = readName("room", params.room);
-      if ("sentence" in room) return refused(400, "bad-name", room.sentence);
-      const pass = door.admit(url, headers, { room: room.name }, Date.now());
-      return "sentence" in pass ? pass : handle(request, room.name, pass);
+      const room = parseName("room", params.room);
+      if ("detail" in room) return problem(400, "bad-name", room.detail);
+      const pass = access.authorize(url, headers, { room: room.name }, Date.now());
+      return "detail" in pass ? pass : handle(request, room.name, pass);
     }
     return async (request: RoomRequest): Promise<Response> => {
       const result = await decide(request);
       return result instanceof Response
-        ? readableBy(door.allowedOrigin(request.headers), result)
-        : entrance.refuse(request, result, problem);
+        ? withCors(access.allowedOrigin(request.headers), result)
+        : upgrader.reject(request, result, jsonProblem);
     };
   }
 
   /** What an address has said, or read, counts as what a connection sends. */
-  function allowanceOf(allowances: Allowances, request: Request) {
-    return allowances.of(networkOf(entrance.addressOf(request)));
+  function allowanceOf(allowances: TokenBuckets, request: Request) {
+    return allowances.get(addressGroup(upgrader.addressOf(request)));
   }
 
-  function spend(allowances: Allowances, request: Request, content: string): Refusal | undefined {
+  function rateLimit(allowances: TokenBuckets, request: Request, content: string): Problem | undefined {
     return limitedFor(allowanceOf(allowances, request).take(content, performance.now()));
   }
 
   /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`, or 200 if it was kept before. */
-  const say = guarded(async (request, room, pass) => {
+  const publish = authorized(async (request, room, pass) => {
     // Who has nothing left is not even read; and what is malformed costs as much as it takes to find that out.
-    const early = limitedFor(allowanceOf(toSay, request).waitFor("", performance.now()));
+    const early = limitedFor(allowanceOf(publishLimits, request).waitFor("", performance.now()));
     if (early) return early;
-    entrance.allow(request, BODY_SECONDS);
-    const read = await readBody(request, maxMessageBytes);
-    const saying = readSaying(read, maxMessageBytes);
-    const body = typeof read === "string" ? "" : read.body;
-    const limited = spend(toSay, request, "sentence" in saying ? body : saying.text);
+    upgrader.allow(request, BODY_SECONDS);
+    const readHistory = await readBody(request, maxMessageBytes);
+    const saying = parsePublishRequest(readHistory, maxMessageBytes);
+    const body = typeof readHistory === "string" ? "" : readHistory.body;
+    const limited = rateLimit(publishLimits, request, "detail" in saying ? body : saying.text);
     if (limited) return limited;
-    if ("sentence" in saying) return saying;
+    if ("detail" in saying) return saying;
     const { text, session, seq, from = pass.client ?? "" } = saying;
-    const client = readName("client id", from);
-    if ("sentence" in client) return refused(400, "bad-name", `from: ${client.sentence}`);
-    const mayBe = door.admit(request.url, request.headers, { client: client.name, room }, Date.now());
-    if ("sentence" in mayBe) return mayBe;
-    const answer = await hub.say({ room, from: client.name, content: text, session, seq });
-    if ("kept" in answer) return made({ id: answer.kept.id }, 201);
-    if ("repeated" in answer) return made({ id: answer.id ?? null });
-    return errorOf(503, answer.refused);
+    const client = parseName("client id", from);
+    if ("detail" in client) return problem(400, "bad-name", `from: ${client.detail}`);
+    const mayBe = access.authorize(request.url, request.headers, { client: client.name, room }, Date.now());
+    if ("detail" in mayBe) return mayBe;
+    const result = await hub.publish({ room, from: client.name, content: text, session, seq });
+    if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
+    if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
+    return protocolProblem(503, result.rejected);
   });
 
   /** `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`. */
-  const read = guarded(async (request, room) => {
-    const limited = spend(toRead, request, "");
+  const readHistory = authorized(async (request, room) => {
+    const limited = rateLimit(readLimits, request, "");
     if (limited) return limited;
-    const query = queryOf(request.url);
+    const query = queryParams(request.url);
     const [after, before] = [query.get("after"), query.get("before")];
     const limit = query.get("limit") ?? `${DEFAULT_LIMIT}`;
     if ((after !== null && before !== null) || ![after, before].every((id) => id === null || isId(id)))
-      return refused(400, "bad-id", "after or before is the id of a message: one of them, or none.");
+      return problem(400, "bad-id", "after or before is the id of a message: one of them, or none.");
     if (!/^\d{1,4}$/.test(limit) || Number(limit) < 1 || Number(limit) > MAX_LIMIT)
-      return refused(400, "bad-limit", `limit is a whole number from 1 to ${MAX_LIMIT}.`);
+      return problem(400, "bad-limit", `limit is a whole number from 1 to ${MAX_LIMIT}.`);
     const end = after !== null ? { after } : before !== null ? { before } : {};
     const page = await hub.read(room, { ...end, limit: Number(limit) });
     if (page === "unavailable") return unreadable;
-    const { entries, isDamaged: _, ...rest } = page;
-    return made({ messages: entries.map(fieldsOf), ...rest });
+    const { messages, isDamaged: _, ...rest } = page;
+    return jsonResponse({ messages: messages.map(toChatMessage), ...rest });
   });
 
   /** → `{"count","members"}`. */
-  const members = guarded(async (request, room) => {
-    const limited = spend(toRead, request, "");
+  const listMembers = authorized(async (request, room) => {
+    const limited = rateLimit(readLimits, request, "");
     if (limited) return limited;
-    const presence = await hub.presenceOf(room);
-    return presence === "unavailable" ? unreadable : made(presence);
+    const presence = await hub.getPresence(room);
+    return presence === "unavailable" ? unreadable : jsonResponse(presence);
   });
 
   /** A route's own methods; every other one gets its problem. */
   function route(methods: { GET: Route; POST?: Route }) {
     const allow = ["GET", "HEAD", ...("POST" in methods ? ["POST"] : []), "OPTIONS"].join(", ");
     const other: Route = (request) =>
-      entrance.refuse(
+      upgrader.reject(
         request,
-        { ...refused(405, "no-such-method", `Only ${allow} are answered here.`), allow },
-        problem,
+        { ...problem(405, "no-such-method", `Only ${allow} are answered here.`), allow },
+        jsonProblem,
       );
-    const asks = preflight(door, "POST" in methods ? "GET, POST" : "GET");
+    const asks = corsPreflight(access, "POST" in methods ? "GET, POST" : "GET");
     const OPTIONS: Route = (request) => asks(request) ?? other(request);
     return { POST: other, PUT: other, PATCH: other, DELETE: other, OPTIONS, ...methods };
   }
 
   return {
-    "/rooms/:room/messages": route({ GET: read, POST: say }),
-    "/rooms/:room/members": route({ GET: members }),
+    "/rooms/:room/messages": route({ GET: readHistory, POST: publish }),
+    "/rooms/:room/members": route({ GET: listMembers }),
   };
 }
 
-function limitedFor(waitSeconds: number): Refusal | undefined {
-  return waitSeconds > 0 ? { ...errorOf(429, "rate-limited"), retryAfterSeconds: waitSeconds } : undefined;
+function limitedFor(waitSeconds: number): Problem | undefined {
+  return waitSeconds > 0
+    ? { ...protocolProblem(429, "rate-limited"), retryAfterSeconds: waitSeconds }
+    : undefined;
 }
 
 /** The body as text; `"too-big"` if it is larger than any message makes it, `"cut-off"` if its sender has gone. */
@@ -179,27 +181,30 @@ async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array
   return Buffer.concat(chunks);
 }
 
-function readSaying(read: Awaited<ReturnType<typeof readBody>>, maxMessageBytes: number): Saying | Refusal {
-  if (read === "too-big") return errorOf(413, "message-too-big");
-  if (read === "cut-off") return refused(400, "cut-off", "The request ended before its body did.");
-  if (read === "not-utf-8") return errorOf(400, "not-json");
-  if (hasTooMuchAround(read.body)) return errorOf(413, "message-too-big");
-  let value: { readonly [name in keyof Saying]?: unknown } | null;
+function parsePublishRequest(
+  read: Awaited<ReturnType<typeof readBody>>,
+  maxMessageBytes: number,
+): PublishRequest | Problem {
+  if (read === "too-big") return protocolProblem(413, "message-too-big");
+  if (read === "cut-off") return problem(400, "cut-off", "The request ended before its body did.");
+  if (read === "not-utf-8") return protocolProblem(400, "not-json");
+  if (hasTooMuchAround(read.body)) return protocolProblem(413, "message-too-big");
+  let value: { readonly [name in keyof PublishRequest]?: unknown } | null;
   try {
     value = JSON.parse(read.body);
   } catch {
     value = null;
   }
-  if (typeof value !== "object" || value === null) return errorOf(400, "not-json");
+  if (typeof value !== "object" || value === null) return protocolProblem(400, "not-json");
   const { text, from, session, seq } = value;
-  if (typeof text !== "string") return errorOf(400, "no-text");
-  if (isTooBig(text, maxMessageBytes)) return errorOf(413, "message-too-big");
+  if (typeof text !== "string") return protocolProblem(400, "no-text");
+  if (exceedsBytes(text, maxMessageBytes)) return protocolProblem(413, "message-too-big");
   if (!isTextOrNone(from) || !isTextOrNone(session))
-    return refused(400, "bad-name", "from is a client id, and session a name: texts, if they are there.");
-  const number = readSeq(seq ?? undefined);
-  if (number === "bad-seq") return errorOf(400, number);
-  const name = typeof session === "string" ? readName("session", session) : undefined;
-  if (name && "sentence" in name) return refused(400, "bad-name", name.sentence);
+    return problem(400, "bad-name", "from is a client id, and session a name: texts, if they are there.");
+  const number = parseSeq(seq ?? undefined);
+  if (number === "bad-seq") return protocolProblem(400, number);
+  const name = typeof session === "string" ? parseName("session", session) : undefined;
+  if (name && "detail" in name) return problem(400, "bad-name", name.detail);
   return { text: text.toWellFormed(), from: from ?? undefined, session: name?.name, seq: number };
 }
 
@@ -208,17 +213,17 @@ function isTextOrNone(value: unknown): value is string | null | undefined {
   return value === undefined || value === null || typeof value === "string";
 }
 
-function made(value: object, status = 200): Response {
+function jsonResponse(value: object, status = 200): Response {
   return Response.json(value, {
     status,
     headers: { "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff" },
   });
 }
 
-const unreadable = refused(503, "unavailable", "It cannot be read just now: try again in a moment.");
+const unreadable = problem(503, "unavailable", "It cannot be read just now: try again in a moment.");
 
-function errorOf(status: Refusal["status"], code: ErrorCode): Refusal {
-  return refused(status, code, errors[code]);
+function protocolProblem(status: Problem["status"], code: ErrorCode): Problem {
+  return problem(status, code, ERROR_MESSAGES[code]);
 }
 
 function isId(text: string): boolean {

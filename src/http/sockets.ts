@@ -1,35 +1,35 @@
 /** Every open WebSocket: how many there may be, whether each is alive, and until when it may stay. */
 
-import { refused, type Refusal } from "./access.ts";
-import { note } from "../ops/log.ts";
+import { problem, type Problem } from "./access.ts";
+import { logEvent } from "../ops/log.ts";
 import type { Content } from "../store/store.ts";
-import { end, type Ended, type Visitor } from "../chat/connection.ts";
+import { closeSocket, type DisconnectReason, type Connection } from "../chat/connection.ts";
 
 /** So many pings without any sign of life, and it is closed by the time of the next one. */
-const MAX_UNANSWERED_PINGS = 2;
+const MAX_MISSED_PONGS = 2;
 /** The sweep comes round so often between two pings of a connection, and pings it a little early rather than late. */
-const SWEEPS_A_PING = 10;
+const SWEEPS_PER_PING = 10;
 /** A few are closed at once: only crowds need to be spread. */
-const DISMISS_EVERY_MS = 20;
-const DISMISS_AT_ONCE = 4;
+const CLOSE_INTERVAL_MS = 20;
+const MIN_CLOSES_PER_INTERVAL = 4;
 /** Below this share of the limit a full server has been full: the next time is worth a line in the log again. */
 const FULL_NO_MORE = 0.9;
 /** The longest that a timer can wait. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** What comes with each socket. */
-export interface Connection {
+export interface SocketData {
   /** Whom it belongs to in the chat; nobody on the echo. */
-  readonly visitor: Visitor | undefined;
-  /** As {@link networkOf} makes it. */
-  readonly network: string;
+  readonly connection: Connection | undefined;
+  /** As {@link addressGroup} makes it. */
+  readonly addressGroup: string;
   /** Unix time in milliseconds, or Infinity. */
   readonly expiresMs: number;
   expiry?: Timer;
-  unansweredPings: number;
+  missedPongs: number;
   held?: Held;
   /** Why it was this server that ended it; clients may close with any code. */
-  ended?: Ended;
+  disconnectReason?: DisconnectReason;
   pingedMs: number;
 }
 
@@ -41,7 +41,7 @@ export interface Held {
   stalledLooks: number;
 }
 
-export type Socket = Bun.ServerWebSocket<Connection>;
+export type ServerSocket = Bun.ServerWebSocket<SocketData>;
 
 export interface ConnectionLimits {
   /** 0 is no limit, here and below. */
@@ -50,9 +50,9 @@ export interface ConnectionLimits {
   readonly pingSeconds: number;
 }
 
-export class Connections {
+export class SocketRegistry {
   /** The one that was pinged longest ago first. */
-  readonly #open = new Set<Socket>();
+  readonly #open = new Set<ServerSocket>();
   /** How many there are from each network, counted only where that is limited. */
   readonly #perNetwork = new Map<string, number>();
   /** Open, and on their way in. */
@@ -62,15 +62,15 @@ export class Connections {
   constructor(private readonly limits: ConnectionLimits) {}
 
   /** Why there is no room for another one from there. */
-  refuse(network: string): Refusal | undefined {
+  checkCapacity(network: string): Problem | undefined {
     const { maxConnections, maxConnectionsPerAddress } = this.limits;
     if (maxConnections > 0 && this.#count >= maxConnections) {
-      if (!this.#isFull) note("full", { connections: this.#count });
+      if (!this.#isFull) logEvent("full", { connections: this.#count });
       this.#isFull = true;
-      return refused(503, "full", "The server is full just now: please try again in a moment.");
+      return problem(503, "full", "The server is full just now: please try again in a moment.");
     }
     if (maxConnectionsPerAddress > 0 && (this.#perNetwork.get(network) ?? 0) >= maxConnectionsPerAddress)
-      return refused(
+      return problem(
         429,
         "too-many-from-address",
         "Too many connections from your address: close one of them, or try again in a moment.",
@@ -93,21 +93,21 @@ export class Connections {
     else this.#perNetwork.delete(network);
   }
 
-  opened(socket: Socket, nowMs: number): void {
+  add(socket: ServerSocket, nowMs: number): void {
     socket.data.pingedMs = nowMs;
     this.#open.add(socket);
     if (socket.data.expiresMs !== Infinity) endWhenExpired(socket);
   }
 
-  closed(socket: Socket): void {
+  remove(socket: ServerSocket): void {
     clearTimeout(socket.data.expiry);
-    if (this.#open.delete(socket)) this.release(socket.data.network);
+    if (this.#open.delete(socket)) this.release(socket.data.addressGroup);
   }
 
   /** Pings who is due, and cuts off who has not answered: Bun's idle timeout does not see those that are sent to. */
-  sweep(nowMs: number): void {
+  pingAndReap(nowMs: number): void {
     const pingMs = this.limits.pingSeconds * 1000;
-    const dueMs = nowMs - pingMs * (1 - 1.5 / SWEEPS_A_PING);
+    const dueMs = nowMs - pingMs * (1 - 1.5 / SWEEPS_PER_PING);
     for (const socket of this.#open) {
       const { data } = socket;
       if (data.pingedMs > dueMs) return;
@@ -115,24 +115,24 @@ export class Connections {
       this.#open.add(socket);
       data.pingedMs = nowMs;
       // It may be frozen: there is nobody to close with.
-      if (data.unansweredPings++ < MAX_UNANSWERED_PINGS) socket.ping();
+      if (data.missedPongs++ < MAX_MISSED_PONGS) socket.ping();
       else {
-        data.ended = "silent";
+        data.disconnectReason = "silent";
         socket.terminate();
       }
     }
   }
 
   /** Closes all, evenly spread over that time at most, so that they do not come back all at once. */
-  async dismissAll(withinMs: number, flush: () => void): Promise<void> {
+  async closeAll(withinMs: number, flush: () => void): Promise<void> {
     const endMs = performance.now() + withinMs;
     while (this.#open.size > 0) {
       flush();
       // Counted anew each time: on a busy machine a step takes longer than it should.
-      const steps = Math.max((endMs - performance.now()) / DISMISS_EVERY_MS, 1);
-      const count = Math.max(Math.ceil(this.#open.size / steps), DISMISS_AT_ONCE);
-      for (const socket of this.#open.values().take(count).toArray()) end(socket, "restarting");
-      await Bun.sleep(DISMISS_EVERY_MS);
+      const steps = Math.max((endMs - performance.now()) / CLOSE_INTERVAL_MS, 1);
+      const count = Math.max(Math.ceil(this.#open.size / steps), MIN_CLOSES_PER_INTERVAL);
+      for (const socket of this.#open.values().take(count).toArray()) closeSocket(socket, "restarting");
+      await Bun.sleep(CLOSE_INTERVAL_MS);
     }
   }
 
@@ -146,24 +146,24 @@ export class Connections {
   }
 
   get sweepMs(): number {
-    return (this.limits.pingSeconds * 1000) / SWEEPS_A_PING;
+    return (this.limits.pingSeconds * 1000) / SWEEPS_PER_PING;
   }
 }
 
 /** Never at once: who is only just coming in has to be in before it can leave. */
-function endWhenExpired(socket: Socket): void {
+function endWhenExpired(socket: ServerSocket): void {
   const leftMs = Math.max(socket.data.expiresMs - Date.now(), 0);
   socket.data.expiry = setTimeout(
     () => {
       if (Date.now() < socket.data.expiresMs) endWhenExpired(socket);
-      else end(socket, "expired");
+      else closeSocket(socket, "expired");
     },
     Math.min(leftMs, MAX_TIMER_MS),
   );
 }
 
 /** What counts as one address: of IPv6 the /64 network, which is what one line gets; IPv4 in its own spelling. */
-export function networkOf(address: string): string {
+export function addressGroup(address: string): string {
   if (!address.includes(":")) return address;
   // As a URL it has one spelling, without dots; `::` stands for the zeros that are missing (RFC 5952).
   const spelled = URL.parse(`http://[${address.replace(/%.*/, "")}]/`)?.hostname.slice(1, -1) ?? "";

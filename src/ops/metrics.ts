@@ -2,8 +2,8 @@
 
 import { openDescriptors } from "../http/descriptors.ts";
 import { refusalCodes } from "../http/access.ts";
-import { closes, errors } from "../protocol/codec.ts";
-import type { Answer, Content, Draft } from "../store/store.ts";
+import { CLOSE_CODES, ERROR_MESSAGES } from "../protocol/codec.ts";
+import type { AppendResult, Content, PendingMessage } from "../store/store.ts";
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -97,7 +97,7 @@ class Histogram implements Metric {
 }
 
 /** A value that is there to be looked at: asked for whenever somebody looks; left out where it cannot be told. */
-export function gauge(
+export function registerGauge(
   name: string,
   help: string,
   value: () => number | undefined,
@@ -131,13 +131,13 @@ const bytesIn = new Counter(
 );
 const messagesOut = new Counter("hubbub_sent_messages_total", "Messages sent to connections of their rooms.");
 const bytesOut = new Counter("hubbub_sent_bytes_total", "Bytes of the frames' content of these.");
-export const messagesRefused = new Counters(
+export const messagesRejected = new Counters(
   "hubbub_refused_messages_total",
   "Messages that were not kept.",
   "reason",
-  Object.keys(errors),
+  Object.keys(ERROR_MESSAGES),
 );
-export const requestsRefused = new Counters(
+export const requestsRejected = new Counters(
   "hubbub_refused_requests_total",
   "Requests that were refused.",
   "reason",
@@ -145,14 +145,18 @@ export const requestsRefused = new Counters(
 );
 /** Normal, going away, no code, and no close at all. */
 export const CLIENT_CODES: readonly number[] = [1000, 1001, 1005, 1006];
-export const disconnects = new Counters("hubbub_disconnects_total", "WebSockets that have ended.", "code", [
-  ...new Set([...CLIENT_CODES, ...Object.values(closes).map(([code]) => code)]),
-  "other",
-]);
-export const resumes = new Counters("hubbub_resumes_total", "Clients that came back to go on.", "recovered", [
-  "true",
-  "false",
-]);
+export const disconnectsTotal = new Counters(
+  "hubbub_disconnects_total",
+  "WebSockets that have ended.",
+  "code",
+  [...new Set([...CLIENT_CODES, ...Object.values(CLOSE_CODES).map(([code]) => code)]), "other"],
+);
+export const resumesTotal = new Counters(
+  "hubbub_resumes_total",
+  "Clients that came back to go on.",
+  "recovered",
+  ["true", "false"],
+);
 const storeDelay = new Histogram(
   "hubbub_store_delay_seconds",
   "From giving a message to the store to its answer.",
@@ -165,15 +169,15 @@ const loopDelay = new Histogram(
 );
 
 /** What became of a message, however it came. */
-export function countAnswer({ content, givenMs }: Draft, answer: Answer): void {
+export function recordAppend({ content, givenMs }: PendingMessage, result: AppendResult): void {
   storeDelay.observe((performance.now() - givenMs) / 1000);
-  if ("refused" in answer) messagesRefused.count(answer.refused);
-  if (!("kept" in answer)) return;
+  if ("rejected" in result) messagesRejected.count(result.rejected);
+  if (!("stored" in result)) return;
   messagesIn.add(1);
   bytesIn.add(bytesOf(content));
 }
 
-export function countSent(message: Content, connections: number): void {
+export function recordDelivery(message: Content, connections: number): void {
   messagesOut.add(connections);
   bytesOut.add(connections * bytesOf(message));
 }
@@ -185,7 +189,7 @@ function bytesOf(content: Content): number {
 const LOOP_PERIOD_MS = 100;
 
 /** Starts to measure how busy the event loop is. */
-export function watchEventLoop(): void {
+export function monitorEventLoop(): void {
   let lastMs = performance.now();
   setInterval(() => {
     const nowMs = performance.now();
@@ -202,16 +206,16 @@ export function watchProcess(maxDescriptors: number): void {
     return (user + system) / 1e6;
   });
   const resident = "process_resident_memory_bytes";
-  gauge(resident, "Memory of the process that is not swapped out.", () => process.memoryUsage.rss());
-  gauge("process_start_time_seconds", "When the process started, in Unix time.", () => startSeconds);
-  gauge("process_open_fds", "File descriptors that are open.", openDescriptors);
-  gauge("process_max_fds", "File descriptors that may be open.", () =>
+  registerGauge(resident, "Memory of the process that is not swapped out.", () => process.memoryUsage.rss());
+  registerGauge("process_start_time_seconds", "When the process started, in Unix time.", () => startSeconds);
+  registerGauge("process_open_fds", "File descriptors that are open.", openDescriptors);
+  registerGauge("process_max_fds", "File descriptors that may be open.", () =>
     maxDescriptors === Infinity ? undefined : maxDescriptors,
   );
 }
 
 /** Prometheus' text format, version 0.0.4. */
-export function metricsText(): string {
+export function renderMetrics(): string {
   const lines: string[] = [];
   for (const metric of all) {
     const samples = [...metric.samples()];

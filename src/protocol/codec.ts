@@ -1,10 +1,10 @@
 /** What goes over the wires: frames in, commands out; entries and events in, frames out. */
 
-import type { Incoming, Message, Presence, Welcome } from "./events.ts";
-import type { Content, Entry } from "../store/store.ts";
+import type { ServerEvent, ChatMessage, PresenceChange, Welcome } from "./events.ts";
+import type { Content, StoredMessage } from "../store/store.ts";
 
 /** `text` is the tutorial's; `json` the subprotocol below. */
-export type Wire = "text" | "json";
+export type WireFormat = "text" | "json";
 
 /** The subprotocol by whose name a client asks for the JSON wire. */
 export const SUBPROTOCOL = "hubbub.v1";
@@ -12,10 +12,10 @@ export const SUBPROTOCOL = "hubbub.v1";
 /** What surrounds the text in a frame, at most. */
 const FRAME_ALLOWANCE_BYTES = 1024;
 /** Ids named in one event; `count` counts them all. */
-export const MAX_NAMES = 100;
+export const MAX_LISTED_MEMBERS = 100;
 
 /** The `code` of an `error` event, and its sentence. The README's table is held to this one by a test. */
-export const errors = {
+export const ERROR_MESSAGES = {
   "not-json": "A message is a JSON object in a text frame.",
   "unknown-type": 'The type is "message" or "ping".',
   "no-text": "A message has a text, which is a string.",
@@ -28,10 +28,10 @@ export const errors = {
     "It is not known whether it was kept: it may still be said. Sent again with its seq, it is said once.",
 } as const;
 
-export type ErrorCode = keyof typeof errors;
+export type ErrorCode = keyof typeof ERROR_MESSAGES;
 
 /** Why the server closes a connection: code and reason. The README's table is held to this one by a test. */
-export const closes = {
+export const CLOSE_CODES = {
   tooBig: [1009, "The message is too big."],
   restarting: [1012, "Stopping, perhaps to start again: please come back in a moment."],
   undelivered: [1012, "A message could not be delivered: please come back and resume."],
@@ -42,9 +42,9 @@ export const closes = {
   replaced: [4001, "Replaced by a newer connection of this session."],
 } as const;
 
-export type Close = keyof typeof closes;
+export type CloseReason = keyof typeof CLOSE_CODES;
 
-export type Command =
+export type ClientCommand =
   | {
       readonly type: "message";
       readonly text: string;
@@ -53,7 +53,7 @@ export type Command =
     }
   | { readonly type: "ping" };
 
-export interface Malformed {
+export interface ParseError {
   readonly error: ErrorCode;
   readonly seq?: number | undefined;
 }
@@ -91,7 +91,7 @@ function endOfString(json: string, from: number): number {
 }
 
 /** A text frame of the JSON wire. Unknown fields are ignored. */
-export function parse(frame: string, maxMessageBytes: number): Command | Malformed {
+export function parseFrame(frame: string, maxMessageBytes: number): ClientCommand | ParseError {
   if (hasTooMuchAround(frame)) return { error: "message-too-big" };
   let value: unknown;
   try {
@@ -103,20 +103,20 @@ export function parse(frame: string, maxMessageBytes: number): Command | Malform
   const { type, text, seq, skip } = value as Partial<Record<string, unknown>>;
   if (type === "ping") return { type };
   if (type !== "message") return { error: "unknown-type" };
-  const number = readSeq(seq);
+  const number = parseSeq(seq);
   if (number === "bad-seq") return { error: number };
   if (typeof text !== "string") return { error: "no-text", seq: number };
-  if (isTooBig(text, maxMessageBytes)) return { error: "message-too-big", seq: number };
+  if (exceedsBytes(text, maxMessageBytes)) return { error: "message-too-big", seq: number };
   return { type, text: text.toWellFormed(), seq: number, skip: skip === true };
 }
 
-export function readSeq(seq: unknown): number | undefined | "bad-seq" {
+export function parseSeq(seq: unknown): number | undefined | "bad-seq" {
   if (seq === undefined || (typeof seq === "number" && Number.isSafeInteger(seq) && seq > 0)) return seq;
   return "bad-seq";
 }
 
 /** Whether a text, counted in UTF-8, or so many bytes are more than that. */
-export function isTooBig(content: Content, maxBytes: number): boolean {
+export function exceedsBytes(content: Content, maxBytes: number): boolean {
   if (typeof content !== "string") return content.byteLength > maxBytes;
   // A UTF-16 unit takes one to three bytes in UTF-8; most texts need no counting.
   return content.length * 3 > maxBytes && Buffer.byteLength(content) > maxBytes;
@@ -127,8 +127,8 @@ export function maxFrameBytes(maxMessageBytes: number): number {
   return 6 * maxMessageBytes + FRAME_ALLOWANCE_BYTES;
 }
 
-export const text = {
-  message({ from, content }: Entry): Content {
+export const textCodec = {
+  message({ from, content }: StoredMessage): Content {
     return typeof content === "string" ? `Client #${from} says: ${content}` : content;
   },
   echo(content: string): string {
@@ -146,31 +146,31 @@ export const text = {
 };
 
 /** What a client learns of an entry. */
-export function fieldsOf({ id, time, from, content }: Entry): Message {
+export function toChatMessage({ id, time, from, content }: StoredMessage): ChatMessage {
   return typeof content === "string"
     ? { id, time, from, text: content }
     : { id, time, from, data: content.toBase64() };
 }
 
-function encode(event: Incoming): string {
+function encode(event: ServerEvent): string {
   return JSON.stringify(event);
 }
 
-export const json = {
-  message(entry: Entry): string {
-    return encode({ type: "message", ...fieldsOf(entry) });
+export const jsonCodec = {
+  message(entry: StoredMessage): string {
+    return encode({ type: "message", ...toChatMessage(entry) });
   },
   welcome(welcome: Welcome): string {
     return encode({ type: "welcome", ...welcome });
   },
-  presence(presence: Presence): string {
+  presence(presence: PresenceChange): string {
     return encode({ type: "presence", ...presence });
   },
   ack(seq: number, id?: string): string {
     return encode({ type: "ack", seq, id });
   },
   error(code: ErrorCode, seq?: number, retryAfterSeconds?: number): string {
-    return encode({ type: "error", code, message: errors[code], seq, retryAfterSeconds });
+    return encode({ type: "error", code, message: ERROR_MESSAGES[code], seq, retryAfterSeconds });
   },
   pong: encode({ type: "pong" }),
 };

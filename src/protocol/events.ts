@@ -18,7 +18,7 @@ export interface Welcome {
   readonly maxMessageBytes: number;
 }
 
-export interface Message {
+export interface ChatMessage {
   readonly id: string;
   /** Unix time in milliseconds. */
   readonly time: number;
@@ -28,16 +28,16 @@ export interface Message {
   readonly data?: string;
 }
 
-export interface Presence {
+export interface PresenceChange {
   readonly joined: readonly string[];
   readonly left: readonly string[];
   readonly count: number;
 }
 
-export type Incoming =
+export type ServerEvent =
   | ({ readonly type: "welcome" } & Welcome)
-  | ({ readonly type: "message" } & Message)
-  | ({ readonly type: "presence" } & Presence)
+  | ({ readonly type: "message" } & ChatMessage)
+  | ({ readonly type: "presence" } & PresenceChange)
   | { readonly type: "ack"; readonly seq: number; readonly id?: string | undefined }
   | {
       readonly type: "error";

@@ -14,15 +14,15 @@ const TOO_MANY_MARKS = /\p{M}{31}/u;
 const INVISIBLE = /[\p{Default_Ignorable_Code_Point}\u{13441}\u{13442}\u{16FE4}]/u;
 
 /** A name in its one spelling (Unicode's NFC), already percent-decoded; or the sentence that says what is none. */
-export function readName(
+export function parseName(
   what: "client id" | "room" | "session",
   text: string,
-): { readonly name: string } | { readonly sentence: string } {
+): { readonly name: string } | { readonly detail: string } {
   if (text.length <= MAX_UNNORMALIZED_LENGTH && !TOO_MANY_MARKS.test(text)) {
     const name = text.normalize("NFC");
     if (NAME.test(name) && !INVISIBLE.test(name)) return { name };
   }
   return {
-    sentence: `A ${what} is 1 to ${MAX_NAME_CHARACTERS} letters, digits, "_", "-" or ".": choose another one.`,
+    detail: `A ${what} is 1 to ${MAX_NAME_CHARACTERS} letters, digits, "_", "-" or ".": choose another one.`,
   };
 }

@@ -1,6 +1,6 @@
 /** Tells the operator when ids run ahead of the store's clock, and when they no longer do. */
 
-import { note } from "../ops/log.ts";
+import { logEvent } from "../ops/log.ts";
 
 /** What clocks are corrected by every day is not worth a line. */
 const MIN_LEAD_MS = 1000;
@@ -13,7 +13,7 @@ export class ClockWatch {
     const leadMs = idMs - nowMs;
     if (this.#isAhead ? leadMs > 0 : leadMs < MIN_LEAD_MS) return;
     this.#isAhead = !this.#isAhead;
-    if (this.#isAhead) note("ids ahead of clock", { seconds: Math.round(leadMs / 1000) });
-    else note("ids follow clock");
+    if (this.#isAhead) logEvent("ids ahead of clock", { seconds: Math.round(leadMs / 1000) });
+    else logEvent("ids follow clock");
   }
 }

@@ -2,17 +2,17 @@
 
 import { ClockWatch } from "./clock-watch.ts";
 import { RoomCache, type CachedRoom } from "./room-cache.ts";
-import { Sessions } from "./dedup.ts";
+import { DedupTable } from "./dedup.ts";
 import {
   History,
-  type Draft,
-  type Entry,
-  type Follow,
-  type Page,
+  type PendingMessage,
+  type StoredMessage,
+  type MessageListener,
+  type HistoryPage,
   type ReadonlyHistory,
-  type Sender,
-  type Store,
-  type Where,
+  type AppendCallback,
+  type MessageStore,
+  type PageQuery,
 } from "./store.ts";
 
 const LIMITS = {
@@ -22,16 +22,16 @@ const LIMITS = {
   bytes: 256 * 1024 * 1024,
 };
 
-export class MemoryStore implements Store {
+export class MemoryStore implements MessageStore {
   readonly isReady = true;
-  readonly promise = "in memory, until it stops";
+  readonly durability = "in memory, until it stops";
   readonly #rooms: RoomCache<CachedRoom>;
   /** Rooms that nobody is in, the least recently used first: those with history, and those without. */
   readonly #unused = new Set<string>();
   readonly #unusedEmpty = new Set<string>();
   /** How many rooms have history; those without are as many as connections, and a few that are evicted first. */
   #withHistory = 0;
-  readonly #sessions = new Sessions();
+  readonly #sessions = new DedupTable();
   readonly #clockWatch = new ClockWatch();
   #lastMs = 0;
   /** Starts anywhere in a millisecond, so that a store with a wrong clock hardly makes an id of an earlier one. */
@@ -40,14 +40,14 @@ export class MemoryStore implements Store {
 
   constructor(
     private readonly maxEntries: number,
-    private readonly follow: Follow,
+    private readonly follow: MessageListener,
     private readonly limits: Readonly<typeof LIMITS> = LIMITS,
     private readonly clock: () => number = Date.now,
   ) {
     this.#rooms = new RoomCache(limits.bytes, (grown) => this.#makeSpace(grown));
   }
 
-  async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
+  async acquireRoom(name: string): Promise<ReadonlyHistory | "unavailable"> {
     const room = this.#room(name);
     if (!room) return "unavailable";
     room.holders++;
@@ -56,7 +56,7 @@ export class MemoryStore implements Store {
     return room.history;
   }
 
-  close(name: string): void {
+  releaseRoom(name: string): void {
     const room = this.#rooms.release(name);
     if (room) this.#setUnused(name, room);
   }
@@ -69,51 +69,53 @@ export class MemoryStore implements Store {
     while (this.#rooms.size > this.limits.rooms && this.#evict(this.#unusedEmpty));
   }
 
-  append(draft: Draft, sender: Sender): void {
+  append(pending: PendingMessage, sender: AppendCallback): void {
     const nowMs = this.clock();
-    const objection = this.#sessions.objection(draft, nowMs);
-    if (objection) return sender.answered(draft, objection);
-    const room = this.#room(draft.room);
+    const objection = this.#sessions.check(pending, nowMs);
+    if (objection) return sender.onResult(pending, objection);
+    const room = this.#room(pending.room);
     if (!room || (room.history.bytes === 0 && !this.#makePlace()))
-      return sender.answered(draft, { refused: "unavailable" });
+      return sender.onResult(pending, { rejected: "unavailable" });
 
-    const prev = room.history.head;
+    const prev = room.history.lastId;
     const id = this.#nextId(nowMs);
     this.#clockWatch.check(this.#lastMs, nowMs);
-    const entry: Entry = {
+    const message: StoredMessage = {
       id,
       prev,
       time: nowMs,
-      room: draft.room,
-      from: draft.from,
-      content: draft.content,
+      room: pending.room,
+      from: pending.from,
+      content: pending.content,
     };
-    this.#sessions.kept(draft, id, nowMs);
-    this.#push(draft.room, room, entry);
-    sender.answered(draft, { kept: entry });
-    this.follow(entry);
+    this.#sessions.record(pending, id, nowMs);
+    this.#push(pending.room, room, message);
+    sender.onResult(pending, { stored: message });
+    this.follow(message);
   }
 
-  #push(name: string, room: CachedRoom, entry: Entry): void {
+  #push(name: string, room: CachedRoom, message: StoredMessage): void {
     const before = room.history.bytes;
     this.#unused.delete(name); // it makes space for itself, and is not evicted
-    this.#rooms.push(room, entry);
+    this.#rooms.push(room, message);
     this.#withHistory += Number(room.history.bytes > 0) - Number(before > 0);
     if (room.holders === 0) this.#setUnused(name, room);
   }
 
-  async sent(client: string, session: string): Promise<number | null> {
-    return this.#sessions.sent(client, session, this.clock());
+  async lastSeq(client: string, session: string): Promise<number | null> {
+    return this.#sessions.lastSeq(client, session, this.clock());
   }
 
-  async read(room: string, where: Where): Promise<Page> {
+  async readHistory(room: string, where: PageQuery): Promise<HistoryPage> {
     const { history } = this.#rooms.get(room) ?? {};
-    return history?.page(where) ?? { entries: [], more: false, ...(where.after ? { recovered: false } : {}) };
+    return (
+      history?.page(where) ?? { messages: [], more: false, ...(where.after ? { recovered: false } : {}) }
+    );
   }
 
-  async settle(): Promise<void> {}
+  async drain(): Promise<void> {}
 
-  end(): void {}
+  close(): void {}
 
   #room(name: string): CachedRoom | undefined {
     const known = this.#rooms.get(name);

@@ -1,22 +1,22 @@
 /** Which store there is for which URL. All but the default are loaded only where they are asked for. */
 
 import { MemoryStore } from "./memory.ts";
-import { REDIS_SCHEMES, redisAddress } from "./redis/config.ts";
-import type { Follower, Store, StoreOptions } from "./store.ts";
+import { REDIS_SCHEMES, parseRedisUrl } from "./redis/config.ts";
+import type { StoreListener, MessageStore, StoreOptions } from "./store.ts";
 
-type Make = (options: StoreOptions, follower: Follower) => Store;
+type Make = (options: StoreOptions, listener: StoreListener) => MessageStore;
 
 /** Undefined if the URL says something that this store does not know. */
 type Prepare = (url: URL) => (() => Promise<Make>) | undefined;
 
 /** By the URL's scheme. */
-export const stores = new Map<string, Prepare>([
+export const storeFactories = new Map<string, Prepare>([
   [
     "memory:",
     () =>
       async () =>
-      ({ history }, { said }) =>
-        new MemoryStore(history, said),
+      ({ history }, { onMessage }) =>
+        new MemoryStore(history, onMessage),
   ],
   [
     "sqlite:",
@@ -25,20 +25,20 @@ export const stores = new Map<string, Prepare>([
       if (file === undefined) return undefined;
       return async () => {
         const { SqliteStore } = await import("./sqlite/store.ts");
-        return (options, { said }) => new SqliteStore(file, options, said);
+        return (options, { onMessage }) => new SqliteStore(file, options, onMessage);
       };
     },
   ],
 ]);
 
 for (const scheme of REDIS_SCHEMES)
-  stores.set(scheme, (url) => {
-    const address = redisAddress(url);
+  storeFactories.set(scheme, (url) => {
+    const address = parseRedisUrl(url);
     return (
       address &&
       (async () => {
         const { RedisStore } = await import("./redis/store.ts");
-        return (options, follower) => new RedisStore(address, options, follower);
+        return (options, listener) => new RedisStore(address, options, listener);
       })
     );
   });

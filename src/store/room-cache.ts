@@ -1,6 +1,6 @@
 /** The histories of open rooms, reference-counted, under one byte budget: for every store that keeps the latest messages in memory. */
 
-import { compareIds, type Entry, type History } from "./store.ts";
+import { compareIds, type StoredMessage, type History } from "./store.ts";
 
 /** What is cached of one room of a store that has the rest elsewhere. */
 export const MAX_ROOM_BYTES = 4 * 1024 * 1024;
@@ -66,21 +66,21 @@ export class RoomCache<R extends CachedRoom> {
     return room && --room.holders === 0 ? room : undefined;
   }
 
-  push(room: R, entry: Entry): void {
-    this.#change(room, () => room.history.push(entry));
+  push(room: R, message: StoredMessage): void {
+    this.#change(room, () => room.history.push(message));
   }
 
   /** Up to and including an id. */
   prune(name: string, upTo: string): void {
     const room = this.#rooms.get(name);
     if (!room) return;
-    const oldest = () => room.history.at(room.history.start);
-    for (let entry = oldest(); entry && compareIds(entry.id, upTo) <= 0; entry = oldest())
+    const oldest = () => room.history.get(room.history.firstOffset);
+    for (let message = oldest(); message && compareIds(message.id, upTo) <= 0; message = oldest())
       this.forgetOldest(room);
   }
 
   forgetOldest(room: R): void {
-    this.#change(room, () => room.history.forgetOldest());
+    this.#change(room, () => room.history.evictOldest());
   }
 
   /** Of a room that was read anew. */

@@ -1,7 +1,7 @@
 /** The store: takes messages, gives each its id, and hands all of them back in one order. */
 
 /** A message on its way in. */
-export interface Draft {
+export interface PendingMessage {
   readonly room: string;
   readonly from: string;
   readonly content: Content;
@@ -9,7 +9,7 @@ export interface Draft {
   readonly session: string | undefined;
   readonly seq: number | undefined;
   /** The number before this one, while that is not answered yet: only if it was kept may this one be. */
-  readonly after: number | undefined;
+  readonly requiresSeq: number | undefined;
   /** When the store was given it, on the clock of `performance.now`. */
   readonly givenMs: number;
 }
@@ -18,7 +18,7 @@ export interface Draft {
 export type Content = string | Uint8Array<ArrayBuffer>;
 
 /** A message that is kept. */
-export interface Entry {
+export interface StoredMessage {
   /** `<milliseconds>-<sequence>`: order and resume point in one; strictly increasing, also when the clock goes back. */
   readonly id: string;
   /** The id before it in its room, so that a gap shows. */
@@ -31,73 +31,73 @@ export interface Entry {
 }
 
 /** `"unconfirmed"`: it may have been kept, or may still be; who sends it again under its number learns what became of it. */
-export type Refused = "out-of-order" | "unavailable" | "unconfirmed";
+export type RejectReason = "out-of-order" | "unavailable" | "unconfirmed";
 
 /** What became of a draft; of a repeat the id is known only if nothing of its session came after it. */
-export type Answer =
-  | { readonly kept: Entry }
-  | { readonly repeated: number; readonly id?: string }
-  | { readonly refused: Refused };
+export type AppendResult =
+  | { readonly stored: StoredMessage }
+  | { readonly duplicateSeq: number; readonly id?: string }
+  | { readonly rejected: RejectReason };
 
-export interface Sender {
-  answered(draft: Draft, answer: Answer): void;
+export interface AppendCallback {
+  onResult(pending: PendingMessage, result: AppendResult): void;
 }
 
 /** Everything that is kept, in the one order; each entry once, just after its sender was answered. */
-export type Follow = (entry: Entry) => void;
+export type MessageListener = (message: StoredMessage) => void;
 
 /** What a store tells of, all of it in its one order. */
-export interface Follower {
-  readonly said: Follow;
+export interface StoreListener {
+  readonly onMessage: MessageListener;
   /** So many connections a client has in a room now, by another node. */
-  present(room: string, client: string, node: string, connections: number): void;
+  onRemotePresence(room: string, client: string, node: string, connections: number): void;
   /** A session was opened by another node, with that ticket. */
-  replaced(client: string, session: string, ticket: number): void;
+  onSessionClaimed(client: string, session: string, ticket: number): void;
   /** It cannot tell all that was said: whoever is connected has to come again, and go on from what they have heard. */
-  lost(): void;
+  onStateLost(): void;
 }
 
 /**
  * Answers may come at once or later, but drafts are decided in the order in which they were given. What cannot
  * be done for now is `"unavailable"`; nothing here throws or rejects for a reason that lies outside the program.
  */
-export interface Store {
+export interface MessageStore {
   /** Where messages are kept, and what that promises: the end of a sentence for the operator, once it has started. */
-  readonly promise: string;
+  readonly durability: string;
   /** Before it is given anything. @throws StoreError when it cannot be used */
-  start?(): Promise<void>;
+  open?(): Promise<void>;
   /** Only where there may be other nodes. */
-  readonly others?: Others;
-  /** The room's latest entries, kept up to date and safe from being forgotten until as many calls of {@link close}. */
-  open(room: string): Promise<ReadonlyHistory | "unavailable">;
-  close(room: string): void;
-  append(draft: Draft, sender: Sender): void;
+  readonly cluster?: Cluster;
+  /** The room's latest entries, kept up to date and safe from being forgotten until as many calls of {@link releaseRoom}. */
+  acquireRoom(room: string): Promise<ReadonlyHistory | "unavailable">;
+  releaseRoom(room: string): void;
+  append(pending: PendingMessage, sender: AppendCallback): void;
   /** The highest number kept of that session, or null if nothing is known of it. */
-  sent(client: string, session: string): Promise<number | null | "unavailable">;
+  lastSeq(client: string, session: string): Promise<number | null | "unavailable">;
   /** A piece of a room's conversation, whether the room is open or not. */
-  read(room: string, where: Where): Promise<Page | "unavailable">;
+  readHistory(room: string, where: PageQuery): Promise<HistoryPage | "unavailable">;
   /** The id just before a room's latest `count` messages. Only where there may be more of them than in an open room's history. */
   idBeforeLatest?(room: string, count: number): Promise<string | "unavailable">;
   /** Whether it keeps what it is given just now. */
   readonly isReady: boolean;
   /** When all that it was given is answered. */
-  settle(): Promise<void>;
+  drain(): Promise<void>;
   /** Lets go of what it holds; nothing is given to it any more. */
-  end(): void | Promise<void>;
+  close(): void | Promise<void>;
 }
 
 /** The other nodes that have the same store. */
-export interface Others {
+export interface Cluster {
   /** Who is in an open room by way of them, up to what the follower was told last. */
-  in(room: string): Iterable<readonly [client: string, node: string, connections: number]>;
+  remoteConnections(room: string): Iterable<readonly [client: string, node: string, connections: number]>;
   /** Everyone who is in a room by way of them, whether it is open here or not. */
-  clientsIn(room: string): Promise<ReadonlySet<string> | "unavailable">;
+  listClients(room: string): Promise<ReadonlySet<string> | "unavailable">;
   /** Tells them how many connections a client has in a room here. */
-  tell(room: string, client: string, connections: number): void;
+  publishPresence(room: string, client: string, connections: number): void;
   /** A number that grows, whichever node asks. */
-  ticket(): Promise<number | "unavailable">;
+  nextFencingToken(): Promise<number | "unavailable">;
   /** Tells them that a session was opened here, by a client that has shown since the ticket that it is there. */
-  opened(client: string, session: string, ticket: number): void;
+  announceSession(client: string, session: string, ticket: number): void;
 }
 
 export interface StoreOptions {
@@ -111,15 +111,15 @@ export interface StoreOptions {
 export class StoreError extends Error {}
 
 /** Which piece: what follows an id, what is before one, or else the end. */
-export interface Where {
+export interface PageQuery {
   readonly after?: string;
   readonly before?: string;
   readonly limit: number;
 }
 
-export interface Page {
+export interface HistoryPage {
   /** In the room's order. */
-  readonly entries: readonly Entry[];
+  readonly messages: readonly StoredMessage[];
   /** There is more, after the last one or before the first, whichever way was asked for. */
   readonly more: boolean;
   /** Only with `after`: nothing is missing between it and the first of these. */
@@ -135,7 +135,7 @@ export type ReadonlyHistory = Omit<History, "push" | "forgetOldest">;
 
 /** The latest entries of one room. Positions count its entries from the first ever, so that they outlast trimming. */
 export class History {
-  readonly #entries: Entry[] = [];
+  readonly #entries: StoredMessage[] = [];
   #start = 0;
   #bytes = 0;
   /** The id before the oldest entry kept. */
@@ -151,17 +151,17 @@ export class History {
   }
 
   /** The newest id. */
-  get head(): string {
+  get lastId(): string {
     return this.#entries.at(-1)?.id ?? this.#before;
   }
 
   /** The position of the oldest entry kept. */
-  get start(): number {
+  get firstOffset(): number {
     return this.#start;
   }
 
   /** The position that the next entry will have. */
-  get end(): number {
+  get nextOffset(): number {
     return this.#start + this.#entries.length;
   }
 
@@ -169,48 +169,48 @@ export class History {
     return this.#bytes;
   }
 
-  at(position: number): Entry | undefined {
+  get(position: number): StoredMessage | undefined {
     return this.#entries[position - this.#start];
   }
 
   /** The id just before a position that is kept, or the end. */
-  idBefore(position: number): string {
-    return this.at(position - 1)?.id ?? this.#before;
+  idBeforeOffset(position: number): string {
+    return this.get(position - 1)?.id ?? this.#before;
   }
 
   /**
    * Where a client goes on that has heard everything up to `id`: the rule of *recovered*. Undefined unless `id` is
    * an entry still kept or the one before the oldest, since only then is nothing missing in between.
    */
-  positionAfter(id: string): number | undefined {
+  offsetAfter(id: string): number | undefined {
     if (id === this.#before) return this.#start;
-    const index = this.#entries.findLastIndex((entry) => entry.id === id);
+    const index = this.#entries.findLastIndex((message) => message.id === id);
     return index < 0 ? undefined : this.#start + index + 1;
   }
 
-  page({ after, before, limit }: Where): Page {
+  page({ after, before, limit }: PageQuery): HistoryPage {
     const count = this.#entries.length;
     const indexOf = (isThere: (id: string) => boolean) => {
       const index = this.#entries.findIndex(({ id }) => isThere(id));
       return index < 0 ? count : index;
     };
     if (after !== undefined) {
-      const known = this.positionAfter(after);
+      const known = this.offsetAfter(after);
       const from = known === undefined ? indexOf((id) => compareIds(id, after) > 0) : known - this.#start;
-      return { ...aPageOf(this.#entries.slice(from), limit), recovered: known !== undefined };
+      return { ...takePage(this.#entries.slice(from), limit), recovered: known !== undefined };
     }
     const to = before === undefined ? count : indexOf((id) => compareIds(id, before) >= 0);
-    const page = aPageOf(this.#entries.slice(0, to).reverse(), limit);
-    return { ...page, entries: page.entries.reverse() };
+    const page = takePage(this.#entries.slice(0, to).reverse(), limit);
+    return { ...page, messages: page.messages.reverse() };
   }
 
-  push(entry: Entry): void {
-    this.#entries.push(entry);
-    this.#bytes += sizeOf(entry);
-    while (this.#entries.length > this.maxEntries || this.#bytes > this.maxBytes) this.forgetOldest();
+  push(message: StoredMessage): void {
+    this.#entries.push(message);
+    this.#bytes += sizeOf(message);
+    while (this.#entries.length > this.maxEntries || this.#bytes > this.maxBytes) this.evictOldest();
   }
 
-  forgetOldest(): void {
+  evictOldest(): void {
     const oldest = this.#entries.shift();
     if (!oldest) return;
     this.#before = oldest.id;
@@ -220,19 +220,19 @@ export class History {
 }
 
 /** The first of them, as many as one page holds, and whether there are others. */
-export function aPageOf(
-  entries: Iterable<Entry>,
+export function takePage(
+  messages: Iterable<StoredMessage>,
   limit: number,
   maxBytes = MAX_PAGE_BYTES,
-): { entries: Entry[]; more: boolean } {
-  const page: Entry[] = [];
+): { messages: StoredMessage[]; more: boolean } {
+  const page: StoredMessage[] = [];
   let bytes = 0;
-  for (const entry of entries) {
-    bytes += sizeOf(entry);
-    if (page.length === limit || (bytes > maxBytes && page.length > 0)) return { entries: page, more: true };
-    page.push(entry);
+  for (const message of messages) {
+    bytes += sizeOf(message);
+    if (page.length === limit || (bytes > maxBytes && page.length > 0)) return { messages: page, more: true };
+    page.push(message);
   }
-  return { entries: page, more: false };
+  return { messages: page, more: false };
 }
 
 /** The order of ids: negative, 0 or positive as the first is earlier, the same or later. */
@@ -243,6 +243,6 @@ export function compareIds(one: string, other: string): number {
 }
 
 /** Memory, in bytes: a string takes one or two for each character; the rest is an estimate of what surrounds it. */
-function sizeOf({ content }: Entry): number {
+function sizeOf({ content }: StoredMessage): number {
   return 200 + (typeof content === "string" ? 2 * content.length : content.byteLength);
 }

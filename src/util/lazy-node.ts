@@ -1,10 +1,10 @@
 /** Node's own modules that take a millisecond or more to load: most starts need none of them. */
 
-export function fs(): typeof import("node:fs") {
+export function lazyFs(): typeof import("node:fs") {
   return process.getBuiltinModule("node:fs");
 }
 
-export function os(): typeof import("node:os") {
+export function lazyOs(): typeof import("node:os") {
   return process.getBuiltinModule("node:os");
 }
 

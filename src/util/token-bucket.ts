@@ -11,42 +11,42 @@ export interface Rate {
 /** Each of these many bytes costs as much as another message. */
 const BYTES_PER_COST = 4096;
 /** A sender that is refused and goes on regardless, at so many times its rate, is closed. */
-const PATIENCE = 10;
+const ABUSE_FACTOR = 10;
 /** More than a client sends before it has heard the first refusal. */
-const MIN_PATIENCE = 100;
+const MIN_ABUSE_BUDGET = 100;
 
 /** What a connection may send still: a token bucket for its messages, and a wider one for all that it sends in vain. */
-export class Allowance {
-  #left: number;
-  #patience: number;
-  #filledMs: number | undefined;
+export class TokenBucket {
+  #tokens: number;
+  #abuseBudget: number;
+  #refilledMs: number | undefined;
 
   /** @param left what it starts with */
   constructor(
     private readonly rate: Rate,
     left = rate.burst,
   ) {
-    this.#left = left;
-    this.#patience = this.#maxPatience;
+    this.#tokens = left;
+    this.#abuseBudget = this.#maxAbuseBudget;
   }
 
-  get #maxPatience(): number {
-    return Math.max(MIN_PATIENCE, PATIENCE * this.rate.burst);
+  get #maxAbuseBudget(): number {
+    return Math.max(MIN_ABUSE_BUDGET, ABUSE_FACTOR * this.rate.burst);
   }
 
   /** Takes as much as there is, up to so many. */
-  takeUpTo(most: number, nowMs: number): number {
+  takeAvailable(most: number, nowMs: number): number {
     if (this.rate.perSecond === 0) return most;
-    this.#fill(nowMs);
-    const taken = Math.min(most, Math.floor(this.#left));
-    this.#left -= taken;
+    this.#refill(nowMs);
+    const taken = Math.min(most, Math.floor(this.#tokens));
+    this.#tokens -= taken;
     return taken;
   }
 
   /** Takes what a message costs. @returns 0, or the seconds until there will be enough */
   take(content: Content, nowMs: number): number {
     const waitSeconds = this.waitFor(content, nowMs);
-    if (waitSeconds === 0 && this.rate.perSecond > 0) this.#left -= this.#costOf(content);
+    if (waitSeconds === 0 && this.rate.perSecond > 0) this.#tokens -= this.#costOf(content);
     return waitSeconds;
   }
 
@@ -54,8 +54,8 @@ export class Allowance {
   waitFor(content: Content, nowMs: number): number {
     const { perSecond } = this.rate;
     if (perSecond === 0) return 0;
-    this.#fill(nowMs);
-    const missing = this.#costOf(content) - this.#left;
+    this.#refill(nowMs);
+    const missing = this.#costOf(content) - this.#tokens;
     return missing > 0 ? Math.ceil((missing / perSecond) * 1000) / 1000 : 0;
   }
 
@@ -64,39 +64,39 @@ export class Allowance {
   }
 
   /** Puts up with a frame that is no message, or a refused one. @returns whether there is patience left */
-  bear(nowMs: number, frame: Content = ""): boolean {
+  chargeAbuse(nowMs: number, frame: Content = ""): boolean {
     if (this.rate.perSecond === 0) return true;
-    this.#fill(nowMs);
-    this.#patience -= costOf(frame);
-    return this.#patience >= 0;
+    this.#refill(nowMs);
+    this.#abuseBudget -= costOf(frame);
+    return this.#abuseBudget >= 0;
   }
 
-  #fill(nowMs: number): void {
+  #refill(nowMs: number): void {
     const { perSecond, burst } = this.rate;
-    const gained = (perSecond * (nowMs - (this.#filledMs ?? nowMs))) / 1000;
-    this.#filledMs = nowMs;
-    this.#left = Math.min(burst, this.#left + gained);
-    this.#patience = Math.min(this.#maxPatience, this.#patience + PATIENCE * gained);
+    const gained = (perSecond * (nowMs - (this.#refilledMs ?? nowMs))) / 1000;
+    this.#refilledMs = nowMs;
+    this.#tokens = Math.min(burst, this.#tokens + gained);
+    this.#abuseBudget = Math.min(this.#maxAbuseBudget, this.#abuseBudget + ABUSE_FACTOR * gained);
   }
 }
 
 /** More than these are not told apart: the one that has not been here for longest starts anew. */
-const MAX_ALLOWANCES = 10_000;
+const MAX_BUCKETS = 10_000;
 
 /** An allowance for each of many, where there is no connection to keep it with. */
-export class Allowances {
+export class TokenBuckets {
   /** The longest unused first. */
-  readonly #allowances = new Map<string, Allowance>();
+  readonly #buckets = new Map<string, TokenBucket>();
 
   constructor(private readonly rate: Rate) {}
 
-  of(key: string): Allowance {
-    const allowance = this.#allowances.get(key) ?? new Allowance(this.rate);
-    this.#allowances.delete(key);
-    this.#allowances.set(key, allowance);
-    const [oldest] = this.#allowances.keys();
-    if (this.#allowances.size > MAX_ALLOWANCES && oldest !== undefined) this.#allowances.delete(oldest);
-    return allowance;
+  get(key: string): TokenBucket {
+    const bucket = this.#buckets.get(key) ?? new TokenBucket(this.rate);
+    this.#buckets.delete(key);
+    this.#buckets.set(key, bucket);
+    const [oldest] = this.#buckets.keys();
+    if (this.#buckets.size > MAX_BUCKETS && oldest !== undefined) this.#buckets.delete(oldest);
+    return bucket;
   }
 }
 

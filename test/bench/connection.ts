@@ -111,10 +111,10 @@ export class Connection {
     return connection;
   }
 
-  say(draft: Draft, number: number): void {
+  say(pending: Draft, number: number): void {
     this.said++;
     this.saidSum += number;
-    this.#send(draft.numbered(number));
+    this.#send(pending.numbered(number));
   }
 
   #send(frame: Uint8Array): void {

@@ -5,7 +5,7 @@
  * is to hear, since a room has one order: so what is missing or was heard twice is known without waiting for it.
  */
 
-import { within } from "../support/server.ts";
+import { withDeadline } from "../support/server.ts";
 import { Connection, Draft, type Watcher, type Wire } from "./connection.ts";
 
 /** So many connect at once: a port's queue is not endless. */
@@ -188,7 +188,7 @@ export class Crowd implements Watcher, Disposable {
   async #until(complain: () => string, deadlineMs: number): Promise<void> {
     this.#settled = Promise.withResolvers();
     this.#settle();
-    await within(Promise.race([this.#settled.promise, this.#failed.promise]), complain, deadlineMs);
+    await withDeadline(Promise.race([this.#settled.promise, this.#failed.promise]), complain, deadlineMs);
   }
 
   #settle(): void {

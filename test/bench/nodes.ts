@@ -4,7 +4,7 @@
  */
 
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { startHubbub, type Hubbub } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { Redis } from "../support/redis.ts";
 
 const RUNS = 3;
@@ -31,7 +31,7 @@ for (const [name, args] of Object.entries(settings)) {
   const p99s: number[] = [];
   for (let run = 0; run < RUNS; run++) {
     await using redis = await Redis.start(["--save", "", ...args]);
-    const start = () => startHubbub({ store: { name, url: redis.url("bench") }, args: ["--flush-ms", "10"] });
+    const start = () => startServer({ store: { name, url: redis.url("bench") }, args: ["--flush-ms", "10"] });
     await using one = await start();
     await using two = await start();
     rates.push(await acknowledgedPerSecond([one, two]));
@@ -54,7 +54,7 @@ function spread(values: readonly number[], digits: number): string {
   return `${median.toFixed(digits)} (${lowest.toFixed(digits)}–${highest.toFixed(digits)})`;
 }
 
-async function acknowledgedPerSecond(nodes: readonly Hubbub[]): Promise<number> {
+async function acknowledgedPerSecond(nodes: readonly TestServer[]): Promise<number> {
   let acknowledged = 0;
   const sockets = Array.from({ length: ROOMS }, (_, room) =>
     nodes.map((node, i) => {
@@ -83,7 +83,7 @@ async function acknowledgedPerSecond(nodes: readonly Hubbub[]): Promise<number> 
 }
 
 /** Milliseconds from sending to hearing, the shortest first. */
-async function delaysBetween(one: Hubbub, other: Hubbub): Promise<readonly number[]> {
+async function delaysBetween(one: TestServer, other: TestServer): Promise<readonly number[]> {
   const delays: number[] = [];
   const listener = connect(other, "listener", "rate");
   listener.onmessage = ({ data }: MessageEvent<string>) => {
@@ -109,7 +109,7 @@ async function delaysBetween(one: Hubbub, other: Hubbub): Promise<readonly numbe
   return delays.toSorted((a, b) => a - b);
 }
 
-function connect(node: Hubbub, client: string, room: string): WebSocket {
+function connect(node: TestServer, client: string, room: string): WebSocket {
   const session = Math.random().toString(36).slice(2);
   const url = `${node.origin.replace("http", "ws")}/ws/${client}?room=${room}&session=${session}&history=0`;
   return new WebSocket(url, { headers: { "Sec-WebSocket-Protocol": SUBPROTOCOL } });

@@ -41,7 +41,7 @@ async function measure(side: (typeof SIDES)[number]): Promise<void> {
   asker.onerror = ({ message }) => fail(message);
   asker.postMessage(server.port);
 
-  const draft = new Draft("text");
+  const pending = new Draft("text");
   const watcher = {
     acknowledged() {},
     heard() {},
@@ -57,7 +57,7 @@ async function measure(side: (typeof SIDES)[number]): Promise<void> {
     await Bun.sleep(SETTLE_MS);
     phase = "hearing";
     for (let number = 0; number < MESSAGES; number++) {
-      crowd[number]?.say(draft, number);
+      crowd[number]?.say(pending, number);
       await Bun.sleep(MESSAGE_EVERY_MS);
     }
     const missing = crowd.reduce((sum, { count }) => sum + MESSAGES - count, 0);

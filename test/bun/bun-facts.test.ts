@@ -1,6 +1,6 @@
 /** What src/ leans on in Bun, but for WebSockets, without src/: what fails after an upgrade of Bun is what changed. */
 import { expect, test } from "bun:test";
-import { within } from "../support/server.ts";
+import { withDeadline } from "../support/server.ts";
 import { ask } from "../support/raw-websocket.ts";
 
 const LISTEN = { hostname: "127.0.0.1", port: 0, development: false } as const;
@@ -97,9 +97,9 @@ test("an upgrade after an await works, and is false for a client that has gone o
   const signal = await asked.promise;
   const noticed = new Promise((resolve) => signal.addEventListener("abort", resolve));
   leaving.vanishes();
-  await within(noticed, () => "the server did not notice that the client has gone");
+  await withDeadline(noticed, () => "the server did not notice that the client has gone");
   gate.resolve();
-  expect(await within(gone.promise, () => "no upgrade")).toBe(false);
+  expect(await withDeadline(gone.promise, () => "no upgrade")).toBe(false);
 
   await using keyless = ask(server, "/", { "Sec-WebSocket-Key": undefined });
   expect((await keyless.head())?.status).toBe(426);
@@ -149,7 +149,7 @@ const FAILING_SERVER = `
 async function runFailing(script: string) {
   const child = Bun.spawn([process.execPath, "-e", FAILING_SERVER + script], { stderr: "ignore" });
   const output = new Response(child.stdout).text();
-  return { exitCode: await within(child.exited, () => "still running"), output: await output };
+  return { exitCode: await withDeadline(child.exited, () => "still running"), output: await output };
 }
 
 for (const how of ["throw", "reject", "timer"])

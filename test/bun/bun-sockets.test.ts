@@ -1,6 +1,6 @@
 /** What src/ leans on in Bun's WebSockets, without src/: what fails here after an upgrade of Bun is what changed. */
 import { expect, test } from "bun:test";
-import { Peer, within } from "../support/server.ts";
+import { Peer, withDeadline } from "../support/server.ts";
 import {
   ask,
   binary,
@@ -71,7 +71,7 @@ test("all handlers get the same object for a socket", async () => {
   });
   await using raw = await connectRaw(server);
   raw.sends(text("x"), ping("x"), pong("x"), close(1000));
-  await within(closed.promise, () => "close was not called");
+  await withDeadline(closed.promise, () => "close was not called");
   expect(seen.map(([event]) => event)).toEqual(["open", "message", "ping", "pong", "close"]);
   expect(new Set(seen.map(([, socket]) => socket)).size).toBe(1);
 });
@@ -218,7 +218,7 @@ test("send and publish say -1 if any reader is behind; it misses nothing, and dr
   await using slow = await connect(server);
   await using after = await connect(server);
   slow.says("");
-  expect(await within(drained.promise, () => "no drain")).toBe(0);
+  expect(await withDeadline(drained.promise, () => "no drain")).toBe(0);
   const [atFirst = 0, published, later = 0] = waiting;
   expect([atFirst > 0, published, later - atFirst >= BLOCK.length]).toEqual([true, -1, true]);
   await slow.hears(...Array<string>(blocks + 1).fill(BLOCK));

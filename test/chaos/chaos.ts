@@ -9,9 +9,9 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { connect, type Connection } from "../../src/client/client.ts";
-import { startCutter } from "../support/cutting-proxy.ts";
-import { startHubbub, within, type Hubbub, type JsonPeer } from "../support/server.ts";
+import { connect, type Client } from "../../src/client/client.ts";
+import { startCuttingProxy } from "../support/cutting-proxy.ts";
+import { startServer, withDeadline, type TestServer, type JsonPeer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
 import { DURABLE, Redis } from "../support/redis.ts";
 
@@ -31,9 +31,9 @@ export interface Faults {
 }
 
 /** What the clients talk to, and what happens to it beside cut connections. */
-export interface Stage extends AsyncDisposable {
+export interface Environment extends AsyncDisposable {
   /** The servers, as they are now; a client comes to any of them. */
-  readonly hubs: readonly Hubbub[];
+  readonly hubs: readonly TestServer[];
   /** By name: does it, and mends it again. One of them at a time. */
   readonly mishaps: Readonly<Record<string, () => Promise<void>>>;
 }
@@ -61,12 +61,12 @@ interface Stretch {
 }
 
 /** Somebody who talks without a pause, and keeps book of what they hear. */
-class Talker {
+class ChaosClient {
   readonly stretches: Stretch[] = [];
   readonly heard = new Map<string, string>();
   readonly done = Promise.withResolvers<void>();
   readonly heardEnd = Promise.withResolvers<void>();
-  readonly #connection: Connection;
+  readonly #connection: Client;
   #after: string | undefined;
   #said = 0;
   #acknowledged = 0;
@@ -81,7 +81,7 @@ class Talker {
     counts: Counts,
   ) {
     // The store forgets nothing here, so that what it does not know may be given to it again.
-    this.#connection = connect({ ...address, session, repeat: true })
+    this.#connection = connect({ ...address, session, resendUnknown: true })
       .on("welcome", ({ recovered, last }) => {
         this.stretches.push({ after: this.#after, recovered, last, ids: [] });
         this.#after ??= last;
@@ -102,15 +102,15 @@ class Talker {
         this.#say();
       })
       // Not after the seconds that are right for people: this is to be over soon.
-      .on("state", ({ is }) => {
-        if (is === "waiting") setTimeout(() => this.#connection.retryNow(), random() * 50);
+      .on("state", ({ status }) => {
+        if (status === "reconnecting") setTimeout(() => this.#connection.retryNow(), random() * 50);
       })
-      .on("refused", ({ item, code }) => {
+      .on("rejected", ({ item, code }) => {
         if (code !== "message-too-big" || item.text.length <= MAX_MESSAGE_BYTES)
           this.#fail(`was refused: ${code}`);
         this.#say();
       })
-      .on("unsure", ({ seq }) => this.#fail(`does not know of ${seq}`));
+      .on("unconfirmed", ({ seq }) => this.#fail(`does not know of ${seq}`));
     this.#say();
   }
 
@@ -141,7 +141,7 @@ function nameOf(text: string): string {
  * Runs them all to the end.
  * @throws an error that names the first rule that does not hold
  */
-export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Promise<Counts> {
+export async function runFaults(setUp: () => Promise<Environment>, faults: Faults): Promise<Counts> {
   const random = randomFrom(faults.seed);
   const counts: Counts = {
     acknowledged: 0,
@@ -156,7 +156,7 @@ export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Pr
   const anyHub = () => stage.hubs[Math.floor(random() * stage.hubs.length)] ?? fail("there is no server");
   const mishaps = Object.entries(stage.mishaps);
   {
-    await using cutter = await startCutter(() => anyHub().port, random);
+    await using cutter = await startCuttingProxy(() => anyHub().port, random);
     const rooms = await Promise.all(
       faults.rooms.map(async (room) => {
         const witness = await anyHub().joinJson("witness", { room });
@@ -165,7 +165,7 @@ export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Pr
           const client = i % 4 === 3 ? i - 1 : i;
           const window = random() < 0.5 ? 1 : 20;
           const address = { server: cutter.origin, id: `c${client}`, room };
-          return new Talker(address, `${room}-${i}`, faults.messagesPerClient, window, random, counts);
+          return new ChaosClient(address, `${room}-${i}`, faults.messagesPerClient, window, random, counts);
         });
         return { room, witness, textWitness, talkers };
       }),
@@ -183,7 +183,7 @@ export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Pr
     })();
     const done = Promise.all(all.map((talker) => talker.done.promise));
     try {
-      await within(
+      await withDeadline(
         Promise.race([done, happening.then(() => done)]),
         describe("not all was acknowledged"),
         mishaps.length > 0 ? DEADLINE_MS : CUTS_DEADLINE_MS,
@@ -198,7 +198,7 @@ export async function runFaults(setUp: () => Promise<Stage>, faults: Faults): Pr
     for (const { room, witness, textWitness, talkers } of rooms) {
       await sayEnd(anyHub(), room);
       const ends = Promise.all(talkers.map((talker) => talker.heardEnd.promise));
-      await within(ends, describe(`not everyone in ${room} heard the end`), DEADLINE_MS);
+      await withDeadline(ends, describe(`not everyone in ${room} heard the end`), DEADLINE_MS);
       // Witnesses are cut off like everyone else when a server is.
       const order = mishaps.length > 0 ? await readAll(anyHub(), room) : await hearAll(witness);
       if (mishaps.length === 0) await checkTextWire(textWitness, [...order.values()]);
@@ -215,7 +215,7 @@ function fail(why: string): never {
   throw new Error(why);
 }
 
-async function sayEnd(hub: Hubbub, room: string): Promise<void> {
+async function sayEnd(hub: TestServer, room: string): Promise<void> {
   await using last = await hub.joinJson("last", { room, session: room, history: 0 });
   for (;;) {
     last.says("end", { seq: 1 });
@@ -236,7 +236,7 @@ async function hearAll(witness: JsonPeer): Promise<Map<string, string>> {
 }
 
 /** The same, as the store has it. */
-async function readAll(hub: Hubbub, room: string): Promise<Map<string, string>> {
+async function readAll(hub: TestServer, room: string): Promise<Map<string, string>> {
   const order = new Map<string, string>();
   for (let after = "1-0", more = true; more;) {
     const { body } = await hub.answer(`/rooms/${room}/messages?limit=1000&after=${after}`);
@@ -248,7 +248,7 @@ async function readAll(hub: Hubbub, room: string): Promise<Map<string, string>> 
 }
 
 async function checkTextWire(
-  witness: Awaited<ReturnType<Hubbub["join"]>>,
+  witness: Awaited<ReturnType<TestServer["join"]>>,
   order: readonly string[],
 ): Promise<void> {
   for (const name of order)
@@ -261,7 +261,11 @@ async function checkTextWire(
 }
 
 /** Acknowledged is said: each number of each session once, in its sender's order, and nothing else. */
-function checkSaidOnce(order: ReadonlyMap<string, string>, talkers: readonly Talker[], total: number): void {
+function checkSaidOnce(
+  order: ReadonlyMap<string, string>,
+  talkers: readonly ChaosClient[],
+  total: number,
+): void {
   const next = new Map(talkers.map(({ session }) => [session, 1]));
   for (const [id, name] of [...order].slice(0, -1)) {
     const [session = "", seq] = name.split("/");
@@ -276,7 +280,11 @@ function checkSaidOnce(order: ReadonlyMap<string, string>, talkers: readonly Tal
 }
 
 /** Each stretch is a piece of the one order without a hole; recovered says truly whether it joins the one before. */
-function checkHeard({ session, stretches, heard }: Talker, start: string, order: Map<string, string>): void {
+function checkHeard(
+  { session, stretches, heard }: ChaosClient,
+  start: string,
+  order: Map<string, string>,
+): void {
   const ids = [start, ...order.keys()];
   const index = new Map(ids.map((id, i) => [id, i]));
   const position = (id: string) => {
@@ -300,8 +308,8 @@ function checkHeard({ session, stretches, heard }: Talker, start: string, order:
 }
 
 /** One server, to which nothing happens. */
-export async function alone(setup: Parameters<typeof startHubbub>[0]): Promise<Stage> {
-  const hub = await startHubbub(setup);
+export async function alone(setup: Parameters<typeof startServer>[0]): Promise<Environment> {
+  const hub = await startServer(setup);
   return { hubs: [hub], mishaps: {}, [Symbol.asyncDispose]: () => hub[Symbol.asyncDispose]() };
 }
 
@@ -315,10 +323,10 @@ export function runKills(seed: number): Promise<Counts> {
   });
 }
 
-async function onSqlite(seed: number): Promise<Stage> {
+async function onSqlite(seed: number): Promise<Environment> {
   const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
   const start = () =>
-    startHubbub({
+    startServer({
       store: { name: "SQLite", url: "sqlite:chat.db" },
       cwd: folder,
       args: ["--history", seed % 2 ? "100" : "5"],
@@ -349,10 +357,10 @@ export function runRedis(seed: number): Promise<Counts> {
   });
 }
 
-async function onRedis(random: () => number): Promise<Stage> {
+async function onRedis(random: () => number): Promise<Environment> {
   const redis = await Redis.start(DURABLE);
   const start = () =>
-    startHubbub({ store: { name: "Redis", url: redis.url("faults") }, args: ["--history", "100000"] });
+    startServer({ store: { name: "Redis", url: redis.url("faults") }, args: ["--history", "100000"] });
   const hubs = [await start(), await start()];
   const pick = () => Math.floor(random() * hubs.length);
   const frozenMs = () => (random() < 0.1 ? 3000 : 300) * random();

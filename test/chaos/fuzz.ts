@@ -5,17 +5,17 @@
 
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
-import { closes } from "../../src/protocol/codec.ts";
-import { Garbage, SECRET, TARGETS, tokenOf, type Input } from "../support/fuzz-input.ts";
-import { JsonPeer, startHubbub, type Hubbub, type Peer } from "../support/server.ts";
+import { CLOSE_CODES } from "../../src/protocol/codec.ts";
+import { FuzzInput, SECRET, TARGETS, tokenOf, type Input } from "../support/fuzz-input.ts";
+import { JsonPeer, startServer, type TestServer, type Peer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
 import { RawClient, transcribe } from "../support/raw-websocket.ts";
 
 /** So many senders stay, some in the middle of a frame, while others come. */
 const LINGERING = 12;
 const EVENTS = new Set(["welcome", "presence", "message", "ack", "error", "pong"]);
-const ABUSE = closes.abuse.join(" ");
-const FAILED = closes.failed.join(" ");
+const ABUSE = CLOSE_CODES.abuse.join(" ");
+const FAILED = CLOSE_CODES.failed.join(" ");
 
 export interface Fuzz {
   readonly seed: number;
@@ -44,7 +44,7 @@ export interface Counts {
 /** @throws an error that names the seed, and the input that was sent last or that was answered wrongly */
 export async function runFuzz(fuzz: Fuzz): Promise<Counts> {
   const { seed, rounds = Infinity, seconds = Infinity, args = [], withTokens = false, pauseMs = 0 } = fuzz;
-  const garbage = new Garbage(randomFrom(seed));
+  const garbage = new FuzzInput(randomFrom(seed));
   const random = randomFrom(~seed);
   const counts: Counts = {
     rounds: 0,
@@ -55,7 +55,7 @@ export async function runFuzz(fuzz: Fuzz): Promise<Counts> {
     said: 0,
     rssMiB: 0,
   };
-  const hub = await startHubbub({ args, env: withTokens ? { HUBBUB_SECRET: SECRET } : {} });
+  const hub = await startServer({ args, env: withTokens ? { HUBBUB_SECRET: SECRET } : {} });
   const senders: Sender[] = [];
   let last: Input | undefined;
   try {
@@ -99,7 +99,7 @@ class Sender {
   #head: Awaited<ReturnType<RawClient["head"]>>;
 
   constructor(
-    hub: Hubbub,
+    hub: TestServer,
     private readonly input: Input,
   ) {
     this.#client = new RawClient(hub.port);
@@ -160,7 +160,7 @@ class Witnesses {
     private readonly json: JsonPeer,
   ) {}
 
-  static async of(hub: Hubbub): Promise<Witnesses> {
+  static async of(hub: TestServer): Promise<Witnesses> {
     const text = await hub.join("witness-text", { token: tokenOf("witness-text") });
     const query = { session: "witness", token: tokenOf("witness-json") };
     return new Witnesses(text, await hub.joinJson("witness-json", query));

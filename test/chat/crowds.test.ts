@@ -2,7 +2,7 @@
 
 import { connect, type Socket } from "node:net";
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { startHubbub, within, type Hubbub, type JsonPeer, type Peer } from "../support/server.ts";
+import { startServer, withDeadline, type TestServer, type JsonPeer, type Peer } from "../support/server.ts";
 import { request } from "../support/raw-websocket.ts";
 
 setDefaultTimeout(60_000);
@@ -10,11 +10,11 @@ setDefaultTimeout(60_000);
 const CROWD = 1000;
 
 /** Opens a TCP connection and writes the beginning of a request, or nothing. */
-async function dial(hub: Hubbub, start: string): Promise<Socket> {
+async function dial(hub: TestServer, start: string): Promise<Socket> {
   const socket = connect(hub.port, "127.0.0.1");
   const opened = Promise.withResolvers<void>();
   socket.once("connect", opened.resolve).once("error", opened.reject);
-  await within(opened.promise, () => "a connection did not open");
+  await withDeadline(opened.promise, () => "a connection did not open");
   socket.on("error", () => {});
   if (start) socket.write(start);
   return socket;
@@ -30,7 +30,7 @@ async function talk(ann: JsonPeer, bob: JsonPeer, count: number): Promise<void> 
 }
 
 test("a thousand connections that say nothing, half a request, or nothing after the handshake", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.joinJson("ann");
   await using bob = await hub.joinJson("bob");
   const handshake = request("/ws/silent").toString();
@@ -45,7 +45,7 @@ test("a thousand connections that say nothing, half a request, or nothing after 
 });
 
 test("a storm of joins and leaves: everyone is counted, and announced once", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.joinJson("ann");
   await using bob = await hub.joinJson("bob");
   await using text = await hub.join("text");
@@ -75,7 +75,7 @@ test("a storm of joins and leaves: everyone is counted, and announced once", asy
 });
 
 test("a crowd that is written to in several goes: all hear everything once and in order, also who comes or asks meanwhile", async () => {
-  await using hub = await startHubbub({ args: ["--history", "1000", "--flush-ms", "50"] });
+  await using hub = await startServer({ args: ["--history", "1000", "--flush-ms", "50"] });
   const join = (id: string, at: number) => {
     const query = { room: "crowd", history: 1000 };
     return at % 3 === 0 ? hub.joinJson(id, query).then(({ peer }) => peer) : hub.join(id, query);
@@ -110,7 +110,7 @@ test("a crowd that is written to in several goes: all hear everything once and i
 });
 
 test("senders all over a crowd pipeline: all receive one order, each sender in the tutorial's order, line by line", async () => {
-  await using hub = await startHubbub({ args: ["--flush-ms", "10"] });
+  await using hub = await startServer({ args: ["--flush-ms", "10"] });
   const ids = Array.from({ length: 520 }, (_, i) => `c${i}`);
   const crowd = await Promise.all(ids.map(async (id) => ({ id, peer: await hub.join(id) })));
   const senders = crowd.filter((_, i) => i % 20 === 0);

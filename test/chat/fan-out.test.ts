@@ -1,22 +1,22 @@
 /** A quiet room hears at once; in a busy one messages share a write, in their order, and nobody hears one twice. */
 
 import { describe, expect, test } from "bun:test";
-import { FanOut } from "../../src/chat/broadcaster.ts";
-import { Allowance } from "../../src/util/token-bucket.ts";
+import { Broadcaster } from "../../src/chat/broadcaster.ts";
+import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { ConnectionManager, type Member } from "../../src/chat/connection-manager.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
-import type { Close } from "../../src/protocol/codec.ts";
-import { Rooms } from "../../src/chat/room.ts";
+import type { CloseReason } from "../../src/protocol/codec.ts";
+import { RoomRegistry } from "../../src/chat/room.ts";
 import type { Content } from "../../src/store/store.ts";
-import { startHubbub, type Hubbub } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 
 /** So long that what waits can be seen to wait. */
-const start = () => startHubbub({ args: ["--flush-ms", "1000"] });
+const start = () => startServer({ args: ["--flush-ms", "1000"] });
 type Listener = Member & { socket: undefined };
 const says = (text: string) => `Client #ann says: ${text}`;
 
 /** A room in which "1" was just said, so that what follows waits. */
-async function busyRoom(hub: Hubbub) {
+async function busyRoom(hub: TestServer) {
   const ann = await hub.join("ann");
   const bob = await hub.join("bob");
   const eve = await hub.joinJson("eve");
@@ -89,7 +89,7 @@ describe("while the room is busy", () => {
   });
 
   test("what waits when the last one leaves, who comes next hears in the history alone", async () => {
-    await using hub = await startHubbub({ args: ["--flush-ms", "500"] });
+    await using hub = await startServer({ args: ["--flush-ms", "500"] });
     await using ann = await hub.join("ann");
     ann.says("1");
     await ann.hears("You wrote: 1", says("1"));
@@ -114,7 +114,7 @@ describe("while the room is busy", () => {
 });
 
 test("a thousand messages of many senders come in one order, the same for all, whatever shares a write", async () => {
-  await using hub = await startHubbub({ args: ["--flush-ms", "10", "--history", "2000"] });
+  await using hub = await startServer({ args: ["--flush-ms", "10", "--history", "2000"] });
   const senders = await Promise.all(Array.from({ length: 10 }, (_, i) => hub.join(`s${i}`)));
   await using bob = await hub.joinJson("bob");
   for (let n = 0; n < 100; n++) for (const sender of senders) sender.says(`${n}`);
@@ -147,19 +147,19 @@ describe("a crowd, which is written to in several goes", () => {
   function crowd(
     publish: (topic: string, message: string) => void,
     stays = (_: Listener) => true,
-    dismiss: (connection: Listener, why: Close) => void = () => {},
+    dismiss: (connection: Listener, why: CloseReason) => void = () => {},
   ) {
     const manager = new ConnectionManager<Listener>("crowd", (topic, message) => {
       publish(topic, String(message));
       return 1;
     });
     const all = Array.from({ length: 600 }, (_, i): Listener => {
-      return { client: `c${i}`, wire: "text", section: 0, socket: undefined, send: () => 1 };
+      return { client: `c${i}`, wire: "text", shard: 0, socket: undefined, send: () => 1 };
     });
     for (const each of all) manager.connect(each);
     for (const each of all) if (!stays(each)) manager.disconnect(each, 0);
-    const fanOut = new FanOut<Listener>(manager, new Set(), 1, dismiss);
-    return (message: string) => fanOut.add([{ to: "text", message, isEntry: true }]);
+    const broadcaster = new Broadcaster<Listener>(manager, new Set(), 1, dismiss);
+    return (message: string) => broadcaster.enqueue([{ to: "text", message, isStored: true }]);
   }
 
   test("leaves others their turns in between", async () => {
@@ -204,7 +204,7 @@ describe("a crowd, which is written to in several goes", () => {
     const heard: string[] = [];
     const say = crowd(
       (topic) => heard.push(topic),
-      ({ client, section }) => section !== 1 && client.endsWith("0"),
+      ({ client, shard }) => shard !== 1 && client.endsWith("0"),
     );
     say("1");
     expect(heard).toEqual(["text:0:crowd", "text:2:crowd"]);
@@ -241,18 +241,18 @@ describe("a crowd, which is written to in several goes", () => {
 test("what waits in a room that the store has lost is not for who comes into the next one of that name", async () => {
   const heard: string[] = [];
   const publish = (_: string, message: Content) => heard.push(String(message));
-  const rooms = new Rooms(new MemoryStore(10, () => {}), publish, 20, () => {});
+  const rooms = new RoomRegistry(new MemoryStore(10, () => {}), publish, 20, () => {});
   const come = () =>
-    rooms.reserve(
+    rooms.acquire(
       { client: "ann", room: "tea", wire: "text", history: 0 },
-      new Allowance({ perSecond: 0, burst: 0 }),
+      new TokenBucket({ perSecond: 0, burst: 0 }),
     );
   const [here, onTheWay] = [await come(), await come()];
   if (here === "unavailable" || onTheWay === "unavailable") throw new Error("the room did not open");
   const { room } = here;
   room.manager.connect(here);
-  for (const message of ["1", "2"]) room.fanOut.add([{ to: "text", message, isEntry: false }]);
-  rooms.clear();
+  for (const message of ["1", "2"]) room.broadcaster.enqueue([{ to: "text", message, isStored: false }]);
+  rooms.detachAll();
   room.manager.disconnect(here, 0);
   rooms.release(room);
   await Bun.sleep(100); // the pause is over

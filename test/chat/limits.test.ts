@@ -2,21 +2,21 @@
 
 import { describe, expect, test } from "bun:test";
 import { connect } from "../../src/client/client.ts";
-import { networkOf } from "../../src/http/sockets.ts";
+import { addressGroup } from "../../src/http/sockets.ts";
 import { forwardedFor } from "../../src/http/access.ts";
-import { Allowance, Allowances } from "../../src/util/token-bucket.ts";
-import { errors } from "../../src/protocol/codec.ts";
+import { TokenBucket, TokenBuckets } from "../../src/util/token-bucket.ts";
+import { ERROR_MESSAGES } from "../../src/protocol/codec.ts";
 import { Clock } from "../support/clock.ts";
-import { startHubbub } from "../support/server.ts";
+import { startServer } from "../support/server.ts";
 import { ask, RawClient, request } from "../support/raw-websocket.ts";
 
 const ABUSE = { code: 1008, reason: "Sending far too much: please slow down." };
 
 describe("an allowance", () => {
-  const allowance = () => new Allowance({ perSecond: 20, burst: 40 });
+  const bucket = () => new TokenBucket({ perSecond: 20, burst: 40 });
 
   test("is a burst, and then what comes each second", () => {
-    const mine = allowance();
+    const mine = bucket();
     for (let i = 0; i < 40; i++) expect(mine.take("x", 1000)).toBe(0);
     expect(mine.take("x", 1000)).toBe(0.05);
     expect(mine.take("x", 1025)).toBe(0.025);
@@ -27,7 +27,7 @@ describe("an allowance", () => {
   });
 
   test("pays for size: each 4 KiB are one more", () => {
-    const mine = allowance();
+    const mine = bucket();
     mine.take("x".repeat(4095), 1000); // 1
     mine.take(new Uint8Array(4096), 1000); // 2
     mine.take("語".repeat(21_845), 1000); // 16
@@ -40,44 +40,48 @@ describe("an allowance", () => {
   });
 
   test("lets the largest message through, however small the burst", () => {
-    const mine = new Allowance({ perSecond: 1, burst: 2 });
+    const mine = new TokenBucket({ perSecond: 1, burst: 2 });
     expect(mine.take("x".repeat(65_536), 1000)).toBe(0);
     expect(mine.take("x".repeat(65_536), 1000)).toBe(2);
     expect(mine.take("x".repeat(65_536), 3000)).toBe(0);
   });
 
   test("has patience with ten times as much in vain", () => {
-    const mine = allowance();
-    for (let i = 0; i < 400; i++) expect(mine.bear(1000)).toBe(true);
-    expect(mine.bear(1000)).toBe(false);
-    expect(mine.bear(1010)).toBe(true);
+    const mine = bucket();
+    for (let i = 0; i < 400; i++) expect(mine.chargeAbuse(1000)).toBe(true);
+    expect(mine.chargeAbuse(1000)).toBe(false);
+    expect(mine.chargeAbuse(1010)).toBe(true);
   });
 
   test("bears little of what is large, and enough of a small burst's", () => {
-    const mine = allowance();
-    for (let i = 0; i < 4; i++) expect(mine.bear(1000, "[".repeat(380_000))).toBe(true);
-    expect(mine.bear(1000, "[".repeat(380_000))).toBe(false);
-    const small = new Allowance({ perSecond: 20, burst: 1 });
-    for (let i = 0; i < 100; i++) expect(small.bear(1000)).toBe(true);
+    const mine = bucket();
+    for (let i = 0; i < 4; i++) expect(mine.chargeAbuse(1000, "[".repeat(380_000))).toBe(true);
+    expect(mine.chargeAbuse(1000, "[".repeat(380_000))).toBe(false);
+    const small = new TokenBucket({ perSecond: 20, burst: 1 });
+    for (let i = 0; i < 100; i++) expect(small.chargeAbuse(1000)).toBe(true);
   });
 
   test("may start with less than a burst", () => {
-    const many = new Allowance({ perSecond: 20, burst: 50 });
-    expect([many.takeUpTo(40, 1000), many.takeUpTo(40, 1000), many.takeUpTo(40, 1000)]).toEqual([40, 10, 0]);
-    const mine = new Allowance({ perSecond: 20, burst: 40 }, 0);
+    const many = new TokenBucket({ perSecond: 20, burst: 50 });
+    expect([
+      many.takeAvailable(40, 1000),
+      many.takeAvailable(40, 1000),
+      many.takeAvailable(40, 1000),
+    ]).toEqual([40, 10, 0]);
+    const mine = new TokenBucket({ perSecond: 20, burst: 40 }, 0);
     expect(mine.take("x", 1000)).toBe(0.05);
     expect(mine.take("x", 1050)).toBe(0);
   });
 
   test("is without end at a rate of 0", () => {
-    const mine = new Allowance({ perSecond: 0, burst: 1 });
-    for (let i = 0; i < 1000; i++) expect([mine.take("x", 0), mine.bear(0)]).toEqual([0, true]);
+    const mine = new TokenBucket({ perSecond: 0, burst: 1 });
+    for (let i = 0; i < 1000; i++) expect([mine.take("x", 0), mine.chargeAbuse(0)]).toEqual([0, true]);
   });
 });
 
 test("10,000 addresses are told apart; beyond that the one that was silent for longest starts anew", () => {
-  const allowances = new Allowances({ perSecond: 1, burst: 1 });
-  const isFull = (address: string) => allowances.of(address).take("x", 0) === 0;
+  const allowances = new TokenBuckets({ perSecond: 1, burst: 1 });
+  const isFull = (address: string) => allowances.get(address).take("x", 0) === 0;
   for (const address of ["first", "second"]) expect(isFull(address)).toBe(true);
   for (let i = 0; i < 9_998; i++) isFull(`a${i}`);
   expect(isFull("first")).toBe(false);
@@ -90,7 +94,7 @@ const slow = (burst: number) => ["--message-rate", "1", "--message-burst", `${bu
 
 test("the text wire: what is too much is not said, and its sender is told so", async () => {
   using clock = new Clock();
-  await using hub = await startHubbub({ ...clock.setup, args: slow(2) });
+  await using hub = await startServer({ ...clock.setup, args: slow(2) });
   await using ann = await hub.join("ann");
   await using bob = await hub.join("bob");
   for (const text of ["1", "2", "3"]) ann.says(text);
@@ -105,7 +109,7 @@ test("the text wire: what is too much is not said, and its sender is told so", a
 
 test("the echo is never rate-limited: messages or pings, and its connections take nothing from those in rooms", async () => {
   using clock = new Clock();
-  await using hub = await startHubbub({ ...clock.setup, args: slow(1) });
+  await using hub = await startServer({ ...clock.setup, args: slow(1) });
   await using ann = await hub.open("/websocket");
   const lines = Array.from({ length: 5000 }, (_, i) => `${i}`);
   for (const line of lines) ann.says(line);
@@ -121,13 +125,13 @@ test("the echo is never rate-limited: messages or pings, and its connections tak
 test("the JSON wire: told when to come again, and what follows waits for it", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "2", "--message-burst", "1"];
-  await using hub = await startHubbub({ ...clock.setup, args });
+  await using hub = await startServer({ ...clock.setup, args });
   await using ann = await hub.joinJson("ann", { session: "s" });
   for (const seq of [1, 2, 3]) ann.says(`${seq}`, { seq });
   await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "1" });
-  const limited = { type: "error", code: "rate-limited", message: errors["rate-limited"], seq: 2 };
+  const limited = { type: "error", code: "rate-limited", message: ERROR_MESSAGES["rate-limited"], seq: 2 };
   await ann.hears({ ...limited, retryAfterSeconds: 0.5 });
-  await ann.hears({ type: "error", code: "out-of-order", message: errors["out-of-order"], seq: 3 });
+  await ann.hears({ type: "error", code: "out-of-order", message: ERROR_MESSAGES["out-of-order"], seq: 3 });
   ann.sends({ type: "ping" });
   await ann.hears({ type: "pong" });
   clock.passes(250);
@@ -139,7 +143,7 @@ test("the JSON wire: told when to come again, and what follows waits for it", as
 });
 
 test("who goes on regardless is closed: with messages, empty ones, pings or malformed frames, on either wire", async () => {
-  await using hub = await startHubbub({ args: slow(10) });
+  await using hub = await startServer({ args: slow(10) });
   await using bob = await hub.join("bob");
   const flood = async (what: string, peer: Awaited<ReturnType<typeof hub.join>>, frame: string) => {
     for (let i = 0; i < 200; i++) peer.says(frame);
@@ -159,7 +163,7 @@ test("who goes on regardless is closed: with messages, empty ones, pings or malf
 });
 
 test("what surrounds a text costs as what is sent in vain does, beyond 4 KiB", async () => {
-  await using hub = await startHubbub({ args: slow(100) });
+  await using hub = await startServer({ args: slow(100) });
   const padded = (blanks: number) => `{"type":"message",${" ".repeat(blanks)}"text":"hi"}`;
   await using ann = await hub.joinJson("ann", { room: "a" });
   for (let i = 0; i < 50; i++) ann.sends(padded(4000));
@@ -173,7 +177,7 @@ test("what surrounds a text costs as what is sent in vain does, beyond 4 KiB", a
 test("who comes again and again has no whole burst each time", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "1", "--message-burst", "2"];
-  await using hub = await startHubbub({ ...clock.setup, args });
+  await using hub = await startServer({ ...clock.setup, args });
   await using bob = await hub.join("bob", { room: "elsewhere" });
   /** How many of two messages are stored of each of so many connections, one after the other. */
   const comes = async (times: number) => {
@@ -200,7 +204,7 @@ test("who comes again and again has no whole burst each time", async () => {
 });
 
 test("the smallest burst does not throw our own client out", async () => {
-  await using hub = await startHubbub({ args: ["--message-rate", "500", "--message-burst", "1"] });
+  await using hub = await startServer({ args: ["--message-rate", "500", "--message-burst", "1"] });
   await using bob = await hub.join("bob");
   const ann = connect({ server: hub.origin, id: "ann" });
   for (let i = 0; i < 60; i++) ann.send(`${i}`);
@@ -209,7 +213,7 @@ test("the smallest burst does not throw our own client out", async () => {
 });
 
 test("our own client slows down by itself, and loses nothing", async () => {
-  await using hub = await startHubbub({ args: ["--message-rate", "200", "--message-burst", "20"] });
+  await using hub = await startServer({ args: ["--message-rate", "200", "--message-burst", "20"] });
   await using bob = await hub.join("bob");
   const ann = connect({ server: hub.origin, id: "ann" });
   for (let i = 0; i < 300; i++) ann.send(`${i}`);
@@ -226,7 +230,7 @@ describe("connections", () => {
   };
 
   test("in all: the next one is told to come later, and may when one has gone", async () => {
-    await using hub = await startHubbub({ args: ["--max-connections", "2"] });
+    await using hub = await startServer({ args: ["--max-connections", "2"] });
     await using ann = await hub.join("ann");
     await using echo = await hub.open("/websocket");
     for (const headers of [{}, UPGRADE])
@@ -254,7 +258,7 @@ describe("connections", () => {
     "as many as there are file descriptors for, and the rest is told so; one line of the log says that it is full",
     async () => {
       const env = { ...process.env, LANG: "C" };
-      await using hub = await startHubbub({ command: withDescriptors(80), env, args: ["--log", "text"] });
+      await using hub = await startServer({ command: withDescriptors(80), env, args: ["--log", "text"] });
       const clients = Array.from({ length: 120 }, () => ask(hub, "/websocket"));
       const heads = await Promise.all(clients.map((client) => client.head()));
       const statuses = Map.groupBy(heads, (head) => head?.status);
@@ -278,7 +282,7 @@ describe("connections", () => {
     "connections that wait for a next request make room when file descriptors run out",
     async () => {
       const env = { ...process.env, LANG: "C" };
-      await using hub = await startHubbub({ command: withDescriptors(80), env, args: ["--log", "text"] });
+      await using hub = await startServer({ command: withDescriptors(80), env, args: ["--log", "text"] });
       await using ann = await hub.join("ann");
       const clients = Array.from({ length: 120 }, () => ask(hub, "/healthz", { Connection: "keep-alive" }));
       for (const client of clients) expect((await client.head())?.status).toBe(200);
@@ -294,7 +298,7 @@ describe("connections", () => {
     "more than there are file descriptors for: a warning says so",
     async () => {
       const args = ["--max-connections", "49"];
-      await using hub = await startHubbub({
+      await using hub = await startServer({
         command: withDescriptors(80),
         env: { ...process.env, LANG: "C" },
         args,
@@ -307,7 +311,7 @@ describe("connections", () => {
   );
 
   test("rejected ones are not kept open for another request", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     for (const path of ["/ws/a%20b", "/websocket"]) {
       await using client = ask(hub, path, { Origin: "http://evil.example" });
       const head = await client.head();
@@ -319,7 +323,7 @@ describe("connections", () => {
   test("new ones from an address: beyond the rate they are told to come again, and other addresses are not", async () => {
     using clock = new Clock();
     const args = ["--connection-rate", "2", "--trust-proxy"];
-    await using hub = await startHubbub({ ...clock.setup, args });
+    await using hub = await startServer({ ...clock.setup, args });
     const answersTo = async (address: string, times: number) => {
       const counts: Record<string, number> = {};
       for (let i = 0; i < times; i++) {
@@ -344,7 +348,7 @@ describe("connections", () => {
   });
 
   test("who fails to become a WebSocket gives its place back, and the room's", async () => {
-    await using hub = await startHubbub({ args: ["--max-connections", "1"] });
+    await using hub = await startServer({ args: ["--max-connections", "1"] });
     for (const path of ["/ws/ann", "/websocket"])
       for (let i = 0; i < 5; i++) {
         await using client = new RawClient(hub.port);
@@ -360,7 +364,7 @@ describe("connections", () => {
 
   test("each address: others come in; who cannot be let in for another reason takes no place", async () => {
     const args = ["--max-connections-per-address", "2", "--trust-proxy"];
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     const from = (address: string) => ({ "X-Forwarded-For": `1.1.1.1, ${address}` });
     for (let i = 0; i < 5; i++)
       await hub.answer("/ws/a%20b", { headers: { ...UPGRADE, ...from("192.0.2.1") } });
@@ -394,7 +398,7 @@ describe("connections", () => {
   });
 
   test("without --trust-proxy what X-Forwarded-For says counts for nothing, and one line of the log says so", async () => {
-    await using hub = await startHubbub({ args: ["--max-connections-per-address", "1", "--log", "text"] });
+    await using hub = await startServer({ args: ["--max-connections-per-address", "1", "--log", "text"] });
     await using ann = await hub.open("/ws/ann", { "X-Forwarded-For": "192.0.2.1" });
     for (const address of ["192.0.2.2", "192.0.2.3"])
       expect(await hub.answer("/ws/bob", { headers: { "X-Forwarded-For": address } })).toHaveProperty(
@@ -439,7 +443,7 @@ describe("connections", () => {
     };
     for (const [network, values] of Object.entries(spellings))
       for (const value of values)
-        test(`${value} is of ${network}`, () => expect(networkOf(forwarded(value) ?? "")).toBe(network));
+        test(`${value} is of ${network}`, () => expect(addressGroup(forwarded(value) ?? "")).toBe(network));
 
     const none = [
       "",
@@ -481,18 +485,18 @@ describe("connections", () => {
     ["", ""],
   ];
   for (const [address, network] of networks)
-    test(`${address} is of ${network}`, () => expect(networkOf(address)).toBe(network));
+    test(`${address} is of ${network}`, () => expect(addressGroup(address)).toBe(network));
 });
 
 test("the largest message is what the operator says, on both wires", async () => {
-  await using hub = await startHubbub({ args: ["--max-message-bytes", "10"] });
+  await using hub = await startServer({ args: ["--max-message-bytes", "10"] });
   await using ann = await hub.joinJson("ann");
   expect(ann.welcome.maxMessageBytes).toBe(10);
   ann.says("語".repeat(3));
   ann.says("x".repeat(11));
   await ann.hears(
     { type: "message", from: "ann", text: "語".repeat(3) },
-    { type: "error", code: "message-too-big", message: errors["message-too-big"] },
+    { type: "error", code: "message-too-big", message: ERROR_MESSAGES["message-too-big"] },
   );
   await using bob = await hub.join("bob");
   bob.says("x".repeat(11));

@@ -2,13 +2,13 @@
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { Clock } from "../support/clock.ts";
-import { startHubbub, type Hubbub, type Peer } from "../support/server.ts";
+import { startServer, type TestServer, type Peer } from "../support/server.ts";
 import { frame, RawClient, request, transcribe } from "../support/raw-websocket.ts";
 
 setDefaultTimeout(30_000);
 
 /** A client in a process of its own, which can be frozen; it is in the room. */
-async function startClient(hub: Hubbub, id: string) {
+async function startClient(hub: TestServer, id: string) {
   const source = `
     const socket = new WebSocket("ws://127.0.0.1:${hub.port}/ws/${id}");
     socket.onopen = () => console.log("in");
@@ -34,7 +34,7 @@ async function talkUntil(peer: Peer, listener: Peer, line: string): Promise<stri
 test.concurrent(
   "a frozen client of a busy room is gone, and announced; a live one that says nothing is not",
   async () => {
-    await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });
+    await using hub = await startServer({ args: ["--ping-seconds", "1"] });
     await using talker = await hub.join("talker");
     await using bob = await hub.join("bob");
     await using silent = await hub.join("silent");
@@ -54,7 +54,7 @@ test.concurrent(
 );
 
 test.concurrent("two pings without an answer, and it is cut off", async () => {
-  await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });
+  await using hub = await startServer({ args: ["--ping-seconds", "1"] });
   for (const path of ["/ws/ann", "/websocket"]) {
     await using client = new RawClient(hub.port);
     client.sends(request(path));
@@ -71,7 +71,7 @@ for (const [what, sign, answer] of [
     `${what} is a sign of life like any pong; with the third ping that is due after it, it is over`,
     async () => {
       using clock = new Clock();
-      await using hub = await startHubbub({ ...clock.setup, args: ["--ping-seconds", "1"] });
+      await using hub = await startServer({ ...clock.setup, args: ["--ping-seconds", "1"] });
       await using client = new RawClient(hub.port);
       client.sends(request("/websocket"));
       await client.head();
@@ -91,7 +91,7 @@ for (const [what, sign, answer] of [
   );
 
 test.concurrent("a server that was frozen itself does not take it out on its clients", async () => {
-  await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });
+  await using hub = await startServer({ args: ["--ping-seconds", "1"] });
   await using ann = await hub.join("ann");
   await using bob = await hub.join("bob");
   hub.process.kill("SIGSTOP");
@@ -103,7 +103,7 @@ test.concurrent("a server that was frozen itself does not take it out on its cli
 });
 
 test.concurrent("who reads slowly but reads is alive, though its answers to pings are late", async () => {
-  await using hub = await startHubbub({ args: ["--ping-seconds", "2", "--history", "1000"] });
+  await using hub = await startServer({ args: ["--ping-seconds", "2", "--history", "1000"] });
   await using ann = await hub.joinJson("ann");
   for (let i = 0; i < 200; i++) {
     await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));

@@ -1,7 +1,7 @@
 /** A sender that writes everything before it reads anything loses nothing; one that never reads is a slow consumer. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { startHubbub, STORES, until, within } from "../support/server.ts";
+import { startServer, STORES, eventually, withDeadline } from "../support/server.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 
 setDefaultTimeout(60_000);
@@ -31,13 +31,13 @@ async function exchange<T>(
     if (picked.length === count) all.resolve();
   };
   socket.onclose = ({ code, reason }) => all.reject(new Error(`closed with ${code} ${reason}`));
-  await within(all.promise, () => `${picked.length} of ${count} came`, DEADLINE_MS);
+  await withDeadline(all.promise, () => `${picked.length} of ${count} came`, DEADLINE_MS);
   socket.terminate();
   return picked;
 }
 
 test("the echo answers 100,000 lines that are sent at once", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const url = `${hub.origin.replace("http", "ws")}/websocket`;
   const heard = await exchange(url, LINES, COUNT, (line) => line);
   expect(heard).toEqual(LINES.map((line) => `Message text was: ${line}`));
@@ -45,7 +45,7 @@ test("the echo answers 100,000 lines that are sent at once", async () => {
 
 for (const store of stores) {
   test(`100,000 lines that are sent at once are all stored and received, in order, on the text wire: ${store.name}`, async () => {
-    await using hub = await startHubbub({ store, args: ["--flush-ms", "10"] });
+    await using hub = await startServer({ store, args: ["--flush-ms", "10"] });
     const url = `${hub.origin.replace("http", "ws")}/ws/ann`;
     const heard = await exchange(url, LINES, 2 * COUNT, (line) => line);
     const own = heard.filter((line) => line.startsWith("You wrote: "));
@@ -55,7 +55,7 @@ for (const store of stores) {
   });
 
   test(`100,000 numbered messages at once, and a replay of all of them, on the JSON wire: ${store.name}`, async () => {
-    await using hub = await startHubbub({ store, args: ["--flush-ms", "10", "--history", `${COUNT}`] });
+    await using hub = await startServer({ store, args: ["--flush-ms", "10", "--history", `${COUNT}`] });
     const url = `${hub.origin.replace("http", "ws")}/ws/ann?session=s`;
     let start = "";
     const errors: string[] = [];
@@ -83,7 +83,7 @@ for (const store of stores) {
 for (const store of STORES)
   test(`what is sent at once and followed by a close is all stored: ${store.name}`, async () => {
     const count = 20_000;
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     const socket = new WebSocket(`${hub.origin.replace("http", "ws")}/ws/ann`);
     socket.onopen = () => {
       for (const line of LINES.slice(0, count)) socket.send(line);
@@ -93,13 +93,13 @@ for (const store of STORES)
       const { body } = await hub.answer("/rooms/lobby/messages?limit=1");
       return JSON.parse(body).messages[0]?.text === LINES[count - 1];
     };
-    await until(isThere, "the last line is stored", DEADLINE_MS);
+    await eventually(isThere, "the last line is stored", DEADLINE_MS);
   });
 
 test.each(["/websocket", "/ws/ann", "/ws/ann?session=s"])(
   "a sender to %s that never reads is closed with 1013; others go on",
   async (path) => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     await using bob = await hub.join("bob", { room: "other" });
     const headers: Record<string, string> = path.includes("session")
       ? { "Sec-WebSocket-Protocol": SUBPROTOCOL }
@@ -113,7 +113,7 @@ test.each(["/websocket", "/ws/ann", "/ws/ann?session=s"])(
     await bob.hears("You wrote: hi", "Client #bob says: hi");
     // Bun drops a closed connection whose close frame is not read within some seconds: so it is read as soon as it is sent.
     const isClosed = async () => (await hub.metrics()).get('hubbub_disconnects_total{code="1013"}') === 1;
-    await until(isClosed, "the server closes it", DEADLINE_MS);
+    await eventually(isClosed, "the server closes it", DEADLINE_MS);
     ann.resumes();
     expect(await ann.closes()).toEqual(SLOW);
   },

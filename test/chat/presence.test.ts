@@ -3,11 +3,11 @@
 import { describe, expect, test } from "bun:test";
 import { ConnectionManager, type Member } from "../../src/chat/connection-manager.ts";
 import { startHub } from "../support/hub.ts";
-import { startHubbub, STORES } from "../support/server.ts";
+import { startServer, STORES } from "../support/server.ts";
 
 describe.each(STORES)("with the store $name", (store) => {
   test("a client that closes is said to have left, to everyone else", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     await using eve = await hub.join("eve");
@@ -18,7 +18,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a connection that is dropped counts as closed", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     ann.vanishes();
@@ -26,7 +26,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("so does a client whose process is killed", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using bob = await hub.join("bob");
     const url = `ws://127.0.0.1:${hub.port}/ws/ann`;
     await using ann = Bun.spawn([
@@ -40,7 +40,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("two tabs with one id are one client: it leaves with the last one", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using bob = await hub.join("bob");
     await using one = await hub.join("ann");
     await using two = await hub.join("ann");
@@ -55,7 +55,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a client that is back before it was announced has not left, even in a room where others just did", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using bob = await hub.join("bob");
     const others = await Promise.all(Array.from({ length: 20 }, (_, i) => hub.join(`other${i}`)));
     await using first = await hub.join("ann");
@@ -68,7 +68,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a crowd that goes at once is announced once each, to all who stay", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     const stay = await Promise.all(["bob", "eve", "joe"].map((id) => hub.join(id)));
     const names = Array.from({ length: 500 }, (_, i) => `c${i}`);
     const crowd = await Promise.all(names.map((id) => hub.join(id)));
@@ -91,19 +91,19 @@ describe("when thousands leave at once", () => {
     const connections = clients.map((client): Member => ({
       client,
       wire: "text",
-      section: 0,
+      shard: 0,
       send: () => 1,
     }));
     for (const each of connections) manager.connect(each);
     manager.hasSent("ann");
     for (const each of connections) manager.disconnect(each, 1);
-    expect([...manager.takeGone(300, 0)]).toEqual([]);
-    expect([...manager.takeGone(300, 1)]).toEqual(["ann", ...clients.slice(0, 299)]);
-    expect([...manager.takeGone(Infinity, 1)]).toEqual(clients.slice(299, 1_000));
+    expect([...manager.drainLeaves(300, 0)]).toEqual([]);
+    expect([...manager.drainLeaves(300, 1)]).toEqual(["ann", ...clients.slice(0, 299)]);
+    expect([...manager.drainLeaves(Infinity, 1)]).toEqual(clients.slice(299, 1_000));
     for (const each of connections) manager.connect(each);
     for (const each of connections.slice(2_000)) manager.disconnect(each, 2);
     // It has sent nothing since it joined again.
-    expect([...manager.takeGone(Infinity, 2)]).toEqual(clients.slice(2_000, 3_000));
+    expect([...manager.drainLeaves(Infinity, 2)]).toEqual(clients.slice(2_000, 3_000));
   });
 
   test("on the text wire, senders are announced, and of the others no more than 1,000", async () => {
@@ -121,7 +121,7 @@ describe("when thousands leave at once", () => {
     (await join("last")).leaves();
     while (bob.socket.received.length === 0) await Bun.sleep(5);
     expect(bob.socket.takes()).toEqual(["Client #last left the chat"]);
-    expect(await hub.presenceOf("tea")).toEqual({ count: 1, members: ["bob"] });
+    expect(await hub.getPresence("tea")).toEqual({ count: 1, members: ["bob"] });
   });
 
   test("on the JSON wire, senders are named first, and everyone is named", async () => {

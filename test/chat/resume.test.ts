@@ -1,14 +1,14 @@
 /** Going on after a connection was lost: what is recovered, and how an own message is said exactly once. */
 
 import { describe, expect, test } from "bun:test";
-import { errors, type ErrorCode } from "../../src/protocol/codec.ts";
-import { JsonPeer, startHubbub, STORES, type Event } from "../support/server.ts";
+import { ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codec.ts";
+import { JsonPeer, startServer, STORES, type Event } from "../support/server.ts";
 
 const message = (from: string, text: string): Event => ({ type: "message", from, text });
 
 describe.each(STORES)("with the store $name", (store) => {
   test("who goes on after the last message heard hears what came since, then what comes", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using first = await hub.joinJson("bob");
     ann.says("1");
@@ -33,7 +33,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("recovered if and only if nothing is missing: the oldest kept message's predecessor still is, the one before not", async () => {
-    await using hub = await startHubbub({ store, args: ["--history", "3"] });
+    await using hub = await startServer({ store, args: ["--history", "3"] });
     await using ann = await hub.joinJson("ann");
     const ids = [ann.after];
     for (const text of ["1", "2", "3", "4", "5"]) {
@@ -72,7 +72,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("?history=N goes back further than --history where the store does, up to 1,000; one that cannot resume gets --history", async () => {
-    await using hub = await startHubbub({ store, args: ["--history", "10"] });
+    await using hub = await startServer({ store, args: ["--history", "10"] });
     await using ann = await hub.joinJson("ann");
     const COUNT = 1100;
     for (let i = 1; i <= COUNT; i++) ann.says(`${i}`);
@@ -99,7 +99,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("an empty room, and a history of none, can be gone on in as well", async () => {
-    await using hub = await startHubbub({ store, args: ["--history", "0"] });
+    await using hub = await startServer({ store, args: ["--history", "0"] });
     await using ann = await hub.joinJson("ann");
     await using same = await hub.joinJson("bob", { after: ann.after });
     expect([same.welcome.recovered, same.welcome.last]).toEqual([true, ann.after]);
@@ -114,13 +114,13 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("an id of another room, or of a server before this one, recovers nothing", async () => {
-    await using old = await startHubbub({ store });
+    await using old = await startServer({ store });
     await using ann = await old.joinJson("ann");
     ann.says("1");
     await ann.hears(message("ann", "1"));
     await using elsewhere = await old.joinJson("ann", { room: "tea", after: ann.after });
     expect(elsewhere.welcome.recovered).toBe(false);
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     for (const after of [ann.after, String(ann.welcome.last)]) {
       await using bob = await hub.joinJson("bob", { after });
       expect(bob.welcome.recovered).toBe(false);
@@ -128,7 +128,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a number said twice is acknowledged twice and heard once, also over a new connection", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using bob = await hub.join("bob");
     await using first = await hub.joinJson("ann", { session: "s", history: 0 });
     first.says("one", { seq: 1 });
@@ -157,10 +157,15 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a refused number holds back the higher ones, until it comes again or is skipped", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using bob = await hub.join("bob");
     await using ann = await hub.joinJson("ann", { session: "s", history: 0 });
-    const refused = (code: ErrorCode, seq: number) => ({ type: "error", code, message: errors[code], seq });
+    const refused = (code: ErrorCode, seq: number) => ({
+      type: "error",
+      code,
+      message: ERROR_MESSAGES[code],
+      seq,
+    });
     ann.says("x".repeat(65_537), { seq: 1 });
     ann.says("two", { seq: 2 });
     await ann.hears(refused("message-too-big", 1), refused("out-of-order", 2));
@@ -188,7 +193,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a session's newer connection replaces its older, and nobody is said to have left", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using bob = await hub.join("bob");
     await using older = await hub.joinJson("ann", { session: "s" });
     await using other = await hub.joinJson("ann", { session: "t" });
@@ -208,7 +213,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("without a number there is no ack, and lone surrogates are mended at the door", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.joinJson("ann", { session: "s" });
     ann.sends('{"type":"message","text":"\\ud83d\\ude00 \\ud83d","unknown":{"type":"ping"}}');
     await ann.hears(message("ann", "😀 \ufffd"));
@@ -216,7 +221,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("400 messages of 64 KiB reach a slow reader that goes on where it was, each once and in order", async () => {
-    await using hub = await startHubbub({ store, args: ["--history", "400"] });
+    await using hub = await startServer({ store, args: ["--history", "400"] });
     await using ann = await hub.joinJson("ann", { session: "s" });
     const start = ann.after;
     const texts = Array.from({ length: 400 }, (_, i) => `${i} `.padEnd(65_536, "x"));
@@ -234,7 +239,7 @@ describe.each(STORES)("with the store $name", (store) => {
 });
 
 test("of two connections of a session the one that asked first goes, also if it took longer to let it in", async () => {
-  await using hub = await startHubbub({
+  await using hub = await startServer({
     store: { name: "late", url: "late:?delay=20", preload: "delayed-store.ts" },
   });
   const codes = Array.from({ length: 30 }, async (_, i) => {
@@ -253,7 +258,7 @@ test.each(["open", "sent"])(
   "a client that joins while the store loses its data (%s) gets no place in the room as it was",
   async (moment) => {
     const store = { name: "a losing store", url: `losing:?while=${moment}`, preload: "losing-store.ts" };
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     ann.says("before");
     await ann.hears("You wrote: before", "Client #ann says: before");

@@ -1,11 +1,11 @@
 /** Rooms, on both wires, with each store: who hears whom, and what a newcomer hears. */
 
 import { describe, expect, test } from "bun:test";
-import { startHubbub, STORES } from "../support/server.ts";
+import { startServer, STORES } from "../support/server.ts";
 
 describe.each(STORES)("with the store $name", (store) => {
   test("a message stays in its room", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.joinJson("ann", { room: "tea" });
     await using bob = await hub.join("bob", { room: "tea" });
     await using eve = await hub.joinJson("eve", { room: "coffee" });
@@ -18,7 +18,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("without a room, and as ?room=lobby, it is the lobby; a room has one spelling", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.joinJson("bob", { room: "lobby" });
     await using eve = await hub.join("eve", { room: "cafe\u0301" });
@@ -32,7 +32,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("both wires hear each other, in one order", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.joinJson("bob", { session: "s" });
     ann.says("one");
@@ -43,7 +43,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a binary message is data on the JSON wire, from either side", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.joinJson("bob");
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -59,7 +59,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a welcome tells where one is, and who else is", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann", { room: "tea" });
     await using bob = await hub.joinJson("bob", { room: "tea" });
     await using twin = await hub.joinJson("bob", { room: "tea", session: "s" });
@@ -82,7 +82,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a newcomer hears the latest messages: all that are kept on the JSON wire, those asked for on the other", async () => {
-    await using hub = await startHubbub({ store, args: ["--history", "3"] });
+    await using hub = await startServer({ store, args: ["--history", "3"] });
     await using ann = await hub.join("ann");
     for (const text of ["1", "2", "3", "4", "5"]) ann.says(text);
     for (const text of ["1", "2", "3", "4", "5"])
@@ -103,7 +103,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("presence is coalesced, and its count is exact", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.joinJson("ann");
     await ann.hearsPresence({ joined: ["ann"], left: [], count: 1 });
     const crowd = await Promise.all(Array.from({ length: 250 }, (_, i) => hub.join(`c${i}`)));
@@ -126,7 +126,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("who comes and goes between two presence events is in neither", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.joinJson("ann");
     await ann.hearsPresence({ joined: ["ann"], left: [], count: 1 });
     await using bob = await hub.join("bob");
@@ -146,7 +146,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a room, a session or a history that is none is refused before the upgrade", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     const json = { "Sec-WebSocket-Protocol": "hubbub.v1" };
     for (const [query, sentence] of [
       ["room=", 'A room is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n'],
@@ -162,7 +162,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("the answer names the subprotocol that is spoken, whatever else is offered", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     const offer = async (protocols: string) => {
       const response = await hub.get("/ws/ann", {
         headers: {

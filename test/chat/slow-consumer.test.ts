@@ -1,10 +1,10 @@
 /** A reader that does not keep up is told to come back; nothing is skipped, and the others notice nothing. */
 
 import { expect, test } from "bun:test";
-import { startHubbub, until } from "../support/server.ts";
+import { startServer, eventually } from "../support/server.ts";
 
 test("a slow reader is closed with 1013, has heard everything up to there, and goes on without a gap", async () => {
-  await using hub = await startHubbub({ args: ["--history", "1000"] });
+  await using hub = await startServer({ args: ["--history", "1000"] });
   await using ann = await hub.joinJson("ann", { session: "s" });
   await using bob = await hub.joinJson("bob");
   await using slow = await hub.joinJson("slow");
@@ -37,7 +37,7 @@ test("a slow reader is closed with 1013, has heard everything up to there, and g
 });
 
 test("a replay that its history outruns is closed with 1013, and coming back tells that something is missing", async () => {
-  await using hub = await startHubbub({ args: ["--history", "200"] });
+  await using hub = await startServer({ args: ["--history", "200"] });
   await using ann = await hub.joinJson("ann", { session: "s" });
   await using eve = await hub.join("eve");
   while (!String((await ann.nextPresence()).joined).includes("eve"));
@@ -75,7 +75,7 @@ test("a replay that its history outruns is closed with 1013, and coming back tel
 });
 
 test("at thousands of messages a second the others hear all in order, and the server holds little for the slow one", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.join("ann");
   await using bob = await hub.joinJson("bob");
   await using slow = await hub.join("slow");
@@ -101,11 +101,11 @@ async function residentMiB(pid: number): Promise<number> {
 }
 
 test("an echo that is not read is cut off too", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.open("/websocket");
   ann.pauses();
   for (let i = 0; i < 300; i++) ann.says("x".repeat(65_536));
-  await until(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
+  await eventually(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
   ann.resumes();
   expect((await ann.closes()).code).toBe(1013);
 });

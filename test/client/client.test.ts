@@ -5,11 +5,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { connect, type Connection, type State } from "../../src/client/client.ts";
+import { connect, type Client, type ConnectionState } from "../../src/client/client.ts";
 import type { Welcome } from "../../src/protocol/events.ts";
-import { Tokens } from "../../src/auth/tokens.ts";
+import { TokenSigner } from "../../src/auth/tokens.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
-import { startHubbub, within, until } from "../support/server.ts";
+import { startServer, withDeadline, eventually } from "../support/server.ts";
 import { fill, linesOf } from "../support/docs.ts";
 
 /** The next time that something happens, with a deadline. */
@@ -21,11 +21,11 @@ function next<T>(
 ): Promise<T> {
   const { promise, resolve } = Promise.withResolvers<T>();
   on((value) => is(value) && resolve(value));
-  return within(promise, () => `${what} did not happen`, deadlineMs);
+  return withDeadline(promise, () => `${what} did not happen`, deadlineMs);
 }
 
 test("the README's lines run as they stand, with the module that the server hands out", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob", { room: "tea" });
   const readme = await Bun.file(`${import.meta.dir}/../../README.md`).text();
   const lines = /```js\n(.*?)```/s.exec(readme)?.[1] ?? "";
@@ -50,7 +50,7 @@ test("the README's lines run as they stand, with the module that the server hand
 });
 
 test("in Bun a copy of the module works as the README says; without a server it says what is missing", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob", { room: "tea" });
   const folder = await mkdtemp(join(tmpdir(), "hubbub-client-"));
   try {
@@ -65,7 +65,7 @@ test("in Bun a copy of the module works as the README says; without a server it 
 
     await Bun.write(
       `${folder}/eve.js`,
-      'import { connect } from "../hubbub.js"; connect({ id: "eve", token: "a.b.c" });',
+      'import { connect } from "./hubbub.js"; connect({ id: "eve", token: "a.b.c" });',
     );
     const eve = Bun.spawn([process.execPath, "eve.js"], { cwd: folder, stderr: "pipe" });
     expect(await new Response(eve.stderr).text()).toContain(
@@ -83,8 +83,8 @@ test("in Bun a copy of the module works as the README says; without a server it 
 });
 
 test("it notices a server that is frozen, within two pings, and goes on with one that is not", async () => {
-  await using frozen = await startHubbub();
-  const states: State[] = [];
+  await using frozen = await startServer();
+  const states: ConnectionState[] = [];
   const ann = connect({ server: frozen.origin, id: "ann" }).on("state", (state) => states.push(state));
   await next<Welcome>(
     (handler) => ann.on("welcome", handler),
@@ -94,39 +94,39 @@ test("it notices a server that is frozen, within two pings, and goes on with one
   frozen.process.kill("SIGSTOP");
   // What the timer would do every 25 s: a ping, which is not answered, and the time of the next one.
   ann.checkAlive();
-  expect(states.at(-1)).toEqual({ is: "open" });
+  expect(states.at(-1)).toEqual({ status: "open" });
   ann.checkAlive();
-  expect(states.at(-1)).toMatchObject({ is: "waiting", reason: "no sign of life" });
+  expect(states.at(-1)).toMatchObject({ status: "reconnecting", reason: "no sign of life" });
   frozen.process.kill("SIGCONT");
-  await next<State>(
+  await next<ConnectionState>(
     (handler) => ann.on("state", handler),
-    ({ is }) => is === "open",
+    ({ status }) => status === "open",
     "coming back",
   );
   ann.close();
 });
 
 test("a refusal is final and has its reason; a server that is away is tried again", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const bad = connect({ server: hub.origin, id: "a b" });
   expect(
-    await next<State>(
+    await next<ConnectionState>(
       (handler) => bad.on("state", handler),
-      ({ is }) => is === "closed",
+      ({ status }) => status === "closed",
       "the end",
     ),
   ).toEqual({
-    is: "closed",
-    status: 400,
+    status: "closed",
+    statusCode: 400,
     code: "bad-name",
     reason: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.',
   });
   await hub.stop();
   const away = connect({ server: hub.origin, id: "ann" });
-  await next<State>(
+  await next<ConnectionState>(
     (handler) => away.on("state", handler),
-    ({ is }) => is === "waiting",
-    "waiting",
+    ({ status }) => status === "reconnecting",
+    "reconnecting",
   );
   away.close();
 });
@@ -138,18 +138,18 @@ function happens(event: Event): void {
 
 /** Waits for a state that the client is in, or comes to. */
 async function becomes(
-  client: Connection,
-  is: (state: State) => boolean,
+  client: Client,
+  is: (state: ConnectionState) => boolean,
   what: string,
   deadlineMs?: number,
-): Promise<State> {
+): Promise<ConnectionState> {
   if (is(client.state)) return client.state;
-  return next<State>((handler) => client.on("state", handler), is, what, deadlineMs);
+  return next<ConnectionState>((handler) => client.on("state", handler), is, what, deadlineMs);
 }
 
 test("a proxy that answers for a server that is away ends nothing, whatever it says", async () => {
   const statuses = [400, 401, 403, 404, 410, 451, 502, 503, 200];
-  const clients: Connection[] = [];
+  const clients: Client[] = [];
   const port = await (async () => {
     await using proxy = Bun.serve({
       hostname: "127.0.0.1",
@@ -166,15 +166,19 @@ test("a proxy that answers for a server that is away ends nothing, whatever it s
       const client = connect({ server: proxy.url.origin, id: `ann-${status}` });
       clients.push(client);
       const reason = `No answer from the chat server, but HTTP ${status} from something on the way.`;
-      await becomes(client, (state) => state.is === "waiting" && state.reason === reason, `HTTP ${status}`);
+      await becomes(
+        client,
+        (state) => state.status === "reconnecting" && state.reason === reason,
+        `HTTP ${status}`,
+      );
     }
     return proxy.port;
   })();
-  await using hub = await startHubbub({ args: ["--port", `${port}`] });
+  await using hub = await startServer({ args: ["--port", `${port}`] });
   for (const client of clients) {
-    client.on("state", ({ is }) => is === "waiting" && client.retryNow());
+    client.on("state", ({ status }) => status === "reconnecting" && client.retryNow());
     client.retryNow();
-    await becomes(client, ({ is }) => is === "open", "coming back");
+    await becomes(client, ({ status }) => status === "open", "coming back");
     client.close();
   }
   expect(hub.port).toBe(Number(port));
@@ -193,15 +197,21 @@ test("only a 4xx with the server's own code is final, apart from those that pass
     const client = connect({ server: server.url.origin, id: `ann-${status}` });
     const state = await becomes(
       client,
-      (state) => (state.is === "waiting" || state.is === "closed") && state.reason === "Because.",
+      (state) =>
+        (state.status === "reconnecting" || state.status === "closed") && state.reason === "Because.",
       `the reason of ${status}`,
     );
     client.close();
     return state;
   };
-  for (const status of [400, 401, 403, 404, 405, 410])
-    expect(await ends(status)).toEqual({ is: "closed", reason: "Because.", status, code: "some-code" });
-  for (const status of [408, 425, 429, 500, 503]) expect((await ends(status)).is).toBe("waiting");
+  for (const statusCode of [400, 401, 403, 404, 405, 410])
+    expect(await ends(statusCode)).toEqual({
+      status: "closed",
+      reason: "Because.",
+      statusCode,
+      code: "some-code",
+    });
+  for (const status of [408, 425, 429, 500, 503]) expect((await ends(status)).status).toBe("reconnecting");
 });
 
 test("one failed attempt counts once in the back-off, also where the server says when to try again; it has an end", async () => {
@@ -219,12 +229,12 @@ test("one failed attempt counts once in the back-off, also where the server says
     const ann = connect({ server: server.url.origin, id: "ann" });
     const done = Promise.withResolvers<void>();
     ann.on("state", (state) => {
-      if (state.is !== "waiting" || state.reason !== "full") return;
+      if (state.status !== "reconnecting" || state.reason !== "full") return;
       waits.push(state.retryAt);
       if (waits.length === attempts) done.resolve();
       else ann.retryNow();
     });
-    await within(done.promise, () => `waited ${waits}`);
+    await withDeadline(done.promise, () => `waited ${waits}`);
     ann.close();
     return waits;
   };
@@ -249,14 +259,17 @@ test("where asking with the token gets no answer, only the Origin's rejection is
   const port = typeof address === "object" ? address?.port : 0;
   const ann = connect({ server: `http://127.0.0.1:${port}`, id: "ann", token: "a.b.c" });
   // With the second answer it has made another attempt after the first.
-  await until(async () => asked.filter((token) => token === "none").length >= 2, "it asks without the token");
+  await eventually(
+    async () => asked.filter((token) => token === "none").length >= 2,
+    "it asks without the token",
+  );
   expect(asked.slice(0, 2)).toEqual(["Bearer a.b.c", "none"]);
-  expect(ann.state.is).not.toBe("closed");
+  expect(ann.state.status).not.toBe("closed");
   code = "origin";
-  expect(await becomes(ann, ({ is }) => is === "closed", "the end")).toEqual({
-    is: "closed",
+  expect(await becomes(ann, ({ status }) => status === "closed", "the end")).toEqual({
+    status: "closed",
     reason: "Why.",
-    status: 403,
+    statusCode: 403,
     code: "origin",
   });
   server.close();
@@ -266,8 +279,8 @@ test.skipIf(withoutBrowser !== "")(
   `a page that is rejected for its Origin learns so, with a token and without${withoutBrowser}`,
   async () => {
     const secret = "a secret of thirty-two bytes, or more";
-    await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
-    const token = new Tokens(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+    await using hub = await startServer({ env: { HUBBUB_SECRET: secret } });
+    const token = new TokenSigner(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
     await using other = Bun.serve({
       hostname: "127.0.0.1",
       port: 0,
@@ -278,7 +291,11 @@ test.skipIf(withoutBrowser !== "")(
       await page.run(`import("${hub.origin}/hubbub.js").then(({ connect }) => {
         window.room = connect(${JSON.stringify({ id: "ann", ...options })});
       })`);
-      await page.shows("[room.state.is, room.state.status, room.state.code]", ["closed", 403, "origin"]);
+      await page.shows("[room.state.status, room.state.statusCode, room.state.code]", [
+        "closed",
+        403,
+        "origin",
+      ]);
     }
   },
   60_000,
@@ -287,17 +304,18 @@ test.skipIf(withoutBrowser !== "")(
 test.skipIf(withoutBrowser !== "")(
   `a page tests its connection when the network is back, and does not wait once it is shown or thawed${withoutBrowser}`,
   async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     using page = await openPage(hub, "/healthz");
     await page.run(`import("/hubbub.js").then(({ connect }) => {
       window.room = connect({ id: "ann" });
+      room.on("replayed", () => (window.isReplayed = true));
     })`);
-    await page.shows("room.state.is", "open");
+    await page.shows("window.isReplayed", true);
     hub.process.kill("SIGSTOP");
     await page.run("void window.dispatchEvent(new Event('online'))");
-    await page.shows("[room.state.is, room.state.reason]", ["waiting", "no sign of life"]);
+    await page.shows("[room.state.status, room.state.reason]", ["reconnecting", "no sign of life"]);
     hub.process.kill("SIGCONT");
-    await page.shows("room.state.is", "open");
+    await page.shows("room.state.status", "open");
 
     await hub.stop();
     /** What a client that waits does when the document tells of that. */
@@ -306,10 +324,10 @@ test.skipIf(withoutBrowser !== "")(
         Object.defineProperty(document, "hidden", { value: ${isHidden}, configurable: true });
         let isTold = false;
         const tell = () => {
-          if (isTold || room.state.is !== "waiting") return;
+          if (isTold || room.state.status !== "reconnecting") return;
           isTold = true;
           document.dispatchEvent(new Event("${type}"));
-          resolve(room.state.is);
+          resolve(room.state.status);
         };
         room.on("state", () => setTimeout(tell));
         tell();
@@ -318,18 +336,18 @@ test.skipIf(withoutBrowser !== "")(
       await then("visibilitychange", true),
       await then("visibilitychange"),
       await then("resume"),
-    ]).toEqual(["waiting", "connecting", "connecting"]);
+    ]).toEqual(["reconnecting", "connecting", "connecting"]);
   },
   60_000,
 );
 
 test("the network's return brings back who waits, and nobody who was closed", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const [one, two] = ["s", "s"].map((session) => connect({ server: hub.origin, id: "ann", session }));
   if (!one || !two) throw new Error("no clients");
-  await becomes(one, ({ is }) => is === "closed", "the end of the older one");
-  await becomes(two, ({ is }) => is === "open", "the newer one");
-  const states: State[] = [];
+  await becomes(one, ({ status }) => status === "closed", "the end of the older one");
+  await becomes(two, ({ status }) => status === "open", "the newer one");
+  const states: ConnectionState[] = [];
   for (const client of [one, two]) client.on("state", (state) => states.push(state));
   for (const type of ["online", "visibilitychange", "resume"]) happens(new Event(type));
   happens(Object.assign(new Event("pageshow"), { persisted: true }));
@@ -349,30 +367,40 @@ test("the network's return brings back who waits, and nobody who was closed", as
     new Event("resume"),
     Object.assign(new Event("pageshow"), { persisted: true }),
   ]) {
-    await becomes(two, ({ is }) => is === "waiting", "waiting");
+    await becomes(two, ({ status }) => status === "reconnecting", "reconnecting");
     happens(Object.assign(new Event("pageshow"), { persisted: false })); // a page that was just loaded
-    expect(two.state.is).toBe("waiting");
+    expect(two.state.status).toBe("reconnecting");
     happens(wake);
-    expect([one.state.is, two.state.is]).toEqual(["closed", "connecting"]);
+    expect([one.state.status, two.state.status]).toEqual(["closed", "connecting"]);
   }
   for (const client of [one, two]) client.close();
 });
 
 test("an open connection is tested when the network is back: a dead one is given up within seconds", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const [ann, bob] = ["ann", "bob"].map((id) => connect({ server: hub.origin, id }));
   if (!ann || !bob) throw new Error("no clients");
-  for (const client of [ann, bob]) await becomes(client, ({ is }) => is === "open", "the welcome");
+  // After that nothing is under way that would count as a sign of life.
+  await Promise.all(
+    [ann, bob].map((client) =>
+      next<{ count: number }>(
+        (handler) => client.on("replayed", handler),
+        () => true,
+        "the replay's end",
+      ),
+    ),
+  );
   hub.process.kill("SIGSTOP");
   const timers = spyOn(globalThis, "setTimeout");
   happens(new Event("online"));
   happens(new Event("visibilitychange")); // does not put it off
   const waits = timers.mock.calls.map(([, ms]) => ms);
   timers.mockRestore();
-  expect([waits, ann.state.is, bob.state.is]).toEqual([[3000, 3000], "open", "open"]);
+  expect([waits, ann.state.status, bob.state.status]).toEqual([[3000, 3000], "open", "open"]);
   // Below the time between two pings.
   for (const client of [ann, bob]) {
-    const silent = (state: State) => state.is === "waiting" && state.reason === "no sign of life";
+    const silent = (state: ConnectionState) =>
+      state.status === "reconnecting" && state.reason === "no sign of life";
     await becomes(client, silent, "giving up", 20_000);
     client.close();
   }
@@ -393,9 +421,9 @@ test("an attempt that was under way when the network came back is made anew, unl
     },
   });
   const ann = connect({ server: `http://127.0.0.1:${silent.port}`, id: "ann" });
-  await within(came.promise, () => "no attempt");
+  await withDeadline(came.promise, () => "no attempt");
   came = Promise.withResolvers<void>();
-  const states: State[] = [];
+  const states: ConnectionState[] = [];
   ann.on("state", (state) => states.push(state));
   happens(new Event("online"));
   expect(states).toEqual([]);
@@ -405,17 +433,17 @@ test("an attempt that was under way when the network came back is made anew, unl
   } finally {
     setSystemTime();
   }
-  expect(states).toEqual([{ is: "connecting" }]);
-  await within(came.promise, () => "no second attempt");
+  expect(states).toEqual([{ status: "connecting" }]);
+  await withDeadline(came.promise, () => "no second attempt");
   expect(attempts).toBe(2);
   ann.close();
 });
 
 test("after a sleep an old ping proves nothing: the connection is tested anew", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const ann = connect({ server: hub.origin, id: "ann" });
-  await becomes(ann, ({ is }) => is === "open", "the welcome");
-  const states: State[] = [];
+  await becomes(ann, ({ status }) => status === "open", "the welcome");
+  const states: ConnectionState[] = [];
   ann.on("state", (state) => states.push(state));
   ann.checkAlive(); // its answer is not read yet when the computer wakes up
   setSystemTime(Date.now() + 60 * 60 * 1000);
@@ -436,7 +464,7 @@ test("after a sleep an old ping proves nothing: the connection is tested anew", 
 });
 
 test("an earlier page that does not come from the server is an error that says so", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const bodies = ["<html>Bad gateway</html>", "null", '{"detail":"a proxy\'s"}', "{}"];
   await using proxy = Bun.serve({
     hostname: "127.0.0.1",
@@ -444,14 +472,14 @@ test("an earlier page that does not come from the server is an error that says s
     fetch: () => new Response(bodies.shift(), { status: 502, headers: { "Content-Type": "text/html" } }),
   });
   const ann = connect({ server: hub.origin, id: "ann" });
-  expect(await ann.earlier("1-0")).toEqual({ messages: [], more: false });
-  await expect(ann.earlier("none")).rejects.toThrow("after or before is the id of a message");
+  expect(await ann.historyBefore("1-0")).toEqual({ messages: [], more: false });
+  await expect(ann.historyBefore("none")).rejects.toThrow("after or before is the id of a message");
   ann.close();
   const bob = connect({ server: proxy.url.origin, id: "bob" });
   const count = bodies.length;
   bob.close();
   for (let i = 0; i < count; i++)
-    await expect(bob.earlier("1-0")).rejects.toThrow(
+    await expect(bob.historyBefore("1-0")).rejects.toThrow(
       "No answer from the chat server, but HTTP 502 from something on the way.",
     );
 });
@@ -476,7 +504,7 @@ test("a server of another kind is none: what it says is ignored", async () => {
   const ann = connect({ server: server.url.origin, id: "ann" }).on("message", (message) =>
     heard.push(message),
   );
-  await becomes(ann, ({ is }) => is === "waiting", "waiting");
+  await becomes(ann, ({ status }) => status === "reconnecting", "reconnecting");
   await said.promise;
   expect(heard).toEqual([]);
   ann.close();
@@ -484,11 +512,11 @@ test("a server of another kind is none: what it says is ignored", async () => {
 
 test("a refused message does not hold back the others; one that passes is sent again in its place", async () => {
   const store = { name: "a late store", url: "late:?delay=2&refuse=0.3&seed=3", preload: "delayed-store.ts" };
-  await using hub = await startHubbub({ store });
+  await using hub = await startServer({ store });
   await using bob = await hub.join("bob");
   const ann = connect({ server: hub.origin, id: "ann" });
   const refused = next<{ code: string }>(
-    (handler) => ann.on("refused", handler),
+    (handler) => ann.on("rejected", handler),
     () => true,
     "the refusal",
   );
@@ -524,7 +552,7 @@ test("it goes on without a refused message only when all before it is kept, sinc
   });
   const hears = async (...seqs: number[]) => {
     while (frames.length < seqs.length) {
-      await within(came.next.promise, () => `heard ${JSON.stringify(frames)}`);
+      await withDeadline(came.next.promise, () => `heard ${JSON.stringify(frames)}`);
       came.next = Promise.withResolvers<void>();
     }
     expect(frames.splice(0).map(({ seq, skip }) => (skip ? -(seq ?? 0) : seq))).toEqual(seqs);
@@ -548,56 +576,56 @@ test("it goes on without a refused message only when all before it is kept, sinc
 });
 
 test("what is too big, and sent when another one was refused for that, holds up nothing either", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const ann = connect({ server: hub.origin, id: "ann" });
   let isFirst = true;
-  ann.on("refused", () => {
+  ann.on("rejected", () => {
     if (isFirst) for (const text of ["x".repeat(65_537), "after it"]) ann.send(text);
     isFirst = false;
   });
   ann.send("x".repeat(65_537)); // refused as soon as it is known how much the server takes, before anything is given
   await bob.hears("Client #ann says: after it");
-  await until(async () => ann.outbox.length === 0, "all is acknowledged or refused");
+  await eventually(async () => ann.outbox.length === 0, "all is acknowledged or refused");
   ann.close();
 });
 
 test("what is larger than the server takes is refused without being sent, however large, and holds up nothing", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const ann = connect({ server: hub.origin, id: "ann" });
   const refused: number[] = [];
-  ann.on("refused", ({ item, code }) => void (code === "message-too-big" && refused.push(item.text.length)));
+  ann.on("rejected", ({ item, code }) => void (code === "message-too-big" && refused.push(item.text.length)));
   ann.send("x".repeat(500_000)); // before it knows how much that is
   ann.send("a");
   await bob.hears("Client #ann says: a");
   let isKnown = false;
-  ann.on("refused", () => (isKnown = true));
+  ann.on("rejected", () => (isKnown = true));
   ann.send("語".repeat(30_000));
   expect(isKnown).toBe(false);
   ann.send("b");
   await bob.hears("Client #ann says: b");
   expect(refused).toEqual([500_000, 30_000]);
-  await until(async () => ann.outbox.length === 0, "all is acknowledged");
+  await eventually(async () => ann.outbox.length === 0, "all is acknowledged");
   ann.close();
 });
 
 test("a token that no header can hold is said to be none; blanks around one do not count", async () => {
   const secret = "a secret of thirty-two bytes, or more";
-  await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
-  const token = new Tokens(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
-  const state = (of: string, is: State["is"]) => {
+  await using hub = await startServer({ env: { HUBBUB_SECRET: secret } });
+  const token = new TokenSigner(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+  const state = (of: string, is: ConnectionState["status"]) => {
     const client = connect({ server: hub.origin, id: "ann", token: of });
-    return next<State>(
+    return next<ConnectionState>(
       (handler) => client.on("state", handler),
-      (state) => state.is === is,
+      (state) => state.status === is,
       is,
     ).finally(() => client.close());
   };
-  expect(await state(` ${token}\n`, "open")).toEqual({ is: "open" });
+  expect(await state(` ${token}\n`, "open")).toEqual({ status: "open" });
   for (const bad of [`${token},`, `${token} x`, "‹"])
     expect(await state(bad, "closed")).toMatchObject({
-      is: "closed",
+      status: "closed",
       reason: expect.stringContaining("oken"),
     });
 });
@@ -627,8 +655,12 @@ for (const code of [1008, 4001])
   test(`closed with ${code} it does not come back by itself`, async () => {
     await using server = welcomesAndCloses(code);
     const ann = connect({ server: server.url.origin, id: "ann" });
-    const over = ({ is }: State) => is === "closed" || is === "waiting";
-    expect(await becomes(ann, over, "the end")).toEqual({ is: "closed", reason: "because", status: code });
+    const over = ({ status }: ConnectionState) => status === "closed" || status === "reconnecting";
+    expect(await becomes(ann, over, "the end")).toEqual({
+      status: "closed",
+      reason: "because",
+      statusCode: code,
+    });
     ann.close();
   });
 
@@ -641,19 +673,19 @@ for (const code of [1000, 1001, 1009, 1011, 1012, 1013])
     const waits: number[] = [];
     const third = Promise.withResolvers<void>();
     ann.on("state", (state) => {
-      if (state.is === "closed") third.reject(new Error(`closed: ${state.reason}`));
-      if (state.is !== "waiting") return;
+      if (state.status === "closed") third.reject(new Error(`closed: ${state.reason}`));
+      if (state.status !== "reconnecting") return;
       waits.push(state.retryAt);
       if (waits.length === 3) third.resolve();
       else ann.retryNow();
     });
-    await within(third.promise, () => `waited ${waits}`);
+    await withDeadline(third.promise, () => `waited ${waits}`);
     ann.close();
     expect(waits).toEqual([250, 500, 1000]);
   });
 
 test("what was on its way for an hour may have been kept in a session that has expired since: it is in doubt", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.joinJson("bob");
   const HOUR_MS = 60 * 60 * 1000;
   const ann = connect({
@@ -661,20 +693,20 @@ test("what was on its way for an hour may have been kept in a session that has e
     id: "ann",
     after: String(bob.welcome.last),
     outbox: [
-      { text: "old", seq: 1, givenAt: Date.now() - HOUR_MS - 1 },
-      { text: "new", seq: 2, givenAt: Date.now() - HOUR_MS / 2 },
+      { text: "old", seq: 1, firstSentAt: Date.now() - HOUR_MS - 1 },
+      { text: "new", seq: 2, firstSentAt: Date.now() - HOUR_MS / 2 },
       { text: "never sent" },
     ],
   });
   const unsure: string[] = [];
-  ann.on("unsure", ({ text }) => unsure.push(text));
+  ann.on("unconfirmed", ({ text }) => unsure.push(text));
   for (const text of ["new", "never sent"]) await bob.hears({ type: "message", from: "ann", text });
   expect(unsure).toEqual(["old"]);
   ann.close();
 });
 
 test("a session that the server has forgotten leaves what was on its way in doubt, and goes on", async () => {
-  const first = await startHubbub();
+  const first = await startServer();
   const ann = connect({ server: first.origin, id: "ann" });
   const acknowledged = next<{ item: object }>(
     (handler) => ann.on("acknowledged", handler),
@@ -686,19 +718,19 @@ test("a session that the server has forgotten leaves what was on its way in doub
   first.process.kill("SIGSTOP");
   ann.send("two");
   const unsure = next<{ text: string }>(
-    (handler) => ann.on("unsure", handler),
+    (handler) => ann.on("unconfirmed", handler),
     () => true,
     "the doubt",
   );
-  const waiting = next<State>(
+  const waiting = next<ConnectionState>(
     (handler) => ann.on("state", handler),
-    ({ is }) => is === "waiting",
-    "waiting",
+    ({ status }) => status === "reconnecting",
+    "reconnecting",
   );
   await first.stop();
   await waiting;
   ann.send("three");
-  await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+  await using second = await startServer({ args: ["--port", `${first.port}`] });
   await using bob = await second.join("bob");
   expect((await unsure).text).toBe("two");
   await bob.hears("Client #ann says: three");
@@ -707,7 +739,7 @@ test("a session that the server has forgotten leaves what was on its way in doub
 });
 
 test("a newer connection of the same session ends the older one, which does not come back by itself", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const one = connect({ server: hub.origin, id: "ann", session: "s" });
   await next<Welcome>(
     (handler) => one.on("welcome", handler),
@@ -716,30 +748,30 @@ test("a newer connection of the same session ends the older one, which does not 
   );
   const two = connect({ server: hub.origin, id: "ann", session: "s" });
   expect(
-    await next<State>(
+    await next<ConnectionState>(
       (handler) => one.on("state", handler),
-      ({ is }) => is === "closed",
+      ({ status }) => status === "closed",
       "the end",
     ),
   ).toEqual({
-    is: "closed",
+    status: "closed",
     reason: "Replaced by a newer connection of this session.",
-    status: 4001,
+    statusCode: 4001,
   });
   two.close();
 });
 
 test("what is said while it is away is heard, also if nothing was said while it was here", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const ann = connect({ server: hub.origin, id: "ann", session: "s", history: 0 });
   const heard = next<{ text?: string }>(
     (handler) => ann.on("message", handler),
     () => true,
     "the message",
   );
-  await becomes(ann, ({ is }) => is === "open", "the welcome");
+  await becomes(ann, ({ status }) => status === "open", "the welcome");
   await using newer = await hub.joinJson("ann", { session: "s" });
-  await becomes(ann, ({ is }) => is === "closed", "being replaced");
+  await becomes(ann, ({ status }) => status === "closed", "being replaced");
   await newer.saysAndHears("missed");
   ann.retryNow();
   expect((await heard).text).toBe("missed");
@@ -747,7 +779,7 @@ test("what is said while it is away is heard, also if nothing was said while it 
 });
 
 test("it is live when all that was said before is heard, however long that takes", async () => {
-  await using hub = await startHubbub({ args: ["--history", "300"] });
+  await using hub = await startServer({ args: ["--history", "300"] });
   await using bob = await hub.joinJson("bob");
   for (let i = 0; i < 300; i++) await bob.saysAndHears(`${i} `.padEnd(60_000, "x"));
   let heard = 0;
@@ -755,22 +787,22 @@ test("it is live when all that was said before is heard, however long that takes
     heard++;
     Bun.sleepSync(1); // reads slowly
   });
-  const live = await next<{ heard: number }>(
-    (handler) => ann.on("live", handler),
+  const live = await next<{ count: number }>(
+    (handler) => ann.on("replayed", handler),
     () => true,
     "going live",
   );
-  expect([live.heard, heard]).toEqual([300, 300]);
+  expect([live.count, heard]).toEqual([300, 300]);
   ann.close();
 });
 
 test("whoever listens and throws costs nobody a message; what is closed stays closed", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const error = console.error;
   console.error = () => {};
   const ann = connect({ server: hub.origin, id: "ann" });
-  for (const event of ["state", "welcome", "message", "live"] as const)
+  for (const event of ["state", "welcome", "message", "replayed"] as const)
     ann.on(event, () => {
       throw new Error("the listener's own fault");
     });
@@ -780,10 +812,10 @@ test("whoever listens and throws costs nobody a message; what is closed stays cl
   ann.retryNow();
   await bob.hears("Client #ann left the chat");
   const eve = connect({ server: hub.origin, id: "eve" });
-  eve.on("state", ({ is }) => is === "connecting" && eve.close());
-  await next<State>(
+  eve.on("state", ({ status }) => status === "connecting" && eve.close());
+  await next<ConnectionState>(
     (handler) => eve.on("state", handler),
-    ({ is }) => is === "closed",
+    ({ status }) => status === "closed",
     "the end",
   );
   await bob.hearsNothing();

@@ -1,9 +1,9 @@
 /** `hubbub join URL`: the client in a pipe, with the server coming and going. */
 
 import { expect, test } from "bun:test";
-import { startHubbub, within, type Hubbub } from "../support/server.ts";
+import { startServer, withDeadline, type TestServer } from "../support/server.ts";
 
-function join(hub: Pick<Hubbub, "origin">, query: string, more: Record<string, string> = {}) {
+function join(hub: Pick<TestServer, "origin">, query: string, more: Record<string, string> = {}) {
   const command = [
     process.execPath,
     `${import.meta.dir}/../../src/server.ts`,
@@ -36,7 +36,7 @@ function join(hub: Pick<Hubbub, "origin">, query: string, more: Record<string, s
     /** Waits until that much is on stderr. */
     async complains(text: string, deadlineMs?: number) {
       while (!errors.includes(text))
-        await within(hasErrors.promise, () => `expected ${text}, read ${errors}`, deadlineMs);
+        await withDeadline(hasErrors.promise, () => `expected ${text}, read ${errors}`, deadlineMs);
     },
     interrupts: () => run.kill("SIGINT"),
     /** Everything that was printed, and the exit code. */
@@ -58,7 +58,7 @@ function join(hub: Pick<Hubbub, "origin">, query: string, more: Record<string, s
 }
 
 test("lines typed go out, lines come in, and at the end of the input everything is acknowledged", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob", { room: "builds" });
   const ann = join(hub, "room=builds&id=ann");
   for (let i = 0; i < 500; i++) ann.says(`line ${i}`);
@@ -74,7 +74,7 @@ test("lines typed go out, lines come in, and at the end of the input everything 
 });
 
 test("a line ends where everyone else ends one, and the last one needs no end", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const ann = join(hub, "id=ann");
   ann.writes("one\u2028still one\r\n\ntwo");
@@ -84,14 +84,14 @@ test("a line ends where everyone else ends one, and the last one needs no end", 
 });
 
 test("it survives a restart of the server and loses nothing that comes after", async () => {
-  const first = await startHubbub();
+  const first = await startServer();
   const ann = join(first, "id=ann");
   await using bob = await first.join("bob");
   ann.says("before");
   await bob.hears("Client #ann says: before");
   await first.stop();
   for (let i = 0; i < 100; i++) ann.says(`meanwhile ${i}`);
-  await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+  await using second = await startServer({ args: ["--port", `${first.port}`] });
   await using eve = await second.join("eve");
   for (let i = 0; i < 100; i++) await eve.hears(`Client #ann says: meanwhile ${i}`);
   const { out, errors, exitCode } = await ann.ends();
@@ -105,7 +105,7 @@ test("it survives a restart of the server and loses nothing that comes after", a
 });
 
 test("what the server does not take is said in a sentence, and exit 1", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   expect(await join(hub, "id=a%20b").ends()).toEqual({
     out: "",
     errors: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n',
@@ -124,7 +124,7 @@ test("what the server does not take is said in a sentence, and exit 1", async ()
 });
 
 test("who speaks is the user, when the address does not say", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const ann = join(hub, "", { USER: "ann" });
   ann.says("hi");
@@ -216,7 +216,7 @@ test("a proxy's error page is not the reason: it says that there is no connectio
   using ann = join({ origin }, "id=ann");
   ann.says("hi");
   await ann.complains(`No connection to ${origin} yet, trying again.`);
-  await using hub = await startHubbub({ args: ["--port", `${port}`] });
+  await using hub = await startServer({ args: ["--port", `${port}`] });
   await using bob = await hub.join("bob", { history: 1 });
   await ann.complains("Connected.\n", 40_000); // by now it may wait for long between two attempts
   await bob.hears("Client #ann says: hi");
@@ -235,7 +235,7 @@ test("a proxy of the environment is for neither the connection nor its reason", 
   });
   const names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"];
   const env = Object.fromEntries(names.map((name) => [name, proxy.url.origin]));
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const direct = { ...env, NO_PROXY: "", no_proxy: "" };
   using bad = join(hub, "id=a%20b", direct);
   expect(await bad.ends()).toEqual({

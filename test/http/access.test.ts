@@ -2,11 +2,11 @@
 
 import { describe, expect, spyOn, test } from "bun:test";
 import { hostname } from "node:os";
-import { readWish } from "../../src/http/access.ts";
-import { readName } from "../../src/protocol/names.ts";
+import { parseJoinRequest } from "../../src/http/access.ts";
+import { parseName } from "../../src/protocol/names.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { Tokens } from "../../src/auth/tokens.ts";
-import { startHubbub, type Hubbub } from "../support/server.ts";
+import { TokenSigner } from "../../src/auth/tokens.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 
 const UPGRADE = {
   Connection: "Upgrade",
@@ -38,7 +38,7 @@ describe("ids", () => {
     "𠮷".repeat(64),
   ];
   for (const id of good)
-    test(`${id} is one`, () => expect(readName("client id", id)).toEqual({ name: id.normalize("NFC") }));
+    test(`${id} is one`, () => expect(parseName("client id", id)).toEqual({ name: id.normalize("NFC") }));
 
   const bad = {
     "an empty one": "",
@@ -62,26 +62,26 @@ describe("ids", () => {
     "what was not UTF-8": "\uFFFD",
   };
   for (const [kind, id] of Object.entries(bad))
-    test(`${kind} is none`, () => expect(readName("client id", id)).toHaveProperty("sentence"));
+    test(`${kind} is none`, () => expect(parseName("client id", id)).toHaveProperty("detail"));
 });
 
 describe("normalising, which takes quadratic time", () => {
   test("is not begun for what is too long, or has too many marks in a row, to be a name", () => {
     using normalize = spyOn(String.prototype, "normalize");
     for (const text of ["\u0301".repeat(60_000), `a${"\u0316\u0301".repeat(30)}`, "a".repeat(400)])
-      expect(readName("session", text)).toHaveProperty("sentence");
+      expect(parseName("session", text)).toHaveProperty("detail");
     expect(normalize).not.toHaveBeenCalled();
   });
 
   test("may make a name four times as short", () => {
     for (const name of ["\u1f82".repeat(64), "\u01d6".repeat(64), "\u{1109a}".repeat(64), "한".repeat(64)])
-      expect(readName("room", name.normalize("NFD"))).toEqual({ name });
+      expect(parseName("room", name.normalize("NFD"))).toEqual({ name });
   });
 });
 
 test("of an address no more is read than a client says: 32 parameters, and an id's length", () => {
   const json = new Headers({ "Sec-WebSocket-Protocol": SUBPROTOCOL });
-  const read = (query: string) => readWish("ann", `http://localhost/ws/ann?${query}`, json, 100);
+  const read = (query: string) => parseJoinRequest("ann", `http://localhost/ws/ann?${query}`, json, 100);
   expect(read(`${"a=b&".repeat(31)}room=tea&room=x`)).toMatchObject({ room: "tea" });
   expect(read(`${"a=b&".repeat(32)}room=tea`)).toMatchObject({ room: "lobby" });
   expect(read("after=1-2")).toMatchObject({ after: "1-2" });
@@ -89,7 +89,7 @@ test("of an address no more is read than a client says: 32 parameters, and an id
 });
 
 test("addresses that are not ours", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   for (const path of [
     "/nope",
     "/client/",
@@ -104,7 +104,7 @@ test("addresses that are not ours", async () => {
 });
 
 test("ids that are none, asked for by a WebSocket and by a plain GET", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   for (const headers of [{}, UPGRADE])
     for (const path of [
       "/ws/a%20b",
@@ -119,7 +119,7 @@ test("ids that are none, asked for by a WebSocket and by a plain GET", async () 
 });
 
 test("what is not a WebSocket is told so, once all else is in order", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   for (const path of ["/websocket", "/ws/7", "/websocket/7"]) {
     const response = await hub.get(path);
     expect(response.status).toBe(426);
@@ -131,7 +131,7 @@ test("what is not a WebSocket is told so, once all else is in order", async () =
 });
 
 test("methods other than GET and HEAD", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   for (const path of ["/", "/client", "/websocket", "/ws/7", "/websocket/7"])
     for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]) {
       const response = await hub.get(path, { method, headers: UPGRADE });
@@ -141,7 +141,7 @@ test("methods other than GET and HEAD", async () => {
 });
 
 test("a Host that another site's DNS could name", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const foreign = [
     "evil.example",
     "evil.example:80",
@@ -161,7 +161,7 @@ test("a Host that another site's DNS could name", async () => {
 });
 
 test("a Host that only this machine can be meant by", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const ours = [
     "localhost",
     "LOCALHOST:8000",
@@ -181,7 +181,7 @@ test("a Host that only this machine can be meant by", async () => {
 });
 
 test("the page of another site", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const foreign = [
     "http://evil.example",
     "http://localhost:1",
@@ -201,7 +201,7 @@ test("the page of another site", async () => {
 });
 
 test("what a page of another site asks for without an Origin, such as an image", async () => {
-  await using hub = await startHubbub({ args: ["--allow-origin", "https://a.example"] });
+  await using hub = await startServer({ args: ["--allow-origin", "https://a.example"] });
   const paths = [
     "/ws/7",
     "/websocket",
@@ -233,7 +233,7 @@ test("what a page of another site asks for without an Origin, such as an image",
 });
 
 test("our own page, also behind a proxy that speaks TLS; and programs, which send no Origin", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   for (const headers of [
     { Host: `localhost:${hub.port}`, Origin: `http://localhost:${hub.port}` },
     { Host: "localhost", Origin: "https://localhost" },
@@ -248,7 +248,7 @@ test("our own page, also behind a proxy that speaks TLS; and programs, which sen
 });
 
 test("no subprotocol is agreed to that is not spoken", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const response = await hub.get("/websocket", {
     headers: { ...UPGRADE, "Sec-WebSocket-Protocol": "chat, token.secret" },
   });
@@ -261,7 +261,7 @@ describe("with a public address", () => {
   const args = ["--public-url", "https://chat.example"];
 
   test("its host is ours, with or without the port of its scheme, and its site is the only own one", async () => {
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     expect(hub.greeting).toEndWith(
       ` is listening on port ${hub.port}, reached as https://chat.example/client; who can join: whoever can reach it, under any name\n`,
     );
@@ -285,7 +285,7 @@ describe("with a public address", () => {
   });
 
   test("programs on this machine and network need not go by way of it", async () => {
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     for (const host of [`localhost:${hub.port}`, "127.0.0.1", "[::1]:8000", "10.1.2.3:8000", hostname()]) {
       await using ann = await hub.open("/websocket", { Host: host });
       await ann.hearsNothing();
@@ -300,7 +300,7 @@ describe("with a public address", () => {
 test("other host names that are allowed are ours on any port, and nothing below them is", async () => {
   const names = ["--allow-host", "Hubbub", "--allow-host", "hubbub.chat.svc.cluster.local"];
   for (const args of [names, [...names, "--public-url", "https://chat.example"]]) {
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     for (const host of ["hubbub:8000", "HUBBUB", "hubbub.", "hubbub.chat.svc.cluster.local:8000"]) {
       await using ann = await hub.open("/websocket", { Host: host });
       await ann.hearsNothing();
@@ -320,7 +320,7 @@ describe("pages of other sites that are allowed", () => {
     ["access-control-allow-origin", "access-control-expose-headers", "vary"].map((name) => headers.get(name));
 
   test("come in, and those of no other", async () => {
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     for (const origin of ["https://a.example", "http://b.example:81"]) {
       await using ann = await hub.open("/ws/ann", { Origin: origin });
       await ann.hearsNothing();
@@ -333,7 +333,7 @@ describe("pages of other sites that are allowed", () => {
   });
 
   test("may read why they are rejected; any other page learns only that it is not allowed", async () => {
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     const allowed = await hub.get("/ws/a%20b", { headers: { Origin: "https://a.example" } });
     expect([allowed.status, codeOf(allowed), ...cors(allowed)]).toEqual([
       400,
@@ -361,7 +361,7 @@ describe("pages of other sites that are allowed", () => {
   });
 
   test("may show a token, when the browser asks first", async () => {
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     const ask = (origin: string) =>
       hub.get("/ws/ann", {
         method: "OPTIONS",
@@ -386,12 +386,12 @@ describe("pages of other sites that are allowed", () => {
 
 test("every rejection carries a code, which no proxy's error page has", async () => {
   const secret = "a secret of thirty-two bytes, or more";
-  await using hub = await startHubbub({ args: ["--max-connections", "1"] });
-  await using secured = await startHubbub({ env: { HUBBUB_SECRET: secret } });
+  await using hub = await startServer({ args: ["--max-connections", "1"] });
+  await using secured = await startServer({ env: { HUBBUB_SECRET: secret } });
   const sign = (client: string, rooms: string[], seconds: number) =>
-    new Tokens(Buffer.from(secret)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
+    new TokenSigner(Buffer.from(secret)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
   const post = (body: string) => ({ method: "POST", body });
-  const rejections: [Hubbub, string, RequestInit, number, string][] = [
+  const rejections: [TestServer, string, RequestInit, number, string][] = [
     [hub, "/nope", {}, 404, "not-found"],
     [hub, "/client", { method: "POST" }, 405, "no-such-method"],
     [hub, "/ws/ann", { method: "DELETE" }, 405, "no-such-method"],
@@ -426,7 +426,7 @@ test("every rejection carries a code, which no proxy's error page has", async ()
 });
 
 test("what is special to JavaScript is a name like any other", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const names = ["__proto__", "constructor", "toString", "hasOwnProperty", "valueOf"];
   for (const name of names) {
     await using one = await hub.joinJson(name, { room: name, session: name });
@@ -441,7 +441,7 @@ test("what is special to JavaScript is a name like any other", async () => {
 });
 
 test("half a character of an escape is mended at the door", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.joinJson("ann");
   ann.sends('{"type":"message","text":"a\\ud800b\\udc00\\ud83d\\ude00"}');
   await ann.hears({ type: "message", from: "ann", text: "a\uFFFDb\uFFFD😀" });

@@ -1,11 +1,11 @@
 /** The headers of every kind of response, each set as a whole. */
 
 import { describe, expect, test } from "bun:test";
-import { startHubbub, type Hubbub } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 
 /** Status and headers, without those that Bun adds to every response. */
 async function headersOf(
-  hub: Hubbub,
+  hub: TestServer,
   path: string,
   init: RequestInit = {},
 ): Promise<Record<string, unknown>> {
@@ -20,7 +20,7 @@ const PROBLEM = { "content-type": "application/problem+json" };
 
 describe("the page and its module", () => {
   test("the page runs only what it brings along, in no other page's frame, and is asked for again each time", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     const { "content-security-policy": policy = "", ...page } = await headersOf(hub, "/client");
     expect(page).toEqual({
       status: 200,
@@ -47,7 +47,7 @@ describe("the page and its module", () => {
   });
 
   test("the module may be imported by any page", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     expect(await headersOf(hub, "/hubbub.js")).toEqual({
       status: 200,
       "content-type": "text/javascript; charset=utf-8",
@@ -59,7 +59,7 @@ describe("the page and its module", () => {
   });
 
   test("/ leads to the page, and keeps the query", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     expect(await headersOf(hub, "/?room=tea&id=ann")).toEqual({
       status: 302,
       location: "/client?room=tea&id=ann",
@@ -69,7 +69,7 @@ describe("the page and its module", () => {
 });
 
 test("what is not there, and what is no method", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   expect(await headersOf(hub, "/nope")).toEqual({ status: 404, "hubbub-code": "not-found", ...TEXT });
   expect(await headersOf(hub, "/ws/ann", { method: "POST" })).toEqual({
     status: 405,
@@ -86,7 +86,7 @@ test("what is not there, and what is no method", async () => {
 });
 
 test("the rooms over HTTP are not cached", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const fresh = { ...JSON_TYPE, "cache-control": "no-store", "x-content-type-options": "nosniff" };
   const body = JSON.stringify({ text: "hi", from: "ci" });
   expect(await headersOf(hub, "/rooms/tea/messages", { method: "POST", body })).toEqual({
@@ -103,7 +103,7 @@ test("the rooms over HTTP are not cached", async () => {
 });
 
 test("who has no token is told which kind to bring", async () => {
-  await using hub = await startHubbub({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  await using hub = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
   const rejected = { status: 401, "hubbub-code": "no-token", "www-authenticate": "Bearer" };
   expect(await headersOf(hub, "/ws/ann")).toEqual({ ...rejected, ...TEXT, connection: "close" });
   expect(await headersOf(hub, "/rooms/tea/members")).toEqual({ ...rejected, ...PROBLEM });
@@ -119,13 +119,13 @@ describe("pages of an allowed site", () => {
   };
 
   test("may read answers and rejections, and caches keep them apart from those for other sites", async () => {
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     for (const path of ["/ws/a%20b", "/rooms/tea/members", "/rooms/a%20b/members"])
       expect(await headersOf(hub, path, { headers })).toMatchObject(readable);
   });
 
   test("may show a token and send JSON, once their browser has asked, which it need not do for a day", async () => {
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     for (const [path, methods] of [
       ["/ws/ann", "GET"],
       ["/rooms/tea/members", "GET"],

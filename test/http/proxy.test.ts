@@ -1,9 +1,9 @@
 /** Behind a real nginx, as the README sets it up. */
 
 import { describe, expect, test } from "bun:test";
-import { connect, type Connection } from "../../src/client/client.ts";
+import { connect, type Client } from "../../src/client/client.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { JsonPeer, Peer, startHubbub, within } from "../support/server.ts";
+import { JsonPeer, Peer, startServer, withDeadline } from "../support/server.ts";
 import { freePort, skipped, startNginx } from "../support/nginx.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
 import { fill, linesOf } from "../support/docs.ts";
@@ -20,17 +20,17 @@ async function open(url: string, headers: Record<string, string> = {}): Promise<
 }
 
 /** Resolves when all of these were heard, in this order and nothing else. */
-async function hears(client: Connection, ...texts: readonly string[]): Promise<void> {
+async function hears(client: Client, ...texts: readonly string[]): Promise<void> {
   const heard: (string | undefined)[] = [];
   const all = Promise.withResolvers<void>();
   client.on("message", ({ text }) => heard.push(text) === texts.length && all.resolve());
-  await within(all.promise, () => `expected ${texts}, heard ${heard}`);
+  await withDeadline(all.promise, () => `expected ${texts}, heard ${heard}`);
   expect(heard).toEqual([...texts]);
 }
 
 describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
   test("the page, both wires and the rooms over HTTP, by its public name and over TLS", async () => {
-    await using hub = await startHubbub({ args: ["--public-url", "https://chat.example", "--trust-proxy"] });
+    await using hub = await startServer({ args: ["--public-url", "https://chat.example", "--trust-proxy"] });
     await using nginx = await startNginx(hub.port);
     const ours = { Host: "chat.example", Origin: "https://chat.example" };
     const at = (path: string) => `https://localhost:${nginx.httpsPort}${path}`;
@@ -69,7 +69,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     const port = freePort();
     await using nginx = await startNginx(port);
     const host = `chat.example:${nginx.httpPort}`;
-    await using hub = await startHubbub({ args: ["--port", `${port}`, "--public-url", `http://${host}`] });
+    await using hub = await startServer({ args: ["--port", `${port}`, "--public-url", `http://${host}`] });
     expect(hub.greeting).toContain(
       `is listening on port ${port}, reached as http://${host}/client; who can join: whoever can reach it, under any name\n`,
     );
@@ -87,7 +87,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     async () => {
       for (const trust of [true, false]) {
         const args = ["--max-connections-per-address", "1", ...(trust ? ["--trust-proxy"] : [])];
-        await using hub = await startHubbub({ args });
+        await using hub = await startServer({ args });
         await using nginx = await startNginx(hub.port);
         await using ann = await open(`ws://127.0.0.1:${nginx.httpPort}/ws/ann`);
         const statusFor = async (from: string, claimed?: string) => {
@@ -106,7 +106,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
   );
 
   test("/metrics is refused through it, and answered on the machine itself", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     await using nginx = await startNginx(hub.port);
     const through = await fetch(`http://localhost:${nginx.httpPort}/metrics`);
     expect({ status: through.status, body: await through.text() }).toEqual({ status: 403, body: NOT_LOCAL });
@@ -114,8 +114,8 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
   });
 
   test("pings keep a silent connection open that nginx would cut", async () => {
-    await using hub = await startHubbub({ args: ["--ping-seconds", "1"] });
-    await using quiet = await startHubbub();
+    await using hub = await startServer({ args: ["--ping-seconds", "1"] });
+    await using quiet = await startServer();
     const impatient = "proxy_read_timeout 2s; proxy_send_timeout 2s;";
     await using nginx = await startNginx(hub.port, impatient);
     await using other = await startNginx(quiet.port, impatient);
@@ -136,7 +136,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     const args = ["--port", `${port}`];
     await using nginx = await startNginx(port);
     const server = `http://localhost:${nginx.httpPort}`;
-    const first = await startHubbub({ args });
+    const first = await startServer({ args });
     const [ann, bob] = [connect({ server, id: "ann" }), connect({ server, id: "bob" })];
     try {
       const before = Promise.all([hears(ann, "before"), hears(bob, "before")]);
@@ -148,7 +148,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
       const texts = Array.from({ length: 100 }, (_, i) => `${i}`);
       const after = Promise.all([hears(ann, ...texts), hears(bob, ...texts)]);
       for (const text of texts) ann.send(text);
-      await using second = await startHubbub({ args });
+      await using second = await startServer({ args });
       await after;
       expect(ann.outbox).toEqual([]);
       expect(second.port).toBe(port);
@@ -167,7 +167,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
         const filled = fill(line.replace(/--port 800\d/, port), {
           "redis://localhost": redis.url("proxied"),
         });
-        return startHubbub({ args: filled.split(" ").slice(1) });
+        return startServer({ args: filled.split(" ").slice(1) });
       };
       await using one = await start(lines[0]);
       await using two = await start(lines[1]);

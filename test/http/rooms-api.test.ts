@@ -1,22 +1,22 @@
 /** The rooms over HTTP, with the same door, limits and sessions as the sockets. */
 
 import { describe, expect, test } from "bun:test";
-import type { Message } from "../../src/protocol/events.ts";
-import { errors } from "../../src/protocol/codec.ts";
+import type { ChatMessage } from "../../src/protocol/events.ts";
+import { ERROR_MESSAGES } from "../../src/protocol/codec.ts";
 import { Clock } from "../support/clock.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
-import { Tokens } from "../../src/auth/tokens.ts";
-import { startHubbub, STORES, type Hubbub } from "../support/server.ts";
+import { TokenSigner } from "../../src/auth/tokens.ts";
+import { startServer, STORES, type TestServer } from "../support/server.ts";
 
 /** Of the many answers each has some of these. */
 interface Body {
   readonly id?: string;
-  readonly messages: readonly Message[];
+  readonly messages: readonly ChatMessage[];
   readonly more?: boolean;
   readonly recovered?: boolean;
 }
 
-async function call(hub: Hubbub, path: string, body?: unknown, headers: Record<string, string> = {}) {
+async function call(hub: TestServer, path: string, body?: unknown, headers: Record<string, string> = {}) {
   const response = await hub.get(`/rooms/${path}`, {
     headers,
     ...(body === undefined
@@ -44,7 +44,7 @@ const JSON_TYPE = "application/json;charset=utf-8";
 for (const store of STORES)
   describe(`on ${store.name}`, () => {
     test("what is posted is heard on both wires, and read again", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using ann = await hub.join("ann", { room: "tea" });
       await using bob = await hub.joinJson("bob", { room: "tea" });
       const { status, type, body } = await call(hub, "tea/messages", { text: "hi \ud800", from: "ci" });
@@ -66,7 +66,7 @@ for (const store of STORES)
     });
 
     test("with a session each number is kept once, from wherever it comes", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using bob = await hub.join("bob");
       const say = (text: string, seq: number) =>
         call(hub, "lobby/messages", { text, from: "ci", session: "s", seq });
@@ -84,7 +84,7 @@ for (const store of STORES)
     });
 
     test("a retry that overtakes its original, from a socket to HTTP and back, is stored once", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using bob = await hub.joinJson("bob");
       await using ci = await hub.joinJson("ci", { session: "s", history: 0 });
       const COUNT = 40;
@@ -120,7 +120,7 @@ for (const store of STORES)
     });
 
     test("a long conversation is read page by page, both ways", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using ann = await hub.joinJson("ann");
       const ids: string[] = [];
       for (let i = 0; i < 25; i++) {
@@ -154,7 +154,7 @@ for (const store of STORES)
   });
 
 test("a page holds 100 messages if it is not asked for more", async () => {
-  await using hub = await startHubbub({ args: ["--history", "1000"] });
+  await using hub = await startServer({ args: ["--history", "1000"] });
   await using ann = await hub.join("ann");
   for (let i = 1; i <= 101; i++) ann.says(`${i}`);
   await ann.hearsUpTo("Client #ann says: 101");
@@ -163,7 +163,7 @@ test("a page holds 100 messages if it is not asked for more", async () => {
 });
 
 test("a page holds no more than a megabyte, whatever it is asked for", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.join("ann");
   for (let i = 0; i < 40; i++) ann.says(`${i} `.padEnd(60_000, "x"));
   await ann.hearsUpTo(`Client #ann says: ${"39 ".padEnd(60_000, "x")}`);
@@ -175,17 +175,17 @@ test("a page holds no more than a megabyte, whatever it is asked for", async () 
 });
 
 test("what is malformed gets its problem, and nothing is said", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const notAName = (what: string) =>
     `A ${what} is 1 to 64 letters, digits, "_", "-" or ".": choose another one.`;
   const cases: [unknown, ReturnType<typeof problem>][] = [
-    ["", problem(400, "Bad Request", "not-json", errors["not-json"])],
-    ["text=hi&from=ci", problem(400, "Bad Request", "not-json", errors["not-json"])],
-    ["null", problem(400, "Bad Request", "not-json", errors["not-json"])],
-    [[], problem(400, "Bad Request", "no-text", errors["no-text"])],
-    [{ from: "ci" }, problem(400, "Bad Request", "no-text", errors["no-text"])],
-    [{ text: 7, from: "ci" }, problem(400, "Bad Request", "no-text", errors["no-text"])],
+    ["", problem(400, "Bad Request", "not-json", ERROR_MESSAGES["not-json"])],
+    ["text=hi&from=ci", problem(400, "Bad Request", "not-json", ERROR_MESSAGES["not-json"])],
+    ["null", problem(400, "Bad Request", "not-json", ERROR_MESSAGES["not-json"])],
+    [[], problem(400, "Bad Request", "no-text", ERROR_MESSAGES["no-text"])],
+    [{ from: "ci" }, problem(400, "Bad Request", "no-text", ERROR_MESSAGES["no-text"])],
+    [{ text: 7, from: "ci" }, problem(400, "Bad Request", "no-text", ERROR_MESSAGES["no-text"])],
     [{ text: "hi" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
     [{ text: "hi", from: "a b" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
     [
@@ -197,7 +197,7 @@ test("what is malformed gets its problem, and nothing is said", async () => {
         "from is a client id, and session a name: texts, if they are there.",
       ),
     ],
-    [{ text: "hi", from: "ci", seq: "1" }, problem(400, "Bad Request", "bad-seq", errors["bad-seq"])],
+    [{ text: "hi", from: "ci", seq: "1" }, problem(400, "Bad Request", "bad-seq", ERROR_MESSAGES["bad-seq"])],
     [
       { text: "hi", from: "ci", session: "a b" },
       problem(400, "Bad Request", "bad-name", notAName("session")),
@@ -213,9 +213,12 @@ test("what is malformed gets its problem, and nothing is said", async () => {
     ]),
     [
       { text: "x".repeat(65_537), from: "ci" },
-      problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"]),
+      problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
     ],
-    ["x".repeat(1_000_000), problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"])],
+    [
+      "x".repeat(1_000_000),
+      problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
+    ],
   ];
   for (const [body, expected] of cases)
     expect<unknown>(await call(hub, "lobby/messages", body)).toEqual(expected);
@@ -246,7 +249,7 @@ test("what is malformed gets its problem, and nothing is said", async () => {
 });
 
 test("null is what is left out", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   for (const text of ["one", "two"])
     expect((await call(hub, "lobby/messages", { text, from: "ci", session: null, seq: null })).status).toBe(
       201,
@@ -254,7 +257,7 @@ test("null is what is left out", async () => {
 });
 
 test("a body without a length is read no further than a message goes, and one that is cut off is said to be", async () => {
-  await using hub = await startHubbub({ args: ["--log", "text"] });
+  await using hub = await startServer({ args: ["--log", "text"] });
   const post = (body: ReadableStream) => hub.get("/rooms/lobby/messages", { method: "POST", body });
   const chunk = new Uint8Array(65_536).fill(120);
   let sent = 0;
@@ -279,7 +282,7 @@ test("a body without a length is read no further than a message goes, and one th
 });
 
 test("a body that is too large is rejected in a sentence before it has come, whether it says its length or not", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   for (const framing of ["Content-Length: 99999999", "Transfer-Encoding: chunked"]) {
     await using client = new RawClient(hub.port);
     client.sends(Buffer.from(`POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\n${framing}\r\n\r\n`));
@@ -296,7 +299,7 @@ test("a body that is too large is rejected in a sentence before it has come, whe
 });
 
 test("a body may take its time, as long as it keeps coming", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const body = Buffer.from(JSON.stringify({ text: "slowly", from: "ci" }));
   await using client = new RawClient(hub.port);
@@ -315,7 +318,7 @@ test("a body may take its time, as long as it keeps coming", async () => {
 }, 30_000);
 
 test("a body is no longer than the largest message makes it, with a length or without, whatever fills it", async () => {
-  await using hub = await startHubbub({ args: ["--max-message-bytes", "1000"] });
+  await using hub = await startServer({ args: ["--max-message-bytes", "1000"] });
   const most = 6 * 1000 + 1024;
   const post = async (bytes: number, isChunked: boolean) => {
     const body = `${'{"text":"hi","from":"ci","_":"'.padEnd(bytes - 2)}"}`;
@@ -332,7 +335,7 @@ test("a body is no longer than the largest message makes it, with a length or wi
 });
 
 test("a body that is no UTF-8, or has too much around its strings, is not parsed", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const latin1 = await hub.get("/rooms/lobby/messages", {
     method: "POST",
@@ -340,10 +343,10 @@ test("a body that is no UTF-8, or has too much around its strings, is not parsed
   });
   expect([latin1.status, await latin1.json()]).toEqual([
     400,
-    problem(400, "Bad Request", "not-json", errors["not-json"]).body,
+    problem(400, "Bad Request", "not-json", ERROR_MESSAGES["not-json"]).body,
   ]);
   expect<unknown>(await call(hub, "lobby/messages", "[".repeat(380_000))).toEqual(
-    problem(413, "Payload Too Large", "message-too-big", errors["message-too-big"]),
+    problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
   );
   await bob.hearsNothing();
 });
@@ -351,7 +354,7 @@ test("a body that is no UTF-8, or has too much around its strings, is not parsed
 test("an address that has nothing left to say is told so before its body is read; what is malformed costs by its size", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "1", "--message-burst", "10"];
-  await using hub = await startHubbub({ ...clock.setup, args });
+  await using hub = await startServer({ ...clock.setup, args });
   expect((await call(hub, "lobby/messages", { text: 7, _: "x".repeat(50_000) })).status).toBe(400);
   await using client = new RawClient(hub.port);
   client.sends(request("", { ...HTTP_ONLY, "Content-Length": "100" }, "POST /rooms/tea/messages HTTP/1.1"));
@@ -359,7 +362,7 @@ test("an address that has nothing left to say is told so before its body is read
 });
 
 test("the door is the sockets': Host, Origin, and pages of allowed sites may read the answers", async () => {
-  await using hub = await startHubbub({ args: ["--allow-origin", "https://a.example"] });
+  await using hub = await startServer({ args: ["--allow-origin", "https://a.example"] });
   const said = { text: "hi", from: "ci" };
   expect((await call(hub, "lobby/messages", said, { Host: "evil.example" })).body).toMatchObject({
     code: "host",
@@ -382,8 +385,8 @@ test("the door is the sockets': Host, Origin, and pages of allowed sites may rea
 
 test("tokens: who speaks is who the token names, in its rooms", async () => {
   const secret = "a secret of thirty-two bytes, or more";
-  await using hub = await startHubbub({ env: { HUBBUB_SECRET: secret } });
-  const token = new Tokens(Buffer.from(secret)).sign("ci", ["tea"], Math.floor(Date.now() / 1000) + 60);
+  await using hub = await startServer({ env: { HUBBUB_SECRET: secret } });
+  const token = new TokenSigner(Buffer.from(secret)).sign("ci", ["tea"], Math.floor(Date.now() / 1000) + 60);
   const headers = { Authorization: `Bearer ${token}` };
   expect((await call(hub, "tea/messages", { text: "hi" }, headers)).status).toBe(201);
   expect((await call(hub, "tea/messages", { text: "hi", from: "ci" }, headers)).status).toBe(201);
@@ -407,7 +410,7 @@ test("tokens: who speaks is who the token names, in its rooms", async () => {
 test("the rate is that of an address, and says when to come again", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "1", "--message-burst", "2", "--trust-proxy"];
-  await using hub = await startHubbub({ ...clock.setup, args });
+  await using hub = await startServer({ ...clock.setup, args });
   const from = (address: string) => ({ "X-Forwarded-For": address });
   const say = (address: string) => call(hub, "lobby/messages", { text: "hi", from: "ci" }, from(address));
   expect([(await say("192.0.2.1")).status, (await say("192.0.2.1")).status]).toEqual([201, 201]);
@@ -420,7 +423,7 @@ test("the rate is that of an address, and says when to come again", async () => 
   expect(JSON.parse(await refused.text())).toEqual({
     title: "Too Many Requests",
     status: 429,
-    detail: errors["rate-limited"],
+    detail: ERROR_MESSAGES["rate-limited"],
     code: "rate-limited",
     retryAfterSeconds: 1,
   });
@@ -438,7 +441,7 @@ test("the rate is that of an address, and says when to come again", async () => 
 });
 
 test("each curl of the README does what it says there", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const readme = await Bun.file(`${import.meta.dir}/../../README.md`).text();
   const lines = [...readme.matchAll(/^(curl .*)\n# (.*)$/gm)];
   expect(lines.length).toBeGreaterThan(4);

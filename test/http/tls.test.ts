@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { version } from "../../package.json";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { startHubbub, JsonPeer, Peer, within, type Hubbub } from "../support/server.ts";
+import { startServer, JsonPeer, Peer, withDeadline, type TestServer } from "../support/server.ts";
 import { ask } from "../support/raw-websocket.ts";
 
 const CERT = `${import.meta.dir}/../support/tls/localhost.crt`;
@@ -23,7 +23,7 @@ async function run(...args: readonly string[]) {
   });
   try {
     const end = Promise.all([server.exited, server.stdout.text(), server.stderr.text()]);
-    const [exitCode, stdout, stderr] = await within(end, () => `it runs, with ${args.join(" ")}`);
+    const [exitCode, stdout, stderr] = await withDeadline(end, () => `it runs, with ${args.join(" ")}`);
     return { exitCode, stdout, stderr };
   } finally {
     server.kill();
@@ -31,17 +31,17 @@ async function run(...args: readonly string[]) {
 }
 
 describe("with a certificate and its key", () => {
-  const originOf = ({ port }: Hubbub) => `https://localhost:${port}`;
+  const originOf = ({ port }: TestServer) => `https://localhost:${port}`;
   const secure = { tls: { ca } };
 
-  async function open(hub: Hubbub, path: string, headers: Record<string, string> = {}): Promise<Peer> {
+  async function open(hub: TestServer, path: string, headers: Record<string, string> = {}): Promise<Peer> {
     const peer = new Peer(`wss://localhost:${hub.port}${path}`, headers, ca);
     await peer.opened;
     return peer;
   }
 
   test("both wires are one room, and what is large arrives whole", async () => {
-    await using hub = await startHubbub({ args: TLS });
+    await using hub = await startServer({ args: TLS });
     await using ann = await open(hub, "/ws/ann");
     const headers = { "Sec-WebSocket-Protocol": SUBPROTOCOL };
     await using bob = await JsonPeer.over(await open(hub, "/ws/bob?session=s", headers));
@@ -57,7 +57,7 @@ describe("with a certificate and its key", () => {
   });
 
   test("the page is there, and its own origin may connect; another one may not", async () => {
-    await using hub = await startHubbub({ args: TLS });
+    await using hub = await startServer({ args: TLS });
     const page = await fetch(`${originOf(hub)}/client`, secure);
     expect([page.status, page.headers.get("content-type")]).toEqual([200, "text/html; charset=utf-8"]);
     await using ann = await open(hub, "/ws/ann", { Origin: originOf(hub) });
@@ -67,7 +67,7 @@ describe("with a certificate and its key", () => {
   });
 
   test("what is printed to be clicked says https", async () => {
-    await using hub = await startHubbub({ args: TLS });
+    await using hub = await startServer({ args: TLS });
     expect(hub.greeting).toBe(`Hubbub ${version} is listening on ${originOf(hub)}/client\n`);
     const env = { ...process.env, HUBBUB_SECRET: SECRET, HUBBUB_TLS_CERT: CERT };
     const link = await Bun.$`${process.execPath} ${source} token ann --port ${hub.port}`.env(env).text();
@@ -75,7 +75,7 @@ describe("with a certificate and its key", () => {
   });
 
   test("hubbub join comes in that way, where the certificate is trusted", async () => {
-    await using hub = await startHubbub({ args: TLS });
+    await using hub = await startServer({ args: TLS });
     await using bob = await open(hub, "/ws/bob");
     await using join = Bun.spawn([process.execPath, source, "join", `${originOf(hub)}/client?id=ann`], {
       env: { ...process.env, NODE_EXTRA_CA_CERTS: CERT },
@@ -84,11 +84,11 @@ describe("with a certificate and its key", () => {
       stderr: "ignore",
     });
     await bob.hears("Client #ann says: hi");
-    expect(await within(join.exited, () => "join does not end")).toBe(0);
+    expect(await withDeadline(join.exited, () => "join does not end")).toBe(0);
   });
 
   test("plain HTTP gets no page, and disturbs nobody", async () => {
-    await using hub = await startHubbub({ args: TLS });
+    await using hub = await startServer({ args: TLS });
     await using ann = await open(hub, "/ws/ann");
     await using stranger = ask(hub, "/client");
     expect(await stranger.head()).toBeUndefined();

@@ -1,13 +1,13 @@
 /** With a secret, only who has a token comes in: as the one that it names, where and for as long as it says. */
 
 import { describe, expect, test } from "bun:test";
-import { connect, type State } from "../../src/client/client.ts";
+import { connect, type ConnectionState } from "../../src/client/client.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { Tokens } from "../../src/auth/tokens.ts";
-import { JsonPeer, startHubbub, within } from "../support/server.ts";
+import { TokenSigner } from "../../src/auth/tokens.ts";
+import { JsonPeer, startServer, withDeadline } from "../support/server.ts";
 
 const SECRET = "a secret of thirty-two bytes, or more";
-const tokens = new Tokens(Buffer.from(SECRET));
+const tokens = new TokenSigner(Buffer.from(SECRET));
 const NOW_MS = 1_800_000_000_000;
 const NOW = NOW_MS / 1000;
 
@@ -88,12 +88,12 @@ describe("what a token may say", () => {
     nothing: null,
   };
   for (const [what, claims] of Object.entries(bad))
-    test(`not ${what}`, () => expect(tokens.verify(forge(claims), NOW_MS)).toEqual({ sentence: NOT_OURS }));
+    test(`not ${what}`, () => expect(tokens.verify(forge(claims), NOW_MS)).toEqual({ detail: NOT_OURS }));
 
   test("not that it has expired, or is not good yet", () => {
-    expect(tokens.verify(forge({ sub: "ann", exp: NOW }), NOW_MS)).toEqual({ sentence: EXPIRED });
+    expect(tokens.verify(forge({ sub: "ann", exp: NOW }), NOW_MS)).toEqual({ detail: EXPIRED });
     expect(tokens.verify(forge({ sub: "ann", nbf: NOW + 1 }), NOW_MS)).toEqual({
-      sentence: "This token is not good yet: come back later.",
+      detail: "This token is not good yet: come back later.",
     });
   });
 });
@@ -122,7 +122,7 @@ describe("whose signature counts", () => {
     "a mile of text": `${"a".repeat(100_000)}.b.c`,
   };
   for (const [what, token] of Object.entries(forgeries))
-    test(`not ${what}`, () => expect(tokens.verify(token, NOW_MS)).toEqual({ sentence: NOT_OURS }));
+    test(`not ${what}`, () => expect(tokens.verify(token, NOW_MS)).toEqual({ detail: NOT_OURS }));
 
   test("up to 8,192 characters, and none that is longer", () => {
     const around = Array.from({ length: 20 }, (_, i) =>
@@ -130,7 +130,7 @@ describe("whose signature counts", () => {
     );
     const isLong = (token: string) => token.length > 8192;
     expect(new Set(around.map(isLong)).size).toBe(2);
-    for (const token of around) expect("sentence" in tokens.verify(token, NOW_MS)).toBe(isLong(token));
+    for (const token of around) expect("detail" in tokens.verify(token, NOW_MS)).toBe(isLong(token));
   });
 
   test("its own, and that of RFC 7515's first example", () => {
@@ -157,7 +157,7 @@ describe("whose signature counts", () => {
 });
 
 const later = () => Date.now() / 1000 + 60;
-const withSecret = () => startHubbub({ env: { HUBBUB_SECRET: SECRET } });
+const withSecret = () => startServer({ env: { HUBBUB_SECRET: SECRET } });
 const UPGRADE = {
   Connection: "Upgrade",
   Upgrade: "websocket",
@@ -244,7 +244,7 @@ test("a token for longer than a timer can wait does not end at once", async () =
 
 test("who comes in too late, while the store takes its time, has been there and left", async () => {
   const store = { name: "a late store", url: "late:?delay=100&seed=1", preload: "delayed-store.ts" };
-  await using hub = await startHubbub({ env: { HUBBUB_SECRET: SECRET }, store });
+  await using hub = await startServer({ env: { HUBBUB_SECRET: SECRET }, store });
   const peers = await Promise.allSettled(
     Array.from({ length: 5 }, (_, i) =>
       hub.open(`/ws/late${i}?token=${forge({ sub: `late${i}`, exp: Date.now() / 1000 + 0.03 })}`),
@@ -264,13 +264,13 @@ describe("who shows one", () => {
     ann.send("hi");
     await bob.hears("Client #ann says: hi");
     ann.close();
-    const closed = Promise.withResolvers<State>();
+    const closed = Promise.withResolvers<ConnectionState>();
     connect({ server: hub.origin, id: "eve", token: forge({ sub: "ann" }) }).on("state", (state) => {
-      if (state.is === "closed") closed.resolve(state);
+      if (state.status === "closed") closed.resolve(state);
     });
-    expect(await within(closed.promise, () => "still trying")).toEqual({
-      is: "closed",
-      status: 403,
+    expect(await withDeadline(closed.promise, () => "still trying")).toEqual({
+      status: "closed",
+      statusCode: 403,
       code: "not-for-client",
       reason: "This token is for another client id: connect as the one that it names.",
     });

@@ -3,8 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { readCommand } from "../../src/cli/command.ts";
-import { startHubbub } from "../support/server.ts";
+import { parseCommand } from "../../src/cli/command.ts";
+import { startServer } from "../support/server.ts";
 import { fill, linesOf } from "../support/docs.ts";
 
 const BINARY = "/usr/local/bin/hubbub";
@@ -34,7 +34,7 @@ describe("the unit", () => {
   test("starts what it says, and the line below it prints a link that lets in", async () => {
     using secret = await temporary("secret", `${Buffer.alloc(48, 7).toBase64()}\n`);
     const args = fill(command, { "${CREDENTIALS_DIRECTORY}/secret": secret.path }).split(" ").slice(1);
-    await using hub = await startHubbub({ args });
+    await using hub = await startServer({ args });
     expect(hub.greeting).toContain(" reached as https://chat.example/client\n");
     const [line = ""] = /^hubbub token .*$/m.exec(linesOf("sh", "systemctl")) ?? [];
     const [, ...words] = fill(line, { [SECRET_FILE]: secret.path }).split(" ");
@@ -49,8 +49,8 @@ describe("the unit", () => {
 
   test("gives stopping the time that it may take", () => {
     const args = command.split(" ").slice(1, -2); // without the secret, which is not there
-    const read = readCommand(args, {});
-    if (read.do !== "serve") throw new Error(`the command is refused: ${command}`);
+    const read = parseCommand(args, {});
+    if (read.kind !== "serve") throw new Error(`the command is refused: ${command}`);
     const [, seconds] = /^TimeoutStopSec=(\d+)$/m.exec(unit) ?? [];
     expect(Number(seconds)).toBeGreaterThan(read.options.drainSeconds);
   });
@@ -59,7 +59,7 @@ describe("the unit", () => {
     const [, final] = /^RestartPreventExitStatus=(\d+)$/m.exec(unit) ?? [];
     expect(unit).toMatch(/^Restart=always$/m);
     expect(unit).toMatch(/^StartLimitIntervalSec=0$/m); // systemd's own limit is five starts in ten seconds
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     const args = command.split(" ").slice(1, -2);
     const inUse = await run(process.execPath, source, ...args, "--port", `${hub.port}`);
     expect(inUse.exitCode).not.toBe(Number(final));

@@ -5,7 +5,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { version } from "../../package.json";
-import { startHubbub } from "../support/server.ts";
+import { startServer } from "../support/server.ts";
 
 async function build() {
   const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
@@ -23,7 +23,7 @@ test("the executable runs in an empty folder, serves the page and the chat, and 
   await Bun.write(join(built.folder, "bunfig.toml"), 'preload = ["./trap.ts"]\n');
   await Bun.write(join(built.folder, "trap.ts"), "process.exit(3);\n");
   await Bun.write(join(built.folder, "index.html"), "not the page");
-  await using hub = await startHubbub({ command: [built.executable], cwd: built.folder, env: {} });
+  await using hub = await startServer({ command: [built.executable], cwd: built.folder, env: {} });
   expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
   const page = await Bun.file(join(import.meta.dir, "../../index.html")).text();
   expect(await hub.answer("/client")).toEqual({ status: 200, body: page });
@@ -46,7 +46,7 @@ test("its parts that are loaded only when they are asked for are in it: help, jo
   const help = await run("--help");
   expect(`${help.stdout}`).toStartWith("Hubbub: one file to run");
 
-  await using hub = await startHubbub({
+  await using hub = await startServer({
     command: [built.executable, "--store", "sqlite:chat.db"],
     cwd: built.folder,
     env: {},

@@ -1,18 +1,18 @@
 /** What the operator reads afterwards: one line a fact, and never a message or a token. */
 
 import { expect, test } from "bun:test";
-import { printable } from "../../src/ops/log.ts";
-import { Tokens } from "../../src/auth/tokens.ts";
+import { escapeControls } from "../../src/ops/log.ts";
+import { TokenSigner } from "../../src/auth/tokens.ts";
 import { Clock } from "../support/clock.ts";
-import { startHubbub, STORES } from "../support/server.ts";
+import { startServer, STORES } from "../support/server.ts";
 import { closing, frame, RawClient, request } from "../support/raw-websocket.ts";
 
 const SECRET = "a secret of thirty-two bytes, or more";
 
 /** Runs a server through a few facts, and gives what it wrote after its first line. */
 async function logOf(format: "text" | "json" | "off") {
-  const hub = await startHubbub({ args: ["--log", format], env: { HUBBUB_SECRET: SECRET } });
-  const token = new Tokens(Buffer.from(SECRET)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+  const hub = await startServer({ args: ["--log", format], env: { HUBBUB_SECRET: SECRET } });
+  const token = new TokenSigner(Buffer.from(SECRET)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
   const ann = await hub.open(`/ws/ann?room=tea&token=${token}`);
   ann.says("a private word");
   await ann.hears("You wrote: a private word", "Client #ann says: a private word");
@@ -58,7 +58,7 @@ test("off", async () => expect(await logOf("off")).toEqual([]));
 
 for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(name)))
   test(`ids that run ahead of the clock, and that they no longer do, once each; ${store.name}`, async () => {
-    await using hub = await startHubbub({ store, preload: "jumping-clock.ts", args: ["--log", "text"] });
+    await using hub = await startServer({ store, preload: "jumping-clock.ts", args: ["--log", "text"] });
     await using ann = await hub.joinJson("ann");
     let time = Infinity;
     const say = async () => {
@@ -86,7 +86,7 @@ for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(na
   });
 
 test("why a connection ended", async () => {
-  const hub = await startHubbub({ args: ["--log", "text", "--max-message-bytes", "10"] });
+  const hub = await startServer({ args: ["--log", "text", "--max-message-bytes", "10"] });
   await using eve = await hub.join("eve");
   const ann = await hub.join("ann");
   ann.says("x".repeat(11));
@@ -108,7 +108,7 @@ test("why a connection ended", async () => {
 
 test("a storm of one fact is a hundred lines a second, and a count", async () => {
   using clock = new Clock();
-  const hub = await startHubbub({ ...clock.setup, args: ["--log", "text"] });
+  const hub = await startServer({ ...clock.setup, args: ["--log", "text"] });
   const refuse = async (times: number) => {
     for (let i = 0; i < times; i++) await hub.answer("/ws/a%20b");
   };
@@ -132,7 +132,7 @@ test("a storm of one fact is a hundred lines a second, and a count", async () =>
 });
 
 test("a log that nobody reads, or whose reader has gone, stops nothing", async () => {
-  await using hub = await startHubbub({ args: ["--log", "text"], reads: "first line" });
+  await using hub = await startServer({ args: ["--log", "text"], reads: "first line" });
   for (let i = 0; i < 50; i++) {
     const ann = await hub.join("ann");
     ann.says("hi");
@@ -144,7 +144,7 @@ test("a log that nobody reads, or whose reader has gone, stops nothing", async (
 
 for (const format of ["text", "json"])
   test(`what a client sends is a part of its line, and a bounded one: ${format}`, async () => {
-    const hub = await startHubbub({ args: ["--log", format] });
+    const hub = await startServer({ args: ["--log", format] });
     await using client = new RawClient(hub.port);
     const reason = "\x1b]0;pwned\x07\u009b2J\u202e\u2028\nrefused status=200";
     client.sends(request("/ws/ann"), frame(8, closing(4000, reason)));
@@ -162,4 +162,4 @@ for (const format of ["text", "json"])
   });
 
 test("what could move the cursor or turn the text around is shown, not done", () =>
-  expect(printable("a\x1b[31m\u202eb\tc\n")).toBe("a\\u001b[31m\\u202eb\tc\\u000a"));
+  expect(escapeControls("a\x1b[31m\u202eb\tc\n")).toBe("a\\u001b[31m\\u202eb\tc\\u000a"));

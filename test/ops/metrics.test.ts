@@ -2,17 +2,17 @@
 
 import { expect, test } from "bun:test";
 import { version } from "../../package.json";
-import { Door, refusalCodes } from "../../src/http/access.ts";
-import { closes, errors } from "../../src/protocol/codec.ts";
-import { Tokens } from "../../src/auth/tokens.ts";
-import { startHubbub, until } from "../support/server.ts";
+import { AccessControl, refusalCodes } from "../../src/http/access.ts";
+import { CLOSE_CODES, ERROR_MESSAGES } from "../../src/protocol/codec.ts";
+import { TokenSigner } from "../../src/auth/tokens.ts";
+import { startServer, eventually } from "../support/server.ts";
 import { closing, frame, RawClient, request } from "../support/raw-websocket.ts";
 
 const promtool = Bun.which("promtool");
 const skipped = promtool ? "" : " (skipped: there is no promtool here, which comes with prometheus)";
 
 test("connections, rooms, messages and bytes, refusals, disconnects and resumes are counted", async () => {
-  await using hub = await startHubbub({ args: ["--max-message-bytes", "10"] });
+  await using hub = await startServer({ args: ["--max-message-bytes", "10"] });
   await using ann = await hub.joinJson("ann");
   await using bob = await hub.join("bob");
   await using carl = await hub.join("carl");
@@ -66,12 +66,12 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
 });
 
 test("what is counted by a label is there from the start, at 0", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const metrics = await hub.metrics();
   const counters = [
-    ...Object.keys(errors).map((code) => `hubbub_refused_messages_total{reason="${code}"}`),
+    ...Object.keys(ERROR_MESSAGES).map((code) => `hubbub_refused_messages_total{reason="${code}"}`),
     ...refusalCodes.map((code) => `hubbub_refused_requests_total{reason="${code}"}`),
-    ...[1000, 1001, 1005, 1006, "other", ...Object.values(closes).map(([code]) => code)].map(
+    ...[1000, 1001, 1005, 1006, "other", ...Object.values(CLOSE_CODES).map(([code]) => code)].map(
       (code) => `hubbub_disconnects_total{code="${code}"}`,
     ),
     ...[true, false].map((recovered) => `hubbub_resumes_total{recovered="${recovered}"}`),
@@ -83,7 +83,7 @@ test("what is counted by a label is there from the start, at 0", async () => {
 });
 
 test.skipIf(process.platform !== "linux")("what the process takes, as the system sees it", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const idle = await hub.metrics();
   const { pid } = hub.process;
   const files = await Bun.$`ls /proc/${pid}/fd`.text();
@@ -103,12 +103,12 @@ test.skipIf(process.platform !== "linux")("what the process takes, as the system
 });
 
 test("what waits for a slow reader, and how late the event loop is", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.open("/websocket");
   ann.pauses();
   const text = "x".repeat(60_000);
   for (let i = 0; i < 70; i++) ann.says(text);
-  await until(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
+  await eventually(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
   await using reader = await hub.open("/websocket");
   let buffered = 0;
   for (let i = 0; i < 100 && buffered === 0; i++) {
@@ -122,11 +122,11 @@ test("what waits for a slow reader, and how late the event loop is", async () =>
   await Bun.sleep(400);
   hub.process.kill("SIGCONT");
   const late = async () => (await hub.metrics()).get("hubbub_event_loop_delay_seconds_sum") ?? 0;
-  await until(async () => (await late()) >= 0.1, "the event loop was late", 20_000);
+  await eventually(async () => (await late()) >= 0.1, "the event loop was late", 20_000);
 });
 
 test("a client that closes with a code of ours is not counted as ours", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = new RawClient(hub.port);
   ann.sends(request("/ws/ann"), frame(8, closing(1013, "Reading too slowly: please come back and resume.")));
   await ann.head();
@@ -137,7 +137,7 @@ test("a client that closes with a code of ours is not counted as ours", async ()
 });
 
 test("a reader that is cut off is counted", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.join("ann");
   await using slow = await hub.join("slow");
   slow.pauses();
@@ -159,7 +159,7 @@ const NOT_OUR_PAGE = {
 };
 
 test("they are for this machine, and never for who comes by a proxy", async () => {
-  await using hub = await startHubbub({ args: ["--public-url", "https://chat.example"] });
+  await using hub = await startServer({ args: ["--public-url", "https://chat.example"] });
   await hub.metrics({ headers: { Host: "localhost:9090" } });
   for (const headers of [
     { Host: "localhost", "X-Forwarded-For": "192.0.2.1" },
@@ -173,7 +173,7 @@ test("they are for this machine, and never for who comes by a proxy", async () =
 });
 
 test("they are for who has a token for them, and not any token", async () => {
-  await using hub = await startHubbub({ env: { HUBBUB_SECRET: SECRET } });
+  await using hub = await startServer({ env: { HUBBUB_SECRET: SECRET } });
   await hub.metrics();
   expect(await hub.answer("/metrics", { headers: FORWARDED })).toHaveProperty("status", 401);
   const { exitCode, stdout } =
@@ -185,7 +185,7 @@ test("they are for who has a token for them, and not any token", async () => {
   const token = link.searchParams.get("token");
   await hub.metrics({ headers: { ...FORWARDED, Authorization: `Bearer ${token}` } });
   expect(await hub.answer(`/metrics?token=${token}`, { headers: FORWARDED })).toHaveProperty("status", 200);
-  const tokens = new Tokens(Buffer.from(SECRET));
+  const tokens = new TokenSigner(Buffer.from(SECRET));
   const expires = Math.floor(Date.now() / 1000) + 60;
   for (const other of [
     tokens.sign("ann", [], expires),
@@ -201,7 +201,7 @@ test("they are for who has a token for them, and not any token", async () => {
 
 test("they are for anyone with --open-metrics", async () => {
   for (const env of [{}, { HUBBUB_SECRET: SECRET }]) {
-    await using hub = await startHubbub({ args: ["--open-metrics"], env });
+    await using hub = await startServer({ args: ["--open-metrics"], env });
     await hub.metrics({ headers: { ...FORWARDED, Host: "hubbub:8000" } });
     expect(await hub.answer("/metrics", { headers: { "Sec-Fetch-Site": "cross-site" } })).toEqual(
       NOT_OUR_PAGE,
@@ -217,9 +217,9 @@ test("not for another machine that writes this one's name into Host", () => {
     openMetrics: false,
     tokens: undefined,
   };
-  const door = new Door({ ...rules, machineName: () => "server" });
+  const access = new AccessControl({ ...rules, machineName: () => "server" });
   const request = new Request("http://localhost/metrics", { headers: { Host: "localhost" } });
-  const codeFor = (address: string) => door.admitObserver(request, address, 0)?.code;
+  const codeFor = (address: string) => access.authorizeMetrics(request, address, 0)?.code;
   for (const address of ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
     expect(codeFor(address)).toBeUndefined();
   for (const address of ["192.0.2.1", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "::127.0.0.1", ""])
@@ -227,7 +227,7 @@ test("not for another machine that writes this one's name into Host", () => {
 });
 
 test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped}`, async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using ann = await hub.join("ann");
   ann.says("hi");
   await ann.hears("You wrote: hi", "Client #ann says: hi");
@@ -244,7 +244,7 @@ test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped
 });
 
 test("health and readiness are for anyone", async () => {
-  await using hub = await startHubbub({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  await using hub = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
   for (const path of ["/healthz", "/readyz"])
     expect(
       await hub.answer(path, { headers: { Host: "10.1.2.3", "X-Forwarded-For": "1.1.1.1" } }),
@@ -252,7 +252,7 @@ test("health and readiness are for anyone", async () => {
 });
 
 test("the README's table is the code's", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   const { body } = await hub.answer("/metrics");
   const readme = (await Bun.file(`${import.meta.dir}/../../README.md`).text()).replace(/ +/g, " ");
   const described = [...body.matchAll(/^# HELP (\S+) (.*)\n# TYPE \1 (.*)$/gm)];

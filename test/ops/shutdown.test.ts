@@ -1,9 +1,9 @@
 /** How it stops: everything accepted is kept and answered, everyone is told to come back, nobody is said to have left. */
 
 import { expect, jest, setDefaultTimeout, test } from "bun:test";
-import { connect, type Connection } from "../../src/client/client.ts";
+import { connect, type Client } from "../../src/client/client.ts";
 import { startHub } from "../support/hub.ts";
-import { Peer, startHubbub, STORES, until, within } from "../support/server.ts";
+import { Peer, startServer, STORES, eventually, withDeadline } from "../support/server.ts";
 import { RawClient } from "../support/raw-websocket.ts";
 
 setDefaultTimeout(60_000);
@@ -21,7 +21,7 @@ const RESTARTING = { code: 1012, reason: "Stopping, perhaps to start again: plea
 
 for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
   test(`${signal}: told to come back, no farewells, exit 0`, async () => {
-    const hub = await startHubbub();
+    const hub = await startServer();
     const peers = [await hub.join("ann"), await hub.join("bob"), (await hub.joinJson("eve")).peer];
     const echo = await hub.open("/websocket");
     hub.process.kill(signal);
@@ -35,7 +35,7 @@ for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
   });
 
 test("SIGHUP without a terminal changes nothing, and is logged", async () => {
-  const hub = await startHubbub({ args: ["--log", "text"] });
+  const hub = await startServer({ args: ["--log", "text"] });
   await using ann = await hub.join("ann");
   for (let i = 0; i < 2; i++) hub.process.kill("SIGHUP");
   ann.says("hi");
@@ -52,7 +52,7 @@ test("a terminal that is closed stops it", async () => {
   await using server = Bun.spawn([process.execPath, source, "--port", "0"], {
     terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
   });
-  await until(async () => printed.includes("Ctrl+C stops it."), "the greeting");
+  await eventually(async () => printed.includes("Ctrl+C stops it."), "the greeting");
   const [, port] = /localhost:(\d+)/.exec(printed) ?? [];
   await using ann = new Peer(`ws://127.0.0.1:${port}/ws/ann`);
   await ann.opened;
@@ -62,17 +62,17 @@ test("a terminal that is closed stops it", async () => {
 });
 
 for (const [broken, exitCode] of [
-  ["settle", 1],
-  ["end", 1],
-  ["late settle", 0],
+  ["drain", 1],
+  ["close", 1],
+  ["endless drain", 0],
 ] as const)
   test(`stopping ends although a step of it fails or does not end: ${broken}`, async () => {
     const args = ["--drain-seconds", "1"];
-    const hub = await startHubbub({ args, preload: "break-shutdown.ts", env: { BREAK: broken } });
+    const hub = await startServer({ args, preload: "break-shutdown.ts", env: { BREAK: broken } });
     const ann = await hub.join("ann");
     hub.process.kill("SIGTERM");
     expect(await ann.closes()).toEqual(RESTARTING);
-    expect(await within(hub.process.exited, () => "still running")).toBe(exitCode);
+    expect(await withDeadline(hub.process.exited, () => "still running")).toBe(exitCode);
     const errors = await hub.errors;
     if (exitCode === 0) expect(errors).toBe("");
     else expect(errors).toContain(`failed: Error: injected into ${broken}\n`);
@@ -80,7 +80,7 @@ for (const [broken, exitCode] of [
 
 for (const store of STORES.filter(({ nodes }) => nodes === undefined))
   test(`with no time to stop, everyone is told to come back, and what is acknowledged is kept, on ${store.name}`, async () => {
-    const hub = await startHubbub({ store, args: ["--drain-seconds", "0"] });
+    const hub = await startServer({ store, args: ["--drain-seconds", "0"] });
     const peers = await Promise.all(Array.from({ length: 20 }, (_, i) => hub.join(`c${i}`)));
     hub.process.kill("SIGTERM");
     for (const peer of peers) expect(await peer.closes()).toEqual(RESTARTING);
@@ -90,7 +90,7 @@ for (const store of STORES.filter(({ nodes }) => nodes === undefined))
   });
 
 test("nobody is said to leave while it stops, also if somebody had just left", async () => {
-  const hub = await startHubbub({ args: ["--drain-seconds", "2"] });
+  const hub = await startServer({ args: ["--drain-seconds", "2"] });
   const crowd = await Promise.all(Array.from({ length: 300 }, (_, i) => hub.join(`c${i}`)));
   const eve = await hub.joinJson("eve");
   eve.sends({ type: "ping" });
@@ -108,7 +108,7 @@ test("nobody is said to leave while it stops, also if somebody had just left", a
 
 for (const store of STORES)
   test(`what was accepted before the signal is answered, on ${store.name}`, async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.joinJson("ann", { session: "s" });
     for (let seq = 1; seq <= 200; seq++) ann.says(`${seq}`, { seq });
     ann.sends({ type: "ping" });
@@ -125,9 +125,9 @@ for (const store of STORES)
 test("while it stops a message over HTTP is rejected, since nobody may wait for its answer; on a socket it is still stored", async () => {
   const { hub, join } = startHub();
   const ann = await join("ann");
-  hub.stop();
+  hub.beginShutdown();
   const message = { room: "tea", from: "ci", content: "hi", session: undefined, seq: undefined };
-  expect(await hub.say(message)).toEqual({ refused: "unavailable" });
+  expect(await hub.publish(message)).toEqual({ rejected: "unavailable" });
   ann.says("still here");
   expect(ann.socket.takes()).toEqual(["You wrote: still here", "Client #ann says: still here"]);
 });
@@ -142,7 +142,7 @@ test.each(["a quiet room", "a room that somebody just left"])(
       jest.advanceTimersByTime(1000);
       for (const { socket } of [bob, eve]) socket.takes();
       if (room !== "a quiet room") first.leaves();
-      hub.stop();
+      hub.beginShutdown();
       second.leaves();
       jest.advanceTimersByTime(1000);
       expect([bob.socket.takes(), eve.socket.takes()]).toEqual([[], []]);
@@ -150,7 +150,7 @@ test.each(["a quiet room", "a room that somebody just left"])(
 );
 
 test("while it stops nobody new comes in; a second signal ends it at once", async () => {
-  await using hub = await startHubbub({ args: ["--drain-seconds", "3600"] });
+  await using hub = await startServer({ args: ["--drain-seconds", "3600"] });
   expect(await hub.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
   const crowd = await Promise.all(Array.from({ length: 50 }, (_, i) => hub.join(`c${i}`)));
   hub.process.kill("SIGTERM");
@@ -161,11 +161,11 @@ test("while it stops nobody new comes in; a second signal ends it at once", asyn
   last?.says("still here");
   await last?.hearsUpTo("Client #c49 says: still here");
   hub.process.kill("SIGTERM");
-  expect(await within(hub.process.exited, () => "still running")).toBe(1);
+  expect(await withDeadline(hub.process.exited, () => "still running")).toBe(1);
 });
 
 test("nobody is waited for longer than --drain-seconds: not who reads nothing, nor who never ends a request", async () => {
-  await using hub = await startHubbub({ args: ["--drain-seconds", "1", "--history", "400"] });
+  await using hub = await startServer({ args: ["--drain-seconds", "1", "--history", "400"] });
   await using ann = await hub.joinJson("ann");
   for (let i = 0; i < 400; i++) await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));
   // More than the network takes: what waits is before the close frame.
@@ -178,15 +178,15 @@ test("nobody is waited for longer than --drain-seconds: not who reads nothing, n
   await hub.answer("/healthz");
   hub.process.kill("SIGTERM");
   expect(await ann.peer.closes()).toEqual(RESTARTING);
-  expect(await within(hub.process.exited, () => "still running", 20_000)).toBe(0);
+  expect(await withDeadline(hub.process.exited, () => "still running", 20_000)).toBe(0);
 });
 
 test("a thousand clients come back to the next server, and everything that they say meanwhile is kept", async () => {
   const CLIENTS = 1000;
-  const first = await startHubbub({ args: ["--drain-seconds", "3"] });
+  const first = await startServer({ args: ["--drain-seconds", "3"] });
   const acknowledged = new Set<string>();
   const said = { count: 0 };
-  const clients: Connection[] = [];
+  const clients: Client[] = [];
   let open = 0;
   const allOpen = Promise.withResolvers<void>();
   for (let i = 0; i < CLIENTS; i++) {
@@ -194,30 +194,30 @@ test("a thousand clients come back to the next server, and everything that they 
       server: first.origin,
       id: `c${i}`,
       room: `r${i % 10}`,
-      repeat: true,
+      resendUnknown: true,
       history: 0,
     })
       .on("acknowledged", ({ item }) => acknowledged.add(item.text))
-      .on("state", ({ is }) => {
-        if (is === "open" && ++open === CLIENTS) allOpen.resolve();
+      .on("state", ({ status }) => {
+        if (status === "open" && ++open === CLIENTS) allOpen.resolve();
       });
     clients.push(client);
   }
-  await within(allOpen.promise, () => `${open} of ${CLIENTS} are in`, 30_000);
+  await withDeadline(allOpen.promise, () => `${open} of ${CLIENTS} are in`, 30_000);
   const say = () => {
     for (const client of clients) client.send(`${said.count++}`);
   };
   say();
   first.process.kill("SIGTERM");
   say();
-  expect(await within(first.process.exited, () => "still running", 40_000)).toBe(0);
+  expect(await withDeadline(first.process.exited, () => "still running", 40_000)).toBe(0);
   say(); // to nobody: it waits
-  await using second = await startHubbub({ args: ["--port", `${first.port}`] });
+  await using second = await startServer({ args: ["--port", `${first.port}`] });
   const everything = Promise.withResolvers<void>();
   const look = setInterval(() => {
     if (clients.every(({ outbox }) => outbox.length === 0)) everything.resolve();
   }, 20);
-  await within(
+  await withDeadline(
     everything.promise,
     () => `${clients.filter(({ outbox }) => outbox.length > 0).length} clients still wait`,
     40_000,

@@ -2,12 +2,12 @@
 
 import { describe, expect, test } from "bun:test";
 import { version } from "../../package.json";
-import { helpText, optionRows } from "../../src/cli/help.ts";
-import { flags, readCommand, tokenFlags, type Options } from "../../src/cli/command.ts";
-import { startHubbub } from "../support/server.ts";
-import { until } from "../support/deadline.ts";
+import { helpText, optionsTableRows } from "../../src/cli/help.ts";
+import { serverFlags, parseCommand, tokenFlags, type ServerOptions } from "../../src/cli/command.ts";
+import { startServer } from "../support/server.ts";
+import { eventually } from "../support/deadline.ts";
 
-const DEFAULTS: Options = {
+const DEFAULTS: ServerOptions = {
   host: "127.0.0.1",
   port: 8000,
   publicUrl: undefined,
@@ -33,11 +33,11 @@ const DEFAULTS: Options = {
   log: "text",
 };
 /** What differs once other machines can reach it. */
-const REACHABLE: Partial<Options> = { messageRate: 100, connectionRate: 200 };
+const REACHABLE: Partial<ServerOptions> = { messageRate: 100, connectionRate: 200 };
 const SECRET = "0123456789abcdef0123456789abcdef";
 
 describe("options", () => {
-  const cases: [string[], Record<string, string>, Options][] = [
+  const cases: [string[], Record<string, string>, ServerOptions][] = [
     [[], {}, DEFAULTS],
     [["--port", "9000"], {}, { ...DEFAULTS, port: 9000 }],
     [["--port=0", "--host=::"], {}, { ...DEFAULTS, ...REACHABLE, host: "::", port: 0 }],
@@ -82,14 +82,14 @@ describe("options", () => {
   ];
   for (const [argv, env, options] of cases)
     test(`${argv.join(" ") || "(none)"} with ${JSON.stringify(env)}`, () =>
-      expect(readCommand(argv, env)).toEqual({ do: "serve", options, warnings: [] }));
+      expect(parseCommand(argv, env)).toEqual({ kind: "serve", options, warnings: [] }));
 
   test.each([
     [true, ["127.0.0.1", "127.0.0.2", "127.1", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost"]],
     [false, ["0.0.0.0", "::", "192.168.1.5", "::ffff:192.168.1.5", "fe80::1", "127.example", "chat.example"]],
   ])("only this machine can reach it: %p, on %p", (isLocal, hosts) => {
     for (const host of hosts) {
-      const command = readCommand(["--host", host], {});
+      const command = parseCommand(["--host", host], {});
       const messageRate = "options" in command ? command.options.messageRate : command;
       expect({ host, messageRate }).toEqual({ host, messageRate: isLocal ? 0 : 100 });
     }
@@ -109,20 +109,23 @@ describe("options", () => {
       ],
     ],
   ])("what has one value is given once: %s, %j", (_, argv, mistakes) =>
-    expect(readCommand(argv, {})).toEqual({ do: "refuse", mistakes: expect.arrayContaining(mistakes) }),
+    expect(parseCommand(argv, {})).toEqual({ kind: "refuse", errors: expect.arrayContaining(mistakes) }),
   );
 
   test("every option that has one value is given once, also to token", () => {
-    for (const [key, { many }] of Object.entries<{ many?: true }>({ ...flags, ...tokenFlags })) {
+    for (const [key, { repeatable }] of Object.entries<{ repeatable?: true }>({
+      ...serverFlags,
+      ...tokenFlags,
+    })) {
       const option = `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-      const command = readCommand(["token", "ann", `${option}=1`, `${option}=1`], {});
-      const isRefused = command.do === "refuse" && command.mistakes.includes(`${option}: expected only once`);
-      expect({ option, isRefused }).toEqual({ option, isRefused: many !== true });
+      const command = parseCommand(["token", "ann", `${option}=1`, `${option}=1`], {});
+      const isRefused = command.kind === "refuse" && command.errors.includes(`${option}: expected only once`);
+      expect({ option, isRefused }).toEqual({ option, isRefused: repeatable !== true });
     }
   });
 
   test("an option on the command line and in the environment is no repetition", () =>
-    expect(readCommand(["--port", "1"], { HUBBUB_PORT: "2", PORT: "3" })).toHaveProperty("options.port", 1));
+    expect(parseCommand(["--port", "1"], { HUBBUB_PORT: "2", PORT: "3" })).toHaveProperty("options.port", 1));
 
   const KUBERNETES = {
     HUBBUB_PORT: "tcp://10.43.0.17:8000",
@@ -133,14 +136,14 @@ describe("options", () => {
     HUBBUB_PORT_8000_TCP_ADDR: "10.43.0.17",
   };
   test("what Kubernetes sets for a Service named hubbub is ignored without a word", () => {
-    const serve = { do: "serve" as const, options: DEFAULTS, warnings: [] };
-    expect(readCommand([], KUBERNETES)).toEqual(serve);
-    expect(readCommand([], { HUBBUB_PORT: "udp://[fd00::1]:53" })).toEqual(serve);
+    const serve = { kind: "serve" as const, options: DEFAULTS, warnings: [] };
+    expect(parseCommand([], KUBERNETES)).toEqual(serve);
+    expect(parseCommand([], { HUBBUB_PORT: "udp://[fd00::1]:53" })).toEqual(serve);
     const other = { ...serve, options: { ...DEFAULTS, port: 9000 } };
-    expect(readCommand([], { ...KUBERNETES, PORT: "9000" })).toEqual(other);
-    expect(readCommand([], { ...KUBERNETES, HUBBUB_PORT: "9000" })).toEqual(other);
-    expect(readCommand(["token", "ann"], { ...KUBERNETES, HUBBUB_SECRET: SECRET }).do).toBe("token");
-    expect(readCommand([], { HUBBUB_PORT: "http://a" }).do).toBe("refuse");
+    expect(parseCommand([], { ...KUBERNETES, PORT: "9000" })).toEqual(other);
+    expect(parseCommand([], { ...KUBERNETES, HUBBUB_PORT: "9000" })).toEqual(other);
+    expect(parseCommand(["token", "ann"], { ...KUBERNETES, HUBBUB_SECRET: SECRET }).kind).toBe("token");
+    expect(parseCommand([], { HUBBUB_PORT: "http://a" }).kind).toBe("refuse");
   });
 
   test("origins of apps and extensions may be allowed; what no browser sends may not", () => {
@@ -153,7 +156,7 @@ describe("options", () => {
       "moz-extension://a8f0e9f4-1f1c-4a0f-9d5a-0b6b0c7d8e9f",
       "https://example.com",
     ];
-    const command = readCommand(["--allow-origin", origins.join(",")], {});
+    const command = parseCommand(["--allow-origin", origins.join(",")], {});
     expect(command).toHaveProperty("options.allowOrigin", origins);
     for (const wrong of [
       ...["https://*.example.com", "*", "null", "*://localhost", "capacitor://*", "https://example.com/chat"],
@@ -166,9 +169,9 @@ describe("options", () => {
         "https:example.com/x",
       ],
     ])
-      expect(readCommand(["--allow-origin", wrong], {})).toEqual({
-        do: "refuse",
-        mistakes: [
+      expect(parseCommand(["--allow-origin", wrong], {})).toEqual({
+        kind: "refuse",
+        errors: [
           `--allow-origin: expected origins, as in https://example.com, each named in full, got "${wrong}"`,
         ],
       });
@@ -176,11 +179,11 @@ describe("options", () => {
 
   test("--keep-days promises nothing that the memory store does not do", () => {
     const mistake = "--keep-days: expected 0 with --store memory:, which forgets by --history and at its end";
-    expect(readCommand(["--keep-days=7"], {})).toEqual({ do: "refuse", mistakes: [mistake] });
-    expect(readCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ do: "refuse", mistakes: [mistake] });
-    expect(readCommand(["--keep-days=0"], {}).do).toBe("serve");
-    expect(readCommand(["--keep-days=7", "--store", "sqlite:chat.db"], {}).do).toBe("serve");
-    expect(readCommand(["--keep-days=7", "--store", "redis://a"], {}).do).toBe("serve");
+    expect(parseCommand(["--keep-days=7"], {})).toEqual({ kind: "refuse", errors: [mistake] });
+    expect(parseCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ kind: "refuse", errors: [mistake] });
+    expect(parseCommand(["--keep-days=0"], {}).kind).toBe("serve");
+    expect(parseCommand(["--keep-days=7", "--store", "sqlite:chat.db"], {}).kind).toBe("serve");
+    expect(parseCommand(["--keep-days=7", "--store", "redis://a"], {}).kind).toBe("serve");
   });
 
   test("join and token have a short help each, with their own options", () => {
@@ -190,7 +193,7 @@ describe("options", () => {
         [about, "-h"],
         [about, "ann", "--help"],
       ])
-        expect(readCommand(argv, {})).toEqual({ do: "help", about });
+        expect(parseCommand(argv, {})).toEqual({ kind: "help", about });
       const help = helpText(about);
       expect(help).toStartWith(`hubbub ${about} `);
       for (const line of help.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
@@ -200,7 +203,7 @@ describe("options", () => {
   });
 
   test("every mistake is named at once, by its own name", () => {
-    const command = readCommand(
+    const command = parseCommand(
       [
         ...["--prot", "1", "stray", "-x", "--port=http", "--host", "a b", "--store", "x://ann:password@y"],
         ...[
@@ -217,8 +220,8 @@ describe("options", () => {
       { HUBBUB_PING_SECONDS: "0" },
     );
     expect(command).toEqual({
-      do: "refuse",
-      mistakes: [
+      kind: "refuse",
+      errors: [
         "--prot: unknown option (did you mean --port?), see --help",
         "-x: unknown option, see --help",
         "--max-message-byte: unknown option (did you mean --max-message-bytes?), see --help",
@@ -238,29 +241,29 @@ describe("options", () => {
   });
 
   test("a secret is never repeated", () =>
-    expect(readCommand([], { HUBBUB_SECRET: "too short" })).toEqual({
-      do: "refuse",
-      mistakes: ["HUBBUB_SECRET: expected a secret of at least 32 bytes"],
+    expect(parseCommand([], { HUBBUB_SECRET: "too short" })).toEqual({
+      kind: "refuse",
+      errors: ["HUBBUB_SECRET: expected a secret of at least 32 bytes"],
     }));
 
   test("an unknown name in the environment is only a warning, since it may be somebody else's", () =>
-    expect(readCommand([], { HUBBUB_PROT: "1", HUBBUB_TOKEN: "x", OTHER: "y" })).toEqual({
-      do: "serve",
+    expect(parseCommand([], { HUBBUB_PROT: "1", HUBBUB_TOKEN: "x", OTHER: "y" })).toEqual({
+      kind: "serve",
       options: DEFAULTS,
       warnings: ["HUBBUB_PROT: unknown in the environment (did you mean HUBBUB_PORT?), ignored"],
     }));
 
   for (const text of ["", "65536", "-1", "80.5", "1e3", " 80", "0x50"])
     test(`--port=${text} is refused`, () =>
-      expect(readCommand([`--port=${text}`], {})).toEqual({
-        do: "refuse",
-        mistakes: [`--port: expected 0–65535, got ${JSON.stringify(text)}`],
+      expect(parseCommand([`--port=${text}`], {})).toEqual({
+        kind: "refuse",
+        errors: [`--port: expected 0–65535, got ${JSON.stringify(text)}`],
       }));
 
   test("a wrong value in the environment is named as it stands there", () =>
-    expect(readCommand([], { PORT: "http" })).toEqual({
-      do: "refuse",
-      mistakes: ['PORT: expected 0–65535, got "http"'],
+    expect(parseCommand([], { PORT: "http" })).toEqual({
+      kind: "refuse",
+      errors: ['PORT: expected 0–65535, got "http"'],
     }));
 
   const unknown = (option: string) => `${option}: unknown option, see --help`;
@@ -281,15 +284,15 @@ describe("options", () => {
       ["join", "--room=tea", "http://localhost:8000/client"],
     ],
   ])("the command line: %s", (_, mistakes, argv) => {
-    const command = readCommand(argv, {});
-    if (command.do !== "refuse") throw new Error(`it is taken as ${command.do}`);
-    expect(command.mistakes).toHaveLength(mistakes.length);
-    for (const [i, mistake] of mistakes.entries()) expect(command.mistakes[i]).toContain(mistake);
+    const command = parseCommand(argv, {});
+    if (command.kind !== "refuse") throw new Error(`it is taken as ${command.kind}`);
+    expect(command.errors).toHaveLength(mistakes.length);
+    for (const [i, mistake] of mistakes.entries()) expect(command.errors[i]).toContain(mistake);
   });
 
   test("the README's table says the same as --help", async () => {
     const readme = (await Bun.file(`${import.meta.dir}/../../README.md`).text()).replace(/ +/g, " ");
-    for (const row of optionRows()) expect(readme).toContain(row);
+    for (const row of optionsTableRows()) expect(readme).toContain(row);
   });
 
   test("the manual fits a terminal of 80 columns", () => {
@@ -331,7 +334,7 @@ describe("the command", () => {
     }));
 
   test("a port in use is one sentence, and exit 1, since it may be free in a moment", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     expect(await run("--port", `${hub.port}`)).toEqual({
       exitCode: 1,
       stdout: "",
@@ -349,16 +352,16 @@ describe("the command", () => {
 
   test("a store that fails at the start for a reason of ours is told with all that is known, and exit 1", async () => {
     const args = ["--preload", `${import.meta.dir}/../support/break-shutdown.ts`, source, "--port", "0"];
-    const env = { ...process.env, BREAK: "start" };
+    const env = { ...process.env, BREAK: "open" };
     const { exitCode, stdout, stderr } = await Bun.$`${process.execPath} ${args}`.env(env).quiet().nothrow();
     expect([exitCode, `${stdout}`]).toEqual([1, ""]);
-    expect(`${stderr}`).toStartWith("The start failed: Error: injected into start\n");
+    expect(`${stderr}`).toStartWith("The start failed: Error: injected into open\n");
   });
 
   test.each(["capacitor://localhost", "tauri://localhost", `chrome-extension://${"a".repeat(32)}`])(
     "pages of %s connect where it is allowed, and nowhere else",
     async (origin) => {
-      await using hub = await startHubbub({ args: ["--allow-origin", origin] });
+      await using hub = await startServer({ args: ["--allow-origin", origin] });
       await using ann = await hub.open("/ws/ann", { Origin: origin });
       ann.says("hi");
       await ann.hears("You wrote: hi", "Client #ann says: hi");
@@ -370,7 +373,7 @@ describe("the command", () => {
   );
 
   test("the first line is the address of the page", async () => {
-    await using hub = await startHubbub({ env: { PORT: "1" } });
+    await using hub = await startServer({ env: { PORT: "1" } });
     expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
     expect(await hub.answer("/?id=7&x=%20")).toHaveProperty("status", 302);
     expect((await hub.get("/?id=7&x=%20")).headers.get("location")).toBe("/client?id=7&x=%20");
@@ -383,7 +386,7 @@ describe("the command", () => {
       env: { TERM: "xterm", ...env },
       terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
     });
-    await until(async () => printed.includes("Ctrl+C stops it."), "the greeting");
+    await eventually(async () => printed.includes("Ctrl+C stops it."), "the greeting");
     run.kill();
     await run.exited;
     const address = new RegExp(`^Hubbub ${version}\r\n\r\n  http://localhost:\\d+/client\r\n`);
@@ -391,7 +394,7 @@ describe("the command", () => {
   });
 
   test("in a pipe one line says all, also where colors are asked for", async () => {
-    await using hub = await startHubbub({ env: { FORCE_COLOR: "1" } });
+    await using hub = await startServer({ env: { FORCE_COLOR: "1" } });
     expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
   });
 });

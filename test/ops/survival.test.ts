@@ -1,14 +1,14 @@
 /** Nothing that a client or a handler does ends the process. */
 
 import { describe, expect, test } from "bun:test";
-import { startHubbub, STORES, type Hubbub, type JsonPeer } from "../support/server.ts";
+import { startServer, STORES, type TestServer, type JsonPeer } from "../support/server.ts";
 import { frame, RawClient, request, transcribe } from "../support/raw-websocket.ts";
 
 const OUR_FAULT = { code: 1011, reason: "Something went wrong on our side: please come back." };
 const UNDELIVERED = { code: 1012, reason: "A message could not be delivered: please come back and resume." };
 
 test("a handler that fails costs its own connection, and nobody else notices", async () => {
-  const hub = await startHubbub({ preload: "fault-injection.ts", args: ["--ping-seconds", "1"] });
+  const hub = await startServer({ preload: "fault-injection.ts", args: ["--ping-seconds", "1"] });
   await using bob = await hub.join("bob", { room: "bob" });
 
   await using opens = await hub.join("boom-open");
@@ -73,10 +73,10 @@ describe.each(STORES.filter(({ preload }) => !preload))(
   "a broadcast that fails, with the store $name",
   (store) => {
     const start = (args: readonly string[] = []) =>
-      startHubbub({ store, preload: "fault-injection.ts", args });
+      startServer({ store, preload: "fault-injection.ts", args });
 
     /** Who was closed comes back where they were, receives that message once, and then what follows. */
-    async function resumes(hub: Hubbub, before: JsonPeer, id: string, text: string): Promise<JsonPeer> {
+    async function resumes(hub: TestServer, before: JsonPeer, id: string, text: string): Promise<JsonPeer> {
       expect(await before.peer.closes()).toEqual(UNDELIVERED);
       const back = await hub.joinJson(id, { after: before.after, session: id });
       expect(back.welcome.recovered).toBe(true);
@@ -140,7 +140,7 @@ describe.each(STORES.filter(({ preload }) => !preload))(
 
 test("a replay that fails half-way closes its connection with 1012, and resuming repeats it", async () => {
   const store = STORES.find(({ name }) => name === "SQLite");
-  await using hub = await startHubbub({
+  await using hub = await startServer({
     ...(store ? { store } : {}),
     preload: "fault-injection.ts",
     args: ["--history", "1"],
@@ -161,7 +161,7 @@ test("a replay that fails half-way closes its connection with 1012, and resuming
 });
 
 test("a broadcast over HTTP that fails is answered as stored, and those it did not reach resume", async () => {
-  await using hub = await startHubbub({ preload: "fault-injection.ts" });
+  await using hub = await startServer({ preload: "fault-injection.ts" });
   await using bob = await hub.joinJson("bob");
   const posted = await hub.get("/rooms/lobby/messages", {
     method: "POST",
@@ -174,7 +174,7 @@ test("a broadcast over HTTP that fails is answered as stored, and those it did n
 });
 
 test("garbage on the wire closes its own connection only", async () => {
-  await using hub = await startHubbub();
+  await using hub = await startServer();
   await using bob = await hub.join("bob");
   const frames = {
     "an unmasked frame": [0x81, 0x02, 0x68, 0x69],

@@ -5,7 +5,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LOCAL_NAME, openPage, skipped } from "../support/browser.ts";
-import { startHubbub, STORES } from "../support/server.ts";
+import { startServer, STORES } from "../support/server.ts";
 
 setDefaultTimeout(60_000);
 
@@ -13,9 +13,9 @@ setDefaultTimeout(60_000);
 for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a late store"))
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two tabs talk, and one closes", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       using ann = await openPage(hub, "/client?id=ann");
-      await ann.shows("room?.state.is", "open");
+      await ann.shows("room?.state.status", "open");
       using bob = await openPage(hub, "/client?id=bob");
       await ann.shows(ann.conversation, ["bob joined"]);
       await ann.says("hi bob");
@@ -30,9 +30,9 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("a client that speaks as soon as it has joined is first said to have joined", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       using page = await openPage(hub, "/client?id=ann");
-      await page.shows("room?.state.is", "open");
+      await page.shows("room?.state.status", "open");
       for (const id of ["bob", "eve"]) {
         await using peer = await hub.join(id);
         peer.says("hi");
@@ -48,10 +48,10 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("two tabs of one client: what one says stands in the other as one's own", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       using one = await openPage(hub, "/client?id=ann");
       using two = await openPage(hub, "/client?id=ann");
-      await two.shows("room?.state.is", "open");
+      await two.shows("room?.state.status", "open");
       await one.says("hi");
       await two.shows(two.conversation, ["me: hi"]);
       await two.says("hi");
@@ -60,10 +60,10 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("own messages stand where the room's order puts them", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using bob = await hub.joinJson("bob");
       using page = await openPage(hub, "/client?id=ann");
-      await page.shows("room?.state.is", "open");
+      await page.shows("room?.state.status", "open");
       hub.freeze();
       for (const text of ["1", "2", "3"]) {
         await page.says(`ann ${text}`);
@@ -85,10 +85,10 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what was said before is there on arrival, after a reload too, with its own time and as no news", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using bob = await hub.join("bob");
       using page = await openPage(hub, "/client?id=ann");
-      await page.shows("room?.state.is", "open");
+      await page.shows("room?.state.status", "open");
       await page.says("mine");
       await bob.hears("Client #ann says: mine");
       bob.says("and mine");
@@ -104,11 +104,11 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what was missed is caught up, and said to be; nothing is said twice", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using zoe = await hub.join("zoe"); // with the same node as the page
       await using bob = await hub.join("bob");
       using page = await openPage(hub, "/client?id=ann");
-      await page.shows("room?.state.is", "open");
+      await page.shows("room?.state.status", "open");
       await page.says("1");
       await page.shows("pending.size", 0);
       // Two pings without an answer; the next attempt is some seconds away.
@@ -123,7 +123,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("who is here: counted, listed, oneself first", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using zoe = await hub.join("zoe");
       await using bob = await hub.join("bob");
       for (const [width, list] of [
@@ -146,11 +146,11 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what is on its way stays in its room, and is said once over a reload", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using bob = await hub.join("bob", { room: "tea" });
       await using eve = await hub.join("eve");
       using page = await openPage(hub, "/client?id=ann&room=tea");
-      await page.shows("room?.state.is", "open");
+      await page.shows("room?.state.status", "open");
       hub.freeze();
       await page.says("for tea");
       await page.shows(page.conversation, ["me: for tea: Sending…"]);
@@ -162,14 +162,14 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await page.reload();
       await page.shows(page.conversation, ["me: for tea", "me: in doubt: Maybe not sent Retry Delete"]);
       await page.run("(location.search = '?id=ann', 0)");
-      await page.shows("[$('room')?.textContent, room?.state.is]", ["lobby", "open"]);
+      await page.shows("[$('room')?.textContent, room?.state.status]", ["lobby", "open"]);
       await page.shows(page.conversation, []);
       await bob.hears("Client #ann left the chat");
       await eve.hearsNothing();
     });
 
     test("what was said before comes by scrolling up, to the beginning, and holds still; by name on a local network", async () => {
-      await using hub = await startHubbub({ store, args: ["--history", "1000"] });
+      await using hub = await startServer({ store, args: ["--history", "1000"] });
       await using bob = await hub.join("bob");
       for (let i = 0; i < 250; i++) bob.says(`${i}`);
       await bob.hearsUpTo("Client #bob says: 249");
@@ -208,10 +208,10 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what came while nobody looked counts in the title, and has a line above it; one's own never", async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using bob = await hub.join("bob");
       using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
-      await page.shows("room?.state.is", "open");
+      await page.shows("room?.state.status", "open");
       for (let i = 0; i < 40; i++) bob.says(`${i}`);
       await page.shows("document.querySelectorAll('.message').length", 40);
       await page.shows("[document.title, unread]", ["lobby · Hubbub", 0]);
@@ -231,16 +231,16 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     if (store.keepsAll)
       test("a server that was killed is only away: nothing is missing, and nothing in doubt", async () => {
         const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
-        const first = await startHubbub({ store, cwd: folder });
+        const first = await startServer({ store, cwd: folder });
         using page = await openPage(first, "/client?id=ann");
-        await page.shows("room?.state.is", "open");
+        await page.shows("room?.state.status", "open");
         await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
         await page.says("before");
         await page.shows("room.outbox.length", 0);
         await first.stop("SIGKILL");
-        await page.shows("room.state.is", "waiting");
+        await page.shows("room.state.status", "reconnecting");
         await page.says("meanwhile");
-        await using second = await startHubbub({ store, cwd: folder, args: ["--port", `${first.port}`] });
+        await using second = await startServer({ store, cwd: folder, args: ["--port", `${first.port}`] });
         await using bob = await second.join("bob", { history: 1 });
         await bob.hears("Client #ann says: before", "Client #ann says: meanwhile");
         await page.shows("room.outbox.length", 0);

@@ -9,7 +9,7 @@ import {
   said,
   sharedHubbub,
   testRows,
-  withBob,
+  withWitness,
   type Row,
 } from "../support/raw-exchange.ts";
 import {
@@ -169,7 +169,7 @@ const rows: readonly Row[] = [
 testRows(hub, rows);
 
 test("every byte by itself, from the handshake to the close", () =>
-  withBob(hub(), async (path) => {
+  withWitness(hub(), async (path) => {
     await using other = await hub().open("/websocket");
     await using ann = new RawClient(hub().port);
     const all = [request(path), text("語", unfinished), ping("p"), more("x".repeat(126)), close(1000, "bye")];

@@ -1,7 +1,7 @@
 /** RFC 6455, sections 1.3 and 4: who is let in, over raw TCP. */
 
 import { expect, test } from "bun:test";
-import { said, sharedHubbub, withBob } from "../support/raw-exchange.ts";
+import { said, sharedHubbub, withWitness } from "../support/raw-exchange.ts";
 import { ACCEPT, ask, close, HANDSHAKE, text, transcribe } from "../support/raw-websocket.ts";
 
 const hub = sharedHubbub();
@@ -104,7 +104,7 @@ const handshakes: readonly Handshake[] = [
 
 for (const { name, changes, firstLine, status, headers } of handshakes)
   test.concurrent(name, () =>
-    withBob(hub(), async (path) => {
+    withWitness(hub(), async (path) => {
       await using ann = ask(hub(), path, changes, firstLine?.(path));
       const head = await ann.head();
       expect(head?.status).toBe(status);

@@ -1,8 +1,15 @@
 /** Wire 2: what is malformed is told, with a code, and costs nothing else. */
 
 import { describe, expect, spyOn, test } from "bun:test";
-import { closes, errors, json, maxFrameBytes, parse, type ErrorCode } from "../../src/protocol/codec.ts";
-import { startHubbub } from "../support/server.ts";
+import {
+  CLOSE_CODES,
+  ERROR_MESSAGES,
+  jsonCodec,
+  maxFrameBytes,
+  parseFrame,
+  type ErrorCode,
+} from "../../src/protocol/codec.ts";
+import { startServer } from "../support/server.ts";
 
 const malformed: [string, ErrorCode, number?][] = [
   ["", "not-json"],
@@ -30,25 +37,25 @@ const malformed: [string, ErrorCode, number?][] = [
 describe("malformed frames", () => {
   for (const [frame, code, seq] of malformed)
     test(`${frame.slice(0, 60)} is ${code}`, async () => {
-      await using hub = await startHubbub();
+      await using hub = await startServer();
       await using ann = await hub.joinJson("ann");
       ann.sends(frame);
-      await ann.hears({ type: "error", code, message: errors[code], ...(seq ? { seq } : {}) });
+      await ann.hears({ type: "error", code, message: ERROR_MESSAGES[code], ...(seq ? { seq } : {}) });
       ann.says("still here");
       await ann.hears({ type: "message", from: "ann", text: "still here" });
     });
 
   test("a binary message over 64 KiB is an error, one of 64 KiB is none", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     await using ann = await hub.joinJson("ann");
     ann.sends(new Uint8Array(65_537));
-    await ann.hears({ type: "error", code: "message-too-big", message: errors["message-too-big"] });
+    await ann.hears({ type: "error", code: "message-too-big", message: ERROR_MESSAGES["message-too-big"] });
     ann.sends(new Uint8Array(65_536));
     await ann.hears({ type: "message", from: "ann", data: new Uint8Array(65_536).toBase64() });
   });
 
   test("the longest way to write the largest text fits into a frame; a frame beyond that is closed with 1009", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     await using ann = await hub.joinJson("ann");
     ann.sends(`{"type":"message","text":"${"\\u0000".repeat(65_536)}","seq":9007199254740991}`);
     await ann.hears(
@@ -61,16 +68,17 @@ describe("malformed frames", () => {
 });
 
 test("an id is escaped like any other text", () => {
-  expect(json.presence({ joined: ['"'], left: [], count: 1 })).toBe(
+  expect(jsonCodec.presence({ joined: ['"'], left: [], count: 1 })).toBe(
     '{"type":"presence","joined":["\\""],"left":[],"count":1}',
   );
 });
 
 test("the README's tables of errors and close codes are the code's", async () => {
   const readme = (await Bun.file(`${import.meta.dir}/../../README.md`).text()).replace(/ +/g, " ");
-  for (const [code, sentence] of Object.entries(errors))
+  for (const [code, sentence] of Object.entries(ERROR_MESSAGES))
     expect(readme).toContain(`| \`${code}\` | ${sentence} |`);
-  for (const [code, reason] of Object.values(closes)) expect(readme).toContain(`| ${code} | ${reason} |`);
+  for (const [code, reason] of Object.values(CLOSE_CODES))
+    expect(readme).toContain(`| ${code} | ${reason} |`);
 });
 
 describe("what is around the strings of a frame", () => {
@@ -84,13 +92,13 @@ describe("what is around the strings of a frame", () => {
       " ".repeat(4097),
       `"${'\\\\","'.repeat(3000)}"`,
     ])
-      expect(parse(frame, 65_536)).toEqual({ error: "message-too-big" });
+      expect(parseFrame(frame, 65_536)).toEqual({ error: "message-too-big" });
     expect(parseJson).not.toHaveBeenCalled();
   });
 
   test("is not what is in them", () => {
     const text = '"\\[{,'.repeat(10_000);
-    expect<unknown>(parse(JSON.stringify({ type: "message", text, x: text }), 65_536)).toMatchObject({
+    expect<unknown>(parseFrame(JSON.stringify({ type: "message", text, x: text }), 65_536)).toMatchObject({
       text,
     });
   });

@@ -1,7 +1,7 @@
 /** Wire 1, the tutorial's: echo and chat in plain text, to the letter. */
 
 import { describe, expect, test } from "bun:test";
-import { startHubbub, STORES, type Peer } from "../support/server.ts";
+import { startServer, STORES, type Peer } from "../support/server.ts";
 
 const EVERY_KIND: Record<string, string> = {
   "a word": "hi",
@@ -19,14 +19,14 @@ const EVERY_KIND: Record<string, string> = {
 describe("the echo", () => {
   for (const [kind, text] of Object.entries(EVERY_KIND))
     test(`repeats ${kind}`, async () => {
-      await using hub = await startHubbub();
+      await using hub = await startServer();
       await using ann = await hub.open("/websocket");
       ann.says(text);
       await ann.hears(`Message text was: ${text}`);
     });
 
   test("returns a binary message as it went", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     await using ann = await hub.open("/websocket");
     ann.says(new Uint8Array([0, 255, 128, 10]));
     ann.says(new Uint8Array());
@@ -34,7 +34,7 @@ describe("the echo", () => {
   });
 
   test("is heard by nobody else", async () => {
-    await using hub = await startHubbub();
+    await using hub = await startServer();
     await using ann = await hub.open("/websocket");
     await using bob = await hub.open("/websocket");
     await using eve = await hub.join("eve");
@@ -49,7 +49,7 @@ describe("the echo", () => {
 describe.each(STORES)("the chat, with the store $name", (store) => {
   for (const [kind, text] of Object.entries(EVERY_KIND))
     test(`carries ${kind}`, async () => {
-      await using hub = await startHubbub({ store });
+      await using hub = await startServer({ store });
       await using ann = await hub.join("ann");
       await using bob = await hub.join("bob");
       ann.says(text);
@@ -58,7 +58,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     });
 
   test("joining is silent", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     await ann.hearsNothing();
@@ -66,7 +66,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("a binary message reaches everyone, its sender included, and nobody is told that it was written", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     const every = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -78,7 +78,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("everyone hears one order", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     await using eve = await hub.join("eve");
@@ -103,7 +103,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   test.each(["0", "10"])(
     "a sender that pipelines receives the tutorial's order, line by line (--flush-ms %s)",
     async (flushMs) => {
-      await using hub = await startHubbub({ store, args: ["--flush-ms", flushMs] });
+      await using hub = await startServer({ store, args: ["--flush-ms", flushMs] });
       await using ann = await hub.join("ann");
       await using bob = await hub.join("bob");
       const texts = Array.from({ length: 30 }, (_, i) => `${i}`);
@@ -117,7 +117,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   );
 
   test("what is rejected is told in its place, after what was stored before it", async () => {
-    await using hub = await startHubbub({
+    await using hub = await startServer({
       store,
       args: ["--flush-ms", "10", "--message-rate", "1", "--message-burst", "5"],
     });
@@ -126,7 +126,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("/websocket/:id is the same room as /ws/:id", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.open("/websocket/ann");
     await using bob = await hub.open("/ws/bob");
     ann.says("hi");
@@ -136,7 +136,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("an id may be written in any script, and its two Unicode spellings are one client", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("Ame\u0301lie");
     await using twin = await hub.join("Am\u00e9lie");
     await using bob = await hub.join("हिन्दी");
@@ -152,7 +152,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("an id is a name and nothing else", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using bob = await hub.join("bob");
     for (const id of ["__proto__", "constructor", "0", "...", "-"]) {
       await using odd = await hub.join(id);
@@ -164,7 +164,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("a message over 64 KiB closes its own connection, and the others hear no more than that it left", async () => {
-    await using hub = await startHubbub({ store });
+    await using hub = await startServer({ store });
     await using ann = await hub.join("ann");
     await using bob = await hub.join("bob");
     ann.says("x".repeat(65_537));
@@ -174,7 +174,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
 });
 
 test("what the store rejects is told in its place, too", async () => {
-  await using hub = await startHubbub({
+  await using hub = await startServer({
     store: {
       name: "a store that rejects",
       url: "late:?delay=5&refuse=0.3&seed=3",

@@ -1,9 +1,9 @@
 /** Several nodes with one Redis: one conversation, whatever happens to either. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { RedisLine } from "../../src/store/redis/connection.ts";
-import { bury } from "../../src/store/redis/node-scripts.ts";
-import { startHubbub, until, within, type Hubbub, type JsonPeer } from "../support/server.ts";
+import { RedisConnection } from "../../src/store/redis/connection.ts";
+import { removeDeadNode } from "../../src/store/redis/node-scripts.ts";
+import { startServer, eventually, withDeadline, type TestServer, type JsonPeer } from "../support/server.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
@@ -14,23 +14,23 @@ const PATIENCE_MS = 30_000;
 const HEALED_MS = 3000;
 
 const startNode = (redis: Redis, prefix: string, ...args: string[]) =>
-  startHubbub({ store: { name: "Redis", url: redis.url(prefix) }, args });
+  startServer({ store: { name: "Redis", url: redis.url(prefix) }, args });
 
-const isReady = async (node: Hubbub) => (await node.get("/readyz")).status === 200;
+const isReady = async (node: TestServer) => (await node.get("/readyz")).status === 200;
 
-async function membersOf(node: Hubbub, room = "lobby"): Promise<string[]> {
+async function membersOf(node: TestServer, room = "lobby"): Promise<string[]> {
   const { members } = JSON.parse((await node.answer(`/rooms/${room}/members`)).body);
   return members.toSorted();
 }
 
-const sees = (node: Hubbub, ...members: string[]) =>
-  until(
+const sees = (node: TestServer, ...members: string[]) =>
+  eventually(
     async () => Bun.deepEquals(await membersOf(node), members.toSorted()),
     `${members.join(" and ")} are there`,
     PATIENCE_MS,
   );
 
-async function textsOf(node: Hubbub): Promise<string[]> {
+async function textsOf(node: TestServer): Promise<string[]> {
   const { body } = await node.answer("/rooms/lobby/messages?limit=1000");
   return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
 }
@@ -50,7 +50,7 @@ async function answer(peer: JsonPeer, seq: number): Promise<unknown> {
 
 /** Comes in as soon as that works. */
 async function comes(
-  node: Hubbub,
+  node: TestServer,
   id: string,
   query: Record<string, string | number> = {},
 ): Promise<JsonPeer> {
@@ -90,7 +90,7 @@ describe.skipIf(skipped !== "")(`two nodes and a Redis${skipped}`, () => {
         else redis.freeze();
         const away = Bun.sleep(ms); // how long the fault lasts is what is tested
         for (const peer of [ann, bob]) peer.says(`${peer.welcome.client} 2`, { seq: 2 });
-        for (const node of [one, other]) await until(async () => !(await isReady(node)), "it notices");
+        for (const node of [one, other]) await eventually(async () => !(await isReady(node)), "it notices");
         for (const peer of [ann, bob]) expect(await says(peer, 3)).toBe("unavailable");
         if (isLong) for (const peer of [ann, bob]) expect(await answer(peer, 2)).toBe("unconfirmed");
         await away;
@@ -98,13 +98,13 @@ describe.skipIf(skipped !== "")(`two nodes and a Redis${skipped}`, () => {
         else redis.thaw();
 
         const healed = (async () => {
-          for (const node of [one, other]) await until(() => isReady(node), "it is ready");
+          for (const node of [one, other]) await eventually(() => isReady(node), "it is ready");
           for (const peer of [ann, bob]) {
             if (isLong) expect(await says(peer, 2)).toBe("ack");
             expect(await says(peer, 3)).toBe("ack");
           }
         })();
-        await within(healed, () => "no message is kept after the fault", HEALED_MS);
+        await withDeadline(healed, () => "no message is kept after the fault", HEALED_MS);
         for (const peer of [ann, bob]) expect(await says(peer, 2)).toBe("ack");
         const texts = await textsOf(one);
         expect(texts.toSorted()).toEqual(["ann 1", "ann 2", "ann 3", "bob 1", "bob 2", "bob 3"]);
@@ -145,7 +145,7 @@ describe.skipIf(skipped !== "")(`two nodes and a Redis${skipped}`, () => {
     for (const node of [one, other]) await sees(node, "ann", "bob");
     expect([await says(ann, 1), await says(bob, 1)]).toEqual(["ack", "ack"]);
     await redis.send("FLUSHALL");
-    const back = async (node: Hubbub, peer: JsonPeer, session: string) => {
+    const back = async (node: TestServer, peer: JsonPeer, session: string) => {
       expect((await peer.peer.closes()).code).toBe(1012);
       return comes(node, String(peer.welcome.client), { session, after: peer.after });
     };
@@ -216,7 +216,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
       await one.join("carl");
       await third.join("dora");
       const alive = async () => Object(await redis.send("KEYS", "killed:alive:*")).length;
-      await until(async () => (await alive()) === 2, "the node is no longer taken for alive", 15_000);
+      await eventually(async () => (await alive()) === 2, "the node is no longer taken for alive", 15_000);
       await Bun.sleep(4000); // the others have looked twice by now, and still give its clients time
       await one.join("emma");
       for (const node of [one, third]) await sees(node, "carl", "dora", "emma", "eve", "zoe");
@@ -307,12 +307,12 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
         .map(String)
         .find((node) => !others.includes(node));
     const node = await nodeOf();
-    const line = new RedisLine(`redis://127.0.0.1:${redis.port}`, "p:");
+    const line = new RedisConnection(`redis://127.0.0.1:${redis.port}`, "p:");
     for (const isBuried of [false, true]) {
       other.process.kill("SIGSTOP");
       await redis.send("DEL", `p:alive:${await nodeOf()}`);
       if (isBuried) {
-        expect(await line.run(bury, String(await nodeOf()))).toBe(1);
+        expect(await line.run(removeDeadNode, String(await nodeOf()))).toBe(1);
         await eve.hears("Client #bob left the chat");
       }
       await using third = await startNode(redis, "p");
@@ -323,7 +323,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
       await sees(one, "bob", "eve", "zoe");
       await third.stop("SIGTERM");
     }
-    line.end();
+    line.close();
     expect(await nodeOf()).not.toBe(node);
     bob.says("still here");
     await bob.hears("You wrote: still here", "Client #bob says: still here");
@@ -336,7 +336,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
     await using ann = await hub.joinJson("ann");
     const nodes = async () => [await redis.send("HKEYS", "p:nodes")].flat();
     const [node] = await nodes();
-    await until(async () => (await redis.send("HLEN", `p:here:${node} lobby`)) === 1, "ann is in Redis");
+    await eventually(async () => (await redis.send("HLEN", `p:here:${node} lobby`)) === 1, "ann is in Redis");
     // As in an old snapshot, with somebody who has left since.
     await redis.send("HSET", `p:here:${node} lobby`, "ghost", "1");
     const [top, head] = [
@@ -347,7 +347,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
     await redis.send("XADD", "p:log", id, "h", `- 0 ${head} 0 ${Date.now()}`, "d", "nobody");
     await redis.send("HSET", "p:meta", "top", id);
     expect((await ann.peer.closes()).code).toBe(1012);
-    await until(async () => (await nodes()).length === 2, "it is another one");
+    await eventually(async () => (await nodes()).length === 2, "it is another one");
     await using again = await comes(hub, "ann");
     again.says("here");
     await again.hears({ type: "message", from: "ann", text: "here" });
@@ -361,10 +361,10 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
     await using other = await startNode(redis, "elsewhere");
     const ann = await other.join("ann", { room: "tea" });
     await other.join("bob", { room: "tea" });
-    await until(async () => (await membersOf(one, "tea")).length === 2, "both are there");
+    await eventually(async () => (await membersOf(one, "tea")).length === 2, "both are there");
     expect(await membersOf(one, "tea")).toEqual(["ann", "bob"]);
     await ann.leaves();
-    await until(async () => (await membersOf(one, "tea")).length === 1, "one has gone");
+    await eventually(async () => (await membersOf(one, "tea")).length === 1, "one has gone");
     expect(await membersOf(one, "tea")).toEqual(["bob"]);
     expect(await membersOf(one, "coffee")).toEqual([]);
   });

@@ -3,13 +3,13 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
 import { RedisStore } from "../../src/store/redis/store.ts";
-import type { Answer } from "../../src/store/store.ts";
-import { startHubbub, until, within, type Hubbub } from "../support/server.ts";
+import type { AppendResult } from "../../src/store/store.ts";
+import { startServer, eventually, withDeadline, type TestServer } from "../support/server.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
 
-const start = (url: string, ...args: string[]) => startHubbub({ store: { name: "Redis", url }, args });
+const start = (url: string, ...args: string[]) => startServer({ store: { name: "Redis", url }, args });
 
 describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
   test("is passed over in the log, and nobody is disconnected", async () => {
@@ -56,7 +56,7 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     await ann.leaves();
     await hub.answer("/rooms/lobby/messages"); // now it is in the room's stream
     const head = String(await redis.send("HGET", "garbage:heads", "lobby"));
-    const entries = [
+    const messages = [
       ["note", "hello"],
       ["p", head, "f", "eve"],
       ["p", "yesterday", "f", "eve", "c", "thi", "t", "1"],
@@ -66,13 +66,13 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
       ["p", head, "f", "eve", "c", "thi", "t", "now"],
       ["f", "eve", "p", head, "c", "thi", "t", "1"],
     ];
-    for (const entry of entries) await redis.send("XADD", "garbage:room:lobby", "*", ...entry);
+    for (const message of messages) await redis.send("XADD", "garbage:room:lobby", "*", ...message);
     const [oldest] = Object(await redis.send("XRANGE", "garbage:room:lobby", "-", "+"));
     // In front of all, too.
     await redis.send("DEL", "garbage:room:lobby");
     await redis.send("XADD", "garbage:room:lobby", "1-1", "note", "hello");
     await redis.send("XADD", "garbage:room:lobby", oldest[0], ...oldest[1]);
-    for (const entry of entries) await redis.send("XADD", "garbage:room:lobby", "*", ...entry);
+    for (const message of messages) await redis.send("XADD", "garbage:room:lobby", "*", ...message);
     await redis.send("XADD", "garbage:room:lobby", `${Date.now() + 60_000}-0`, "note", "from the future");
     await using bob = await hub.joinJson("bob", { history: 50 });
     await bob.hears({ type: "message", from: "ann", text: "before" });
@@ -135,8 +135,8 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
         ...["m", `${half} ${head} lobby zoe`, "c", "tjust before"],
         ...["m", `${id} ${half} lobby zoe`, "c", "tat the last moment", "k", `7 ${id} zoe z`],
       ];
-      const entry = ["p", head, "f", "zoe", "c", "tjust before", "t", `${Date.now()}`];
-      await redis.send("XADD", "full:room:lobby", half, ...entry);
+      const message = ["p", head, "f", "zoe", "c", "tjust before", "t", `${Date.now()}`];
+      await redis.send("XADD", "full:room:lobby", half, ...message);
       await redis.send("XADD", "full:log", id, ...record);
       await redis.send("HSET", "full:meta", "top", id);
       await redis.send(refuse, ...no);
@@ -173,7 +173,7 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       expect(eve.welcome).toMatchObject({ recovered: true, last: id });
       expect(await (await hub.get("/rooms/lobby/members")).json()).toMatchObject({ count: 3 });
       await redis.send(take, ...yes);
-      await until(async () => (await ready()) === 200, "it goes on");
+      await eventually(async () => (await ready()) === 200, "it goes on");
       expect([await say(), await say()]).toEqual(["message", "message"]);
       expect(await texts()).toEqual(kept);
       await ann.hearsNothing();
@@ -187,8 +187,8 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
 });
 
 describe.skipIf(skipped !== "")(`when a node cannot read the log${skipped}`, () => {
-  const becomes = (hub: Hubbub, status: number) =>
-    until(async () => (await hub.get("/readyz")).status === status, `/readyz is ${status}`);
+  const becomes = (hub: TestServer, status: number) =>
+    eventually(async () => (await hub.get("/readyz")).status === status, `/readyz is ${status}`);
 
   test("since Redis no longer lets it, it says so and is not ready, until Redis does", async () => {
     await using redis = await Redis.start();
@@ -237,7 +237,7 @@ describe.skipIf(skipped !== "")(`when a node cannot read the log${skipped}`, () 
 
   test("by a fault of ours, that is reported once, and it is not ready meanwhile", async () => {
     await using redis = await Redis.start();
-    await using hub = await startHubbub({
+    await using hub = await startServer({
       store: { name: "Redis", url: redis.url("broken"), preload: "break-redis.ts" },
     });
     await using ann = await hub.joinJson("ann");
@@ -245,7 +245,7 @@ describe.skipIf(skipped !== "")(`when a node cannot read the log${skipped}`, () 
     await becomes(hub, 503);
     await redis.send("SET", "looks", "0");
     const looks = async () => Number(await redis.send("GET", "looks"));
-    await until(async () => (await looks()) > 20, "it tries again and again");
+    await eventually(async () => (await looks()) > 20, "it tries again and again");
     await redis.send("SET", "mended", "1");
     await becomes(hub, 200);
     await ann.hears({ type: "message", from: "ann", text: "boom" });
@@ -297,7 +297,7 @@ test.skipIf(skipped !== "")(
     const [born, top] = [`${Date.now() + 1}-0`, `${Date.now() + 2}-0`];
     await redis.send("EVAL", begin, "0", born, top);
     expect(await ann.closes()).toMatchObject({ code: 1012 });
-    const again = until(async () => {
+    const again = eventually(async () => {
       await using bob = await hub.join("bob");
       bob.says("hi");
       return (await bob.next()) === "You wrote: hi";
@@ -319,27 +319,32 @@ test.skipIf(skipped !== "")(
     await using redis = await Redis.start();
     const lost = Promise.withResolvers<void>();
     const address = { url: `redis://127.0.0.1:${redis.port}`, prefix: "held:", name: "Redis" };
-    const follower = { said() {}, present() {}, replaced() {}, lost: () => lost.resolve() };
+    const follower = {
+      onMessage() {},
+      onRemotePresence() {},
+      onSessionClaimed() {},
+      onStateLost: () => lost.resolve(),
+    };
     const store = new RedisStore(address, { history: 100, keepDays: 0 }, follower);
-    await store.start();
+    await store.open();
     const append = (content: string) =>
-      new Promise<Answer>((resolve) => {
-        const draft = { room: "tea", from: "ann", content, session: undefined, seq: undefined };
+      new Promise<AppendResult>((resolve) => {
+        const pending = { room: "tea", from: "ann", content, session: undefined, seq: undefined };
         store.append(
-          { ...draft, after: undefined, givenMs: 0 },
-          { answered: (_, answer) => resolve(answer) },
+          { ...pending, requiresSeq: undefined, givenMs: 0 },
+          { onResult: (_, result) => resolve(result) },
         );
       });
-    await store.open("tea");
+    await store.acquireRoom("tea");
     await append("before");
     await redis.send("FLUSHALL");
-    await within(lost.promise, () => "it does not notice");
-    const history = await store.open("tea");
-    expect(history === "unavailable" ? history : history.end - history.start).toBe(0);
+    await withDeadline(lost.promise, () => "it does not notice");
+    const history = await store.acquireRoom("tea");
+    expect(history === "unavailable" ? history : history.nextOffset - history.firstOffset).toBe(0);
     expect(await append("after")).toMatchObject({ kept: { content: "after" } });
-    store.close("tea");
-    store.close("tea");
-    await store.end();
+    store.releaseRoom("tea");
+    store.releaseRoom("tea");
+    await store.close();
   },
 );
 
@@ -359,7 +364,7 @@ test.skipIf(skipped !== "")(
         socket.on("error", () => {});
         socket.on("close", () => open.delete(socket));
       }
-      to.on("data", (answer) => node.write(answer));
+      to.on("data", (result) => node.write(result));
       node.on("data", (request) => {
         const isFatal = fatal !== "" && request.includes(fatal);
         if (isFatal) {

@@ -1,7 +1,7 @@
 /** A Redis that fills up: what goes, what stays, and that messages are stored all the same. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { startHubbub, until, within, type Hubbub } from "../support/server.ts";
+import { startServer, eventually, withDeadline, type TestServer } from "../support/server.ts";
 import { Redis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
@@ -10,17 +10,17 @@ const TEXT = "x".repeat(65_000);
 const MAX_MEMORY = ["--save", "", "--appendonly", "no", "--maxmemory", "32mb"];
 
 const start = (redis: Redis, ...args: string[]) =>
-  startHubbub({ store: { name: "Redis", url: redis.url("full") }, args });
+  startServer({ store: { name: "Redis", url: redis.url("full") }, args });
 
 /** Stores a message, however often it takes. @returns its id */
-async function post(hub: Hubbub, room: string, text = TEXT): Promise<string> {
+async function post(hub: TestServer, room: string, text = TEXT): Promise<string> {
   const body = JSON.stringify({ text, from: "ci" });
   let id = "";
-  await until(
+  await eventually(
     async () => {
       const response = await hub.get(`/rooms/${room}/messages`, { method: "POST", body });
-      const answer: unknown = response.status === 201 ? await response.json() : undefined;
-      id = String(Object(answer).id ?? "");
+      const result: unknown = response.status === 201 ? await response.json() : undefined;
+      id = String(Object(result).id ?? "");
       return id !== "";
     },
     `a message is stored in ${room}`,
@@ -29,7 +29,7 @@ async function post(hub: Hubbub, room: string, text = TEXT): Promise<string> {
   return id;
 }
 
-async function read(hub: Hubbub, room: string, query = "") {
+async function read(hub: TestServer, room: string, query = "") {
   const { status, body } = await hub.answer(`/rooms/${room}/messages${query}`);
   expect(status).toBe(200);
   const { messages, recovered } = JSON.parse(body);
@@ -117,17 +117,17 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     await first[Symbol.asyncDispose]();
     await using hub = await start(redis);
     await using ann = await hub.joinJson("ann", { history: 0 });
-    await until(async () => {
+    await eventually(async () => {
       ann.says("is it full?");
       return (await ann.next()).code === "unavailable";
     }, "it is refused");
-    await until(async () => (await hub.get("/readyz")).status === 503, "it is not ready");
+    await eventually(async () => (await hub.get("/readyz")).status === 503, "it is not ready");
     expect(await read(hub, "lobby")).toMatchObject({ newest });
     expect(await redis.send("XLEN", "full:room:lobby")).toBe(20);
     await redis.send("DEL", "other");
-    await until(async () => (await hub.get("/readyz")).status === 200, "it is ready");
+    await eventually(async () => (await hub.get("/readyz")).status === 200, "it is ready");
     const id = await post(hub, "lobby", "after that");
-    await within(
+    await withDeadline(
       (async () => {
         for (;;) if ((await ann.next()).id === id) return;
       })(),

@@ -5,7 +5,7 @@
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { truncate } from "node:fs/promises";
-import { startHubbub, until, type Hubbub } from "../support/server.ts";
+import { startServer, eventually, type TestServer } from "../support/server.ts";
 import { DURABLE, Redis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
@@ -106,19 +106,19 @@ test.skipIf(skipped !== "")(
   },
 );
 
-function start(redis: Redis): Promise<Hubbub> {
-  return startHubbub({ store: { name: "Redis", url: redis.url("killed") } });
+function start(redis: Redis): Promise<TestServer> {
+  return startServer({ store: { name: "Redis", url: redis.url("killed") } });
 }
 
 /** Somebody says their next message in a room, however often it takes. */
-async function say(hub: Hubbub, room: string, seq: number, from = "bob"): Promise<void> {
+async function say(hub: TestServer, room: string, seq: number, from = "bob"): Promise<void> {
   const body = JSON.stringify({ text: `${room} ${seq}`, from, session: room, seq });
   const isSaid = async () =>
     (await hub.get(`/rooms/${room}/messages`, { method: "POST", body })).status < 300;
-  await until(isSaid, `${body} is said`);
+  await eventually(isSaid, `${body} is said`);
 }
 
-async function textsOf(hub: Hubbub, room: string): Promise<string[]> {
+async function textsOf(hub: TestServer, room: string): Promise<string[]> {
   const { body } = await hub.answer(`/rooms/${room}/messages`);
   return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
 }

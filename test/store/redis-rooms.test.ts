@@ -1,10 +1,10 @@
 /** The rooms that are open on a node with Redis: what of them is in memory, and what the other nodes are told. */
 
 import { expect, test } from "bun:test";
-import { RedisChanges } from "../../src/store/redis/changes.ts";
+import { ClusterOutbox } from "../../src/store/redis/changes.ts";
 import { RedisRooms } from "../../src/store/redis/rooms.ts";
 
-const follower = { said() {}, present() {}, replaced() {}, lost() {} };
+const follower = { onMessage() {}, onRemotePresence() {}, onSessionClaimed() {}, onStateLost() {} };
 const emptyRoom = async () => ["1-0", "1-0", [], []];
 const MAX_BYTES = 1_000_000;
 
@@ -20,8 +20,8 @@ test("rooms that were opened empty and then filled stay within the bound of byte
   for (const name of names) await rooms.open(name);
   for (let i = 1; i <= 100; i++)
     for (const name of names) {
-      const said = message(name, i);
-      rooms.tell(name, said.id, { said });
+      const stored = message(name, i);
+      rooms.apply(name, stored.id, { stored });
       expect(rooms.bytes).toBeLessThanOrEqual(MAX_BYTES);
     }
   expect(rooms.bytes).toBeGreaterThan(MAX_BYTES / 2);
@@ -36,14 +36,14 @@ test("what is too old goes from the front alone; a time to come counts as the ne
   const NOW = 1000;
   const times = [1, 5000, 2, 5000, 900, 3];
   for (const [i, time] of times.entries()) {
-    const said = message("tea", i + 1, time);
-    rooms.tell("tea", said.id, { said });
+    const stored = message("tea", i + 1, time);
+    rooms.apply("tea", stored.id, { stored });
   }
   rooms.forgetOld(500, NOW);
-  expect(history.start).toBe(3);
+  expect(history.firstOffset).toBe(3);
   rooms.forgetOld(950, NOW);
-  expect(history.start).toBe(6);
-  expect(history.positionAfter("2-6")).toBe(6);
+  expect(history.firstOffset).toBe(6);
+  expect(history.offsetAfter("2-6")).toBe(6);
 });
 
 /** Rooms whose looks at Redis are answered one by one, by the test; and what is broadcast. */
@@ -55,7 +55,7 @@ function waitingRooms() {
     look,
     new Set(),
     1000,
-    { ...follower, said: ({ id }) => said.push(id) },
+    { ...follower, onMessage: ({ id }) => said.push(id) },
     MAX_BYTES,
   );
   /** What Redis has of "tea": as many messages, and the log up to there. */
@@ -68,7 +68,7 @@ function waitingRooms() {
   };
   const tell = (sequence: number) => {
     const told = message("tea", sequence);
-    rooms.tell("tea", told.id, { said: told });
+    rooms.apply("tea", told.id, { stored: told });
   };
   return { rooms, looks, said, replyWith, tell };
 }
@@ -80,16 +80,16 @@ test("each message comes once, whether it is read or told, before, meanwhile or 
   looks[0]?.(replyWith(3));
   const history = await opening;
   if (history === "unavailable") throw new Error("the room is not open");
-  expect([history.end, history.head, said]).toEqual([4, "2-4", ["2-4"]]);
+  expect([history.nextOffset, history.lastId, said]).toEqual([4, "2-4", ["2-4"]]);
   tell(5);
-  expect([history.end, history.head, said]).toEqual([5, "2-5", ["2-4", "2-5"]]);
+  expect([history.nextOffset, history.lastId, said]).toEqual([5, "2-5", ["2-4", "2-5"]]);
 
-  rooms.readAnew();
+  rooms.reloadAll();
   looks[1]?.(replyWith(7));
   const again = await rooms.open("tea");
   if (again === "unavailable") throw new Error("the room is not open");
   for (const sequence of [6, 7, 8]) tell(sequence);
-  expect([again.end, again.head, said]).toEqual([8, "2-8", ["2-4", "2-5", "2-8"]]);
+  expect([again.nextOffset, again.lastId, said]).toEqual([8, "2-8", ["2-4", "2-5", "2-8"]]);
 });
 
 test("a room that is read anew is what it is then, whichever answer comes first", async () => {
@@ -99,13 +99,13 @@ test("a room that is read anew is what it is then, whichever answer comes first"
   ]) {
     const { rooms, looks, replyWith } = waitingRooms();
     const opening = rooms.open("tea");
-    rooms.readAnew();
+    rooms.reloadAll();
     for (const which of order) {
       looks[which]?.(replyWith(which === 0 ? 3 : 5));
       await new Promise((resolve) => setImmediate(resolve));
     }
     const history = await opening;
-    expect(history === "unavailable" ? history : history.head).toBe("2-5");
+    expect(history === "unavailable" ? history : history.lastId).toBe("2-5");
     const { bytes } = rooms;
     rooms.close("tea");
     expect([bytes > 0, rooms.bytes]).toEqual([true, 0]);
@@ -117,7 +117,7 @@ test("a room that is closed while it is read counts no bytes", async () => {
   const opening = rooms.open("tea");
   looks[0]?.(replyWith(3));
   await opening;
-  rooms.readAnew();
+  rooms.reloadAll();
   rooms.close("tea");
   looks[1]?.(replyWith(5));
   await new Promise((resolve) => setImmediate(resolve));
@@ -125,17 +125,17 @@ test("a room that is closed while it is read counts no bytes", async () => {
 });
 
 test("what could not be told is told again, unless something newer takes its place", () => {
-  const changes = new RedisChanges(() => {});
+  const changes = new ClusterOutbox(() => {});
   const change = (client: string, connections: number) => ({ room: "tea", client, connections });
-  changes.tell("tea", "ann", 1);
-  changes.tell("tea", "bob", 1);
-  const taken = changes.take(10);
+  changes.setPresence("tea", "ann", 1);
+  changes.setPresence("tea", "bob", 1);
+  const taken = changes.drain(10);
   expect(taken).toEqual([change("ann", 1), change("bob", 1)]);
-  changes.tell("tea", "bob", 0);
-  changes.putBack(taken);
-  expect(changes.take(10).toSorted((a, b) => a.client.localeCompare(b.client))).toEqual([
+  changes.setPresence("tea", "bob", 0);
+  changes.requeue(taken);
+  expect(changes.drain(10).toSorted((a, b) => a.client.localeCompare(b.client))).toEqual([
     change("ann", 1),
     change("bob", 0),
   ]);
-  expect(changes.take(10)).toEqual([]);
+  expect(changes.drain(10)).toEqual([]);
 });

@@ -1,7 +1,7 @@
 /** The Redis store by itself: how it starts, and what it keeps of all that is said. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { startHubbub, until, within } from "../support/server.ts";
+import { startServer, eventually, withDeadline } from "../support/server.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
@@ -13,7 +13,7 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const LONG_AGO_MS = 1_000_000_000_000;
 
 const start = (url: string, args: readonly string[] = [], env: Record<string, string> = {}) =>
-  startHubbub({ store: { name: "Redis", url }, args, env });
+  startServer({ store: { name: "Redis", url }, args, env });
 
 /** Everything that a start says that is refused. */
 async function refusal(url: string): Promise<{ exitCode: number; stdout: string; stderr: string }> {
@@ -22,7 +22,7 @@ async function refusal(url: string): Promise<{ exitCode: number; stdout: string;
     stderr: "pipe",
   });
   const end = Promise.all([server.exited, server.stdout.text(), server.stderr.text()]);
-  const [exitCode, stdout, stderr] = await within(end, () => `it runs, with ${url}`);
+  const [exitCode, stdout, stderr] = await withDeadline(end, () => `it runs, with ${url}`);
   return { exitCode, stdout, stderr };
 }
 
@@ -31,7 +31,7 @@ async function areRenewed(redis: Redis, prefix: string): Promise<void> {
   const renewed = [await redis.send("KEYS", `${prefix}:alive:*`)].flat().map(async (key) => {
     let leftMs = Infinity;
     const isLonger = async () => leftMs < (leftMs = Number(await redis.send("PTTL", String(key))));
-    await until(isLonger, `${key} is renewed`);
+    await eventually(isLonger, `${key} is renewed`);
   });
   await Promise.all(renewed);
 }
@@ -71,7 +71,7 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     ann.says("in");
     await ann.hears("You wrote: in", "Client #ann says: in");
     await redis.stop();
-    await until(async () => (await hub.get("/readyz")).status === 503, "it notices");
+    await eventually(async () => (await hub.get("/readyz")).status === 503, "it notices");
     await hub.stop("SIGTERM");
     expect(hub.greeting + (await hub.output) + (await hub.errors)).not.toContain("sesame");
   });
@@ -264,8 +264,8 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     };
     for (const [room, { is }] of Object.entries(rooms)) {
       for (const [i, when] of is.entries()) {
-        const entry = ["p", `${LONG_AGO_MS}-${i}`, "f", "eve", "c", "told", "t", `${times[when]}`];
-        await redis.send("XADD", `front:room:${room}`, `${LONG_AGO_MS}-${i + 1}`, ...entry);
+        const message = ["p", `${LONG_AGO_MS}-${i}`, "f", "eve", "c", "told", "t", `${times[when]}`];
+        await redis.send("XADD", `front:room:${room}`, `${LONG_AGO_MS}-${i + 1}`, ...message);
       }
       await redis.send("ZADD", "front:rooms:oldest", `${LONG_AGO_MS}`, room);
     }
@@ -276,7 +276,7 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
         await Promise.all(Object.keys(rooms).map(async (room) => [room, await count(room)])),
       );
     const kept = Object.fromEntries(Object.entries(rooms).map(([room, { kept }]) => [room, kept]));
-    await until(async () => (await count("one-old")) < 4, "the old message goes");
+    await eventually(async () => (await count("one-old")) < 4, "the old message goes");
     await areRenewed(redis, "front");
     expect(await counts()).toEqual(kept);
     await using bob = await hub.joinJson("bob", { room: "three-old", after: `${LONG_AGO_MS}-3` });
@@ -288,8 +288,8 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     const redis = await sharedRedis();
     const old = `${LONG_AGO_MS}-1`;
     for (const room of ["lobby", "old"]) {
-      const entry = ["p", `${LONG_AGO_MS}-0`, "f", "eve", "c", "told", "t", `${LONG_AGO_MS}`];
-      await redis.send("XADD", `days:room:${room}`, old, ...entry);
+      const message = ["p", `${LONG_AGO_MS}-0`, "f", "eve", "c", "told", "t", `${LONG_AGO_MS}`];
+      await redis.send("XADD", `days:room:${room}`, old, ...message);
       await redis.send("HSET", "days:heads", room, old);
       await redis.send("ZADD", "days:rooms", `${LONG_AGO_MS}`, room);
       await redis.send("ZADD", "days:rooms:oldest", `${LONG_AGO_MS}`, room);
@@ -312,11 +312,11 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
       const { body } = await hub.answer("/rooms/lobby/messages");
       return JSON.parse(body).messages.map((message: { text: string }) => message.text);
     };
-    await until(async () => (await texts()).length === 1, "the old message goes");
+    await eventually(async () => (await texts()).length === 1, "the old message goes");
     expect(await texts()).toEqual(["new"]);
-    await until(async () => (await redis.send("EXISTS", "days:room:old")) === 0, "the old room goes");
+    await eventually(async () => (await redis.send("EXISTS", "days:room:old")) === 0, "the old room goes");
     expect(await redis.send("HKEYS", "days:heads")).toEqual(["lobby"]);
-    await until(async () => (await redis.send("HLEN", "days:sessions")) === 1, "the old session goes");
+    await eventually(async () => (await redis.send("HLEN", "days:sessions")) === 1, "the old session goes");
     const known = await hub.joinJson("ann", { session: "new", room: "tea" });
     const unknown = await hub.joinJson("ann", { session: "old", room: "tea" });
     expect([known.welcome.sent, unknown.welcome.sent]).toEqual([7, null]);

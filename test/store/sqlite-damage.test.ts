@@ -6,7 +6,7 @@ import { existsSync } from "node:fs";
 import { mkdtemp, rm, stat, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Hubbub, startHubbub } from "../support/server.ts";
+import { type TestServer, startServer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
 
 const COUNT = 60;
@@ -18,7 +18,7 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }));
 
 const file = (name: string) => join(folder, name);
-const start = () => startHubbub({ store: { name: "SQLite", url: "sqlite:chat.db" }, cwd: folder });
+const start = () => startServer({ store: { name: "SQLite", url: "sqlite:chat.db" }, cwd: folder });
 const textOf = (i: number) => `${i} `.padEnd(300, "x");
 
 /** Stores messages, each acknowledged, and kills the server. @returns their ids, after the id before them */
@@ -42,7 +42,7 @@ async function flip(name: string, position: number): Promise<void> {
 }
 
 /** Every stored message, as anybody may read them. */
-async function read(hub: Hubbub): Promise<{ id: string; text: string }[]> {
+async function read(hub: TestServer): Promise<{ id: string; text: string }[]> {
   const response = await hub.get("/rooms/lobby/messages?limit=1000");
   return response.ok ? JSON.parse(await response.text()).messages : [];
 }

@@ -8,9 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
-import { openFile } from "../../src/store/sqlite/database.ts";
-import type { Answer, Draft, Entry } from "../../src/store/store.ts";
-import { startHubbub, until } from "../support/server.ts";
+import { openDatabase } from "../../src/store/sqlite/database.ts";
+import type { AppendResult, PendingMessage, StoredMessage } from "../../src/store/store.ts";
+import { startServer, eventually } from "../support/server.ts";
 
 const STORE = { name: "SQLite", url: "sqlite:chat.db" };
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -21,7 +21,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(folder, { recursive: true }));
 
-const start = (...args: string[]) => startHubbub({ store: STORE, cwd: folder, args });
+const start = (...args: string[]) => startServer({ store: STORE, cwd: folder, args });
 /** Changes a file by hand. */
 function edit(file: string, ...statements: string[]): void {
   using db = new Database(join(folder, file));
@@ -29,7 +29,7 @@ function edit(file: string, ...statements: string[]): void {
 }
 /** What a start that is refused says. */
 const refusal = (url = STORE.url) =>
-  startHubbub({ store: { name: url, url }, cwd: folder }).then(
+  startServer({ store: { name: url, url }, cwd: folder }).then(
     () => "it started",
     (error: Error) => error.message.replace("the server did not start: ", ""),
   );
@@ -144,11 +144,11 @@ test("a file that is taken away takes no more messages; when it is back it does"
   await using hub = await start();
   const ann = await hub.join("ann");
   await rename(join(folder, "chat.db"), join(folder, "elsewhere.db"));
-  await until(async () => (await hub.get("/readyz")).status === 503, "it is noticed", 20_000);
+  await eventually(async () => (await hub.get("/readyz")).status === 503, "it is noticed", 20_000);
   ann.says("into nothing");
   await ann.hears("Not sent (unavailable): into nothing");
   await rename(join(folder, "elsewhere.db"), join(folder, "chat.db"));
-  await until(async () => (await hub.get("/readyz")).status === 200, "it goes on", 20_000);
+  await eventually(async () => (await hub.get("/readyz")).status === 200, "it goes on", 20_000);
   ann.says("kept");
   await ann.hears("You wrote: kept", "Client #ann says: kept");
 });
@@ -199,7 +199,7 @@ describe("files that change under a running server: nothing more is acknowledged
     };
     for (let seq = 1; seq <= 10; seq++) expect(await say(seq)).toBe("stored");
     await rm(file("chat.db-wal"));
-    await until(async () => (await say(11)) === "stored", "it goes on");
+    await eventually(async () => (await say(11)) === "stored", "it goes on");
     for (let seq = 12; seq <= 20; seq++) expect(await say(seq)).toBe("stored");
     await first.stop("SIGKILL");
     const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
@@ -224,12 +224,12 @@ test("--keep-days works by itself, a while after the start", async () => {
   await using bob = await hub.join("bob", { room: "elsewhere" });
   bob.says("new");
   await bob.hears("You wrote: new", "Client #bob says: new");
-  await until(async () => (await texts()) === 0, "what is old is forgotten", 20_000);
+  await eventually(async () => (await texts()) === 0, "what is old is forgotten", 20_000);
   expect(JSON.parse((await hub.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
 });
 
 test("a commit is on the disk before it is answered, as far as SQLite can see to it", () => {
-  using db = openFile(join(folder, "chat.db"), Date.now());
+  using db = openDatabase(join(folder, "chat.db"), Date.now());
   const of = (pragma: string) =>
     Object.values(db.query<Record<string, unknown>, []>(`PRAGMA ${pragma}`).get() ?? {});
   expect(["synchronous", "journal_mode", "locking_mode"].flatMap(of)).toEqual([2, "wal", "exclusive"]);
@@ -282,12 +282,12 @@ describe("what cannot be used is said at the start", () => {
   });
 
   test("a name that means memory to SQLite is a file like any other", async () => {
-    const first = await startHubbub({ store: { name: "SQLite", url: "sqlite::memory:" }, cwd: folder });
+    const first = await startServer({ store: { name: "SQLite", url: "sqlite::memory:" }, cwd: folder });
     const ann = await first.join("ann");
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
     await first.stop();
-    await using second = await startHubbub({
+    await using second = await startServer({
       store: { name: "SQLite", url: "sqlite::memory:" },
       cwd: folder,
     });
@@ -366,27 +366,31 @@ const VERSION_1 = [
 ];
 
 describe("a store by itself", () => {
-  const heard: Entry[] = [];
+  const heard: StoredMessage[] = [];
   beforeEach(() => void heard.splice(0));
   const open = (nowMs = Date.now(), keepDays = 0) =>
     new SqliteStore(
       join(folder, "chat.db"),
       { history: 10, keepDays },
-      (entry) => heard.push(entry),
+      (message) => heard.push(message),
       () => nowMs,
     );
-  async function say(store: SqliteStore, content: string, more: Partial<Draft> = {}): Promise<Answer> {
-    const { promise, resolve } = Promise.withResolvers<Answer>();
-    const rest = { session: undefined, seq: undefined, after: undefined, givenMs: 0 };
+  async function say(
+    store: SqliteStore,
+    content: string,
+    more: Partial<PendingMessage> = {},
+  ): Promise<AppendResult> {
+    const { promise, resolve } = Promise.withResolvers<AppendResult>();
+    const rest = { session: undefined, seq: undefined, requiresSeq: undefined, givenMs: 0 };
     store.append(
       { room: "r", from: "ann", content, ...rest, ...more },
-      { answered: (_, answer) => resolve(answer) },
+      { onResult: (_, result) => resolve(result) },
     );
     return promise;
   }
   const texts = async (store: SqliteStore) => {
-    const page = await store.read("r", { limit: 1000 });
-    return page === "unavailable" ? page : page.entries.map(({ content }) => content);
+    const page = await store.readHistory("r", { limit: 1000 });
+    return page === "unavailable" ? page : page.messages.map(({ content }) => content);
   };
 
   test("what comes in one turn of the event loop shares a commit", async () => {
@@ -397,25 +401,25 @@ describe("a store by itself", () => {
       expect(transaction).toHaveBeenCalledTimes(turn);
     }
     expect(heard).toHaveLength(200);
-    store.end();
+    store.close();
   });
 
   test("ids grow also when the clock goes back, from one start to the next", async () => {
     const now = Date.now();
-    open(now - 2 * DAY_MS).end(); // so that the file's own first id is not among those of now
+    open(now - 2 * DAY_MS).close(); // so that the file's own first id is not among those of now
     const first = open(now);
     await say(first, "1");
-    first.end();
+    first.close();
     const second = open(now - DAY_MS);
     await say(second, "2");
     await say(second, "3");
     const sequences = heard.map(({ id }) => Number(id.split("-")[1]));
     expect(heard.map(({ time }) => time)).toEqual([now, now - DAY_MS, now - DAY_MS]);
-    const stored = await second.read("r", { limit: 10 });
-    expect(stored).toEqual({ entries: heard, more: false });
+    const stored = await second.readHistory("r", { limit: 10 });
+    expect(stored).toEqual({ messages: heard, more: false });
     expect(sequences.map((sequence) => sequence - (sequences[0] ?? 0))).toEqual([0, 1, 2]);
     expect(heard.map(({ prev }) => prev).slice(1)).toEqual(heard.map(({ id }) => id).slice(0, 2));
-    second.end();
+    second.close();
   });
 
   test("a clock that is decades ahead for a moment hides nothing, and stops nothing", async () => {
@@ -423,7 +427,7 @@ describe("a store by itself", () => {
     const store = new SqliteStore(
       join(folder, "chat.db"),
       { history: 10, keepDays: 0 },
-      (entry) => heard.push(entry),
+      (message) => heard.push(message),
       () => now,
     );
     await say(store, "now");
@@ -432,26 +436,26 @@ describe("a store by itself", () => {
     now -= 40 * 365 * DAY_MS;
     await say(store, "back");
     expect(await texts(store)).toEqual(["now", "far ahead", "back"]);
-    store.end();
+    store.close();
     const again = open();
     expect(await say(again, "after a restart")).toHaveProperty("kept");
-    again.end();
+    again.close();
   });
 
   test("what is known of a session is known while it is on its way, and for a day", async () => {
     const store = open();
     const answered = say(store, "1", { session: "s", seq: 1 });
-    expect(await store.sent("ann", "s")).toBe(1);
+    expect(await store.lastSeq("ann", "s")).toBe(1);
     await answered;
-    store.forgetOld();
-    store.end();
+    store.prune();
+    store.close();
     const again = open();
-    expect(await again.sent("ann", "s")).toBe(1);
-    again.end();
+    expect(await again.lastSeq("ann", "s")).toBe(1);
+    again.close();
     const later = open(Date.now() + DAY_MS + 1000);
-    later.forgetOld();
-    expect(await later.sent("ann", "s")).toBe(null);
-    later.end();
+    later.prune();
+    expect(await later.lastSeq("ann", "s")).toBe(null);
+    later.close();
   });
 
   test("connections that open a session wait for the commit that is scheduled anyway, and force none", async () => {
@@ -460,48 +464,48 @@ describe("a store by itself", () => {
     const answers = Array.from({ length: 200 }, async (_, i) => {
       const session = `s${i}`;
       const answered = say(store, `${i}`, { session, seq: 7 });
-      expect(await store.sent("ann", session)).toBe(7);
+      expect(await store.lastSeq("ann", session)).toBe(7);
       return answered;
     });
-    for (const answer of await Promise.all(answers)) expect(answer).toHaveProperty("kept");
+    for (const result of await Promise.all(answers)) expect(result).toHaveProperty("kept");
     expect(commits).toHaveBeenCalledTimes(1);
-    expect(await store.sent("ann", "s5")).toBe(7);
+    expect(await store.lastSeq("ann", "s5")).toBe(7);
     expect(commits).toHaveBeenCalledTimes(1);
     commits.mockRestore();
-    store.end();
+    store.close();
   });
 
   test("what is older than --keep-days is forgotten, and a gap is known for one", async () => {
     const now = Date.now();
     const first = open(now - 10 * DAY_MS);
     await say(first, "old");
-    first.end();
+    first.close();
     const second = open(now, 7);
     await say(second, "new");
     await say(second, "elsewhere", { room: "s" });
-    const cached = await second.open("r");
-    second.forgetOld();
+    const cached = await second.acquireRoom("r");
+    second.prune();
     expect(await texts(second)).toEqual(["new"]);
     expect(cached).toMatchObject({ start: 1, end: 2 });
     const recovered = async (after = "") => {
-      const page = await second.read("r", { after, limit: 10 });
+      const page = await second.readHistory("r", { after, limit: 10 });
       return page !== "unavailable" && page.recovered;
     };
     const [old, , elsewhere] = heard;
     expect(await recovered(old?.id)).toBe(true); // just before the oldest that is kept
     expect(await recovered(old?.prev)).toBe(false);
     expect(await recovered(elsewhere?.id)).toBe(false);
-    second.end();
+    second.close();
   });
 
   test("nothing is acknowledged once the log is gone, from the very next message", async () => {
     const store = open();
     expect(await say(store, "1")).toHaveProperty("kept");
     rmSync(join(folder, "chat.db-wal"));
-    expect(await say(store, "2", { session: "s", seq: 1 })).toEqual({ refused: "unavailable" });
+    expect(await say(store, "2", { session: "s", seq: 1 })).toEqual({ rejected: "unavailable" });
     expect(store.isReady).toBe(false);
-    expect(await store.sent("ann", "s")).toBe(null);
-    store.end();
+    expect(await store.lastSeq("ann", "s")).toBe(null);
+    store.close();
   });
 
   test("a commit that failed claims nothing: the next start reports no loss", async () => {
@@ -510,19 +514,19 @@ describe("a store by itself", () => {
     const failed = say(store, "2", { session: "s", seq: 2 });
     store.append(
       {
-        ...{ room: "r", from: "ann", session: undefined, seq: undefined, after: undefined, givenMs: 0 },
+        ...{ room: "r", from: "ann", session: undefined, seq: undefined, requiresSeq: undefined, givenMs: 0 },
         get content(): string {
           throw new Error("A failure in the middle of a transaction, on purpose");
         },
       },
-      { answered() {} },
+      { onResult() {} },
     );
-    expect(await failed).toEqual({ refused: "unavailable" });
+    expect(await failed).toEqual({ rejected: "unavailable" });
     expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("repeated");
-    store.end();
+    store.close();
     const again = open();
-    expect(again.promise).toBe(`in ${join(folder, "chat.db")}`);
-    again.end();
+    expect(again.durability).toBe(`in ${join(folder, "chat.db")}`);
+    again.close();
   });
 
   test("--keep-days prunes from the front of a room only, and a time in the future counts as the next message's", async () => {
@@ -531,7 +535,7 @@ describe("a store by itself", () => {
       new SqliteStore(
         join(folder, "chat.db"),
         { history: 10, keepDays: 7 },
-        (entry) => heard.push(entry),
+        (message) => heard.push(message),
         () => now,
       );
     let store = open7();
@@ -546,31 +550,31 @@ describe("a store by itself", () => {
     await at(-30, "late, but behind a newer one");
     await at(3000, "ahead again");
     await at(0, "5");
-    store.end();
+    store.close();
     store = open7();
-    store.forgetOld();
+    store.prune();
     expect(await texts(store)).toEqual(["4", "late, but behind a newer one", "ahead again", "5"]);
-    const resumed = async (i: number) => store.read("r", { after: heard[i]?.id ?? "", limit: 10 });
+    const resumed = async (i: number) => store.readHistory("r", { after: heard[i]?.id ?? "", limit: 10 });
     expect(await resumed(3)).toMatchObject({ recovered: true, entries: heard.slice(4) });
     expect(await resumed(2)).toMatchObject({ recovered: false });
-    store.end();
+    store.close();
   });
 
   test("--keep-days gets through more rooms and messages than it looks at in one step", async () => {
     const first = open(Date.now() - 10 * DAY_MS);
     const saying = Array.from({ length: 1200 }, (_, i) => say(first, "old", { room: `r${i % 1100}` }));
     await Promise.all([...saying, ...Array.from({ length: 700 }, () => say(first, "old", { room: "r5" }))]);
-    first.end();
+    first.close();
     const second = open(Date.now(), 7);
     await say(second, "new", { room: "r5" });
-    for (let i = 0; i < 10; i++) second.forgetOld();
+    for (let i = 0; i < 10; i++) second.prune();
     let left = 0;
     for (let i = 0; i < 1100; i++) {
-      const page = await second.read(`r${i}`, { limit: 10 });
-      if (page !== "unavailable") left += page.entries.length;
+      const page = await second.readHistory(`r${i}`, { limit: 10 });
+      if (page !== "unavailable") left += page.messages.length;
     }
     expect(left).toBe(1);
-    second.end();
+    second.close();
   });
 
   test("what is cached of rooms stays within its bound when they grow, too, and each room has the rest in the file", async () => {
@@ -578,45 +582,45 @@ describe("a store by itself", () => {
     const store = new SqliteStore(
       join(folder, "chat.db"),
       { history: 1000, keepDays: 0 },
-      (entry) => heard.push(entry),
+      (message) => heard.push(message),
       Date.now,
       cache,
     );
-    for (let i = 0; i < 30; i++) await store.open(`r${i}`);
+    for (let i = 0; i < 30; i++) await store.acquireRoom(`r${i}`);
     for (let count = 0; count < 100; count++) {
       await Promise.all(Array.from({ length: 30 }, (_, i) => say(store, "x".repeat(400), { room: `r${i}` })));
       expect(cache.bytes).toBeLessThanOrEqual(1_000_000);
     }
     expect(cache.bytes).toBeGreaterThan(800_000);
     for (let i = 0; i < 30; i++)
-      expect(await store.read(`r${i}`, { limit: 1000 })).toMatchObject({ entries: { length: 100 } });
-    for (let i = 0; i < 30; i++) store.close(`r${i}`);
+      expect(await store.readHistory(`r${i}`, { limit: 1000 })).toMatchObject({ entries: { length: 100 } });
+    for (let i = 0; i < 30; i++) store.releaseRoom(`r${i}`);
     expect([cache.bytes, cache.size]).toEqual([0, 0]);
-    store.end();
+    store.close();
   });
 
   test("a room whose messages are all forgotten still knows who has missed something", async () => {
     const now = Date.now();
     const first = open(now - 10 * DAY_MS);
-    const origin = (await first.open("r")) as { head: string };
-    const before = origin.head;
+    const origin = (await first.acquireRoom("r")) as { lastId: string };
+    const before = origin.lastId;
     await say(first, "1");
     await say(first, "2");
-    first.end();
+    first.close();
     const second = open(now, 7);
-    second.forgetOld();
+    second.prune();
     expect(await texts(second)).toEqual([]);
     for (const [after, expected] of [
       [before, false],
       [heard[0]?.id ?? "", false],
       [heard[1]?.id ?? "", true],
     ] as const)
-      expect(await second.read("r", { after, limit: 1 })).toEqual({
-        entries: [],
+      expect(await second.readHistory("r", { after, limit: 1 })).toEqual({
+        messages: [],
         more: false,
         recovered: expected,
       });
-    second.end();
+    second.close();
   });
 });
 
@@ -659,7 +663,7 @@ test.skipIf(skipped !== "")(
     expect([posted.status, posted.headers.get("retry-after")]).toEqual([503, "5"]);
 
     await limit("unlimited");
-    await until(async () => (await first.get("/readyz")).status === 200, "it goes on", 20_000);
+    await eventually(async () => (await first.get("/readyz")).status === 200, "it goes on", 20_000);
     for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
     await first.stop("SIGKILL");
     const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);

@@ -1,10 +1,10 @@
 /** Preloaded by redis-faults.test.ts: once "boom" is in the log, reading it fails inside the server until the key "mended" is set. */
 
-import { RedisLine } from "../../src/store/redis/connection.ts";
+import { RedisConnection } from "../../src/store/redis/connection.ts";
 
-const { send } = RedisLine.prototype;
+const { send } = RedisConnection.prototype;
 
-RedisLine.prototype.send = async function (command, args, waitMs) {
+RedisConnection.prototype.send = async function (command, args, waitMs) {
   const reply = await send.call(this, command, args, waitMs);
   if (command !== "XREAD" || !JSON.stringify(reply).includes("tboom")) return reply;
   await send.call(this, "INCR", ["looks"]);

@@ -1,21 +1,21 @@
-/** Preloaded: a part of the memory store fails, or never ends; `BREAK` says which. */
+/** Preloaded: a step of the memory store fails, or never ends; `BREAK` says which. */
 
 import { MemoryStore } from "../../src/store/memory.ts";
 
 const fail = (what: string) => () => Promise.reject(new Error(`injected into ${what}`));
 
 switch (process.env.BREAK) {
-  case "start":
-    Object.assign(MemoryStore.prototype, { start: fail("start") });
+  case "open":
+    Object.assign(MemoryStore.prototype, { open: fail("open") });
     break;
-  case "settle":
-    MemoryStore.prototype.settle = fail("settle");
+  case "drain":
+    MemoryStore.prototype.drain = fail("drain");
     break;
-  case "late settle":
-    MemoryStore.prototype.settle = () => new Promise(() => {});
+  case "endless drain":
+    MemoryStore.prototype.drain = () => new Promise(() => {});
     break;
-  case "end":
-    Object.assign(MemoryStore.prototype, { end: fail("end") });
+  case "close":
+    Object.assign(MemoryStore.prototype, { close: fail("close") });
     break;
   default:
     throw new Error(`nothing to break: ${process.env.BREAK}`);

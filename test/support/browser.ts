@@ -1,7 +1,7 @@
 /** The page in a real Chromium: what a person does, and what they then see. */
 
 import { hostname } from "node:os";
-import { within, type Hubbub } from "./server.ts";
+import { withDeadline, type TestServer } from "./server.ts";
 
 const chromium = ["chromium", "chromium-browser", "google-chrome"]
   .map((name) => Bun.which(name))
@@ -31,7 +31,7 @@ const free: Page[] = [];
 
 /** Opens the page of that server in a tab of its own; disposing it leaves the page. */
 export async function openPage(
-  hub: Pick<Hubbub, "origin"> & Partial<Pick<Hubbub, "next">>,
+  hub: Pick<TestServer, "origin"> & Partial<Pick<TestServer, "next">>,
   path = "/client",
   look: Look = {},
 ): Promise<Page> {
@@ -166,7 +166,7 @@ export class Page implements Disposable {
     })();
     this.#asked = wait;
     try {
-      await within(
+      await withDeadline(
         wait,
         () => `${expression}: expected ${Bun.inspect(expected)}, saw ${Bun.inspect(seen)}`,
         DEADLINE_MS,

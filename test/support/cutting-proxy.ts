@@ -11,7 +11,7 @@ export interface Cutter extends AsyncDisposable {
 }
 
 /** @param upstream the server's port, asked for each connection, so that the server may come back elsewhere */
-export async function startCutter(upstream: () => number, random: () => number): Promise<Cutter> {
+export async function startCuttingProxy(upstream: () => number, random: () => number): Promise<Cutter> {
   const open = new Set<Socket>();
   const server = createServer((client) => {
     const up = connect(upstream(), "127.0.0.1");

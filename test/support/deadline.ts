@@ -4,7 +4,7 @@
 const DEADLINE_MS = 20_000;
 
 /** The promise's value, or after the deadline an error that says what happened instead. */
-export async function within<T>(
+export async function withDeadline<T>(
   promise: Promise<T>,
   complain: () => string,
   deadlineMs = DEADLINE_MS,
@@ -19,7 +19,7 @@ export async function within<T>(
 }
 
 /** Looks again and again until it is so, for what nobody tells of by itself. */
-export async function until(
+export async function eventually(
   isSo: () => Promise<boolean>,
   what: string,
   deadlineMs = DEADLINE_MS,
@@ -28,5 +28,5 @@ export async function until(
   const look = async () => {
     while (!isOver && !(await isSo())) await Bun.sleep(20);
   };
-  await within(look(), () => `never: ${what}`, deadlineMs).finally(() => (isOver = true));
+  await withDeadline(look(), () => `never: ${what}`, deadlineMs).finally(() => (isOver = true));
 }

@@ -4,56 +4,62 @@
  */
 
 import { MemoryStore } from "../../src/store/memory.ts";
-import type { Draft, Follow, Sender, Store, Where } from "../../src/store/store.ts";
-import { stores } from "../../src/store/open.ts";
+import type {
+  PendingMessage,
+  MessageListener,
+  AppendCallback,
+  MessageStore,
+  PageQuery,
+} from "../../src/store/store.ts";
+import { storeFactories } from "../../src/store/open.ts";
 import { randomFrom } from "./random.ts";
 
-class LateStore implements Store {
+class LateStore implements MessageStore {
   readonly #inner: MemoryStore;
-  readonly #waiting: [Draft, Sender][] = [];
+  readonly #waiting: [PendingMessage, AppendCallback][] = [];
   readonly #random: () => number;
   readonly #delayMs: number;
   readonly #refuse: number;
   #working = false;
   readonly isReady = true;
-  readonly promise = "late";
+  readonly durability = "late";
 
-  constructor(query: URLSearchParams, maxEntries: number, follow: Follow) {
+  constructor(query: URLSearchParams, maxEntries: number, follow: MessageListener) {
     this.#inner = new MemoryStore(maxEntries, follow);
     this.#random = randomFrom(Number(query.get("seed") ?? 1));
     this.#delayMs = Number(query.get("delay") ?? 5);
     this.#refuse = Number(query.get("refuse") ?? 0);
   }
 
-  async open(room: string) {
+  async acquireRoom(room: string) {
     await this.#late();
-    return this.#inner.open(room);
+    return this.#inner.acquireRoom(room);
   }
 
-  close(room: string): void {
-    this.#inner.close(room);
+  releaseRoom(room: string): void {
+    this.#inner.releaseRoom(room);
   }
 
-  async sent(client: string, session: string) {
+  async lastSeq(client: string, session: string) {
     await this.#late();
-    return this.#inner.sent(client, session);
+    return this.#inner.lastSeq(client, session);
   }
 
-  async read(room: string, where: Where) {
+  async readHistory(room: string, where: PageQuery) {
     await this.#late();
-    return this.#inner.read(room, where);
+    return this.#inner.readHistory(room, where);
   }
 
-  end(): void {
-    this.#inner.end();
+  close(): void {
+    this.#inner.close();
   }
 
-  async settle(): Promise<void> {
+  async drain(): Promise<void> {
     while (this.#working) await this.#late();
   }
 
-  append(draft: Draft, sender: Sender): void {
-    this.#waiting.push([draft, sender]);
+  append(pending: PendingMessage, sender: AppendCallback): void {
+    this.#waiting.push([pending, sender]);
     if (!this.#working) void this.#work();
   }
 
@@ -61,9 +67,9 @@ class LateStore implements Store {
     this.#working = true;
     while (this.#waiting.length > 0) {
       await this.#late();
-      for (const [draft, sender] of this.#waiting.splice(0, 1 + Math.floor(this.#random() * 50)))
-        if (this.#random() < this.#refuse) sender.answered(draft, { refused: "unavailable" });
-        else this.#inner.append(draft, sender);
+      for (const [pending, sender] of this.#waiting.splice(0, 1 + Math.floor(this.#random() * 50)))
+        if (this.#random() < this.#refuse) sender.onResult(pending, { rejected: "unavailable" });
+        else this.#inner.append(pending, sender);
     }
     this.#working = false;
   }
@@ -73,10 +79,10 @@ class LateStore implements Store {
   }
 }
 
-stores.set(
+storeFactories.set(
   "late:",
   ({ searchParams }) =>
     async () =>
-    ({ history }, { said }) =>
-      new LateStore(searchParams, history, said),
+    ({ history }, { onMessage }) =>
+      new LateStore(searchParams, history, onMessage),
 );

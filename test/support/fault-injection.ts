@@ -1,10 +1,10 @@
 /** Preloaded by survival.test.ts: whatever the client "boom" does fails inside the server. */
 
-import { Connections } from "../../src/http/sockets.ts";
+import { SocketRegistry } from "../../src/http/sockets.ts";
 import { Hub } from "../../src/chat/hub.ts";
-import { Allowance } from "../../src/util/token-bucket.ts";
+import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { ConnectionManager } from "../../src/chat/connection-manager.ts";
-import { json, text } from "../../src/protocol/codec.ts";
+import { jsonCodec, textCodec } from "../../src/protocol/codec.ts";
 
 const { connect, disconnect, broadcast } = ConnectionManager.prototype;
 
@@ -28,42 +28,43 @@ ConnectionManager.prototype.broadcast = function (wire, section, content) {
   return broadcast.call(this, wire, section, content);
 };
 
-const encodeMessage = json.message;
+const encodeMessage = jsonCodec.message;
 /** A replay encodes it again. */
 let hasFailed = false;
-json.message = (entry) => {
-  const fails = entry.content === "boom-encoding" && !hasFailed;
+jsonCodec.message = (message) => {
+  const fails = message.content === "boom-encoding" && !hasFailed;
   hasFailed ||= fails;
   if (fails) throw new Error("injected into the encoding");
-  return encodeMessage(entry);
+  return encodeMessage(message);
 };
 
-const { youWrote } = text;
-text.youWrote = (content) => {
+const { youWrote } = textCodec;
+textCodec.youWrote = (content) => {
   if (content === "boom-answer") throw new Error("injected into the answer");
   return youWrote(content);
 };
 
 /** A control frame has no author: what is to break next is said before it. */
 let armed: string | undefined;
-const { bear } = Allowance.prototype;
+const { chargeAbuse: bear } = TokenBucket.prototype;
 const { catchUp } = Hub.prototype;
-const { sweep } = Connections.prototype;
+const { pingAndReap: sweep } = SocketRegistry.prototype;
 let sweeps = 0;
 
-Allowance.prototype.bear = function (nowMs) {
+TokenBucket.prototype.chargeAbuse = function (nowMs) {
   const what = armed;
   armed = undefined;
   if (what) throw new Error(`injected into ${what}`);
   return bear.call(this, nowMs);
 };
 
-Hub.prototype.catchUp = function (visitor) {
-  if (visitor.client === "boom-drain" && visitor.position > 0) throw new Error("injected into drain");
-  catchUp.call(this, visitor);
+Hub.prototype.catchUp = function (connection) {
+  if (connection.client === "boom-drain" && connection.replayOffset > 0)
+    throw new Error("injected into drain");
+  catchUp.call(this, connection);
 };
 
-Connections.prototype.sweep = function (nowMs) {
+SocketRegistry.prototype.pingAndReap = function (nowMs) {
   if (sweeps++ === 0) throw new Error("injected into the sweep");
   sweep.call(this, nowMs);
 };

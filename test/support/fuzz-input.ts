@@ -67,7 +67,7 @@ function signed(header: string, claims: string): string {
   return `${said}.${new Bun.CryptoHasher("sha256", SECRET).update(said).digest().toString("base64url")}`;
 }
 
-export class Garbage {
+export class FuzzInput {
   constructor(private readonly random: () => number) {}
 
   next(): Input {

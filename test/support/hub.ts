@@ -1,15 +1,15 @@
 /** The hub in the test's own process, with sockets that are none: for what depends on a clock or on the network. */
 
 import { Hub } from "../../src/chat/hub.ts";
-import { Allowance } from "../../src/util/token-bucket.ts";
+import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
-import type { Wire } from "../../src/protocol/codec.ts";
-import type { Content, Follower, Store } from "../../src/store/store.ts";
-import type { Ended, Socket } from "../../src/chat/connection.ts";
+import type { WireFormat } from "../../src/protocol/codec.ts";
+import type { Content, StoreListener, MessageStore } from "../../src/store/store.ts";
+import type { DisconnectReason, ConnectionSocket } from "../../src/chat/connection.ts";
 
 /** A connection's socket, whose network takes as much as the test says. */
-export class FakeSocket implements Socket {
-  readonly data: { ended?: Ended } = {};
+export class FakeSocket implements ConnectionSocket {
+  readonly data: { disconnectReason?: DisconnectReason } = {};
   readonly received: Content[] = [];
   buffered = 0;
   closed: { code: number; reason: string } | undefined;
@@ -63,7 +63,7 @@ export class FakeSocket implements Socket {
 export function startHub({
   history = 100,
   flushMs = 0,
-  makeStore = ({ said }: Follower): Store => new MemoryStore(history, said),
+  makeStore = ({ onMessage }: StoreListener): MessageStore => new MemoryStore(history, onMessage),
 } = {}) {
   const topics = new Map<string, Set<FakeSocket>>();
   const hub = new Hub(
@@ -74,21 +74,21 @@ export function startHub({
   );
   const join = async (
     client: string,
-    wire: Wire = "text",
+    wire: WireFormat = "text",
     { buffered = 0, ...more }: { history?: number; after?: string; buffered?: number } = {},
-    allowance = new Allowance({ perSecond: 0, burst: 0 }),
+    bucket = new TokenBucket({ perSecond: 0, burst: 0 }),
   ) => {
-    const wish = { client, wire, room: "tea", history: 0, ...more };
-    const visitor = await hub.reserve(wish, allowance);
-    if (visitor === "unavailable") throw new Error("the room did not open");
+    const joinRequest = { client, wire, room: "tea", history: 0, ...more };
+    const connection = await hub.reserve(joinRequest, bucket);
+    if (connection === "unavailable") throw new Error("the room did not open");
     const socket = new FakeSocket(topics);
     socket.buffered = buffered;
-    hub.enter(visitor, socket);
+    hub.join(connection, socket);
     return {
       socket,
-      says: (text: string) => hub.hear(visitor, text),
-      leaves: () => hub.leave(visitor),
-      drains: () => hub.catchUp(visitor),
+      says: (text: string) => hub.receive(connection, text),
+      leaves: () => hub.leave(connection),
+      drains: () => hub.catchUp(connection),
     };
   };
   return { hub, join };

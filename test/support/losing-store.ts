@@ -1,12 +1,18 @@
 /** Preloaded: a memory store that loses all it has, once, while the second client joins: `--store losing:?while=open`, or `sent`. */
 
 import { MemoryStore } from "../../src/store/memory.ts";
-import type { Draft, Follower, Sender, Store, Where } from "../../src/store/store.ts";
-import { stores } from "../../src/store/open.ts";
+import type {
+  PendingMessage,
+  StoreListener,
+  AppendCallback,
+  MessageStore,
+  PageQuery,
+} from "../../src/store/store.ts";
+import { storeFactories } from "../../src/store/open.ts";
 
-class LosingStore implements Store {
+class LosingStore implements MessageStore {
   readonly isReady = true;
-  readonly promise = "for a moment";
+  readonly durability = "for a moment";
   #inner: MemoryStore;
   #isOpen = false;
   #hasLost = false;
@@ -14,13 +20,13 @@ class LosingStore implements Store {
   constructor(
     private readonly moment: string | null,
     private readonly maxEntries: number,
-    private readonly follower: Follower,
+    private readonly follower: StoreListener,
   ) {
-    this.#inner = new MemoryStore(maxEntries, follower.said);
+    this.#inner = new MemoryStore(maxEntries, follower.onMessage);
   }
 
-  async open(room: string) {
-    const history = await this.#inner.open(room);
+  async acquireRoom(room: string) {
+    const history = await this.#inner.acquireRoom(room);
     // The first opens it.
     if (this.#isOpen && this.moment === "open") this.#lose();
     this.#isOpen = true;
@@ -30,33 +36,33 @@ class LosingStore implements Store {
   #lose(): void {
     if (this.#hasLost) return;
     this.#hasLost = true;
-    this.#inner = new MemoryStore(this.maxEntries, this.follower.said);
-    this.follower.lost();
+    this.#inner = new MemoryStore(this.maxEntries, this.follower.onMessage);
+    this.follower.onStateLost();
   }
 
-  close(room: string): void {
-    this.#inner.close(room);
+  releaseRoom(room: string): void {
+    this.#inner.releaseRoom(room);
   }
 
-  append(draft: Draft, sender: Sender): void {
-    this.#inner.append(draft, sender);
+  append(pending: PendingMessage, sender: AppendCallback): void {
+    this.#inner.append(pending, sender);
   }
 
-  async sent(client: string, session: string) {
+  async lastSeq(client: string, session: string) {
     if (this.moment === "sent") this.#lose();
-    return this.#inner.sent(client, session);
+    return this.#inner.lastSeq(client, session);
   }
 
-  read(room: string, where: Where) {
-    return this.#inner.read(room, where);
+  readHistory(room: string, where: PageQuery) {
+    return this.#inner.readHistory(room, where);
   }
 
-  async settle(): Promise<void> {}
+  async drain(): Promise<void> {}
 
-  end(): void {}
+  close(): void {}
 }
 
-stores.set(
+storeFactories.set(
   "losing:",
   ({ searchParams }) =>
     async () =>

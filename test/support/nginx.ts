@@ -2,7 +2,7 @@
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { within } from "./server.ts";
+import { withDeadline } from "./server.ts";
 import { fill, linesOf } from "./docs.ts";
 
 const nginx = ["nginx", "/usr/sbin/nginx"].map((name) => Bun.which(name)).find(Boolean);
@@ -72,7 +72,7 @@ export async function startNginx(upstream: number, more = "", other?: number): P
     listening.reject(new Error(`nginx ended: ${said}`));
   })();
   try {
-    await within(listening.promise, () => `nginx does not start: ${said}`);
+    await withDeadline(listening.promise, () => `nginx does not start: ${said}`);
   } catch (error) {
     await stop();
     throw error;

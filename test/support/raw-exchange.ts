@@ -1,17 +1,17 @@
 /** An exchange over raw TCP as a row of a table: what is sent, all that comes back, and that nobody else notices. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { startHubbub, type Hubbub } from "./server.ts";
+import { startServer, type TestServer } from "./server.ts";
 import { ask, close, ping, text, transcribe } from "./raw-websocket.ts";
 
 /** What ann hears of what she says; of which the second is for everyone. */
 export const said = (content: string) => [`text You wrote: ${content}`, `text Client #ann says: ${content}`];
 
 /** One server for all rows of a file, which has nothing to complain of in the end. */
-export function sharedHubbub(): () => Hubbub {
-  let hub: Hubbub | undefined;
+export function sharedHubbub(): () => TestServer {
+  let hub: TestServer | undefined;
   beforeAll(async () => {
-    hub = await startHubbub();
+    hub = await startServer();
   });
   afterAll(async () => {
     await hub?.[Symbol.asyncDispose]();
@@ -31,7 +31,7 @@ interface Came {
 let rooms = 0;
 
 /** A room with bob in it. He hears what ann says, that she leaves, once, and who leaves after her; no more. */
-export async function withBob(hub: Hubbub, ann: (path: string) => Promise<Came>): Promise<void> {
+export async function withWitness(hub: TestServer, ann: (path: string) => Promise<Came>): Promise<void> {
   const room = `room-${rooms++}`;
   await using bob = await hub.join("bob", { room });
   const { heard, cameIn } = await ann(`/ws/ann?room=${room}`);
@@ -79,10 +79,10 @@ export function closes(name: string, sends: readonly Uint8Array[], answer: strin
   return { name, sends, hears: [answer] };
 }
 
-export function testRows(hub: () => Hubbub, rows: readonly Row[]): void {
+export function testRows(hub: () => TestServer, rows: readonly Row[]): void {
   for (const { name, sends, hears } of rows)
     test.concurrent(name, () =>
-      withBob(hub(), async (path) => {
+      withWitness(hub(), async (path) => {
         await using ann = ask(hub(), path);
         expect((await ann.head())?.status).toBe(101);
         ann.sends(...sends);

@@ -1,7 +1,7 @@
 /** A WebSocket client that does only what it is told: bytes out; the response's head, frames and the end in. */
 
 import { connect, type Socket } from "node:net";
-import { within } from "./server.ts";
+import { withDeadline } from "./server.ts";
 
 /** The key and what it is accepted with, as in RFC 6455, section 1.3. */
 const KEY = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -191,13 +191,14 @@ export class RawClient implements AsyncDisposable {
         return found.value;
       }
       if (this.#hasEnded) return undefined;
-      await within(this.#changed.promise, () => `expected ${what} or the end, but nothing came`);
+      await withDeadline(this.#changed.promise, () => `expected ${what} or the end, but nothing came`);
     }
   }
 
   /** The end of the connection, whatever came before it. */
   async ended(): Promise<void> {
-    while (!this.#hasEnded) await within(this.#changed.promise, () => "expected the end, but nothing came");
+    while (!this.#hasEnded)
+      await withDeadline(this.#changed.promise, () => "expected the end, but nothing came");
   }
 
   vanishes(): void {

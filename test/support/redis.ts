@@ -3,7 +3,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { within } from "./deadline.ts";
+import { withDeadline } from "./deadline.ts";
 
 const program = Bun.which("redis-server");
 
@@ -55,7 +55,7 @@ export class Redis implements AsyncDisposable {
     const answers = (async () => {
       while (!(await isUp())) await Bun.sleep(10);
     })();
-    await within(answers, () => "Redis does not answer");
+    await withDeadline(answers, () => "Redis does not answer");
   }
 
   url(prefix: string): string {

@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { sharedRedis, skipped } from "./redis.ts";
-import { until, within } from "./deadline.ts";
+import { eventually, withDeadline } from "./deadline.ts";
 
-export { until, within };
+export { eventually, withDeadline };
 
 const SOURCE = [process.execPath, `${import.meta.dir}/../../src/server.ts`];
 
@@ -55,7 +55,7 @@ interface Setup {
 }
 
 /** Starts a server on a free port of 127.0.0.1, or two; disposing it ends the processes. */
-export async function startHubbub(setup: Setup = {}): Promise<Hubbub> {
+export async function startServer(setup: Setup = {}): Promise<TestServer> {
   const { store, cwd } = setup;
   const folder = store && cwd === undefined ? await mkdtemp(join(tmpdir(), "hubbub-")) : undefined;
   const place = cwd ?? folder;
@@ -71,7 +71,7 @@ async function startNode(
   { args = [], env = {}, store, preload = store?.preload, command, cwd, reads = "all" }: Setup,
   url: string | undefined,
   folder: string | undefined,
-): Promise<Hubbub> {
+): Promise<TestServer> {
   const [program, ...rest] = command ?? SOURCE;
   const cmd = [program ?? "", ...(preload ? ["--preload", `${import.meta.dir}/${preload}`] : []), ...rest];
   const server = Bun.spawn({
@@ -94,7 +94,7 @@ async function startNode(
   const { greeting, output } = await readOutput(server.stdout, reads);
   const port = Number(/(?::|port )(\d+)(?:\/client|,)/.exec(greeting)?.[1]);
   if (!port) throw new Error(`the server did not start: ${greeting}${await errors}`);
-  return new Hubbub(server, port, greeting, output, errors, folder);
+  return new TestServer(server, port, greeting, output, errors, folder);
 }
 
 async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "first line") {
@@ -116,10 +116,10 @@ async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "fi
   return { greeting: text.slice(0, end), output: rest() };
 }
 
-export class Hubbub implements AsyncDisposable {
+export class TestServer implements AsyncDisposable {
   readonly #peers: Peer[] = [];
   /** A second node: clients and requests come to each in turn. */
-  other: Hubbub | undefined;
+  other: TestServer | undefined;
   #turns = 0;
 
   constructor(
@@ -173,7 +173,7 @@ export class Hubbub implements AsyncDisposable {
   }
 
   /** Who comes next comes to this one. */
-  next(): Hubbub {
+  next(): TestServer {
     return this.other && this.#turns++ % 2 === 1 ? this.other : this;
   }
 
@@ -181,7 +181,7 @@ export class Hubbub implements AsyncDisposable {
   async #isSeenByBoth({ pathname, searchParams }: URL): Promise<void> {
     const id = decodeURIComponent(pathname.split("/").at(-1) ?? "").normalize();
     const room = encodeURIComponent((searchParams.get("room") ?? "lobby").normalize());
-    const look = async (node: Hubbub | undefined): Promise<{ count: number; members: string[] }> =>
+    const look = async (node: TestServer | undefined): Promise<{ count: number; members: string[] }> =>
       JSON.parse(await (await fetch(`${node?.origin}/rooms/${room}/members`)).text());
     const MANY = 100; // of whom not all are named
     const seen = (async () => {
@@ -192,7 +192,7 @@ export class Hubbub implements AsyncDisposable {
         await Bun.sleep(2);
       }
     })();
-    await within(seen, () => `${id} is not seen by both nodes`);
+    await withDeadline(seen, () => `${id} is not seen by both nodes`);
   }
 
   get(path: string, init: RequestInit = {}): Promise<Response> {
@@ -273,7 +273,7 @@ export class Peer implements AsyncDisposable {
     const socket = new WebSocket(url, { headers, ...(ca === undefined ? {} : { tls: { ca } }) });
     socket.binaryType = "nodebuffer";
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    this.opened = within(promise, () => `${url} did not open`);
+    this.opened = withDeadline(promise, () => `${url} did not open`);
     socket.onopen = () => resolve();
     socket.onmessage = ({ data }: MessageEvent<string | Buffer>) => {
       const message = typeof data === "string" ? data : new Uint8Array(data);
@@ -322,7 +322,7 @@ export class Peer implements AsyncDisposable {
     if (waiting !== undefined) return waiting;
     const { promise, resolve, reject } = Promise.withResolvers<Heard>();
     this.#askers.push({ resolve, reject: (why) => reject(new Error(`${expectation}, but ${why}`)) });
-    return within(promise, () => `${expectation}, but nothing came`);
+    return withDeadline(promise, () => `${expectation}, but nothing came`);
   }
 
   /**
@@ -351,7 +351,7 @@ export class Peer implements AsyncDisposable {
       this.#awaited = { marker, arrived: () => resolve(this.#heard.splice(0)) };
       await post(marker);
       heard.push(
-        ...(await within(
+        ...(await withDeadline(
           promise,
           () => `no ${marker}, but ${this.#heard.map(show).join(", ") || "nothing"}`,
         )),
@@ -364,7 +364,7 @@ export class Peer implements AsyncDisposable {
     const pong = Promise.withResolvers<Heard[]>();
     this.#socket.addEventListener("pong", () => pong.resolve(this.#heard.splice(0)), { once: true });
     this.#socket.ping();
-    return within(pong.promise, () => "no answer to a ping");
+    return withDeadline(pong.promise, () => "no answer to a ping");
   }
 
   /** Closes as a client should, and waits until that is done. */
@@ -399,7 +399,7 @@ export class Peer implements AsyncDisposable {
 
   /** How the connection ended: close code and reason. */
   closes(): Promise<{ code: number; reason: string }> {
-    return within(this.#closed.promise, () => `still open, heard ${this.#heard.map(show).join(", ")}`);
+    return withDeadline(this.#closed.promise, () => `still open, heard ${this.#heard.map(show).join(", ")}`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

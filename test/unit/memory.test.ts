@@ -2,31 +2,44 @@
 
 import { expect, test } from "bun:test";
 import { MemoryStore } from "../../src/store/memory.ts";
-import type { Draft, Entry, ReadonlyHistory } from "../../src/store/store.ts";
+import type { PendingMessage, StoredMessage, ReadonlyHistory } from "../../src/store/store.ts";
 
-function draft(room: string, content: string): Draft {
-  return { room, from: "ann", content, session: undefined, seq: undefined, after: undefined, givenMs: 0 };
+function draft(room: string, content: string): PendingMessage {
+  return {
+    room,
+    from: "ann",
+    content,
+    session: undefined,
+    seq: undefined,
+    requiresSeq: undefined,
+    givenMs: 0,
+  };
 }
 
 function makeStore({
-  entries = 100,
+  entries: messages = 100,
   rooms = 100,
   roomBytes = 1e9,
   bytes = 1e9,
   clock = (): number => 1000,
 } = {}) {
-  const followed: Entry[] = [];
-  const store = new MemoryStore(entries, (entry) => followed.push(entry), { rooms, roomBytes, bytes }, clock);
+  const followed: StoredMessage[] = [];
+  const store = new MemoryStore(
+    messages,
+    (message) => followed.push(message),
+    { rooms, roomBytes, bytes },
+    clock,
+  );
   return {
     followed,
     store,
     say(room: string, content = "hi") {
-      let answer: unknown;
-      store.append(draft(room, content), { answered: (_, given) => (answer = given) });
-      return answer;
+      let result: unknown;
+      store.append(draft(room, content), { onResult: (_, given) => (result = given) });
+      return result;
     },
     async open(room: string): Promise<ReadonlyHistory> {
-      const history = await store.open(room);
+      const history = await store.acquireRoom(room);
       if (history === "unavailable") throw new Error(`${room} is unavailable`);
       return history;
     },
@@ -36,7 +49,7 @@ function makeStore({
 test("ids grow also when the clock goes back, and each entry names the one before it in its room", async () => {
   let nowMs = 5000;
   const { say, open, followed } = makeStore({ clock: () => nowMs });
-  const start = (await open("tea")).head;
+  const start = (await open("tea")).lastId;
   for (nowMs of [5000, 5001, 4000, 5002, 1]) {
     say("tea");
     say("coffee");
@@ -63,10 +76,10 @@ test("a room keeps its latest messages, by number and by bytes", async () => {
   const { say, open } = makeStore({ entries: 3, roomBytes: 3000 });
   const history = await open("tea");
   for (const text of ["1", "2", "3", "4"]) say("tea", text);
-  expect([2, 3, 4].map((n) => history.at(n - 1)?.content)).toEqual(["2", "3", "4"]);
-  expect(history.at(0)).toBeUndefined();
+  expect([2, 3, 4].map((n) => history.get(n - 1)?.content)).toEqual(["2", "3", "4"]);
+  expect(history.get(0)).toBeUndefined();
   say("tea", "x".repeat(1200));
-  expect([history.start, history.end]).toEqual([3, 5]);
+  expect([history.firstOffset, history.nextOffset]).toEqual([3, 5]);
 });
 
 test("when there are too many rooms the one that has been empty for longest goes, an occupied one never", async () => {
@@ -75,25 +88,25 @@ test("when there are too many rooms the one that has been empty for longest goes
   for (const room of ["a", "b", "c"]) {
     const history = await open(room);
     say(room);
-    ids.set(room, history.head);
+    ids.set(room, history.lastId);
   }
-  expect(await store.open("d")).toBe("unavailable");
+  expect(await store.acquireRoom("d")).toBe("unavailable");
   expect(
     store.append(draft("d", ""), {
-      answered: (_, answer) => expect(answer).toEqual({ refused: "unavailable" }),
+      onResult: (_, result) => expect(result).toEqual({ rejected: "unavailable" }),
     }),
   ).toBeUndefined();
-  store.close("b");
-  store.close("a");
+  store.releaseRoom("b");
+  store.releaseRoom("a");
   await open("d");
   say("d"); // in the place of b
-  expect((await open("a")).head).toBe(ids.get("a") ?? "");
-  expect(await store.open("b")).toBe("unavailable");
-  store.close("d");
+  expect((await open("a")).lastId).toBe(ids.get("a") ?? "");
+  expect(await store.acquireRoom("b")).toBe("unavailable");
+  store.releaseRoom("d");
   await open("b");
   say("b");
-  expect((await open("b")).head).not.toBe(ids.get("b") ?? "");
-  expect((await open("c")).head).toBe(ids.get("c") ?? "");
+  expect((await open("b")).lastId).not.toBe(ids.get("b") ?? "");
+  expect((await open("c")).lastId).toBe(ids.get("c") ?? "");
 });
 
 test("a room is held as often as it was opened", async () => {
@@ -101,9 +114,9 @@ test("a room is held as often as it was opened", async () => {
   await open("a");
   await open("a");
   say("a");
-  store.close("a");
-  expect(await store.open("b")).toBe("unavailable");
-  store.close("a");
+  store.releaseRoom("a");
+  expect(await store.acquireRoom("b")).toBe("unavailable");
+  store.releaseRoom("a");
   await open("b");
 });
 
@@ -111,11 +124,11 @@ test("when there are too many bytes empty rooms go first, then the oldest messag
   const { say, open, store } = makeStore({ bytes: 10_000 });
   const [empty, other, grown] = [await open("empty"), await open("other"), await open("grown")];
   for (const room of ["empty", "other", "grown"]) say(room, "x".repeat(1000));
-  store.close("empty");
+  store.releaseRoom("empty");
   for (let i = 0; i < 3; i++) say("grown", "x".repeat(1000));
-  expect((await open("empty")).head).not.toBe(empty.head);
-  expect([other.start, other.end]).toEqual([0, 1]);
-  expect([grown.start, grown.end]).toEqual([1, 4]);
+  expect((await open("empty")).lastId).not.toBe(empty.lastId);
+  expect([other.firstOffset, other.nextOffset]).toEqual([0, 1]);
+  expect([grown.firstOffset, grown.nextOffset]).toEqual([1, 4]);
 });
 
 test("the busiest room is not evicted, also when nobody is ever in it", async () => {
@@ -125,7 +138,7 @@ test("the busiest room is not evicted, also when nobody is ever in it", async ()
     say(`other${i}`);
   }
   const texts = async (room: string) =>
-    (await store.read(room, { limit: 100 })).entries.map(({ content }) => content);
+    (await store.readHistory(room, { limit: 100 })).messages.map(({ content }) => content);
   expect(await texts("busy")).toEqual(["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
   expect(await texts("other7")).toEqual([]);
   expect(await texts("other9")).toEqual(["hi"]);
@@ -136,15 +149,15 @@ test("the history of empty rooms outlives any number of rooms without, occupied 
   for (let i = 0; i < 50; i++) say(`full${i}`, `${i}`);
   const left = async () => {
     let count = 0;
-    for (let i = 0; i < 50; i++) count += (await store.read(`full${i}`, { limit: 1 })).entries.length;
+    for (let i = 0; i < 50; i++) count += (await store.readHistory(`full${i}`, { limit: 1 })).messages.length;
     return count;
   };
   for (let i = 0; i < 150; i++) await open(`silent${i}`);
   expect(await left()).toBe(50);
-  for (let i = 0; i < 150; i++) store.close(`silent${i}`);
+  for (let i = 0; i < 150; i++) store.releaseRoom(`silent${i}`);
   for (let i = 0; i < 150; i++) {
     await open(`brief${i}`);
-    store.close(`brief${i}`);
+    store.releaseRoom(`brief${i}`);
   }
   expect(await left()).toBe(50);
   await open("silent0");
@@ -154,9 +167,9 @@ test("the history of empty rooms outlives any number of rooms without, occupied 
 
 test("also where rooms have no history at all, there are not more of them than there may be", async () => {
   const { say, open, followed } = makeStore({ rooms: 3, entries: 0 });
-  const first = (await open("occupied")).head;
+  const first = (await open("occupied")).lastId;
   for (let i = 0; i < 10; i++) say(`r${i}`);
-  expect((await open("occupied")).head).toBe(first);
+  expect((await open("occupied")).lastId).toBe(first);
   for (const room of ["r9", "r0"]) say(room);
   const ids = new Map(followed.map(({ id, room }, i) => [i < 10 ? room : "", id]));
   expect(followed.slice(10).map(({ room, prev }) => prev === ids.get(room))).toEqual([true, false]);
@@ -164,23 +177,23 @@ test("also where rooms have no history at all, there are not more of them than t
 
 test("its own limits are 64 MiB a room, 256 MiB in all, and 50,000 rooms", async () => {
   const store = new MemoryStore(1_000_000, () => {});
-  const say = (room: string, content: string) => store.append(draft(room, content), { answered() {} });
+  const say = (room: string, content: string) => store.append(draft(room, content), { onResult() {} });
   const twoMiB = "x".repeat(1024 * 1024); // with two bytes for each character, and what surrounds it a little more
   const histories: ReadonlyHistory[] = [];
   for (let i = 0; i < 5; i++) {
-    const history = await store.open(`large${i}`);
+    const history = await store.acquireRoom(`large${i}`);
     if (history === "unavailable") throw new Error("the room did not open");
     histories.push(history);
     for (let n = 0; n < 40; n++) say(`large${i}`, twoMiB);
   }
-  const lengths = histories.map(({ start, end }) => end - start);
+  const lengths = histories.map(({ firstOffset, nextOffset }) => nextOffset - firstOffset);
   expect(lengths.slice(0, 4)).toEqual([31, 31, 31, 31]);
   expect(lengths.reduce((sum, length) => sum + length)).toBe(127);
 
   const many = new MemoryStore(1, () => {});
-  const isKept = async (room: string) => (await many.read(room, { limit: 1 })).entries.length === 1;
-  for (let i = 0; i < 50_000; i++) many.append(draft(`r${i}`, ""), { answered() {} });
+  const isKept = async (room: string) => (await many.readHistory(room, { limit: 1 })).messages.length === 1;
+  for (let i = 0; i < 50_000; i++) many.append(draft(`r${i}`, ""), { onResult() {} });
   expect(await isKept("r0")).toBe(true);
-  many.append(draft("one more", ""), { answered() {} });
+  many.append(draft("one more", ""), { onResult() {} });
   expect([await isKept("r0"), await isKept("r1"), await isKept("one more")]).toEqual([false, true, true]);
 });

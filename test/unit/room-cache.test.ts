@@ -39,13 +39,13 @@ test("the largest make space: a small room keeps what it has, and each keeps its
   const [small, ...large] = roomsOf(cache, "small", "a", "b");
   for (let i = 0; i < 10; i++) if (small) cache.push(small, message(100));
   for (let i = 0; i < 200; i++) for (const room of large) cache.push(room, message(400));
-  expect(small?.history.end).toBe(10);
-  expect(small?.history.start).toBe(0);
+  expect(small?.history.nextOffset).toBe(10);
+  expect(small?.history.firstOffset).toBe(0);
   for (const { history } of large) {
     expect(history.bytes).toBeGreaterThan(40_000);
-    expect(history.end).toBe(200);
-    expect(history.at(199)).toBeDefined();
-    expect(history.positionAfter(history.idBefore(history.start))).toBe(history.start);
+    expect(history.nextOffset).toBe(200);
+    expect(history.get(199)).toBeDefined();
+    expect(history.offsetAfter(history.idBeforeOffset(history.firstOffset))).toBe(history.firstOffset);
   }
 });
 
@@ -67,7 +67,7 @@ test("a message larger than all of the budget is not cached", () => {
   const cache = new RoomCache(10_000);
   const [a] = roomsOf(cache, "a");
   if (a) cache.push(a, message(20_000));
-  expect([cache.bytes, a?.history.start, a?.history.end]).toEqual([0, 1, 1]);
+  expect([cache.bytes, a?.history.firstOffset, a?.history.nextOffset]).toEqual([0, 1, 1]);
 });
 
 test("it holds 256 MiB; of a room that is opened 4 MiB are loaded, and 64 KiB when it is full", () => {

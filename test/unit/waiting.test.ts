@@ -4,11 +4,11 @@ import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { Allowance } from "../../src/util/token-bucket.ts";
+import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
-import { metricsText } from "../../src/ops/metrics.ts";
+import { renderMetrics } from "../../src/ops/metrics.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
-import { History, type Content, type Store } from "../../src/store/store.ts";
+import { History, type Content, type MessageStore } from "../../src/store/store.ts";
 import { FakeSocket, startHub } from "../support/hub.ts";
 
 beforeEach(() => void jest.useFakeTimers());
@@ -98,7 +98,7 @@ describe("presence", () => {
     const bob = await join("bob", "json");
     const { members, count } = JSON.parse(String(bob.socket.takes()[0]));
     expect([members.length, count]).toEqual([100, 151]);
-    expect(await hub.presenceOf("tea")).toEqual({ count: 151, members });
+    expect(await hub.getPresence("tea")).toEqual({ count: 151, members });
   });
 
   test("names 100 clients at a time, and the rest 200 ms later", async () => {
@@ -186,12 +186,12 @@ describe("a replay", () => {
   test("goes on from the store when the history no longer has what follows", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
     const { hub, join: joins } = startHub({
-      makeStore: ({ said }) => new SqliteStore(file, { history: 10, keepDays: 0 }, said),
+      makeStore: ({ onMessage }) => new SqliteStore(file, { history: 10, keepDays: 0 }, onMessage),
     });
     const ann = await joins("ann");
     const say = async (from: number, to: number) => {
       for (const text of numbers(from, to)) ann.says(text.slice("Client #ann says: ".length));
-      await hub.settle();
+      await hub.drain();
     };
     await say(1, 20);
     const slow = await joins("slow", "text", { history: 10, buffered: 2 * MIB });
@@ -208,7 +208,7 @@ describe("a replay", () => {
     expect(slow.socket.closed).toBeUndefined();
     await say(201, 201);
     expect(slow.socket.takes()).toEqual(numbers(201, 201));
-    await hub.end();
+    await hub.close();
     await rm(dirname(file), { recursive: true });
   });
 
@@ -220,7 +220,7 @@ describe("a replay", () => {
     slow.leaves();
     slow.drains();
     expect(slow.socket.takes()).toEqual(["Client #ann says: 0"]);
-    const sent = () => Number(/^hubbub_sent_messages_total (\d+)$/m.exec(metricsText())?.[1]);
+    const sent = () => Number(/^hubbub_sent_messages_total (\d+)$/m.exec(renderMetrics())?.[1]);
     const before = sent();
     ann.says("3");
     expect(sent() - before).toBe(1);
@@ -261,8 +261,8 @@ describe("a replay", () => {
     const { join } = startHub();
     const bob = await join("bob");
     for (let i = 1; i <= 3; i++) bob.says(`${i}`);
-    const allowance = new Allowance({ perSecond: 0.001, burst: 1 });
-    const ann = await join("ann", "text", { history: 3, buffered: 1 }, allowance);
+    const bucket = new TokenBucket({ perSecond: 0.001, burst: 1 });
+    const ann = await join("ann", "text", { history: 3, buffered: 1 }, bucket);
     for (const text of ["a", "b"]) ann.says(text);
     bob.says("4");
     ann.says("c");
@@ -283,16 +283,16 @@ describe("a replay", () => {
   test("of what only the store still has is overtaken by no personal line", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
     const { hub, join: joins } = startHub({
-      makeStore: ({ said }) => new SqliteStore(file, { history: 10, keepDays: 0 }, said),
+      makeStore: ({ onMessage }) => new SqliteStore(file, { history: 10, keepDays: 0 }, onMessage),
     });
     const bob = await joins("bob");
     for (let i = 1; i <= 200; i++) bob.says(`${i}`);
-    await hub.settle();
+    await hub.drain();
     const ann = await joins("ann", "text", { history: 200 });
     ann.says("a");
-    await hub.settle();
+    await hub.drain();
     bob.says("201");
-    await hub.settle();
+    await hub.drain();
     for (let i = 0; i < 20; i++) await turn();
     expect(ann.socket.takes()).toEqual([
       ...Array.from({ length: 200 }, (_, i) => `Client #bob says: ${i + 1}`),
@@ -300,7 +300,7 @@ describe("a replay", () => {
       "Client #ann says: a",
       "Client #bob says: 201",
     ]);
-    await hub.end();
+    await hub.close();
     await rm(dirname(file), { recursive: true });
   });
 
@@ -352,21 +352,21 @@ describe("a replay", () => {
     /** A room in which 1 to 500 were said, of which ten are kept ready. */
     async function longRoom() {
       const ready = new History("1-0", 10, Infinity);
-      const stores: Store[] = [];
+      const stores: MessageStore[] = [];
       const { join } = startHub({
-        makeStore({ said }) {
-          const store = new MemoryStore(1000, (entry) => {
-            ready.push(entry);
-            said(entry);
+        makeStore({ onMessage }) {
+          const store = new MemoryStore(1000, (message) => {
+            ready.push(message);
+            onMessage(message);
           });
-          store.open = async () => ready;
+          store.acquireRoom = async () => ready;
           stores.push(store);
           return store;
         },
       });
       const ann = await join("ann");
       ann.says("0");
-      const after = ready.head;
+      const after = ready.lastId;
       for (let i = 1; i <= 500; i++) ann.says(`${i}`);
       const [store] = stores;
       if (!store) throw new Error("there is no store");
@@ -394,7 +394,7 @@ describe("a replay", () => {
       const { join, after, store } = await longRoom();
       const late = await join("late", "json", { after, buffered: 2 * MIB });
       for (let i = 0; i < 5; i++) await turn();
-      store.read = async () => ({ entries: [], more: false, recovered: false });
+      store.readHistory = async () => ({ messages: [], more: false, recovered: false });
       late.socket.buffered = 0;
       late.drains();
       for (let i = 0; i < 5; i++) await turn();

@@ -1,11 +1,11 @@
 /** The nodes that share a Redis: that this one is alive, and which other is not. */
 
-import { note } from "../../ops/log.ts";
-import type { RedisChanges } from "./changes.ts";
+import { logEvent } from "../../ops/log.ts";
+import type { ClusterOutbox } from "./changes.ts";
 import { ClockWatch } from "../clock-watch.ts";
-import { Faults, RedisRefusal, type RedisLine } from "./connection.ts";
-import { isId, readRenewal } from "./records.ts";
-import { bury, register, renew, resign } from "./node-scripts.ts";
+import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
+import { isMessageId, parseHeartbeat } from "./records.ts";
+import { removeDeadNode, joinCluster, heartbeat, leaveCluster } from "./node-scripts.ts";
 import { compareIds } from "../store.ts";
 
 /** How often a node shows that it is alive, and how long that holds. */
@@ -30,18 +30,18 @@ export interface NodesEvents {
   aged(limitMs: number, nowMs: number): void;
 }
 
-export class RedisNodes {
+export class ClusterMembership {
   /** Which node this is; another one, when this was taken for dead. */
   id = "";
   /** All that this process has been: what these have written is told here already. */
-  readonly own = new Set<string>();
+  readonly ownNodeIds = new Set<string>();
   /** Others that are not alive, each with since when that is known. */
-  readonly #missing = new Map<string, number>();
-  #born = "";
+  readonly #suspects = new Map<string, number>();
+  #epoch = "";
   /** The record before which the log had a gap, if it had one. */
-  #gap = "0-0";
+  #lastGapId = "0-0";
   /** Since when Redis has answered without a break, as far as this node knows. */
-  #steadySinceMs = 0;
+  #availableSinceMs = 0;
   #renewedMs = -Infinity;
   #failures = 0;
   #timer: Timer | undefined;
@@ -49,14 +49,14 @@ export class RedisNodes {
   #isLooking = false;
   #isRenewing = false;
   /** What Redis has of this node may be from before; who has left since would stay in it. */
-  #isStale = false;
+  #needsRejoin = false;
   readonly #clockWatch = new ClockWatch();
   readonly #faults = new Faults();
   #blind = "";
 
   constructor(
-    private readonly line: RedisLine,
-    private readonly changes: RedisChanges,
+    private readonly line: RedisConnection,
+    private readonly changes: ClusterOutbox,
     private readonly keepDays: number,
     private readonly events: NodesEvents,
   ) {}
@@ -64,7 +64,7 @@ export class RedisNodes {
   /** @returns the newest id of the log */
   async start(): Promise<string> {
     const top = await this.#register();
-    this.#steady(performance.now());
+    this.#trackAvailability(performance.now());
     this.#renewLater(RENEW_MS);
     return top;
   }
@@ -74,7 +74,7 @@ export class RedisNodes {
     this.#isEnded = true;
     clearTimeout(this.#timer);
     await this.line
-      .run(resign, this.id)
+      .run(leaveCluster, this.id)
       .catch((error: unknown) => this.#faults.check("A node could not resign", error));
   }
 
@@ -82,14 +82,14 @@ export class RedisNodes {
    * The log has a gap before this record: this becomes another node, and what was told before ends with the old one. What
    * it tells of clients that have gone since would be what an old snapshot had of them.
    */
-  skipped(record: string): void {
-    this.#gap = record;
-    this.#isStale = true;
-    this.look();
+  onLogGap(record: string): void {
+    this.#lastGapId = record;
+    this.#needsRejoin = true;
+    this.probe();
   }
 
   /** Redis does not answer: it is looked for. */
-  look(): void {
+  probe(): void {
     if (this.#isEnded || this.#isLooking || this.#isRenewing) return;
     this.#isLooking = true;
     clearTimeout(this.#timer);
@@ -98,13 +98,13 @@ export class RedisNodes {
 
   async #register(): Promise<string> {
     this.id = crypto.randomUUID();
-    this.own.add(this.id);
-    const reply = await this.line.run(register, this.id, ALIVE_MS, Math.floor(Math.random() * 1000));
+    this.ownNodeIds.add(this.id);
+    const reply = await this.line.run(joinCluster, this.id, ALIVE_MS, Math.floor(Math.random() * 1000));
     const [top, born]: unknown[] = Array.isArray(reply) ? reply : [];
-    if (!isId(top) || !isId(born))
-      throw new RedisRefusal("what it holds under this prefix is not a conversation");
-    this.#born = born;
-    this.#isStale = false;
+    if (!isMessageId(top) || !isMessageId(born))
+      throw new RedisReplyError("what it holds under this prefix is not a conversation");
+    this.#epoch = born;
+    this.#needsRejoin = false;
     return top;
   }
 
@@ -119,20 +119,20 @@ export class RedisNodes {
     try {
       const { isKnown, wasAlive, top, born, missing } = await this.#askRenew();
       // One that had begun by the gap is what has been read since: nothing is to be skipped a second time.
-      const isLost = born !== this.#born && compareIds(born, this.#gap) > 0;
+      const isLost = born !== this.#epoch && compareIds(born, this.#lastGapId) > 0;
       const isOther = isLost || compareIds(top, position) < 0;
-      const isNew = !isKnown || isOther || this.#isStale;
+      const isNew = !isKnown || isOther || this.#needsRejoin;
       const newest = isNew ? await this.#register() : top; // which may be the first of a new conversation
-      if (!isNew) this.#born = born;
+      if (!isNew) this.#epoch = born;
       if (this.#isEnded) return;
       this.#isLooking = false;
       this.#failures = 0;
-      const wasAway = this.#steady(performance.now());
+      const wasAway = this.#trackAvailability(performance.now());
       // Whoever came meanwhile did not see this node's clients; a renewal without an answer may have hidden that.
-      if (isNew || !wasAlive || wasAway) this.changes.tellAll();
+      if (isNew || !wasAlive || wasAway) this.changes.republishAll();
       this.events.found(isOther ? newest : undefined);
-      this.changes.tellAway();
-      await this.#judge(missing);
+      this.changes.publishOverdueLeaves();
+      await this.#removeDeadNodes(missing);
       this.#faults.clear();
       if (!this.#isEnded) this.#renewLater(RENEW_MS);
     } catch (error) {
@@ -152,17 +152,17 @@ export class RedisNodes {
 
   async #askRenew() {
     const reply = await this.line.run(
-      renew,
+      heartbeat,
       ...[this.id, ALIVE_MS, this.keepDays * DAY_MS],
       ...[DAY_MS, MAX_ROOMS, MAX_SESSIONS],
     );
-    const { full, nowMs, evicted, trimmed, blind, ...renewal } = readRenewal(reply);
-    if (evicted + trimmed > 0) note("Redis nearly full", { evicted, trimmed });
-    if (blind && blind !== this.#blind) note("Redis does not say how full it is", { why: blind });
+    const { full, nowMs, evicted, trimmed, blind, ...renewal } = parseHeartbeat(reply);
+    if (evicted + trimmed > 0) logEvent("Redis nearly full", { evicted, trimmed });
+    if (blind && blind !== this.#blind) logEvent("Redis does not say how full it is", { why: blind });
     this.#blind = blind;
     this.#clockWatch.check(Number.parseInt(renewal.top), nowMs);
     if (this.keepDays > 0) this.events.aged(nowMs - this.keepDays * DAY_MS, nowMs);
-    if (full) throw new RedisRefusal(full);
+    if (full) throw new RedisReplyError(full);
     return renewal;
   }
 
@@ -170,24 +170,24 @@ export class RedisNodes {
    * Times to live go on while Redis is frozen, or this process: then every node looks dead, and nobody is to judge.
    * @returns whether that was so
    */
-  #steady(nowMs: number): boolean {
+  #trackAvailability(nowMs: number): boolean {
     const wasAway = nowMs - this.#renewedMs > ALIVE_MS;
     if (wasAway) {
-      this.#steadySinceMs = nowMs;
-      this.#missing.clear();
+      this.#availableSinceMs = nowMs;
+      this.#suspects.clear();
     }
     this.#renewedMs = nowMs;
     return wasAway;
   }
 
-  async #judge(missing: readonly string[]): Promise<void> {
+  async #removeDeadNodes(missing: readonly string[]): Promise<void> {
     const nowMs = performance.now();
-    for (const node of this.#missing.keys()) if (!missing.includes(node)) this.#missing.delete(node);
+    for (const node of this.#suspects.keys()) if (!missing.includes(node)) this.#suspects.delete(node);
     for (const node of missing) {
-      const sinceMs = this.#missing.get(node) ?? nowMs;
-      this.#missing.set(node, sinceMs);
-      if (nowMs - this.#steadySinceMs < ALIVE_MS || nowMs - sinceMs < GRACE_MS) continue;
-      if ((await this.line.run(bury, node)) === 1) note("node gone", { node });
+      const sinceMs = this.#suspects.get(node) ?? nowMs;
+      this.#suspects.set(node, sinceMs);
+      if (nowMs - this.#availableSinceMs < ALIVE_MS || nowMs - sinceMs < GRACE_MS) continue;
+      if ((await this.line.run(removeDeadNode, node)) === 1) logEvent("node gone", { node });
     }
   }
 }

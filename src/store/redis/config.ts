@@ -1,13 +1,13 @@
 /** Which Redis: its address, whether it is one that can be used, and what it promises. */
 
-import { RedisRefusal, type RedisLine } from "./connection.ts";
+import { RedisReplyError, type RedisConnection } from "./connection.ts";
 import { StoreError } from "../store.ts";
 
 export const REDIS_SCHEMES = ["redis:", "rediss:", "valkey:", "valkeys:"];
 const DEFAULT_PORT = "6379";
 const MIN_VERSION = 6;
 
-export interface RedisAddress {
+export interface RedisConfig {
   /** As Bun's client takes it, with the password in it. */
   readonly url: string;
   /** Of all keys. */
@@ -17,14 +17,14 @@ export interface RedisAddress {
 }
 
 /** `redis://USER:PASSWORD@HOST:PORT/DATABASE?prefix=NAME`, most of which may be left out; undefined for anything else. */
-export function redisAddress({
+export function parseRedisUrl({
   href,
   hostname,
   port,
   pathname,
   searchParams,
   hash,
-}: URL): RedisAddress | undefined {
+}: URL): RedisConfig | undefined {
   const { prefix = "hubbub", ...others } = Object.fromEntries(searchParams);
   const isRight = hostname && /^\/?\d{0,5}$/.test(pathname) && /^[\w.:-]{1,64}$/.test(prefix) && !hash;
   if (!isRight || Object.keys(others).length > 0) return undefined;
@@ -36,7 +36,7 @@ export function redisAddress({
 }
 
 /** @throws StoreError when it cannot be reached or used */
-export async function checkRedis(line: RedisLine, { name }: RedisAddress): Promise<void> {
+export async function verifyRedis(line: RedisConnection, { name }: RedisConfig): Promise<void> {
   const fail = (what: string): never => {
     throw new StoreError(`Redis at ${name} ${what}`);
   };
@@ -44,7 +44,8 @@ export async function checkRedis(line: RedisLine, { name }: RedisAddress): Promi
   try {
     info = await factsOf(line);
   } catch (error) {
-    if (error instanceof RedisRefusal) return fail(`does not say what it is (${error.message}): allow INFO.`);
+    if (error instanceof RedisReplyError)
+      return fail(`does not say what it is (${error.message}): allow INFO.`);
     const [hostname, port] = splitName(name);
     const isThere = await canConnect(hostname, port);
     return fail(
@@ -65,7 +66,7 @@ export async function checkRedis(line: RedisLine, { name }: RedisAddress): Promi
 }
 
 /** How lasting what it has acknowledged is, as the operator has set it up. */
-export async function describeRedis(line: RedisLine, { name }: RedisAddress): Promise<string> {
+export async function describeDurability(line: RedisConnection, { name }: RedisConfig): Promise<string> {
   const info = await factsOf(line);
   const fsync = info.get("aof_enabled") === "1" ? await setting(line, "appendfsync") : undefined;
   const snapshots = await setting(line, "save");
@@ -84,7 +85,7 @@ export async function describeRedis(line: RedisLine, { name }: RedisAddress): Pr
   return `in Redis at ${name}, ${how}`;
 }
 
-async function factsOf(line: RedisLine): Promise<Map<string, string>> {
+async function factsOf(line: RedisConnection): Promise<Map<string, string>> {
   const info = String(await line.send("INFO", []));
   return new Map(
     info.split(/\r?\n/).flatMap((fact) => {
@@ -95,7 +96,7 @@ async function factsOf(line: RedisLine): Promise<Map<string, string>> {
 }
 
 /** Undefined where it may not be asked. */
-async function setting(line: RedisLine, name: string): Promise<string | undefined> {
+async function setting(line: RedisConnection, name: string): Promise<string | undefined> {
   const reply = await line.send("CONFIG", ["GET", name]).catch(() => undefined);
   const value: unknown = typeof reply === "object" && reply !== null ? Reflect.get(reply, name) : undefined;
   return typeof value === "string" ? value : undefined;

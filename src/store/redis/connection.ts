@@ -1,13 +1,13 @@
 /** A connection to Redis that is made anew when it is lost, and never waits for an answer without an end. */
 
-import { report } from "../../ops/log.ts";
-import type { Script } from "./script.ts";
+import { logError } from "../../ops/log.ts";
+import type { RedisScript } from "./script.ts";
 
 const CONNECT_MS = 1500;
 const ANSWER_MS = 2000;
 
 /** Redis has said no: what was asked was not done. Any other error leaves that open. */
-export class RedisRefusal extends Error {}
+export class RedisReplyError extends Error {}
 
 class StoreEnded extends Error {}
 
@@ -18,10 +18,11 @@ export class Faults {
   /** @returns why it failed */
   check(what: string, error: unknown): string {
     const why = error instanceof Error ? error.message : String(error);
-    const isExpected = error instanceof RedisRefusal || error instanceof StoreEnded || isOfConnection(error);
+    const isExpected =
+      error instanceof RedisReplyError || error instanceof StoreEnded || isOfConnection(error);
     if (!isExpected && why !== this.#reported) {
       this.#reported = why;
-      report(what, error);
+      logError(what, error);
     }
     return why;
   }
@@ -36,7 +37,7 @@ export class Faults {
   }
 }
 
-export class RedisLine {
+export class RedisConnection {
   #client: Bun.RedisClient | undefined;
   #connecting: Promise<Bun.RedisClient> | undefined;
   #isEnded = false;
@@ -47,14 +48,14 @@ export class RedisLine {
     readonly prefix: string,
   ) {}
 
-  /** Asks once. @throws {RedisRefusal}, or an error that says why there is no answer */
+  /** Asks once. @throws {RedisReplyError}, or an error that says why there is no answer */
   async send(command: string, args: string[], waitMs = ANSWER_MS): Promise<unknown> {
     const client = await this.#connected();
     const late = setTimeout(() => this.#drop(client), waitMs);
     try {
       return await client.send(command, args);
     } catch (error) {
-      if (isRefusal(error)) throw new RedisRefusal(error.message);
+      if (isRefusal(error)) throw new RedisReplyError(error.message);
       this.#drop(client);
       throw error;
     } finally {
@@ -62,32 +63,32 @@ export class RedisLine {
     }
   }
 
-  async run({ sha, source }: Script, ...args: readonly (string | number)[]): Promise<unknown> {
+  async run({ sha, source }: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
     const rest = ["1", this.prefix, ...args.map(String)];
     try {
       return await this.send("EVALSHA", [sha, ...rest]);
     } catch (error) {
-      if (!(error instanceof RedisRefusal) || !error.message.startsWith("NOSCRIPT")) throw error;
+      if (!(error instanceof RedisReplyError) || !error.message.startsWith("NOSCRIPT")) throw error;
       return this.send("EVAL", [source, ...rest]);
     }
   }
 
   /** For what changes nothing: when a connection turns out to be lost, it is asked again over a new one. */
-  async ask(script: Script, ...args: readonly (string | number)[]): Promise<unknown> {
+  async askIdempotent(script: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
     try {
       return await this.run(script, ...args);
     } catch (error) {
-      if (error instanceof RedisRefusal) throw error;
+      if (error instanceof RedisReplyError) throw error;
       return this.run(script, ...args);
     }
   }
 
   /** The next question goes over a new connection; what still waits on this one has no answer. */
-  drop(): void {
+  reset(): void {
     if (this.#client) this.#drop(this.#client);
   }
 
-  end(): void {
+  close(): void {
     this.#isEnded = true;
     this.#client?.close();
   }

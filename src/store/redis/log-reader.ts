@@ -1,8 +1,8 @@
 /** The log that every node follows: each record once, in its order, and a gap where one is missing. */
 
-import { note, report } from "../../ops/log.ts";
-import { Faults, RedisLine, RedisRefusal } from "./connection.ts";
-import { idOfRow, readRecord, rowsOf, type LogRecord } from "./records.ts";
+import { logEvent, logError } from "../../ops/log.ts";
+import { Faults, RedisConnection, RedisReplyError } from "./connection.ts";
+import { rowId, parseRecord, streamRows, type LogRecord } from "./records.ts";
 
 /** It is asked for more so often, and so much at once. */
 const BLOCK_MS = 1000;
@@ -22,9 +22,9 @@ export interface LogEvents {
   reading(): void;
 }
 
-export class RedisLog {
+export class LogReader {
   /** Of its own, since it waits most of the time. */
-  readonly #line: RedisLine;
+  readonly #line: RedisConnection;
   readonly #key: string;
   /** How far it is read, which may be beyond the last record if somebody else has written there. */
   #position = "0-0";
@@ -41,17 +41,17 @@ export class RedisLog {
     prefix: string,
     private readonly events: LogEvents,
   ) {
-    this.#line = new RedisLine(url, prefix);
+    this.#line = new RedisConnection(url, prefix);
     this.#key = `${prefix}log`;
   }
 
   /** What comes after that record is heard next. */
-  goTo(record: string): void {
+  seek(record: string): void {
     this.#position = this.last = record;
   }
 
   /** Reads it for as long as the process runs. */
-  async follow(): Promise<void> {
+  async run(): Promise<void> {
     while (!this.#isEnded) {
       const position = this.#position;
       // Where it could not be read, whether it can be shows at once.
@@ -60,7 +60,7 @@ export class RedisLog {
       try {
         const reply = await this.#line.send("XREAD", args, BLOCK_MS + ANSWER_MS);
         // Otherwise it was read from where nothing is known any more.
-        if (position === this.#position) this.#hearAll(rowsOf(reply, this.#key));
+        if (position === this.#position) this.#hearAll(streamRows(reply, this.#key));
         this.#hasRead();
       } catch (error) {
         this.#fail(error);
@@ -80,7 +80,7 @@ export class RedisLog {
   #fail(error: unknown): void {
     if (this.#isEnded) return;
     const why = this.#faults.check("The log cannot be read", error);
-    const isCut = !this.#faults.hasReported && !(error instanceof RedisRefusal);
+    const isCut = !this.#faults.hasReported && !(error instanceof RedisReplyError);
     if (++this.#failures === 1) this.#failedFirstMs = performance.now();
     const isShort = isCut && performance.now() - this.#failedFirstMs < DEAF_MS;
     if (this.#isDeaf || this.#failures < 2 || isShort) return;
@@ -89,15 +89,15 @@ export class RedisLog {
   }
 
   #hearAll(rows: readonly unknown[]): void {
-    const records = rows.map(readRecord);
+    const records = rows.map(parseRecord);
     for (const [i, record] of records.entries()) {
       const next = records.find((other, at) => at > i && other !== undefined);
       // What follows another one than this has to be known, too: it is read again with that.
       if (!next && i > 0 && rows.length === MAX_RECORDS) return;
-      this.#position = idOfRow(rows[i]) ?? this.#position;
-      if (!record) note("not ours", { key: this.#key, id: this.#position });
+      this.#position = rowId(rows[i]) ?? this.#position;
+      if (!record) logEvent("not ours", { key: this.#key, id: this.#position });
       // A Redis that was killed while it wrote this had lost it when it wrote the next, and found it again later.
-      else if (record.prev === next?.prev) note("lost and found", { key: this.#key, id: record.id });
+      else if (record.prev === next?.prev) logEvent("lost and found", { key: this.#key, id: record.id });
       else this.#hear(record);
     }
   }
@@ -109,17 +109,17 @@ export class RedisLog {
       if (isGap) this.events.skipped(record.id);
       this.events.heard(record);
     } catch (error) {
-      report("A record could not be told", error);
+      logError("A record could not be told", error);
     }
   }
 
   /** Goes on over a new connection. */
   drop(): void {
-    this.#line.drop();
+    this.#line.reset();
   }
 
   end(): void {
     this.#isEnded = true;
-    this.#line.end();
+    this.#line.close();
   }
 }

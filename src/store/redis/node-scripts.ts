@@ -1,6 +1,6 @@
 /** What happens inside Redis for the nodes themselves: that they are alive, and what is forgotten. */
 
-import { script } from "./script.ts";
+import { defineScript } from "./script.ts";
 
 /**
  * A Redis that is full refuses what needs memory, but not in a script that has deleted something before: so a node can
@@ -9,7 +9,7 @@ import { script } from "./script.ts";
 const ALLOW = `redis.call('DEL', P .. 'nothing')`;
 
 /** node, milliseconds to live, a number for new ids → top, born */
-export const register = script(`
+export const joinCluster = defineScript(`
 ${ALLOW}
 if not catchUp() then
   local id = idOf(idAfter('0-0', ARGV[3]))
@@ -76,7 +76,7 @@ end`;
  * be written, or nothing; Redis' clock; rooms that went and rooms that lost something because Redis is nearly full, or
  * why that was not found out
  */
-export const renew = script(`
+export const heartbeat = defineScript(`
 local node = ARGV[1]
 -- A Redis that is full still does most of what follows.
 pcall(catchUp)
@@ -178,7 +178,7 @@ return { isKnown, wasAlive, meta[1], meta[2], missing, refusal, now, isFound and
 `);
 
 /** node: takes it for dead if it is not alive, and says so to all; once → 1, or 0 */
-export const bury = script(`
+export const removeDeadNode = defineScript(`
 local node, prev = ARGV[1], catchUp()
 if redis.call('EXISTS', P .. 'alive:' .. node) == 1 or redis.call('HEXISTS', P .. 'nodes', node) == 0 then return 0 end
 log(idOf(idAfter(newest(prev), 0)), { 'h', '- 0 ' .. prev .. ' 0 ' .. string.format('%.0f', clock()), 'd', node })
@@ -186,4 +186,4 @@ return 1
 `);
 
 /** node: it goes, and its clients come back elsewhere or are taken for gone */
-export const resign = script(`return redis.call('DEL', P .. 'alive:' .. ARGV[1])`);
+export const leaveCluster = defineScript(`return redis.call('DEL', P .. 'alive:' .. ARGV[1])`);

@@ -1,6 +1,6 @@
 /** What comes from Redis, read as carefully as what comes from anybody. */
 
-import type { Answer, Content, Entry } from "../store.ts";
+import type { AppendResult, Content, StoredMessage } from "../store.ts";
 
 /** One record of the log: what one node has written at once. */
 export interface LogRecord {
@@ -10,16 +10,16 @@ export interface LogRecord {
   /** Who wrote it, and which of its batches this was. */
   readonly node: string;
   readonly batch: number;
-  readonly parts: readonly Part[];
+  readonly parts: readonly RecordPart[];
 }
 
-export type Part =
+export type RecordPart =
   /** So many connections a client has in a room now, by that node. */
-  | { readonly is: "present"; readonly room: string; readonly client: string; readonly connections: number }
-  | { readonly is: "opened"; readonly client: string; readonly session: string; readonly ticket: number }
+  | { readonly kind: "present"; readonly room: string; readonly client: string; readonly connections: number }
+  | { readonly kind: "opened"; readonly client: string; readonly session: string; readonly ticket: number }
   /** What became of the batch's next draft. */
-  | { readonly is: "answer"; readonly answer: Answer }
-  | { readonly is: "dead"; readonly node: string };
+  | { readonly kind: "answer"; readonly answer: AppendResult }
+  | { readonly kind: "dead"; readonly node: string };
 
 /** Rows of a reply, as `[id, [field, value, …]]`; undefined is one that is none. */
 type Row = readonly [id: string, fields: readonly string[]];
@@ -27,7 +27,7 @@ type Row = readonly [id: string, fields: readonly string[]];
 const ID = /^\d{1,15}-\d{1,16}$/;
 const NAME = /^[^\s\p{C}]{1,256}$/u;
 
-export function isId(value: unknown): value is string {
+export function isMessageId(value: unknown): value is string {
   return typeof value === "string" && ID.test(value);
 }
 
@@ -38,30 +38,31 @@ function isName(value: string | undefined): value is string {
 function isRow(value: unknown): value is Row {
   if (!Array.isArray(value)) return false;
   const [id, fields]: unknown[] = value;
-  return isId(id) && Array.isArray(fields) && fields.every((field) => typeof field === "string");
+  return isMessageId(id) && Array.isArray(fields) && fields.every((field) => typeof field === "string");
 }
 
 /** The rows of an `XREAD` of one stream; empty if none came in time. */
-export function rowsOf(reply: unknown, stream: string): readonly unknown[] {
+export function streamRows(reply: unknown, stream: string): readonly unknown[] {
   if (typeof reply !== "object" || reply === null || !(stream in reply)) return [];
   const rows: unknown = Reflect.get(reply, stream);
   return Array.isArray(rows) ? rows : [];
 }
 
 /** The id of a row, whatever else is in it, and also if it is greater than any of ours. */
-export function idOfRow(row: unknown): string | undefined {
+export function rowId(row: unknown): string | undefined {
   const id: unknown = Array.isArray(row) ? row[0] : undefined;
   return typeof id === "string" ? id : undefined;
 }
 
 /** Undefined if somebody else has written it. */
-export function readRecord(row: unknown): LogRecord | undefined {
+export function parseRecord(row: unknown): LogRecord | undefined {
   if (!isRow(row)) return undefined;
   const [id, fields] = row;
   const [mark, head = ""] = fields;
   const [node, batch, prev, , time] = head.split(" ");
-  if (mark !== "h" || !isName(node) || !isCount(batch) || !isId(prev) || !isTime(time)) return undefined;
-  const parts: Part[] = [];
+  if (mark !== "h" || !isName(node) || !isCount(batch) || !isMessageId(prev) || !isTime(time))
+    return undefined;
+  const parts: RecordPart[] = [];
   for (let i = 2; i < fields.length; i += 2) {
     const [field, value = ""] = [fields[i], fields[i + 1]];
     if (field === "k") continue; // the latest of a session, for Redis itself
@@ -72,36 +73,36 @@ export function readRecord(row: unknown): LogRecord | undefined {
   return { id, prev, node, batch: Number(batch), parts };
 }
 
-function readPart(field: string | undefined, value: string): Part | undefined {
+function readPart(field: string | undefined, value: string): RecordPart | undefined {
   const words = value.split(" ");
   switch (field) {
     case "p": {
       const [room, client, connections] = words;
       if (!isName(room) || !isName(client) || !isCount(connections)) return undefined;
-      return { is: "present", room, client, connections: Number(connections) };
+      return { kind: "present", room, client, connections: Number(connections) };
     }
     case "s": {
       const [client, session, ticket] = words;
       if (!isName(client) || !isName(session) || !isCount(ticket)) return undefined;
-      return { is: "opened", client, session, ticket: Number(ticket) };
+      return { kind: "opened", client, session, ticket: Number(ticket) };
     }
     case "v": {
       const [verdict, seq, id] = words;
-      if (verdict === "o") return { is: "answer", answer: { refused: "out-of-order" } };
+      if (verdict === "o") return { kind: "answer", answer: { rejected: "out-of-order" } };
       if (verdict !== "r" || !isCount(seq)) return undefined;
-      return { is: "answer", answer: { repeated: Number(seq), ...(isId(id) ? { id } : {}) } };
+      return { kind: "answer", answer: { duplicateSeq: Number(seq), ...(isMessageId(id) ? { id } : {}) } };
     }
     case "d":
-      return isName(value) ? { is: "dead", node: value } : undefined;
+      return isName(value) ? { kind: "dead", node: value } : undefined;
     default:
       return undefined;
   }
 }
 
-function readKept(meta: string, content: string | undefined, time: string): Part | undefined {
+function readKept(meta: string, content: string | undefined, time: string): RecordPart | undefined {
   const [id, prev, room, from] = meta.split(" ");
-  const entry = isName(room) ? readEntry(id, room, prev, from, content, time) : undefined;
-  return entry && { is: "answer", answer: { kept: entry } };
+  const message = isName(room) ? readEntry(id, room, prev, from, content, time) : undefined;
+  return message && { kind: "answer", answer: { stored: message } };
 }
 
 function readEntry(
@@ -111,27 +112,28 @@ function readEntry(
   from: string | undefined,
   coded: string | undefined,
   time: string | undefined,
-): Entry | undefined {
+): StoredMessage | undefined {
   const content = decode(coded);
-  if (!isId(id) || !isId(prev) || !isName(from) || content === undefined || !isTime(time)) return undefined;
+  if (!isMessageId(id) || !isMessageId(prev) || !isName(from) || content === undefined || !isTime(time))
+    return undefined;
   return { id, prev, time: Number(time), room, from, content };
 }
 
 /** Entries of a room's stream; what somebody else has written there is none. */
-export function readEntries(rows: unknown, room: string): Entry[] {
-  const entries: Entry[] = [];
+export function parseMessages(rows: unknown, room: string): StoredMessage[] {
+  const messages: StoredMessage[] = [];
   for (const row of Array.isArray(rows) ? rows : []) {
     if (!isRow(row)) continue;
     const [id, [p, prev, f, from, c, content, t, time]] = row;
     const isOurs = p === "p" && f === "f" && c === "c" && t === "t";
-    const entry = isOurs ? readEntry(id, room, prev, from, content, time) : undefined;
-    if (entry) entries.push(entry);
+    const message = isOurs ? readEntry(id, room, prev, from, content, time) : undefined;
+    if (message) messages.push(message);
   }
-  return entries;
+  return messages;
 }
 
 /** Redis' client takes and gives only texts. */
-export function encode(content: Content): string {
+export function encodeContent(content: Content): string {
   return typeof content === "string" ? `t${content}` : `b${content.toBase64()}`;
 }
 
@@ -155,7 +157,7 @@ function isCount(value: unknown): value is string {
 }
 
 /** Who is in a room by way of other nodes: client, node, connections, and so on. */
-export function readPresent(values: unknown): [client: string, node: string, connections: number][] {
+export function parsePresence(values: unknown): [client: string, node: string, connections: number][] {
   const flat: unknown[] = Array.isArray(values) ? values : [];
   const present: [string, string, number][] = [];
   for (let i = 0; i < flat.length; i += 3) {
@@ -166,13 +168,13 @@ export function readPresent(values: unknown): [client: string, node: string, con
   return present;
 }
 
-export function readSession(value: unknown): number | null {
+export function parseLastSeq(value: unknown): number | null {
   const seq = typeof value === "string" ? Number(value.split(" ", 1)[0]) : NaN;
   return Number.isSafeInteger(seq) && seq > 0 ? seq : null;
 }
 
 /** What the script `renew` answers. */
-export function readRenewal(reply: unknown) {
+export function parseHeartbeat(reply: unknown) {
   const [isKnown, wasAlive, top, born, missing, full, now, room]: unknown[] = Array.isArray(reply)
     ? reply
     : [];
@@ -180,8 +182,8 @@ export function readRenewal(reply: unknown) {
   return {
     isKnown: isKnown === 1,
     wasAlive: wasAlive === 1,
-    top: isId(top) ? top : "0-0",
-    born: isId(born) ? born : "",
+    top: isMessageId(top) ? top : "0-0",
+    born: isMessageId(born) ? born : "",
     missing: Array.isArray(missing) ? missing.map(String) : [],
     full: typeof full === "string" ? full : "",
     /** Redis' clock. */

@@ -1,35 +1,43 @@
 /** The rooms that are open here, kept up to date by what the log tells of them. */
 
-import { isId, readEntries, readPresent } from "./records.ts";
+import { isMessageId, parseMessages, parsePresence } from "./records.ts";
 import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
-import { aPageOf, compareIds, History, type Entry, type Follower, type ReadonlyHistory } from "../store.ts";
+import {
+  takePage,
+  compareIds,
+  History,
+  type StoredMessage,
+  type StoreListener,
+  type ReadonlyHistory,
+} from "../store.ts";
 
 /** What the log tells of one room. */
-export type News =
-  { readonly said: Entry } | { readonly client: string; readonly node: string; readonly connections: number };
+export type RoomUpdate =
+  | { readonly stored: StoredMessage }
+  | { readonly client: string; readonly node: string; readonly connections: number };
 
 interface Room extends CachedRoom {
   /** How far the log was when this was read: what it had told by then is in it. Empty once it has gone beyond. */
-  from: string;
+  loadedAtId: string;
   /** Until it is read: what the log tells meanwhile, and in which record. */
-  meanwhile: { readonly record: string; readonly news: News }[] | undefined;
+  bufferedUpdates: { readonly record: string; readonly news: RoomUpdate }[] | undefined;
   /** By each other node: the connections of each client. */
-  readonly elsewhere: Map<string, Map<string, number>>;
-  isOpen: Promise<boolean>;
+  readonly remotePresence: Map<string, Map<string, number>>;
+  loaded: Promise<boolean>;
 }
 
 export class RedisRooms {
   readonly #rooms: RoomCache<Room>;
 
   /**
-   * @param look what the script `open` answers for a room, with entries of so many bytes
+   * @param loadRoom what the script `open` answers for a room, with entries of so many bytes
    * @param own the nodes that this process is or was: what these tell is known here already
    */
   constructor(
-    private readonly look: (name: string, maxBytes: number) => Promise<unknown>,
+    private readonly loadRoom: (name: string, maxBytes: number) => Promise<unknown>,
     private readonly own: ReadonlySet<string>,
     private readonly maxEntries: number,
-    private readonly follower: Follower,
+    private readonly follower: StoreListener,
     maxBytes?: number,
   ) {
     this.#rooms = new RoomCache<Room>(maxBytes);
@@ -43,7 +51,7 @@ export class RedisRooms {
   async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
     const room = this.#rooms.get(name) ?? this.#makeRoom(name);
     room.holders++;
-    if (await room.isOpen) return room.history;
+    if (await room.loaded) return room.history;
     this.close(name);
     return "unavailable";
   }
@@ -56,8 +64,8 @@ export class RedisRooms {
   forgetOld(limitMs: number, nowMs: number): void {
     for (const [name, { history }] of this.#rooms.entries()) {
       let upTo: string | undefined;
-      for (let position = history.start; position < history.end; position++) {
-        const { id, time = Infinity } = history.at(position) ?? {};
+      for (let position = history.firstOffset; position < history.nextOffset; position++) {
+        const { id, time = Infinity } = history.get(position) ?? {};
         if (time > nowMs) continue;
         if (time > limitMs) break;
         upTo = id;
@@ -67,37 +75,37 @@ export class RedisRooms {
   }
 
   /** What was open is not what it was: it is read again for whoever is only just coming in, and still holds it. */
-  readAnew(): void {
-    for (const [name, room] of this.#rooms.entries()) room.isOpen = this.#load(name, room);
+  reloadAll(): void {
+    for (const [name, room] of this.#rooms.entries()) room.loaded = this.#load(name, room);
   }
 
   /** Each once, in the log's order. @param record its id */
-  tell(name: string, record: string, news: News): void {
+  apply(name: string, record: string, news: RoomUpdate): void {
     const room = this.#rooms.get(name);
     if (!room) return;
-    if (room.meanwhile) return void room.meanwhile.push({ record, news });
-    if (room.from && compareIds(record, room.from) <= 0) return;
-    room.from = "";
-    if ("said" in news) {
-      this.#rooms.push(room, news.said);
-      this.follower.said(news.said);
+    if (room.bufferedUpdates) return void room.bufferedUpdates.push({ record, news });
+    if (room.loadedAtId && compareIds(record, room.loadedAtId) <= 0) return;
+    room.loadedAtId = "";
+    if ("stored" in news) {
+      this.#rooms.push(room, news.stored);
+      this.follower.onMessage(news.stored);
     } else {
       const { client, node, connections } = news;
       setPresent(room, client, node, connections);
-      this.follower.present(name, client, node, connections);
+      this.follower.onRemotePresence(name, client, node, connections);
     }
   }
 
   /** A node has died, and its clients with it. @param record that tells so */
-  tellDead(node: string, record: string): void {
-    for (const [name, { elsewhere }] of this.#rooms.entries())
-      for (const client of elsewhere.get(node)?.keys().toArray() ?? [])
-        this.tell(name, record, { client, node, connections: 0 });
+  applyNodeDeath(node: string, record: string): void {
+    for (const [name, { remotePresence }] of this.#rooms.entries())
+      for (const client of remotePresence.get(node)?.keys().toArray() ?? [])
+        this.apply(name, record, { client, node, connections: 0 });
   }
 
   /** Who is in a room by way of other nodes. */
   *presentIn(name: string): Generator<[client: string, node: string, connections: number]> {
-    for (const [node, clients] of this.#rooms.get(name)?.elsewhere ?? [])
+    for (const [node, clients] of this.#rooms.get(name)?.remotePresence ?? [])
       for (const [client, connections] of clients) yield [client, node, connections];
   }
 
@@ -105,41 +113,41 @@ export class RedisRooms {
     const room: Room = {
       history: new History("0-0", 0, 0),
       holders: 0,
-      from: "",
-      meanwhile: undefined,
-      elsewhere: new Map(),
-      isOpen: Promise.resolve(false),
+      loadedAtId: "",
+      bufferedUpdates: undefined,
+      remotePresence: new Map(),
+      loaded: Promise.resolve(false),
     };
     this.#rooms.add(name, room);
-    room.isOpen = this.#load(name, room);
+    room.loaded = this.#load(name, room);
     return room;
   }
 
   /** One look at a room: its latest entries, who is there, and how far the log was. */
   async #load(name: string, room: Room): Promise<boolean> {
-    const meanwhile: Room["meanwhile"] = (room.meanwhile = []);
+    const meanwhile: Room["bufferedUpdates"] = (room.bufferedUpdates = []);
     const maxBytes = this.#rooms.loadBytes;
-    const reply = await this.look(name, 2 * maxBytes);
-    if (room.meanwhile !== meanwhile) return room.isOpen; // it is being read anew
+    const reply = await this.loadRoom(name, 2 * maxBytes);
+    if (room.bufferedUpdates !== meanwhile) return room.loaded; // it is being read anew
     if (this.#rooms.get(name) !== room) return false; // closed meanwhile: its bytes would count for ever
     const [top, head, rows, present]: unknown[] = Array.isArray(reply) ? reply : [];
-    if (!isId(top) || !isId(head)) return false;
-    const entries = aPageOf(readEntries(rows, name), this.maxEntries, maxBytes).entries.reverse();
-    const history = new History(entries[0]?.prev ?? head, this.maxEntries, MAX_ROOM_BYTES);
-    for (const entry of entries) history.push(entry);
+    if (!isMessageId(top) || !isMessageId(head)) return false;
+    const messages = takePage(parseMessages(rows, name), this.maxEntries, maxBytes).messages.reverse();
+    const history = new History(messages[0]?.prev ?? head, this.maxEntries, MAX_ROOM_BYTES);
+    for (const message of messages) history.push(message);
     this.#rooms.replace(room, history);
-    room.from = top;
-    room.elsewhere.clear();
-    for (const [client, node, connections] of readPresent(present))
+    room.loadedAtId = top;
+    room.remotePresence.clear();
+    for (const [client, node, connections] of parsePresence(present))
       if (!this.own.has(node)) setPresent(room, client, node, connections);
-    room.meanwhile = undefined;
-    for (const { record, news } of meanwhile) this.tell(name, record, news);
+    room.bufferedUpdates = undefined;
+    for (const { record, news } of meanwhile) this.apply(name, record, news);
     return true;
   }
 }
 
-function setPresent({ elsewhere }: Room, client: string, node: string, connections: number): void {
-  const there = elsewhere.get(node) ?? new Map<string, number>();
-  if (connections > 0) elsewhere.set(node, there.set(client, connections));
-  else if (there.delete(client) && there.size === 0) elsewhere.delete(node);
+function setPresent({ remotePresence }: Room, client: string, node: string, connections: number): void {
+  const there = remotePresence.get(node) ?? new Map<string, number>();
+  if (connections > 0) remotePresence.set(node, there.set(client, connections));
+  else if (there.delete(client) && there.size === 0) remotePresence.delete(node);
 }

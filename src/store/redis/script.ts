@@ -156,12 +156,12 @@ end
 `;
 
 /** What is run there; by its hash, when Redis has seen it before. */
-export interface Script {
+export interface RedisScript {
   readonly source: string;
   readonly sha: string;
 }
 
-export function script(body: string): Script {
+export function defineScript(body: string): RedisScript {
   const source = PRELUDE + body;
   return { source, sha: new Bun.CryptoHasher("sha1").update(source).digest("hex") };
 }

@@ -1,12 +1,12 @@
 /** What happens inside Redis to messages. */
 
-import { script } from "./script.ts";
+import { defineScript } from "./script.ts";
 
 /**
  * A batch. node, its number, a number for new ids, messages of a room at most, how many of the next two kinds;
  * room, client, connections; client, session, ticket; room, from, session, seq, after, content → "written", or why not.
  */
-export const write = script(`
+export const appendBatch = defineScript(`
 local prev = catchUp()
 local node, number, history = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local known = redis.call('HGET', P .. 'nodes', node)
@@ -127,7 +127,7 @@ local function take(key, from, to, isBackwards, count, maxBytes, pending)
 end`;
 
 /** room, entries at most, their bytes → top, head, the latest entries (newest first), and client, node, connections of who is there */
-export const open = script(`
+export const openRoom = defineScript(`
 ${TAKE}
 local room = ARGV[1]
 local top, fields = look()
@@ -158,7 +158,7 @@ return { top, head, entries, there }
 `);
 
 /** room, entries at most, their bytes, an id → whether nothing is missing after it, and the entries after it */
-export const readAfter = script(`
+export const readAfter = defineScript(`
 ${TAKE}
 local room, id = ARGV[1], ARGV[4]
 local key = P .. 'room:' .. room
@@ -177,7 +177,7 @@ return { isKept and 1 or 0, entries }
 `);
 
 /** room, entries at most, their bytes, an id or nothing → the entries before it or all, newest first */
-export const readBefore = script(`
+export const readBefore = defineScript(`
 ${TAKE}
 local room, from = ARGV[1], ARGV[4] == '' and '+' or idBefore(ARGV[4])
 local _, fields = look()
@@ -186,7 +186,7 @@ return take(P .. 'room:' .. room, from, '-', true, tonumber(ARGV[2]), tonumber(A
 `);
 
 /** room, entries at most, their bytes → the id just before as many of its latest entries */
-export const readIdBefore = script(`
+export const readIdBefore = defineScript(`
 ${TAKE}
 local room = ARGV[1]
 local _, fields = look()
@@ -199,7 +199,7 @@ return redis.call('HGET', P .. 'heads', room) or redis.call('HGET', P .. 'meta',
 `);
 
 /** client and session → the highest number kept of it, and its id, or nothing */
-export const readSent = script(`
+export const readLastSeq = defineScript(`
 ${LOOK}
 local _, fields = look()
 for i = 3, #fields, 2 do
@@ -210,7 +210,7 @@ return redis.call('HGET', P .. 'sessions', ARGV[1])
 `);
 
 /** Nothing else than what follows from the last record. */
-export const finish = script(`catchUp()`);
+export const applyPending = defineScript(`catchUp()`);
 
 /** → Redis' clock, in seconds and microseconds */
-export const clock = script(`return redis.call('TIME')`);
+export const serverTime = defineScript(`return redis.call('TIME')`);

@@ -1,12 +1,12 @@
 /** What this node has to say, written in batches: one on its way at a time, and the next takes what came meanwhile. */
 
-import { report } from "../../ops/log.ts";
-import { Faults, RedisRefusal, type RedisLine } from "./connection.ts";
-import { encode, type LogRecord } from "./records.ts";
-import type { Change, RedisChanges } from "./changes.ts";
-import type { RedisNodes } from "./cluster.ts";
-import { finish, write } from "./scripts.ts";
-import type { Draft, Refused, Sender } from "../store.ts";
+import { logError } from "../../ops/log.ts";
+import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
+import { encodeContent, type LogRecord } from "./records.ts";
+import type { ClusterUpdate, ClusterOutbox } from "./changes.ts";
+import type { ClusterMembership } from "./cluster.ts";
+import { applyPending, appendBatch } from "./scripts.ts";
+import type { PendingMessage, RejectReason, AppendCallback } from "../store.ts";
 
 const MAX_DRAFTS = 500;
 const MAX_CHANGES = 500;
@@ -21,65 +21,65 @@ const RETRY_MS = 50;
 const LOST_MS = 500;
 const DEADLINE_MS = 5000;
 
-interface Waiting {
-  readonly draft: Draft;
-  readonly sender: Sender;
-  readonly coded: string;
+interface QueuedMessage {
+  readonly draft: PendingMessage;
+  readonly sender: AppendCallback;
+  readonly encoded: string;
 }
 
 interface Batch {
   readonly node: string;
   readonly number: number;
   readonly args: readonly (string | number)[];
-  readonly drafts: readonly Waiting[];
-  readonly changes: readonly Change[];
+  readonly drafts: readonly QueuedMessage[];
+  readonly changes: readonly ClusterUpdate[];
   readonly deadline: Timer;
 }
 
-export class RedisWriter {
-  #waiting: Waiting[] = [];
-  #waitingBytes = 0;
+export class BatchWriter {
+  #queue: QueuedMessage[] = [];
+  #queuedBytes = 0;
   #batch: Batch | undefined;
   #isWaking = false;
   /** Something was written, and nothing after it. */
   #isUnfinished = false;
   /** Drafts that it was given, and those of them that are answered. */
-  #given = 0;
-  #answered = 0;
+  #accepted = 0;
+  #settled = 0;
   /** Each is greater than the last; one that was given up can no longer be written when a later one was. */
   #number = 0;
   readonly #faults = new Faults();
 
   /** @param lose what happens when Redis does not do its part */
   constructor(
-    private readonly line: RedisLine,
-    private readonly nodes: RedisNodes,
-    private readonly changes: RedisChanges,
+    private readonly line: RedisConnection,
+    private readonly nodes: ClusterMembership,
+    private readonly changes: ClusterOutbox,
     private readonly maxHistory: number,
     private readonly isReady: () => boolean,
     private readonly lose: (why: string) => void,
   ) {}
 
-  get given(): number {
-    return this.#given;
+  get accepted(): number {
+    return this.#accepted;
   }
 
-  get answered(): number {
-    return this.#answered;
+  get settled(): number {
+    return this.#settled;
   }
 
-  append(draft: Draft, sender: Sender): void {
-    const coded = encode(draft.content);
-    if (!this.isReady() || this.#waitingBytes > MAX_WAITING_BYTES)
-      return sender.answered(draft, { refused: "unavailable" });
-    this.#waiting.push({ draft, sender, coded });
-    this.#given++;
-    this.#waitingBytes += coded.length + DRAFT_BYTES;
-    this.wake();
+  append(pending: PendingMessage, sender: AppendCallback): void {
+    const encoded = encodeContent(pending.content);
+    if (!this.isReady() || this.#queuedBytes > MAX_WAITING_BYTES)
+      return sender.onResult(pending, { rejected: "unavailable" });
+    this.#queue.push({ draft: pending, sender, encoded });
+    this.#accepted++;
+    this.#queuedBytes += encoded.length + DRAFT_BYTES;
+    this.scheduleFlush();
   }
 
   /** There is something to write, perhaps; what else comes in this tick goes with it. */
-  wake(): void {
+  scheduleFlush(): void {
     if (this.#isWaking || this.#batch) return;
     this.#isWaking = true;
     setImmediate(() => {
@@ -89,31 +89,31 @@ export class RedisWriter {
   }
 
   /** What waits was not given to Redis: it is refused, and its sender may send it again. */
-  refuseWaiting(): void {
-    const refused = this.#waiting;
-    this.#waiting = [];
-    this.#waitingBytes = 0;
-    this.#answered += refused.length;
-    answerAll(refused, "unavailable");
+  rejectQueued(): void {
+    const refused = this.#queue;
+    this.#queue = [];
+    this.#queuedBytes = 0;
+    this.#settled += refused.length;
+    rejectAll(refused, "unavailable");
   }
 
   /** What is on its way may still be written, but nobody waits for it any more. */
-  giveUp(): void {
-    if (this.#batch) this.#fail(this.#batch, "unconfirmed", "nobody waits any more");
+  abandonBatch(): void {
+    if (this.#batch) this.#failBatch(this.#batch, "unconfirmed", "nobody waits any more");
   }
 
   /** A record of the log: if it is the batch that is on its way, whoever sent it can be answered. */
-  land({ node, batch }: LogRecord): readonly Waiting[] {
+  onRecord({ node, batch }: LogRecord): readonly QueuedMessage[] {
     if (this.#batch?.node !== node || this.#batch.number !== batch) return [];
-    const { drafts } = this.#batch;
-    this.#forget(this.#batch);
-    return drafts;
+    const { drafts: pendingMessages } = this.#batch;
+    this.#finishBatch(this.#batch);
+    return pendingMessages;
   }
 
   #writeNext(): void {
-    const changes = this.changes.take(MAX_CHANGES);
-    const drafts = this.#takeDrafts();
-    if (changes.length + drafts.length === 0) return this.#finish();
+    const changes = this.changes.drain(MAX_CHANGES);
+    const pendingMessages = this.#takeDrafts();
+    if (changes.length + pendingMessages.length === 0) return this.#finish();
     const present = changes.flatMap((change) =>
       "room" in change ? [change.room, change.client, change.connections] : [],
     );
@@ -125,15 +125,17 @@ export class RedisWriter {
     const args = [
       ...[node, number, Math.floor(Math.random() * 1000), this.maxHistory],
       ...[present.length / 3, opened.length / 3, ...present, ...opened],
-      ...drafts.flatMap(({ draft: { room, from, session = "", seq = "", after = "" }, coded }) => {
-        const isNumbered = session !== "" && seq !== "";
-        return [room, from, isNumbered ? session : "", seq, after, coded];
-      }),
+      ...pendingMessages.flatMap(
+        ({ draft: { room, from, session = "", seq = "", requiresSeq = "" }, encoded }) => {
+          const isNumbered = session !== "" && seq !== "";
+          return [room, from, isNumbered ? session : "", seq, requiresSeq, encoded];
+        },
+      ),
     ];
     const deadline = setTimeout(() => {
-      this.#fail(batch, "unconfirmed", "no answer in time");
+      this.#failBatch(batch, "unconfirmed", "no answer in time");
     }, DEADLINE_MS);
-    const batch: Batch = { node, number, args, drafts, changes, deadline };
+    const batch: Batch = { node, number, args, drafts: pendingMessages, changes, deadline };
     this.#batch = batch;
     this.#isUnfinished = true;
     void this.#write(batch);
@@ -145,20 +147,20 @@ export class RedisWriter {
     this.#isUnfinished = false;
     // Where it is refused, the next script does it.
     this.line
-      .run(finish)
+      .run(applyPending)
       .catch((error: unknown) => this.#faults.check("A batch could not be finished", error));
   }
 
-  #takeDrafts(): readonly Waiting[] {
+  #takeDrafts(): readonly QueuedMessage[] {
     let count = 0;
     let bytes = 0;
-    for (const { coded } of this.#waiting) {
-      if (count === MAX_DRAFTS || (bytes > 0 && bytes + coded.length > MAX_BATCH_BYTES)) break;
-      bytes += coded.length + DRAFT_BYTES;
+    for (const { encoded } of this.#queue) {
+      if (count === MAX_DRAFTS || (bytes > 0 && bytes + encoded.length > MAX_BATCH_BYTES)) break;
+      bytes += encoded.length + DRAFT_BYTES;
       count++;
     }
-    this.#waitingBytes -= bytes;
-    return this.#waiting.splice(0, count);
+    this.#queuedBytes -= bytes;
+    return this.#queue.splice(0, count);
   }
 
   /** Until Redis has answered, or it is in the log, or nobody waits any more. */
@@ -166,40 +168,41 @@ export class RedisWriter {
     const startMs = performance.now();
     for (let attempt = 1; this.#batch === batch; attempt++)
       try {
-        const reply = await this.line.run(write, ...batch.args);
+        const reply = await this.line.run(appendBatch, ...batch.args);
         // Nobody knows this node any more: whether this was written before that, the log may tell, or nothing does.
-        if (reply === "unknown node") this.#fail(batch, "unconfirmed", "this node was taken for dead");
+        if (reply === "unknown node") this.#failBatch(batch, "unconfirmed", "this node was taken for dead");
         this.#faults.clear();
         return;
       } catch (error) {
         const why = this.#faults.check("A batch could not be written", error);
-        if (error instanceof RedisRefusal && attempt === 1) return this.#fail(batch, "unavailable", why);
+        if (error instanceof RedisReplyError && attempt === 1)
+          return this.#failBatch(batch, "unavailable", why);
         if (performance.now() - startMs > LOST_MS) this.lose(why);
         await Bun.sleep(RETRY_MS);
       }
   }
 
-  #fail(batch: Batch, refused: Refused, why: string): void {
+  #failBatch(batch: Batch, refused: RejectReason, why: string): void {
     if (this.#batch !== batch) return;
-    this.changes.putBack(batch.changes);
-    this.#forget(batch);
+    this.changes.requeue(batch.changes);
+    this.#finishBatch(batch);
     this.lose(why);
-    answerAll(batch.drafts, refused);
+    rejectAll(batch.drafts, refused);
   }
 
-  #forget({ deadline, drafts }: Batch): void {
+  #finishBatch({ deadline, drafts: pendingMessages }: Batch): void {
     clearTimeout(deadline);
-    this.#answered += drafts.length;
+    this.#settled += pendingMessages.length;
     this.#batch = undefined;
-    this.wake();
+    this.scheduleFlush();
   }
 }
 
-function answerAll(drafts: readonly Waiting[], refused: Refused): void {
-  for (const { draft, sender } of drafts)
+function rejectAll(pendingMessages: readonly QueuedMessage[], rejected: RejectReason): void {
+  for (const { draft: pending, sender } of pendingMessages)
     try {
-      sender.answered(draft, { refused });
+      sender.onResult(pending, { rejected });
     } catch (error) {
-      report("A refusal could not be told", error);
+      logError("A refusal could not be told", error);
     }
 }

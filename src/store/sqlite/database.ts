@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { resolve } from "node:path";
-import { fs } from "../../util/lazy-node.ts";
+import { lazyFs } from "../../util/lazy-node.ts";
 import { StoreError, type Content } from "../store.ts";
 
 /** "Hubb", by which a file is known as ours. */
@@ -38,7 +38,7 @@ export const MAX_KEY = Number.MAX_SAFE_INTEGER - 2 ** 40;
 /** Writes, and changes nothing. */
 const TOUCH = "UPDATE origin SET id = id";
 
-export interface Row {
+export interface MessageRow {
   readonly id: number;
   readonly prev: number;
   readonly time: number | null;
@@ -58,9 +58,9 @@ export interface SessionRow {
 const MAX_CHECKED_BYTES = 256 * 1024 * 1024;
 
 /** @throws StoreError when the file cannot be used */
-export function openFile(path: string, nowMs: number): Database {
+export function openDatabase(path: string, nowMs: number): Database {
   try {
-    const { closeSync, openSync } = fs();
+    const { closeSync, openSync } = lazyFs();
     closeSync(openSync(path, "a", 0o600)); // SQLite would make it readable to everyone
     const db = new Database(resolve(path), { strict: true }); // no name means anything else to SQLite
     // Before anything is read: the file is this process's alone, until it ends.
@@ -90,11 +90,11 @@ function migrate(db: Database, path: string, nowMs: number): void {
   db.run(`PRAGMA user_version = ${MIGRATIONS.length}`);
   // An id of its own, so that nobody takes this file for another one that they have heard from.
   if (isEmpty)
-    db.run("INSERT INTO origin (id) VALUES (?)", [keyAt(nowMs) + Math.floor(Math.random() * IDS_A_MS)]);
+    db.run("INSERT INTO origin (id) VALUES (?)", [keyFromMs(nowMs) + Math.floor(Math.random() * IDS_A_MS)]);
 }
 
 function check(db: Database, path: string): void {
-  if (fs().statSync(path).size > MAX_CHECKED_BYTES) return;
+  if (lazyFs().statSync(path).size > MAX_CHECKED_BYTES) return;
   const result = db.query<{ quick_check: string }, []>("PRAGMA quick_check(1)").get()?.quick_check;
   if (result !== "ok") throw new StoreError(damaged(path, result ?? "unreadable"));
 }
@@ -123,15 +123,15 @@ function describe(path: string, error: unknown): string {
 const COLUMNS = "SELECT id, prev, time, sender, content, sum FROM entries WHERE room = ?";
 
 /** All that is asked of it. */
-export function prepare(db: Database) {
+export function prepareStatements(db: Database) {
   return {
     origin: db.query<{ id: number; damaged: number }, []>("SELECT id, damaged FROM origin"),
     setDamaged: db.query<unknown, [number]>("UPDATE origin SET damaged = ?"),
     newest: db.query<{ id: number | null }, []>(
       "SELECT max(id) AS id FROM (SELECT max(id) AS id FROM entries UNION ALL SELECT max(id) FROM heads)",
     ),
-    after: db.query<Row, [string, number]>(`${COLUMNS} AND id > ? ORDER BY id`),
-    before: db.query<Row, [string, number]>(`${COLUMNS} AND id < ? ORDER BY id DESC`),
+    after: db.query<MessageRow, [string, number]>(`${COLUMNS} AND id > ? ORDER BY id`),
+    before: db.query<MessageRow, [string, number]>(`${COLUMNS} AND id < ? ORDER BY id DESC`),
     oldest: db.query<{ prev: number }, [string]>(
       "SELECT prev FROM entries WHERE room = ? ORDER BY id LIMIT 1",
     ),
@@ -154,7 +154,7 @@ export function prepare(db: Database) {
     roomsAfter: db.query<{ room: string }, [string, number]>(
       "SELECT room FROM heads WHERE room > ? ORDER BY room LIMIT ?",
     ),
-    oldestTimes: db.query<Pick<Row, "id" | "time">, [string, number]>(
+    oldestTimes: db.query<Pick<MessageRow, "id" | "time">, [string, number]>(
       "SELECT id, time FROM entries WHERE room = ? ORDER BY id LIMIT ?",
     ),
     pruneUpTo: db.query<unknown, [string, number]>("DELETE FROM entries WHERE room = ? AND id <= ?"),
@@ -168,7 +168,7 @@ export function prepare(db: Database) {
 }
 
 /** What a row is checked against when it is read: disks change bytes. */
-export function sumOf({ id, prev, time, sender, content }: Omit<Row, "sum">, room: string): number {
+export function sumOf({ id, prev, time, sender, content }: Omit<MessageRow, "sum">, room: string): number {
   const kind = typeof content === "string" ? "text" : "bytes";
   // Numbers as they are: to write them out would take as long as all the rest.
   const numbers = Bun.hash.crc32(new Float64Array([id, prev, time ?? -1]));
@@ -183,24 +183,24 @@ export function sumOfSession(
   return Bun.hash.crc32(`${client} ${session} ${seq} ${id} ${used}`);
 }
 
-export function keyAt(ms: number): number {
+export function keyFromMs(ms: number): number {
   return Math.max(0, ms - EPOCH_MS) * IDS_A_MS;
 }
 
 /** The key of an id, or one beside which it would stand. */
-export function keyOf(id: string): number {
+export function keyFromId(id: string): number {
   const [ms = 0, sequence = 0] = id.split("-").map(Number);
-  return keyAt(ms) + Math.min(sequence, IDS_A_MS - 1);
+  return keyFromMs(ms) + Math.min(sequence, IDS_A_MS - 1);
 }
 
-export function idOf(key: number): string {
-  return `${msOf(key)}-${key % IDS_A_MS}`;
+export function idFromKey(key: number): string {
+  return `${msFromKey(key)}-${key % IDS_A_MS}`;
 }
 
-export function msOf(key: number): number {
+export function msFromKey(key: number): number {
   return EPOCH_MS + Math.floor(key / IDS_A_MS);
 }
 
-export function timeOf({ id, time }: Pick<Row, "id" | "time">): number {
-  return time ?? msOf(id);
+export function timeOf({ id, time }: Pick<MessageRow, "id" | "time">): number {
+  return time ?? msFromKey(id);
 }

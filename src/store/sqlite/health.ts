@@ -1,8 +1,8 @@
 /** Whether the SQLite store's files do their part: what fails makes the store not ready, until it works again. */
 
 import { SQLiteError } from "bun:sqlite";
-import { fs } from "../../util/lazy-node.ts";
-import { note, report } from "../../ops/log.ts";
+import { lazyFs } from "../../util/lazy-node.ts";
+import { logEvent, logError } from "../../ops/log.ts";
 
 /** How often it is tried whether a file that has failed works again. */
 const RETRY_MS = 1000;
@@ -14,7 +14,7 @@ interface State {
   readonly changedMs: number;
 }
 
-export class FileHealth {
+export class DatabaseHealth {
   isReady = true;
   readonly #files: readonly string[];
   #states: readonly State[];
@@ -22,12 +22,12 @@ export class FileHealth {
   #hasMissed = false;
 
   /**
-   * @param touch writes to the file, and changes nothing
+   * @param probeWrite writes to the file, and changes nothing
    * @param saveLog what the write-ahead log holds is saved to the main file, and a new one begun
    */
   constructor(
     path: string,
-    private readonly touch: () => unknown,
+    private readonly probeWrite: () => unknown,
     private readonly saveLog: () => unknown,
   ) {
     this.#files = [path, `${path}-wal`];
@@ -35,20 +35,20 @@ export class FileHealth {
   }
 
   /** Undefined when the file does not do its part; then it is tried again, with and without anything to do. */
-  try<T>(work: () => T): T | undefined {
+  attempt<T>(work: () => T): T | undefined {
     try {
       return work();
     } catch (error) {
-      if (error instanceof SQLiteError) this.#lose(error.message);
-      else report("The store failed", error);
+      if (error instanceof SQLiteError) this.#markUnavailable(error.message);
+      else logError("The store failed", error);
       return undefined;
     }
   }
 
-  /** {@link try} for what writes, into files that are what they were. `isSure` unless they changed meanwhile. */
+  /** {@link attempt} for what writes, into files that are what they were. `isSure` unless they changed meanwhile. */
   write<T>(work: () => T): { readonly done: T; readonly isSure: boolean } | undefined {
     if (!this.look()) return undefined;
-    const done = this.try(() => ({ value: work() }));
+    const done = this.attempt(() => ({ value: work() }));
     const isSure = this.#record();
     return done && { done: done.value, isSure };
   }
@@ -61,7 +61,7 @@ export class FileHealth {
       const known = this.#states[i];
       return identity === known?.identity && size === known.size && changedMs === known.changedMs;
     });
-    if (!isSame) this.#lose("its files were removed, or changed by something else");
+    if (!isSame) this.#markUnavailable("its files were removed, or changed by something else");
     return isSame;
   }
 
@@ -74,13 +74,13 @@ export class FileHealth {
     });
     this.#hasMissed = !isPlausible;
     if (isPlausible) this.#states = states;
-    else this.#lose("its files were removed, or changed by something else");
+    else this.#markUnavailable("its files were removed, or changed by something else");
     return isPlausible;
   }
 
-  #lose(why: string): void {
+  #markUnavailable(why: string): void {
     if (this.isReady) {
-      note("store lost", { why });
+      logEvent("store lost", { why });
       this.#retryLater();
     }
     this.isReady = false;
@@ -89,9 +89,9 @@ export class FileHealth {
   #retryLater(): void {
     setTimeout(() => {
       this.#saveRemovedLog();
-      if (!this.write(this.touch)?.isSure) return this.#retryLater();
+      if (!this.write(this.probeWrite)?.isSure) return this.#retryLater();
       this.isReady = true;
-      note("store found");
+      logEvent("store found");
     }, RETRY_MS).unref();
   }
 
@@ -100,7 +100,7 @@ export class FileHealth {
     const [main, log] = this.#files.map(stateOf);
     const [known] = this.#states;
     if (!main || !known || main.identity !== known.identity || main.size < known.size) return;
-    if (log?.identity !== MISSING || !this.try(() => ({ saved: this.saveLog() }))) return;
+    if (log?.identity !== MISSING || !this.attempt(() => ({ saved: this.saveLog() }))) return;
     this.#states = this.#files.map(stateOf);
     this.#hasMissed = false;
   }
@@ -110,7 +110,7 @@ const MISSING = "";
 
 function stateOf(path: string): State {
   try {
-    const { dev, ino, size, mtimeMs } = fs().statSync(path);
+    const { dev, ino, size, mtimeMs } = lazyFs().statSync(path);
     return { identity: `${dev} ${ino}`, size, changedMs: mtimeMs };
   } catch {
     return { identity: MISSING, size: 0, changedMs: 0 };

@@ -4,7 +4,7 @@
  * each commit and never flushed: a killed process leaves it exact, a power failure a few seconds old. It never claims too much.
  */
 
-import { fs } from "../../util/lazy-node.ts";
+import { lazyFs } from "../../util/lazy-node.ts";
 import { StoreError } from "../store.ts";
 
 const BYTES = 64;
@@ -15,7 +15,7 @@ export class NewestMark {
 
   /** @throws StoreError when the file cannot be used */
   constructor(path: string) {
-    const { openSync, constants } = fs();
+    const { openSync, constants } = lazyFs();
     try {
       this.#file = openSync(`${path}-newest`, constants.O_RDWR | constants.O_CREAT, 0o600);
     } catch (error) {
@@ -26,7 +26,7 @@ export class NewestMark {
 
   /** The key of the newest id of the database with that origin; 0 if nothing is known. `isOther`: it was written beside another one. */
   read(origin: number): { readonly key: number; readonly isOther: boolean } {
-    const length = fs().readSync(this.#file, this.#buffer, 0, BYTES, 0);
+    const length = lazyFs().readSync(this.#file, this.#buffer, 0, BYTES, 0);
     const [itsOrigin, key, sum] = this.#buffer.toString("latin1", 0, length).trim().split(" ").map(Number);
     if (itsOrigin === undefined || key === undefined || sum !== sumOf(itsOrigin, key))
       return { key: 0, isOther: false };
@@ -37,12 +37,12 @@ export class NewestMark {
   write(origin: number, key: number): void {
     try {
       this.#buffer.fill(" ").write(`${origin} ${key} ${sumOf(origin, key)}`, "latin1");
-      fs().writeSync(this.#file, this.#buffer, 0, BYTES, 0);
+      lazyFs().writeSync(this.#file, this.#buffer, 0, BYTES, 0);
     } catch {}
   }
 
   close(): void {
-    fs().closeSync(this.#file);
+    lazyFs().closeSync(this.#file);
   }
 }
 

@@ -2,38 +2,38 @@
 
 import type { Database } from "bun:sqlite";
 import { ClockWatch } from "../clock-watch.ts";
-import { note, report } from "../../ops/log.ts";
+import { logEvent, logError } from "../../ops/log.ts";
 import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
-import { Sessions } from "../dedup.ts";
-import { FileHealth } from "./health.ts";
+import { DedupTable } from "../dedup.ts";
+import { DatabaseHealth } from "./health.ts";
 import {
-  idOf,
-  keyAt,
-  keyOf,
+  idFromKey,
+  keyFromMs,
+  keyFromId,
   MAX_KEY,
-  msOf,
-  openFile,
-  prepare,
+  msFromKey,
+  openDatabase,
+  prepareStatements,
   sumOf,
   sumOfSession,
   timeOf,
-  type Row,
+  type MessageRow,
 } from "./database.ts";
 import { NewestMark } from "./newest-mark.ts";
 import {
-  aPageOf,
+  takePage,
   History,
   MAX_PAGE_BYTES,
-  type Answer,
-  type Draft,
-  type Entry,
-  type Follow,
-  type Page,
+  type AppendResult,
+  type PendingMessage,
+  type StoredMessage,
+  type MessageListener,
+  type HistoryPage,
   type ReadonlyHistory,
-  type Sender,
-  type Store,
+  type AppendCallback,
+  type MessageStore,
   type StoreOptions,
-  type Where,
+  type PageQuery,
 } from "../store.ts";
 
 /** A commit takes what came in one tick; where the disk is slow, what comes in two milliseconds. */
@@ -53,11 +53,11 @@ const MAX = Number.MAX_SAFE_INTEGER;
 const DAY_MS = 24 * 60 * 60 * 1000;
 
 /** @throws StoreError when the file cannot be used */
-export class SqliteStore implements Store {
+export class SqliteStore implements MessageStore {
   #db: Database;
-  #sql: ReturnType<typeof prepare>;
-  readonly #sessions: Sessions;
-  #waiting: [Draft, Sender][] = [];
+  #sql: ReturnType<typeof prepareStatements>;
+  readonly #sessions: DedupTable;
+  #queue: [PendingMessage, AppendCallback][] = [];
   /** The next commit, once it is scheduled. */
   #nextCommit: PromiseWithResolvers<void> | undefined;
   /** How long the last one took. */
@@ -72,29 +72,29 @@ export class SqliteStore implements Store {
   /** Damage that was logged. */
   readonly #found = new Set<number>();
   readonly #mark: NewestMark;
-  promise: string;
+  durability: string;
   readonly #clockWatch = new ClockWatch();
-  readonly #origin: number;
-  readonly #health: FileHealth;
+  readonly #originKey: number;
+  readonly #health: DatabaseHealth;
 
   constructor(
     private readonly path: string,
     private readonly options: StoreOptions,
-    private readonly follow: Follow,
+    private readonly follow: MessageListener,
     private readonly clock: () => number = Date.now,
     /** What is cached of the rooms that are open; the file has the rest. */
     private readonly rooms = new RoomCache<CachedRoom>(),
   ) {
-    this.promise = `in ${path}`;
-    this.#db = openFile(path, this.clock());
-    this.#sql = prepare(this.#db);
-    this.#health = new FileHealth(
+    this.durability = `in ${path}`;
+    this.#db = openDatabase(path, this.clock());
+    this.#sql = prepareStatements(this.#db);
+    this.#health = new DatabaseHealth(
       path,
       () => this.#sql.touch.run(),
       () => this.#saveLog(),
     );
     const { id: origin = 0, damaged = 0 } = this.#sql.origin.get() ?? {};
-    this.#origin = origin;
+    this.#originKey = origin;
     this.#damaged = damaged;
     this.#mark = new NewestMark(path);
     const newest = Math.max(origin, this.#sql.newest.get()?.id ?? 0);
@@ -103,22 +103,22 @@ export class SqliteStore implements Store {
     this.#lastKey = Math.max(newest, marked.key);
     if (marked.key > newest || marked.isOther) this.#admitLoss(newest, marked.key);
     this.#mark.write(origin, this.#lastKey);
-    this.#sessions = new Sessions((client, session) => {
+    this.#sessions = new DedupTable((client, session) => {
       const row = this.#sql.session.get(client, session);
       if (!row) return undefined;
       // A number that is too high would pass new messages for duplicates.
       if (row.sum !== null && row.sum !== sumOfSession(client, session, row))
-        return void note("session damaged", { client });
-      return { seq: row.seq, id: idOf(row.id), usedMs: row.used };
+        return void logEvent("session damaged", { client });
+      return { seq: row.seq, id: idFromKey(row.id), usedMs: row.used };
     });
-    this.#forgetLater(FORGET_EVERY_MS);
+    this.#schedulePruning(FORGET_EVERY_MS);
   }
 
   /** At the start: what was acknowledged last is not in the file. */
   #admitLoss(newest: number, acknowledged: number): void {
-    const [after, upTo] = [idOf(newest), idOf(acknowledged)];
-    note("messages missing", { after, upTo });
-    this.promise += ` (messages are missing: ${upTo} had been stored, and the newest in the file is ${after})`;
+    const [after, upTo] = [idFromKey(newest), idFromKey(acknowledged)];
+    logEvent("messages missing", { after, upTo });
+    this.durability += ` (messages are missing: ${upTo} had been stored, and the newest in the file is ${after})`;
     this.#admitDamage(newest);
   }
 
@@ -126,49 +126,55 @@ export class SqliteStore implements Store {
     return this.#health.isReady;
   }
 
-  async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
-    const room = this.rooms.get(name) ?? this.#health.try(() => this.#load(name));
+  async acquireRoom(name: string): Promise<ReadonlyHistory | "unavailable"> {
+    const room = this.rooms.get(name) ?? this.#health.attempt(() => this.#load(name));
     if (!room) return "unavailable";
     room.holders++;
     return room.history;
   }
 
-  close(name: string): void {
+  releaseRoom(name: string): void {
     if (this.rooms.release(name)) this.rooms.delete(name);
   }
 
-  async sent(client: string, session: string): Promise<number | null | "unavailable"> {
+  async lastSeq(client: string, session: string): Promise<number | null | "unavailable"> {
     await this.#nextCommit?.promise; // what is pending may be of that session
-    const known = this.#health.try(() => ({ sent: this.#sessions.sent(client, session, this.clock()) }));
+    const known = this.#health.attempt(() => ({
+      sent: this.#sessions.lastSeq(client, session, this.clock()),
+    }));
     return known ? known.sent : "unavailable";
   }
 
-  async read(room: string, where: Where): Promise<Page | "unavailable"> {
-    return this.#health.try(() => this.#read(room, where)) ?? "unavailable";
+  async readHistory(room: string, where: PageQuery): Promise<HistoryPage | "unavailable"> {
+    return this.#health.attempt(() => this.#read(room, where)) ?? "unavailable";
   }
 
-  #read(room: string, { after, before, limit }: Where): Page {
+  #read(room: string, { after, before, limit }: PageQuery): HistoryPage {
     if (after === undefined) {
-      const page = this.#pageOf(room, this.#sql.before.iterate(room, before ? keyOf(before) : MAX), limit);
-      return { ...page, entries: page.entries.reverse() };
+      const page = this.#pageOf(
+        room,
+        this.#sql.before.iterate(room, before ? keyFromId(before) : MAX),
+        limit,
+      );
+      return { ...page, messages: page.messages.reverse() };
     }
-    const page = this.#pageOf(room, this.#sql.after.iterate(room, keyOf(after)), limit);
-    if (!this.#isKept(room, after)) return { ...page, recovered: false };
-    const isDamaged = keyOf(after) <= this.#damaged;
+    const page = this.#pageOf(room, this.#sql.after.iterate(room, keyFromId(after)), limit);
+    if (!this.#isResumable(room, after)) return { ...page, recovered: false };
+    const isDamaged = keyFromId(after) <= this.#damaged;
     return { ...page, recovered: !isDamaged, ...(isDamaged ? { isDamaged } : {}) };
   }
 
   /** Only what is as it was stored. What is missing or damaged is reported, and nobody can resume across it. */
-  #pageOf(room: string, rows: Iterable<Row>, limit: number, maxBytes = MAX_PAGE_BYTES) {
+  #pageOf(room: string, rows: Iterable<MessageRow>, limit: number, maxBytes = MAX_PAGE_BYTES) {
     let damaged = 0;
     const found = (fact: string, key: number) => {
       damaged = Math.max(damaged, key);
       if (this.#found.has(key) || this.#found.size >= MAX_FOUND) return;
       this.#found.add(key);
-      note(fact, { room, id: idOf(key) });
+      logEvent(fact, { room, id: idFromKey(key) });
     };
-    const entriesIn = function* (): Generator<Entry> {
-      let last: Row | undefined;
+    const entriesIn = function* (): Generator<StoredMessage> {
+      let last: MessageRow | undefined;
       for (const row of rows) {
         const [older, newer] = last && last.id > row.id ? [row, last] : [last, row];
         if (older && newer.prev !== older.id) found("messages missing after", older.id);
@@ -177,7 +183,7 @@ export class SqliteStore implements Store {
         else yield entryOf(row, room);
       }
     };
-    const page = aPageOf(entriesIn(), limit, maxBytes);
+    const page = takePage(entriesIn(), limit, maxBytes);
     this.#admitDamage(damaged);
     return page;
   }
@@ -191,24 +197,24 @@ export class SqliteStore implements Store {
   }
 
   async idBeforeLatest(room: string, count: number): Promise<string | "unavailable"> {
-    const idBefore = () => idOf(this.#sql.latest.get(room, count)?.id ?? this.#idBeforeOldest(room));
-    return this.#health.try(idBefore) ?? "unavailable";
+    const idBefore = () => idFromKey(this.#sql.latest.get(room, count)?.id ?? this.#idBeforeOldest(room));
+    return this.#health.attempt(idBefore) ?? "unavailable";
   }
 
-  append(draft: Draft, sender: Sender): void {
-    this.#waiting.push([draft, sender]);
+  append(pending: PendingMessage, sender: AppendCallback): void {
+    this.#queue.push([pending, sender]);
     if (this.#nextCommit) return;
     this.#nextCommit = Promise.withResolvers();
     if (this.#commitMs < FAST_COMMIT_MS) setImmediate(() => this.#commit());
     else setTimeout(() => this.#commit(), SLOW_COMMIT_WAIT_MS);
   }
 
-  async settle(): Promise<void> {
+  async drain(): Promise<void> {
     this.#commit();
   }
 
   /** Keeps what has come in, and lets go of the file. */
-  end(): void {
+  close(): void {
     this.#commit();
     clearTimeout(this.#forgetting);
     this.#closeFile();
@@ -217,79 +223,87 @@ export class SqliteStore implements Store {
 
   /** All that has come in becomes one transaction; who sent it is answered, and everyone hears it, after that. */
   #commit(): void {
-    const batch = this.#waiting;
+    const batch = this.#queue;
     const thisCommit = this.#nextCommit;
-    this.#waiting = [];
+    this.#queue = [];
     this.#nextCommit = undefined;
     if (batch.length > 0) this.#store(batch);
     thisCommit?.resolve();
   }
 
-  #store(batch: readonly [Draft, Sender][]): void {
+  #store(batch: readonly [PendingMessage, AppendCallback][]): void {
     const nowMs = this.clock();
     const startMs = performance.now();
-    const transaction = this.#db.transaction(() => this.#decide(batch, nowMs));
-    const { done: answers, isSure } = this.#health.write(() => transaction.immediate()) ?? {};
+    const transaction = this.#db.transaction(() => this.#writeBatch(batch, nowMs));
+    const { done: results, isSure } = this.#health.write(() => transaction.immediate()) ?? {};
     this.#commitMs = performance.now() - startMs;
-    const newest = answers?.findLast((answer) => "kept" in answer);
-    if (isSure && newest && "kept" in newest) this.#mark.write(this.#origin, keyOf(newest.kept.id));
+    const newest = results?.findLast((result) => "stored" in result);
+    if (isSure && newest && "stored" in newest)
+      this.#mark.write(this.#originKey, keyFromId(newest.stored.id));
     // What a failed transaction had noted of them holds no more.
-    if (!answers) this.#sessions.reload(batch.map(([draft]) => draft));
-    for (const [i, [draft, sender]] of batch.entries())
+    if (!results) this.#sessions.invalidate(batch.map(([pending]) => pending));
+    for (const [i, [pending, sender]] of batch.entries())
       try {
-        const answer = answers?.[i] ?? { refused: "unavailable" };
-        if ("kept" in answer) this.#cache(answer.kept);
-        sender.answered(draft, answers && !isSure ? { refused: "unconfirmed" } : answer);
-        if ("kept" in answer) this.follow(answer.kept);
+        const result = results?.[i] ?? { rejected: "unavailable" };
+        if ("stored" in result) this.#cache(result.stored);
+        sender.onResult(pending, results && !isSure ? { rejected: "unconfirmed" } : result);
+        if ("stored" in result) this.follow(result.stored);
       } catch (error) {
-        report("A message that is kept could not be told", error); // and the next ones still can
+        logError("A message that is kept could not be told", error); // and the next ones still can
       }
   }
 
-  #decide(batch: readonly [Draft, Sender][], nowMs: number): Answer[] {
+  #writeBatch(batch: readonly [PendingMessage, AppendCallback][], nowMs: number): AppendResult[] {
     const heads = new Map<string, number>();
-    const numbered = new Map<string, Draft>();
-    const answers = batch.map(([draft]): Answer => {
-      const objection = this.#sessions.objection(draft, nowMs);
+    const numbered = new Map<string, PendingMessage>();
+    const results = batch.map(([pending]): AppendResult => {
+      const objection = this.#sessions.check(pending, nowMs);
       if (objection) return objection;
-      const { room, from, content, session } = draft;
+      const { room, from, content, session } = pending;
       const prev = heads.get(room) ?? this.#head(room);
-      const clockKey = keyAt(nowMs);
+      const clockKey = keyFromMs(nowMs);
       const key = clockKey < MAX_KEY ? Math.max(this.#lastKey + 1, clockKey) : this.#lastKey + 1;
       const sum = sumOf({ id: key, prev, time: nowMs, sender: from, content }, room);
       this.#sql.insert.run(key, prev, nowMs, room, from, content, sum);
       this.#lastKey = key;
       heads.set(room, key);
-      const entry: Entry = { id: idOf(key), prev: idOf(prev), time: nowMs, room, from, content };
-      this.#sessions.kept(draft, entry.id, nowMs);
-      if (session !== undefined) numbered.set(`${from} ${session}`, draft);
-      return { kept: entry };
+      const message: StoredMessage = {
+        id: idFromKey(key),
+        prev: idFromKey(prev),
+        time: nowMs,
+        room,
+        from,
+        content,
+      };
+      this.#sessions.record(pending, message.id, nowMs);
+      if (session !== undefined) numbered.set(`${from} ${session}`, pending);
+      return { stored: message };
     });
-    if (heads.size > 0) this.#clockWatch.check(msOf(this.#lastKey), nowMs);
+    if (heads.size > 0) this.#clockWatch.check(msFromKey(this.#lastKey), nowMs);
     for (const [room, key] of heads) this.#sql.setHead.run(room, key);
     for (const { from, session = "" } of numbered.values()) {
       const known = this.#sessions.get(from, session, nowMs);
       if (!known) continue;
-      const row = { seq: known.seq, id: keyOf(known.id), used: nowMs };
+      const row = { seq: known.seq, id: keyFromId(known.id), used: nowMs };
       const sum = sumOfSession(from, session, row);
       this.#sql.setSession.run(from, session, row.seq, row.id, row.used, sum);
     }
-    return answers;
+    return results;
   }
 
-  #cache(entry: Entry): void {
-    const room = this.rooms.get(entry.room);
-    if (room) this.rooms.push(room, entry);
+  #cache(message: StoredMessage): void {
+    const room = this.rooms.get(message.room);
+    if (room) this.rooms.push(room, message);
   }
 
   #head(room: string): number {
-    return this.#sql.head.get(room)?.id ?? this.#origin;
+    return this.#sql.head.get(room)?.id ?? this.#originKey;
   }
 
   /** The rule of *recovered*, with all that is in the file. */
-  #isKept(room: string, id: string): boolean {
-    const key = keyOf(id);
-    if (idOf(key) !== id) return false;
+  #isResumable(room: string, id: string): boolean {
+    const key = keyFromId(id);
+    if (idFromKey(key) !== id) return false;
     return key === this.#idBeforeOldest(room) || this.#sql.exists.get(room, key) !== null;
   }
 
@@ -300,9 +314,9 @@ export class SqliteStore implements Store {
   #load(name: string): CachedRoom {
     const { history: count } = this.options;
     const latest = this.#sql.before.iterate(name, MAX);
-    const entries = this.#pageOf(name, latest, count, this.rooms.loadBytes).entries.reverse();
-    const history = new History(entries[0]?.prev ?? idOf(this.#head(name)), count, MAX_ROOM_BYTES);
-    for (const entry of entries) history.push(entry);
+    const messages = this.#pageOf(name, latest, count, this.rooms.loadBytes).messages.reverse();
+    const history = new History(messages[0]?.prev ?? idFromKey(this.#head(name)), count, MAX_ROOM_BYTES);
+    for (const message of messages) history.push(message);
     const room = { history, holders: 0 };
     this.rooms.add(name, room);
     return room;
@@ -322,21 +336,21 @@ export class SqliteStore implements Store {
       if (this.#sql.checkpoint.get()?.busy !== 0) throw new Error("The write-ahead log could not be saved");
       this.#closeFile();
     }
-    this.#db = openFile(this.path, this.clock());
-    this.#sql = prepare(this.#db);
+    this.#db = openDatabase(this.path, this.clock());
+    this.#sql = prepareStatements(this.#db);
     this.#isClosed = false;
   }
 
-  #forgetLater(waitMs: number): void {
+  #schedulePruning(waitMs: number): void {
     this.#forgetting = setTimeout(() => {
       this.#health.look();
-      const isMore = this.forgetOld() > 0;
-      this.#forgetLater(isMore ? FORGET_MORE_MS : FORGET_EVERY_MS);
+      const isMore = this.prune() > 0;
+      this.#schedulePruning(isMore ? FORGET_MORE_MS : FORGET_EVERY_MS);
     }, waitMs).unref();
   }
 
   /** A small step, which nobody notices. @returns how much was forgotten */
-  forgetOld(): number {
+  prune(): number {
     const { keepDays } = this.options;
     const nowMs = this.clock();
     const forget = this.#db.transaction(() => {
@@ -354,7 +368,7 @@ export class SqliteStore implements Store {
       const { upTo, count } = this.#oldIn(room, nowMs, limitMs, FORGET_AT_ONCE - pruned);
       if (count > 0) {
         this.#sql.pruneUpTo.run(room, upTo);
-        this.rooms.prune(room, idOf(upTo));
+        this.rooms.prune(room, idFromKey(upTo));
       }
       pruned += count;
       if (pruned >= FORGET_AT_ONCE) return pruned; // the next step goes on with this room
@@ -381,7 +395,7 @@ export class SqliteStore implements Store {
   }
 }
 
-function entryOf(row: Row, room: string): Entry {
+function entryOf(row: MessageRow, room: string): StoredMessage {
   const { id, prev, sender, content } = row;
-  return { id: idOf(id), prev: idOf(prev), time: timeOf(row), room, from: sender, content };
+  return { id: idFromKey(id), prev: idFromKey(prev), time: timeOf(row), room, from: sender, content };
 }
