@@ -438,7 +438,7 @@ describe("a store by itself", () => {
     expect(await texts(store)).toEqual(["now", "far ahead", "back"]);
     store.close();
     const again = open();
-    expect(await say(again, "after a restart")).toHaveProperty("kept");
+    expect(await say(again, "after a restart")).toHaveProperty("stored");
     again.close();
   });
 
@@ -467,7 +467,7 @@ describe("a store by itself", () => {
       expect(await store.lastSeq("ann", session)).toBe(7);
       return answered;
     });
-    for (const result of await Promise.all(answers)) expect(result).toHaveProperty("kept");
+    for (const result of await Promise.all(answers)) expect(result).toHaveProperty("stored");
     expect(commits).toHaveBeenCalledTimes(1);
     expect(await store.lastSeq("ann", "s5")).toBe(7);
     expect(commits).toHaveBeenCalledTimes(1);
@@ -486,7 +486,7 @@ describe("a store by itself", () => {
     const cached = await second.acquireRoom("r");
     second.prune();
     expect(await texts(second)).toEqual(["new"]);
-    expect(cached).toMatchObject({ start: 1, end: 2 });
+    expect(cached).toMatchObject({ firstOffset: 1, nextOffset: 2 });
     const recovered = async (after = "") => {
       const page = await second.readHistory("r", { after, limit: 10 });
       return page !== "unavailable" && page.recovered;
@@ -500,7 +500,7 @@ describe("a store by itself", () => {
 
   test("nothing is acknowledged once the log is gone, from the very next message", async () => {
     const store = open();
-    expect(await say(store, "1")).toHaveProperty("kept");
+    expect(await say(store, "1")).toHaveProperty("stored");
     rmSync(join(folder, "chat.db-wal"));
     expect(await say(store, "2", { session: "s", seq: 1 })).toEqual({ rejected: "unavailable" });
     expect(store.isReady).toBe(false);
@@ -510,7 +510,7 @@ describe("a store by itself", () => {
 
   test("a commit that failed claims nothing: the next start reports no loss", async () => {
     const store = open();
-    expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("kept");
+    expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("stored");
     const failed = say(store, "2", { session: "s", seq: 2 });
     store.append(
       {
@@ -522,7 +522,7 @@ describe("a store by itself", () => {
       { onResult() {} },
     );
     expect(await failed).toEqual({ rejected: "unavailable" });
-    expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("repeated");
+    expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("duplicateSeq");
     store.close();
     const again = open();
     expect(again.durability).toBe(`in ${join(folder, "chat.db")}`);
@@ -555,7 +555,7 @@ describe("a store by itself", () => {
     store.prune();
     expect(await texts(store)).toEqual(["4", "late, but behind a newer one", "ahead again", "5"]);
     const resumed = async (i: number) => store.readHistory("r", { after: heard[i]?.id ?? "", limit: 10 });
-    expect(await resumed(3)).toMatchObject({ recovered: true, entries: heard.slice(4) });
+    expect(await resumed(3)).toMatchObject({ recovered: true, messages: heard.slice(4) });
     expect(await resumed(2)).toMatchObject({ recovered: false });
     store.close();
   });
@@ -593,7 +593,7 @@ describe("a store by itself", () => {
     }
     expect(cache.bytes).toBeGreaterThan(800_000);
     for (let i = 0; i < 30; i++)
-      expect(await store.readHistory(`r${i}`, { limit: 1000 })).toMatchObject({ entries: { length: 100 } });
+      expect(await store.readHistory(`r${i}`, { limit: 1000 })).toMatchObject({ messages: { length: 100 } });
     for (let i = 0; i < 30; i++) store.releaseRoom(`r${i}`);
     expect([cache.bytes, cache.size]).toEqual([0, 0]);
     store.close();
