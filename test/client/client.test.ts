@@ -10,7 +10,7 @@ import type { Welcome } from "../../src/protocol/events.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { startServer, withDeadline, eventually } from "../support/server.ts";
-import { fill, linesOf } from "../support/docs.ts";
+import { codeBlock, substitute } from "../support/docs.ts";
 
 /** The next time that something happens, with a deadline. */
 function next<T>(
@@ -24,11 +24,10 @@ function next<T>(
   return withDeadline(promise, () => `${what} did not happen`, deadlineMs);
 }
 
-test("the README's lines run as they stand, with the module that the server hands out", async () => {
+test("the documented example runs as it stands, with the module that the server serves", async () => {
   await using hub = await startServer();
   await using bob = await hub.join("bob", { room: "tea" });
-  const readme = await Bun.file(`${import.meta.dir}/../../README.md`).text();
-  const lines = /```js\n(.*?)```/s.exec(readme)?.[1] ?? "";
+  const lines = codeBlock("src/client/README.md", "js");
   const [, address = ""] = /from "(.*?)"/.exec(lines) ?? [];
   expect(address).toBe("http://localhost:8000/hubbub.js");
   const module = await hub.get("/hubbub.js");
@@ -49,15 +48,18 @@ test("the README's lines run as they stand, with the module that the server hand
   run.kill();
 });
 
-test("in Bun a copy of the module works as the README says; without a server it says what is missing", async () => {
+test("in Bun a copy of the module works as documented; without a server it says what is missing", async () => {
   await using hub = await startServer();
   await using bob = await hub.join("bob", { room: "tea" });
   const folder = await mkdtemp(join(tmpdir(), "hubbub-client-"));
   try {
     const here = { "http://localhost:8000": hub.origin };
-    const [, url = ""] = /^curl -fsSO (\S+)$/.exec(fill(linesOf("sh", "hubbub.js"), here).trim()) ?? [];
+    const [, url = ""] =
+      /^curl -fsSO (\S+)$/.exec(
+        substitute(codeBlock("src/client/README.md", "sh", "hubbub.js"), here).trim(),
+      ) ?? [];
     await Bun.write(`${folder}/hubbub.js`, await fetch(url));
-    const lines = fill(linesOf("js", "./hubbub.js"), here);
+    const lines = substitute(codeBlock("src/client/README.md", "js", "./hubbub.js"), here);
     await Bun.write(`${folder}/ann.js`, `${lines}room.send("hi");`);
     await using ann = Bun.spawn([process.execPath, "ann.js"], { cwd: folder });
     await bob.hears("Client #ann says: hi");

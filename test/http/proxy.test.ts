@@ -6,7 +6,7 @@ import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { JsonPeer, Peer, startServer, withDeadline } from "../support/server.ts";
 import { freePort, skipped, startNginx } from "../support/nginx.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
-import { fill, linesOf } from "../support/docs.ts";
+import { codeBlock, substitute } from "../support/docs.ts";
 import { Redis, skipped as withoutRedis } from "../support/redis.ts";
 
 const ca = await Bun.file(`${import.meta.dir}/../support/tls/localhost.crt`).text();
@@ -160,11 +160,13 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
   test.skipIf(withoutRedis !== "")(
     `two nodes on one Redis: whose server dies goes on with the other${withoutRedis}`,
     async () => {
-      const [redisLine = "", ...lines] = linesOf("sh", "redis-server").trim().split("\n");
+      const [redisLine = "", ...lines] = codeBlock("src/store/redis/README.md", "sh", "redis-server")
+        .trim()
+        .split("\n");
       await using redis = await Redis.start(redisLine.split(" ").slice(1));
       const start = (line = "") => {
         const port = `--port ${freePort()}`;
-        const filled = fill(line.replace(/--port 800\d/, port), {
+        const filled = substitute(line.replace(/--port 800\d/, port), {
           "redis://localhost": redis.url("proxied"),
         });
         return startServer({ args: filled.split(" ").slice(1) });

@@ -7,6 +7,7 @@ import { Clock } from "../support/clock.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { readDoc } from "../support/docs.ts";
 
 /** Of the many answers each has some of these. */
 interface Body {
@@ -440,9 +441,9 @@ test("the rate is that of an address, and says when to come again", async () => 
   expect([(await post()).status, (await post()).status]).toEqual([201, 429]);
 });
 
-test("each curl of the README does what it says there", async () => {
+test("each documented curl command does what the document says", async () => {
   await using hub = await startServer();
-  const readme = await Bun.file(`${import.meta.dir}/../../README.md`).text();
+  const readme = readDoc("src/http/README.md");
   const lines = [...readme.matchAll(/^(curl .*)\n# (.*)$/gm)];
   expect(lines.length).toBeGreaterThan(4);
   for (const [, command = "", answer = ""] of lines) {

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { parseCommand } from "../../src/cli/command.ts";
 import { startServer } from "../support/server.ts";
-import { fill, linesOf } from "../support/docs.ts";
+import { codeBlock, substitute } from "../support/docs.ts";
 
 const BINARY = "/usr/local/bin/hubbub";
 const SECRET_FILE = "/etc/hubbub/secret";
@@ -28,16 +28,16 @@ async function run(...cmd: readonly string[]) {
 }
 
 describe("the unit", () => {
-  const unit = linesOf("ini");
+  const unit = codeBlock("src/ops/README.md", "ini");
   const [, command = ""] = /^ExecStart=(.*)$/m.exec(unit) ?? [];
 
   test("starts what it says, and the line below it prints a link that lets in", async () => {
     using secret = await temporary("secret", `${Buffer.alloc(48, 7).toBase64()}\n`);
-    const args = fill(command, { "${CREDENTIALS_DIRECTORY}/secret": secret.path }).split(" ").slice(1);
+    const args = substitute(command, { "${CREDENTIALS_DIRECTORY}/secret": secret.path }).split(" ").slice(1);
     await using hub = await startServer({ args });
     expect(hub.greeting).toContain(" reached as https://chat.example/client\n");
-    const [line = ""] = /^hubbub token .*$/m.exec(linesOf("sh", "systemctl")) ?? [];
-    const [, ...words] = fill(line, { [SECRET_FILE]: secret.path }).split(" ");
+    const [line = ""] = /^hubbub token .*$/m.exec(codeBlock("src/ops/README.md", "sh", "systemctl")) ?? [];
+    const [, ...words] = substitute(line, { [SECRET_FILE]: secret.path }).split(" ");
     const { stdout } = await run(process.execPath, source, ...words);
     const link = new URL(stdout.trim());
     expect(link.origin + link.pathname).toBe("https://chat.example/client");
@@ -69,7 +69,7 @@ describe("the unit", () => {
 
   const skipped = skipWithout("systemd-analyze");
   test.skipIf(skipped !== "")(`is one that systemd has nothing to say about${skipped}`, async () => {
-    using file = await temporary("hubbub.service", fill(unit, { [BINARY]: process.execPath }));
+    using file = await temporary("hubbub.service", substitute(unit, { [BINARY]: process.execPath }));
     const verified = await run("systemd-analyze", "verify", "--man=no", file.path);
     // Of other units of this machine it may have something to say, too.
     const about = verified.stderr.split("\n").filter((line) => line.includes("hubbub"));
@@ -80,7 +80,7 @@ describe("the unit", () => {
 describe("the lines for Caddy", () => {
   const skipped = skipWithout("caddy");
   test.skipIf(skipped !== "")(`are valid${skipped}`, async () => {
-    using file = await temporary("Caddyfile", linesOf("caddy"));
+    using file = await temporary("Caddyfile", codeBlock("src/ops/README.md", "caddy"));
     const { exitCode, stderr } = await run(
       ...["caddy", "validate", "--adapter", "caddyfile", "--config", file.path],
     );

@@ -10,6 +10,7 @@ import {
   type ErrorCode,
 } from "../../src/protocol/codec.ts";
 import { startServer } from "../support/server.ts";
+import { unpadded } from "../support/docs.ts";
 
 const malformed: [string, ErrorCode, number?][] = [
   ["", "not-json"],
@@ -73,8 +74,8 @@ test("an id is escaped like any other text", () => {
   );
 });
 
-test("the README's tables of errors and close codes are the code's", async () => {
-  const readme = (await Bun.file(`${import.meta.dir}/../../README.md`).text()).replace(/ +/g, " ");
+test("the documented errors and close codes are those of the code", () => {
+  const readme = unpadded("src/protocol/README.md");
   for (const [code, sentence] of Object.entries(ERROR_MESSAGES))
     expect(readme).toContain(`| \`${code}\` | ${sentence} |`);
   for (const [code, reason] of Object.values(CLOSE_CODES))

@@ -1,20 +1,30 @@
-/** The README's own lines, so that they are held to what works. */
+/** Reads the documentation, so that tests can hold its tables and commands to the code. */
 
-const readme = await Bun.file(`${import.meta.dir}/../../README.md`).text();
+import { readFileSync } from "node:fs";
 
-/** The first block of lines in that language, or the first that holds this word. */
-export function linesOf(language: string, word = ""): string {
-  const blocks = readme.matchAll(/^```(\w+)\n(.*?)^```$/gms);
-  for (const [, name, lines = ""] of blocks) if (name === language && lines.includes(word)) return lines;
-  throw new Error(`the README has no lines of ${language} with ${word}`);
+/** A document's text. @param path from the top of the repository */
+export function readDoc(path: string): string {
+  return readFileSync(`${import.meta.dir}/../../${path}`, "utf8");
 }
 
-/** The lines with what is different on this machine; all of it has to be in them. */
-export function fill(lines: string, changes: Readonly<Record<string, string>>): string {
-  let filled = lines;
+/** A document's text with every run of blanks as one: `bun fmt` pads the columns of tables. */
+export function unpadded(path: string): string {
+  return readDoc(path).replace(/ +/g, " ");
+}
+
+/** The document's first code block in this language, or the first one that contains `word`. */
+export function codeBlock(path: string, language: string, word = ""): string {
+  const blocks = readDoc(path).matchAll(/^```(\w+)\n(.*?)^```$/gms);
+  for (const [, name, code = ""] of blocks) if (name === language && code.includes(word)) return code;
+  throw new Error(`${path} has no code block in ${language} with "${word}"`);
+}
+
+/** Replaces in a code block what differs on this machine. @throws if it does not contain one of the keys */
+export function substitute(code: string, changes: Readonly<Record<string, string>>): string {
+  let result = code;
   for (const [from, to] of Object.entries(changes)) {
-    if (!filled.includes(from)) throw new Error(`the README's lines do not say ${from}`);
-    filled = filled.replaceAll(from, to);
+    if (!result.includes(from)) throw new Error(`the code block does not contain "${from}"`);
+    result = result.replaceAll(from, to);
   }
-  return filled;
+  return result;
 }

@@ -3,7 +3,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { withDeadline } from "./server.ts";
-import { fill, linesOf } from "./docs.ts";
+import { codeBlock, substitute } from "./docs.ts";
 
 const nginx = ["nginx", "/usr/sbin/nginx"].map((name) => Bun.which(name)).find(Boolean);
 
@@ -29,11 +29,11 @@ export async function startNginx(upstream: number, more = "", other?: number): P
   const nodes =
     other === undefined
       ? ""
-      : fill(linesOf("nginx", "upstream"), {
+      : substitute(codeBlock("src/store/redis/README.md", "nginx"), {
           "127.0.0.1:8001": `127.0.0.1:${upstream}`,
           "127.0.0.1:8002": `127.0.0.1:${other}`,
         });
-  const server = fill(linesOf("nginx"), {
+  const server = substitute(codeBlock("src/ops/README.md", "nginx"), {
     "listen 443 ssl;": `listen 127.0.0.1:${httpsPort} ssl; listen 127.0.0.1:${httpPort};`,
     "/etc/ssl/chat.example.": `${import.meta.dir}/tls/localhost.`,
     "http://127.0.0.1:8000": nodes ? "http://hubbub" : `http://127.0.0.1:${upstream}`,
