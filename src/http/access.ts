@@ -2,7 +2,7 @@
 
 import { parseName } from "../protocol/names.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
-import type { Claims, TokenSigner } from "../auth/tokens.ts";
+import type { Claims, Right, TokenSigner } from "../auth/tokens.ts";
 import type { JoinRequest } from "../chat/connection.ts";
 
 /** Why requests are refused, in a word. */
@@ -147,7 +147,8 @@ export interface AccessRules {
 /** Who has come in: until when, and as whom, if a token says so. */
 export type Grant = Pick<Claims, "expiresMs"> & Partial<Claims>;
 
-type JoinTarget = Partial<Pick<JoinRequest, "client" | "room">>;
+/** `rights`: a token that lists its rights needs one of these to use the room; `read` if not given. */
+type JoinTarget = Partial<Pick<JoinRequest, "client" | "room">> & { readonly rights?: readonly Right[] };
 
 export class AccessControl {
   constructor(private readonly rules: AccessRules) {}
@@ -193,7 +194,8 @@ export class AccessControl {
   }
 
   /** A token is shown as `Authorization: Bearer`, as an offered subprotocol or as `?token=`. */
-  #readToken(url: string, headers: Headers, { client, room }: JoinTarget, nowMs: number): Grant | Problem {
+  #readToken(url: string, headers: Headers, target: JoinTarget, nowMs: number): Grant | Problem {
+    const { client, room, rights = ["read"] } = target;
     const { tokens } = this.rules;
     if (!tokens) return { expiresMs: Infinity };
     const token =
@@ -218,6 +220,12 @@ export class AccessControl {
       );
     if (room !== undefined && claims.rooms && !claims.rooms.has(room))
       return problem(403, "not-for-room", "This token is not for this room: choose one that it names.");
+    if (room !== undefined && claims.can && !rights.some((right) => claims.can?.has(right)))
+      return problem(
+        403,
+        "not-for-room",
+        "This token does not grant access to rooms. Use one made with --can read.",
+      );
     return claims;
   }
 

@@ -6,6 +6,7 @@ import { queryParams, problem, type AccessControl, type Grant, type Problem } fr
 import type { Upgrader } from "./upgrade.ts";
 import type { Hub } from "../chat/hub.ts";
 import { TokenBuckets } from "../util/token-bucket.ts";
+import type { Right } from "../auth/tokens.ts";
 import { parseName } from "../protocol/names.ts";
 import {
   ERROR_MESSAGES,
@@ -36,6 +37,9 @@ interface Limits {
   readonly messageBurst: number;
 }
 
+/** A token with either right may publish; that `write` is required comes with the other rights. */
+const PUBLISH_RIGHTS: readonly Right[] = ["read", "write"];
+
 type RoomRequest = Request & { readonly params: { readonly room: string } };
 type Route = (request: RoomRequest) => Response | Promise<Response>;
 type Handler = (request: RoomRequest, room: string, pass: Grant) => Promise<Response | Problem>;
@@ -46,14 +50,14 @@ export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, 
   const [publishLimits, readLimits] = [new TokenBuckets(rate), new TokenBuckets(rate)];
 
   /** The same door as for sockets; pages of allowed sites may read the answer. */
-  function authorized(handle: Handler) {
+  function authorized(handle: Handler, rights?: readonly Right[]) {
     async function decide(request: RoomRequest): Promise<Response | Problem> {
       const { params, url, headers } = request;
       const foreign = access.refuse(headers);
       if (foreign) return foreign;
       const room = parseName("room", params.room);
       if ("detail" in room) return problem(400, "bad-name", room.detail);
-      const pass = access.authorize(url, headers, { room: room.name }, Date.now());
+      const pass = access.authorize(url, headers, { room: room.name, ...(rights && { rights }) }, Date.now());
       return "detail" in pass ? pass : handle(request, room.name, pass);
     }
     return async (request: RoomRequest): Promise<Response> => {
@@ -88,13 +92,14 @@ export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, 
     const { text, session, seq, from = pass.client ?? "" } = saying;
     const client = parseName("client id", from);
     if ("detail" in client) return problem(400, "bad-name", `from: ${client.detail}`);
-    const mayBe = access.authorize(request.url, request.headers, { client: client.name, room }, Date.now());
+    const target = { client: client.name, room, rights: PUBLISH_RIGHTS };
+    const mayBe = access.authorize(request.url, request.headers, target, Date.now());
     if ("detail" in mayBe) return mayBe;
     const result = await hub.publish({ room, from: client.name, content: text, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
     if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
     return protocolProblem(503, result.rejected);
-  });
+  }, PUBLISH_RIGHTS);
 
   /** `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`. */
   const readHistory = authorized(async (request, room) => {

@@ -218,6 +218,25 @@ describe("at the door", () => {
     await ann.hears("You wrote: hi", "Client #ann says: hi");
   });
 
+  test("a token without the right to read opens no room, reads none over HTTP, and still serves its own purpose", async () => {
+    await using hub = await withSecret();
+    const bearer = (can: string[]) => ({
+      headers: { Authorization: `Bearer ${forge({ sub: "prometheus", can })}` },
+    });
+    for (const can of [["metrics"], ["moderate"], []])
+      for (const path of ["/ws/prometheus", "/rooms/tea/messages", "/rooms/tea/members"]) {
+        const { status, body } = await hub.answer(path, bearer(can));
+        expect([status, body]).toEqual([403, expect.stringContaining("does not grant access to rooms")]);
+      }
+    const post = { method: "POST", body: '{"text":"hi"}' };
+    const publish = async (can: string[]) =>
+      (await hub.answer("/rooms/tea/messages", { ...post, ...bearer(can) })).status;
+    expect([await publish(["metrics"]), await publish(["write"])]).toEqual([403, 201]);
+    const forwarded = { headers: { ...bearer(["metrics"]).headers, "X-Forwarded-For": "192.0.2.1" } };
+    expect((await hub.answer("/metrics", forwarded)).status).toBe(200);
+    expect((await hub.answer("/rooms/tea/messages", bearer(["read"]))).status).toBe(200);
+  });
+
   test("when it expires its connections end, and nobody else's", async () => {
     await using hub = await withSecret();
     const short = forge({ sub: "ann", exp: Date.now() / 1000 + 0.3 });
