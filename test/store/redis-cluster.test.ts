@@ -2,7 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
-import { removeDeadNode } from "../../src/store/redis/node-scripts.ts";
+import { scripts } from "../../src/store/redis/scripts.ts";
 import { startServer, eventually, withDeadline, type TestServer, type JsonPeer } from "../support/server.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
@@ -312,7 +312,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
       other.process.kill("SIGSTOP");
       await redis.send("DEL", `p:alive:${await nodeOf()}`);
       if (isBuried) {
-        expect(await line.run(removeDeadNode, String(await nodeOf()))).toBe(1);
+        expect(await line.run(scripts.removeNode, String(await nodeOf()))).toBe(1);
         await eve.hears("Client #bob left the chat");
       }
       await using third = await startNode(redis, "p");

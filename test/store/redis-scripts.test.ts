@@ -2,8 +2,7 @@
 
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
-import { removeDeadNode, joinCluster } from "../../src/store/redis/node-scripts.ts";
-import { appendBatch } from "../../src/store/redis/scripts.ts";
+import { scripts } from "../../src/store/redis/scripts.ts";
 import { sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
@@ -20,7 +19,7 @@ async function connect(prefix: string) {
     dies: (node: string) => redis.send("DEL", `${prefix}:alive:${node}`),
     /** A batch of one message without a number. */
     write: (node: string, batch: number) =>
-      line.run(appendBatch, node, batch, 5, 100, 0, 0, "lobby", "ann", "", "", "", `tbatch ${batch}`),
+      line.run(scripts.append, node, batch, 5, 100, 0, 0, "lobby", "ann", "", "", "", `tbatch ${batch}`),
   };
 }
 
@@ -30,11 +29,13 @@ test.skipIf(skipped !== "")(
   `a batch is written once, also by a node that has been taken for dead${skipped}`,
   async () => {
     const { line, write, records, dies } = await connect("once");
-    await line.run(joinCluster, "node", 60_000, 5);
+    await line.run(scripts.join, "node", 60_000, 5);
     expect([await write("node", 1), await write("node", 1)]).toEqual(["written", "written before"]);
-    expect(await line.run(removeDeadNode, "node")).toBe(0); // it is alive
+    expect(await line.run(scripts.removeNode, "node")).toBe(0); // it is alive
     await dies("node");
-    expect([await line.run(removeDeadNode, "node"), await line.run(removeDeadNode, "node")]).toEqual([1, 0]);
+    expect([await line.run(scripts.removeNode, "node"), await line.run(scripts.removeNode, "node")]).toEqual([
+      1, 0,
+    ]);
     expect([await write("node", 1), await write("node", 2)]).toEqual(["unknown node", "unknown node"]);
     expect(await records()).toBe(2);
   },

@@ -5,7 +5,7 @@ import type { ClusterOutbox } from "./changes.ts";
 import { ClockWatch } from "../clock-watch.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import { isMessageId, parseHeartbeat } from "./records.ts";
-import { removeDeadNode, joinCluster, heartbeat, leaveCluster } from "./node-scripts.ts";
+import { scripts } from "./scripts.ts";
 import { compareIds } from "../store.ts";
 
 /** How often a node shows that it is alive, and how long that holds. */
@@ -74,7 +74,7 @@ export class ClusterMembership {
     this.#isEnded = true;
     clearTimeout(this.#timer);
     await this.line
-      .run(leaveCluster, this.id)
+      .run(scripts.leave, this.id)
       .catch((error: unknown) => this.#faults.check("A node could not resign", error));
   }
 
@@ -99,7 +99,7 @@ export class ClusterMembership {
   async #register(): Promise<string> {
     this.id = crypto.randomUUID();
     this.ownNodeIds.add(this.id);
-    const reply = await this.line.run(joinCluster, this.id, ALIVE_MS, Math.floor(Math.random() * 1000));
+    const reply = await this.line.run(scripts.join, this.id, ALIVE_MS, Math.floor(Math.random() * 1000));
     const [top, born]: unknown[] = Array.isArray(reply) ? reply : [];
     if (!isMessageId(top) || !isMessageId(born))
       throw new RedisReplyError("what it holds under this prefix is not a conversation");
@@ -152,7 +152,7 @@ export class ClusterMembership {
 
   async #askRenew() {
     const reply = await this.line.run(
-      heartbeat,
+      scripts.heartbeat,
       ...[this.id, ALIVE_MS, this.keepDays * DAY_MS],
       ...[DAY_MS, MAX_ROOMS, MAX_SESSIONS],
     );
@@ -187,7 +187,7 @@ export class ClusterMembership {
       const sinceMs = this.#suspects.get(node) ?? nowMs;
       this.#suspects.set(node, sinceMs);
       if (nowMs - this.#availableSinceMs < ALIVE_MS || nowMs - sinceMs < GRACE_MS) continue;
-      if ((await this.line.run(removeDeadNode, node)) === 1) logEvent("node gone", { node });
+      if ((await this.line.run(scripts.removeNode, node)) === 1) logEvent("node gone", { node });
     }
   }
 }

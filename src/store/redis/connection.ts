@@ -1,7 +1,7 @@
 /** A connection to Redis that is made anew when it is lost, and never waits for an answer without an end. */
 
 import { logError } from "../../ops/log.ts";
-import type { RedisScript } from "./script.ts";
+import type { RedisScript } from "./scripts.ts";
 
 const CONNECT_MS = 1500;
 const ANSWER_MS = 2000;

@@ -15,7 +15,7 @@ import {
   type RecordPart,
 } from "./records.ts";
 import { RedisRooms } from "./rooms.ts";
-import { serverTime, openRoom, readAfter, readBefore, readIdBefore, readLastSeq } from "./scripts.ts";
+import { scripts } from "./scripts.ts";
 import { BatchWriter } from "./writer.ts";
 import {
   takePage,
@@ -89,7 +89,7 @@ export class RedisStore implements MessageStore {
     );
     this.#rooms = new RedisRooms(
       (name, maxBytes) =>
-        this.#try(() => this.#line.askIdempotent(openRoom, name, options.history, maxBytes)),
+        this.#try(() => this.#line.askIdempotent(scripts.openRoom, name, options.history, maxBytes)),
       this.#nodes.ownNodeIds,
       options.history,
       follower,
@@ -134,7 +134,7 @@ export class RedisStore implements MessageStore {
   async lastSeq(client: string, session: string): Promise<number | null | "unavailable"> {
     await this.#allAnswered(); // what is on its way may be of that session
     return this.#try(async () =>
-      parseLastSeq(await this.#line.askIdempotent(readLastSeq, `${client} ${session}`)),
+      parseLastSeq(await this.#line.askIdempotent(scripts.lastSeq, `${client} ${session}`)),
     );
   }
 
@@ -142,12 +142,18 @@ export class RedisStore implements MessageStore {
     return this.#try(async () => {
       if (after !== undefined && !isMessageId(after)) return { messages: [], more: false, recovered: false };
       if (after !== undefined) {
-        const reply = await this.#line.askIdempotent(readAfter, room, limit + 1, 2 * MAX_PAGE_BYTES, after);
+        const reply = await this.#line.askIdempotent(
+          scripts.readAfter,
+          room,
+          limit + 1,
+          2 * MAX_PAGE_BYTES,
+          after,
+        );
         const [recovered, rows]: unknown[] = Array.isArray(reply) ? reply : [];
         return { ...takePage(parseMessages(rows, room), limit), recovered: recovered === 1 };
       }
       const rows = await this.#line.askIdempotent(
-        readBefore,
+        scripts.readBefore,
         room,
         limit + 1,
         2 * MAX_PAGE_BYTES,
@@ -160,7 +166,7 @@ export class RedisStore implements MessageStore {
 
   async idBeforeLatest(room: string, count: number): Promise<string | "unavailable"> {
     return this.#try(async () =>
-      String(await this.#line.askIdempotent(readIdBefore, room, count, MAX_REPLAY_BYTES)),
+      String(await this.#line.askIdempotent(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES)),
     );
   }
 
@@ -182,7 +188,7 @@ export class RedisStore implements MessageStore {
   }
 
   async #clientsIn(name: string): Promise<ReadonlySet<string> | "unavailable"> {
-    const reply = await this.#try(() => this.#line.askIdempotent(openRoom, name, 0, 0));
+    const reply = await this.#try(() => this.#line.askIdempotent(scripts.openRoom, name, 0, 0));
     if (reply === "unavailable") return reply;
     const present = parsePresence(Array.isArray(reply) ? reply[3] : undefined);
     return new Set(present.flatMap(([client, node]) => (this.#nodes.ownNodeIds.has(node) ? [] : [client])));
@@ -191,7 +197,7 @@ export class RedisStore implements MessageStore {
   /** Redis' clock, in microseconds. */
   #ticket(): Promise<number | "unavailable"> {
     return this.#try(async () => {
-      const reply = await this.#line.askIdempotent(serverTime);
+      const reply = await this.#line.askIdempotent(scripts.serverTime);
       const [seconds, microseconds]: unknown[] = Array.isArray(reply) ? reply : [];
       return Number(seconds) * 1e6 + Number(microseconds);
     });

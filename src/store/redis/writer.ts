@@ -5,7 +5,7 @@ import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import { encodeContent, type LogRecord } from "./records.ts";
 import type { ClusterUpdate, ClusterOutbox } from "./changes.ts";
 import type { ClusterMembership } from "./cluster.ts";
-import { applyPending, appendBatch } from "./scripts.ts";
+import { scripts } from "./scripts.ts";
 import type { PendingMessage, RejectReason, AppendCallback } from "../store.ts";
 
 const MAX_DRAFTS = 500;
@@ -147,7 +147,7 @@ export class BatchWriter {
     this.#isUnfinished = false;
     // Where it is refused, the next script does it.
     this.line
-      .run(applyPending)
+      .run(scripts.applyPending)
       .catch((error: unknown) => this.#faults.check("A batch could not be finished", error));
   }
 
@@ -168,7 +168,7 @@ export class BatchWriter {
     const startMs = performance.now();
     for (let attempt = 1; this.#batch === batch; attempt++)
       try {
-        const reply = await this.line.run(appendBatch, ...batch.args);
+        const reply = await this.line.run(scripts.append, ...batch.args);
         // Nobody knows this node any more: whether this was written before that, the log may tell, or nothing does.
         if (reply === "unknown node") this.#failBatch(batch, "unconfirmed", "this node was taken for dead");
         this.#faults.clear();

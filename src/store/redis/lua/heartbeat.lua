@@ -1,39 +1,39 @@
-/** What happens inside Redis for the nodes themselves: that they are alive, and what is forgotten. */
-
-import { defineScript } from "./script.ts";
-
-/**
- * A Redis that is full refuses what needs memory, but not in a script that has deleted something before: so a node can
- * start and make room.
- */
-const ALLOW = `redis.call('DEL', P .. 'nothing')`;
-
-/** node, milliseconds to live, a number for new ids → top, born */
-export const joinCluster = defineScript(`
-${ALLOW}
-if not catchUp() then
-  local id = idOf(idAfter('0-0', ARGV[3]))
-  redis.call('HSET', P .. 'meta', 'born', id, 'origin', id, 'top', id, 'done', id)
+-- node, milliseconds to live, the ages in milliseconds at which entries (0: at none) and sessions go, rooms and sessions at most → whether it is known, whether it was alive, top, born, nodes that are not alive, why nothing can be written, or nothing; Redis' clock; rooms that went and rooms that lost something because Redis is nearly full, or why that was not found out
+local node = ARGV[1]
+-- A Redis that is full still does most of what follows.
+pcall(catchUp)
+local function why(reply) return type(reply) == 'table' and reply.err or nil end
+-- No id at all is the mistake that it finds where all else is right.
+local append = why(redis.pcall('XADD', P .. 'log', '0-0', 'p', '')) or ''
+local refusal = why(redis.pcall('HSET', P .. 'meta', 'asked', 1))
+  or (not string.find(append, 'must be greater', 1, true) and append) or ''
+-- Redis' own clock: a node's may be wrong.
+local now = clock()
+local isKnown = redis.call('HEXISTS', P .. 'nodes', node)
+local wasAlive = 0
+if isKnown == 1 then
+  wasAlive = redis.call('PEXPIRE', P .. 'alive:' .. node, ARGV[2])
+  if wasAlive == 0 then redis.call('SET', P .. 'alive:' .. node, 1, 'PX', ARGV[2]) end
 end
-local roomBytes, weighed = 0, redis.call('ZRANGE', P .. 'rooms:bytes', 0, -1, 'WITHSCORES')
-for i = 2, #weighed, 2 do roomBytes = roomBytes + weighed[i] end
-redis.call('HSET', P .. 'meta', 'roomBytes', string.format('%.0f', roomBytes))
-redis.call('HSET', P .. 'nodes', ARGV[1], 0)
-redis.call('SET', P .. 'alive:' .. ARGV[1], 1, 'PX', ARGV[2])
-return redis.call('HMGET', P .. 'meta', 'top', 'born')
-`);
 
-/**
- * Well before Redis is full, rooms go that nobody is in, those silent for longest first; if that is not enough, the largest
- * of the others lose their older half, and so do rooms that take very much of it by themselves. What others keep in this Redis takes from what there is for rooms, but never all
- * of them go for that.
- */
-const EVICT = `
+-- A room that nobody is in. Where rooms begin is another place from now on: nobody who knew the old one can tell what was
+-- forgotten.
+local function forgetRoom(room)
+  redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'top'))
+  redis.call('DEL', P .. 'room:' .. room)
+  redis.call('HDEL', P .. 'heads', room)
+  redis.call('ZREM', P .. 'rooms:oldest', room)
+  redis.call('ZREM', P .. 'rooms', room)
+  weigh(room)
+end
+local function isEmpty(room) return redis.call('EXISTS', P .. 'in:' .. room) == 0 end
+local AT_ONCE = 500
+-- Well before Redis is full, rooms go that nobody is in ...
 local SILENT, OCCUPIED, LARGE, LOG = 0.75, 0.85, 0.25, 0.125
 -- Bytes in use, and how many may be; where no bound is set, half of the machine's memory.
 local function memory()
   local info = redis.call('INFO', 'memory')
-  local function bytes(name) return tonumber(string.match(info, '\\n' .. name .. ':(%d+)')) or 0 end
+  local function bytes(name) return tonumber(string.match(info, '\n' .. name .. ':(%d+)')) or 0 end
   local max = bytes('maxmemory')
   if max == 0 then max = bytes('total_system_memory') / 2 end
   return bytes('used_memory') - bytes('mem_not_counted_for_evict'), max
@@ -68,46 +68,8 @@ local function evict()
     trimmed = trimmed + 1
   end
   return evicted, trimmed
-end`;
-
-/**
- * node, milliseconds to live, the ages in milliseconds at which entries (0: at none) and sessions go, rooms and
- * sessions at most → whether it is known, whether it was alive, top, born, nodes that are not alive, why nothing can
- * be written, or nothing; Redis' clock; rooms that went and rooms that lost something because Redis is nearly full, or
- * why that was not found out
- */
-export const heartbeat = defineScript(`
-local node = ARGV[1]
--- A Redis that is full still does most of what follows.
-pcall(catchUp)
-local function why(reply) return type(reply) == 'table' and reply.err or nil end
--- No id at all is the mistake that it finds where all else is right.
-local append = why(redis.pcall('XADD', P .. 'log', '0-0', 'p', '')) or ''
-local refusal = why(redis.pcall('HSET', P .. 'meta', 'asked', 1))
-  or (not string.find(append, 'must be greater', 1, true) and append) or ''
--- Redis' own clock: a node's may be wrong.
-local now = clock()
-local isKnown = redis.call('HEXISTS', P .. 'nodes', node)
-local wasAlive = 0
-if isKnown == 1 then
-  wasAlive = redis.call('PEXPIRE', P .. 'alive:' .. node, ARGV[2])
-  if wasAlive == 0 then redis.call('SET', P .. 'alive:' .. node, 1, 'PX', ARGV[2]) end
 end
-
--- A room that nobody is in. Where rooms begin is another place from now on: nobody who knew the old one can tell what was
--- forgotten.
-local function forgetRoom(room)
-  redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'top'))
-  redis.call('DEL', P .. 'room:' .. room)
-  redis.call('HDEL', P .. 'heads', room)
-  redis.call('ZREM', P .. 'rooms:oldest', room)
-  redis.call('ZREM', P .. 'rooms', room)
-  weigh(room)
-end
-local function isEmpty(room) return redis.call('EXISTS', P .. 'in:' .. room) == 0 end
-local AT_ONCE = 500
-${EVICT}
-${ALLOW}
+redis.call('DEL', P .. 'nothing')
 local isFound, evicted, trimmed = pcall(evict)
 if isFound and string.find(refusal, 'maxmemory', 1, true) then
   local used, max = memory()
@@ -175,15 +137,3 @@ for _, other in ipairs(redis.call('HKEYS', P .. 'nodes')) do
 end
 local meta = redis.call('HMGET', P .. 'meta', 'top', 'born')
 return { isKnown, wasAlive, meta[1], meta[2], missing, refusal, now, isFound and { evicted, trimmed } or tostring(evicted) }
-`);
-
-/** node: takes it for dead if it is not alive, and says so to all; once → 1, or 0 */
-export const removeDeadNode = defineScript(`
-local node, prev = ARGV[1], catchUp()
-if redis.call('EXISTS', P .. 'alive:' .. node) == 1 or redis.call('HEXISTS', P .. 'nodes', node) == 0 then return 0 end
-log(idOf(idAfter(newest(prev), 0)), { 'h', '- 0 ' .. prev .. ' 0 ' .. string.format('%.0f', clock()), 'd', node })
-return 1
-`);
-
-/** node: it goes, and its clients come back elsewhere or are taken for gone */
-export const leaveCluster = defineScript(`return redis.call('DEL', P .. 'alive:' .. ARGV[1])`);

@@ -1,37 +1,3 @@
-/**
- * What every script in Redis begins with. Each is one step that nothing else comes between; but Redis does not keep all of
- * it or nothing. Killed while it writes to its disk, it may have a script's first commands there, inside a transaction
- * without an end: it starts without them, and when it starts once more they run after all, before the script that came
- * next and did not know of them (7.0; mended by valkey-io/valkey#4342). So the first commands of any script have to change
- * nothing that counts when they run just before another one that has not seen them:
- *
- * - What a script writes is one record of the log, and comes last. What follows from it is done first by the script that
- *   comes next, and may be done twice (a write-ahead log). Until then the log's last record is all that there is of it.
- * - Ids grow, so that what was lost never has a later one than what came next. (Only a clock that is set back in between
- *   could be the undoing of that.)
- * - What only drifts a little may be lost or done twice: how long the log is, how much memory the rooms take.
- *
- * A time is Redis' clock when a batch was written, in milliseconds since 1970. An id is not: it only grows.
- *
- * The keys, all with one prefix:
- *
- *     meta          hash: born, the id of the conversation; origin, where rooms begin; top, the newest id of the log;
- *                   done, the record from which all has followed; records and bytes that were ever put into the log
- *     log           stream: what every node follows; a record for each batch, with the fields h (node, batch, the record
- *                   before, messages of a room at most, time), p (room, client, connections), s (client, session, ticket),
- *                   m (id, the one before it in its room, room, client) and c (content), v (a draft that is none: why),
- *                   k (number, id, client and session: the latest kept), d (a node that is dead)
- *     marks         list: how many records the log had at each MiB, the oldest first
- *     room:ROOM     stream: the latest messages of a room, with the fields p (the id before it in its room), f (client),
- *                   c (content) and t (time); heads, hash: the newest id of each; rooms and rooms:oldest, sorted by the
- *                   time of their newest and (about) their oldest message; rooms:bytes, by (about) the memory they take,
- *                   the sum of which is roomBytes in meta
- *     sessions      hash: the highest number kept of each, and its id; sessions:used, sorted by last use
- *     nodes         hash: each node and its last batch; alive:NODE, with a time to live
- *     here:NODE ROOM  hash: clients that a node has in a room; in:ROOM and rooms:NODE, sets: which of these there are
- */
-
-const PRELUDE = `
 local P = KEYS[1]
 local function idOf(ms, sequence) return string.format('%.0f-%.0f', ms, sequence) end
 local function parts(id)
@@ -153,15 +119,3 @@ local function log(id, record)
   redis.call('HSET', P .. 'meta', 'top', id)
   redis.call('XADD', P .. 'log', id, unpack(record))
 end
-`;
-
-/** What is run there; by its hash, when Redis has seen it before. */
-export interface RedisScript {
-  readonly source: string;
-  readonly sha: string;
-}
-
-export function defineScript(body: string): RedisScript {
-  const source = PRELUDE + body;
-  return { source, sha: new Bun.CryptoHasher("sha1").update(source).digest("hex") };
-}
