@@ -72,6 +72,7 @@ import {
   monitorEventLoop,
   watchProcess,
 } from "./ops/metrics.ts";
+import { systemClock } from "./util/clock.ts";
 import { lazyOs } from "./util/lazy-node.ts";
 import { parseCommand, type ServerOptions } from "./cli/command.ts";
 import { clientModuleResponse, pageResponse } from "./http/page.ts";
@@ -299,7 +300,7 @@ switch (command.kind) {
     process.on("unhandledRejection", (error) => logError("Something failed", error));
     const { options, warnings } = command;
     for (const warning of warnings) console.error(warning);
-    configureLog(options.log);
+    configureLog(options.log, systemClock);
     const running = await listen(options);
     printBanner(version, running.server, running.durability, options, isTerminal());
     installSignalHandlers(running, isOnTerminal());

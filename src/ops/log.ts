@@ -1,57 +1,62 @@
-/** What the operator reads: one line a fact. No texts of messages, no tokens. */
+/** The operator's log: one line per event on stdout, as text or JSON. It never contains message texts or tokens. */
+
+import { systemClock, type Clock } from "../util/clock.ts";
 
 export type LogFormat = "text" | "json" | "off";
 
-/** More of one fact in a second are only counted: a storm of them is not to become one on the disk. */
-const MAX_LINES_A_SECOND = 100;
-/** Whoever reads the log does not keep up: what comes meanwhile is only counted. */
+/** Further lines of the same event within a second are only counted, so that a flood of them does not fill the disk. */
+const MAX_LINES_PER_SECOND = 100;
+/** With this much unwritten, the reader of stdout does not keep up: further lines are only counted. */
 const MAX_BUFFERED_BYTES = 1024 * 1024;
 const SECOND_MS = 1000;
 
 type Fields = Readonly<Record<string, string | number | undefined>>;
 
 let format: LogFormat = "off";
-/** Lines of each fact in the current second. */
+let clock: Clock = systemClock;
+/** Lines of each event in the current second. */
 const countsThisSecond = new Map<string, number>();
 let secondMs = 0;
 let suppressed = 0;
-/** Bun's own way to stdout: `process.stdout` takes 8 ms to load. */
+/** Bun's own writer: loading `process.stdout` takes 8 ms. */
 let output: Bun.FileSink | undefined;
 let bufferedBytes = 0;
 
-export function configureLog(asked: LogFormat): void {
-  format = asked;
-  // At once: later there may be no file descriptor left for it.
+export function configureLog(chosenFormat: LogFormat, chosenClock: Clock): void {
+  format = chosenFormat;
+  clock = chosenClock;
+  // Opened now: later there may be no file descriptor left.
   if (format !== "off") output = Bun.stdout.writer();
 }
 
-/** A fact, in a word or two, and what belongs to it. */
-export function logEvent(fact: string, fields: Fields = {}): void {
+/** @param event one to three words that name the kind of event; what varies goes into the fields */
+export function logEvent(event: string, fields: Fields = {}): void {
   if (format === "off") return;
-  const nowMs = Date.now();
+  const nowMs = clock.now();
   if (nowMs - secondMs >= SECOND_MS) {
     secondMs = nowMs;
     countsThisSecond.clear();
-    if (suppressed > 0 && isKeepingUp()) write(nowMs, "not listed", { lines: suppressed });
+    if (suppressed > 0 && isKeepingUp()) write(nowMs, "suppressed", { lines: suppressed });
     if (isKeepingUp()) suppressed = 0;
   }
-  const count = (countsThisSecond.get(fact) ?? 0) + 1;
-  countsThisSecond.set(fact, count);
-  if (count > MAX_LINES_A_SECOND || !isKeepingUp()) suppressed++;
-  else write(nowMs, fact, fields);
+  const count = (countsThisSecond.get(event) ?? 0) + 1;
+  countsThisSecond.set(event, count);
+  if (count > MAX_LINES_PER_SECOND || !isKeepingUp()) suppressed++;
+  else write(nowMs, event, fields);
 }
 
 function isKeepingUp(): boolean {
   return bufferedBytes < MAX_BUFFERED_BYTES;
 }
 
-function write(nowMs: number, fact: string, fields: Fields): void {
+function write(nowMs: number, event: string, fields: Fields): void {
   const time = new Date(nowMs).toISOString();
-  const line = format === "json" ? JSON.stringify({ time, fact, ...fields }) : inText(time, fact, fields);
+  const line =
+    format === "json" ? JSON.stringify({ time, event, ...fields }) : formatText(time, event, fields);
   void send(`${escapeControls(line)}\n`);
 }
 
-/** A log that nobody reads any more is no reason to stop, or to wait. */
+/** A log that cannot be written neither stops nor delays the server. */
 async function send(line: string): Promise<void> {
   bufferedBytes += line.length;
   try {
@@ -64,29 +69,31 @@ async function send(line: string): Promise<void> {
   }
 }
 
-function inText(time: string, fact: string, fields: Fields): string {
+function formatText(time: string, event: string, fields: Fields): string {
   const parts = Object.entries(fields)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${name}=${/^[^\s"=]+$/.test(`${value}`) ? value : JSON.stringify(value)}`);
-  return [`${time.slice(0, 19)}Z ${fact}`, ...parts].join(" ");
+  return [`${time.slice(0, 19)}Z ${event}`, ...parts].join(" ");
 }
 
-/** A fault of ours, with all that is known of it; always told, and on stderr. */
-export function logError(what: string, error: unknown): void {
-  const text = error instanceof Error ? (error.stack ?? error.message) : Bun.inspect(error);
-  const time = new Date().toISOString();
+/** Reports an unexpected error with its stack to stderr, whatever the log format. */
+export function logError(message: string, error: unknown): void {
+  const details = error instanceof Error ? (error.stack ?? error.message) : Bun.inspect(error);
+  const time = new Date(clock.now()).toISOString();
   console.error(
-    format === "json" ? JSON.stringify({ time, fact: "failed", what, error: text }) : `${what}: ${text}`,
+    format === "json"
+      ? JSON.stringify({ time, event: "error", message, error: details })
+      : `${message}: ${details}`,
   );
 }
 
-/** Tells how much was left out, at the end. */
+/** Writes the count of suppressed lines, if any. Called at shutdown. */
 export function flushLog(): void {
-  if (suppressed > 0) write(Date.now(), "not listed", { lines: suppressed });
+  if (suppressed > 0) write(clock.now(), "suppressed", { lines: suppressed });
   suppressed = 0;
 }
 
-/** A line for a terminal: what could move the cursor, turn the text around or begin another line is shown, not done. */
+/** Escapes what could move a terminal's cursor, reverse the text's direction or start another line. */
 export function escapeControls(text: string): string {
   return text.replace(
     /(?!\t)[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu,

@@ -45,12 +45,12 @@ test("as JSON", async () => {
   const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
   const ann = { client: "ann", room: "tea", wire: "text", address: "127.0.0.1" };
   expect(lines).toEqual([
-    { time, fact: "joined", ...ann },
-    { time, fact: "left", ...ann, code: 1005 },
-    { time, fact: "refused", status: 403, code: "not-for-client", path: "/ws/bob", address: "127.0.0.1" },
-    { time, fact: "refused", status: 400, code: "bad-name", path: "/ws/%E2%80%AEbob", address: "127.0.0.1" },
-    { time, fact: "stopping", connections: 0 },
-    { time, fact: "stopped" },
+    { time, event: "joined", ...ann },
+    { time, event: "left", ...ann, code: 1005 },
+    { time, event: "refused", status: 403, code: "not-for-client", path: "/ws/bob", address: "127.0.0.1" },
+    { time, event: "refused", status: 400, code: "bad-name", path: "/ws/%E2%80%AEbob", address: "127.0.0.1" },
+    { time, event: "stopping", connections: 0 },
+    { time, event: "stopped" },
   ]);
 });
 
@@ -119,14 +119,14 @@ test("a storm of one fact is a hundred lines a second, and a count", async () =>
   await refuse(101);
   hub.process.kill("SIGTERM");
   await hub.process.exited;
-  const facts = [...(await hub.output).matchAll(/refused|not listed.*|stopping|stopped/g)].map(String);
+  const facts = [...(await hub.output).matchAll(/refused|suppressed.*|stopping|stopped/g)].map(String);
   const listed = Array<string>(100).fill("refused");
   expect(facts).toEqual([
     ...listed,
-    "not listed lines=200",
+    "suppressed lines=200",
     ...listed,
     "stopping",
-    "not listed lines=1",
+    "suppressed lines=1",
     "stopped",
   ]);
 });

@@ -203,7 +203,7 @@ describe("files that change under a running server: nothing more is acknowledged
     for (let seq = 12; seq <= 20; seq++) expect(await say(seq)).toBe("stored");
     await first.stop("SIGKILL");
     const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
-    expect(facts).toEqual(["store lost", "store found"]);
+    expect(facts).toEqual(["store unavailable", "store available"]);
     await using second = await start();
     await using bob = await second.joinJson("bob", { after: String(ann.welcome.last) });
     expect(bob.welcome.recovered).toBe(true);
@@ -667,7 +667,7 @@ test.skipIf(skipped !== "")(
     for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
     await first.stop("SIGKILL");
     const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
-    expect(facts).toEqual(["store lost", "store found"]);
+    expect(facts).toEqual(["store unavailable", "store available"]);
     await using second = await start();
     await using bob = await second.joinJson("bob", { after: String(ann.welcome.last) });
     for (const text of said) await bob.hears({ type: "message", from: "ann", text });

@@ -78,9 +78,9 @@ export class DatabaseHealth {
     return isPlausible;
   }
 
-  #markUnavailable(why: string): void {
+  #markUnavailable(reason: string): void {
     if (this.isReady) {
-      logEvent("store lost", { why });
+      logEvent("store unavailable", { reason });
       this.#retryLater();
     }
     this.isReady = false;
@@ -91,7 +91,7 @@ export class DatabaseHealth {
       this.#saveRemovedLog();
       if (!this.write(this.probeWrite)?.isSure) return this.#retryLater();
       this.isReady = true;
-      logEvent("store found");
+      logEvent("store available");
     }, RETRY_MS).unref();
   }
 
