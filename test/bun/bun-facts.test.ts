@@ -1,7 +1,7 @@
 /** What src/ leans on in Bun, but for WebSockets, without src/: what fails after an upgrade of Bun is what changed. */
 import { expect, test } from "bun:test";
 import { withDeadline } from "../support/server.ts";
-import { ask } from "../support/raw-websocket.ts";
+import { openRaw } from "../support/raw-websocket.ts";
 
 const LISTEN = { hostname: "127.0.0.1", port: 0, development: false } as const;
 
@@ -40,7 +40,11 @@ test("header lines of one name come joined in their order, so that a second Host
       return new Response();
     },
   });
-  await using raw = ask(server, "/", { host: "other", "X-Forwarded-For": "1, 2", "x-forwarded-for": "3" });
+  await using raw = openRaw(server, "/", {
+    host: "other",
+    "X-Forwarded-For": "1, 2",
+    "x-forwarded-for": "3",
+  });
   expect((await raw.head())?.status).toBe(200);
   expect(seen).toEqual(["localhost, other", "1, 2, 3"]);
 });
@@ -93,7 +97,7 @@ test("an upgrade after an await works, and is false for a client that has gone o
     },
     websocket: { message() {} },
   });
-  await using leaving = ask(server, "/");
+  await using leaving = openRaw(server, "/");
   const signal = await asked.promise;
   const noticed = new Promise((resolve) => signal.addEventListener("abort", resolve));
   leaving.vanishes();
@@ -101,9 +105,9 @@ test("an upgrade after an await works, and is false for a client that has gone o
   gate.resolve();
   expect(await withDeadline(gone.promise, () => "no upgrade")).toBe(false);
 
-  await using keyless = ask(server, "/", { "Sec-WebSocket-Key": undefined });
+  await using keyless = openRaw(server, "/", { "Sec-WebSocket-Key": undefined });
   expect((await keyless.head())?.status).toBe(426);
-  await using staying = ask(server, "/");
+  await using staying = openRaw(server, "/");
   expect((await staying.head())?.status).toBe(101);
 });
 
@@ -122,7 +126,7 @@ test("Bun agrees to the first subprotocol offered, to the one it is given, and t
     websocket: { message() {} },
   });
   for (const [path, protocol] of [...given, ["/unset", "a"] as const]) {
-    await using raw = ask(server, path, { "Sec-WebSocket-Protocol": "a, b" });
+    await using raw = openRaw(server, path, { "Sec-WebSocket-Protocol": "a, b" });
     const head = await raw.head();
     const agreed = head?.headers.get("sec-websocket-protocol");
     expect([path, head?.status, agreed]).toEqual([path, 101, protocol || undefined]);

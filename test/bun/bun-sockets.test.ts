@@ -2,13 +2,13 @@
 import { expect, test } from "bun:test";
 import { Peer, withDeadline } from "../support/server.ts";
 import {
-  ask,
+  openRaw,
   binary,
   close,
   ping,
   pong,
   text,
-  transcribe,
+  describeFrame,
   type RawClient,
 } from "../support/raw-websocket.ts";
 
@@ -44,7 +44,7 @@ async function connect({ port }: Server): Promise<Peer> {
 }
 
 async function connectRaw(server: Server): Promise<RawClient> {
-  const raw = ask(server, "/");
+  const raw = openRaw(server, "/");
   expect((await raw.head())?.status).toBe(101);
   return raw;
 }
@@ -53,7 +53,7 @@ async function connectRaw(server: Server): Promise<RawClient> {
 async function lastLines(raw: RawClient): Promise<string[]> {
   const heard = await raw.rest();
   expect(raw.unread).toBe(0);
-  return heard.map(transcribe);
+  return heard.map(describeFrame);
 }
 
 test("all handlers get the same object for a socket", async () => {

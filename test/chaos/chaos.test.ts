@@ -1,7 +1,7 @@
 /** What is acknowledged is heard exactly once by everyone, in one order: seeds of cut connections, bad stores and kills. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { alone, runFaults, runKills, runRedis, show } from "./chaos.ts";
+import { singleServer, runFaults, runSqliteKills, runRedisChaos, show } from "./chaos.ts";
 import { skipped } from "../support/redis.ts";
 
 setDefaultTimeout(120_000);
@@ -14,7 +14,7 @@ for (let seed = 1; seed <= 10; seed++) {
     const store = late
       ? { name: "a late store", url: `late:?delay=8&refuse=0.05&seed=${seed}`, preload: "delayed-store.ts" }
       : { name: "memory", url: "memory:" };
-    const counts = await runFaults(() => alone({ store, args: ["--history", `${history}`] }), {
+    const counts = await runFaults(() => singleServer({ store, args: ["--history", `${history}`] }), {
       seed,
       rooms: ["tea", "coffee"],
       clientsPerRoom: 8,
@@ -32,7 +32,7 @@ for (let seed = 1; seed <= 10; seed++) {
 
 for (const seed of [11, 12])
   test(`seed ${seed}: SQLite, and a server that is killed again and again`, async () => {
-    const counts = await runKills(seed);
+    const counts = await runSqliteKills(seed);
     console.log(`seed ${seed}: ${show(counts)}`);
     expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
     expect(counts.kills).toBeGreaterThan(0);
@@ -42,7 +42,7 @@ for (const seed of [13, 14])
   test.skipIf(skipped !== "")(
     `seed ${seed}: two nodes and Redis, all of which are killed, frozen and cut${skipped}`,
     async () => {
-      const counts = await runRedis(seed);
+      const counts = await runRedisChaos(seed);
       console.log(`seed ${seed}: ${show(counts)}`);
       expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
     },

@@ -52,7 +52,7 @@ export interface Counts {
 }
 
 /** One stretch of a conversation: from a welcome to the end of its connection. */
-interface Stretch {
+interface ConnectionSpan {
   /** The last message heard before. */
   readonly after: string | undefined;
   readonly recovered: boolean | undefined;
@@ -62,7 +62,7 @@ interface Stretch {
 
 /** Somebody who talks without a pause, and keeps book of what they hear. */
 class ChaosClient {
-  readonly stretches: Stretch[] = [];
+  readonly spans: ConnectionSpan[] = [];
   readonly heard = new Map<string, string>();
   readonly done = Promise.withResolvers<void>();
   readonly heardEnd = Promise.withResolvers<void>();
@@ -83,7 +83,7 @@ class ChaosClient {
     // The store forgets nothing here, so that what it does not know may be given to it again.
     this.#connection = connect({ ...address, session, resendUnknown: true })
       .on("welcome", ({ recovered, last }) => {
-        this.stretches.push({ after: this.#after, recovered, last, ids: [] });
+        this.spans.push({ after: this.#after, recovered, last, ids: [] });
         this.#after ??= last;
         if (recovered === true) counts.recovered++;
         if (recovered === false) counts.notRecovered++;
@@ -91,7 +91,7 @@ class ChaosClient {
       .on("message", ({ id, text = "" }) => {
         if (this.heard.has(id)) this.#fail(`heard ${id} twice`);
         this.heard.set(id, nameOf(text));
-        this.stretches.at(-1)?.ids.push(id);
+        this.spans.at(-1)?.ids.push(id);
         this.#after = id;
         counts.heard++;
         if (text === "end") this.heardEnd.resolve();
@@ -156,7 +156,7 @@ export async function runFaults(setUp: () => Promise<Environment>, faults: Fault
   const anyHub = () => stage.hubs[Math.floor(random() * stage.hubs.length)] ?? fail("there is no server");
   const mishaps = Object.entries(stage.mishaps);
   {
-    await using cutter = await startCuttingProxy(() => anyHub().port, random);
+    await using proxy = await startCuttingProxy(() => anyHub().port, random);
     const rooms = await Promise.all(
       faults.rooms.map(async (room) => {
         const witness = await anyHub().joinJson("witness", { room });
@@ -164,7 +164,7 @@ export async function runFaults(setUp: () => Promise<Environment>, faults: Fault
         const talkers = Array.from({ length: faults.clientsPerRoom }, (_, i) => {
           const client = i % 4 === 3 ? i - 1 : i;
           const window = random() < 0.5 ? 1 : 20;
-          const address = { server: cutter.origin, id: `c${client}`, room };
+          const address = { server: proxy.origin, id: `c${client}`, room };
           return new ChaosClient(address, `${room}-${i}`, faults.messagesPerClient, window, random, counts);
         });
         return { room, witness, textWitness, talkers };
@@ -192,9 +192,9 @@ export async function runFaults(setUp: () => Promise<Environment>, faults: Fault
       isOver = true;
       await happening;
     }
-    cutter.cutting = false;
-    counts.cuts = cutter.cuts;
-    counts.refused = cutter.refusals;
+    proxy.cutting = false;
+    counts.cuts = proxy.cuts;
+    counts.refused = proxy.refusals;
     for (const { room, witness, textWitness, talkers } of rooms) {
       await sayEnd(anyHub(), room);
       const ends = Promise.all(talkers.map((talker) => talker.heardEnd.promise));
@@ -215,8 +215,8 @@ function fail(why: string): never {
   throw new Error(why);
 }
 
-async function sayEnd(hub: TestServer, room: string): Promise<void> {
-  await using last = await hub.joinJson("last", { room, session: room, history: 0 });
+async function sayEnd(server: TestServer, room: string): Promise<void> {
+  await using last = await server.joinJson("last", { room, session: room, history: 0 });
   for (;;) {
     last.says("end", { seq: 1 });
     for (let event = await last.next(); event.type !== "error"; event = await last.next())
@@ -236,10 +236,10 @@ async function hearAll(witness: JsonPeer): Promise<Map<string, string>> {
 }
 
 /** The same, as the store has it. */
-async function readAll(hub: TestServer, room: string): Promise<Map<string, string>> {
+async function readAll(server: TestServer, room: string): Promise<Map<string, string>> {
   const order = new Map<string, string>();
   for (let after = "1-0", more = true; more;) {
-    const { body } = await hub.answer(`/rooms/${room}/messages?limit=1000&after=${after}`);
+    const { body } = await server.answer(`/rooms/${room}/messages?limit=1000&after=${after}`);
     const page: { messages: { id: string; text: string }[]; more: boolean } = JSON.parse(body);
     for (const { id, text } of page.messages) order.set((after = id), nameOf(text));
     more = page.more;
@@ -280,11 +280,7 @@ function checkSaidOnce(
 }
 
 /** Each stretch is a piece of the one order without a hole; recovered says truly whether it joins the one before. */
-function checkHeard(
-  { session, stretches, heard }: ChaosClient,
-  start: string,
-  order: Map<string, string>,
-): void {
+function checkHeard({ session, spans, heard }: ChaosClient, start: string, order: Map<string, string>): void {
   const ids = [start, ...order.keys()];
   const index = new Map(ids.map((id, i) => [id, i]));
   const position = (id: string) => {
@@ -292,7 +288,7 @@ function checkHeard(
     if (found === undefined) throw new Error(`${session} heard of ${id}, which nobody else did`);
     return found;
   };
-  for (const { after, recovered, last, ids: heardIds } of stretches) {
+  for (const { after, recovered, last, ids: heardIds } of spans) {
     const before = position(last);
     for (const [i, id] of heardIds.entries())
       if (position(id) !== before + 1 + i)
@@ -308,13 +304,13 @@ function checkHeard(
 }
 
 /** One server, to which nothing happens. */
-export async function alone(setup: Parameters<typeof startServer>[0]): Promise<Environment> {
-  const hub = await startServer(setup);
-  return { hubs: [hub], mishaps: {}, [Symbol.asyncDispose]: () => hub[Symbol.asyncDispose]() };
+export async function singleServer(setup: Parameters<typeof startServer>[0]): Promise<Environment> {
+  const server = await startServer(setup);
+  return { hubs: [server], mishaps: {}, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() };
 }
 
 /** With SQLite, and a server that is killed again and again. */
-export function runKills(seed: number): Promise<Counts> {
+export function runSqliteKills(seed: number): Promise<Counts> {
   return runFaults(() => onSqlite(seed), {
     seed,
     rooms: ["tea", "coffee"],
@@ -348,7 +344,7 @@ async function onSqlite(seed: number): Promise<Environment> {
 }
 
 /** With Redis and two servers, to all of which everything happens. */
-export function runRedis(seed: number): Promise<Counts> {
+export function runRedisChaos(seed: number): Promise<Counts> {
   return runFaults(() => onRedis(randomFrom(-seed)), {
     seed,
     rooms: ["tea", "coffee"],
@@ -393,7 +389,7 @@ async function onRedis(random: () => number): Promise<Environment> {
       },
     },
     async [Symbol.asyncDispose]() {
-      for (const hub of hubs) await hub[Symbol.asyncDispose]();
+      for (const server of hubs) await server[Symbol.asyncDispose]();
       await redis[Symbol.asyncDispose]();
     },
   };
@@ -408,7 +404,7 @@ export function show(counts: Partial<Counts>): string {
 if (import.meta.main) {
   const text = { type: "string" } as const;
   const { values } = parseArgs({ options: { seconds: text, seed: text, store: text } });
-  const run = values.store === "redis" ? runRedis : runKills;
+  const run = values.store === "redis" ? runRedisChaos : runSqliteKills;
   const endMs = performance.now() + Number(values.seconds ?? 60) * 1000;
   const sum: Record<string, number> = {};
   for (let seed = Number(values.seed ?? 1); performance.now() < endMs; seed++) {

@@ -9,7 +9,7 @@ import { CLOSE_CODES } from "../../src/protocol/codec.ts";
 import { FuzzInput, SECRET, TARGETS, tokenOf, type Input } from "../support/fuzz-input.ts";
 import { JsonPeer, startServer, type TestServer, type Peer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
-import { RawClient, transcribe } from "../support/raw-websocket.ts";
+import { RawClient, describeFrame } from "../support/raw-websocket.ts";
 
 /** So many senders stay, some in the middle of a frame, while others come. */
 const LINGERING = 12;
@@ -55,41 +55,41 @@ export async function runFuzz(fuzz: Fuzz): Promise<Counts> {
     said: 0,
     rssMiB: 0,
   };
-  const hub = await startServer({ args, env: withTokens ? { HUBBUB_SECRET: SECRET } : {} });
+  const server = await startServer({ args, env: withTokens ? { HUBBUB_SECRET: SECRET } : {} });
   const senders: Sender[] = [];
   let last: Input | undefined;
   try {
-    const witnesses = await Witnesses.of(hub);
+    const witnesses = await Witnesses.of(server);
     const endMs = performance.now() + seconds * 1000;
     let spokeMs = -Infinity;
     for (; counts.rounds < rounds && performance.now() < endMs; counts.rounds++) {
       const input = (last = garbage.next());
       counts.targets[input.target]++;
-      const sender = new Sender(hub, input);
-      await sender.sends(() => hub.answer("/"));
+      const sender = new Sender(server, input);
+      await sender.sends(() => server.answer("/"));
       if (random() < 0.1) sender.vanishes();
       else senders.push(sender);
       if (performance.now() - spokeMs >= pauseMs) {
         spokeMs = performance.now();
         await witnesses.speak();
       }
-      if (hub.process.exitCode !== null || hub.process.signalCode !== null)
-        throw new Error(`the server exited: ${await hub.errors}`);
+      if (server.process.exitCode !== null || server.process.signalCode !== null)
+        throw new Error(`the server exited: ${await server.errors}`);
       if (senders.length > LINGERING) await senders.shift()?.ends(counts);
     }
     for (const sender of senders.splice(0)) await sender.ends(counts);
     await witnesses.speak();
     counts.said = witnesses.said;
-    counts.rssMiB = await rssMiB(hub.process.pid);
+    counts.rssMiB = await rssMiB(server.process.pid);
   } catch (error) {
     throw new Error(`seed ${seed}, round ${counts.rounds}: ${error}\nsent last: ${show(last)}`, {
       cause: error,
     });
   } finally {
     for (const sender of senders) sender.vanishes();
-    await hub[Symbol.asyncDispose]();
+    await server[Symbol.asyncDispose]();
   }
-  const errors = await hub.errors;
+  const errors = await server.errors;
   if (errors) throw new Error(`seed ${seed}: the server complained: ${errors}`);
   return counts;
 }
@@ -99,10 +99,10 @@ class Sender {
   #head: Awaited<ReturnType<RawClient["head"]>>;
 
   constructor(
-    hub: TestServer,
+    server: TestServer,
     private readonly input: Input,
   ) {
-    this.#client = new RawClient(hub.port);
+    this.#client = new RawClient(server.port);
   }
 
   /** @param fence answered by the server when it has seen what was sent before */
@@ -123,7 +123,7 @@ class Sender {
       const status = this.#head?.status ?? "none";
       count(counts.answers, `${status}`);
       if (status === 101)
-        for (const frame of await this.#client.rest()) this.#looksAt(transcribe(frame), counts);
+        for (const frame of await this.#client.rest()) this.#looksAt(describeFrame(frame), counts);
       else if (Number(status) >= 500 && status !== 505) throw new Error(`answered with ${status}`);
     } catch (error) {
       throw new Error(`${error}, after ${show(this.input)}`, { cause: error });
@@ -160,10 +160,10 @@ class Witnesses {
     private readonly json: JsonPeer,
   ) {}
 
-  static async of(hub: TestServer): Promise<Witnesses> {
-    const text = await hub.join("witness-text", { token: tokenOf("witness-text") });
+  static async of(server: TestServer): Promise<Witnesses> {
+    const text = await server.join("witness-text", { token: tokenOf("witness-text") });
     const query = { session: "witness", token: tokenOf("witness-json") };
-    return new Witnesses(text, await hub.joinJson("witness-json", query));
+    return new Witnesses(text, await server.joinJson("witness-json", query));
   }
 
   get said(): number {

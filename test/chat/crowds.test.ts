@@ -10,8 +10,8 @@ setDefaultTimeout(60_000);
 const CROWD = 1000;
 
 /** Opens a TCP connection and writes the beginning of a request, or nothing. */
-async function dial(hub: TestServer, start: string): Promise<Socket> {
-  const socket = connect(hub.port, "127.0.0.1");
+async function dial(server: TestServer, start: string): Promise<Socket> {
+  const socket = connect(server.port, "127.0.0.1");
   const opened = Promise.withResolvers<void>();
   socket.once("connect", opened.resolve).once("error", opened.reject);
   await withDeadline(opened.promise, () => "a connection did not open");
@@ -30,31 +30,31 @@ async function talk(ann: JsonPeer, bob: JsonPeer, count: number): Promise<void> 
 }
 
 test("a thousand connections that say nothing, half a request, or nothing after the handshake", async () => {
-  await using hub = await startServer();
-  await using ann = await hub.joinJson("ann");
-  await using bob = await hub.joinJson("bob");
+  await using server = await startServer();
+  await using ann = await server.joinJson("ann");
+  await using bob = await server.joinJson("bob");
   const handshake = request("/ws/silent").toString();
   const starts = ["", handshake.slice(0, -2), handshake, "\x16\x03\x01"];
   const silent = await Promise.all(
-    Array.from({ length: CROWD }, (_, i) => dial(hub, starts[i % starts.length] ?? "")),
+    Array.from({ length: CROWD }, (_, i) => dial(server, starts[i % starts.length] ?? "")),
   );
   await talk(ann, bob, 50);
-  expect((await hub.get("/client")).status).toBe(200);
+  expect((await server.get("/client")).status).toBe(200);
   for (const socket of silent) socket.destroy();
   await talk(ann, bob, 50);
 });
 
 test("a storm of joins and leaves: everyone is counted, and announced once", async () => {
-  await using hub = await startServer();
-  await using ann = await hub.joinJson("ann");
-  await using bob = await hub.joinJson("bob");
-  await using text = await hub.join("text");
-  const crowd = await Promise.all(Array.from({ length: CROWD }, (_, i) => hub.join(`c${i}`)));
+  await using server = await startServer();
+  await using ann = await server.joinJson("ann");
+  await using bob = await server.joinJson("bob");
+  await using text = await server.join("text");
+  const crowd = await Promise.all(Array.from({ length: CROWD }, (_, i) => server.join(`c${i}`)));
   // So many that not all leaves are told at once.
   const STAY = 100;
-  await Promise.all(Array.from({ length: STAY }, (_, i) => hub.join(`stay${i}`)));
+  await Promise.all(Array.from({ length: STAY }, (_, i) => server.join(`stay${i}`)));
   await talk(ann, bob, 20);
-  await using late = await hub.joinJson("late");
+  await using late = await server.joinJson("late");
   expect(late.welcome).toMatchObject({ count: CROWD + STAY + 4 });
   late.says("hi"); // as many leaves as may be pending are the crowd's, so only a sender's is sure to be announced
   for (const each of [ann, bob]) await each.hears({ type: "message", from: "late", text: "hi" });
@@ -70,18 +70,18 @@ test("a storm of joins and leaves: everyone is counted, and announced once", asy
     left.add(name);
   }
   await text.hearsNothing();
-  await using after = await hub.joinJson("after");
+  await using after = await server.joinJson("after");
   expect(after.welcome).toMatchObject({ count: STAY + 4 });
 });
 
 test("a crowd that is written to in several goes: all hear everything once and in order, also who comes or asks meanwhile", async () => {
-  await using hub = await startServer({ args: ["--history", "1000", "--flush-ms", "50"] });
+  await using server = await startServer({ args: ["--history", "1000", "--flush-ms", "50"] });
   const join = (id: string, at: number) => {
     const query = { room: "crowd", history: 1000 };
-    return at % 3 === 0 ? hub.joinJson(id, query).then(({ peer }) => peer) : hub.join(id, query);
+    return at % 3 === 0 ? server.joinJson(id, query).then(({ peer }) => peer) : server.join(id, query);
   };
   const crowd = await Promise.all(Array.from({ length: CROWD + 200 }, (_, i) => join(`c${i}`, i)));
-  await using speaker = await hub.join("speaker", { room: "crowd" });
+  await using speaker = await server.join("speaker", { room: "crowd" });
   const latecomers: Promise<Peer>[] = [];
   const asking = new Set<Peer>();
   const MESSAGES = 200;
@@ -110,9 +110,9 @@ test("a crowd that is written to in several goes: all hear everything once and i
 });
 
 test("senders all over a crowd pipeline: all receive one order, each sender in the tutorial's order, line by line", async () => {
-  await using hub = await startServer({ args: ["--flush-ms", "10"] });
+  await using server = await startServer({ args: ["--flush-ms", "10"] });
   const ids = Array.from({ length: 520 }, (_, i) => `c${i}`);
-  const crowd = await Promise.all(ids.map(async (id) => ({ id, peer: await hub.join(id) })));
+  const crowd = await Promise.all(ids.map(async (id) => ({ id, peer: await server.join(id) })));
   const senders = crowd.filter((_, i) => i % 20 === 0);
   const LINES = 10;
   for (const { id, peer } of senders) for (let i = 0; i < LINES; i++) peer.says(`${id} ${i}`);

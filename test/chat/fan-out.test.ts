@@ -16,10 +16,10 @@ type Listener = Member & { socket: undefined };
 const says = (text: string) => `Client #ann says: ${text}`;
 
 /** A room in which "1" was just said, so that what follows waits. */
-async function busyRoom(hub: TestServer) {
-  const ann = await hub.join("ann");
-  const bob = await hub.join("bob");
-  const eve = await hub.joinJson("eve");
+async function busyRoom(server: TestServer) {
+  const ann = await server.join("ann");
+  const bob = await server.join("bob");
+  const eve = await server.joinJson("eve");
   ann.says("1");
   await ann.hears("You wrote: 1", says("1"));
   await bob.hears(says("1"));
@@ -29,8 +29,8 @@ async function busyRoom(hub: TestServer) {
 
 describe("while the room is busy", () => {
   test("a message is acknowledged at once, after its sender's own, and heard a little later by everyone on both wires", async () => {
-    await using hub = await start();
-    const { ann, bob, eve } = await busyRoom(hub);
+    await using server = await start();
+    const { ann, bob, eve } = await busyRoom(server);
     ann.says("2");
     ann.says("3");
     await ann.hears("You wrote: 2", says("2"), "You wrote: 3");
@@ -41,8 +41,8 @@ describe("while the room is busy", () => {
   });
 
   test("16 KiB do not wait", async () => {
-    await using hub = await start();
-    const { ann, bob } = await busyRoom(hub);
+    await using server = await start();
+    const { ann, bob } = await busyRoom(server);
     const [large, larger] = ["x".repeat(5_000), "y".repeat(5_000)];
     ann.says(large);
     ann.says(larger);
@@ -54,12 +54,12 @@ describe("while the room is busy", () => {
   });
 
   test("who comes hears what waits once: in the history, or as it is said", async () => {
-    await using hub = await start();
-    const { ann, bob } = await busyRoom(hub);
+    await using server = await start();
+    const { ann, bob } = await busyRoom(server);
     ann.says("2");
     await ann.hears("You wrote: 2");
-    await using late = await hub.join("late", { history: 10 });
-    await using none = await hub.join("none");
+    await using late = await server.join("late", { history: 10 });
+    await using none = await server.join("none");
     await late.hears(says("1"), says("2"));
     ann.says("3");
     await ann.hears(says("2"), "You wrote: 3", says("3"));
@@ -69,8 +69,8 @@ describe("while the room is busy", () => {
   });
 
   test("a pong comes after all that was said before it, and hurries nobody", async () => {
-    await using hub = await start();
-    const { ann, bob, eve } = await busyRoom(hub);
+    await using server = await start();
+    const { ann, bob, eve } = await busyRoom(server);
     ann.says("2");
     await ann.hears("You wrote: 2");
     eve.sends({ type: "ping" });
@@ -80,8 +80,8 @@ describe("while the room is busy", () => {
   });
 
   test("who leaves is said to have left after what they said", async () => {
-    await using hub = await start();
-    const { ann, bob } = await busyRoom(hub);
+    await using server = await start();
+    const { ann, bob } = await busyRoom(server);
     ann.says("my last word");
     await ann.hears("You wrote: my last word");
     await ann.leaves();
@@ -89,34 +89,34 @@ describe("while the room is busy", () => {
   });
 
   test("what waits when the last one leaves, who comes next hears in the history alone", async () => {
-    await using hub = await startServer({ args: ["--flush-ms", "500"] });
-    await using ann = await hub.join("ann");
+    await using server = await startServer({ args: ["--flush-ms", "500"] });
+    await using ann = await server.join("ann");
     ann.says("1");
     await ann.hears("You wrote: 1", says("1"));
     ann.says("2");
     await ann.hears("You wrote: 2");
     await ann.leaves();
-    await using bob = await hub.join("bob", { history: 10 });
+    await using bob = await server.join("bob", { history: 10 });
     await bob.hears(says("1"), says("2"));
     await Bun.sleep(700); // the pause is over
     await bob.hearsNothing();
   });
 
   test("what waits is out before the server stops", async () => {
-    await using hub = await start();
-    const { ann, bob } = await busyRoom(hub);
+    await using server = await start();
+    const { ann, bob } = await busyRoom(server);
     ann.says("2");
     await ann.hears("You wrote: 2");
-    hub.process.kill("SIGTERM");
+    server.process.kill("SIGTERM");
     await bob.hears(says("2"));
     expect((await bob.closes()).code).toBe(1012);
   });
 });
 
 test("a thousand messages of many senders come in one order, the same for all, whatever shares a write", async () => {
-  await using hub = await startServer({ args: ["--flush-ms", "10", "--history", "2000"] });
-  const senders = await Promise.all(Array.from({ length: 10 }, (_, i) => hub.join(`s${i}`)));
-  await using bob = await hub.joinJson("bob");
+  await using server = await startServer({ args: ["--flush-ms", "10", "--history", "2000"] });
+  const senders = await Promise.all(Array.from({ length: 10 }, (_, i) => server.join(`s${i}`)));
+  await using bob = await server.joinJson("bob");
   for (let n = 0; n < 100; n++) for (const sender of senders) sender.says(`${n}`);
   const order: string[] = [];
   while (order.length < 1000) {

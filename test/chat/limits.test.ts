@@ -8,7 +8,7 @@ import { TokenBucket, TokenBuckets } from "../../src/util/token-bucket.ts";
 import { ERROR_MESSAGES } from "../../src/protocol/codec.ts";
 import { Clock } from "../support/clock.ts";
 import { startServer } from "../support/server.ts";
-import { ask, RawClient, request } from "../support/raw-websocket.ts";
+import { openRaw, RawClient, request } from "../support/raw-websocket.ts";
 
 const ABUSE = { code: 1008, reason: "Sending far too much: please slow down." };
 
@@ -94,9 +94,9 @@ const slow = (burst: number) => ["--message-rate", "1", "--message-burst", `${bu
 
 test("the text wire: what is too much is not said, and its sender is told so", async () => {
   using clock = new Clock();
-  await using hub = await startServer({ ...clock.setup, args: slow(2) });
-  await using ann = await hub.join("ann");
-  await using bob = await hub.join("bob");
+  await using server = await startServer({ ...clock.setup, args: slow(2) });
+  await using ann = await server.join("ann");
+  await using bob = await server.join("bob");
   for (const text of ["1", "2", "3"]) ann.says(text);
   await ann.hears("You wrote: 1", "Client #ann says: 1", "You wrote: 2", "Client #ann says: 2");
   await ann.hears("Not sent (rate-limited): 3");
@@ -109,14 +109,14 @@ test("the text wire: what is too much is not said, and its sender is told so", a
 
 test("the echo is never rate-limited: messages or pings, and its connections take nothing from those in rooms", async () => {
   using clock = new Clock();
-  await using hub = await startServer({ ...clock.setup, args: slow(1) });
-  await using ann = await hub.open("/websocket");
+  await using server = await startServer({ ...clock.setup, args: slow(1) });
+  await using ann = await server.open("/websocket");
   const lines = Array.from({ length: 5000 }, (_, i) => `${i}`);
   for (const line of lines) ann.says(line);
   for (let i = 0; i < 200; i++) ann.pings();
   await ann.hears(...lines.map((line) => `Message text was: ${line}`));
-  for (let i = 0; i < 200; i++) await (await hub.open("/websocket")).leaves();
-  await using bob = await hub.join("bob");
+  for (let i = 0; i < 200; i++) await (await server.open("/websocket")).leaves();
+  await using bob = await server.join("bob");
   bob.says("I may");
   await bob.hears("You wrote: I may", "Client #bob says: I may");
   await ann.hearsNothing();
@@ -125,8 +125,8 @@ test("the echo is never rate-limited: messages or pings, and its connections tak
 test("the JSON wire: told when to come again, and what follows waits for it", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "2", "--message-burst", "1"];
-  await using hub = await startServer({ ...clock.setup, args });
-  await using ann = await hub.joinJson("ann", { session: "s" });
+  await using server = await startServer({ ...clock.setup, args });
+  await using ann = await server.joinJson("ann", { session: "s" });
   for (const seq of [1, 2, 3]) ann.says(`${seq}`, { seq });
   await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "1" });
   const limited = { type: "error", code: "rate-limited", message: ERROR_MESSAGES["rate-limited"], seq: 2 };
@@ -143,19 +143,19 @@ test("the JSON wire: told when to come again, and what follows waits for it", as
 });
 
 test("who goes on regardless is closed: with messages, empty ones, pings or malformed frames, on either wire", async () => {
-  await using hub = await startServer({ args: slow(10) });
-  await using bob = await hub.join("bob");
-  const flood = async (what: string, peer: Awaited<ReturnType<typeof hub.join>>, frame: string) => {
+  await using server = await startServer({ args: slow(10) });
+  await using bob = await server.join("bob");
+  const flood = async (what: string, peer: Awaited<ReturnType<typeof server.join>>, frame: string) => {
     for (let i = 0; i < 200; i++) peer.says(frame);
     expect({ what, ...(await peer.closes()) }).toEqual({ what, ...ABUSE });
   };
-  await flood("messages", await hub.join("ann", { room: "a" }), "hi");
-  await flood("empty ones", await hub.join("ann", { room: "b" }), "");
-  const json = async (room: string) => (await hub.joinJson("ann", { room, session: "s" })).peer;
+  await flood("messages", await server.join("ann", { room: "a" }), "hi");
+  await flood("empty ones", await server.join("ann", { room: "b" }), "");
+  const json = async (room: string) => (await server.joinJson("ann", { room, session: "s" })).peer;
   await flood("pings", await json("c"), '{"type":"ping"}');
   await flood("malformed", await json("d"), "{");
   await flood("numbered", await json("e"), '{"type":"message","text":"","seq":1}');
-  const pinging = await hub.join("ann", { room: "f" });
+  const pinging = await server.join("ann", { room: "f" });
   for (let i = 0; i < 200; i++) pinging.pings();
   expect(await pinging.closes()).toEqual(ABUSE);
   bob.says("all quiet");
@@ -163,12 +163,12 @@ test("who goes on regardless is closed: with messages, empty ones, pings or malf
 });
 
 test("what surrounds a text costs as what is sent in vain does, beyond 4 KiB", async () => {
-  await using hub = await startServer({ args: slow(100) });
+  await using server = await startServer({ args: slow(100) });
   const padded = (blanks: number) => `{"type":"message",${" ".repeat(blanks)}"text":"hi"}`;
-  await using ann = await hub.joinJson("ann", { room: "a" });
+  await using ann = await server.joinJson("ann", { room: "a" });
   for (let i = 0; i < 50; i++) ann.sends(padded(4000));
   for (let i = 0; i < 50; i++) await ann.hears({ type: "message", from: "ann", text: "hi" });
-  await using eve = await hub.joinJson("eve", { room: "b" });
+  await using eve = await server.joinJson("eve", { room: "b" });
   // Each costs 74, and there is patience for ten bursts; by their number they are allowed.
   for (let i = 0; i < 20; i++) eve.sends(padded(300_000));
   expect(await eve.peer.closes()).toEqual(ABUSE);
@@ -177,13 +177,13 @@ test("what surrounds a text costs as what is sent in vain does, beyond 4 KiB", a
 test("who comes again and again has no whole burst each time", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "1", "--message-burst", "2"];
-  await using hub = await startServer({ ...clock.setup, args });
-  await using bob = await hub.join("bob", { room: "elsewhere" });
+  await using server = await startServer({ ...clock.setup, args });
+  await using bob = await server.join("bob", { room: "elsewhere" });
   /** How many of two messages are stored of each of so many connections, one after the other. */
   const comes = async (times: number) => {
     let stored = 0;
     for (let i = 0; i < times; i++) {
-      await using ann = await hub.join("ann");
+      await using ann = await server.join("ann");
       ann.says("1");
       ann.says("2");
       for (let n = 0; n < 2; n++) {
@@ -204,18 +204,18 @@ test("who comes again and again has no whole burst each time", async () => {
 });
 
 test("the smallest burst does not throw our own client out", async () => {
-  await using hub = await startServer({ args: ["--message-rate", "500", "--message-burst", "1"] });
-  await using bob = await hub.join("bob");
-  const ann = connect({ server: hub.origin, id: "ann" });
+  await using server = await startServer({ args: ["--message-rate", "500", "--message-burst", "1"] });
+  await using bob = await server.join("bob");
+  const ann = connect({ server: server.origin, id: "ann" });
   for (let i = 0; i < 60; i++) ann.send(`${i}`);
   for (let i = 0; i < 60; i++) await bob.hears(`Client #ann says: ${i}`);
   ann.close();
 });
 
 test("our own client slows down by itself, and loses nothing", async () => {
-  await using hub = await startServer({ args: ["--message-rate", "200", "--message-burst", "20"] });
-  await using bob = await hub.join("bob");
-  const ann = connect({ server: hub.origin, id: "ann" });
+  await using server = await startServer({ args: ["--message-rate", "200", "--message-burst", "20"] });
+  await using bob = await server.join("bob");
+  const ann = connect({ server: server.origin, id: "ann" });
   for (let i = 0; i < 300; i++) ann.send(`${i}`);
   for (let i = 0; i < 300; i++) await bob.hears(`Client #ann says: ${i}`);
   ann.close();
@@ -230,17 +230,17 @@ describe("connections", () => {
   };
 
   test("in all: the next one is told to come later, and may when one has gone", async () => {
-    await using hub = await startServer({ args: ["--max-connections", "2"] });
-    await using ann = await hub.join("ann");
-    await using echo = await hub.open("/websocket");
+    await using server = await startServer({ args: ["--max-connections", "2"] });
+    await using ann = await server.join("ann");
+    await using echo = await server.open("/websocket");
     for (const headers of [{}, UPGRADE])
       for (const path of ["/ws/bob", "/websocket"]) {
-        const response = await hub.get(path, { headers });
+        const response = await server.get(path, { headers });
         expect([response.status, response.headers.get("retry-after")]).toEqual([503, "5"]);
         expect(await response.text()).toBe("The server is full just now: please try again in a moment.\n");
       }
     await ann.leaves();
-    await using bob = await hub.join("bob");
+    await using bob = await server.join("bob");
     await bob.hearsNothing();
     await echo.hearsNothing();
   });
@@ -258,8 +258,8 @@ describe("connections", () => {
     "as many as there are file descriptors for, and the rest is told so; one line of the log says that it is full",
     async () => {
       const env = { ...process.env, LANG: "C" };
-      await using hub = await startServer({ command: withDescriptors(80), env, args: ["--log", "text"] });
-      const clients = Array.from({ length: 120 }, () => ask(hub, "/websocket"));
+      await using server = await startServer({ command: withDescriptors(80), env, args: ["--log", "text"] });
+      const clients = Array.from({ length: 120 }, () => openRaw(server, "/websocket"));
       const heads = await Promise.all(clients.map((client) => client.head()));
       const statuses = Map.groupBy(heads, (head) => head?.status);
       expect(Object.fromEntries([...statuses].map(([status, of]) => [status, of.length]))).toEqual({
@@ -268,10 +268,10 @@ describe("connections", () => {
       });
       // A rejected connection that stayed open would take the place of another.
       await Promise.all(clients.filter((_, i) => heads[i]?.status === 503).map((client) => client.ended()));
-      expect(await hub.answer("/healthz")).toHaveProperty("status", 200);
+      expect(await server.answer("/healthz")).toHaveProperty("status", 200);
       for (const client of clients) client.vanishes();
-      await hub.stop("SIGTERM");
-      const lines = (await hub.output).split("\n");
+      await server.stop("SIGTERM");
+      const lines = (await server.output).split("\n");
       expect(lines.filter((line) => line.includes(" full ")).map((line) => line.slice(21))).toEqual([
         "full connections=48",
       ]);
@@ -282,15 +282,17 @@ describe("connections", () => {
     "connections that wait for a next request make room when file descriptors run out",
     async () => {
       const env = { ...process.env, LANG: "C" };
-      await using hub = await startServer({ command: withDescriptors(80), env, args: ["--log", "text"] });
-      await using ann = await hub.join("ann");
-      const clients = Array.from({ length: 120 }, () => ask(hub, "/healthz", { Connection: "keep-alive" }));
+      await using server = await startServer({ command: withDescriptors(80), env, args: ["--log", "text"] });
+      await using ann = await server.join("ann");
+      const clients = Array.from({ length: 120 }, () =>
+        openRaw(server, "/healthz", { Connection: "keep-alive" }),
+      );
       for (const client of clients) expect((await client.head())?.status).toBe(200);
       ann.says("still here");
       await ann.hears("You wrote: still here", "Client #ann says: still here");
       for (const client of clients) client.vanishes();
-      await hub.stop("SIGTERM");
-      expect(await hub.output).toContain(" file descriptors run out limit=80 ");
+      await server.stop("SIGTERM");
+      expect(await server.output).toContain(" file descriptors run out limit=80 ");
     },
   );
 
@@ -298,22 +300,22 @@ describe("connections", () => {
     "more than there are file descriptors for: a warning says so",
     async () => {
       const args = ["--max-connections", "49"];
-      await using hub = await startServer({
+      await using server = await startServer({
         command: withDescriptors(80),
         env: { ...process.env, LANG: "C" },
         args,
       });
-      await hub.stop("SIGTERM");
-      expect(await hub.errors).toBe(
+      await server.stop("SIGTERM");
+      expect(await server.errors).toBe(
         "--max-connections: 49 need more file descriptors than there are, which is 80 (ulimit -n)\n",
       );
     },
   );
 
   test("rejected ones are not kept open for another request", async () => {
-    await using hub = await startServer();
+    await using server = await startServer();
     for (const path of ["/ws/a%20b", "/websocket"]) {
-      await using client = ask(hub, path, { Origin: "http://evil.example" });
+      await using client = openRaw(server, path, { Origin: "http://evil.example" });
       const head = await client.head();
       expect([head?.status, head?.headers.get("connection")]).toEqual([403, "close"]);
       await client.ended();
@@ -323,11 +325,11 @@ describe("connections", () => {
   test("new ones from an address: beyond the rate they are told to come again, and other addresses are not", async () => {
     using clock = new Clock();
     const args = ["--connection-rate", "2", "--trust-proxy"];
-    await using hub = await startServer({ ...clock.setup, args });
+    await using server = await startServer({ ...clock.setup, args });
     const answersTo = async (address: string, times: number) => {
       const counts: Record<string, number> = {};
       for (let i = 0; i < times; i++) {
-        await using client = ask(hub, "/ws/ann", { "X-Forwarded-For": address });
+        await using client = openRaw(server, "/ws/ann", { "X-Forwarded-For": address });
         const head = await client.head();
         const answer = `${head?.status} ${head?.headers.get("retry-after") ?? ""}`.trim();
         counts[answer] = (counts[answer] ?? 0) + 1;
@@ -339,7 +341,7 @@ describe("connections", () => {
     expect(await answersTo("2001:db8::2", 20)).toEqual({ 101: 10, "429 1": 10 });
     for (const other of ["2001:db8:0:1::1", "192.0.2.1"])
       expect(await answersTo(other, 1)).toEqual({ 101: 1 });
-    expect(await hub.answer("/ws/ann", { headers: { "X-Forwarded-For": "2001:db8::3" } })).toEqual({
+    expect(await server.answer("/ws/ann", { headers: { "X-Forwarded-For": "2001:db8::3" } })).toEqual({
       status: 429,
       body: "Too many new connections from your address: try again in a moment.\n",
     });
@@ -348,66 +350,66 @@ describe("connections", () => {
   });
 
   test("who fails to become a WebSocket gives its place back, and the room's", async () => {
-    await using hub = await startServer({ args: ["--max-connections", "1"] });
+    await using server = await startServer({ args: ["--max-connections", "1"] });
     for (const path of ["/ws/ann", "/websocket"])
       for (let i = 0; i < 5; i++) {
-        await using client = new RawClient(hub.port);
+        await using client = new RawClient(server.port);
         client.sends(request(path, { "Sec-WebSocket-Key": undefined }));
         expect((await client.head())?.status).toBe(426);
       }
-    await using ann = await hub.join("ann");
+    await using ann = await server.join("ann");
     await ann.hearsNothing();
     await ann.leaves();
-    const { body } = await hub.answer("/metrics");
+    const { body } = await server.answer("/metrics");
     expect(body).toContain("hubbub_rooms 0\n");
   });
 
   test("each address: others come in; who cannot be let in for another reason takes no place", async () => {
     const args = ["--max-connections-per-address", "2", "--trust-proxy"];
-    await using hub = await startServer({ args });
+    await using server = await startServer({ args });
     const from = (address: string) => ({ "X-Forwarded-For": `1.1.1.1, ${address}` });
     for (let i = 0; i < 5; i++)
-      await hub.answer("/ws/a%20b", { headers: { ...UPGRADE, ...from("192.0.2.1") } });
-    await using ann = await hub.open("/ws/ann", from("192.0.2.1"));
-    await using twin = await hub.open("/ws/ann", from("::ffff:192.0.2.1"));
-    const response = await hub.get("/ws/ann", { headers: from("192.0.2.1") });
+      await server.answer("/ws/a%20b", { headers: { ...UPGRADE, ...from("192.0.2.1") } });
+    await using ann = await server.open("/ws/ann", from("192.0.2.1"));
+    await using twin = await server.open("/ws/ann", from("::ffff:192.0.2.1"));
+    const response = await server.get("/ws/ann", { headers: from("192.0.2.1") });
     expect([response.status, response.headers.get("retry-after")]).toEqual([429, "5"]);
     expect(await response.text()).toBe(
       "Too many connections from your address: close one of them, or try again in a moment.\n",
     );
-    await using bob = await hub.open("/ws/bob", from("192.0.2.2"));
+    await using bob = await server.open("/ws/bob", from("192.0.2.2"));
     await bob.hearsNothing();
     await twin.leaves();
-    await using again = await hub.open("/ws/ann", from("192.0.2.1"));
+    await using again = await server.open("/ws/ann", from("192.0.2.1"));
     await again.hearsNothing();
     await ann.hearsNothing();
-    await using one = await hub.open("/ws/one", from("2001:db8:0:1::1"));
-    await using two = await hub.open("/ws/two", from("2001:db8::1:a:b:c:d"));
-    expect(await hub.answer("/ws/three", { headers: from("2001:db8:0:1:ffff::") })).toHaveProperty(
+    await using one = await server.open("/ws/one", from("2001:db8:0:1::1"));
+    await using two = await server.open("/ws/two", from("2001:db8::1:a:b:c:d"));
+    expect(await server.answer("/ws/three", { headers: from("2001:db8:0:1:ffff::") })).toHaveProperty(
       "status",
       429,
     );
-    await using other = await hub.open("/ws/other", from("2001:db8:0:2::1"));
+    await using other = await server.open("/ws/other", from("2001:db8:0:2::1"));
     // When all of an address have gone, all of its places are free again.
     for (const peer of [ann, again]) await peer.leaves();
-    await using first = await hub.open("/ws/ann", from("192.0.2.1"));
-    await using second = await hub.open("/ws/ann", from("192.0.2.1"));
-    expect(await hub.answer("/ws/ann", { headers: from("192.0.2.1") })).toHaveProperty("status", 429);
+    await using first = await server.open("/ws/ann", from("192.0.2.1"));
+    await using second = await server.open("/ws/ann", from("192.0.2.1"));
+    expect(await server.answer("/ws/ann", { headers: from("192.0.2.1") })).toHaveProperty("status", 429);
     for (const peer of [first, second]) await peer.hearsNothing();
     for (const peer of [one, two, other]) await peer.hearsNothing();
   });
 
   test("without --trust-proxy what X-Forwarded-For says counts for nothing, and one line of the log says so", async () => {
-    await using hub = await startServer({ args: ["--max-connections-per-address", "1", "--log", "text"] });
-    await using ann = await hub.open("/ws/ann", { "X-Forwarded-For": "192.0.2.1" });
+    await using server = await startServer({ args: ["--max-connections-per-address", "1", "--log", "text"] });
+    await using ann = await server.open("/ws/ann", { "X-Forwarded-For": "192.0.2.1" });
     for (const address of ["192.0.2.2", "192.0.2.3"])
-      expect(await hub.answer("/ws/bob", { headers: { "X-Forwarded-For": address } })).toHaveProperty(
+      expect(await server.answer("/ws/bob", { headers: { "X-Forwarded-For": address } })).toHaveProperty(
         "status",
         429,
       );
     await ann.hearsNothing();
-    await hub.stop("SIGTERM");
-    const lines = (await hub.output).split("\n").filter((line) => line.includes("X-Forwarded-For"));
+    await server.stop("SIGTERM");
+    const lines = (await server.output).split("\n").filter((line) => line.includes("X-Forwarded-For"));
     expect(lines.map((line) => line.slice(21))).toEqual([
       'X-Forwarded-For ignored address=127.0.0.1 hint="behind a proxy, start with --trust-proxy"',
     ]);
@@ -489,8 +491,8 @@ describe("connections", () => {
 });
 
 test("the largest message is what the operator says, on both wires", async () => {
-  await using hub = await startServer({ args: ["--max-message-bytes", "10"] });
-  await using ann = await hub.joinJson("ann");
+  await using server = await startServer({ args: ["--max-message-bytes", "10"] });
+  await using ann = await server.joinJson("ann");
   expect(ann.welcome.maxMessageBytes).toBe(10);
   ann.says("語".repeat(3));
   ann.says("x".repeat(11));
@@ -498,10 +500,10 @@ test("the largest message is what the operator says, on both wires", async () =>
     { type: "message", from: "ann", text: "語".repeat(3) },
     { type: "error", code: "message-too-big", message: ERROR_MESSAGES["message-too-big"] },
   );
-  await using bob = await hub.join("bob");
+  await using bob = await server.join("bob");
   bob.says("x".repeat(11));
   expect(await bob.closes()).toEqual({ code: 1009, reason: "The message is too big." });
-  await using text = await hub.open("/websocket");
+  await using text = await server.open("/websocket");
   text.says("x".repeat(11));
   expect((await text.closes()).code).toBe(1009);
 });

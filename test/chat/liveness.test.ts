@@ -3,14 +3,14 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { Clock } from "../support/clock.ts";
 import { startServer, type TestServer, type Peer } from "../support/server.ts";
-import { frame, RawClient, request, transcribe } from "../support/raw-websocket.ts";
+import { frame, RawClient, request, describeFrame } from "../support/raw-websocket.ts";
 
 setDefaultTimeout(30_000);
 
 /** A client in a process of its own, which can be frozen; it is in the room. */
-async function startClient(hub: TestServer, id: string) {
+async function startClient(server: TestServer, id: string) {
   const source = `
-    const socket = new WebSocket("ws://127.0.0.1:${hub.port}/ws/${id}");
+    const socket = new WebSocket("ws://127.0.0.1:${server.port}/ws/${id}");
     socket.onopen = () => console.log("in");
     socket.onclose = () => process.exit();
   `;
@@ -34,12 +34,12 @@ async function talkUntil(peer: Peer, listener: Peer, line: string): Promise<stri
 test.concurrent(
   "a frozen client of a busy room is gone, and announced; a live one that says nothing is not",
   async () => {
-    await using hub = await startServer({ args: ["--ping-seconds", "1"] });
-    await using talker = await hub.join("talker");
-    await using bob = await hub.join("bob");
-    await using silent = await hub.join("silent");
-    await using silentEcho = await hub.open("/websocket");
-    await using frozen = await startClient(hub, "frozen");
+    await using server = await startServer({ args: ["--ping-seconds", "1"] });
+    await using talker = await server.join("talker");
+    await using bob = await server.join("bob");
+    await using silent = await server.join("silent");
+    await using silentEcho = await server.open("/websocket");
+    await using frozen = await startClient(server, "frozen");
     frozen.kill("SIGSTOP");
     expect(await talkUntil(talker, bob, "Client #frozen left the chat")).toEqual([
       "Client #frozen left the chat",
@@ -54,12 +54,12 @@ test.concurrent(
 );
 
 test.concurrent("two pings without an answer, and it is cut off", async () => {
-  await using hub = await startServer({ args: ["--ping-seconds", "1"] });
+  await using server = await startServer({ args: ["--ping-seconds", "1"] });
   for (const path of ["/ws/ann", "/websocket"]) {
-    await using client = new RawClient(hub.port);
+    await using client = new RawClient(server.port);
     client.sends(request(path));
     expect((await client.head())?.status).toBe(101);
-    expect((await client.rest()).map(transcribe)).toEqual(["ping ", "ping "]);
+    expect((await client.rest()).map(describeFrame)).toEqual(["ping ", "ping "]);
   }
 });
 
@@ -71,8 +71,8 @@ for (const [what, sign, answer] of [
     `${what} is a sign of life like any pong; with the third ping that is due after it, it is over`,
     async () => {
       using clock = new Clock();
-      await using hub = await startServer({ ...clock.setup, args: ["--ping-seconds", "1"] });
-      await using client = new RawClient(hub.port);
+      await using server = await startServer({ ...clock.setup, args: ["--ping-seconds", "1"] });
+      await using client = new RawClient(server.port);
       client.sends(request("/websocket"));
       await client.head();
       for (let i = 0; i < 4; i++) {
@@ -91,24 +91,24 @@ for (const [what, sign, answer] of [
   );
 
 test.concurrent("a server that was frozen itself does not take it out on its clients", async () => {
-  await using hub = await startServer({ args: ["--ping-seconds", "1"] });
-  await using ann = await hub.join("ann");
-  await using bob = await hub.join("bob");
-  hub.process.kill("SIGSTOP");
+  await using server = await startServer({ args: ["--ping-seconds", "1"] });
+  await using ann = await server.join("ann");
+  await using bob = await server.join("bob");
+  server.process.kill("SIGSTOP");
   await Bun.sleep(2_500); // more than two pings
-  hub.process.kill("SIGCONT");
+  server.process.kill("SIGCONT");
   await Bun.sleep(1_000);
   ann.says("still here");
   await bob.hears("Client #ann says: still here");
 });
 
 test.concurrent("who reads slowly but reads is alive, though its answers to pings are late", async () => {
-  await using hub = await startServer({ args: ["--ping-seconds", "2", "--history", "1000"] });
-  await using ann = await hub.joinJson("ann");
+  await using server = await startServer({ args: ["--ping-seconds", "2", "--history", "1000"] });
+  await using ann = await server.joinJson("ann");
   for (let i = 0; i < 200; i++) {
     await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));
   }
-  await using slow = await hub.joinJson("slow", { history: 200 });
+  await using slow = await server.joinJson("slow", { history: 200 });
   // A ping waits behind what the kernel has taken, up to 10 MB, for longer than two pings.
   for (let i = 0; i < 200; i++) {
     if (i % 10 === 0 && i < 120) {

@@ -37,16 +37,16 @@ async function exchange<T>(
 }
 
 test("the echo answers 100,000 lines that are sent at once", async () => {
-  await using hub = await startServer();
-  const url = `${hub.origin.replace("http", "ws")}/websocket`;
+  await using server = await startServer();
+  const url = `${server.origin.replace("http", "ws")}/websocket`;
   const heard = await exchange(url, LINES, COUNT, (line) => line);
   expect(heard).toEqual(LINES.map((line) => `Message text was: ${line}`));
 });
 
 for (const store of stores) {
   test(`100,000 lines that are sent at once are all stored and received, in order, on the text wire: ${store.name}`, async () => {
-    await using hub = await startServer({ store, args: ["--flush-ms", "10"] });
-    const url = `${hub.origin.replace("http", "ws")}/ws/ann`;
+    await using server = await startServer({ store, args: ["--flush-ms", "10"] });
+    const url = `${server.origin.replace("http", "ws")}/ws/ann`;
     const heard = await exchange(url, LINES, 2 * COUNT, (line) => line);
     const own = heard.filter((line) => line.startsWith("You wrote: "));
     expect(own).toEqual(LINES.map((line) => `You wrote: ${line}`));
@@ -55,8 +55,8 @@ for (const store of stores) {
   });
 
   test(`100,000 numbered messages at once, and a replay of all of them, on the JSON wire: ${store.name}`, async () => {
-    await using hub = await startServer({ store, args: ["--flush-ms", "10", "--history", `${COUNT}`] });
-    const url = `${hub.origin.replace("http", "ws")}/ws/ann?session=s`;
+    await using server = await startServer({ store, args: ["--flush-ms", "10", "--history", `${COUNT}`] });
+    const url = `${server.origin.replace("http", "ws")}/ws/ann?session=s`;
     let start = "";
     const errors: string[] = [];
     const frames = LINES.map((text, i) => JSON.stringify({ type: "message", text, seq: i + 1 }));
@@ -83,14 +83,14 @@ for (const store of stores) {
 for (const store of STORES)
   test(`what is sent at once and followed by a close is all stored: ${store.name}`, async () => {
     const count = 20_000;
-    await using hub = await startServer({ store });
-    const socket = new WebSocket(`${hub.origin.replace("http", "ws")}/ws/ann`);
+    await using server = await startServer({ store });
+    const socket = new WebSocket(`${server.origin.replace("http", "ws")}/ws/ann`);
     socket.onopen = () => {
       for (const line of LINES.slice(0, count)) socket.send(line);
       socket.close();
     };
     const isThere = async () => {
-      const { body } = await hub.answer("/rooms/lobby/messages?limit=1");
+      const { body } = await server.answer("/rooms/lobby/messages?limit=1");
       return JSON.parse(body).messages[0]?.text === LINES[count - 1];
     };
     await eventually(isThere, "the last line is stored", DEADLINE_MS);
@@ -99,12 +99,12 @@ for (const store of STORES)
 test.each(["/websocket", "/ws/ann", "/ws/ann?session=s"])(
   "a sender to %s that never reads is closed with 1013; others go on",
   async (path) => {
-    await using hub = await startServer();
-    await using bob = await hub.join("bob", { room: "other" });
+    await using server = await startServer();
+    await using bob = await server.join("bob", { room: "other" });
     const headers: Record<string, string> = path.includes("session")
       ? { "Sec-WebSocket-Protocol": SUBPROTOCOL }
       : {};
-    await using ann = await hub.open(path, headers);
+    await using ann = await server.open(path, headers);
     ann.pauses();
     const text = "x".repeat(60_000);
     const frame = path.includes("session") ? JSON.stringify({ type: "message", text }) : text;
@@ -112,7 +112,7 @@ test.each(["/websocket", "/ws/ann", "/ws/ann?session=s"])(
     bob.says("hi");
     await bob.hears("You wrote: hi", "Client #bob says: hi");
     // Bun drops a closed connection whose close frame is not read within some seconds: so it is read as soon as it is sent.
-    const isClosed = async () => (await hub.metrics()).get('hubbub_disconnects_total{code="1013"}') === 1;
+    const isClosed = async () => (await server.metrics()).get('hubbub_disconnects_total{code="1013"}') === 1;
     await eventually(isClosed, "the server closes it", DEADLINE_MS);
     ann.resumes();
     expect(await ann.closes()).toEqual(SLOW);

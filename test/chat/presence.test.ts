@@ -7,10 +7,10 @@ import { startServer, STORES } from "../support/server.ts";
 
 describe.each(STORES)("with the store $name", (store) => {
   test("a client that closes is said to have left, to everyone else", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.join("bob");
-    await using eve = await hub.join("eve");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.join("bob");
+    await using eve = await server.join("eve");
     await ann.leaves();
     await bob.hears("Client #ann left the chat");
     await eve.hears("Client #ann left the chat");
@@ -18,17 +18,17 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a connection that is dropped counts as closed", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.join("bob");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.join("bob");
     ann.vanishes();
     await bob.hears("Client #ann left the chat");
   });
 
   test("so does a client whose process is killed", async () => {
-    await using hub = await startServer({ store });
-    await using bob = await hub.join("bob");
-    const url = `ws://127.0.0.1:${hub.port}/ws/ann`;
+    await using server = await startServer({ store });
+    await using bob = await server.join("bob");
+    const url = `ws://127.0.0.1:${server.port}/ws/ann`;
     await using ann = Bun.spawn([
       process.execPath,
       "--eval",
@@ -40,11 +40,11 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("two tabs with one id are one client: it leaves with the last one", async () => {
-    await using hub = await startServer({ store });
-    await using bob = await hub.join("bob");
-    await using one = await hub.join("ann");
-    await using two = await hub.join("ann");
-    await using eve = await hub.join("eve");
+    await using server = await startServer({ store });
+    await using bob = await server.join("bob");
+    await using one = await server.join("ann");
+    await using two = await server.join("ann");
+    await using eve = await server.join("eve");
     one.says("hi");
     await two.hears("Client #ann says: hi");
     await one.leaves();
@@ -55,23 +55,23 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a client that is back before it was announced has not left, even in a room where others just did", async () => {
-    await using hub = await startServer({ store });
-    await using bob = await hub.join("bob");
-    const others = await Promise.all(Array.from({ length: 20 }, (_, i) => hub.join(`other${i}`)));
-    await using first = await hub.join("ann");
+    await using server = await startServer({ store });
+    await using bob = await server.join("bob");
+    const others = await Promise.all(Array.from({ length: 20 }, (_, i) => server.join(`other${i}`)));
+    await using first = await server.join("ann");
     for (const other of others) other.vanishes();
     await first.leaves();
-    await using again = await hub.join("ann");
+    await using again = await server.join("ann");
     for (const _ of others) expect(await bob.next()).toMatch(/^Client #other\d+ left the chat$/);
     again.says("still here");
     await bob.hears("Client #ann says: still here");
   });
 
   test("a crowd that goes at once is announced once each, to all who stay", async () => {
-    await using hub = await startServer({ store });
-    const stay = await Promise.all(["bob", "eve", "joe"].map((id) => hub.join(id)));
+    await using server = await startServer({ store });
+    const stay = await Promise.all(["bob", "eve", "joe"].map((id) => server.join(id)));
     const names = Array.from({ length: 500 }, (_, i) => `c${i}`);
-    const crowd = await Promise.all(names.map((id) => hub.join(id)));
+    const crowd = await Promise.all(names.map((id) => server.join(id)));
     for (const peer of crowd) peer.vanishes();
     const announced = names.map((id) => `Client #${id} left the chat`).toSorted();
     for (const peer of stay) {

@@ -8,9 +8,9 @@ const message = (from: string, text: string): Event => ({ type: "message", from,
 
 describe.each(STORES)("with the store $name", (store) => {
   test("who goes on after the last message heard hears what came since, then what comes", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using first = await hub.joinJson("bob");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using first = await server.joinJson("bob");
     ann.says("1");
     await first.hears(message("ann", "1"));
     await first.leaves();
@@ -24,7 +24,7 @@ describe.each(STORES)("with the store $name", (store) => {
       "You wrote: 3",
     );
 
-    await using bob = await hub.joinJson("bob", { after: first.after });
+    await using bob = await server.joinJson("bob", { after: first.after });
     expect([bob.welcome.recovered, bob.welcome.last]).toEqual([true, first.after]);
     await bob.hears(message("ann", "2"), message("ann", "3"));
     ann.says("4");
@@ -33,8 +33,8 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("recovered if and only if nothing is missing: the oldest kept message's predecessor still is, the one before not", async () => {
-    await using hub = await startServer({ store, args: ["--history", "3"] });
-    await using ann = await hub.joinJson("ann");
+    await using server = await startServer({ store, args: ["--history", "3"] });
+    await using ann = await server.joinJson("ann");
     const ids = [ann.after];
     for (const text of ["1", "2", "3", "4", "5"]) {
       ann.says(text);
@@ -42,7 +42,7 @@ describe.each(STORES)("with the store $name", (store) => {
       ids.push(ann.after);
     }
     const resume = async (after: string) => {
-      await using bob = await hub.joinJson("bob", { after });
+      await using bob = await server.joinJson("bob", { after });
       const texts = [];
       bob.sends({ type: "ping" });
       for (let event = await bob.next(); event.type !== "pong"; event = await bob.next())
@@ -52,7 +52,7 @@ describe.each(STORES)("with the store $name", (store) => {
     expect(await resume(ids[5] ?? "")).toEqual([true, ids[5], []]);
     expect(await resume(ids[3] ?? "")).toEqual([true, ids[3], ["4", "5"]]);
     expect(await resume(ids[2] ?? "")).toEqual([true, ids[2], ["3", "4", "5"]]);
-    const older = store.keepsAll
+    const older = store.keepsEverything
       ? ([
           [true, ids[1], ["2", "3", "4", "5"]],
           [true, ids[0], ["1", "2", "3", "4", "5"]],
@@ -72,8 +72,8 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("?history=N goes back further than --history where the store does, up to 1,000; one that cannot resume gets --history", async () => {
-    await using hub = await startServer({ store, args: ["--history", "10"] });
-    await using ann = await hub.joinJson("ann");
+    await using server = await startServer({ store, args: ["--history", "10"] });
+    await using ann = await server.joinJson("ann");
     const COUNT = 1100;
     for (let i = 1; i <= COUNT; i++) ann.says(`${i}`);
     const ids = [ann.after];
@@ -84,29 +84,29 @@ describe.each(STORES)("with the store $name", (store) => {
     // Those that have joined stay, so that nobody receives their leaving.
     const newcomers = [];
     for (const asked of [0, 5, 10, 11, 30, 1000, 1001, 100_000]) {
-      const count = store.keepsAll ? Math.min(asked, 1000) : Math.min(asked, 10);
+      const count = store.keepsEverything ? Math.min(asked, 1000) : Math.min(asked, 10);
       const latest = Array.from({ length: count }, (_, i) => `${COUNT - count + 1 + i}`);
-      const bob = await hub.joinJson("bob", { history: asked });
+      const bob = await server.joinJson("bob", { history: asked });
       expect(bob.welcome.last).toBe(ids[COUNT - count]);
       await bob.hears(...latest.map((text) => message("ann", text)));
-      const eve = await hub.join("eve", { history: asked });
+      const eve = await server.join("eve", { history: asked });
       await eve.hears(...latest.map((text) => `Client #ann says: ${text}`));
       newcomers.push(bob, eve);
-      const lost = await hub.joinJson("lost", { history: asked, after: "1-0" });
+      const lost = await server.joinJson("lost", { history: asked, after: "1-0" });
       expect(lost.welcome).toMatchObject({ recovered: false, last: ids[COUNT - Math.min(asked, 10)] });
     }
     for (const newcomer of newcomers) await newcomer.hearsNothing();
   });
 
   test("an empty room, and a history of none, can be gone on in as well", async () => {
-    await using hub = await startServer({ store, args: ["--history", "0"] });
-    await using ann = await hub.joinJson("ann");
-    await using same = await hub.joinJson("bob", { after: ann.after });
+    await using server = await startServer({ store, args: ["--history", "0"] });
+    await using ann = await server.joinJson("ann");
+    await using same = await server.joinJson("bob", { after: ann.after });
     expect([same.welcome.recovered, same.welcome.last]).toEqual([true, ann.after]);
     ann.says("gone at once");
     await ann.hears(message("ann", "gone at once"));
-    await using late = await hub.joinJson("eve", { after: String(ann.welcome.last) });
-    if (store.keepsAll) {
+    await using late = await server.joinJson("eve", { after: String(ann.welcome.last) });
+    if (store.keepsEverything) {
       expect([late.welcome.recovered, late.welcome.last]).toEqual([true, ann.welcome.last]);
       await late.hears(message("ann", "gone at once"));
     } else expect([late.welcome.recovered, late.welcome.last]).toEqual([false, ann.after]);
@@ -120,17 +120,17 @@ describe.each(STORES)("with the store $name", (store) => {
     await ann.hears(message("ann", "1"));
     await using elsewhere = await old.joinJson("ann", { room: "tea", after: ann.after });
     expect(elsewhere.welcome.recovered).toBe(false);
-    await using hub = await startServer({ store });
+    await using server = await startServer({ store });
     for (const after of [ann.after, String(ann.welcome.last)]) {
-      await using bob = await hub.joinJson("bob", { after });
+      await using bob = await server.joinJson("bob", { after });
       expect(bob.welcome.recovered).toBe(false);
     }
   });
 
   test("a number said twice is acknowledged twice and heard once, also over a new connection", async () => {
-    await using hub = await startServer({ store });
-    await using bob = await hub.join("bob");
-    await using first = await hub.joinJson("ann", { session: "s", history: 0 });
+    await using server = await startServer({ store });
+    await using bob = await server.join("bob");
+    await using first = await server.joinJson("ann", { session: "s", history: 0 });
     first.says("one", { seq: 1 });
     first.says("one", { seq: 1 });
     first.says("two", { seq: 2 });
@@ -138,7 +138,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await first.hears({ type: "ack", seq: 2 }, message("ann", "two"));
     await first.leaves();
 
-    await using again = await hub.joinJson("ann", { session: "s", history: 0 });
+    await using again = await server.joinJson("ann", { session: "s", history: 0 });
     expect(again.welcome.sent).toBe(2);
     again.says("two", { seq: 2 });
     again.says("one", { seq: 1 });
@@ -150,16 +150,16 @@ describe.each(STORES)("with the store $name", (store) => {
     );
     await bob.hears("Client #ann says: one", "Client #ann says: two", "Client #ann says: three");
 
-    await using other = await hub.joinJson("eve", { session: "s", history: 0 });
+    await using other = await server.joinJson("eve", { session: "s", history: 0 });
     expect(other.welcome.sent).toBe(null);
     await other.leaves();
     await bob.hears("Client #eve left the chat");
   });
 
   test("a refused number holds back the higher ones, until it comes again or is skipped", async () => {
-    await using hub = await startServer({ store });
-    await using bob = await hub.join("bob");
-    await using ann = await hub.joinJson("ann", { session: "s", history: 0 });
+    await using server = await startServer({ store });
+    await using bob = await server.join("bob");
+    await using ann = await server.joinJson("ann", { session: "s", history: 0 });
     const refused = (code: ErrorCode, seq: number) => ({
       type: "error",
       code,
@@ -193,11 +193,11 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a session's newer connection replaces its older, and nobody is said to have left", async () => {
-    await using hub = await startServer({ store });
-    await using bob = await hub.join("bob");
-    await using older = await hub.joinJson("ann", { session: "s" });
-    await using other = await hub.joinJson("ann", { session: "t" });
-    await using newer = await hub.joinJson("ann", { session: "s" });
+    await using server = await startServer({ store });
+    await using bob = await server.join("bob");
+    await using older = await server.joinJson("ann", { session: "s" });
+    await using other = await server.joinJson("ann", { session: "t" });
+    await using newer = await server.joinJson("ann", { session: "s" });
     expect(await older.peer.closes()).toEqual({
       code: 4001,
       reason: "Replaced by a newer connection of this session.",
@@ -213,20 +213,20 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("without a number there is no ack, and lone surrogates are mended at the door", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.joinJson("ann", { session: "s" });
+    await using server = await startServer({ store });
+    await using ann = await server.joinJson("ann", { session: "s" });
     ann.sends('{"type":"message","text":"\\ud83d\\ude00 \\ud83d","unknown":{"type":"ping"}}');
     await ann.hears(message("ann", "😀 \ufffd"));
     await ann.hearsNothing();
   });
 
   test("400 messages of 64 KiB reach a slow reader that goes on where it was, each once and in order", async () => {
-    await using hub = await startServer({ store, args: ["--history", "400"] });
-    await using ann = await hub.joinJson("ann", { session: "s" });
+    await using server = await startServer({ store, args: ["--history", "400"] });
+    await using ann = await server.joinJson("ann", { session: "s" });
     const start = ann.after;
     const texts = Array.from({ length: 400 }, (_, i) => `${i} `.padEnd(65_536, "x"));
     for (const [i, text] of texts.entries()) await ann.saysAndHears(text, { seq: i + 1 });
-    await using bob = await hub.joinJson("bob", { after: start });
+    await using bob = await server.joinJson("bob", { after: start });
     expect(bob.welcome.recovered).toBe(true);
     bob.peer.pauses();
     ann.says("after them", { seq: 401 });
@@ -239,11 +239,12 @@ describe.each(STORES)("with the store $name", (store) => {
 });
 
 test("of two connections of a session the one that asked first goes, also if it took longer to let it in", async () => {
-  await using hub = await startServer({
+  await using server = await startServer({
     store: { name: "late", url: "late:?delay=20", preload: "delayed-store.ts" },
   });
   const codes = Array.from({ length: 30 }, async (_, i) => {
-    const asks = () => hub.open(`/ws/ann?session=${i}&room=${i}`, { "Sec-WebSocket-Protocol": "hubbub.v1" });
+    const asks = () =>
+      server.open(`/ws/ann?session=${i}&room=${i}`, { "Sec-WebSocket-Protocol": "hubbub.v1" });
     const older = asks();
     await Bun.sleep(5);
     await using newer = await JsonPeer.over(await asks());
@@ -258,23 +259,23 @@ test.each(["open", "sent"])(
   "a client that joins while the store loses its data (%s) gets no place in the room as it was",
   async (moment) => {
     const store = { name: "a losing store", url: `losing:?while=${moment}`, preload: "losing-store.ts" };
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
     ann.says("before");
     await ann.hears("You wrote: before", "Client #ann says: before");
     const joins = async () => {
-      const bob = await hub.open("/ws/bob?session=s", { "Sec-WebSocket-Protocol": "hubbub.v1" });
+      const bob = await server.open("/ws/bob?session=s", { "Sec-WebSocket-Protocol": "hubbub.v1" });
       return (await bob.closes()).code;
     };
     // Before the upgrade it is rejected, afterwards it is sent to come again.
     if (moment === "open") await expect(joins()).rejects.toThrow("refused");
     else expect(await joins()).toBe(1012);
     expect((await ann.closes()).code).toBe(1012);
-    await using bob = await hub.joinJson("bob", { session: "s" });
-    await using carl = await hub.join("carl");
+    await using bob = await server.joinJson("bob", { session: "s" });
+    await using carl = await server.join("carl");
     carl.says("after");
     await bob.hears(message("carl", "after"));
-    await using dora = await hub.joinJson("dora");
+    await using dora = await server.joinJson("dora");
     await dora.hears(message("carl", "after"));
     await dora.hearsNothing();
   },

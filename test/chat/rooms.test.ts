@@ -5,11 +5,11 @@ import { startServer, STORES } from "../support/server.ts";
 
 describe.each(STORES)("with the store $name", (store) => {
   test("a message stays in its room", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.joinJson("ann", { room: "tea" });
-    await using bob = await hub.join("bob", { room: "tea" });
-    await using eve = await hub.joinJson("eve", { room: "coffee" });
-    await using joe = await hub.join("joe");
+    await using server = await startServer({ store });
+    await using ann = await server.joinJson("ann", { room: "tea" });
+    await using bob = await server.join("bob", { room: "tea" });
+    await using eve = await server.joinJson("eve", { room: "coffee" });
+    await using joe = await server.join("joe");
     ann.says("hi");
     await ann.hears({ type: "message", from: "ann", text: "hi" });
     await bob.hears("Client #ann says: hi");
@@ -18,11 +18,11 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("without a room, and as ?room=lobby, it is the lobby; a room has one spelling", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.joinJson("bob", { room: "lobby" });
-    await using eve = await hub.join("eve", { room: "cafe\u0301" });
-    await using joe = await hub.joinJson("joe", { room: "caf\u00e9" });
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.joinJson("bob", { room: "lobby" });
+    await using eve = await server.join("eve", { room: "cafe\u0301" });
+    await using joe = await server.joinJson("joe", { room: "caf\u00e9" });
     ann.says("hi");
     await bob.hears({ type: "message", from: "ann", text: "hi" });
     eve.says("ho");
@@ -32,9 +32,9 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("both wires hear each other, in one order", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.joinJson("bob", { session: "s" });
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.joinJson("bob", { session: "s" });
     ann.says("one");
     await bob.hears({ type: "message", from: "ann", text: "one" });
     bob.says("two", { seq: 1 });
@@ -43,9 +43,9 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a binary message is data on the JSON wire, from either side", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.joinJson("bob");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.joinJson("bob");
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
     ann.says(bytes);
     await bob.hears({ type: "message", from: "ann", data: bytes.toBase64() });
@@ -54,15 +54,15 @@ describe.each(STORES)("with the store $name", (store) => {
     ann.says(new Uint8Array());
     await bob.hears({ type: "message", from: "ann", data: "" });
     await ann.hears(bytes, bytes, new Uint8Array());
-    await using eve = await hub.join("eve", { history: 2 });
+    await using eve = await server.join("eve", { history: 2 });
     await eve.hears(bytes, new Uint8Array());
   });
 
   test("a welcome tells where one is, and who else is", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann", { room: "tea" });
-    await using bob = await hub.joinJson("bob", { room: "tea" });
-    await using twin = await hub.joinJson("bob", { room: "tea", session: "s" });
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann", { room: "tea" });
+    await using bob = await server.joinJson("bob", { room: "tea" });
+    await using twin = await server.joinJson("bob", { room: "tea", session: "s" });
     const { last, ...welcome } = twin.welcome;
     expect(last).toMatch(/^\d{13}-\d+$/);
     expect(last).toBe(bob.welcome.last);
@@ -82,31 +82,31 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a newcomer hears the latest messages: all that are kept on the JSON wire, those asked for on the other", async () => {
-    await using hub = await startServer({ store, args: ["--history", "3"] });
-    await using ann = await hub.join("ann");
+    await using server = await startServer({ store, args: ["--history", "3"] });
+    await using ann = await server.join("ann");
     for (const text of ["1", "2", "3", "4", "5"]) ann.says(text);
     for (const text of ["1", "2", "3", "4", "5"])
       await ann.hears(`You wrote: ${text}`, `Client #ann says: ${text}`);
 
-    await using bob = await hub.joinJson("bob");
+    await using bob = await server.joinJson("bob");
     await bob.hears(...["3", "4", "5"].map((text) => ({ type: "message", from: "ann", text })));
-    await using two = await hub.joinJson("two", { history: 2 });
+    await using two = await server.joinJson("two", { history: 2 });
     await two.hears(...["4", "5"].map((text) => ({ type: "message", from: "ann", text })));
-    await using none = await hub.joinJson("none", { history: 0 });
-    await using eve = await hub.join("eve", { history: 1000 });
-    const older = store.keepsAll ? ["Client #ann says: 1", "Client #ann says: 2"] : [];
+    await using none = await server.joinJson("none", { history: 0 });
+    await using eve = await server.join("eve", { history: 1000 });
+    const older = store.keepsEverything ? ["Client #ann says: 1", "Client #ann says: 2"] : [];
     await eve.hears(...older, "Client #ann says: 3", "Client #ann says: 4", "Client #ann says: 5");
-    await using joe = await hub.join("joe");
+    await using joe = await server.join("joe");
     ann.says("6");
     for (const peer of [eve, joe]) await peer.hears("Client #ann says: 6");
     for (const peer of [bob, two, none]) await peer.hears({ type: "message", from: "ann", text: "6" });
   });
 
   test("presence is coalesced, and its count is exact", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.joinJson("ann");
+    await using server = await startServer({ store });
+    await using ann = await server.joinJson("ann");
     await ann.hearsPresence({ joined: ["ann"], left: [], count: 1 });
-    const crowd = await Promise.all(Array.from({ length: 250 }, (_, i) => hub.join(`c${i}`)));
+    const crowd = await Promise.all(Array.from({ length: 250 }, (_, i) => server.join(`c${i}`)));
     let joined: unknown[] = [];
     const event = async () => {
       const heard = JSON.parse(String(await ann.peer.next()));
@@ -126,18 +126,18 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("who comes and goes between two presence events is in neither", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.joinJson("ann");
+    await using server = await startServer({ store });
+    await using ann = await server.joinJson("ann");
     await ann.hearsPresence({ joined: ["ann"], left: [], count: 1 });
-    await using bob = await hub.join("bob");
-    await using eve = await hub.join("eve");
+    await using bob = await server.join("bob");
+    await using eve = await server.join("eve");
     await eve.leaves();
     await ann.hearsPresence({ joined: ["bob"], left: [], count: 2 });
-    await using brief = await hub.join("brief");
+    await using brief = await server.join("brief");
     await brief.leaves(); // alone between two events: then there is none
     await bob.leaves();
-    await using again = await hub.join("bob");
-    await using joe = await hub.join("joe");
+    await using again = await server.join("bob");
+    await using joe = await server.join("joe");
     await ann.hearsPresence({ joined: ["joe"], left: [], count: 3 });
     await joe.leaves();
     await ann.hearsPresence({ joined: [], left: ["joe"], count: 2 });
@@ -146,7 +146,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a room, a session or a history that is none is refused before the upgrade", async () => {
-    await using hub = await startServer({ store });
+    await using server = await startServer({ store });
     const json = { "Sec-WebSocket-Protocol": "hubbub.v1" };
     for (const [query, sentence] of [
       ["room=", 'A room is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n'],
@@ -154,17 +154,20 @@ describe.each(STORES)("with the store $name", (store) => {
       ["session=a/b", 'A session is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n'],
       ["history=many", "history is how many of the latest messages to hear first: a whole number.\n"],
     ])
-      expect(await hub.answer(`/ws/ann?${query}`, { headers: json })).toEqual({
+      expect(await server.answer(`/ws/ann?${query}`, { headers: json })).toEqual({
         status: 400,
         body: sentence ?? "",
       });
-    expect(await hub.answer("/ws/ann?room=tea&session=s", { headers: json })).toHaveProperty("status", 426);
+    expect(await server.answer("/ws/ann?room=tea&session=s", { headers: json })).toHaveProperty(
+      "status",
+      426,
+    );
   });
 
   test("the answer names the subprotocol that is spoken, whatever else is offered", async () => {
-    await using hub = await startServer({ store });
+    await using server = await startServer({ store });
     const offer = async (protocols: string) => {
-      const response = await hub.get("/ws/ann", {
+      const response = await server.get("/ws/ann", {
         headers: {
           Connection: "Upgrade",
           Upgrade: "websocket",

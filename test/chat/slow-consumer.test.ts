@@ -4,11 +4,11 @@ import { expect, test } from "bun:test";
 import { startServer, eventually } from "../support/server.ts";
 
 test("a slow reader is closed with 1013, has heard everything up to there, and goes on without a gap", async () => {
-  await using hub = await startServer({ args: ["--history", "1000"] });
-  await using ann = await hub.joinJson("ann", { session: "s" });
-  await using bob = await hub.joinJson("bob");
-  await using slow = await hub.joinJson("slow");
-  await using text = await hub.join("text");
+  await using server = await startServer({ args: ["--history", "1000"] });
+  await using ann = await server.joinJson("ann", { session: "s" });
+  await using bob = await server.joinJson("bob");
+  await using slow = await server.joinJson("slow");
+  await using text = await server.join("text");
   slow.peer.pauses();
   text.pauses();
   const texts = Array.from({ length: 300 }, (_, i) => `${i} `.padEnd(32_768, "x"));
@@ -30,16 +30,16 @@ test("a slow reader is closed with 1013, has heard everything up to there, and g
   }
   expect(heard).toBeGreaterThan(0);
   expect(heard).toBeLessThan(texts.length);
-  await using back = await hub.joinJson("slow", { after: slow.after });
+  await using back = await server.joinJson("slow", { after: slow.after });
   expect(back.welcome.recovered).toBe(true);
   for (const text of texts.slice(heard)) await back.hears({ type: "message", from: "ann", text });
   await back.hearsNothing();
 });
 
 test("a replay that its history outruns is closed with 1013, and coming back tells that something is missing", async () => {
-  await using hub = await startServer({ args: ["--history", "200"] });
-  await using ann = await hub.joinJson("ann", { session: "s" });
-  await using eve = await hub.join("eve");
+  await using server = await startServer({ args: ["--history", "200"] });
+  await using ann = await server.joinJson("ann", { session: "s" });
+  await using eve = await server.join("eve");
   while (!String((await ann.nextPresence()).joined).includes("eve"));
   let seq = 0;
   const say = async (count: number) => {
@@ -50,7 +50,7 @@ test("a replay that its history outruns is closed with 1013, and coming back tel
   };
   await say(200);
   const start = String(ann.welcome.last);
-  await using slow = await hub.joinJson("slow", { after: start });
+  await using slow = await server.joinJson("slow", { after: start });
   expect(slow.welcome.recovered).toBe(true);
   slow.peer.pauses();
   await eve.leaves();
@@ -70,17 +70,17 @@ test("a replay that its history outruns is closed with 1013, and coming back tel
   }
   expect((await slow.peer.closes()).code).toBe(1013);
   expect(left).toEqual(["eve"]);
-  await using back = await hub.joinJson("slow", { after: slow.after });
+  await using back = await server.joinJson("slow", { after: slow.after });
   expect(back.welcome.recovered).toBe(false);
 });
 
 test("at thousands of messages a second the others hear all in order, and the server holds little for the slow one", async () => {
-  await using hub = await startServer();
-  await using ann = await hub.join("ann");
-  await using bob = await hub.joinJson("bob");
-  await using slow = await hub.join("slow");
+  await using server = await startServer();
+  await using ann = await server.join("ann");
+  await using bob = await server.joinJson("bob");
+  await using slow = await server.join("slow");
   slow.pauses();
-  const before = await residentMiB(hub.process.pid);
+  const before = await residentMiB(server.process.pid);
   const count = 20_000;
   const text = "x".repeat(1024);
   for (let i = 0; i < count; i++) {
@@ -90,7 +90,7 @@ test("at thousands of messages a second the others hear all in order, and the se
   }
   for (let i = 0; i < count; i++) await bob.hears({ type: "message", from: "ann", text: `${i} ${text}` });
   // What the slow one did not read is 10 MB and more; it was closed long before.
-  expect((await residentMiB(hub.process.pid)) - before).toBeLessThan(64);
+  expect((await residentMiB(server.process.pid)) - before).toBeLessThan(64);
   expect((await slow.closes()).code).toBe(1013);
 });
 
@@ -101,8 +101,8 @@ async function residentMiB(pid: number): Promise<number> {
 }
 
 test("an echo that is not read is cut off too", async () => {
-  await using hub = await startServer();
-  await using ann = await hub.open("/websocket");
+  await using server = await startServer();
+  await using ann = await server.open("/websocket");
   ann.pauses();
   for (let i = 0; i < 300; i++) ann.says("x".repeat(65_536));
   await eventually(async () => ann.unsent === 0, "the server takes what is sent", 20_000);

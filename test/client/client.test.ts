@@ -25,18 +25,18 @@ function next<T>(
 }
 
 test("the documented example runs as it stands, with the module that the server serves", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob", { room: "tea" });
+  await using server = await startServer();
+  await using bob = await server.join("bob", { room: "tea" });
   const lines = codeBlock("src/client/README.md", "js");
   const [, address = ""] = /from "(.*?)"/.exec(lines) ?? [];
   expect(address).toBe("http://localhost:8000/hubbub.js");
-  const module = await hub.get("/hubbub.js");
+  const module = await server.get("/hubbub.js");
   expect(module.headers.get("access-control-allow-origin")).toBe("*");
   const code = await module.text();
   expect(Bun.gzipSync(code).byteLength).toBeLessThan(4096);
 
   // Bun does not import over HTTP: the module's text is loaded instead, told where it came from.
-  const source = code.replaceAll("import.meta.url", JSON.stringify(`${hub.origin}/hubbub.js`));
+  const source = code.replaceAll("import.meta.url", JSON.stringify(`${server.origin}/hubbub.js`));
   const data = `data:text/javascript;base64,${new TextEncoder().encode(source).toBase64()}`;
   await using run = Bun.spawn([process.execPath, "--eval", lines.replace(address, data)], { stdout: "pipe" });
   await bob.hears("Client #ann says: hi");
@@ -49,11 +49,11 @@ test("the documented example runs as it stands, with the module that the server 
 });
 
 test("in Bun a copy of the module works as documented; without a server it says what is missing", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob", { room: "tea" });
+  await using server = await startServer();
+  await using bob = await server.join("bob", { room: "tea" });
   const folder = await mkdtemp(join(tmpdir(), "hubbub-client-"));
   try {
-    const here = { "http://localhost:8000": hub.origin };
+    const here = { "http://localhost:8000": server.origin };
     const [, url = ""] =
       /^curl -fsSO (\S+)$/.exec(
         substitute(codeBlock("src/client/README.md", "sh", "hubbub.js"), here).trim(),
@@ -109,8 +109,8 @@ test("it notices a server that is frozen, within two pings, and goes on with one
 });
 
 test("a refusal is final and has its reason; a server that is away is tried again", async () => {
-  await using hub = await startServer();
-  const bad = connect({ server: hub.origin, id: "a b" });
+  await using server = await startServer();
+  const bad = connect({ server: server.origin, id: "a b" });
   expect(
     await next<ConnectionState>(
       (handler) => bad.on("state", handler),
@@ -123,8 +123,8 @@ test("a refusal is final and has its reason; a server that is away is tried agai
     code: "bad-name",
     reason: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.',
   });
-  await hub.stop();
-  const away = connect({ server: hub.origin, id: "ann" });
+  await server.stop();
+  const away = connect({ server: server.origin, id: "ann" });
   await next<ConnectionState>(
     (handler) => away.on("state", handler),
     ({ status }) => status === "reconnecting",
@@ -176,14 +176,14 @@ test("a proxy that answers for a server that is away ends nothing, whatever it s
     }
     return proxy.port;
   })();
-  await using hub = await startServer({ args: ["--port", `${port}`] });
+  await using server = await startServer({ args: ["--port", `${port}`] });
   for (const client of clients) {
     client.on("state", ({ status }) => status === "reconnecting" && client.retryNow());
     client.retryNow();
     await becomes(client, ({ status }) => status === "open", "coming back");
     client.close();
   }
-  expect(hub.port).toBe(Number(port));
+  expect(server.port).toBe(Number(port));
 });
 
 test("only a 4xx with the server's own code is final, apart from those that pass", async () => {
@@ -281,7 +281,7 @@ test.skipIf(withoutBrowser !== "")(
   `a page that is rejected for its Origin learns so, with a token and without${withoutBrowser}`,
   async () => {
     const secret = "a secret of thirty-two bytes, or more";
-    await using hub = await startServer({ env: { HUBBUB_SECRET: secret } });
+    await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
     const token = new TokenSigner(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
     await using other = Bun.serve({
       hostname: "127.0.0.1",
@@ -290,7 +290,7 @@ test.skipIf(withoutBrowser !== "")(
     });
     using page = await openPage({ origin: other.url.origin }, "/");
     for (const options of [{}, { token }]) {
-      await page.run(`import("${hub.origin}/hubbub.js").then(({ connect }) => {
+      await page.run(`import("${server.origin}/hubbub.js").then(({ connect }) => {
         window.room = connect(${JSON.stringify({ id: "ann", ...options })});
       })`);
       await page.shows("[room.state.status, room.state.statusCode, room.state.code]", [
@@ -306,20 +306,20 @@ test.skipIf(withoutBrowser !== "")(
 test.skipIf(withoutBrowser !== "")(
   `a page tests its connection when the network is back, and does not wait once it is shown or thawed${withoutBrowser}`,
   async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/healthz");
+    await using server = await startServer();
+    using page = await openPage(server, "/healthz");
     await page.run(`import("/hubbub.js").then(({ connect }) => {
       window.room = connect({ id: "ann" });
       room.on("replayed", () => (window.isReplayed = true));
     })`);
     await page.shows("window.isReplayed", true);
-    hub.process.kill("SIGSTOP");
+    server.process.kill("SIGSTOP");
     await page.run("void window.dispatchEvent(new Event('online'))");
     await page.shows("[room.state.status, room.state.reason]", ["reconnecting", "no sign of life"]);
-    hub.process.kill("SIGCONT");
+    server.process.kill("SIGCONT");
     await page.shows("room.state.status", "open");
 
-    await hub.stop();
+    await server.stop();
     /** What a client that waits does when the document tells of that. */
     const then = (type: string, isHidden = false) =>
       page.run<string>(`new Promise((resolve) => {
@@ -344,8 +344,8 @@ test.skipIf(withoutBrowser !== "")(
 );
 
 test("the network's return brings back who waits, and nobody who was closed", async () => {
-  await using hub = await startServer();
-  const [one, two] = ["s", "s"].map((session) => connect({ server: hub.origin, id: "ann", session }));
+  await using server = await startServer();
+  const [one, two] = ["s", "s"].map((session) => connect({ server: server.origin, id: "ann", session }));
   if (!one || !two) throw new Error("no clients");
   await becomes(one, ({ status }) => status === "closed", "the end of the older one");
   await becomes(two, ({ status }) => status === "open", "the newer one");
@@ -362,7 +362,7 @@ test("the network's return brings back who waits, and nobody who was closed", as
   two.send("still here");
   await acknowledged;
   expect(states).toEqual([]);
-  await hub.stop();
+  await server.stop();
   for (const wake of [
     new Event("online"),
     new Event("visibilitychange"),
@@ -379,8 +379,8 @@ test("the network's return brings back who waits, and nobody who was closed", as
 });
 
 test("an open connection is tested when the network is back: a dead one is given up within seconds", async () => {
-  await using hub = await startServer();
-  const [ann, bob] = ["ann", "bob"].map((id) => connect({ server: hub.origin, id }));
+  await using server = await startServer();
+  const [ann, bob] = ["ann", "bob"].map((id) => connect({ server: server.origin, id }));
   if (!ann || !bob) throw new Error("no clients");
   // After that nothing is under way that would count as a sign of life.
   await Promise.all(
@@ -392,7 +392,7 @@ test("an open connection is tested when the network is back: a dead one is given
       ),
     ),
   );
-  hub.process.kill("SIGSTOP");
+  server.process.kill("SIGSTOP");
   const timers = spyOn(globalThis, "setTimeout");
   happens(new Event("online"));
   happens(new Event("visibilitychange")); // does not put it off
@@ -442,8 +442,8 @@ test("an attempt that was under way when the network came back is made anew, unl
 });
 
 test("after a sleep an old ping proves nothing: the connection is tested anew", async () => {
-  await using hub = await startServer();
-  const ann = connect({ server: hub.origin, id: "ann" });
+  await using server = await startServer();
+  const ann = connect({ server: server.origin, id: "ann" });
   await becomes(ann, ({ status }) => status === "open", "the welcome");
   const states: ConnectionState[] = [];
   ann.on("state", (state) => states.push(state));
@@ -466,14 +466,14 @@ test("after a sleep an old ping proves nothing: the connection is tested anew", 
 });
 
 test("an earlier page that does not come from the server is an error that says so", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   const bodies = ["<html>Bad gateway</html>", "null", '{"detail":"a proxy\'s"}', "{}"];
   await using proxy = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
     fetch: () => new Response(bodies.shift(), { status: 502, headers: { "Content-Type": "text/html" } }),
   });
-  const ann = connect({ server: hub.origin, id: "ann" });
+  const ann = connect({ server: server.origin, id: "ann" });
   expect(await ann.historyBefore("1-0")).toEqual({ messages: [], more: false });
   await expect(ann.historyBefore("none")).rejects.toThrow("after or before is the id of a message");
   ann.close();
@@ -514,9 +514,9 @@ test("a server of another kind is none: what it says is ignored", async () => {
 
 test("a refused message does not hold back the others; one that passes is sent again in its place", async () => {
   const store = { name: "a late store", url: "late:?delay=2&refuse=0.3&seed=3", preload: "delayed-store.ts" };
-  await using hub = await startServer({ store });
-  await using bob = await hub.join("bob");
-  const ann = connect({ server: hub.origin, id: "ann" });
+  await using server = await startServer({ store });
+  await using bob = await server.join("bob");
+  const ann = connect({ server: server.origin, id: "ann" });
   const refused = next<{ code: string }>(
     (handler) => ann.on("rejected", handler),
     () => true,
@@ -578,9 +578,9 @@ test("it goes on without a refused message only when all before it is kept, sinc
 });
 
 test("what is too big, and sent when another one was refused for that, holds up nothing either", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
-  const ann = connect({ server: hub.origin, id: "ann" });
+  await using server = await startServer();
+  await using bob = await server.join("bob");
+  const ann = connect({ server: server.origin, id: "ann" });
   let isFirst = true;
   ann.on("rejected", () => {
     if (isFirst) for (const text of ["x".repeat(65_537), "after it"]) ann.send(text);
@@ -593,9 +593,9 @@ test("what is too big, and sent when another one was refused for that, holds up 
 });
 
 test("what is larger than the server takes is refused without being sent, however large, and holds up nothing", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
-  const ann = connect({ server: hub.origin, id: "ann" });
+  await using server = await startServer();
+  await using bob = await server.join("bob");
+  const ann = connect({ server: server.origin, id: "ann" });
   const refused: number[] = [];
   ann.on("rejected", ({ item, code }) => void (code === "message-too-big" && refused.push(item.text.length)));
   ann.send("x".repeat(500_000)); // before it knows how much that is
@@ -614,10 +614,10 @@ test("what is larger than the server takes is refused without being sent, howeve
 
 test("a token that no header can hold is said to be none; blanks around one do not count", async () => {
   const secret = "a secret of thirty-two bytes, or more";
-  await using hub = await startServer({ env: { HUBBUB_SECRET: secret } });
+  await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
   const token = new TokenSigner(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
   const state = (of: string, is: ConnectionState["status"]) => {
-    const client = connect({ server: hub.origin, id: "ann", token: of });
+    const client = connect({ server: server.origin, id: "ann", token: of });
     return next<ConnectionState>(
       (handler) => client.on("state", handler),
       (state) => state.status === is,
@@ -687,11 +687,11 @@ for (const code of [1000, 1001, 1009, 1011, 1012, 1013])
   });
 
 test("what was on its way for an hour may have been kept in a session that has expired since: it is in doubt", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.joinJson("bob");
+  await using server = await startServer();
+  await using bob = await server.joinJson("bob");
   const HOUR_MS = 60 * 60 * 1000;
   const ann = connect({
-    server: hub.origin,
+    server: server.origin,
     id: "ann",
     after: String(bob.welcome.last),
     outbox: [
@@ -741,14 +741,14 @@ test("a session that the server has forgotten leaves what was on its way in doub
 });
 
 test("a newer connection of the same session ends the older one, which does not come back by itself", async () => {
-  await using hub = await startServer();
-  const one = connect({ server: hub.origin, id: "ann", session: "s" });
+  await using server = await startServer();
+  const one = connect({ server: server.origin, id: "ann", session: "s" });
   await next<Welcome>(
     (handler) => one.on("welcome", handler),
     () => true,
     "the welcome",
   );
-  const two = connect({ server: hub.origin, id: "ann", session: "s" });
+  const two = connect({ server: server.origin, id: "ann", session: "s" });
   expect(
     await next<ConnectionState>(
       (handler) => one.on("state", handler),
@@ -764,15 +764,15 @@ test("a newer connection of the same session ends the older one, which does not 
 });
 
 test("what is said while it is away is heard, also if nothing was said while it was here", async () => {
-  await using hub = await startServer();
-  const ann = connect({ server: hub.origin, id: "ann", session: "s", history: 0 });
+  await using server = await startServer();
+  const ann = connect({ server: server.origin, id: "ann", session: "s", history: 0 });
   const heard = next<{ text?: string }>(
     (handler) => ann.on("message", handler),
     () => true,
     "the message",
   );
   await becomes(ann, ({ status }) => status === "open", "the welcome");
-  await using newer = await hub.joinJson("ann", { session: "s" });
+  await using newer = await server.joinJson("ann", { session: "s" });
   await becomes(ann, ({ status }) => status === "closed", "being replaced");
   await newer.saysAndHears("missed");
   ann.retryNow();
@@ -781,11 +781,11 @@ test("what is said while it is away is heard, also if nothing was said while it 
 });
 
 test("it is live when all that was said before is heard, however long that takes", async () => {
-  await using hub = await startServer({ args: ["--history", "300"] });
-  await using bob = await hub.joinJson("bob");
+  await using server = await startServer({ args: ["--history", "300"] });
+  await using bob = await server.joinJson("bob");
   for (let i = 0; i < 300; i++) await bob.saysAndHears(`${i} `.padEnd(60_000, "x"));
   let heard = 0;
-  const ann = connect({ server: hub.origin, id: "ann" }).on("message", () => {
+  const ann = connect({ server: server.origin, id: "ann" }).on("message", () => {
     heard++;
     Bun.sleepSync(1); // reads slowly
   });
@@ -799,11 +799,11 @@ test("it is live when all that was said before is heard, however long that takes
 });
 
 test("whoever listens and throws costs nobody a message; what is closed stays closed", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
+  await using server = await startServer();
+  await using bob = await server.join("bob");
   const error = console.error;
   console.error = () => {};
-  const ann = connect({ server: hub.origin, id: "ann" });
+  const ann = connect({ server: server.origin, id: "ann" });
   for (const event of ["state", "welcome", "message", "replayed"] as const)
     ann.on(event, () => {
       throw new Error("the listener's own fault");
@@ -813,7 +813,7 @@ test("whoever listens and throws costs nobody a message; what is closed stays cl
   ann.close();
   ann.retryNow();
   await bob.hears("Client #ann left the chat");
-  const eve = connect({ server: hub.origin, id: "eve" });
+  const eve = connect({ server: server.origin, id: "eve" });
   eve.on("state", ({ status }) => status === "connecting" && eve.close());
   await next<ConnectionState>(
     (handler) => eve.on("state", handler),

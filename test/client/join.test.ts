@@ -3,12 +3,12 @@
 import { expect, test } from "bun:test";
 import { startServer, withDeadline, type TestServer } from "../support/server.ts";
 
-function join(hub: Pick<TestServer, "origin">, query: string, more: Record<string, string> = {}) {
+function join(server: Pick<TestServer, "origin">, query: string, more: Record<string, string> = {}) {
   const command = [
     process.execPath,
     `${import.meta.dir}/../../src/server.ts`,
     "join",
-    `${hub.origin}/client?${query}`,
+    `${server.origin}/client?${query}`,
   ];
   const run = Bun.spawn(command, {
     stdin: "pipe",
@@ -58,9 +58,9 @@ function join(hub: Pick<TestServer, "origin">, query: string, more: Record<strin
 }
 
 test("lines typed go out, lines come in, and at the end of the input everything is acknowledged", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob", { room: "builds" });
-  const ann = join(hub, "room=builds&id=ann");
+  await using server = await startServer();
+  await using bob = await server.join("bob", { room: "builds" });
+  const ann = join(server, "room=builds&id=ann");
   for (let i = 0; i < 500; i++) ann.says(`line ${i}`);
   for (let i = 0; i < 500; i++) await bob.hears(`Client #ann says: line ${i}`);
   bob.says("tab\there \x1b[31mred\x1b[0m\nsecond \u202eline");
@@ -74,9 +74,9 @@ test("lines typed go out, lines come in, and at the end of the input everything 
 });
 
 test("a line ends where everyone else ends one, and the last one needs no end", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
-  const ann = join(hub, "id=ann");
+  await using server = await startServer();
+  await using bob = await server.join("bob");
+  const ann = join(server, "id=ann");
   ann.writes("one\u2028still one\r\n\ntwo");
   const { out, exitCode } = await ann.ends();
   expect([out, exitCode]).toEqual(["ann: one\\u2028still one\nann: \nann: two\n", 0]);
@@ -105,14 +105,14 @@ test("it survives a restart of the server and loses nothing that comes after", a
 });
 
 test("what the server does not take is said in a sentence, and exit 1", async () => {
-  await using hub = await startServer();
-  expect(await join(hub, "id=a%20b").ends()).toEqual({
+  await using server = await startServer();
+  expect(await join(server, "id=a%20b").ends()).toEqual({
     out: "",
     errors: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n',
     exitCode: 1,
   });
-  await using bob = await hub.join("bob");
-  const ann = join(hub, "id=ann");
+  await using bob = await server.join("bob");
+  const ann = join(server, "id=ann");
   ann.says("x".repeat(65_537));
   ann.says("what follows is said all the same");
   const { errors, exitCode } = await ann.ends();
@@ -124,9 +124,9 @@ test("what the server does not take is said in a sentence, and exit 1", async ()
 });
 
 test("who speaks is the user, when the address does not say", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
-  const ann = join(hub, "", { USER: "ann" });
+  await using server = await startServer();
+  await using bob = await server.join("bob");
+  const ann = join(server, "", { USER: "ann" });
   ann.says("hi");
   await bob.hears("Client #ann says: hi");
   expect((await ann.ends()).exitCode).toBe(0);
@@ -216,8 +216,8 @@ test("a proxy's error page is not the reason: it says that there is no connectio
   using ann = join({ origin }, "id=ann");
   ann.says("hi");
   await ann.complains(`No connection to ${origin} yet, trying again.`);
-  await using hub = await startServer({ args: ["--port", `${port}`] });
-  await using bob = await hub.join("bob", { history: 1 });
+  await using server = await startServer({ args: ["--port", `${port}`] });
+  await using bob = await server.join("bob", { history: 1 });
   await ann.complains("Connected.\n", 40_000); // by now it may wait for long between two attempts
   await bob.hears("Client #ann says: hi");
   expect(await ann.ends()).toMatchObject({ out: "ann: hi\n", exitCode: 0 });
@@ -235,15 +235,15 @@ test("a proxy of the environment is for neither the connection nor its reason", 
   });
   const names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"];
   const env = Object.fromEntries(names.map((name) => [name, proxy.url.origin]));
-  await using hub = await startServer();
+  await using server = await startServer();
   const direct = { ...env, NO_PROXY: "", no_proxy: "" };
-  using bad = join(hub, "id=a%20b", direct);
+  using bad = join(server, "id=a%20b", direct);
   expect(await bad.ends()).toEqual({
     out: "",
     errors: 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n',
     exitCode: 1,
   });
-  using ann = join(hub, "id=ann", direct);
+  using ann = join(server, "id=ann", direct);
   ann.says("hi");
   expect(await ann.ends()).toEqual({ out: "ann: hi\n", errors: "", exitCode: 0 });
   expect(count).toBe(0);

@@ -89,7 +89,7 @@ test("of an address no more is read than a client says: 32 parameters, and an id
 });
 
 test("addresses that are not ours", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   for (const path of [
     "/nope",
     "/client/",
@@ -100,11 +100,11 @@ test("addresses that are not ours", async () => {
     "/index.html",
     "/favicon.ico",
   ])
-    expect(await hub.answer(path)).toEqual({ status: 404, body: NOTHING_HERE });
+    expect(await server.answer(path)).toEqual({ status: 404, body: NOTHING_HERE });
 });
 
 test("ids that are none, asked for by a WebSocket and by a plain GET", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   for (const headers of [{}, UPGRADE])
     for (const path of [
       "/ws/a%20b",
@@ -115,13 +115,13 @@ test("ids that are none, asked for by a WebSocket and by a plain GET", async () 
       `/ws/${"x".repeat(65)}`,
       "/websocket/%E2%80%AE",
     ])
-      expect(await hub.answer(path, { headers })).toEqual({ status: 400, body: NOT_AN_ID });
+      expect(await server.answer(path, { headers })).toEqual({ status: 400, body: NOT_AN_ID });
 });
 
 test("what is not a WebSocket is told so, once all else is in order", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   for (const path of ["/websocket", "/ws/7", "/websocket/7"]) {
-    const response = await hub.get(path);
+    const response = await server.get(path);
     expect(response.status).toBe(426);
     expect(response.headers.get("upgrade")).toBe("websocket");
     expect(await response.text()).toBe(
@@ -131,17 +131,17 @@ test("what is not a WebSocket is told so, once all else is in order", async () =
 });
 
 test("methods other than GET and HEAD", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   for (const path of ["/", "/client", "/websocket", "/ws/7", "/websocket/7"])
     for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]) {
-      const response = await hub.get(path, { method, headers: UPGRADE });
+      const response = await server.get(path, { method, headers: UPGRADE });
       expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
       expect(await response.text()).toBe("Only GET and HEAD are answered here.\n");
     }
 });
 
 test("a Host that another site's DNS could name", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   const foreign = [
     "evil.example",
     "evil.example:80",
@@ -154,14 +154,14 @@ test("a Host that another site's DNS could name", async () => {
   for (const headers of [{}, UPGRADE])
     for (const host of foreign)
       for (const path of ["/ws/7", "/websocket"])
-        expect(await hub.answer(path, { headers: { ...headers, Host: host } })).toEqual({
+        expect(await server.answer(path, { headers: { ...headers, Host: host } })).toEqual({
           status: 403,
           body: NOT_OUR_NAME,
         });
 });
 
 test("a Host that only this machine can be meant by", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   const ours = [
     "localhost",
     "LOCALHOST:8000",
@@ -174,34 +174,34 @@ test("a Host that only this machine can be meant by", async () => {
     `${hostname()}.local`,
   ];
   for (const host of ours) {
-    await using ann = await hub.open("/websocket", { Host: host });
+    await using ann = await server.open("/websocket", { Host: host });
     ann.says(host);
     await ann.hears(`Message text was: ${host}`);
   }
 });
 
 test("the page of another site", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   const foreign = [
     "http://evil.example",
     "http://localhost:1",
-    `https://127.0.0.1:${hub.port}.evil.example`,
+    `https://127.0.0.1:${server.port}.evil.example`,
     "null",
     "",
     "file://",
-    `http://127.0.0.1:${hub.port}/evil`,
-    `ws://127.0.0.1:${hub.port}`,
-    `http://evil.example@127.0.0.1:${hub.port}`,
+    `http://127.0.0.1:${server.port}/evil`,
+    `ws://127.0.0.1:${server.port}`,
+    `http://evil.example@127.0.0.1:${server.port}`,
   ];
   for (const origin of foreign)
-    expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
+    expect(await server.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
       status: 403,
       body: NOT_OUR_PAGE,
     });
 });
 
 test("what a page of another site asks for without an Origin, such as an image", async () => {
-  await using hub = await startServer({ args: ["--allow-origin", "https://a.example"] });
+  await using server = await startServer({ args: ["--allow-origin", "https://a.example"] });
   const paths = [
     "/ws/7",
     "/websocket",
@@ -213,43 +213,46 @@ test("what a page of another site asks for without an Origin, such as an image",
   ];
   for (const site of ["cross-site", "same-site"]) {
     const headers = { "Sec-Fetch-Site": site };
-    for (const path of paths) expect(await hub.answer(path, { headers })).toHaveProperty("status", 403);
-    expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, ...headers } })).toEqual({
+    for (const path of paths) expect(await server.answer(path, { headers })).toHaveProperty("status", 403);
+    expect(await server.answer("/ws/7", { headers: { ...UPGRADE, ...headers } })).toEqual({
       status: 403,
       body: NOT_OUR_PAGE,
     });
     for (const path of ["/client", "/hubbub.js"])
-      expect(await hub.answer(path, { headers })).toHaveProperty("status", 200);
-    expect(await hub.answer("/", { headers })).toHaveProperty("status", 302);
+      expect(await server.answer(path, { headers })).toHaveProperty("status", 200);
+    expect(await server.answer("/", { headers })).toHaveProperty("status", 302);
     // With an Origin it is the Origin that counts.
-    for (const origin of ["https://a.example", hub.origin]) {
-      const response = await hub.answer("/rooms/tea/members", { headers: { ...headers, Origin: origin } });
+    for (const origin of ["https://a.example", server.origin]) {
+      const response = await server.answer("/rooms/tea/members", { headers: { ...headers, Origin: origin } });
       expect(response.status).toBe(200);
     }
   }
   for (const site of ["same-origin", "none"])
     for (const path of paths.slice(2))
-      expect(await hub.answer(path, { headers: { "Sec-Fetch-Site": site } })).toHaveProperty("status", 200);
+      expect(await server.answer(path, { headers: { "Sec-Fetch-Site": site } })).toHaveProperty(
+        "status",
+        200,
+      );
 });
 
 test("our own page, also behind a proxy that speaks TLS; and programs, which send no Origin", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   for (const headers of [
-    { Host: `localhost:${hub.port}`, Origin: `http://localhost:${hub.port}` },
+    { Host: `localhost:${server.port}`, Origin: `http://localhost:${server.port}` },
     { Host: "localhost", Origin: "https://localhost" },
     { Host: "localhost:443", Origin: "https://localhost" },
     { Host: "LOCALHOST:80", Origin: "http://localhost" },
     { Host: "[::1]:8000", Origin: "http://[::1]:8000" },
     {},
   ]) {
-    await using ann = await hub.open("/websocket", headers);
+    await using ann = await server.open("/websocket", headers);
     await ann.hearsNothing();
   }
 });
 
 test("no subprotocol is agreed to that is not spoken", async () => {
-  await using hub = await startServer();
-  const response = await hub.get("/websocket", {
+  await using server = await startServer();
+  const response = await server.get("/websocket", {
     headers: { ...UPGRADE, "Sec-WebSocket-Protocol": "chat, token.secret" },
   });
   expect([response.status, response.headers.get("sec-websocket-protocol")]).toEqual([101, null]);
@@ -261,16 +264,19 @@ describe("with a public address", () => {
   const args = ["--public-url", "https://chat.example"];
 
   test("its host is ours, with or without the port of its scheme, and its site is the only own one", async () => {
-    await using hub = await startServer({ args });
-    expect(hub.greeting).toEndWith(
-      ` is listening on port ${hub.port}, reached as https://chat.example/client; who can join: whoever can reach it, under any name\n`,
+    await using server = await startServer({ args });
+    expect(server.greeting).toEndWith(
+      ` is listening on port ${server.port}, reached as https://chat.example/client; who can join: whoever can reach it, under any name\n`,
     );
     for (const host of ["chat.example", "CHAT.example:443", "localhost", "10.1.2.3:8000"]) {
-      await using ann = await hub.open("/websocket", { Host: host, Origin: "https://chat.example" });
+      await using ann = await server.open("/websocket", { Host: host, Origin: "https://chat.example" });
       await ann.hearsNothing();
     }
     for (const host of ["chat.example:8000", "evil@chat.example", "chat.example/x", "hubbub:8000"])
-      expect(await hub.answer("/ws/7", { headers: { Host: host } })).toEqual({ status: 403, body: PUBLIC });
+      expect(await server.answer("/ws/7", { headers: { Host: host } })).toEqual({
+        status: 403,
+        body: PUBLIC,
+      });
     for (const [host, origin] of [
       ["chat.example", "https://evil.example"],
       ["chat.example", "http://chat.example"],
@@ -278,18 +284,18 @@ describe("with a public address", () => {
       ["localhost:8000", "http://localhost:8000"],
       ["10.1.2.3:8000", "http://10.1.2.3:8000"],
     ] as const)
-      expect(await hub.answer("/ws/7", { headers: { Host: host, Origin: origin } })).toEqual({
+      expect(await server.answer("/ws/7", { headers: { Host: host, Origin: origin } })).toEqual({
         status: 403,
         body: NOT_OUR_PAGE,
       });
   });
 
   test("programs on this machine and network need not go by way of it", async () => {
-    await using hub = await startServer({ args });
-    for (const host of [`localhost:${hub.port}`, "127.0.0.1", "[::1]:8000", "10.1.2.3:8000", hostname()]) {
-      await using ann = await hub.open("/websocket", { Host: host });
+    await using server = await startServer({ args });
+    for (const host of [`localhost:${server.port}`, "127.0.0.1", "[::1]:8000", "10.1.2.3:8000", hostname()]) {
+      await using ann = await server.open("/websocket", { Host: host });
       await ann.hearsNothing();
-      expect(await hub.answer("/rooms/tea/members", { headers: { Host: host } })).toHaveProperty(
+      expect(await server.answer("/rooms/tea/members", { headers: { Host: host } })).toHaveProperty(
         "status",
         200,
       );
@@ -300,17 +306,17 @@ describe("with a public address", () => {
 test("other host names that are allowed are ours on any port, and nothing below them is", async () => {
   const names = ["--allow-host", "Hubbub", "--allow-host", "hubbub.chat.svc.cluster.local"];
   for (const args of [names, [...names, "--public-url", "https://chat.example"]]) {
-    await using hub = await startServer({ args });
+    await using server = await startServer({ args });
     for (const host of ["hubbub:8000", "HUBBUB", "hubbub.", "hubbub.chat.svc.cluster.local:8000"]) {
-      await using ann = await hub.open("/websocket", { Host: host });
+      await using ann = await server.open("/websocket", { Host: host });
       await ann.hearsNothing();
-      expect(await hub.answer("/rooms/tea/members", { headers: { Host: host } })).toHaveProperty(
+      expect(await server.answer("/rooms/tea/members", { headers: { Host: host } })).toHaveProperty(
         "status",
         200,
       );
     }
     for (const host of ["hubbub.evil.example", "x.hubbub", "hubbub.chat.svc", "hubbub@evil.example"])
-      expect(await hub.answer("/ws/7", { headers: { Host: host } })).toHaveProperty("status", 403);
+      expect(await server.answer("/ws/7", { headers: { Host: host } })).toHaveProperty("status", 403);
   }
 });
 
@@ -320,21 +326,21 @@ describe("pages of other sites that are allowed", () => {
     ["access-control-allow-origin", "access-control-expose-headers", "vary"].map((name) => headers.get(name));
 
   test("come in, and those of no other", async () => {
-    await using hub = await startServer({ args });
+    await using server = await startServer({ args });
     for (const origin of ["https://a.example", "http://b.example:81"]) {
-      await using ann = await hub.open("/ws/ann", { Origin: origin });
+      await using ann = await server.open("/ws/ann", { Origin: origin });
       await ann.hearsNothing();
     }
     for (const origin of ["http://a.example", "https://a.example:444", "https://x.a.example", "null"])
-      expect(await hub.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
+      expect(await server.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
         status: 403,
         body: NOT_OUR_PAGE,
       });
   });
 
   test("may read why they are rejected; any other page learns only that it is not allowed", async () => {
-    await using hub = await startServer({ args });
-    const allowed = await hub.get("/ws/a%20b", { headers: { Origin: "https://a.example" } });
+    await using server = await startServer({ args });
+    const allowed = await server.get("/ws/a%20b", { headers: { Origin: "https://a.example" } });
     expect([allowed.status, codeOf(allowed), ...cors(allowed)]).toEqual([
       400,
       "bad-name",
@@ -346,7 +352,7 @@ describe("pages of other sites that are allowed", () => {
     for (const origin of ["https://evil.example", "null"])
       for (const path of ["/ws/a%20b", "/ws/ann?history=x", "/websocket", "/rooms/a%20b/messages"])
         for (const headers of [{}, { Host: "elsewhere.example" }]) {
-          const foreign = await hub.get(path, { headers: { ...headers, Origin: origin } });
+          const foreign = await server.get(path, { headers: { ...headers, Origin: origin } });
           expect([foreign.status, codeOf(foreign), ...cors(foreign)]).toEqual([
             403,
             "origin",
@@ -356,14 +362,14 @@ describe("pages of other sites that are allowed", () => {
           ]);
         }
     // Only a rejection is readable.
-    const health = await hub.get("/healthz", { headers: { Origin: "https://evil.example" } });
+    const health = await server.get("/healthz", { headers: { Origin: "https://evil.example" } });
     expect(cors(health)).toEqual([null, null, null]);
   });
 
   test("may show a token, when the browser asks first", async () => {
-    await using hub = await startServer({ args });
+    await using server = await startServer({ args });
     const ask = (origin: string) =>
-      hub.get("/ws/ann", {
+      server.get("/ws/ann", {
         method: "OPTIONS",
         headers: {
           Origin: origin,
@@ -386,29 +392,29 @@ describe("pages of other sites that are allowed", () => {
 
 test("every rejection carries a code, which no proxy's error page has", async () => {
   const secret = "a secret of thirty-two bytes, or more";
-  await using hub = await startServer({ args: ["--max-connections", "1"] });
+  await using server = await startServer({ args: ["--max-connections", "1"] });
   await using secured = await startServer({ env: { HUBBUB_SECRET: secret } });
   const sign = (client: string, rooms: string[], seconds: number) =>
     new TokenSigner(Buffer.from(secret)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
   const post = (body: string) => ({ method: "POST", body });
   const rejections: [TestServer, string, RequestInit, number, string][] = [
-    [hub, "/nope", {}, 404, "not-found"],
-    [hub, "/client", { method: "POST" }, 405, "no-such-method"],
-    [hub, "/ws/ann", { method: "DELETE" }, 405, "no-such-method"],
-    [hub, "/ws/ann", { method: "POST" }, 405, "no-such-method"],
-    [hub, "/ws/ann", { method: "POST", headers: { Origin: "https://elsewhere.example" } }, 403, "origin"],
-    [hub, "/rooms/tea/messages", { method: "PUT" }, 405, "no-such-method"],
-    [hub, "/ws/a%20b", {}, 400, "bad-name"],
-    [hub, "/ws/ann?room=a%20b", {}, 400, "bad-name"],
-    [hub, "/ws/ann?history=x", {}, 400, "bad-history"],
-    [hub, "/rooms/a%20b/members", {}, 400, "bad-name"],
-    [hub, "/rooms/tea/messages?limit=0", {}, 400, "bad-limit"],
-    [hub, "/rooms/tea/messages", post("x"), 400, "not-json"],
-    [hub, "/rooms/tea/messages", post(`"${"x".repeat(500_000)}"`), 413, "message-too-big"],
-    [hub, "/websocket", { headers: { Host: "elsewhere.example" } }, 403, "host"],
-    [hub, "/ws/ann", { headers: { Origin: "https://elsewhere.example" } }, 403, "origin"],
-    [hub, "/ws/ann", {}, 426, "not-websocket"],
-    [hub, "/websocket", {}, 426, "not-websocket"],
+    [server, "/nope", {}, 404, "not-found"],
+    [server, "/client", { method: "POST" }, 405, "no-such-method"],
+    [server, "/ws/ann", { method: "DELETE" }, 405, "no-such-method"],
+    [server, "/ws/ann", { method: "POST" }, 405, "no-such-method"],
+    [server, "/ws/ann", { method: "POST", headers: { Origin: "https://elsewhere.example" } }, 403, "origin"],
+    [server, "/rooms/tea/messages", { method: "PUT" }, 405, "no-such-method"],
+    [server, "/ws/a%20b", {}, 400, "bad-name"],
+    [server, "/ws/ann?room=a%20b", {}, 400, "bad-name"],
+    [server, "/ws/ann?history=x", {}, 400, "bad-history"],
+    [server, "/rooms/a%20b/members", {}, 400, "bad-name"],
+    [server, "/rooms/tea/messages?limit=0", {}, 400, "bad-limit"],
+    [server, "/rooms/tea/messages", post("x"), 400, "not-json"],
+    [server, "/rooms/tea/messages", post(`"${"x".repeat(500_000)}"`), 413, "message-too-big"],
+    [server, "/websocket", { headers: { Host: "elsewhere.example" } }, 403, "host"],
+    [server, "/ws/ann", { headers: { Origin: "https://elsewhere.example" } }, 403, "origin"],
+    [server, "/ws/ann", {}, 426, "not-websocket"],
+    [server, "/websocket", {}, 426, "not-websocket"],
     [secured, "/ws/ann", {}, 401, "no-token"],
     [secured, "/rooms/tea/messages", {}, 401, "no-token"],
     [secured, "/ws/ann?token=x", {}, 401, "bad-token"],
@@ -419,18 +425,18 @@ test("every rejection carries a code, which no proxy's error page has", async ()
     const response = await server.get(path, init);
     expect([path, response.status, codeOf(response)]).toEqual([path, status, code]);
   }
-  await using ann = await hub.join("ann");
-  const full = await hub.get("/ws/bob", { headers: UPGRADE });
+  await using ann = await server.join("ann");
+  const full = await server.get("/ws/bob", { headers: UPGRADE });
   expect([full.status, codeOf(full), full.headers.get("retry-after")]).toEqual([503, "full", "5"]);
   await ann.hearsNothing();
 });
 
 test("what is special to JavaScript is a name like any other", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   const names = ["__proto__", "constructor", "toString", "hasOwnProperty", "valueOf"];
   for (const name of names) {
-    await using one = await hub.joinJson(name, { room: name, session: name });
-    await using two = await hub.join("two", { room: name });
+    await using one = await server.joinJson(name, { room: name, session: name });
+    await using two = await server.join("two", { room: name });
     expect(one.welcome).toMatchObject({ client: name, room: name, sent: null, count: 1 });
     one.says("hi", { seq: 1 });
     await one.hears({ type: "ack", seq: 1 }, { type: "message", from: name, text: "hi" });
@@ -441,8 +447,8 @@ test("what is special to JavaScript is a name like any other", async () => {
 });
 
 test("half a character of an escape is mended at the door", async () => {
-  await using hub = await startServer();
-  await using ann = await hub.joinJson("ann");
+  await using server = await startServer();
+  await using ann = await server.joinJson("ann");
   ann.sends('{"type":"message","text":"a\\ud800b\\udc00\\ud83d\\ude00"}');
   await ann.hears({ type: "message", from: "ann", text: "a\uFFFDb\uFFFD😀" });
 });

@@ -5,11 +5,11 @@ import { startServer, type TestServer } from "../support/server.ts";
 
 /** Status and headers, without those that Bun adds to every response. */
 async function headersOf(
-  hub: TestServer,
+  server: TestServer,
   path: string,
   init: RequestInit = {},
 ): Promise<Record<string, unknown>> {
-  const { status, headers } = await hub.get(path, init);
+  const { status, headers } = await server.get(path, init);
   const { date: _, "content-length": __, etag, ...rest } = Object.fromEntries(headers);
   return { status, ...rest, ...(etag === undefined ? {} : { etag: "an ETag" }) };
 }
@@ -20,8 +20,8 @@ const PROBLEM = { "content-type": "application/problem+json" };
 
 describe("the page and its module", () => {
   test("the page runs only what it brings along, in no other page's frame, and is asked for again each time", async () => {
-    await using hub = await startServer();
-    const { "content-security-policy": policy = "", ...page } = await headersOf(hub, "/client");
+    await using server = await startServer();
+    const { "content-security-policy": policy = "", ...page } = await headersOf(server, "/client");
     expect(page).toEqual({
       status: 200,
       "content-type": "text/html; charset=utf-8",
@@ -47,8 +47,8 @@ describe("the page and its module", () => {
   });
 
   test("the module may be imported by any page", async () => {
-    await using hub = await startServer();
-    expect(await headersOf(hub, "/hubbub.js")).toEqual({
+    await using server = await startServer();
+    expect(await headersOf(server, "/hubbub.js")).toEqual({
       status: 200,
       "content-type": "text/javascript; charset=utf-8",
       "access-control-allow-origin": "*",
@@ -59,8 +59,8 @@ describe("the page and its module", () => {
   });
 
   test("/ leads to the page, and keeps the query", async () => {
-    await using hub = await startServer();
-    expect(await headersOf(hub, "/?room=tea&id=ann")).toEqual({
+    await using server = await startServer();
+    expect(await headersOf(server, "/?room=tea&id=ann")).toEqual({
       status: 302,
       location: "/client?room=tea&id=ann",
       ...TEXT,
@@ -69,15 +69,15 @@ describe("the page and its module", () => {
 });
 
 test("what is not there, and what is no method", async () => {
-  await using hub = await startServer();
-  expect(await headersOf(hub, "/nope")).toEqual({ status: 404, "hubbub-code": "not-found", ...TEXT });
-  expect(await headersOf(hub, "/ws/ann", { method: "POST" })).toEqual({
+  await using server = await startServer();
+  expect(await headersOf(server, "/nope")).toEqual({ status: 404, "hubbub-code": "not-found", ...TEXT });
+  expect(await headersOf(server, "/ws/ann", { method: "POST" })).toEqual({
     status: 405,
     "hubbub-code": "no-such-method",
     allow: "GET, HEAD",
     ...TEXT,
   });
-  expect(await headersOf(hub, "/rooms/tea/messages", { method: "PUT" })).toEqual({
+  expect(await headersOf(server, "/rooms/tea/messages", { method: "PUT" })).toEqual({
     status: 405,
     "hubbub-code": "no-such-method",
     allow: "GET, HEAD, POST, OPTIONS",
@@ -86,16 +86,16 @@ test("what is not there, and what is no method", async () => {
 });
 
 test("the rooms over HTTP are not cached", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   const fresh = { ...JSON_TYPE, "cache-control": "no-store", "x-content-type-options": "nosniff" };
   const body = JSON.stringify({ text: "hi", from: "ci" });
-  expect(await headersOf(hub, "/rooms/tea/messages", { method: "POST", body })).toEqual({
+  expect(await headersOf(server, "/rooms/tea/messages", { method: "POST", body })).toEqual({
     status: 201,
     ...fresh,
   });
-  expect(await headersOf(hub, "/rooms/tea/messages")).toEqual({ status: 200, ...fresh });
-  expect(await headersOf(hub, "/rooms/tea/members")).toEqual({ status: 200, ...fresh });
-  expect(await headersOf(hub, "/rooms/a%20b/members")).toEqual({
+  expect(await headersOf(server, "/rooms/tea/messages")).toEqual({ status: 200, ...fresh });
+  expect(await headersOf(server, "/rooms/tea/members")).toEqual({ status: 200, ...fresh });
+  expect(await headersOf(server, "/rooms/a%20b/members")).toEqual({
     status: 400,
     "hubbub-code": "bad-name",
     ...PROBLEM,
@@ -103,10 +103,10 @@ test("the rooms over HTTP are not cached", async () => {
 });
 
 test("who has no token is told which kind to bring", async () => {
-  await using hub = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  await using server = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
   const rejected = { status: 401, "hubbub-code": "no-token", "www-authenticate": "Bearer" };
-  expect(await headersOf(hub, "/ws/ann")).toEqual({ ...rejected, ...TEXT, connection: "close" });
-  expect(await headersOf(hub, "/rooms/tea/members")).toEqual({ ...rejected, ...PROBLEM });
+  expect(await headersOf(server, "/ws/ann")).toEqual({ ...rejected, ...TEXT, connection: "close" });
+  expect(await headersOf(server, "/rooms/tea/members")).toEqual({ ...rejected, ...PROBLEM });
 });
 
 describe("pages of an allowed site", () => {
@@ -119,19 +119,19 @@ describe("pages of an allowed site", () => {
   };
 
   test("may read answers and rejections, and caches keep them apart from those for other sites", async () => {
-    await using hub = await startServer({ args });
+    await using server = await startServer({ args });
     for (const path of ["/ws/a%20b", "/rooms/tea/members", "/rooms/a%20b/members"])
-      expect(await headersOf(hub, path, { headers })).toMatchObject(readable);
+      expect(await headersOf(server, path, { headers })).toMatchObject(readable);
   });
 
   test("may show a token and send JSON, once their browser has asked, which it need not do for a day", async () => {
-    await using hub = await startServer({ args });
+    await using server = await startServer({ args });
     for (const [path, methods] of [
       ["/ws/ann", "GET"],
       ["/rooms/tea/members", "GET"],
       ["/rooms/tea/messages", "GET, POST"],
     ] as const)
-      expect(await headersOf(hub, path, { method: "OPTIONS", headers })).toEqual({
+      expect(await headersOf(server, path, { method: "OPTIONS", headers })).toEqual({
         status: 204,
         ...readable,
         "access-control-allow-methods": methods,

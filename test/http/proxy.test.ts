@@ -30,15 +30,17 @@ async function hears(client: Client, ...texts: readonly string[]): Promise<void>
 
 describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
   test("the page, both wires and the rooms over HTTP, by its public name and over TLS", async () => {
-    await using hub = await startServer({ args: ["--public-url", "https://chat.example", "--trust-proxy"] });
-    await using nginx = await startNginx(hub.port);
+    await using server = await startServer({
+      args: ["--public-url", "https://chat.example", "--trust-proxy"],
+    });
+    await using nginx = await startNginx(server.port);
     const ours = { Host: "chat.example", Origin: "https://chat.example" };
     const at = (path: string) => `https://localhost:${nginx.httpsPort}${path}`;
     const get = (path: string, headers: Record<string, string>, init: RequestInit = {}) =>
       fetch(at(path), { ...init, headers, tls: { ca } });
     const page = await get("/client", ours);
     expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
-    expect(await page.text()).toBe(await (await hub.get("/client")).text());
+    expect(await page.text()).toBe(await (await server.get("/client")).text());
 
     await using ann = await open(at("/ws/%E8%AA%9E").replace("https", "wss"), ours);
     const url = at("/ws/bob?session=s").replace("https", "wss");
@@ -69,8 +71,8 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     const port = freePort();
     await using nginx = await startNginx(port);
     const host = `chat.example:${nginx.httpPort}`;
-    await using hub = await startServer({ args: ["--port", `${port}`, "--public-url", `http://${host}`] });
-    expect(hub.greeting).toContain(
+    await using server = await startServer({ args: ["--port", `${port}`, "--public-url", `http://${host}`] });
+    expect(server.greeting).toContain(
       `is listening on port ${port}, reached as http://${host}/client; who can join: whoever can reach it, under any name\n`,
     );
     const url = `ws://127.0.0.1:${nginx.httpPort}/ws/ann`;
@@ -87,8 +89,8 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     async () => {
       for (const trust of [true, false]) {
         const args = ["--max-connections-per-address", "1", ...(trust ? ["--trust-proxy"] : [])];
-        await using hub = await startServer({ args });
-        await using nginx = await startNginx(hub.port);
+        await using server = await startServer({ args });
+        await using nginx = await startNginx(server.port);
         await using ann = await open(`ws://127.0.0.1:${nginx.httpPort}/ws/ann`);
         const statusFor = async (from: string, claimed?: string) => {
           await using client = new RawClient(nginx.httpPort, from);
@@ -106,18 +108,18 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
   );
 
   test("/metrics is refused through it, and answered on the machine itself", async () => {
-    await using hub = await startServer();
-    await using nginx = await startNginx(hub.port);
+    await using server = await startServer();
+    await using nginx = await startNginx(server.port);
     const through = await fetch(`http://localhost:${nginx.httpPort}/metrics`);
     expect({ status: through.status, body: await through.text() }).toEqual({ status: 403, body: NOT_LOCAL });
-    expect(await hub.answer("/metrics")).toHaveProperty("status", 200);
+    expect(await server.answer("/metrics")).toHaveProperty("status", 200);
   });
 
   test("pings keep a silent connection open that nginx would cut", async () => {
-    await using hub = await startServer({ args: ["--ping-seconds", "1"] });
+    await using server = await startServer({ args: ["--ping-seconds", "1"] });
     await using quiet = await startServer();
     const impatient = "proxy_read_timeout 2s; proxy_send_timeout 2s;";
-    await using nginx = await startNginx(hub.port, impatient);
+    await using nginx = await startNginx(server.port, impatient);
     await using other = await startNginx(quiet.port, impatient);
     await using ann = await open(`ws://127.0.0.1:${nginx.httpPort}/ws/ann`);
     await using bob = await open(`ws://127.0.0.1:${nginx.httpPort}/ws/bob`, JSON_WIRE);

@@ -17,8 +17,8 @@ interface Body {
   readonly recovered?: boolean;
 }
 
-async function call(hub: TestServer, path: string, body?: unknown, headers: Record<string, string> = {}) {
-  const response = await hub.get(`/rooms/${path}`, {
+async function call(server: TestServer, path: string, body?: unknown, headers: Record<string, string> = {}) {
+  const response = await server.get(`/rooms/${path}`, {
     headers,
     ...(body === undefined
       ? {}
@@ -45,38 +45,41 @@ const JSON_TYPE = "application/json;charset=utf-8";
 for (const store of STORES)
   describe(`on ${store.name}`, () => {
     test("what is posted is heard on both wires, and read again", async () => {
-      await using hub = await startServer({ store });
-      await using ann = await hub.join("ann", { room: "tea" });
-      await using bob = await hub.joinJson("bob", { room: "tea" });
-      const { status, type, body } = await call(hub, "tea/messages", { text: "hi \ud800", from: "ci" });
+      await using server = await startServer({ store });
+      await using ann = await server.join("ann", { room: "tea" });
+      await using bob = await server.joinJson("bob", { room: "tea" });
+      const { status, type, body } = await call(server, "tea/messages", { text: "hi \ud800", from: "ci" });
       expect<unknown[]>([status, type, body]).toEqual([201, JSON_TYPE, { id: expect.any(String) }]);
       await ann.hears("Client #ci says: hi \ufffd");
       await bob.hears({ type: "message", id: body.id, from: "ci", text: "hi \ufffd" });
       ann.says(new Uint8Array([1, 2, 3]));
       await bob.hears({ type: "message", from: "ann", data: "AQID" });
-      expect<unknown>((await call(hub, "tea/messages")).body).toEqual({
+      expect<unknown>((await call(server, "tea/messages")).body).toEqual({
         messages: [
           { id: body.id, time: expect.any(Number), from: "ci", text: "hi \ufffd" },
           { id: bob.after, time: expect.any(Number), from: "ann", data: "AQID" },
         ],
         more: false,
       });
-      expect<unknown>((await call(hub, "tea/members")).body).toEqual({ count: 2, members: ["ann", "bob"] });
-      expect((await call(hub, "coffee/messages")).body).toEqual({ messages: [], more: false });
-      expect<unknown>((await call(hub, "coffee/members")).body).toEqual({ count: 0, members: [] });
+      expect<unknown>((await call(server, "tea/members")).body).toEqual({
+        count: 2,
+        members: ["ann", "bob"],
+      });
+      expect((await call(server, "coffee/messages")).body).toEqual({ messages: [], more: false });
+      expect<unknown>((await call(server, "coffee/members")).body).toEqual({ count: 0, members: [] });
     });
 
     test("with a session each number is kept once, from wherever it comes", async () => {
-      await using hub = await startServer({ store });
-      await using bob = await hub.join("bob");
+      await using server = await startServer({ store });
+      await using bob = await server.join("bob");
       const say = (text: string, seq: number) =>
-        call(hub, "lobby/messages", { text, from: "ci", session: "s", seq });
+        call(server, "lobby/messages", { text, from: "ci", session: "s", seq });
       const first = await say("one", 1);
       expect(first.status).toBe(201);
       expect(await say("one", 1)).toMatchObject({ status: 200, body: first.body });
       expect((await say("three", 3)).status).toBe(201);
       expect(await say("two, too late", 2)).toMatchObject({ status: 200, body: { id: null } });
-      await using ci = await hub.joinJson("ci", { session: "s", history: 0 });
+      await using ci = await server.joinJson("ci", { session: "s", history: 0 });
       expect(ci.welcome.sent).toBe(3);
       ci.says("three", { seq: 3 });
       await ci.hears({ type: "ack", seq: 3 });
@@ -85,14 +88,14 @@ for (const store of STORES)
     });
 
     test("a retry that overtakes its original, from a socket to HTTP and back, is stored once", async () => {
-      await using hub = await startServer({ store });
-      await using bob = await hub.joinJson("bob");
-      await using ci = await hub.joinJson("ci", { session: "s", history: 0 });
+      await using server = await startServer({ store });
+      await using bob = await server.joinJson("bob");
+      await using ci = await server.joinJson("ci", { session: "s", history: 0 });
       const COUNT = 40;
       const ids = new Map<number, Set<unknown>>();
       for (let seq = 1; seq <= COUNT; seq++) {
         const text = `${seq}`;
-        const post = () => call(hub, "lobby/messages", { text, from: "ci", session: "s", seq });
+        const post = () => call(server, "lobby/messages", { text, from: "ci", session: "s", seq });
         let posted;
         // Which of them comes first, and whether both are pending at once, is another each time.
         if (seq % 4 === 0) posted = await post();
@@ -113,7 +116,7 @@ for (const store of STORES)
         expect(ids.get(seq)).toEqual(new Set([bob.after]));
       }
       await ci.leaves();
-      await using back = await hub.joinJson("ci", { session: "s", history: 0 });
+      await using back = await server.joinJson("ci", { session: "s", history: 0 });
       expect(back.welcome.sent).toBe(COUNT);
       back.says("again", { seq: COUNT });
       back.says("new", { seq: COUNT + 1 });
@@ -121,15 +124,15 @@ for (const store of STORES)
     });
 
     test("a long conversation is read page by page, both ways", async () => {
-      await using hub = await startServer({ store });
-      await using ann = await hub.joinJson("ann");
+      await using server = await startServer({ store });
+      await using ann = await server.joinJson("ann");
       const ids: string[] = [];
       for (let i = 0; i < 25; i++) {
         ann.says(`${i}`);
         ids.push(String((await ann.next()).id));
       }
       const page = async (query: string) => {
-        const { messages, ...rest } = (await call(hub, `lobby/messages?${query}`)).body;
+        const { messages, ...rest } = (await call(server, `lobby/messages?${query}`)).body;
         return { texts: messages.map(({ text }) => text).join(" "), ...rest };
       };
       expect(await page("limit=3")).toEqual({ texts: "22 23 24", more: true });
@@ -155,29 +158,29 @@ for (const store of STORES)
   });
 
 test("a page holds 100 messages if it is not asked for more", async () => {
-  await using hub = await startServer({ args: ["--history", "1000"] });
-  await using ann = await hub.join("ann");
+  await using server = await startServer({ args: ["--history", "1000"] });
+  await using ann = await server.join("ann");
   for (let i = 1; i <= 101; i++) ann.says(`${i}`);
   await ann.hearsUpTo("Client #ann says: 101");
-  const { messages, more } = (await call(hub, "lobby/messages")).body;
+  const { messages, more } = (await call(server, "lobby/messages")).body;
   expect([messages.length, messages[0]?.text, more]).toEqual([100, "2", true]);
 });
 
 test("a page holds no more than a megabyte, whatever it is asked for", async () => {
-  await using hub = await startServer();
-  await using ann = await hub.join("ann");
+  await using server = await startServer();
+  await using ann = await server.join("ann");
   for (let i = 0; i < 40; i++) ann.says(`${i} `.padEnd(60_000, "x"));
   await ann.hearsUpTo(`Client #ann says: ${"39 ".padEnd(60_000, "x")}`);
-  const { messages, more } = (await call(hub, "lobby/messages?limit=1000")).body;
+  const { messages, more } = (await call(server, "lobby/messages?limit=1000")).body;
   expect(JSON.stringify(messages).length).toBeLessThan(1024 * 1024);
   expect([messages.length > 5, messages.at(-1)?.text?.split(" ")[0], more]).toEqual([true, "39", true]);
-  const earlier = (await call(hub, `lobby/messages?limit=1000&before=${messages[0]?.id}`)).body;
+  const earlier = (await call(server, `lobby/messages?limit=1000&before=${messages[0]?.id}`)).body;
   expect(Number(earlier.messages.at(-1)?.text?.split(" ")[0])).toBe(39 - messages.length);
 });
 
 test("what is malformed gets its problem, and nothing is said", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
+  await using server = await startServer();
+  await using bob = await server.join("bob");
   const notAName = (what: string) =>
     `A ${what} is 1 to 64 letters, digits, "_", "-" or ".": choose another one.`;
   const cases: [unknown, ReturnType<typeof problem>][] = [
@@ -222,16 +225,16 @@ test("what is malformed gets its problem, and nothing is said", async () => {
     ],
   ];
   for (const [body, expected] of cases)
-    expect<unknown>(await call(hub, "lobby/messages", body)).toEqual(expected);
-  expect<unknown>(await call(hub, "a%20b/messages", {})).toEqual(
+    expect<unknown>(await call(server, "lobby/messages", body)).toEqual(expected);
+  expect<unknown>(await call(server, "a%20b/messages", {})).toEqual(
     problem(400, "Bad Request", "bad-name", notAName("room")),
   );
   for (const query of ["after=x", "before=1", "after=1-0&before=2-0", "after="])
-    expect<unknown>(await call(hub, `lobby/messages?${query}`)).toEqual(
+    expect<unknown>(await call(server, `lobby/messages?${query}`)).toEqual(
       problem(400, "Bad Request", "bad-id", "after or before is the id of a message: one of them, or none."),
     );
   for (const limit of ["0", "1001", "-1", "x", "1.5"])
-    expect<unknown>(await call(hub, `lobby/messages?limit=${limit}`)).toEqual(
+    expect<unknown>(await call(server, `lobby/messages?limit=${limit}`)).toEqual(
       problem(400, "Bad Request", "bad-limit", "limit is a whole number from 1 to 1000."),
     );
   for (const [path, method, allow] of [
@@ -240,7 +243,7 @@ test("what is malformed gets its problem, and nothing is said", async () => {
     ["lobby/members", "PUT", "GET, HEAD, OPTIONS"],
     ["lobby/members", "POST", "GET, HEAD, OPTIONS"],
   ] as const) {
-    const response = await hub.get(`/rooms/${path}`, { method });
+    const response = await server.get(`/rooms/${path}`, { method });
     expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);
     expect(await response.json()).toEqual(
       problem(405, "Method Not Allowed", "no-such-method", `Only ${allow} are answered here.`).body,
@@ -250,16 +253,16 @@ test("what is malformed gets its problem, and nothing is said", async () => {
 });
 
 test("null is what is left out", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   for (const text of ["one", "two"])
-    expect((await call(hub, "lobby/messages", { text, from: "ci", session: null, seq: null })).status).toBe(
-      201,
-    );
+    expect(
+      (await call(server, "lobby/messages", { text, from: "ci", session: null, seq: null })).status,
+    ).toBe(201);
 });
 
 test("a body without a length is read no further than a message goes, and one that is cut off is said to be", async () => {
-  await using hub = await startServer({ args: ["--log", "text"] });
-  const post = (body: ReadableStream) => hub.get("/rooms/lobby/messages", { method: "POST", body });
+  await using server = await startServer({ args: ["--log", "text"] });
+  const post = (body: ReadableStream) => server.get("/rooms/lobby/messages", { method: "POST", body });
   const chunk = new Uint8Array(65_536).fill(120);
   let sent = 0;
   const endless = new ReadableStream({
@@ -271,21 +274,21 @@ test("a body without a length is read no further than a message goes, and one th
   const answered = await post(endless).catch((error: Error) => error);
   if (answered instanceof Response) expect(answered.status).toBe(413);
   expect(sent).toBeLessThan(64 * 1024 * 1024);
-  const client = new RawClient(hub.port);
+  const client = new RawClient(server.port);
   client.sends(
     Buffer.from("POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc"),
   );
-  await hub.answer("/healthz");
+  await server.answer("/healthz");
   client.vanishes();
-  await hub.answer("/healthz");
-  const { body } = await hub.answer("/metrics");
+  await server.answer("/healthz");
+  const { body } = await server.answer("/metrics");
   expect(body).not.toContain('reason="message-too-big"} 2');
 });
 
 test("a body that is too large is rejected in a sentence before it has come, whether it says its length or not", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   for (const framing of ["Content-Length: 99999999", "Transfer-Encoding: chunked"]) {
-    await using client = new RawClient(hub.port);
+    await using client = new RawClient(server.port);
     client.sends(Buffer.from(`POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\n${framing}\r\n\r\n`));
     const bytes = 1_000_000; // far from all that it announces
     if (framing.includes("chunked"))
@@ -300,10 +303,10 @@ test("a body that is too large is rejected in a sentence before it has come, whe
 });
 
 test("a body may take its time, as long as it keeps coming", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
+  await using server = await startServer();
+  await using bob = await server.join("bob");
   const body = Buffer.from(JSON.stringify({ text: "slowly", from: "ci" }));
-  await using client = new RawClient(hub.port);
+  await using client = new RawClient(server.port);
   client.sends(
     Buffer.from(
       `POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n`,
@@ -319,12 +322,12 @@ test("a body may take its time, as long as it keeps coming", async () => {
 }, 30_000);
 
 test("a body is no longer than the largest message makes it, with a length or without, whatever fills it", async () => {
-  await using hub = await startServer({ args: ["--max-message-bytes", "1000"] });
+  await using server = await startServer({ args: ["--max-message-bytes", "1000"] });
   const most = 6 * 1000 + 1024;
   const post = async (bytes: number, isChunked: boolean) => {
     const body = `${'{"text":"hi","from":"ci","_":"'.padEnd(bytes - 2)}"}`;
     const framing = isChunked ? { "Transfer-Encoding": "chunked" } : { "Content-Length": `${bytes}` };
-    await using client = new RawClient(hub.port);
+    await using client = new RawClient(server.port);
     client.sends(
       request("", { ...HTTP_ONLY, ...framing }, "POST /rooms/tea/messages HTTP/1.1"),
       Buffer.from(isChunked ? `${bytes.toString(16)}\r\n${body}\r\n0\r\n\r\n` : body),
@@ -336,9 +339,9 @@ test("a body is no longer than the largest message makes it, with a length or wi
 });
 
 test("a body that is no UTF-8, or has too much around its strings, is not parsed", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
-  const latin1 = await hub.get("/rooms/lobby/messages", {
+  await using server = await startServer();
+  await using bob = await server.join("bob");
+  const latin1 = await server.get("/rooms/lobby/messages", {
     method: "POST",
     body: Buffer.from('{"text":"caf\u00e9","from":"ci"}', "latin1"),
   });
@@ -346,7 +349,7 @@ test("a body that is no UTF-8, or has too much around its strings, is not parsed
     400,
     problem(400, "Bad Request", "not-json", ERROR_MESSAGES["not-json"]).body,
   ]);
-  expect<unknown>(await call(hub, "lobby/messages", "[".repeat(380_000))).toEqual(
+  expect<unknown>(await call(server, "lobby/messages", "[".repeat(380_000))).toEqual(
     problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
   );
   await bob.hearsNothing();
@@ -355,29 +358,31 @@ test("a body that is no UTF-8, or has too much around its strings, is not parsed
 test("an address that has nothing left to say is told so before its body is read; what is malformed costs by its size", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "1", "--message-burst", "10"];
-  await using hub = await startServer({ ...clock.setup, args });
-  expect((await call(hub, "lobby/messages", { text: 7, _: "x".repeat(50_000) })).status).toBe(400);
-  await using client = new RawClient(hub.port);
+  await using server = await startServer({ ...clock.setup, args });
+  expect((await call(server, "lobby/messages", { text: 7, _: "x".repeat(50_000) })).status).toBe(400);
+  await using client = new RawClient(server.port);
   client.sends(request("", { ...HTTP_ONLY, "Content-Length": "100" }, "POST /rooms/tea/messages HTTP/1.1"));
   expect((await client.head())?.status).toBe(429);
 });
 
 test("the door is the sockets': Host, Origin, and pages of allowed sites may read the answers", async () => {
-  await using hub = await startServer({ args: ["--allow-origin", "https://a.example"] });
+  await using server = await startServer({ args: ["--allow-origin", "https://a.example"] });
   const said = { text: "hi", from: "ci" };
-  expect((await call(hub, "lobby/messages", said, { Host: "evil.example" })).body).toMatchObject({
+  expect((await call(server, "lobby/messages", said, { Host: "evil.example" })).body).toMatchObject({
     code: "host",
   });
-  expect((await call(hub, "lobby/messages", said, { Origin: "https://evil.example" })).body).toMatchObject({
-    code: "origin",
-  });
-  expect((await call(hub, "lobby/members", undefined, { Origin: "null" })).status).toBe(403);
-  const allowed = await hub.get("/rooms/lobby/messages", { headers: { Origin: "https://a.example" } });
+  expect((await call(server, "lobby/messages", said, { Origin: "https://evil.example" })).body).toMatchObject(
+    {
+      code: "origin",
+    },
+  );
+  expect((await call(server, "lobby/members", undefined, { Origin: "null" })).status).toBe(403);
+  const allowed = await server.get("/rooms/lobby/messages", { headers: { Origin: "https://a.example" } });
   expect([allowed.status, allowed.headers.get("access-control-allow-origin")]).toEqual([
     200,
     "https://a.example",
   ]);
-  const asked = await hub.get("/rooms/lobby/messages", {
+  const asked = await server.get("/rooms/lobby/messages", {
     method: "OPTIONS",
     headers: { Origin: "https://a.example", "Access-Control-Request-Method": "POST" },
   });
@@ -386,23 +391,23 @@ test("the door is the sockets': Host, Origin, and pages of allowed sites may rea
 
 test("tokens: who speaks is who the token names, in its rooms", async () => {
   const secret = "a secret of thirty-two bytes, or more";
-  await using hub = await startServer({ env: { HUBBUB_SECRET: secret } });
+  await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
   const token = new TokenSigner(Buffer.from(secret)).sign("ci", ["tea"], Math.floor(Date.now() / 1000) + 60);
   const headers = { Authorization: `Bearer ${token}` };
-  expect((await call(hub, "tea/messages", { text: "hi" }, headers)).status).toBe(201);
-  expect((await call(hub, "tea/messages", { text: "hi", from: "ci" }, headers)).status).toBe(201);
-  expect(await call(hub, "tea/messages", { text: "hi", from: "eve" }, headers)).toMatchObject({
+  expect((await call(server, "tea/messages", { text: "hi" }, headers)).status).toBe(201);
+  expect((await call(server, "tea/messages", { text: "hi", from: "ci" }, headers)).status).toBe(201);
+  expect(await call(server, "tea/messages", { text: "hi", from: "eve" }, headers)).toMatchObject({
     status: 403,
     body: { code: "not-for-client" },
   });
   for (const path of ["coffee/messages", "coffee/members"])
-    expect(await call(hub, path, undefined, headers)).toMatchObject({
+    expect(await call(server, path, undefined, headers)).toMatchObject({
       status: 403,
       body: { code: "not-for-room" },
     });
-  const without = await hub.get("/rooms/tea/messages");
+  const without = await server.get("/rooms/tea/messages");
   expect([without.status, without.headers.get("www-authenticate")]).toEqual([401, "Bearer"]);
-  expect((await call(hub, "tea/messages", undefined, headers)).body.messages).toMatchObject([
+  expect((await call(server, "tea/messages", undefined, headers)).body.messages).toMatchObject([
     { from: "ci", text: "hi" },
     { from: "ci", text: "hi" },
   ]);
@@ -411,11 +416,11 @@ test("tokens: who speaks is who the token names, in its rooms", async () => {
 test("the rate is that of an address, and says when to come again", async () => {
   using clock = new Clock();
   const args = ["--message-rate", "1", "--message-burst", "2", "--trust-proxy"];
-  await using hub = await startServer({ ...clock.setup, args });
+  await using server = await startServer({ ...clock.setup, args });
   const from = (address: string) => ({ "X-Forwarded-For": address });
-  const say = (address: string) => call(hub, "lobby/messages", { text: "hi", from: "ci" }, from(address));
+  const say = (address: string) => call(server, "lobby/messages", { text: "hi", from: "ci" }, from(address));
   expect([(await say("192.0.2.1")).status, (await say("192.0.2.1")).status]).toEqual([201, 201]);
-  const refused = await hub.get("/rooms/lobby/messages", {
+  const refused = await server.get("/rooms/lobby/messages", {
     method: "POST",
     body: '{"text":"hi","from":"ci"}',
     headers: from("192.0.2.1"),
@@ -431,24 +436,24 @@ test("the rate is that of an address, and says when to come again", async () => 
   expect((await say("192.0.2.2")).status).toBe(201);
   // Reading counts by itself, as much as a message for each request.
   for (const path of ["lobby/members", "lobby/messages"]) {
-    const read = () => call(hub, path, undefined, from("192.0.2.1"));
+    const read = () => call(server, path, undefined, from("192.0.2.1"));
     expect([(await read()).status, (await read()).status, (await read()).status]).toEqual([200, 200, 429]);
     clock.passes(2000);
   }
   // Size counts as on a socket.
   const large = { text: "x".repeat(65_536), from: "ci" };
-  const post = () => call(hub, "lobby/messages", large, from("192.0.2.3"));
+  const post = () => call(server, "lobby/messages", large, from("192.0.2.3"));
   expect([(await post()).status, (await post()).status]).toEqual([201, 429]);
 });
 
 test("each documented curl command does what the document says", async () => {
-  await using hub = await startServer();
+  await using server = await startServer();
   const readme = readDoc("src/http/README.md");
   const lines = [...readme.matchAll(/^(curl .*)\n# (.*)$/gm)];
   expect(lines.length).toBeGreaterThan(4);
   for (const [, command = "", answer = ""] of lines) {
     const run =
-      await Bun.$`sh -c ${command.replace("curl", "curl -s").replaceAll("localhost:8000", `127.0.0.1:${hub.port}`)}`
+      await Bun.$`sh -c ${command.replace("curl", "curl -s").replaceAll("localhost:8000", `127.0.0.1:${server.port}`)}`
         .quiet()
         .nothrow();
     const expected = answer.split("…").map(RegExp.escape).join(".*");

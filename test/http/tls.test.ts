@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { version } from "../../package.json";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { startServer, JsonPeer, Peer, withDeadline, type TestServer } from "../support/server.ts";
-import { ask } from "../support/raw-websocket.ts";
+import { openRaw } from "../support/raw-websocket.ts";
 
 const CERT = `${import.meta.dir}/../support/tls/localhost.crt`;
 const KEY = `${import.meta.dir}/../support/tls/localhost.key`;
@@ -34,17 +34,17 @@ describe("with a certificate and its key", () => {
   const originOf = ({ port }: TestServer) => `https://localhost:${port}`;
   const secure = { tls: { ca } };
 
-  async function open(hub: TestServer, path: string, headers: Record<string, string> = {}): Promise<Peer> {
-    const peer = new Peer(`wss://localhost:${hub.port}${path}`, headers, ca);
+  async function open(server: TestServer, path: string, headers: Record<string, string> = {}): Promise<Peer> {
+    const peer = new Peer(`wss://localhost:${server.port}${path}`, headers, ca);
     await peer.opened;
     return peer;
   }
 
   test("both wires are one room, and what is large arrives whole", async () => {
-    await using hub = await startServer({ args: TLS });
-    await using ann = await open(hub, "/ws/ann");
+    await using server = await startServer({ args: TLS });
+    await using ann = await open(server, "/ws/ann");
     const headers = { "Sec-WebSocket-Protocol": SUBPROTOCOL };
-    await using bob = await JsonPeer.over(await open(hub, "/ws/bob?session=s", headers));
+    await using bob = await JsonPeer.over(await open(server, "/ws/bob?session=s", headers));
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
     await bob.hears({ type: "message", from: "ann", text: "hi" });
@@ -57,27 +57,27 @@ describe("with a certificate and its key", () => {
   });
 
   test("the page is there, and its own origin may connect; another one may not", async () => {
-    await using hub = await startServer({ args: TLS });
-    const page = await fetch(`${originOf(hub)}/client`, secure);
+    await using server = await startServer({ args: TLS });
+    const page = await fetch(`${originOf(server)}/client`, secure);
     expect([page.status, page.headers.get("content-type")]).toEqual([200, "text/html; charset=utf-8"]);
-    await using ann = await open(hub, "/ws/ann", { Origin: originOf(hub) });
+    await using ann = await open(server, "/ws/ann", { Origin: originOf(server) });
     await ann.hearsNothing();
     const headers = { Origin: "https://localhost:1" };
-    expect(await fetch(`${originOf(hub)}/ws/ann`, { ...secure, headers })).toHaveProperty("status", 403);
+    expect(await fetch(`${originOf(server)}/ws/ann`, { ...secure, headers })).toHaveProperty("status", 403);
   });
 
   test("what is printed to be clicked says https", async () => {
-    await using hub = await startServer({ args: TLS });
-    expect(hub.greeting).toBe(`Hubbub ${version} is listening on ${originOf(hub)}/client\n`);
+    await using server = await startServer({ args: TLS });
+    expect(server.greeting).toBe(`Hubbub ${version} is listening on ${originOf(server)}/client\n`);
     const env = { ...process.env, HUBBUB_SECRET: SECRET, HUBBUB_TLS_CERT: CERT };
-    const link = await Bun.$`${process.execPath} ${source} token ann --port ${hub.port}`.env(env).text();
-    expect(link).toStartWith(`${originOf(hub)}/client?token=`);
+    const link = await Bun.$`${process.execPath} ${source} token ann --port ${server.port}`.env(env).text();
+    expect(link).toStartWith(`${originOf(server)}/client?token=`);
   });
 
   test("hubbub join comes in that way, where the certificate is trusted", async () => {
-    await using hub = await startServer({ args: TLS });
-    await using bob = await open(hub, "/ws/bob");
-    await using join = Bun.spawn([process.execPath, source, "join", `${originOf(hub)}/client?id=ann`], {
+    await using server = await startServer({ args: TLS });
+    await using bob = await open(server, "/ws/bob");
+    await using join = Bun.spawn([process.execPath, source, "join", `${originOf(server)}/client?id=ann`], {
       env: { ...process.env, NODE_EXTRA_CA_CERTS: CERT },
       stdin: new Blob(["hi\n"]),
       stdout: "ignore",
@@ -88,11 +88,11 @@ describe("with a certificate and its key", () => {
   });
 
   test("plain HTTP gets no page, and disturbs nobody", async () => {
-    await using hub = await startServer({ args: TLS });
-    await using ann = await open(hub, "/ws/ann");
-    await using stranger = ask(hub, "/client");
+    await using server = await startServer({ args: TLS });
+    await using ann = await open(server, "/ws/ann");
+    await using stranger = openRaw(server, "/client");
     expect(await stranger.head()).toBeUndefined();
-    await using silent = ask(hub, "", {}, "\x16\x03");
+    await using silent = openRaw(server, "", {}, "\x16\x03");
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
     silent.vanishes();

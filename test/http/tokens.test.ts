@@ -167,19 +167,19 @@ const UPGRADE = {
 
 describe("at the door", () => {
   test("without a token nobody comes in, nor to the echo; the page is there for everyone", async () => {
-    await using hub = await withSecret();
+    await using server = await withSecret();
     for (const path of ["/ws/ann", "/websocket/ann", "/websocket", "/ws/ann?token=", "/ws/ann?token=x"])
       for (const headers of [{}, UPGRADE]) {
-        const response = await hub.get(path, { headers });
+        const response = await server.get(path, { headers });
         expect([response.status, response.headers.get("www-authenticate")]).toEqual([401, "Bearer"]);
         expect(await response.text()).toBe(path.endsWith("x") ? `${NOT_OURS}\n` : NONE);
       }
-    expect((await hub.get("/client")).status).toBe(200);
-    expect((await hub.get("/hubbub.js")).status).toBe(200);
+    expect((await server.get("/client")).status).toBe(200);
+    expect((await server.get("/hubbub.js")).status).toBe(200);
   });
 
   test("a token is shown as a header, an offered subprotocol or in the address, and is in no answer", async () => {
-    await using hub = await withSecret();
+    await using server = await withSecret();
     const token = forge({ sub: "ann" });
     const ways: [string, Record<string, string>][] = [
       ["/ws/ann", { Authorization: `Bearer ${token}` }],
@@ -191,7 +191,7 @@ describe("at the door", () => {
       [`/websocket?token=${token}`, {}],
     ];
     for (const [path, headers] of ways) {
-      const response = await hub.get(path, { headers: { ...UPGRADE, ...headers } });
+      const response = await server.get(path, { headers: { ...UPGRADE, ...headers } });
       const isJson = headers["Sec-WebSocket-Protocol"]?.includes(SUBPROTOCOL);
       expect([response.status, response.headers.get("sec-websocket-protocol")]).toEqual([
         101,
@@ -202,18 +202,18 @@ describe("at the door", () => {
   });
 
   test("it is for its own client and rooms only", async () => {
-    await using hub = await withSecret();
+    await using server = await withSecret();
     const headers = { Authorization: `Bearer ${forge({ sub: "ann", rooms: ["tea"] })}` };
-    expect(await hub.answer("/ws/bob?room=tea", { headers })).toEqual({
+    expect(await server.answer("/ws/bob?room=tea", { headers })).toEqual({
       status: 403,
       body: "This token is for another client id: connect as the one that it names.\n",
     });
     for (const path of ["/ws/ann", "/ws/ann?room=coffee"])
-      expect(await hub.answer(path, { headers })).toEqual({
+      expect(await server.answer(path, { headers })).toEqual({
         status: 403,
         body: "This token is not for this room: choose one that it names.\n",
       });
-    await using ann = await hub.open("/ws/ann?room=tea", headers);
+    await using ann = await server.open("/ws/ann?room=tea", headers);
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
   });
@@ -238,24 +238,26 @@ describe("at the door", () => {
   });
 
   test("when it expires its connections end, and nobody else's", async () => {
-    await using hub = await withSecret();
+    await using server = await withSecret();
     const short = forge({ sub: "ann", exp: Date.now() / 1000 + 0.3 });
-    await using bob = await hub.open(`/ws/bob?token=${forge({ sub: "bob", exp: Date.now() / 1000 + 1e9 })}`);
+    await using bob = await server.open(
+      `/ws/bob?token=${forge({ sub: "bob", exp: Date.now() / 1000 + 1e9 })}`,
+    );
     const ends = [
-      await hub.open(`/ws/ann?token=${short}`),
-      await hub.open(`/ws/ann?token=${short}`, { "Sec-WebSocket-Protocol": SUBPROTOCOL }),
-      await hub.open(`/websocket?token=${short}`),
+      await server.open(`/ws/ann?token=${short}`),
+      await server.open(`/ws/ann?token=${short}`, { "Sec-WebSocket-Protocol": SUBPROTOCOL }),
+      await server.open(`/websocket?token=${short}`),
     ].map((peer) => peer.closes());
     for (const end of ends)
       expect(await end).toEqual({ code: 1008, reason: "The token has expired: ask for a new one." });
     await bob.hears("Client #ann left the chat");
-    expect(await hub.answer(`/ws/ann?token=${short}`)).toEqual({ status: 401, body: `${EXPIRED}\n` });
+    expect(await server.answer(`/ws/ann?token=${short}`)).toEqual({ status: 401, body: `${EXPIRED}\n` });
   });
 });
 
 test("a token for longer than a timer can wait does not end at once", async () => {
-  await using hub = await withSecret();
-  await using ann = await hub.open(
+  await using server = await withSecret();
+  await using ann = await server.open(
     `/ws/ann?token=${forge({ sub: "ann", exp: Date.now() / 1000 + 40 * 86_400 })}`,
   );
   for (let i = 0; i < 10; i++) await ann.hearsNothingBeforePong();
@@ -263,28 +265,28 @@ test("a token for longer than a timer can wait does not end at once", async () =
 
 test("who comes in too late, while the store takes its time, has been there and left", async () => {
   const store = { name: "a late store", url: "late:?delay=100&seed=1", preload: "delayed-store.ts" };
-  await using hub = await startServer({ env: { HUBBUB_SECRET: SECRET }, store });
+  await using server = await startServer({ env: { HUBBUB_SECRET: SECRET }, store });
   const peers = await Promise.allSettled(
     Array.from({ length: 5 }, (_, i) =>
-      hub.open(`/ws/late${i}?token=${forge({ sub: `late${i}`, exp: Date.now() / 1000 + 0.03 })}`),
+      server.open(`/ws/late${i}?token=${forge({ sub: `late${i}`, exp: Date.now() / 1000 + 0.03 })}`),
     ),
   );
   for (const peer of peers) if (peer.status === "fulfilled") await peer.value.closes();
   const headers = { "Sec-WebSocket-Protocol": `${SUBPROTOCOL}, token.${forge({ sub: "bob" })}` };
-  const bob = await JsonPeer.over(await hub.open("/ws/bob", headers));
+  const bob = await JsonPeer.over(await server.open("/ws/bob", headers));
   expect(bob.welcome).toMatchObject({ count: 1, members: ["bob"] });
 });
 
 describe("who shows one", () => {
   test("the client module, which learns why it is not let in", async () => {
-    await using hub = await withSecret();
-    await using bob = await hub.open(`/ws/bob?token=${forge({ sub: "bob" })}`);
-    const ann = connect({ server: hub.origin, id: "ann", token: forge({ sub: "ann", exp: later() }) });
+    await using server = await withSecret();
+    await using bob = await server.open(`/ws/bob?token=${forge({ sub: "bob" })}`);
+    const ann = connect({ server: server.origin, id: "ann", token: forge({ sub: "ann", exp: later() }) });
     ann.send("hi");
     await bob.hears("Client #ann says: hi");
     ann.close();
     const closed = Promise.withResolvers<ConnectionState>();
-    connect({ server: hub.origin, id: "eve", token: forge({ sub: "ann" }) }).on("state", (state) => {
+    connect({ server: server.origin, id: "eve", token: forge({ sub: "ann" }) }).on("state", (state) => {
       if (state.status === "closed") closed.resolve(state);
     });
     expect(await withDeadline(closed.promise, () => "still trying")).toEqual({
@@ -303,12 +305,12 @@ describe("who shows one", () => {
       .nothrow();
 
   test("`hubbub token` makes a link, which the terminal client takes", async () => {
-    await using hub = await withSecret();
-    await using bob = await hub.open(`/ws/bob?room=tea&token=${forge({ sub: "bob" })}`);
+    await using server = await withSecret();
+    await using bob = await server.open(`/ws/bob?room=tea&token=${forge({ sub: "bob" })}`);
     const env = { HUBBUB_SECRET: SECRET };
-    const made = await run(["token", "陳大文", "--room", "tea", "--port", `${hub.port}`], env);
+    const made = await run(["token", "陳大文", "--room", "tea", "--port", `${server.port}`], env);
     const link = `${made.stdout}`.trim();
-    expect(link).toStartWith(`http://localhost:${hub.port}/client?room=tea&token=`);
+    expect(link).toStartWith(`http://localhost:${server.port}/client?room=tea&token=`);
     expect<unknown>(tokens.verify(link.split("token=")[1] ?? "", Date.now())).toMatchObject({
       client: "陳大文",
       rooms: new Set(["tea"]),

@@ -34,17 +34,17 @@ describe("the unit", () => {
   test("starts what it says, and the line below it prints a link that lets in", async () => {
     using secret = await temporary("secret", `${Buffer.alloc(48, 7).toBase64()}\n`);
     const args = substitute(command, { "${CREDENTIALS_DIRECTORY}/secret": secret.path }).split(" ").slice(1);
-    await using hub = await startServer({ args });
-    expect(hub.greeting).toContain(" reached as https://chat.example/client\n");
+    await using server = await startServer({ args });
+    expect(server.greeting).toContain(" reached as https://chat.example/client\n");
     const [line = ""] = /^hubbub token .*$/m.exec(codeBlock("src/ops/README.md", "sh", "systemctl")) ?? [];
     const [, ...words] = substitute(line, { [SECRET_FILE]: secret.path }).split(" ");
     const { stdout } = await run(process.execPath, source, ...words);
     const link = new URL(stdout.trim());
     expect(link.origin + link.pathname).toBe("https://chat.example/client");
-    await using ann = await hub.open(`/ws/ann${link.search}`, { Host: "chat.example" });
+    await using ann = await server.open(`/ws/ann${link.search}`, { Host: "chat.example" });
     await ann.hearsNothingBeforePong();
     const headers = { Host: "chat.example" };
-    expect(await hub.answer("/ws/ann", { headers })).toHaveProperty("status", 401);
+    expect(await server.answer("/ws/ann", { headers })).toHaveProperty("status", 401);
   });
 
   test("gives stopping the time that it may take", () => {
@@ -59,9 +59,9 @@ describe("the unit", () => {
     const [, final] = /^RestartPreventExitStatus=(\d+)$/m.exec(unit) ?? [];
     expect(unit).toMatch(/^Restart=always$/m);
     expect(unit).toMatch(/^StartLimitIntervalSec=0$/m); // systemd's own limit is five starts in ten seconds
-    await using hub = await startServer();
+    await using server = await startServer();
     const args = command.split(" ").slice(1, -2);
-    const inUse = await run(process.execPath, source, ...args, "--port", `${hub.port}`);
+    const inUse = await run(process.execPath, source, ...args, "--port", `${server.port}`);
     expect(inUse.exitCode).not.toBe(Number(final));
     const wrong = await run(process.execPath, source, ...args, "--port", "http");
     expect(wrong.exitCode).toBe(Number(final));

@@ -23,13 +23,13 @@ test("the executable runs in an empty folder, serves the page and the chat, and 
   await Bun.write(join(built.folder, "bunfig.toml"), 'preload = ["./trap.ts"]\n');
   await Bun.write(join(built.folder, "trap.ts"), "process.exit(3);\n");
   await Bun.write(join(built.folder, "index.html"), "not the page");
-  await using hub = await startServer({ command: [built.executable], cwd: built.folder, env: {} });
-  expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
+  await using server = await startServer({ command: [built.executable], cwd: built.folder, env: {} });
+  expect(server.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${server.port}/client\n`);
   const page = await Bun.file(join(import.meta.dir, "../../index.html")).text();
-  expect(await hub.answer("/client")).toEqual({ status: 200, body: page });
+  expect(await server.answer("/client")).toEqual({ status: 200, body: page });
 
-  await using ann = await hub.join("ann");
-  await using bob = await hub.join("bob");
+  await using ann = await server.join("ann");
+  await using bob = await server.join("bob");
   ann.says("hi");
   await ann.hears("You wrote: hi", "Client #ann says: hi");
   await ann.leaves();
@@ -46,14 +46,14 @@ test("its parts that are loaded only when they are asked for are in it: help, jo
   const help = await run("--help");
   expect(`${help.stdout}`).toStartWith("Hubbub: one file to run");
 
-  await using hub = await startServer({
+  await using server = await startServer({
     command: [built.executable, "--store", "sqlite:chat.db"],
     cwd: built.folder,
     env: {},
   });
-  await using bob = await hub.join("bob");
+  await using bob = await server.join("bob");
   const { exitCode } =
-    await Bun.$`echo hi | ${built.executable} join ${`${hub.origin}/client?id=ann`}`.quiet();
+    await Bun.$`echo hi | ${built.executable} join ${`${server.origin}/client?id=ann`}`.quiet();
   expect(exitCode).toBe(0);
   await bob.hears("Client #ann says: hi", "Client #ann left the chat");
   expect(await Bun.file(join(built.folder, "chat.db")).exists()).toBe(true);

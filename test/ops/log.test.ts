@@ -11,17 +11,17 @@ const SECRET = "a secret of thirty-two bytes, or more";
 
 /** Runs a server through a few facts, and gives what it wrote after its first line. */
 async function logOf(format: "text" | "json" | "off") {
-  const hub = await startServer({ args: ["--log", format], env: { HUBBUB_SECRET: SECRET } });
+  const server = await startServer({ args: ["--log", format], env: { HUBBUB_SECRET: SECRET } });
   const token = new TokenSigner(Buffer.from(SECRET)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
-  const ann = await hub.open(`/ws/ann?room=tea&token=${token}`);
+  const ann = await server.open(`/ws/ann?room=tea&token=${token}`);
   ann.says("a private word");
   await ann.hears("You wrote: a private word", "Client #ann says: a private word");
   await ann.leaves();
-  await hub.answer(`/ws/bob?token=${token}`);
-  await hub.answer("/ws/%E2%80%AEbob?token=secret");
-  hub.process.kill("SIGTERM");
-  await hub.process.exited;
-  const lines = (await hub.output).trimEnd().split("\n").filter(Boolean);
+  await server.answer(`/ws/bob?token=${token}`);
+  await server.answer("/ws/%E2%80%AEbob?token=secret");
+  server.process.kill("SIGTERM");
+  await server.process.exited;
+  const lines = (await server.output).trimEnd().split("\n").filter(Boolean);
   for (const line of lines) expect(line).not.toMatch(/private|token|secret|eyJ/);
   return lines;
 }
@@ -58,8 +58,8 @@ test("off", async () => expect(await logOf("off")).toEqual([]));
 
 for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(name)))
   test(`ids that run ahead of the clock, and that they no longer do, once each; ${store.name}`, async () => {
-    await using hub = await startServer({ store, preload: "jumping-clock.ts", args: ["--log", "text"] });
-    await using ann = await hub.joinJson("ann");
+    await using server = await startServer({ store, preload: "jumping-clock.ts", args: ["--log", "text"] });
+    await using ann = await server.joinJson("ann");
     let time = Infinity;
     const say = async () => {
       ann.says("tick");
@@ -69,16 +69,16 @@ for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(na
     const isNow = () => time < Date.now() + DAY_MS;
     await say();
     expect(isNow()).toBe(false);
-    hub.process.kill("SIGUSR2");
+    server.process.kill("SIGUSR2");
     while (!isNow()) await say();
     for (let i = 0; i < 5; i++) await say();
     expect(isNow()).toBe(true);
-    hub.process.kill("SIGUSR2");
+    server.process.kill("SIGUSR2");
     while (isNow()) await say();
     await say();
-    hub.process.kill("SIGTERM");
-    await hub.process.exited;
-    const lines = (await hub.output).split("\n").filter((line) => / ids /.test(line));
+    server.process.kill("SIGTERM");
+    await server.process.exited;
+    const lines = (await server.output).split("\n").filter((line) => / ids /.test(line));
     expect(lines.map((line) => line.replace(/^\S+ /, "").replace(/=8\d{7}$/, "=N"))).toEqual([
       "ids ahead of clock seconds=N",
       "ids follow clock",
@@ -86,17 +86,17 @@ for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(na
   });
 
 test("why a connection ended", async () => {
-  const hub = await startServer({ args: ["--log", "text", "--max-message-bytes", "10"] });
-  await using eve = await hub.join("eve");
-  const ann = await hub.join("ann");
+  const server = await startServer({ args: ["--log", "text", "--max-message-bytes", "10"] });
+  await using eve = await server.join("eve");
+  const ann = await server.join("ann");
   ann.says("x".repeat(11));
   await ann.closes();
-  const bob = await hub.join("bob");
+  const bob = await server.join("bob");
   bob.vanishes();
   await eve.hears("Client #ann left the chat", "Client #bob left the chat");
-  hub.process.kill("SIGTERM");
-  await hub.process.exited;
-  const why = [...(await hub.output).matchAll(/left client=(\w+) .* code=(.*)/g)].map(([, ...parts]) =>
+  server.process.kill("SIGTERM");
+  await server.process.exited;
+  const why = [...(await server.output).matchAll(/left client=(\w+) .* code=(.*)/g)].map(([, ...parts]) =>
     parts.join(" "),
   );
   expect(why).toEqual([
@@ -108,18 +108,18 @@ test("why a connection ended", async () => {
 
 test("a storm of one fact is a hundred lines a second, and a count", async () => {
   using clock = new Clock();
-  const hub = await startServer({ ...clock.setup, args: ["--log", "text"] });
+  const server = await startServer({ ...clock.setup, args: ["--log", "text"] });
   const refuse = async (times: number) => {
-    for (let i = 0; i < times; i++) await hub.answer("/ws/a%20b");
+    for (let i = 0; i < times; i++) await server.answer("/ws/a%20b");
   };
   await refuse(150);
   clock.passes(999);
   await refuse(150);
   clock.passes(1);
   await refuse(101);
-  hub.process.kill("SIGTERM");
-  await hub.process.exited;
-  const facts = [...(await hub.output).matchAll(/refused|suppressed.*|stopping|stopped/g)].map(String);
+  server.process.kill("SIGTERM");
+  await server.process.exited;
+  const facts = [...(await server.output).matchAll(/refused|suppressed.*|stopping|stopped/g)].map(String);
   const listed = Array<string>(100).fill("refused");
   expect(facts).toEqual([
     ...listed,
@@ -132,28 +132,28 @@ test("a storm of one fact is a hundred lines a second, and a count", async () =>
 });
 
 test("a log that nobody reads, or whose reader has gone, stops nothing", async () => {
-  await using hub = await startServer({ args: ["--log", "text"], reads: "first line" });
+  await using server = await startServer({ args: ["--log", "text"], reads: "first line" });
   for (let i = 0; i < 50; i++) {
-    const ann = await hub.join("ann");
+    const ann = await server.join("ann");
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
     await ann.leaves();
   }
-  expect(await hub.answer("/healthz")).toHaveProperty("status", 200);
+  expect(await server.answer("/healthz")).toHaveProperty("status", 200);
 });
 
 for (const format of ["text", "json"])
   test(`what a client sends is a part of its line, and a bounded one: ${format}`, async () => {
-    const hub = await startServer({ args: ["--log", format] });
-    await using client = new RawClient(hub.port);
+    const server = await startServer({ args: ["--log", format] });
+    await using client = new RawClient(server.port);
     const reason = "\x1b]0;pwned\x07\u009b2J\u202e\u2028\nrefused status=200";
     client.sends(request("/ws/ann"), frame(8, closing(4000, reason)));
     await client.head();
     await client.rest();
-    await hub.answer(`/ws/${"%20".repeat(1000)}`);
-    hub.process.kill("SIGTERM");
-    await hub.process.exited;
-    const output = await hub.output;
+    await server.answer(`/ws/${"%20".repeat(1000)}`);
+    server.process.kill("SIGTERM");
+    await server.process.exited;
+    const output = await server.output;
     expect(output).not.toMatch(/[^\P{Cc}\n]|\p{Bidi_Control}|[\u2028\u2029]/u);
     const [, left = "", refused = ""] = output.split("\n");
     expect(left).toContain("\\u001b]0;pwned\\u0007\\u009b2J\\u202e\\u2028\\nrefused status=200");

@@ -13,27 +13,27 @@ const promtool = Bun.which("promtool");
 const skipped = promtool ? "" : " (skipped: there is no promtool here, which comes with prometheus)";
 
 test("connections, rooms, messages and bytes, refusals, disconnects and resumes are counted", async () => {
-  await using hub = await startServer({ args: ["--max-message-bytes", "10"] });
-  await using ann = await hub.joinJson("ann");
-  await using bob = await hub.join("bob");
-  await using carl = await hub.join("carl");
-  await using eve = await hub.join("eve", { room: "tea" });
+  await using server = await startServer({ args: ["--max-message-bytes", "10"] });
+  await using ann = await server.joinJson("ann");
+  await using bob = await server.join("bob");
+  await using carl = await server.join("carl");
+  await using eve = await server.join("eve", { room: "tea" });
   ann.says("語");
   await ann.hears({ type: "message", from: "ann", text: "語" });
   for (const peer of [bob, carl]) await peer.hears("Client #ann says: 語");
   ann.says("x".repeat(11));
   await ann.next();
-  await hub.answer("/ws/a%20b");
-  await hub.answer("/rooms/a%20b/members");
+  await server.answer("/ws/a%20b");
+  await server.answer("/rooms/a%20b/members");
   await eve.leaves();
-  await using back = await hub.joinJson("ann", { after: ann.after });
-  await using lost = await hub.joinJson("ann", { after: "1-0" });
+  await using back = await server.joinJson("ann", { after: ann.after });
+  await using lost = await server.joinJson("ann", { after: "1-0" });
   expect([back.welcome.recovered, lost.welcome.recovered]).toEqual([true, false]);
   await lost.hears({ type: "message", from: "ann", text: "語" });
 
-  const { headers } = await hub.get("/metrics");
+  const { headers } = await server.get("/metrics");
   expect(headers.get("content-type")).toBe("text/plain; version=0.0.4; charset=utf-8");
-  const metrics = await hub.metrics();
+  const metrics = await server.metrics();
   const frame = JSON.stringify({
     type: "message",
     id: ann.after,
@@ -67,8 +67,8 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
 });
 
 test("what is counted by a label is there from the start, at 0", async () => {
-  await using hub = await startServer();
-  const metrics = await hub.metrics();
+  await using server = await startServer();
+  const metrics = await server.metrics();
   const counters = [
     ...Object.keys(ERROR_MESSAGES).map((code) => `hubbub_refused_messages_total{reason="${code}"}`),
     ...refusalCodes.map((code) => `hubbub_refused_requests_total{reason="${code}"}`),
@@ -84,9 +84,9 @@ test("what is counted by a label is there from the start, at 0", async () => {
 });
 
 test.skipIf(process.platform !== "linux")("what the process takes, as the system sees it", async () => {
-  await using hub = await startServer();
-  const idle = await hub.metrics();
-  const { pid } = hub.process;
+  await using server = await startServer();
+  const idle = await server.metrics();
+  const { pid } = server.process;
   const files = await Bun.$`ls /proc/${pid}/fd`.text();
   expect(idle.get("process_open_fds")).toBe(files.trim().split("\n").length);
   const limits = await Bun.file(`/proc/${pid}/limits`).text();
@@ -95,52 +95,52 @@ test.skipIf(process.platform !== "linux")("what the process takes, as the system
   const status = await Bun.file(`/proc/${pid}/status`).text();
   const resident = 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1]);
   expect(idle.get("process_resident_memory_bytes")).toBeWithin(resident / 4, resident + 1);
-  await using ann = await hub.open("/websocket");
-  await using bob = await hub.open("/websocket");
+  await using ann = await server.open("/websocket");
+  await using bob = await server.open("/websocket");
   for (const peer of [ann, bob]) await peer.hearsNothing();
-  const busy = await hub.metrics();
+  const busy = await server.metrics();
   expect(busy.get("process_open_fds")).toBe((idle.get("process_open_fds") ?? 0) + 2);
   expect(busy.get("process_cpu_seconds_total")).toBeGreaterThan(0);
 });
 
 test("what waits for a slow reader, and how late the event loop is", async () => {
-  await using hub = await startServer();
-  await using ann = await hub.open("/websocket");
+  await using server = await startServer();
+  await using ann = await server.open("/websocket");
   ann.pauses();
   const text = "x".repeat(60_000);
   for (let i = 0; i < 70; i++) ann.says(text);
   await eventually(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
-  await using reader = await hub.open("/websocket");
+  await using reader = await server.open("/websocket");
   let buffered = 0;
   for (let i = 0; i < 100 && buffered === 0; i++) {
     ann.says(text);
     reader.says("x");
     await reader.hears("Message text was: x");
-    buffered = (await hub.metrics()).get("hubbub_buffered_bytes") ?? 0;
+    buffered = (await server.metrics()).get("hubbub_buffered_bytes") ?? 0;
   }
   expect(buffered).toBeGreaterThan(0);
-  hub.process.kill("SIGSTOP");
+  server.process.kill("SIGSTOP");
   await Bun.sleep(400);
-  hub.process.kill("SIGCONT");
-  const late = async () => (await hub.metrics()).get("hubbub_event_loop_delay_seconds_sum") ?? 0;
+  server.process.kill("SIGCONT");
+  const late = async () => (await server.metrics()).get("hubbub_event_loop_delay_seconds_sum") ?? 0;
   await eventually(async () => (await late()) >= 0.1, "the event loop was late", 20_000);
 });
 
 test("a client that closes with a code of ours is not counted as ours", async () => {
-  await using hub = await startServer();
-  await using ann = new RawClient(hub.port);
+  await using server = await startServer();
+  await using ann = new RawClient(server.port);
   ann.sends(request("/ws/ann"), frame(8, closing(1013, "Reading too slowly: please come back and resume.")));
   await ann.head();
   await ann.rest();
-  const metrics = await hub.metrics();
+  const metrics = await server.metrics();
   expect(metrics.get('hubbub_disconnects_total{code="other"}')).toBe(1);
   expect(metrics.get('hubbub_disconnects_total{code="1013"}')).toBe(0);
 });
 
 test("a reader that is cut off is counted", async () => {
-  await using hub = await startServer();
-  await using ann = await hub.join("ann");
-  await using slow = await hub.join("slow");
+  await using server = await startServer();
+  await using ann = await server.join("ann");
+  await using slow = await server.join("slow");
   slow.pauses();
   for (let i = 0; i < 300; i++) {
     ann.says(`${i} `.padEnd(32_768, "x"));
@@ -148,7 +148,7 @@ test("a reader that is cut off is counted", async () => {
   }
   slow.resumes();
   expect((await slow.closes()).code).toBe(1013);
-  expect((await hub.metrics()).get('hubbub_disconnects_total{code="1013"}')).toBe(1);
+  expect((await server.metrics()).get('hubbub_disconnects_total{code="1013"}')).toBe(1);
 });
 
 const SECRET = "a secret of thirty-two bytes, or more";
@@ -160,8 +160,8 @@ const NOT_OUR_PAGE = {
 };
 
 test("they are for this machine, and never for who comes by a proxy", async () => {
-  await using hub = await startServer({ args: ["--public-url", "https://chat.example"] });
-  await hub.metrics({ headers: { Host: "localhost:9090" } });
+  await using server = await startServer({ args: ["--public-url", "https://chat.example"] });
+  await server.metrics({ headers: { Host: "localhost:9090" } });
   for (const headers of [
     { Host: "localhost", "X-Forwarded-For": "192.0.2.1" },
     { Host: "localhost", Forwarded: "for=192.0.2.1" },
@@ -170,22 +170,25 @@ test("they are for this machine, and never for who comes by a proxy", async () =
     { Host: "chat.example" },
     { Host: "evil.example" },
   ])
-    expect(await hub.answer("/metrics", { headers })).toEqual(NOT_LOCAL);
+    expect(await server.answer("/metrics", { headers })).toEqual(NOT_LOCAL);
 });
 
 test("they are for who has a token for them, and not any token", async () => {
-  await using hub = await startServer({ env: { HUBBUB_SECRET: SECRET } });
-  await hub.metrics();
-  expect(await hub.answer("/metrics", { headers: FORWARDED })).toHaveProperty("status", 401);
+  await using server = await startServer({ env: { HUBBUB_SECRET: SECRET } });
+  await server.metrics();
+  expect(await server.answer("/metrics", { headers: FORWARDED })).toHaveProperty("status", 401);
   const { exitCode, stdout } =
-    await Bun.$`${process.execPath} ${import.meta.dir}/../../src/server.ts token prometheus --can metrics --port ${hub.port}`
+    await Bun.$`${process.execPath} ${import.meta.dir}/../../src/server.ts token prometheus --can metrics --port ${server.port}`
       .env({ ...process.env, HUBBUB_SECRET: SECRET })
       .quiet();
   const link = new URL(`${stdout}`.trim());
-  expect([exitCode, link.origin + link.pathname]).toEqual([0, `http://localhost:${hub.port}/metrics`]);
+  expect([exitCode, link.origin + link.pathname]).toEqual([0, `http://localhost:${server.port}/metrics`]);
   const token = link.searchParams.get("token");
-  await hub.metrics({ headers: { ...FORWARDED, Authorization: `Bearer ${token}` } });
-  expect(await hub.answer(`/metrics?token=${token}`, { headers: FORWARDED })).toHaveProperty("status", 200);
+  await server.metrics({ headers: { ...FORWARDED, Authorization: `Bearer ${token}` } });
+  expect(await server.answer(`/metrics?token=${token}`, { headers: FORWARDED })).toHaveProperty(
+    "status",
+    200,
+  );
   const tokens = new TokenSigner(Buffer.from(SECRET));
   const expires = Math.floor(Date.now() / 1000) + 60;
   for (const other of [
@@ -193,7 +196,7 @@ test("they are for who has a token for them, and not any token", async () => {
     tokens.sign("ann", [], expires, ["read", "write", "moderate"]),
   ])
     expect(
-      await hub.answer("/metrics", { headers: { ...FORWARDED, Authorization: `Bearer ${other}` } }),
+      await server.answer("/metrics", { headers: { ...FORWARDED, Authorization: `Bearer ${other}` } }),
     ).toEqual({
       status: 403,
       body: "This token is not for the metrics: use one made with --can metrics.\n",
@@ -202,9 +205,9 @@ test("they are for who has a token for them, and not any token", async () => {
 
 test("they are for anyone with --open-metrics", async () => {
   for (const env of [{}, { HUBBUB_SECRET: SECRET }]) {
-    await using hub = await startServer({ args: ["--open-metrics"], env });
-    await hub.metrics({ headers: { ...FORWARDED, Host: "hubbub:8000" } });
-    expect(await hub.answer("/metrics", { headers: { "Sec-Fetch-Site": "cross-site" } })).toEqual(
+    await using server = await startServer({ args: ["--open-metrics"], env });
+    await server.metrics({ headers: { ...FORWARDED, Host: "hubbub:8000" } });
+    expect(await server.answer("/metrics", { headers: { "Sec-Fetch-Site": "cross-site" } })).toEqual(
       NOT_OUR_PAGE,
     );
   }
@@ -228,15 +231,15 @@ test("not for another machine that writes this one's name into Host", () => {
 });
 
 test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped}`, async () => {
-  await using hub = await startServer();
-  await using ann = await hub.join("ann");
+  await using server = await startServer();
+  await using ann = await server.join("ann");
   ann.says("hi");
   await ann.hears("You wrote: hi", "Client #ann says: hi");
-  await hub.answer("/ws/a%20b");
-  const bob = await hub.join("bob");
+  await server.answer("/ws/a%20b");
+  const bob = await server.join("bob");
   await bob.leaves();
   await ann.hears("Client #bob left the chat");
-  const { body } = await hub.answer("/metrics");
+  const { body } = await server.answer("/metrics");
   expect(body).toContain("hubbub_connections 1\n");
   const { exitCode, stdout, stderr } = await Bun.$`${promtool} check metrics < ${new Response(body)}`
     .quiet()
@@ -245,16 +248,16 @@ test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped
 });
 
 test("health and readiness are for anyone", async () => {
-  await using hub = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  await using server = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
   for (const path of ["/healthz", "/readyz"])
     expect(
-      await hub.answer(path, { headers: { Host: "10.1.2.3", "X-Forwarded-For": "1.1.1.1" } }),
+      await server.answer(path, { headers: { Host: "10.1.2.3", "X-Forwarded-For": "1.1.1.1" } }),
     ).toHaveProperty("status", 200);
 });
 
 test("the documented metrics are those of the server", async () => {
-  await using hub = await startServer();
-  const { body } = await hub.answer("/metrics");
+  await using server = await startServer();
+  const { body } = await server.answer("/metrics");
   const readme = unpadded("src/ops/README.md");
   const described = [...body.matchAll(/^# HELP (\S+) (.*)\n# TYPE \1 (.*)$/gm)];
   expect(described.length).toBe(20);

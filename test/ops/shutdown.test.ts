@@ -21,29 +21,29 @@ const RESTARTING = { code: 1012, reason: "Stopping, perhaps to start again: plea
 
 for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
   test(`${signal}: told to come back, no farewells, exit 0`, async () => {
-    const hub = await startServer();
-    const peers = [await hub.join("ann"), await hub.join("bob"), (await hub.joinJson("eve")).peer];
-    const echo = await hub.open("/websocket");
-    hub.process.kill(signal);
+    const server = await startServer();
+    const peers = [await server.join("ann"), await server.join("bob"), (await server.joinJson("eve")).peer];
+    const echo = await server.open("/websocket");
+    server.process.kill(signal);
     for (const peer of [...peers, echo]) expect(await peer.closes()).toEqual(RESTARTING);
     for (const peer of peers)
       expect(
         peer.unread().filter((line) => /left/.test(String(line)) && !/"left":\[\]/.test(String(line))),
       ).toEqual([]);
-    expect(await hub.process.exited).toBe(0);
-    expect(await hub.errors).toBe("");
+    expect(await server.process.exited).toBe(0);
+    expect(await server.errors).toBe("");
   });
 
 test("SIGHUP without a terminal changes nothing, and is logged", async () => {
-  const hub = await startServer({ args: ["--log", "text"] });
-  await using ann = await hub.join("ann");
-  for (let i = 0; i < 2; i++) hub.process.kill("SIGHUP");
+  const server = await startServer({ args: ["--log", "text"] });
+  await using ann = await server.join("ann");
+  for (let i = 0; i < 2; i++) server.process.kill("SIGHUP");
   ann.says("hi");
   await ann.hears("You wrote: hi", "Client #ann says: hi");
-  hub.process.kill("SIGTERM");
+  server.process.kill("SIGTERM");
   expect(await ann.closes()).toEqual(RESTARTING);
-  expect(await hub.process.exited).toBe(0);
-  expect((await hub.output).match(/ ignored signal=SIGHUP$/gm)).not.toBeNull();
+  expect(await server.process.exited).toBe(0);
+  expect((await server.output).match(/ ignored signal=SIGHUP$/gm)).not.toBeNull();
 });
 
 test("a terminal that is closed stops it", async () => {
@@ -68,38 +68,38 @@ for (const [broken, exitCode] of [
 ] as const)
   test(`stopping ends although a step of it fails or does not end: ${broken}`, async () => {
     const args = ["--drain-seconds", "1"];
-    const hub = await startServer({ args, preload: "break-shutdown.ts", env: { BREAK: broken } });
-    const ann = await hub.join("ann");
-    hub.process.kill("SIGTERM");
+    const server = await startServer({ args, preload: "break-shutdown.ts", env: { BREAK: broken } });
+    const ann = await server.join("ann");
+    server.process.kill("SIGTERM");
     expect(await ann.closes()).toEqual(RESTARTING);
-    expect(await withDeadline(hub.process.exited, () => "still running")).toBe(exitCode);
-    const errors = await hub.errors;
+    expect(await withDeadline(server.process.exited, () => "still running")).toBe(exitCode);
+    const errors = await server.errors;
     if (exitCode === 0) expect(errors).toBe("");
     else expect(errors).toContain(`failed: Error: injected into ${broken}\n`);
   });
 
 for (const store of STORES.filter(({ nodes }) => nodes === undefined))
   test(`with no time to stop, everyone is told to come back, and what is acknowledged is kept, on ${store.name}`, async () => {
-    const hub = await startServer({ store, args: ["--drain-seconds", "0"] });
-    const peers = await Promise.all(Array.from({ length: 20 }, (_, i) => hub.join(`c${i}`)));
-    hub.process.kill("SIGTERM");
+    const server = await startServer({ store, args: ["--drain-seconds", "0"] });
+    const peers = await Promise.all(Array.from({ length: 20 }, (_, i) => server.join(`c${i}`)));
+    server.process.kill("SIGTERM");
     for (const peer of peers) expect(await peer.closes()).toEqual(RESTARTING);
-    expect(await hub.process.exited).toBe(0);
-    expect(await hub.errors).toBe("");
-    await hub[Symbol.asyncDispose]();
+    expect(await server.process.exited).toBe(0);
+    expect(await server.errors).toBe("");
+    await server[Symbol.asyncDispose]();
   });
 
 test("nobody is said to leave while it stops, also if somebody had just left", async () => {
-  const hub = await startServer({ args: ["--drain-seconds", "2"] });
-  const crowd = await Promise.all(Array.from({ length: 300 }, (_, i) => hub.join(`c${i}`)));
-  const eve = await hub.joinJson("eve");
+  const server = await startServer({ args: ["--drain-seconds", "2"] });
+  const crowd = await Promise.all(Array.from({ length: 300 }, (_, i) => server.join(`c${i}`)));
+  const eve = await server.joinJson("eve");
   eve.sends({ type: "ping" });
   while ((await eve.next()).type !== "pong");
   const [first] = crowd.splice(0, 1);
   await first?.leaves();
-  hub.process.kill("SIGTERM");
+  server.process.kill("SIGTERM");
   for (const peer of crowd) await peer.closes();
-  await hub.process.exited;
+  await server.process.exited;
   const said = crowd.flatMap((peer) => peer.unread()).filter((line) => line !== "Client #c0 left the chat");
   expect(said).toEqual([]);
   const left = eve.peer.unread().flatMap((event): string[] => JSON.parse(String(event)).left ?? []);
@@ -108,18 +108,18 @@ test("nobody is said to leave while it stops, also if somebody had just left", a
 
 for (const store of STORES)
   test(`what was accepted before the signal is answered, on ${store.name}`, async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.joinJson("ann", { session: "s" });
+    await using server = await startServer({ store });
+    await using ann = await server.joinJson("ann", { session: "s" });
     for (let seq = 1; seq <= 200; seq++) ann.says(`${seq}`, { seq });
     ann.sends({ type: "ping" });
     let acks = 0;
     const count = ({ type }: { readonly type: unknown }) => (acks += Number(type === "ack"));
     for (let event = await ann.next(); event.type !== "pong"; event = await ann.next()) count(event);
-    hub.process.kill("SIGTERM"); // all of them are with the server, and perhaps not yet kept
+    server.process.kill("SIGTERM"); // all of them are with the server, and perhaps not yet kept
     expect(await ann.peer.closes()).toEqual(RESTARTING);
     for (const event of ann.peer.unread()) count(JSON.parse(String(event)));
     expect(acks).toBe(200);
-    expect(await hub.process.exited).toBe(0);
+    expect(await server.process.exited).toBe(0);
   });
 
 test("while it stops a message over HTTP is rejected, since nobody may wait for its answer; on a socket it is still stored", async () => {
@@ -150,35 +150,35 @@ test.each(["a quiet room", "a room that somebody just left"])(
 );
 
 test("while it stops nobody new comes in; a second signal ends it at once", async () => {
-  await using hub = await startServer({ args: ["--drain-seconds", "3600"] });
-  expect(await hub.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
-  const crowd = await Promise.all(Array.from({ length: 50 }, (_, i) => hub.join(`c${i}`)));
-  hub.process.kill("SIGTERM");
+  await using server = await startServer({ args: ["--drain-seconds", "3600"] });
+  expect(await server.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
+  const crowd = await Promise.all(Array.from({ length: 50 }, (_, i) => server.join(`c${i}`)));
+  server.process.kill("SIGTERM");
   await crowd[0]?.closes();
-  for (const path of ["/readyz", "/client", "/ws/ann"]) await expect(hub.get(path)).rejects.toThrow();
+  for (const path of ["/readyz", "/client", "/ws/ann"]) await expect(server.get(path)).rejects.toThrow();
   // Who is still here goes on as before.
   const last = crowd.at(-1);
   last?.says("still here");
   await last?.hearsUpTo("Client #c49 says: still here");
-  hub.process.kill("SIGTERM");
-  expect(await withDeadline(hub.process.exited, () => "still running")).toBe(1);
+  server.process.kill("SIGTERM");
+  expect(await withDeadline(server.process.exited, () => "still running")).toBe(1);
 });
 
 test("nobody is waited for longer than --drain-seconds: not who reads nothing, nor who never ends a request", async () => {
-  await using hub = await startServer({ args: ["--drain-seconds", "1", "--history", "400"] });
-  await using ann = await hub.joinJson("ann");
+  await using server = await startServer({ args: ["--drain-seconds", "1", "--history", "400"] });
+  await using ann = await server.joinJson("ann");
   for (let i = 0; i < 400; i++) await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));
   // More than the network takes: what waits is before the close frame.
-  await using slow = await hub.joinJson("slow", { history: 400 });
+  await using slow = await server.joinJson("slow", { history: 400 });
   slow.peer.pauses();
-  await using endless = new RawClient(hub.port);
+  await using endless = new RawClient(server.port);
   endless.sends(
     Buffer.from("POST /rooms/tea/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"),
   );
-  await hub.answer("/healthz");
-  hub.process.kill("SIGTERM");
+  await server.answer("/healthz");
+  server.process.kill("SIGTERM");
   expect(await ann.peer.closes()).toEqual(RESTARTING);
-  expect(await withDeadline(hub.process.exited, () => "still running", 20_000)).toBe(0);
+  expect(await withDeadline(server.process.exited, () => "still running", 20_000)).toBe(0);
 });
 
 test("a thousand clients come back to the next server, and everything that they say meanwhile is kept", async () => {

@@ -335,13 +335,13 @@ describe("the command", () => {
     }));
 
   test("a port in use is one sentence, and exit 1, since it may be free in a moment", async () => {
-    await using hub = await startServer();
-    expect(await run("--port", `${hub.port}`)).toEqual({
+    await using server = await startServer();
+    expect(await run("--port", `${server.port}`)).toEqual({
       exitCode: 1,
       stdout: "",
-      stderr: `Port ${hub.port} is in use: stop what is listening there, or choose another with --port.\n`,
+      stderr: `Port ${server.port} is in use: stop what is listening there, or choose another with --port.\n`,
     });
-    expect(await hub.answer("/nope")).toHaveProperty("status", 404);
+    expect(await server.answer("/nope")).toHaveProperty("status", 404);
   });
 
   test("an address that is not this machine's yet is one sentence, and exit 1", async () =>
@@ -362,23 +362,25 @@ describe("the command", () => {
   test.each(["capacitor://localhost", "tauri://localhost", `chrome-extension://${"a".repeat(32)}`])(
     "pages of %s connect where it is allowed, and nowhere else",
     async (origin) => {
-      await using hub = await startServer({ args: ["--allow-origin", origin] });
-      await using ann = await hub.open("/ws/ann", { Origin: origin });
+      await using server = await startServer({ args: ["--allow-origin", origin] });
+      await using ann = await server.open("/ws/ann", { Origin: origin });
       ann.says("hi");
       await ann.hears("You wrote: hi", "Client #ann says: hi");
-      const { headers } = await hub.get("/rooms/lobby/members", { headers: { Origin: origin } });
+      const { headers } = await server.get("/rooms/lobby/members", { headers: { Origin: origin } });
       expect(headers.get("access-control-allow-origin")).toBe(origin);
       const strange = { headers: { Origin: `${origin}x` } };
-      expect(await hub.get("/ws/ann", strange)).toHaveProperty("status", 403);
+      expect(await server.get("/ws/ann", strange)).toHaveProperty("status", 403);
     },
   );
 
   test("the first line is the address of the page", async () => {
-    await using hub = await startServer({ env: { PORT: "1" } });
-    expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
-    expect(await hub.answer("/?id=7&x=%20")).toHaveProperty("status", 302);
-    expect((await hub.get("/?id=7&x=%20")).headers.get("location")).toBe("/client?id=7&x=%20");
-    expect(await hub.answer("/client")).toHaveProperty("status", 200);
+    await using server = await startServer({ env: { PORT: "1" } });
+    expect(server.greeting).toBe(
+      `Hubbub ${version} is listening on http://localhost:${server.port}/client\n`,
+    );
+    expect(await server.answer("/?id=7&x=%20")).toHaveProperty("status", 302);
+    expect((await server.get("/?id=7&x=%20")).headers.get("location")).toBe("/client?id=7&x=%20");
+    expect(await server.answer("/client")).toHaveProperty("status", 200);
   });
 
   test.each([{}, { NO_COLOR: "1" }])("at a terminal an address stands alone, %j", async (env) => {
@@ -395,7 +397,9 @@ describe("the command", () => {
   });
 
   test("in a pipe one line says all, also where colors are asked for", async () => {
-    await using hub = await startServer({ env: { FORCE_COLOR: "1" } });
-    expect(hub.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${hub.port}/client\n`);
+    await using server = await startServer({ env: { FORCE_COLOR: "1" } });
+    expect(server.greeting).toBe(
+      `Hubbub ${version} is listening on http://localhost:${server.port}/client\n`,
+    );
   });
 });

@@ -2,66 +2,66 @@
 
 import { describe, expect, test } from "bun:test";
 import { startServer, STORES, type TestServer, type JsonPeer } from "../support/server.ts";
-import { frame, RawClient, request, transcribe } from "../support/raw-websocket.ts";
+import { frame, RawClient, request, describeFrame } from "../support/raw-websocket.ts";
 
 const OUR_FAULT = { code: 1011, reason: "Something went wrong on our side: please come back." };
 const UNDELIVERED = { code: 1012, reason: "A message could not be delivered: please come back and resume." };
 
 test("a handler that fails costs its own connection, and nobody else notices", async () => {
-  const hub = await startServer({ preload: "fault-injection.ts", args: ["--ping-seconds", "1"] });
-  await using bob = await hub.join("bob", { room: "bob" });
+  const server = await startServer({ preload: "fault-injection.ts", args: ["--ping-seconds", "1"] });
+  await using bob = await server.join("bob", { room: "bob" });
 
-  await using opens = await hub.join("boom-open");
+  await using opens = await server.join("boom-open");
   expect(await opens.closes()).toEqual(OUR_FAULT);
 
-  await using says = await hub.join("ann", { room: "bob" });
+  await using says = await server.join("ann", { room: "bob" });
   says.says("boom-answer");
   expect(await says.closes()).toEqual(OUR_FAULT);
   await bob.hears("Client #ann says: boom-answer", "Client #ann left the chat");
 
-  await using closes = await hub.join("boom-close");
+  await using closes = await server.join("boom-close");
   await closes.leaves();
 
-  await using promises = await hub.join("eve", { room: "bob" });
+  await using promises = await server.join("eve", { room: "bob" });
   promises.says("boom-later");
   await bob.hears("Client #eve says: boom-later");
 
-  await using remains = await hub.join("joe", { room: "timer" });
-  await using timer = await hub.join("boom-timer", { room: "timer" });
+  await using remains = await server.join("joe", { room: "timer" });
+  await using timer = await server.join("boom-timer", { room: "timer" });
   await timer.leaves();
   expect(await remains.closes()).toEqual(UNDELIVERED);
   await promises.leaves();
   await bob.hears("Client #eve left the chat");
 
   for (const opcode of [9, 10]) {
-    await using raw = new RawClient(hub.port);
+    await using raw = new RawClient(server.port);
     raw.sends(request("/ws/raw?room=raw"));
     await raw.head();
     raw.sends(frame(1, opcode === 9 ? "boom-ping" : "boom-pong"));
     for (let i = 0; i < 2; i++) await raw.next();
     raw.sends(frame(opcode, "x"));
-    const heard = (await raw.rest()).map(transcribe);
+    const heard = (await raw.rest()).map(describeFrame);
     expect(heard.filter((line) => !line.startsWith("pong"))).toEqual([
       `close ${OUR_FAULT.code} ${OUR_FAULT.reason}`,
     ]);
   }
 
   const text = "x".repeat(60_000);
-  await using teller = await hub.join("teller", { room: "drain" });
+  await using teller = await server.join("teller", { room: "drain" });
   for (let i = 0; i < 100; i++) {
     teller.says(text);
     await teller.hearsUpTo(`You wrote: ${text}`);
   }
-  const drains = await hub.joinJson("boom-drain", { room: "drain", history: 100 });
+  const drains = await server.joinJson("boom-drain", { room: "drain", history: 100 });
   drains.peer.pauses();
-  await hub.answer("/healthz"); // it has been written to as far as it takes
+  await server.answer("/healthz"); // it has been written to as far as it takes
   drains.peer.resumes();
   expect(await drains.peer.closes()).toEqual(OUR_FAULT);
 
   bob.says("still here");
   await bob.hearsUpTo("Client #bob says: still here");
-  await hub[Symbol.asyncDispose]();
-  const injected = (await hub.errors).match(/injected into .*/g);
+  await server[Symbol.asyncDispose]();
+  const injected = (await server.errors).match(/injected into .*/g);
   expect(injected?.toSorted()).toEqual(
     ["open", "the answer", "close", "a promise", "the timer", "ping", "pong", "drain", "the sweep"]
       .map((where) => `injected into ${where}`)
@@ -76,9 +76,14 @@ describe.each(STORES.filter(({ preload }) => !preload))(
       startServer({ store, preload: "fault-injection.ts", args });
 
     /** Who was closed comes back where they were, receives that message once, and then what follows. */
-    async function resumes(hub: TestServer, before: JsonPeer, id: string, text: string): Promise<JsonPeer> {
+    async function resumes(
+      server: TestServer,
+      before: JsonPeer,
+      id: string,
+      text: string,
+    ): Promise<JsonPeer> {
       expect(await before.peer.closes()).toEqual(UNDELIVERED);
-      const back = await hub.joinJson(id, { after: before.after, session: id });
+      const back = await server.joinJson(id, { after: before.after, session: id });
       expect(back.welcome.recovered).toBe(true);
       await back.hears({ type: "message", from: "ann", text });
       return back;
@@ -87,17 +92,17 @@ describe.each(STORES.filter(({ preload }) => !preload))(
     test.each(["boom-message", "boom-encoding"])(
       "closes with 1012 those it did not reach; they resume and receive it once (%s)",
       async (text) => {
-        await using hub = await start();
-        await using ann = await hub.joinJson("ann", { session: "ann" });
-        await using bob = await hub.joinJson("bob", { session: "bob" });
+        await using server = await start();
+        await using ann = await server.joinJson("ann", { session: "ann" });
+        await using bob = await server.joinJson("bob", { session: "bob" });
         ann.says("1", { seq: 1 });
         await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "1" });
         await bob.hears({ type: "message", from: "ann", text: "1" });
         ann.says(text, { seq: 2 });
         await ann.hears({ type: "ack", seq: 2 });
-        await using annBack = await resumes(hub, ann, "ann", text);
+        await using annBack = await resumes(server, ann, "ann", text);
         expect(annBack.welcome.sent).toBe(2);
-        await using bobBack = await resumes(hub, bob, "bob", text);
+        await using bobBack = await resumes(server, bob, "bob", text);
         annBack.says("3", { seq: 3 });
         await annBack.hears({ type: "ack", seq: 3 }, { type: "message", from: "ann", text: "3" });
         await bobBack.hears({ type: "message", from: "ann", text: "3" });
@@ -105,33 +110,33 @@ describe.each(STORES.filter(({ preload }) => !preload))(
     );
 
     test("on one wire costs the other nothing", async () => {
-      await using hub = await start();
-      await using ann = await hub.join("ann");
-      await using bob = await hub.joinJson("bob");
-      await using eve = await hub.joinJson("eve");
+      await using server = await start();
+      await using ann = await server.join("ann");
+      await using bob = await server.joinJson("bob");
+      await using eve = await server.joinJson("eve");
       ann.says("boom-json");
       await ann.hears("You wrote: boom-json", "Client #ann says: boom-json");
-      await using back = await resumes(hub, bob, "bob", "boom-json");
-      await using eveBack = await resumes(hub, eve, "eve", "boom-json");
+      await using back = await resumes(server, bob, "bob", "boom-json");
+      await using eveBack = await resumes(server, eve, "eve", "boom-json");
       ann.says("boom-text");
       await ann.hears("You wrote: boom-text");
       expect(await ann.closes()).toEqual(UNDELIVERED);
       for (const each of [back, eveBack])
         await each.hears({ type: "message", from: "ann", text: "boom-text" });
-      await using again = await hub.join("ann", { history: 1 });
+      await using again = await server.join("ann", { history: 1 });
       await again.hears("Client #ann says: boom-text");
       again.says("3");
       await again.hears("You wrote: 3", "Client #ann says: 3");
     });
 
     test("in a busy room skips nothing: what was broadcast before it arrives, and what follows it after resuming", async () => {
-      await using hub = await start(["--flush-ms", "1000"]);
-      await using ann = await hub.joinJson("ann", { session: "ann" });
-      await using bob = await hub.joinJson("bob");
+      await using server = await start(["--flush-ms", "1000"]);
+      await using ann = await server.joinJson("ann", { session: "ann" });
+      await using bob = await server.joinJson("bob");
       const texts = ["1", "2", "boom-message", "3"];
       for (const [i, text] of texts.entries()) ann.says(text, { seq: i + 1 });
       for (const text of ["1", "2"]) await bob.hears({ type: "message", from: "ann", text });
-      await using back = await resumes(hub, bob, "bob", "boom-message");
+      await using back = await resumes(server, bob, "bob", "boom-message");
       await back.hears({ type: "message", from: "ann", text: "3" });
       await back.hearsNothing();
     });
@@ -140,42 +145,42 @@ describe.each(STORES.filter(({ preload }) => !preload))(
 
 test("a replay that fails half-way closes its connection with 1012, and resuming repeats it", async () => {
   const store = STORES.find(({ name }) => name === "SQLite");
-  await using hub = await startServer({
+  await using server = await startServer({
     ...(store ? { store } : {}),
     preload: "fault-injection.ts",
     args: ["--history", "1"],
   });
-  await using ann = await hub.join("ann");
-  const before = await hub.joinJson("bob");
+  await using ann = await server.join("ann");
+  const before = await server.joinJson("bob");
   await before.leaves();
   const texts = ["1", "boom-encoding", "3"];
   for (const text of texts) ann.says(text);
   await ann.hearsUpTo("Client #ann says: 3");
   // It begins before what is kept ready, and so is read from the file, when the handler has returned.
-  await using bob = await hub.joinJson("bob", { after: before.after });
+  await using bob = await server.joinJson("bob", { after: before.after });
   await bob.hears({ type: "message", from: "ann", text: "1" });
   expect(await bob.peer.closes()).toEqual(UNDELIVERED);
-  await using back = await hub.joinJson("bob", { after: bob.after });
+  await using back = await server.joinJson("bob", { after: bob.after });
   for (const text of texts.slice(1)) await back.hears({ type: "message", from: "ann", text });
   await back.hearsNothing();
 });
 
 test("a broadcast over HTTP that fails is answered as stored, and those it did not reach resume", async () => {
-  await using hub = await startServer({ preload: "fault-injection.ts" });
-  await using bob = await hub.joinJson("bob");
-  const posted = await hub.get("/rooms/lobby/messages", {
+  await using server = await startServer({ preload: "fault-injection.ts" });
+  await using bob = await server.joinJson("bob");
+  const posted = await server.get("/rooms/lobby/messages", {
     method: "POST",
     body: JSON.stringify({ from: "ann", text: "boom-message" }),
   });
   expect(posted.status).toBe(201);
   expect(await bob.peer.closes()).toEqual(UNDELIVERED);
-  await using back = await hub.joinJson("bob", { after: bob.after });
+  await using back = await server.joinJson("bob", { after: bob.after });
   await back.hears({ type: "message", from: "ann", text: "boom-message" });
 });
 
 test("garbage on the wire closes its own connection only", async () => {
-  await using hub = await startServer();
-  await using bob = await hub.join("bob");
+  await using server = await startServer();
+  await using bob = await server.join("bob");
   const frames = {
     "an unmasked frame": [0x81, 0x02, 0x68, 0x69],
     "reserved bits": [0xf1, 0x82, 0, 0, 0, 0, 0x68, 0x69],
@@ -189,7 +194,7 @@ test("garbage on the wire closes its own connection only", async () => {
     const ended = Promise.withResolvers<void>();
     const socket = await Bun.connect({
       hostname: "127.0.0.1",
-      port: hub.port,
+      port: server.port,
       socket: {
         data(socket, data) {
           if (data.includes("101 Switching")) socket.write(Uint8Array.from(bytes));

@@ -13,10 +13,10 @@ setDefaultTimeout(60_000);
 for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a late store"))
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two tabs talk, and one closes", async () => {
-      await using hub = await startServer({ store });
-      using ann = await openPage(hub, "/client?id=ann");
+      await using server = await startServer({ store });
+      using ann = await openPage(server, "/client?id=ann");
       await ann.shows("room?.state.status", "open");
-      using bob = await openPage(hub, "/client?id=bob");
+      using bob = await openPage(server, "/client?id=bob");
       await ann.shows(ann.conversation, ["bob joined"]);
       await ann.says("hi bob");
       await bob.shows(bob.conversation, ["ann: hi bob"]);
@@ -30,11 +30,11 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("a client that speaks as soon as it has joined is first said to have joined", async () => {
-      await using hub = await startServer({ store });
-      using page = await openPage(hub, "/client?id=ann");
+      await using server = await startServer({ store });
+      using page = await openPage(server, "/client?id=ann");
       await page.shows("room?.state.status", "open");
       for (const id of ["bob", "eve"]) {
-        await using peer = await hub.join(id);
+        await using peer = await server.join(id);
         peer.says("hi");
         await page.shows(`${page.conversation}.slice(-2)`, [`${id} joined`, `${id}: hi`]);
         peer.says("hi again");
@@ -48,9 +48,9 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("two tabs of one client: what one says stands in the other as one's own", async () => {
-      await using hub = await startServer({ store });
-      using one = await openPage(hub, "/client?id=ann");
-      using two = await openPage(hub, "/client?id=ann");
+      await using server = await startServer({ store });
+      using one = await openPage(server, "/client?id=ann");
+      using two = await openPage(server, "/client?id=ann");
       await two.shows("room?.state.status", "open");
       await one.says("hi");
       await two.shows(two.conversation, ["me: hi"]);
@@ -60,11 +60,11 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("own messages stand where the room's order puts them", async () => {
-      await using hub = await startServer({ store });
-      await using bob = await hub.joinJson("bob");
-      using page = await openPage(hub, "/client?id=ann");
+      await using server = await startServer({ store });
+      await using bob = await server.joinJson("bob");
+      using page = await openPage(server, "/client?id=ann");
       await page.shows("room?.state.status", "open");
-      hub.freeze();
+      server.freeze();
       for (const text of ["1", "2", "3"]) {
         await page.says(`ann ${text}`);
         bob.says(`bob ${text}`);
@@ -74,7 +74,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
         "me: ann 2: Sending…",
         "me: ann 3: Sending…",
       ]);
-      hub.thaw();
+      server.thaw();
       const order = [];
       while (order.length < 6) order.push((await bob.next()).text);
       await page.shows(
@@ -85,9 +85,9 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what was said before is there on arrival, after a reload too, with its own time and as no news", async () => {
-      await using hub = await startServer({ store });
-      await using bob = await hub.join("bob");
-      using page = await openPage(hub, "/client?id=ann");
+      await using server = await startServer({ store });
+      await using bob = await server.join("bob");
+      using page = await openPage(server, "/client?id=ann");
       await page.shows("room?.state.status", "open");
       await page.says("mine");
       await bob.hears("Client #ann says: mine");
@@ -104,10 +104,10 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what was missed is caught up, and said to be; nothing is said twice", async () => {
-      await using hub = await startServer({ store });
-      await using zoe = await hub.join("zoe"); // with the same node as the page
-      await using bob = await hub.join("bob");
-      using page = await openPage(hub, "/client?id=ann");
+      await using server = await startServer({ store });
+      await using zoe = await server.join("zoe"); // with the same node as the page
+      await using bob = await server.join("bob");
+      using page = await openPage(server, "/client?id=ann");
       await page.shows("room?.state.status", "open");
       await page.says("1");
       await page.shows("pending.size", 0);
@@ -123,14 +123,14 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("who is here: counted, listed, oneself first", async () => {
-      await using hub = await startServer({ store });
-      await using zoe = await hub.join("zoe");
-      await using bob = await hub.join("bob");
+      await using server = await startServer({ store });
+      await using zoe = await server.join("zoe");
+      await using bob = await server.join("bob");
       for (const [width, list] of [
         [1280, "aside .people"],
         [360, "#list .people"],
       ] as const) {
-        using page = await openPage(hub, "/client?id=mia", { width, height: 740 });
+        using page = await openPage(server, "/client?id=mia", { width, height: 740 });
         await page.shows("$('here').textContent", "3 here");
         if (width < 1280) await page.click("#here");
         await page.shows(`document.querySelector("${list}").checkVisibility()`, true);
@@ -146,18 +146,18 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what is on its way stays in its room, and is said once over a reload", async () => {
-      await using hub = await startServer({ store });
-      await using bob = await hub.join("bob", { room: "tea" });
-      await using eve = await hub.join("eve");
-      using page = await openPage(hub, "/client?id=ann&room=tea");
+      await using server = await startServer({ store });
+      await using bob = await server.join("bob", { room: "tea" });
+      await using eve = await server.join("eve");
+      using page = await openPage(server, "/client?id=ann&room=tea");
       await page.shows("room?.state.status", "open");
-      hub.freeze();
+      server.freeze();
       await page.says("for tea");
       await page.shows(page.conversation, ["me: for tea: Sending…"]);
       await page.run("(undecide({ text: 'in doubt' }, words.unsure), keepOutbox())");
       // A page that is closed before the answer, without the question that a person would be asked.
       await page.run("pending.clear()");
-      hub.thaw();
+      server.thaw();
       await bob.hears("Client #ann says: for tea");
       await page.reload();
       await page.shows(page.conversation, ["me: for tea", "me: in doubt: Maybe not sent Retry Delete"]);
@@ -169,11 +169,11 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what was said before comes by scrolling up, to the beginning, and holds still; by name on a local network", async () => {
-      await using hub = await startServer({ store, args: ["--history", "1000"] });
-      await using bob = await hub.join("bob");
+      await using server = await startServer({ store, args: ["--history", "1000"] });
+      await using bob = await server.join("bob");
       for (let i = 0; i < 250; i++) bob.says(`${i}`);
       await bob.hearsUpTo("Client #bob says: 249");
-      using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740, name: LOCAL_NAME });
+      using page = await openPage(server, "/client?id=ann", { width: 360, height: 740, name: LOCAL_NAME });
       const texts = "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)";
       const from = (start: number) => Array.from({ length: 250 - start }, (_, i) => `${start + i}`);
       await page.shows(texts, from(150));
@@ -208,9 +208,9 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     test("what came while nobody looked counts in the title, and has a line above it; one's own never", async () => {
-      await using hub = await startServer({ store });
-      await using bob = await hub.join("bob");
-      using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+      await using server = await startServer({ store });
+      await using bob = await server.join("bob");
+      using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
       await page.shows("room?.state.status", "open");
       for (let i = 0; i < 40; i++) bob.says(`${i}`);
       await page.shows("document.querySelectorAll('.message').length", 40);
@@ -228,7 +228,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await page.shows("document.title", "lobby · Hubbub");
     });
 
-    if (store.keepsAll)
+    if (store.keepsEverything)
       test("a server that was killed is only away: nothing is missing, and nothing in doubt", async () => {
         const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
         const first = await startServer({ store, cwd: folder });

@@ -10,8 +10,8 @@ setDefaultTimeout(60_000);
 
 describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   test("has the tutorial's elements, and an id made as there, which a reload keeps", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
+    await using server = await startServer();
+    using page = await openPage(server);
     const id = await page.run<string>("document.getElementById('ws-id').textContent");
     expect(id).toMatch(/^\d{16}$/);
     await page.shows("['messageText', 'messages'].map((id) => document.getElementById(id).tagName)", [
@@ -23,9 +23,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("what is markup in a message stays text", async () => {
-    await using hub = await startServer();
-    await using eve = await hub.join("eve");
-    using page = await openPage(hub);
+    await using server = await startServer();
+    await using eve = await server.join("eve");
+    using page = await openPage(server);
     await page.shows("room?.state.status", "open");
     const texts = [
       "<script>document.title = 'taken'</script>",
@@ -92,8 +92,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a draft survives a reload; what is too large is kept, with a sentence", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
+    await using server = await startServer();
+    using page = await openPage(server);
     const box = "document.getElementById('messageText').value";
     const problem = "document.getElementById('problem')";
     await page.run("document.getElementById('messageText').focus()");
@@ -119,8 +119,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("Enter sends, Shift+Enter breaks, Enter while composing does nothing, blanks are not sent", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
+    await using server = await startServer();
+    using page = await openPage(server);
     await page.shows("room?.state.status", "open");
     await page.says("  ");
     await page.press("Backspace");
@@ -136,8 +136,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("the composer grows to six rows and no further", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
+    await using server = await startServer();
+    using page = await openPage(server);
     const rows = (count: number) =>
       page.run<number>(`(box.value = ${JSON.stringify("x\n".repeat(count - 1))}, box.clientHeight)`);
     const [one, two, six, seven] = [await rows(1), await rows(2), await rows(6), await rows(7)];
@@ -145,8 +145,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("consecutive messages share one name, for five minutes; each day has one line", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
+    await using server = await startServer();
+    using page = await openPage(server);
     await page.shows("room?.state.status", "open");
     const at = (time: string, ...messages: [string, string][]) =>
       page.run(
@@ -161,9 +161,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("it follows at the end, and holds still for who reads further up", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     const fromEnd = "Math.round(scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight)";
     const count = "document.querySelectorAll('.message').length";
@@ -196,8 +196,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("what comes on arrival may come in parts: that its top is near is no wish for what is older", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
     await page.shows("isHistory", false);
     await page.run(`(async () => {
       isHistory = true;
@@ -218,8 +218,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("what comes on arrival all at once ends at its end, before a frame is drawn", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
     await page.shows("isHistory", false);
     const asked = await page.run(`(() => {
       let asked = 0;
@@ -235,9 +235,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("only web addresses are links, without the punctuation that follows them", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server);
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     bob.says(
       "see https://a.example/x(1), (http://b.example/y). ftp://c.example javascript:x//https://d.example/！",
@@ -253,9 +253,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("one to three emoji alone are large; a word of 1,000 letters does not scroll sideways", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client", { width: 360, height: 740 });
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server, "/client", { width: 360, height: 740 });
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     for (const text of ["👍", "👩‍👩‍👧‍👦🎉🇹🇼", "👍👍👍👍", "7", "x".repeat(1000)]) bob.says(text);
     await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.matches('.emoji'))", [
@@ -272,9 +272,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a binary message is an image, or a download", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server);
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     const pixel =
       "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
@@ -291,8 +291,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("of two fields only the invalid one is marked, with its sentence, until it is changed", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann");
     await page.shows("room?.state.status", "open");
     await page.click("#room");
     const marks =
@@ -325,8 +325,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a room in the address that cannot be one is told as a room, with a way to another", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann&room=my%20team");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann&room=my%20team");
     const rule = "1 to 64 letters, digits, “_”, “-” or “.”, in any script, without spaces.";
     await page.shows(page.line, `That room name is not allowed. ${rule} Choose another room`);
     await page.shows("$('empty').hidden", true);
@@ -342,9 +342,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a name can be chosen, and is kept; what is none is refused with the rule", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server);
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     await page.click("#me");
     await page.type("ann marie");
@@ -370,8 +370,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("an id that is none is told at once, with a way out; the page and the server agree what is one", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=a%20b");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=a%20b");
     const rule = "1 to 64 letters, digits, “_”, “-” or “.”, in any script, without spaces.";
     await page.shows(page.line, `That name is not allowed. ${rule} Choose a name`);
     await page.click("#action");
@@ -405,9 +405,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a new name is no news: no gap, no line that the old one left", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann");
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann");
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     await page.click("#me");
     await page.type("anna");
@@ -477,16 +477,16 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("the module of the client may come late, too: a proxy has it not, and the server then does", async () => {
-    await using hub = await startServer();
+    await using server = await startServer();
     let isUp = false;
     await using proxy = Bun.serve({
       hostname: "127.0.0.1",
       port: 0,
       fetch(request) {
         const { pathname, search } = new URL(request.url);
-        if (pathname === "/client") return fetch(hub.origin + pathname + search);
+        if (pathname === "/client") return fetch(server.origin + pathname + search);
         return isUp && pathname === "/hubbub.js"
-          ? fetch(hub.origin + pathname)
+          ? fetch(server.origin + pathname)
           : new Response("<h1>502</h1>", { status: 502, headers: { "Content-Type": "text/html" } });
       },
     });
@@ -497,7 +497,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a page whose address a proxy hides from the server says that it is rejected, and stops", async () => {
-    await using hub = await startServer();
+    await using server = await startServer();
     const sockets: string[] = [];
     // It changes Host, as a proxy does that is not told otherwise.
     await using proxy = Bun.serve({
@@ -510,7 +510,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
         if (headers.has("upgrade")) sockets.push(pathname);
         for (const name of ["upgrade", "connection"]) headers.delete(name);
         // A rejection of the handshake is what the same headers get without one.
-        return fetch(hub.origin + pathname + search, { method: request.method, headers });
+        return fetch(server.origin + pathname + search, { method: request.method, headers });
       },
     });
     const origin = proxy.url.origin;
@@ -533,9 +533,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("two tabs of one session do not take it from each other when the network is back", async () => {
-    await using hub = await startServer();
+    await using server = await startServer();
     const open = async () => {
-      const page = await openPage(hub, "/client?id=ann");
+      const page = await openPage(server, "/client?id=ann");
       await page.shows("room?.state.status", "open");
       await page.run(
         "(sessionStorage['hubbub.outbox.lobby'] = JSON.stringify({ me: 'ann', session: 's' }), 0)",
@@ -566,57 +566,57 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     "document.dispatchEvent(new Event('visibilitychange'))",
   ])
     test(`a dead path is noticed long before the next ping: ${wake}`, async () => {
-      await using hub = await startServer();
-      using page = await openPage(hub, "/client?id=ann");
+      await using server = await startServer();
+      using page = await openPage(server, "/client?id=ann");
       await page.shows("[room?.state.status, isHistory]", ["open", false]);
-      hub.freeze();
+      server.freeze();
       await page.run(wake);
       // Two pings are 50 s, and what a test waits for is 15 s.
       await page.shows("[room.state.status, room.state.reason]", ["reconnecting", "no sign of life"]);
       await page.shows("$('what').textContent", "Connection lost. What you write is kept.");
-      hub.thaw();
+      server.thaw();
       await page.shows("room.state.status", "open");
     });
 
   test("three restarts with nothing said between them are one gap, also in an empty room", async () => {
-    let hub = await startServer();
-    using page = await openPage(hub);
+    let server = await startServer();
+    using page = await openPage(server);
     await page.shows("room?.state.status", "open");
     for (let i = 0; i < 3; i++) {
-      await hub.stop();
+      await server.stop();
       await page.shows("line.lostAt > 0", true);
-      hub = await startServer({ args: ["--port", `${hub.port}`] });
+      server = await startServer({ args: ["--port", `${server.port}`] });
       await page.run("room.retryNow()");
       await page.shows("room?.state.status", "open");
     }
     await page.shows(page.conversation, ["Some messages may be missing here."]);
     await page.shows("$('empty').hidden", true);
-    await hub.stop();
+    await server.stop();
   });
 
   test("comings and goings that follow each other are one line; who is back within five seconds was never gone", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=me");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=me");
     await page.shows("room?.state.status", "open");
     const peers = [];
     for (const id of ["ann", "bob", "eve", "joe", "kim"]) {
-      peers.push(await hub.join(id));
+      peers.push(await server.join(id));
       await page.shows(`people.has("${id}")`, true);
     }
     await page.shows(page.conversation, ["ann, bob, eve and 2 others joined"]);
     await Promise.all(peers.slice(0, 4).map((peer) => peer.leaves()));
     await page.shows("count", 2);
-    await using back = await hub.join("ann");
+    await using back = await server.join("ann");
     await page.shows("count", 3);
     await page.shows(page.conversation, ["ann and kim joined · bob, eve and joe left"]);
     await back.leaves();
   });
 
   test("a day has one line, wherever an entry comes in or goes", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
+    await using server = await startServer();
+    using page = await openPage(server);
     await page.shows("room?.state.status", "open");
-    hub.process.kill("SIGSTOP");
+    server.process.kill("SIGSTOP");
     await page.says("mine");
     await page.run("hear({ id: '1', time: Date.now(), from: 'bob', text: 'first' })");
     await page.shows(page.conversation, ["bob: first", "me: mine: Sending…"]);
@@ -628,13 +628,13 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(`${page.days}.length`, 1);
     await page.click(".state button:last-of-type");
     await page.shows("[list.childElementCount, $('empty').hidden]", [0, false]);
-    hub.process.kill("SIGCONT");
+    server.process.kill("SIGCONT");
   });
 
   test("a name that somebody already has here is asked about", async () => {
-    await using hub = await startServer();
-    await using other = await hub.join("ann");
-    using page = await openPage(hub, "/client?id=ann");
+    await using server = await startServer();
+    await using other = await server.join("ann");
+    using page = await openPage(server, "/client?id=ann");
     await page.shows(page.line, "Someone is already here as ann. That’s me Choose a name");
     await page.click("#action");
     await page.shows(page.line, "");
@@ -645,11 +645,11 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("of a room of more than a hundred, nobody is listed who left while the connection was down", async () => {
-    await using hub = await startServer();
-    const join = (ids: string[]) => Promise.all(ids.map((id) => hub.join(id)));
+    await using server = await startServer();
+    const join = (ids: string[]) => Promise.all(ids.map((id) => server.join(id)));
     const named = (prefix: string, count: number) => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
     await join(named("early", 110));
-    using page = await openPage(hub, "/client?id=me");
+    using page = await openPage(server, "/client?id=me");
     await page.shows("room?.state.status", "open");
     const late = await join(named("late", 30));
     await page.shows("[count, people.has('late29')]", [141, true]);
@@ -668,8 +668,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("what is older and comes in only when it joins on to nothing any more leaves no hole", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann", { width: 360, height: 740 });
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
     await page.shows("isHistory", false);
     await page.run(`(() => {
       window.asked = [];
@@ -697,10 +697,10 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("what is written and not sent yet keeps its date and time over a reload", async () => {
-    await using hub = await startServer({
+    await using server = await startServer({
       store: { name: "a store that refuses", url: "late:?refuse=1&seed=1", preload: "delayed-store.ts" },
     });
-    using page = await openPage(hub, "/client?id=ann");
+    using page = await openPage(server, "/client?id=ann");
     await page.shows("room?.state.status", "open");
     await page.run(`(() => {
       const now = Date.now;
@@ -731,8 +731,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("where an undecided message goes below the history, the history keeps its date and name", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann");
     await page.shows("room?.state.status", "open");
     await page.says("said");
     await page.shows("room.outbox.length", 0);
@@ -750,8 +750,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("back after nothing was said it says only that; one's own message is none that was caught up", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann");
     await page.shows("room?.state.status", "open");
     for (const say of [async () => {}, () => page.says("mine")]) {
       await page.run(
@@ -783,9 +783,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("another room is an address, and a name in the dialog", async () => {
-    await using hub = await startServer();
-    await using bob = await hub.join("bob", { room: "tea" });
-    using page = await openPage(hub, "/client?id=ann");
+    await using server = await startServer();
+    await using bob = await server.join("bob", { room: "tea" });
+    using page = await openPage(server, "/client?id=ann");
     await page.shows("[$('room').textContent, document.title]", ["lobby", "lobby · Hubbub"]);
     await page.click("#room");
     await page.type("tea");
@@ -801,11 +801,11 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a token in a link says who one is, leaves the address, and lasts over a reload and into other rooms", async () => {
     const secret = "a secret of thirty-two bytes, or more";
-    await using hub = await startServer({ env: { HUBBUB_SECRET: secret } });
+    await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
     const tokens = new TokenSigner(Buffer.from(secret));
     const link = (seconds: number) =>
       `/client?room=tea&id=eve&token=${tokens.sign("陳大文", ["tea"], Math.floor(Date.now() / 1000) + seconds)}`;
-    using page = await openPage(hub, link(60));
+    using page = await openPage(server, link(60));
     for (const open of [async () => {}, () => page.reload()]) {
       await open();
       await page.shows("room?.state.status", "open");
@@ -821,9 +821,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(page.conversation, ["me: hi"]);
     await page.run("location.search = '?room=coffee'");
     await page.shows(page.line, "This token is not for this room: choose one that it names. Try now");
-    using late = await openPage(hub, link(-1));
+    using late = await openPage(server, link(-1));
     await late.shows(late.line, "This token has expired: ask for a new one. Try now");
-    using stranger = await openPage(hub, "/client");
+    using stranger = await openPage(server, "/client");
     await stranger.shows(
       stranger.line,
       "Only who has a token comes in here: ask whoever runs this server for one. Try now",
@@ -831,8 +831,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a refused message says why, and is sent again or deleted", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann");
     await page.shows("room?.state.status", "open");
     await page.run("(maxBytes = Infinity, 0)");
     await page.run(`(post(${JSON.stringify("x".repeat(65_537))}), 0)`);
@@ -847,9 +847,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("what is said runs in its own direction, and a name does not turn what is around it", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann");
-    await using bob = await hub.join("\u0645\u0631\u062d\u0628\u0627");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann");
+    await using bob = await server.join("\u0645\u0631\u062d\u0628\u0627");
     await page.shows("room?.state.status", "open");
     for (const text of ["\u05e9\u05dc\u05d5\u05dd 123", "hello"]) bob.says(text);
     await page.shows(
@@ -860,8 +860,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("by keyboard alone: everything can be reached, and the focus comes back to the composer", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann");
     await page.shows("room?.state.status", "open");
     await page.run("document.body.focus(), document.activeElement.blur()");
     const reached = new Set<string>();
@@ -889,9 +889,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("on paper it is the whole conversation, in black on white, and no controls", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann", { dark: true });
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann", { dark: true });
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     for (let i = 0; i < 60; i++) bob.says(`${i}`);
     await page.shows("document.querySelectorAll('.message').length", 60);
@@ -907,8 +907,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("nothing moves for who wants nothing to move, and names have one of twelve hues", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client?id=ann");
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann");
     await page.shows(
       "[...document.querySelectorAll('*')].every((each) => Number.parseFloat(getComputedStyle(each).transitionDuration) === 0 && getComputedStyle(each).animationName === 'none')",
       true,
@@ -918,9 +918,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a link of 64 KiB is drawn like any other text", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server);
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     bob.says(`https://a.example/${")".repeat(65_000)}`);
     bob.says("next");
@@ -929,8 +929,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("Traditional Chinese for any kind of Chinese", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub, "/client", { language: "zh-CN" });
+    await using server = await startServer();
+    using page = await openPage(server, "/client", { language: "zh-CN" });
     await page.shows(
       "[document.documentElement.lang, box.placeholder, document.getElementById('empty').textContent]",
       ["zh-Hant", "訊息", "還沒有人說話。打個招呼，或在另一個分頁打開這個頁面。"],
@@ -938,9 +938,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   });
 
   test("a screen reader hears one sentence per two seconds at most, and nothing of one's own", async () => {
-    await using hub = await startServer();
-    using page = await openPage(hub);
-    await using bob = await hub.join("bob");
+    await using server = await startServer();
+    using page = await openPage(server);
+    await using bob = await server.join("bob");
     await page.shows("room?.state.status", "open");
     const announced = "document.getElementById('announcer').textContent";
     await page.says("mine");
@@ -958,9 +958,9 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   for (const width of [360, 768, 1280])
     for (const dark of [false, true])
       test(`at ${width} px, ${dark ? "dark" : "light"}: nothing scrolls but the conversation, targets are large, text stands out`, async () => {
-        await using hub = await startServer();
-        using page = await openPage(hub, "/client", { width, height: 740, dark });
-        await using bob = await hub.join("bob");
+        await using server = await startServer();
+        using page = await openPage(server, "/client", { width, height: 740, dark });
+        await using bob = await server.join("bob");
         await page.shows("room?.state.status", "open");
         bob.says("hello https://a.example");
         for (let i = 0; i < 20; i++) bob.says(`${i}`);
@@ -997,8 +997,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 });
 
 test("the page comes with a policy that allows its own script and style, by hash, and nothing else", async () => {
-  await using hub = await startServer();
-  const response = await hub.get("/client");
+  await using server = await startServer();
+  const response = await server.get("/client");
   const html = await response.text();
   const hash = (element: string) => {
     const source = new RegExp(`<${element}>(.*?)</${element}>`, "s").exec(html)?.[1] ?? "";
@@ -1011,14 +1011,14 @@ test("the page comes with a policy that allows its own script and style, by hash
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
   });
-  expect((await hub.get("/client", { headers: { "If-None-Match": etag } })).status).toBe(304);
-  const head = await hub.get("/client", { method: "HEAD" });
+  expect((await server.get("/client", { headers: { "If-None-Match": etag } })).status).toBe(304);
+  const head = await server.get("/client", { method: "HEAD" });
   expect([head.status, head.headers.get("content-length"), await head.text()]).toEqual([
     200,
     `${Buffer.byteLength(html)}`,
     "",
   ]);
-  const clientModule = await (await hub.get("/hubbub.js")).text();
+  const clientModule = await (await server.get("/hubbub.js")).text();
   const compressed = [html, clientModule].map((text) => Bun.gzipSync(text).byteLength);
   expect(compressed.reduce((sum, bytes) => sum + bytes)).toBeLessThanOrEqual(32 * 1024);
 });

@@ -3,11 +3,11 @@
 import { expect, test } from "bun:test";
 import { maxFrameBytes } from "../../src/protocol/codec.ts";
 import {
-  closes,
-  fails,
-  fine,
-  said,
-  sharedHubbub,
+  closedByPeer,
+  closedWith,
+  answered,
+  chatLines,
+  sharedServer,
   testRows,
   withWitness,
   type Row,
@@ -17,17 +17,17 @@ import {
   close,
   closing,
   frame,
-  more,
+  continuation,
   ping,
   pong,
   RawClient,
   request,
   text,
-  transcribe,
-  unfinished,
+  describeFrame,
+  notFinal,
 } from "../support/raw-websocket.ts";
 
-const hub = sharedHubbub();
+const server = sharedServer();
 
 /** The server's default. */
 const MAX_MESSAGE_BYTES = 65_536;
@@ -52,133 +52,164 @@ const MALFORMED: Readonly<Record<string, readonly number[]>> = {
 const controls = { close: [8, closing(1000)], ping: [9, "hi"], pong: [10, "hi"] } as const;
 
 const rows: readonly Row[] = [
-  fails(1002, "5.1 an unmasked frame", text("hi", { isMasked: false })),
+  closedWith(1002, "5.1 an unmasked frame", text("hi", { isMasked: false })),
   ...[1, 2, 3, 4, 5, 6, 7].map((reserved) =>
-    fails(1002, `5.2 reserved bits ${reserved.toString(2).padStart(3, "0")}`, text("hi", { reserved })),
+    closedWith(1002, `5.2 reserved bits ${reserved.toString(2).padStart(3, "0")}`, text("hi", { reserved })),
   ),
   ...[3, 4, 5, 6, 7, 11, 12, 13, 14, 15].map((opcode) =>
-    fails(1002, `5.2 opcode ${opcode}`, frame(opcode, "hi")),
+    closedWith(1002, `5.2 opcode ${opcode}`, frame(opcode, "hi")),
   ),
 
-  fine("5.2 two bytes for a length that needs none: accepted", [text("hi", { lengthBytes: 2 })], said("hi")),
-  fine(
+  answered(
+    "5.2 two bytes for a length that needs none: accepted",
+    [text("hi", { lengthBytes: 2 })],
+    chatLines("hi"),
+  ),
+  answered(
     "5.2 eight bytes for a length that needs none: accepted",
     [text("hi", { lengthBytes: 8 })],
-    said("hi"),
+    chatLines("hi"),
   ),
   ...[125, 126, 65_535, MAX_MESSAGE_BYTES].map((n) =>
-    fine(`5.2 a text of ${n} bytes`, [text("x".repeat(n))], said("x".repeat(n))),
+    answered(`5.2 a text of ${n} bytes`, [text("x".repeat(n))], chatLines("x".repeat(n))),
   ),
-  fails(
+  closedWith(
     1009,
     "5.2 a length with its top bit set, which is a protocol error",
     text("", { length: 1n << 63n }),
   ),
-  fails(1009, "5.2 a length of 2^32 + 2", text("hi", { length: (1n << 32n) + 2n })),
-  fails(
+  closedWith(1009, "5.2 a length of 2^32 + 2", text("hi", { length: (1n << 32n) + 2n })),
+  closedWith(
     1009,
     "7.4.1 a frame over the limit, by its length alone",
     text("", { length: BigInt(MAX_FRAME_BYTES + 1) }),
   ),
-  fails(1009, "7.4.1 a frame of the limit, with a text over its own", text(frameLimit)),
-  fails(1009, "7.4.1 a text one byte too long", text(`${limit}x`)),
-  fails(1009, "7.4.1 a text one byte too long, in fragments", text(limit, unfinished), more("x")),
-  fails(
+  closedWith(1009, "7.4.1 a frame of the limit, with a text over its own", text(frameLimit)),
+  closedWith(1009, "7.4.1 a text one byte too long", text(`${limit}x`)),
+  closedWith(1009, "7.4.1 a text one byte too long, in fragments", text(limit, notFinal), continuation("x")),
+  closedWith(
     1009,
     "7.4.1 fragments over the limit, without an end",
-    text(frameLimit, unfinished),
-    more("x", unfinished),
+    text(frameLimit, notFinal),
+    continuation("x", notFinal),
   ),
 
-  fine("5.4 fragments", [text("a", unfinished), more("b", unfinished), more("c")], said("abc")),
-  fine("5.4 fragments of nothing", [text("", unfinished), more("", unfinished), more()], said("")),
-  fine(
+  answered(
+    "5.4 fragments",
+    [text("a", notFinal), continuation("b", notFinal), continuation("c")],
+    chatLines("abc"),
+  ),
+  answered(
+    "5.4 fragments of nothing",
+    [text("", notFinal), continuation("", notFinal), continuation()],
+    chatLines(""),
+  ),
+  answered(
     "5.4 fragments of nothing around something",
-    [text("", unfinished), more("a", unfinished), more()],
-    said("a"),
+    [text("", notFinal), continuation("a", notFinal), continuation()],
+    chatLines("a"),
   ),
-  fine("5.4 binary fragments", [binary([0xff], unfinished), more([0])], ["binary ff00"]),
-  fine(
+  answered("5.4 binary fragments", [binary([0xff], notFinal), continuation([0])], ["binary ff00"]),
+  answered(
     "5.4 control frames between fragments are answered at once",
-    [text("a", unfinished), ping("p"), pong("q"), more("b", unfinished), ping(), more("c")],
-    ["pong p", "pong ", ...said("abc")],
+    [text("a", notFinal), ping("p"), pong("q"), continuation("b", notFinal), ping(), continuation("c")],
+    ["pong p", "pong ", ...chatLines("abc")],
   ),
-  closes("5.4 a close between fragments", [text("a", unfinished), close(1000)], "close 1000 "),
-  fails(1002, "5.4 a continuation of nothing", more("hi")),
-  fails(1002, "5.4 an unfinished continuation of nothing", more("hi", unfinished)),
+  closedByPeer("5.4 a close between fragments", [text("a", notFinal), close(1000)], "close 1000 "),
+  closedWith(1002, "5.4 a continuation of nothing", continuation("hi")),
+  closedWith(1002, "5.4 an unfinished continuation of nothing", continuation("hi", notFinal)),
   {
-    ...fails(1002, "5.4 a continuation of what is finished", text("hi"), more("hi")),
-    hears: [...said("hi"), /^close 1002 ./],
+    ...closedWith(1002, "5.4 a continuation of what is finished", text("hi"), continuation("hi")),
+    hears: [...chatLines("hi"), /^close 1002 ./],
   },
-  fails(1002, "5.4 a text in the middle of a text", text("a", unfinished), text("b")),
-  fails(1002, "5.4 an unfinished text in the middle of a text", text("a", unfinished), text("b", unfinished)),
-  fails(1002, "5.4 a binary message in the middle of a text", text("a", unfinished), binary("b")),
+  closedWith(1002, "5.4 a text in the middle of a text", text("a", notFinal), text("b")),
+  closedWith(
+    1002,
+    "5.4 an unfinished text in the middle of a text",
+    text("a", notFinal),
+    text("b", notFinal),
+  ),
+  closedWith(1002, "5.4 a binary message in the middle of a text", text("a", notFinal), binary("b")),
 
   ...Object.entries(controls).flatMap(([name, [opcode, payload]]) => [
-    fails(1002, `5.5 a fragmented ${name}`, frame(opcode, payload, unfinished), more()),
-    fails(
+    closedWith(1002, `5.5 a fragmented ${name}`, frame(opcode, payload, notFinal), continuation()),
+    closedWith(
       1002,
       `5.5 a ${name} of 126 bytes`,
       frame(opcode, Buffer.concat([Buffer.from(payload), Buffer.alloc(126)]).subarray(0, 126)),
     ),
-    fails(1002, `5.5 a ${name} with its length in two bytes`, frame(opcode, payload, { lengthBytes: 2 })),
-    fails(1002, `5.5 an unmasked ${name}`, frame(opcode, payload, { isMasked: false })),
-    fails(1002, `5.5 a ${name} with a reserved bit`, frame(opcode, payload, { reserved: 4 })),
+    closedWith(
+      1002,
+      `5.5 a ${name} with its length in two bytes`,
+      frame(opcode, payload, { lengthBytes: 2 }),
+    ),
+    closedWith(1002, `5.5 an unmasked ${name}`, frame(opcode, payload, { isMasked: false })),
+    closedWith(1002, `5.5 a ${name} with a reserved bit`, frame(opcode, payload, { reserved: 4 })),
   ]),
-  fine("5.5.2 a ping is answered with what it says", [ping("語".repeat(41))], [`pong ${"語".repeat(41)}`]),
-  fine(
+  answered(
+    "5.5.2 a ping is answered with what it says",
+    [ping("語".repeat(41))],
+    [`pong ${"語".repeat(41)}`],
+  ),
+  answered(
     "5.5.2 a ping of 125 bytes, of nothing, and not of text",
     [ping("x".repeat(125)), ping(), ping([0x80])],
     [`pong ${"x".repeat(125)}`, "pong ", "pong \ufffd"],
   ),
-  fine("5.5.3 a pong that nobody asked for", [pong("hi"), pong()], []),
+  answered("5.5.3 a pong that nobody asked for", [pong("hi"), pong()], []),
 
-  closes("5.5.1 a close without a code", [frame(8)], "close"),
-  fails(1002, "5.5.1 a close with half a code", frame(8, [3])),
-  closes("5.5.1 a close of 125 bytes", [close(1000, "x".repeat(123))], `close 1000 ${"x".repeat(123)}`),
-  closes("5.5.1 data after a close", [close(1000), text("late")], "close 1000 "),
-  closes("5.5.1 garbage after a close", [close(1000), Buffer.alloc(9, 255)], "close 1000 "),
-  closes("5.5.1 a close after a close", [close(1000), close(1001)], "close 1000 "),
+  closedByPeer("5.5.1 a close without a code", [frame(8)], "close"),
+  closedWith(1002, "5.5.1 a close with half a code", frame(8, [3])),
+  closedByPeer("5.5.1 a close of 125 bytes", [close(1000, "x".repeat(123))], `close 1000 ${"x".repeat(123)}`),
+  closedByPeer("5.5.1 data after a close", [close(1000), text("late")], "close 1000 "),
+  closedByPeer("5.5.1 garbage after a close", [close(1000), Buffer.alloc(9, 255)], "close 1000 "),
+  closedByPeer("5.5.1 a close after a close", [close(1000), close(1001)], "close 1000 "),
   ...[0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535].map((code) =>
-    fails(1002, `7.4 a close with ${code}`, close(code, "bye")),
+    closedWith(1002, `7.4 a close with ${code}`, close(code, "bye")),
   ),
   ...[1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999].map(
-    (code) => closes(`7.4 a close with ${code} is echoed`, [close(code, "bye")], `close ${code} bye`),
+    (code) => closedByPeer(`7.4 a close with ${code} is echoed`, [close(code, "bye")], `close ${code} bye`),
   ),
 
-  fine(
+  answered(
     "8.1 a character in fragments",
-    [...letters].map((byte, i) => (i ? more : text)([byte], { fin: i === 3 })),
-    said("語a"),
+    [...letters].map((byte, i) => (i ? continuation : text)([byte], { fin: i === 3 })),
+    chatLines("語a"),
   ),
   ...Object.entries(MALFORMED).flatMap(([what, bytes]) => [
-    fails(1007, `8.1 ${what}`, text(bytes)),
-    fails(
+    closedWith(1007, `8.1 ${what}`, text(bytes)),
+    closedWith(
       1007,
       `8.1 ${what}, in fragments`,
-      ...bytes.map((byte, i) => (i ? more : text)([byte], unfinished)),
-      more(),
+      ...bytes.map((byte, i) => (i ? continuation : text)([byte], notFinal)),
+      continuation(),
     ),
-    fails(1007, `8.1 ${what}, as the reason of a close`, close(1000, Uint8Array.from(bytes))),
-    fine(`5.6 ${what}, in a binary message`, [binary(bytes)], [`binary ${Buffer.from(bytes).toHex()}`]),
+    closedWith(1007, `8.1 ${what}, as the reason of a close`, close(1000, Uint8Array.from(bytes))),
+    answered(`5.6 ${what}, in a binary message`, [binary(bytes)], [`binary ${Buffer.from(bytes).toHex()}`]),
   ]),
-  fine("8.1 malformed text is noticed at the end of its message", [text([0xff], unfinished)], []),
-  fine("5.6 nothing, as text and as binary", [text(), binary()], [...said(""), "binary "]),
+  answered("8.1 malformed text is noticed at the end of its message", [text([0xff], notFinal)], []),
+  answered("5.6 nothing, as text and as binary", [text(), binary()], [...chatLines(""), "binary "]),
 ];
 
-testRows(hub, rows);
+testRows(server, rows);
 
 test("every byte by itself, from the handshake to the close", () =>
-  withWitness(hub(), async (path) => {
-    await using other = await hub().open("/websocket");
-    await using ann = new RawClient(hub().port);
-    const all = [request(path), text("語", unfinished), ping("p"), more("x".repeat(126)), close(1000, "bye")];
+  withWitness(server(), async (path) => {
+    await using other = await server().open("/websocket");
+    await using ann = new RawClient(server().port);
+    const all = [
+      request(path),
+      text("語", notFinal),
+      ping("p"),
+      continuation("x".repeat(126)),
+      close(1000, "bye"),
+    ];
     for (const byte of Buffer.concat(all)) {
       ann.sends(Uint8Array.of(byte));
       await other.hearsNothing(); // whose answer shows that the server has been round
     }
     expect((await ann.head())?.status).toBe(101);
-    const heard = (await ann.rest()).map(transcribe);
-    expect(heard).toEqual(["pong p", ...said(`語${"x".repeat(126)}`), "close 1000 bye"]);
+    const heard = (await ann.rest()).map(describeFrame);
+    expect(heard).toEqual(["pong p", ...chatLines(`語${"x".repeat(126)}`), "close 1000 bye"]);
     return { heard, cameIn: true };
   }));

@@ -1,10 +1,10 @@
 /** RFC 6455, sections 1.3 and 4: who is let in, over raw TCP. */
 
 import { expect, test } from "bun:test";
-import { said, sharedHubbub, withWitness } from "../support/raw-exchange.ts";
-import { ACCEPT, ask, close, HANDSHAKE, text, transcribe } from "../support/raw-websocket.ts";
+import { chatLines, sharedServer, withWitness } from "../support/raw-exchange.ts";
+import { ACCEPT, openRaw, close, HANDSHAKE, text, describeFrame } from "../support/raw-websocket.ts";
 
-const hub = sharedHubbub();
+const server = sharedServer();
 
 interface Handshake {
   readonly name: string;
@@ -104,8 +104,8 @@ const handshakes: readonly Handshake[] = [
 
 for (const { name, changes, firstLine, status, headers } of handshakes)
   test.concurrent(name, () =>
-    withWitness(hub(), async (path) => {
-      await using ann = ask(hub(), path, changes, firstLine?.(path));
+    withWitness(server(), async (path) => {
+      await using ann = openRaw(server(), path, changes, firstLine?.(path));
       const head = await ann.head();
       expect(head?.status).toBe(status);
       expect(Object.fromEntries(head?.headers ?? [])).toMatchObject(headers ?? {});
@@ -113,8 +113,8 @@ for (const { name, changes, firstLine, status, headers } of handshakes)
         expect(head?.headers.has(unasked) ?? false).toBe(false);
       if (status !== 101) return { heard: [], cameIn: false };
       ann.sends(text("hi"), close(1000));
-      const heard = (await ann.rest()).map(transcribe);
-      expect(heard).toEqual([...said("hi"), "close 1000 "]);
+      const heard = (await ann.rest()).map(describeFrame);
+      expect(heard).toEqual([...chatLines("hi"), "close 1000 "]);
       return { heard, cameIn: true };
     }),
   );

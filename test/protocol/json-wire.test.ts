@@ -38,8 +38,8 @@ const malformed: [string, ErrorCode, number?][] = [
 describe("malformed frames", () => {
   for (const [frame, code, seq] of malformed)
     test(`${frame.slice(0, 60)} is ${code}`, async () => {
-      await using hub = await startServer();
-      await using ann = await hub.joinJson("ann");
+      await using server = await startServer();
+      await using ann = await server.joinJson("ann");
       ann.sends(frame);
       await ann.hears({ type: "error", code, message: ERROR_MESSAGES[code], ...(seq ? { seq } : {}) });
       ann.says("still here");
@@ -47,8 +47,8 @@ describe("malformed frames", () => {
     });
 
   test("a binary message over 64 KiB is an error, one of 64 KiB is none", async () => {
-    await using hub = await startServer();
-    await using ann = await hub.joinJson("ann");
+    await using server = await startServer();
+    await using ann = await server.joinJson("ann");
     ann.sends(new Uint8Array(65_537));
     await ann.hears({ type: "error", code: "message-too-big", message: ERROR_MESSAGES["message-too-big"] });
     ann.sends(new Uint8Array(65_536));
@@ -56,8 +56,8 @@ describe("malformed frames", () => {
   });
 
   test("the longest way to write the largest text fits into a frame; a frame beyond that is closed with 1009", async () => {
-    await using hub = await startServer();
-    await using ann = await hub.joinJson("ann");
+    await using server = await startServer();
+    await using ann = await server.joinJson("ann");
     ann.sends(`{"type":"message","text":"${"\\u0000".repeat(65_536)}","seq":9007199254740991}`);
     await ann.hears(
       { type: "ack", seq: Number.MAX_SAFE_INTEGER },

@@ -19,25 +19,25 @@ const EVERY_KIND: Record<string, string> = {
 describe("the echo", () => {
   for (const [kind, text] of Object.entries(EVERY_KIND))
     test(`repeats ${kind}`, async () => {
-      await using hub = await startServer();
-      await using ann = await hub.open("/websocket");
+      await using server = await startServer();
+      await using ann = await server.open("/websocket");
       ann.says(text);
       await ann.hears(`Message text was: ${text}`);
     });
 
   test("returns a binary message as it went", async () => {
-    await using hub = await startServer();
-    await using ann = await hub.open("/websocket");
+    await using server = await startServer();
+    await using ann = await server.open("/websocket");
     ann.says(new Uint8Array([0, 255, 128, 10]));
     ann.says(new Uint8Array());
     await ann.hears(new Uint8Array([0, 255, 128, 10]), new Uint8Array());
   });
 
   test("is heard by nobody else", async () => {
-    await using hub = await startServer();
-    await using ann = await hub.open("/websocket");
-    await using bob = await hub.open("/websocket");
-    await using eve = await hub.join("eve");
+    await using server = await startServer();
+    await using ann = await server.open("/websocket");
+    await using bob = await server.open("/websocket");
+    await using eve = await server.join("eve");
     ann.says("hi");
     await ann.hears("Message text was: hi");
     await ann.leaves();
@@ -49,26 +49,26 @@ describe("the echo", () => {
 describe.each(STORES)("the chat, with the store $name", (store) => {
   for (const [kind, text] of Object.entries(EVERY_KIND))
     test(`carries ${kind}`, async () => {
-      await using hub = await startServer({ store });
-      await using ann = await hub.join("ann");
-      await using bob = await hub.join("bob");
+      await using server = await startServer({ store });
+      await using ann = await server.join("ann");
+      await using bob = await server.join("bob");
       ann.says(text);
       await ann.hears(`You wrote: ${text}`, `Client #ann says: ${text}`);
       await bob.hears(`Client #ann says: ${text}`);
     });
 
   test("joining is silent", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.join("bob");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.join("bob");
     await ann.hearsNothing();
     await bob.hearsNothing();
   });
 
   test("a binary message reaches everyone, its sender included, and nobody is told that it was written", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.join("bob");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.join("bob");
     const every = Uint8Array.from({ length: 256 }, (_, i) => i);
     ann.says(every);
     ann.says(new Uint8Array());
@@ -78,10 +78,10 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("everyone hears one order", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.join("bob");
-    await using eve = await hub.join("eve");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.join("bob");
+    await using eve = await server.join("eve");
     for (let i = 0; i < 200; i++) (i % 2 ? ann : bob).says(`${i}`);
     const heard = Array.from({ length: 200 }, () => eve.next());
     const order = await Promise.all(heard);
@@ -103,9 +103,9 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   test.each(["0", "10"])(
     "a sender that pipelines receives the tutorial's order, line by line (--flush-ms %s)",
     async (flushMs) => {
-      await using hub = await startServer({ store, args: ["--flush-ms", flushMs] });
-      await using ann = await hub.join("ann");
-      await using bob = await hub.join("bob");
+      await using server = await startServer({ store, args: ["--flush-ms", flushMs] });
+      await using ann = await server.join("ann");
+      await using bob = await server.join("bob");
       const texts = Array.from({ length: 30 }, (_, i) => `${i}`);
       for (const text of texts) ann.says(text);
       for (const text of texts) await ann.hears(`You wrote: ${text}`, `Client #ann says: ${text}`);
@@ -117,18 +117,18 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   );
 
   test("what is rejected is told in its place, after what was stored before it", async () => {
-    await using hub = await startServer({
+    await using server = await startServer({
       store,
       args: ["--flush-ms", "10", "--message-rate", "1", "--message-burst", "5"],
     });
-    await using ann = await hub.join("ann");
+    await using ann = await server.join("ann");
     await hearsAllOf(ann, 30, "rate-limited");
   });
 
   test("/websocket/:id is the same room as /ws/:id", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.open("/websocket/ann");
-    await using bob = await hub.open("/ws/bob");
+    await using server = await startServer({ store });
+    await using ann = await server.open("/websocket/ann");
+    await using bob = await server.open("/ws/bob");
     ann.says("hi");
     await bob.hears("Client #ann says: hi");
     bob.says("ho");
@@ -136,10 +136,10 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("an id may be written in any script, and its two Unicode spellings are one client", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("Ame\u0301lie");
-    await using twin = await hub.join("Am\u00e9lie");
-    await using bob = await hub.join("हिन्दी");
+    await using server = await startServer({ store });
+    await using ann = await server.join("Ame\u0301lie");
+    await using twin = await server.join("Am\u00e9lie");
+    await using bob = await server.join("हिन्दी");
     ann.says("hi");
     await bob.hears("Client #Am\u00e9lie says: hi");
     await twin.hears("Client #Am\u00e9lie says: hi");
@@ -152,10 +152,10 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("an id is a name and nothing else", async () => {
-    await using hub = await startServer({ store });
-    await using bob = await hub.join("bob");
+    await using server = await startServer({ store });
+    await using bob = await server.join("bob");
     for (const id of ["__proto__", "constructor", "0", "...", "-"]) {
-      await using odd = await hub.join(id);
+      await using odd = await server.join(id);
       odd.says("hi");
       await bob.hears(`Client #${id} says: hi`);
       await odd.leaves();
@@ -164,9 +164,9 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("a message over 64 KiB closes its own connection, and the others hear no more than that it left", async () => {
-    await using hub = await startServer({ store });
-    await using ann = await hub.join("ann");
-    await using bob = await hub.join("bob");
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.join("bob");
     ann.says("x".repeat(65_537));
     expect((await ann.closes()).code).toBe(1009);
     await bob.hears("Client #ann left the chat");
@@ -174,7 +174,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
 });
 
 test("what the store rejects is told in its place, too", async () => {
-  await using hub = await startServer({
+  await using server = await startServer({
     store: {
       name: "a store that rejects",
       url: "late:?delay=5&refuse=0.3&seed=3",
@@ -182,7 +182,7 @@ test("what the store rejects is told in its place, too", async () => {
     },
     args: ["--flush-ms", "10"],
   });
-  await using ann = await hub.join("ann");
+  await using ann = await server.join("ann");
   await hearsAllOf(ann, 200, "unavailable");
 });
 

@@ -332,8 +332,8 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
 
   test.concurrent("that cannot tell what it missed is another one from then on", async () => {
     await using redis = await Redis.start();
-    await using hub = await startNode(redis, "p");
-    await using ann = await hub.joinJson("ann");
+    await using server = await startNode(redis, "p");
+    await using ann = await server.joinJson("ann");
     const nodes = async () => [await redis.send("HKEYS", "p:nodes")].flat();
     const [node] = await nodes();
     await eventually(async () => (await redis.send("HLEN", `p:here:${node} lobby`)) === 1, "ann is in Redis");
@@ -348,7 +348,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
     await redis.send("HSET", "p:meta", "top", id);
     expect((await ann.peer.closes()).code).toBe(1012);
     await eventually(async () => (await nodes()).length === 2, "it is another one");
-    await using again = await comes(hub, "ann");
+    await using again = await comes(server, "ann");
     again.says("here");
     await again.hears({ type: "message", from: "ann", text: "here" });
     const [newer] = (await nodes()).filter((each) => each !== node);

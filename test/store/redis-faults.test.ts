@@ -14,9 +14,9 @@ const start = (url: string, ...args: string[]) => startServer({ store: { name: "
 describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
   test("is passed over in the log, and nobody is disconnected", async () => {
     const redis = await sharedRedis();
-    await using hub = await start(redis.url("foreign"), "--log", "text");
-    await using ann = await hub.join("ann");
-    await using bob = await hub.joinJson("bob");
+    await using server = await start(redis.url("foreign"), "--log", "text");
+    await using ann = await server.join("ann");
+    await using bob = await server.joinJson("bob");
     const prev = String(await redis.send("HGET", "foreign:meta", "top"));
     const heads = ["h", `somebody 1 ${prev} 100 ${Date.now()}`];
     const records = [
@@ -41,20 +41,20 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
     await bob.hears({ type: "message", from: "ann", text: "undisturbed" });
     await bob.hearsNothing();
-    expect(await hub.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
-    await hub.stop("SIGTERM");
-    const said = (await hub.output).match(/^\S+ not ours key=foreign:log id=\d+-\d+$/gm) ?? [];
+    expect(await server.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
+    await server.stop("SIGTERM");
+    const said = (await server.output).match(/^\S+ not ours key=foreign:log id=\d+-\d+$/gm) ?? [];
     expect(said).toHaveLength(records.length + 1);
   });
 
   test("is passed over in a room's stream, for who comes, resumes or reads", async () => {
     const redis = await sharedRedis();
-    await using hub = await start(redis.url("garbage"));
-    const ann = await hub.join("ann");
+    await using server = await start(redis.url("garbage"));
+    const ann = await server.join("ann");
     ann.says("before");
     await ann.hears("You wrote: before", "Client #ann says: before");
     await ann.leaves();
-    await hub.answer("/rooms/lobby/messages"); // now it is in the room's stream
+    await server.answer("/rooms/lobby/messages"); // now it is in the room's stream
     const head = String(await redis.send("HGET", "garbage:heads", "lobby"));
     const messages = [
       ["note", "hello"],
@@ -74,17 +74,17 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     await redis.send("XADD", "garbage:room:lobby", oldest[0], ...oldest[1]);
     for (const message of messages) await redis.send("XADD", "garbage:room:lobby", "*", ...message);
     await redis.send("XADD", "garbage:room:lobby", `${Date.now() + 60_000}-0`, "note", "from the future");
-    await using bob = await hub.joinJson("bob", { history: 50 });
+    await using bob = await server.joinJson("bob", { history: 50 });
     await bob.hears({ type: "message", from: "ann", text: "before" });
     bob.says("after");
     await bob.hears({ type: "message", from: "bob", text: "after" });
     const beforeAll = String(oldest[1][1]);
-    const { recovered } = JSON.parse((await hub.answer(`/rooms/lobby/messages?after=${beforeAll}`)).body);
+    const { recovered } = JSON.parse((await server.answer(`/rooms/lobby/messages?after=${beforeAll}`)).body);
     expect(recovered).toBe(true);
-    await using carl = await hub.joinJson("carl", { after: head });
+    await using carl = await server.joinJson("carl", { after: head });
     expect(carl.welcome).toMatchObject({ recovered: true, last: head });
     await carl.hears({ type: "message", from: "bob", text: "after" });
-    const { body } = await hub.answer("/rooms/lobby/messages");
+    const { body } = await server.answer("/rooms/lobby/messages");
     expect(JSON.parse(body)).toMatchObject({ messages: [{ text: "before" }, { text: "after" }] });
     await carl.hearsNothing();
   });
@@ -106,9 +106,9 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
     "since it %s, nothing is acknowledged; afterwards it goes on",
     async (_, [refuse, ...no], [take, ...yes]) => {
       await using redis = await Redis.start();
-      await using hub = await start(redis.url("full"), "--log", "text");
+      await using server = await start(redis.url("full"), "--log", "text");
       await using other = await start(redis.url("full"));
-      await using ann = await hub.joinJson("ann", { session: "s" });
+      await using ann = await server.joinJson("ann", { session: "s" });
       const kept: string[] = [];
       let seq = 1;
       /** @returns the answer's type, or what an error is called */
@@ -147,7 +147,7 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       ];
       await ann.hears(...lastTwo);
       expect([await say(), await say()]).toEqual(["unavailable", "unavailable"]);
-      const ready = async () => (await hub.get("/readyz")).status;
+      const ready = async () => (await server.get("/readyz")).status;
       // Several looks for Redis later it is still as it was.
       for (let i = 0; i < 50; i++) {
         expect(await ready()).toBe(503);
@@ -156,7 +156,7 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       expect(await say()).toBe("unavailable");
       // What was said before can be read all the same.
       const texts = async (query = "") => {
-        const { body } = await hub.answer(`/rooms/lobby/messages${query}`);
+        const { body } = await server.answer(`/rooms/lobby/messages${query}`);
         return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
       };
       expect(await texts()).toEqual(kept);
@@ -169,16 +169,16 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       await using zoe = await other.joinJson("zoe", { session: "z", after: head });
       expect(zoe.welcome).toMatchObject({ recovered: true, last: head, sent: 7 });
       await zoe.hears(...lastTwo);
-      await using eve = await hub.joinJson("eve", { after: id });
+      await using eve = await server.joinJson("eve", { after: id });
       expect(eve.welcome).toMatchObject({ recovered: true, last: id });
-      expect(await (await hub.get("/rooms/lobby/members")).json()).toMatchObject({ count: 3 });
+      expect(await (await server.get("/rooms/lobby/members")).json()).toMatchObject({ count: 3 });
       await redis.send(take, ...yes);
       await eventually(async () => (await ready()) === 200, "it goes on");
       expect([await say(), await say()]).toEqual(["message", "message"]);
       expect(await texts()).toEqual(kept);
       await ann.hearsNothing();
-      await hub.stop("SIGTERM");
-      expect([...(await hub.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact)).toEqual([
+      await server.stop("SIGTERM");
+      expect([...(await server.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact)).toEqual([
         "store lost",
         "store found",
       ]);
@@ -187,29 +187,29 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
 });
 
 describe.skipIf(skipped !== "")(`when a node cannot read the log${skipped}`, () => {
-  const becomes = (hub: TestServer, status: number) =>
-    eventually(async () => (await hub.get("/readyz")).status === status, `/readyz is ${status}`);
+  const becomes = (server: TestServer, status: number) =>
+    eventually(async () => (await server.get("/readyz")).status === status, `/readyz is ${status}`);
 
   test("since Redis no longer lets it, it says so and is not ready, until Redis does", async () => {
     await using redis = await Redis.start();
-    await using hub = await start(redis.url("deaf"), "--log", "text");
-    await using ann = await hub.joinJson("ann", { session: "s" });
+    await using server = await start(redis.url("deaf"), "--log", "text");
+    await using ann = await server.joinJson("ann", { session: "s" });
     ann.says("before", { seq: 1 });
     await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "before" });
     await redis.send("ACL", "SETUSER", "default", "-xread");
-    await becomes(hub, 503);
+    await becomes(server, 503);
     ann.says("meanwhile", { seq: 2 });
     expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable", seq: 2 });
     for (let i = 0; i < 30; i++) {
-      expect((await hub.get("/readyz")).status).toBe(503); // whatever else Redis still allows
+      expect((await server.get("/readyz")).status).toBe(503); // whatever else Redis still allows
       await Bun.sleep(100);
     }
     await redis.send("ACL", "SETUSER", "default", "+xread");
-    await becomes(hub, 200);
+    await becomes(server, 200);
     ann.says("after", { seq: 2 });
     await ann.hears({ type: "ack", seq: 2 }, { type: "message", from: "ann", text: "after" });
-    await hub.stop("SIGTERM");
-    const facts = (await hub.output).match(/store .*/g) ?? [];
+    await server.stop("SIGTERM");
+    const facts = (await server.output).match(/store .*/g) ?? [];
     expect(facts).toEqual([
       expect.stringMatching(/^store lost why="the log cannot be read: NOPERM .*xread/),
       "store found",
@@ -218,39 +218,39 @@ describe.skipIf(skipped !== "")(`when a node cannot read the log${skipped}`, () 
 
   test("nor write, since Redis takes no more records: it says so, once", async () => {
     await using redis = await Redis.start();
-    await using hub = await start(redis.url("mute"), "--log", "text");
-    await using ann = await hub.joinJson("ann");
+    await using server = await start(redis.url("mute"), "--log", "text");
+    await using ann = await server.joinJson("ann");
     await redis.send("ACL", "SETUSER", "default", "-xadd");
-    await becomes(hub, 503);
+    await becomes(server, 503);
     for (let i = 0; i < 20; i++) {
       ann.says("meanwhile");
       expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable" });
       await Bun.sleep(50);
     }
     await redis.send("ACL", "SETUSER", "default", "+xadd");
-    await becomes(hub, 200);
+    await becomes(server, 200);
     ann.says("after");
     await ann.hears({ type: "message", from: "ann", text: "after" });
-    await hub.stop("SIGTERM");
-    expect((await hub.output).match(/ store lost /g)).toHaveLength(1);
+    await server.stop("SIGTERM");
+    expect((await server.output).match(/ store lost /g)).toHaveLength(1);
   });
 
   test("by a fault of ours, that is reported once, and it is not ready meanwhile", async () => {
     await using redis = await Redis.start();
-    await using hub = await startServer({
+    await using server = await startServer({
       store: { name: "Redis", url: redis.url("broken"), preload: "break-redis.ts" },
     });
-    await using ann = await hub.joinJson("ann");
+    await using ann = await server.joinJson("ann");
     ann.says("boom");
-    await becomes(hub, 503);
+    await becomes(server, 503);
     await redis.send("SET", "looks", "0");
     const looks = async () => Number(await redis.send("GET", "looks"));
     await eventually(async () => (await looks()) > 20, "it tries again and again");
     await redis.send("SET", "mended", "1");
-    await becomes(hub, 200);
+    await becomes(server, 200);
     await ann.hears({ type: "message", from: "ann", text: "boom" });
-    await hub.stop("SIGTERM");
-    expect((await hub.errors).match(/^The log cannot be read: .*injected/gm)).toHaveLength(1);
+    await server.stop("SIGTERM");
+    expect((await server.errors).match(/^The log cannot be read: .*injected/gm)).toHaveLength(1);
   });
 });
 
@@ -258,38 +258,38 @@ test.skipIf(skipped !== "")(
   `whoever waits for a Redis that is away is answered before a server stops${skipped}`,
   async () => {
     await using redis = await Redis.start();
-    await using hub = await start(redis.url("stop"));
-    await using ann = await hub.join("ann");
+    await using server = await start(redis.url("stop"));
+    await using ann = await server.join("ann");
     ann.says("one");
     await ann.hears("You wrote: one", "Client #ann says: one");
     redis.freeze();
     ann.says("two");
     await ann.hearsNothingBeforePong();
-    await hub.stop("SIGTERM");
+    await server.stop("SIGTERM");
     await ann.hears("Not sent (unconfirmed): two");
     expect(await ann.closes()).toMatchObject({ code: 1012 });
-    expect(hub.process.exitCode).toBe(0);
+    expect(server.process.exitCode).toBe(0);
   },
 );
 
 test.skipIf(skipped !== "")(`when Redis is empty all are sent to come back, and once${skipped}`, async () => {
   const RENEWED_MS = 2500; // by then a node has looked once more at what Redis has
   await using redis = await Redis.start();
-  await using hub = await start(redis.url("empty"), "--log", "text");
-  await using ann = await hub.join("ann");
+  await using server = await start(redis.url("empty"), "--log", "text");
+  await using ann = await server.join("ann");
   await redis.send("FLUSHALL");
   expect(await ann.closes()).toMatchObject({ code: 1012 });
   await Bun.sleep(RENEWED_MS);
-  await hub.stop("SIGTERM");
-  expect((await hub.output).match(/ store skipped /g)).toHaveLength(1);
+  await server.stop("SIGTERM");
+  expect((await server.output).match(/ store skipped /g)).toHaveLength(1);
 });
 
 test.skipIf(skipped !== "")(
   `when Redis is empty and another conversation has begun there, too${skipped}`,
   async () => {
     await using redis = await Redis.start();
-    await using hub = await start(redis.url("begun"), "--log", "text");
-    await using ann = await hub.join("ann");
+    await using server = await start(redis.url("begun"), "--log", "text");
+    await using ann = await server.join("ann");
     const begin = `
       redis.call('FLUSHALL')
       redis.call('HSET', 'begun:meta', 'born', ARGV[1], 'origin', ARGV[1], 'top', ARGV[2], 'done', ARGV[2])
@@ -298,18 +298,18 @@ test.skipIf(skipped !== "")(
     await redis.send("EVAL", begin, "0", born, top);
     expect(await ann.closes()).toMatchObject({ code: 1012 });
     const again = eventually(async () => {
-      await using bob = await hub.join("bob");
+      await using bob = await server.join("bob");
       bob.says("hi");
       return (await bob.next()) === "You wrote: hi";
     }, "it goes on");
     await again;
-    await using carl = await hub.join("carl");
+    await using carl = await server.join("carl");
     // Looks at Redis once more, or again and again.
     await Bun.sleep(2500);
     carl.says("still here");
     await carl.hearsUpTo("Client #carl says: still here");
-    await hub.stop("SIGTERM");
-    expect((await hub.output).match(/ store skipped /g)).toHaveLength(1);
+    await server.stop("SIGTERM");
+    expect((await server.output).match(/ store skipped /g)).toHaveLength(1);
   },
 );
 
@@ -379,14 +379,14 @@ test.skipIf(skipped !== "")(
     await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", resolve));
     const address = proxy.address();
     const port = typeof address === "object" ? address?.port : undefined;
-    await using hub = await start(`redis://127.0.0.1:${port}`);
-    await using ann = await hub.join("ann");
+    await using server = await start(`redis://127.0.0.1:${port}`);
+    await using ann = await server.join("ann");
     for (let i = 0; i < 5; i++) {
       fatal = `t${i} is said once`;
       ann.says(`${i} is said once`);
       await ann.hears(`You wrote: ${i} is said once`, `Client #ann says: ${i} is said once`);
     }
-    const { messages } = JSON.parse((await hub.answer("/rooms/lobby/messages")).body);
+    const { messages } = JSON.parse((await server.answer("/rooms/lobby/messages")).body);
     expect(messages).toHaveLength(5);
     await ann.hearsNothing();
 

@@ -13,12 +13,12 @@ const start = (redis: Redis, ...args: string[]) =>
   startServer({ store: { name: "Redis", url: redis.url("full") }, args });
 
 /** Stores a message, however often it takes. @returns its id */
-async function post(hub: TestServer, room: string, text = TEXT): Promise<string> {
+async function post(server: TestServer, room: string, text = TEXT): Promise<string> {
   const body = JSON.stringify({ text, from: "ci" });
   let id = "";
   await eventually(
     async () => {
-      const response = await hub.get(`/rooms/${room}/messages`, { method: "POST", body });
+      const response = await server.get(`/rooms/${room}/messages`, { method: "POST", body });
       const result: unknown = response.status === 201 ? await response.json() : undefined;
       id = String(Object(result).id ?? "");
       return id !== "";
@@ -29,8 +29,8 @@ async function post(hub: TestServer, room: string, text = TEXT): Promise<string>
   return id;
 }
 
-async function read(hub: TestServer, room: string, query = "") {
-  const { status, body } = await hub.answer(`/rooms/${room}/messages${query}`);
+async function read(server: TestServer, room: string, query = "") {
+  const { status, body } = await server.answer(`/rooms/${room}/messages${query}`);
   expect(status).toBe(200);
   const { messages, recovered } = JSON.parse(body);
   return { count: messages.length, newest: messages.at(-1)?.id, recovered };
@@ -39,20 +39,20 @@ async function read(hub: TestServer, room: string, query = "") {
 describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
   test.concurrent("empty rooms go, those silent for longest first; nobody else notices", async () => {
     await using redis = await Redis.start(MAX_MEMORY);
-    await using hub = await start(redis, "--log", "text");
-    await using ann = await hub.joinJson("ann", { room: "occupied" });
-    const first = await post(hub, "occupied", "the first");
+    await using server = await start(redis, "--log", "text");
+    await using ann = await server.joinJson("ann", { room: "occupied" });
+    const first = await post(server, "occupied", "the first");
     await ann.hears({ type: "message", from: "ci", text: "the first" });
-    const early = await hub.joinJson("early", { room: "room-1" });
+    const early = await server.joinJson("early", { room: "room-1" });
     await early.leaves();
     const PER_ROOM = 20;
     const newest: string[] = [];
     for (let room = 1; room <= 33; room++) {
-      const posts = Array.from({ length: PER_ROOM }, () => post(hub, `room-${room}`));
+      const posts = Array.from({ length: PER_ROOM }, () => post(server, `room-${room}`));
       newest.push((await Promise.all(posts)).toSorted().at(-1) ?? "");
     }
-    expect(await read(hub, "room-1", `?after=${newest[0]}`)).toMatchObject({ count: 0, recovered: false });
-    expect(await read(hub, "occupied", `?after=${first}`)).toMatchObject({ count: 0, recovered: true });
+    expect(await read(server, "room-1", `?after=${newest[0]}`)).toMatchObject({ count: 0, recovered: false });
+    expect(await read(server, "occupied", `?after=${first}`)).toMatchObject({ count: 0, recovered: true });
     const counts: number[] = [];
     for (let room = 1; room <= 33; room++)
       counts.push(Number(await redis.send("XLEN", `full:room:room-${room}`)));
@@ -61,31 +61,31 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     expect(counts.filter((count) => count !== 0 && count !== PER_ROOM)).toEqual([]);
     expect(counts).toEqual(counts.toSorted((a, b) => a - b));
     // An empty room goes on from another place than where it began.
-    await post(hub, "room-1", "again");
-    await using late = await hub.joinJson("early", { room: "room-1", after: early.after });
+    await post(server, "room-1", "again");
+    await using late = await server.joinJson("early", { room: "room-1", after: early.after });
     expect(late.welcome.recovered).toBe(false);
     await late.hears({ type: "message", from: "ci", text: "again" });
-    await post(hub, "occupied", "the last");
+    await post(server, "occupied", "the last");
     await ann.hears({ type: "message", from: "ci", text: "the last" });
-    expect((await hub.get("/readyz")).status).toBe(200);
-    await hub.stop("SIGTERM");
-    expect(await hub.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=0$/m);
+    expect((await server.get("/readyz")).status).toBe(200);
+    await server.stop("SIGTERM");
+    expect(await server.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=0$/m);
   });
 
   test.concurrent("one occupied room alone fills it: its oldest messages go, and it goes on", async () => {
     await using redis = await Redis.start(MAX_MEMORY);
-    await using hub = await start(redis, "--history", "1000");
-    await using ann = await hub.join("ann");
-    const first = await post(hub, "lobby", "the first");
+    await using server = await start(redis, "--history", "1000");
+    await using ann = await server.join("ann");
+    const first = await post(server, "lobby", "the first");
     await ann.hears("Client #ci says: the first");
     const COUNT = 600;
     for (let i = 0; i < COUNT; i += 20) {
-      await Promise.all(Array.from({ length: 20 }, () => post(hub, "lobby")));
+      await Promise.all(Array.from({ length: 20 }, () => post(server, "lobby")));
       for (let j = 0; j < 20; j++) await ann.hears(`Client #ci says: ${TEXT}`);
     }
-    const last = await post(hub, "lobby", "the last");
+    const last = await post(server, "lobby", "the last");
     await ann.hears("Client #ci says: the last");
-    const { newest } = await read(hub, "lobby");
+    const { newest } = await read(server, "lobby");
     expect(newest).toBe(last);
     const length = Number(await redis.send("XLEN", "full:room:lobby"));
     expect(length).toBeGreaterThan(50);
@@ -115,18 +115,18 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     await redis.send("SET", "other", "x".repeat(40 * 1024 * 1024));
     await redis.send("CONFIG", "SET", "maxmemory", "20mb");
     await first[Symbol.asyncDispose]();
-    await using hub = await start(redis);
-    await using ann = await hub.joinJson("ann", { history: 0 });
+    await using server = await start(redis);
+    await using ann = await server.joinJson("ann", { history: 0 });
     await eventually(async () => {
       ann.says("is it full?");
       return (await ann.next()).code === "unavailable";
     }, "it is refused");
-    await eventually(async () => (await hub.get("/readyz")).status === 503, "it is not ready");
-    expect(await read(hub, "lobby")).toMatchObject({ newest });
+    await eventually(async () => (await server.get("/readyz")).status === 503, "it is not ready");
+    expect(await read(server, "lobby")).toMatchObject({ newest });
     expect(await redis.send("XLEN", "full:room:lobby")).toBe(20);
     await redis.send("DEL", "other");
-    await eventually(async () => (await hub.get("/readyz")).status === 200, "it is ready");
-    const id = await post(hub, "lobby", "after that");
+    await eventually(async () => (await server.get("/readyz")).status === 200, "it is ready");
+    const id = await post(server, "lobby", "after that");
     await withDeadline(
       (async () => {
         for (;;) if ((await ann.next()).id === id) return;

@@ -15,58 +15,58 @@ type Cut = "end" | number;
 
 test.skipIf(skipped !== "")(`wherever it was cut off, all is said once${skipped}`, async () => {
   await using redis = await Redis.start(DURABLE);
-  await using hub = await start(redis);
+  await using server = await start(redis);
   for (let kept = 0; ; kept++) {
     const room = `after-${kept}`;
-    await say(hub, room, 1);
-    await say(hub, room, 2);
-    await textsOf(hub, room); // which shows that all has followed from it that is to follow
+    await say(server, room, 1);
+    await say(server, room, 2);
+    await textsOf(server, room); // which shows that all has followed from it that is to follow
     const isCut = await killWhileWriting(redis, `t${room} 2`, kept);
     if (!isCut) return expect(kept).toBeGreaterThan(10);
-    await say(hub, room, 2);
+    await say(server, room, 2);
     await redis.stop();
     await redis.start();
-    await say(hub, room, 2); // as somebody who has not heard that it is said
-    await say(hub, room, 3);
-    expect(await textsOf(hub, room)).toEqual([1, 2, 3].map((seq) => `${room} ${seq}`));
+    await say(server, room, 2); // as somebody who has not heard that it is said
+    await say(server, room, 3);
+    expect(await textsOf(server, room)).toEqual([1, 2, 3].map((seq) => `${room} ${seq}`));
   }
 });
 
 test.skipIf(skipped !== "")(`also while ids are ahead of the clock${skipped}`, async () => {
   await using redis = await Redis.start(DURABLE);
-  await using hub = await start(redis);
+  await using server = await start(redis);
   await redis.send("XADD", "killed:log", `${Date.now() + 3_600_000}-0`, "from", "the future");
   for (const room of ["tea", "coffee", "cocoa"]) {
-    await say(hub, room, 1);
-    await say(hub, room, 2);
+    await say(server, room, 1);
+    await say(server, room, 2);
     await killWhileWriting(redis, `t${room} 2`, "end");
-    await say(hub, room, 1, "carol");
+    await say(server, room, 1, "carol");
     await redis.stop();
     await redis.start();
-    await say(hub, room, 2);
-    await say(hub, room, 3);
-    const texts = await textsOf(hub, room);
+    await say(server, room, 2);
+    await say(server, room, 3);
+    const texts = await textsOf(server, room);
     expect(texts).toEqual([`${room} 1`, `${room} 1`, `${room} 2`, `${room} 3`]);
   }
 });
 
 test.skipIf(skipped !== "")(`a node that was frozen meanwhile tells it once, too${skipped}`, async () => {
   await using redis = await Redis.start(DURABLE);
-  await using hub = await start(redis);
+  await using server = await start(redis);
   await using frozen = await start(redis);
   await using ann = await frozen.joinJson("ann");
-  await say(hub, "lobby", 1);
+  await say(server, "lobby", 1);
   await ann.hears({ type: "message", from: "bob", text: "lobby 1" });
   frozen.freeze();
   // Nothing is on its way to it: what is not on the disk, Redis has told nobody.
   await redis.send("CLIENT", "KILL", "TYPE", "normal");
-  await say(hub, "lobby", 2);
+  await say(server, "lobby", 2);
   await killWhileWriting(redis, "tlobby 2", "end");
-  await say(hub, "lobby", 2);
+  await say(server, "lobby", 2);
   await redis.stop();
   await redis.start();
   frozen.thaw();
-  await say(hub, "lobby", 3);
+  await say(server, "lobby", 3);
   await ann.hears(
     { type: "message", from: "bob", text: "lobby 2" },
     { type: "message", from: "bob", text: "lobby 3" },
@@ -78,12 +78,12 @@ test.skipIf(skipped !== "")(
   async () => {
     const READ_AT_ONCE = 20;
     await using redis = await Redis.start();
-    await using hub = await start(redis);
-    await using ann = await hub.joinJson("ann");
-    await say(hub, "lobby", 1);
+    await using server = await start(redis);
+    await using ann = await server.joinJson("ann");
+    await say(server, "lobby", 1);
     await ann.hears({ type: "message", from: "bob", text: "lobby 1" });
-    await textsOf(hub, "lobby"); // which shows that all has followed from it that is to follow
-    hub.freeze();
+    await textsOf(server, "lobby"); // which shows that all has followed from it that is to follow
+    server.freeze();
     await redis.send("CLIENT", "KILL", "TYPE", "normal"); // the next read begins with what comes now
     const top = String(await redis.send("HGET", "killed:meta", "top"));
     const idOf = (i: number) => top.replace(/\d+$/, (sequence) => `${Number(sequence) + i}`);
@@ -100,7 +100,7 @@ test.skipIf(skipped !== "")(
       await redis.send("XADD", "killed:log", idOf(i), ...record);
     }
     await redis.send("HSET", "killed:meta", "top", idOf(READ_AT_ONCE + 1), "done", idOf(READ_AT_ONCE + 1));
-    hub.thaw();
+    server.thaw();
     for (let i = 1; i <= READ_AT_ONCE + 1; i++)
       if (i !== READ_AT_ONCE) await ann.hears({ type: "message", from: "eve", text: `${i}` });
   },
@@ -111,15 +111,15 @@ function start(redis: Redis): Promise<TestServer> {
 }
 
 /** Somebody says their next message in a room, however often it takes. */
-async function say(hub: TestServer, room: string, seq: number, from = "bob"): Promise<void> {
+async function say(server: TestServer, room: string, seq: number, from = "bob"): Promise<void> {
   const body = JSON.stringify({ text: `${room} ${seq}`, from, session: room, seq });
   const isSaid = async () =>
-    (await hub.get(`/rooms/${room}/messages`, { method: "POST", body })).status < 300;
+    (await server.get(`/rooms/${room}/messages`, { method: "POST", body })).status < 300;
   await eventually(isSaid, `${body} is said`);
 }
 
-async function textsOf(hub: TestServer, room: string): Promise<string[]> {
-  const { body } = await hub.answer(`/rooms/${room}/messages`);
+async function textsOf(server: TestServer, room: string): Promise<string[]> {
+  const { body } = await server.answer(`/rooms/${room}/messages`);
   return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
 }
 

@@ -66,14 +66,14 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     const sentence = `Redis at ${name} does not let us in: is the password right, the database there, and rediss: for TLS?`;
     expect(await refusal(`redis://${name}`)).toEqual(refused(sentence));
     expect(await refusal(`redis://:hush-hush@${name}`)).toEqual(refused(sentence));
-    await using hub = await start(`redis://:open-sesame@${name}`, ["--log", "text"]);
-    await using ann = await hub.join("ann");
+    await using server = await start(`redis://:open-sesame@${name}`, ["--log", "text"]);
+    await using ann = await server.join("ann");
     ann.says("in");
     await ann.hears("You wrote: in", "Client #ann says: in");
     await redis.stop();
-    await eventually(async () => (await hub.get("/readyz")).status === 503, "it notices");
-    await hub.stop("SIGTERM");
-    expect(hub.greeting + (await hub.output) + (await hub.errors)).not.toContain("sesame");
+    await eventually(async () => (await server.get("/readyz")).status === 503, "it notices");
+    await server.stop("SIGTERM");
+    expect(server.greeting + (await server.output) + (await server.errors)).not.toContain("sesame");
   });
 
   test("a database that is not there, one that forgets, a replica", async () => {
@@ -120,8 +120,8 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
   test("a user who may only do something to its keys", async () => {
     await using redis = await Redis.start();
     await redis.send("ACL", "SETUSER", "chat", "on", ">pass", "resetkeys", "~hubbub:*", "+@all");
-    await using hub = await start(`redis://chat:pass@127.0.0.1:${redis.port}`);
-    await using ann = await hub.joinJson("ann", { session: "s" });
+    await using server = await start(`redis://chat:pass@127.0.0.1:${redis.port}`);
+    await using ann = await server.joinJson("ann", { session: "s" });
     ann.says("hi", { seq: 1 });
     await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "hi" });
     const keys = await redis.send("KEYS", "*");
@@ -134,8 +134,8 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     probe.stop(true);
     const tls = ["--tls-cert-file", CERT, "--tls-key-file", KEY, "--tls-ca-cert-file", CERT];
     await using redis = await Redis.start(["--tls-port", `${port}`, "--tls-auth-clients", "no", ...tls]);
-    await using hub = await start(`rediss://localhost:${port}`, [], { NODE_EXTRA_CA_CERTS: CERT });
-    await using ann = await hub.join("ann");
+    await using server = await start(`rediss://localhost:${port}`, [], { NODE_EXTRA_CA_CERTS: CERT });
+    await using ann = await server.join("ann");
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
     expect((await refusal(`rediss://localhost:${redis.port}`)).stderr).toContain("does not let us in");
@@ -146,8 +146,8 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     await using redis = await Redis.start(DURABLE);
     const set = (name: string, value: string) => redis.send("CONFIG", "SET", name, value);
     const promise = async () => {
-      await using hub = await start(redis.url("promise"));
-      return hub.greeting.replace(/.*messages are kept in Redis at [\d.:]+, /, "");
+      await using server = await start(redis.url("promise"));
+      return server.greeting.replace(/.*messages are kept in Redis at [\d.:]+, /, "");
     };
     expect(await promise()).toBe("on its disk before they are acknowledged (appendfsync always)\n");
     await set("appendfsync", "everysec");
@@ -170,8 +170,8 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
 describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
   test("of a room the latest --history messages, on every node the same", async () => {
     const redis = await sharedRedis();
-    await using hub = await start(redis.url("bounded"), ["--history", "10"]);
-    await using ann = await hub.join("ann");
+    await using server = await start(redis.url("bounded"), ["--history", "10"]);
+    await using ann = await server.join("ann");
     for (let i = 1; i <= 100; i++) ann.says(`${i}`);
     await ann.hearsUpTo("Client #ann says: 100");
     await using other = await start(redis.url("bounded"), ["--history", "10"]);
@@ -182,15 +182,15 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
 
   test("a newcomer gets the latest --history messages also where memory has less of them", async () => {
     const redis = await sharedRedis();
-    await using hub = await start(redis.url("large"), ["--history", "100"]);
-    await using ann = await hub.join("ann"); // the room is open from the beginning
+    await using server = await start(redis.url("large"), ["--history", "100"]);
+    await using ann = await server.join("ann"); // the room is open from the beginning
     const texts = Array.from({ length: 100 }, (_, i) => `${i}`.padEnd(65_000, "x"));
     for (const text of texts) {
       ann.says(text);
       await ann.hearsUpTo(`Client #ann says: ${text}`);
     }
     for (const query of [{ history: 100 }, { history: 99 }, { history: 1000 }]) {
-      await using bob = await hub.joinJson("bob", query);
+      await using bob = await server.joinJson("bob", query);
       for (const text of texts.slice(-query.history)) await bob.hears({ type: "message", from: "ann", text });
       ann.says("and then");
       await ann.hearsUpTo("Client #ann says: and then");
@@ -202,10 +202,15 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
 
   test("of the log about 64 MiB, however much is said", async () => {
     await using redis = await Redis.start();
-    await using hub = await start(redis.url("hubbub"), ["--history", "1", "--max-message-bytes", "131072"]);
+    await using server = await start(redis.url("hubbub"), [
+      "--history",
+      "1",
+      "--max-message-bytes",
+      "131072",
+    ]);
     const say = async (text: string) => {
       const body = JSON.stringify({ from: "ci", text });
-      const { status } = await hub.get("/rooms/tea/messages", { method: "POST", body });
+      const { status } = await server.get("/rooms/tea/messages", { method: "POST", body });
       expect(status).toBe(201);
     };
     const bytes = async () => Number(await redis.send("MEMORY", "USAGE", "hubbub:log", "SAMPLES", "0"));
@@ -219,15 +224,15 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     await sayMuch(60);
     expect(await bytes()).toBeLessThan(80 * MIB);
     await say("the last");
-    const { body } = await hub.answer("/rooms/tea/messages");
+    const { body } = await server.answer("/rooms/tea/messages");
     expect(JSON.parse(body)).toMatchObject({ messages: [{ text: "the last" }], more: false });
   });
 
   test("time is Redis' clock, also while ids are ahead of it, which is logged", async () => {
     const redis = await sharedRedis();
     const ahead = `${Date.now() + 3000 * DAY_MS}`;
-    await using hub = await start(redis.url("ahead"), ["--log", "text"]);
-    await using ann = await hub.joinJson("ann", { session: "s" });
+    await using server = await start(redis.url("ahead"), ["--log", "text"]);
+    await using ann = await server.joinJson("ann", { session: "s" });
     await redis.send("XADD", "ahead:log", `${ahead}-0`, "note", "from the future");
     ann.says("one", { seq: 1 });
     await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "one" });
@@ -236,8 +241,8 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     await using bob = await other.joinJson("bob");
     await bob.hears({ type: "message", id: ann.after, from: "ann", text: "one" });
     await areRenewed(redis, "ahead");
-    await hub.stop("SIGTERM");
-    expect((await hub.output).match(/ids ahead of clock seconds=\d+$/gm)).toEqual([
+    await server.stop("SIGTERM");
+    expect((await server.output).match(/ids ahead of clock seconds=\d+$/gm)).toEqual([
       expect.stringMatching(/=259(200000|199\d{3})$/),
     ]);
     // What lasts for a time after its last use does not last for all the time that the clock was wrong.
@@ -269,7 +274,7 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
       }
       await redis.send("ZADD", "front:rooms:oldest", `${LONG_AGO_MS}`, room);
     }
-    await using hub = await start(redis.url("front"), ["--keep-days", "30"]);
+    await using server = await start(redis.url("front"), ["--keep-days", "30"]);
     const count = async (room: string) => Number(await redis.send("XLEN", `front:room:${room}`));
     const counts = async () =>
       Object.fromEntries(
@@ -279,8 +284,8 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     await eventually(async () => (await count("one-old")) < 4, "the old message goes");
     await areRenewed(redis, "front");
     expect(await counts()).toEqual(kept);
-    await using bob = await hub.joinJson("bob", { room: "three-old", after: `${LONG_AGO_MS}-3` });
-    await using eve = await hub.joinJson("eve", { room: "three-old", after: `${LONG_AGO_MS}-2` });
+    await using bob = await server.joinJson("bob", { room: "three-old", after: `${LONG_AGO_MS}-3` });
+    await using eve = await server.joinJson("eve", { room: "three-old", after: `${LONG_AGO_MS}-2` });
     expect([bob.welcome.recovered, eve.welcome.recovered]).toEqual([true, false]);
   });
 
@@ -301,15 +306,15 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
       await redis.send("HSET", "days:sessions", key, `7 ${old}`);
       await redis.send("ZADD", "days:sessions:used", `${usedMs}`, key);
     }
-    await using hub = await start(redis.url("days"), ["--keep-days", "30"]);
-    await using ann = await hub.joinJson("ann", { session: "new" });
+    await using server = await start(redis.url("days"), ["--keep-days", "30"]);
+    await using ann = await server.joinJson("ann", { session: "new" });
     ann.says("new");
     await ann.hears(
       { type: "message", time: LONG_AGO_MS, from: "eve", text: "old" },
       { type: "message", from: "ann", text: "new" },
     );
     const texts = async () => {
-      const { body } = await hub.answer("/rooms/lobby/messages");
+      const { body } = await server.answer("/rooms/lobby/messages");
       return JSON.parse(body).messages.map((message: { text: string }) => message.text);
     };
     await eventually(async () => (await texts()).length === 1, "the old message goes");
@@ -317,13 +322,13 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     await eventually(async () => (await redis.send("EXISTS", "days:room:old")) === 0, "the old room goes");
     expect(await redis.send("HKEYS", "days:heads")).toEqual(["lobby"]);
     await eventually(async () => (await redis.send("HLEN", "days:sessions")) === 1, "the old session goes");
-    const known = await hub.joinJson("ann", { session: "new", room: "tea" });
-    const unknown = await hub.joinJson("ann", { session: "old", room: "tea" });
+    const known = await server.joinJson("ann", { session: "new", room: "tea" });
+    const unknown = await server.joinJson("ann", { session: "old", room: "tea" });
     expect([known.welcome.sent, unknown.welcome.sent]).toEqual([7, null]);
     for (const peer of [ann, known, unknown]) await peer.leaves();
     // Just before the oldest that is kept nothing is missing.
-    await using bob = await hub.joinJson("bob", { after: old });
-    await using eve = await hub.joinJson("eve", { after: `${LONG_AGO_MS}-0` });
+    await using bob = await server.joinJson("bob", { after: old });
+    await using eve = await server.joinJson("eve", { after: `${LONG_AGO_MS}-0` });
     expect([bob.welcome.recovered, eve.welcome.recovered]).toEqual([true, false]);
   });
 });

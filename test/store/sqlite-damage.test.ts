@@ -23,15 +23,15 @@ const textOf = (i: number) => `${i} `.padEnd(300, "x");
 
 /** Stores messages, each acknowledged, and kills the server. @returns their ids, after the id before them */
 async function fill(count = COUNT): Promise<string[]> {
-  await using hub = await start();
-  const ann = await hub.joinJson("ann", { session: "s" });
+  await using server = await start();
+  const ann = await server.joinJson("ann", { session: "s" });
   const ids = [ann.after];
   for (let i = 1; i <= count; i++) {
     ann.says(textOf(i), { seq: i });
     while ((await ann.next()).type !== "message");
     ids.push(ann.after);
   }
-  await hub.stop("SIGKILL");
+  await server.stop("SIGKILL");
   return ids;
 }
 
@@ -42,8 +42,8 @@ async function flip(name: string, position: number): Promise<void> {
 }
 
 /** Every stored message, as anybody may read them. */
-async function read(hub: TestServer): Promise<{ id: string; text: string }[]> {
-  const response = await hub.get("/rooms/lobby/messages?limit=1000");
+async function read(server: TestServer): Promise<{ id: string; text: string }[]> {
+  const response = await server.get("/rooms/lobby/messages?limit=1000");
   return response.ok ? JSON.parse(await response.text()).messages : [];
 }
 
@@ -61,12 +61,12 @@ async function holds(ids: string[]): Promise<"refused" | "complete" | "reported"
     );
     return "refused";
   }
-  await using hub = started;
-  const stored = (await read(hub)).map(({ id, text }) => ({ id, text }));
+  await using server = started;
+  const stored = (await read(server)).map(({ id, text }) => ({ id, text }));
   const all = intact(ids);
   for (const message of stored) expect(all).toContainEqual(message);
   for (const [i, after] of ids.entries()) {
-    const peer = await hub.joinJson("bob", { after }).catch(() => undefined);
+    const peer = await server.joinJson("bob", { after }).catch(() => undefined);
     if (!peer) continue; // 503: reported
     if (peer.welcome.recovered) {
       const missed = all.slice(i);
@@ -102,8 +102,8 @@ test("a write-ahead log whose first half is damaged, or whose second is missing,
     const ids = await fill(20);
     await damage((await stat(file("chat.db-wal"))).size);
     expect(await holds(ids)).toBe("reported");
-    await using hub = await start();
-    const ann = await hub.joinJson("ann", { session: "s" });
+    await using server = await start();
+    const ann = await server.joinJson("ann", { session: "s" });
     ann.says("new", { seq: 1000 });
     for (;;) {
       const { type, id } = await ann.next();
@@ -118,8 +118,8 @@ test("a write-ahead log whose first half is damaged, or whose second is missing,
 test("what is missing is told at the start", async () => {
   await fill();
   await rm(file("chat.db-wal"));
-  await using hub = await start();
-  expect(hub.greeting).toMatch(
+  await using server = await start();
+  expect(server.greeting).toMatch(
     / \(messages are missing: \d+-\d+ had been stored, and the newest in the file is \d+-\d+\)/,
   );
 });
@@ -127,17 +127,17 @@ test("what is missing is told at the start", async () => {
 test("a complete file is told nothing about, also after kill -9, and when a copy is opened elsewhere", async () => {
   const ids = await fill();
   expect(await holds(ids)).toBe("complete");
-  await using hub = await start();
-  expect(hub.greeting).not.toContain("missing");
-  expect(await read(hub)).toHaveLength(COUNT);
+  await using server = await start();
+  expect(server.greeting).not.toContain("missing");
+  expect(await read(server)).toHaveLength(COUNT);
 });
 
 /** The main file has everything: the server was stopped in order. */
 async function settle(): Promise<void> {
-  const hub = await start();
-  await hub.get("/readyz"); // it listens to signals by now
-  hub.process.kill("SIGTERM");
-  await hub.process.exited;
+  const server = await start();
+  await server.get("/readyz"); // it listens to signals by now
+  server.process.kill("SIGTERM");
+  await server.process.exited;
   expect(existsSync(file("chat.db-wal"))).toBe(false);
 }
 
@@ -155,15 +155,15 @@ test("a message whose text, sender, time or number was changed on the disk is no
       db.run(`UPDATE entries SET ${change} WHERE id = (SELECT id FROM entries ORDER BY id LIMIT 1 OFFSET 9)`);
     }
     expect(await holds(ids)).toBe("reported");
-    await using hub = await start();
-    expect((await read(hub)).map(({ id }) => id)).toEqual(ids.filter((_, i) => i > 0 && i !== 10));
+    await using server = await start();
+    expect((await read(server)).map(({ id }) => id)).toEqual(ids.filter((_, i) => i > 0 && i !== 10));
     // The text wire has its history all the same, without the damaged one.
-    await using eve = await hub.join("eve", { history: 1000 });
+    await using eve = await server.join("eve", { history: 1000 });
     for (let i = 1; i <= 20; i++) if (i !== 10) await eve.hears(`Client #ann says: ${textOf(i)}`);
     await eve.hearsNothing();
-    await using bob = await hub.joinJson("bob", { after: ids[11] ?? "" });
+    await using bob = await server.joinJson("bob", { after: ids[11] ?? "" });
     expect(bob.welcome.recovered).toBe(true);
-    await hub.stop();
+    await server.stop();
     for (const name of ["chat.db", "chat.db-wal", "chat.db-newest"]) await rm(file(name), { force: true });
   }
 });
@@ -185,8 +185,8 @@ test("a session's number that was changed on the disk acknowledges nothing that 
     using db = new Database(file("chat.db"));
     db.run("UPDATE sessions SET seq = 1000");
   }
-  await using hub = await start();
-  await using ann = await hub.joinJson("ann", { session: "s", history: 0 });
+  await using server = await start();
+  await using ann = await server.joinJson("ann", { session: "s", history: 0 });
   expect(ann.welcome.sent).toBe(null);
   ann.says("new", { seq: 4 });
   await ann.hears({ type: "ack", seq: 4 }, { type: "message", from: "ann", text: "new" });

@@ -82,13 +82,13 @@ test("binary messages, NULs and nothing at all come back as they were", async ()
 });
 
 test("one who has been away for longer than the history that is kept ready still misses nothing", async () => {
-  await using hub = await start("--history", "10");
-  await using ann = await hub.joinJson("ann");
+  await using server = await start("--history", "10");
+  await using ann = await server.joinJson("ann");
   const start10 = String(ann.welcome.last);
   for (let i = 0; i < 1000; i++) {
     await ann.saysAndHears(`${i} `.padEnd(2_000, "x"));
   }
-  await using bob = await hub.joinJson("bob", { after: start10 });
+  await using bob = await server.joinJson("bob", { after: start10 });
   expect(bob.welcome).toMatchObject({ recovered: true, last: start10 });
   ann.says("meanwhile");
   for (let i = 0; i < 1000; i++)
@@ -98,16 +98,16 @@ test("one who has been away for longer than the history that is kept ready still
 });
 
 test("a long history, asked for by a reader that stalls, is neither cut off nor reordered by what is sent meanwhile", async () => {
-  await using hub = await start("--history", "100");
-  await using ann = await hub.joinJson("ann", { session: "s" });
+  await using server = await start("--history", "100");
+  await using ann = await server.joinJson("ann", { session: "s" });
   const pad = (i: number) => `${i} `.padEnd(60_000, "x");
   const say = async (i: number) => {
     ann.says(pad(i), { seq: i });
     while ((await ann.next()).type !== "message");
   };
   for (let i = 1; i <= 150; i++) await say(i);
-  await using bob = await hub.join("bob", { history: 140 });
-  await using eve = await hub.join("eve", { history: 100 });
+  await using bob = await server.join("bob", { history: 140 });
+  await using eve = await server.join("eve", { history: 100 });
   for (const peer of [bob, eve]) peer.pauses();
   for (let i = 151; i <= 300; i++) await say(i);
   for (const peer of [bob, eve]) peer.resumes();
@@ -116,17 +116,17 @@ test("a long history, asked for by a reader that stalls, is neither cut off nor 
 });
 
 test("who reads a long conversation leaves room for everyone else", async () => {
-  await using hub = await start("--history", "10");
-  const ann = await hub.joinJson("ann");
+  await using server = await start("--history", "10");
+  const ann = await server.joinJson("ann");
   const from = String(ann.welcome.last);
   for (let i = 0; i < 20_000; i++) ann.says(`${i}`);
   ann.sends({ type: "ping" });
   while ((await ann.next()).type !== "pong");
-  const sent = async () => (await hub.metrics()).get("hubbub_sent_messages_total") ?? NaN;
+  const sent = async () => (await server.metrics()).get("hubbub_sent_messages_total") ?? NaN;
   const before = await sent();
   let isOver = false;
   const reading = (async () => {
-    await using bob = await hub.joinJson("bob", { after: from });
+    await using bob = await server.joinJson("bob", { after: from });
     for (let i = 0; i < 20_000; i++) await bob.hears({ type: "message", from: "ann", text: `${i}` });
     isOver = true;
   })();
@@ -141,14 +141,14 @@ test("who reads a long conversation leaves room for everyone else", async () => 
 });
 
 test("a file that is taken away takes no more messages; when it is back it does", async () => {
-  await using hub = await start();
-  const ann = await hub.join("ann");
+  await using server = await start();
+  const ann = await server.join("ann");
   await rename(join(folder, "chat.db"), join(folder, "elsewhere.db"));
-  await eventually(async () => (await hub.get("/readyz")).status === 503, "it is noticed", 20_000);
+  await eventually(async () => (await server.get("/readyz")).status === 503, "it is noticed", 20_000);
   ann.says("into nothing");
   await ann.hears("Not sent (unavailable): into nothing");
   await rename(join(folder, "elsewhere.db"), join(folder, "chat.db"));
-  await eventually(async () => (await hub.get("/readyz")).status === 200, "it goes on", 20_000);
+  await eventually(async () => (await server.get("/readyz")).status === 200, "it goes on", 20_000);
   ann.says("kept");
   await ann.hears("You wrote: kept", "Client #ann says: kept");
 });
@@ -172,18 +172,18 @@ describe("files that change under a running server: nothing more is acknowledged
   };
   test.each(Object.keys(changes))("%s", async (name) => {
     edit("other.db", ...VERSION_1);
-    await using hub = await start();
+    await using server = await start();
     const post = async (text: string) => {
       const body = JSON.stringify({ text, from: "ci" });
-      return (await hub.get("/rooms/lobby/messages", { method: "POST", body })).status;
+      return (await server.get("/rooms/lobby/messages", { method: "POST", body })).status;
     };
     for (let i = 0; i < 20; i++) expect(await post(`${i}`)).toBe(201);
-    const ann = await hub.joinJson("ann", { session: "s", history: 0 });
+    const ann = await server.joinJson("ann", { session: "s", history: 0 });
     await changes[name]?.();
     ann.says("lost", { seq: 1 });
     expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable", seq: 1 });
     expect(await post("lost")).toBe(503);
-    expect((await hub.get("/readyz")).status).toBe(503);
+    expect((await server.get("/readyz")).status).toBe(503);
   });
 
   test("what a log that is removed held is saved, and it goes on", async () => {
@@ -219,13 +219,13 @@ test("--keep-days works by itself, a while after the start", async () => {
       statement.replace(/17835\d{11}/g, (key) => `${Number(key) - 8192 * DAY_MS * 2000}`),
     ),
   );
-  await using hub = await start("--keep-days", "30");
-  const texts = async () => JSON.parse((await hub.answer("/rooms/lobby/messages")).body).messages.length;
-  await using bob = await hub.join("bob", { room: "elsewhere" });
+  await using server = await start("--keep-days", "30");
+  const texts = async () => JSON.parse((await server.answer("/rooms/lobby/messages")).body).messages.length;
+  await using bob = await server.join("bob", { room: "elsewhere" });
   bob.says("new");
   await bob.hears("You wrote: new", "Client #bob says: new");
   await eventually(async () => (await texts()) === 0, "what is old is forgotten", 20_000);
-  expect(JSON.parse((await hub.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
+  expect(JSON.parse((await server.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
 });
 
 test("a commit is on the disk before it is answered, as far as SQLite can see to it", () => {
@@ -236,22 +236,22 @@ test("a commit is on the disk before it is answered, as far as SQLite can see to
 });
 
 test("after a stop everything is in the one file", async () => {
-  const hub = await start();
-  const ann = await hub.join("ann");
+  const server = await start();
+  const ann = await server.join("ann");
   ann.says("hi");
   await ann.hears("You wrote: hi", "Client #ann says: hi");
-  hub.process.kill("SIGTERM");
-  expect(await hub.process.exited).toBe(0);
+  server.process.kill("SIGTERM");
+  expect(await server.process.exited).toBe(0);
   // The other has one id, for the next start to compare.
   expect((await readdir(folder)).toSorted()).toEqual(["chat.db", "chat.db-newest"]);
 });
 
 test("a file is the owner's alone, and one server's", async () => {
-  await using hub = await start();
+  await using server = await start();
   expect((await stat(join(folder, "chat.db"))).mode & 0o777).toBe(0o600);
   expect((await stat(join(folder, "chat.db-wal"))).mode & 0o777).toBe(0o600);
   expect(await refusal()).toBe("chat.db is in use by another Hubbub: stop that one first.\n");
-  await using ann = await hub.join("ann");
+  await using ann = await server.join("ann");
   ann.says("undisturbed");
   await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
 });
@@ -321,11 +321,11 @@ describe("what cannot be used is said at the start", () => {
   });
 
   test("a file that another server still has is exit 1", async () => {
-    await using hub = await start();
+    await using server = await start();
     const command = [process.execPath, `${import.meta.dir}/../../src/server.ts`, "--store", STORE.url];
     const { exitCode } = await Bun.$`${command} --port 0`.cwd(folder).quiet().nothrow();
     expect(exitCode).toBe(1);
-    await (await hub.join("ann")).hearsNothing();
+    await (await server.join("ann")).hearsNothing();
   });
 
   test("a refused file is left as it was", async () => {
@@ -337,8 +337,8 @@ describe("what cannot be used is said at the start", () => {
 
 test("a file of version 1 opens with all that is in it", async () => {
   edit("chat.db", ...VERSION_1);
-  await using hub = await start();
-  await using ann = await hub.joinJson("ann", { session: "s" });
+  await using server = await start();
+  await using ann = await server.joinJson("ann", { session: "s" });
   expect(ann.welcome).toMatchObject({ sent: 7, last: "1795552789506-4" });
   await ann.hears(
     { type: "message", id: "1795552789506-5", time: 1795552789506, from: "ann", text: "hi" },

@@ -31,13 +31,13 @@ const free: Page[] = [];
 
 /** Opens the page of that server in a tab of its own; disposing it leaves the page. */
 export async function openPage(
-  hub: Pick<TestServer, "origin"> & Partial<Pick<TestServer, "next">>,
+  server: Pick<TestServer, "origin"> & Partial<Pick<TestServer, "next">>,
   path = "/client",
   look: Look = {},
 ): Promise<Page> {
   const page = free.pop() ?? new Page();
   await page.open(
-    `${(hub.next?.() ?? hub).origin.replace("127.0.0.1", look.name ?? "127.0.0.1")}${path}`,
+    `${(server.next?.() ?? server).origin.replace("127.0.0.1", look.name ?? "127.0.0.1")}${path}`,
     look,
   );
   return page;

@@ -2,7 +2,7 @@
 
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 
-export interface Cutter extends AsyncDisposable {
+export interface CuttingProxy extends AsyncDisposable {
   readonly origin: string;
   cuts: number;
   /** How often the server said that something could not be kept for now. */
@@ -11,24 +11,24 @@ export interface Cutter extends AsyncDisposable {
 }
 
 /** @param upstream the server's port, asked for each connection, so that the server may come back elsewhere */
-export async function startCuttingProxy(upstream: () => number, random: () => number): Promise<Cutter> {
+export async function startCuttingProxy(upstream: () => number, random: () => number): Promise<CuttingProxy> {
   const open = new Set<Socket>();
   const server = createServer((client) => {
     const up = connect(upstream(), "127.0.0.1");
     open.add(client);
     const cut = () => {
       if (client.destroyed) return;
-      cutter.cuts++;
+      proxy.cuts++;
       client.destroy();
       up.destroy();
     };
     const forward = (from: Socket, to: Socket, chance: number) =>
       from.on("data", (chunk: Buffer) => {
         if (from === up)
-          cutter.refusals += (
+          proxy.refusals += (
             chunk.toString("latin1").match(/"code":"un(available|confirmed)"/g) ?? []
           ).length;
-        if (cutter.cutting && random() < chance) {
+        if (proxy.cutting && random() < chance) {
           from.removeAllListeners("data"); // nothing may come after what is missing
           to.write(chunk.subarray(0, random() * chunk.length));
           setTimeout(cut, random() * 2);
@@ -49,11 +49,11 @@ export async function startCuttingProxy(upstream: () => number, random: () => nu
     }
     client.on("close", () => open.delete(client));
     // At any moment, often soon after it was opened, and so twice in a row.
-    if (random() < 0.8) setTimeout(() => cutter.cutting && cut(), random() ** 3 * 400);
+    if (random() < 0.8) setTimeout(() => proxy.cutting && cut(), random() ** 3 * 400);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
-  const cutter: Cutter = {
+  const proxy: CuttingProxy = {
     origin: `http://127.0.0.1:${port}`,
     cuts: 0,
     refusals: 0,
@@ -63,5 +63,5 @@ export async function startCuttingProxy(upstream: () => number, random: () => nu
       server.close();
     },
   };
-  return cutter;
+  return proxy;
 }

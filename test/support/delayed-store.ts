@@ -14,7 +14,7 @@ import type {
 import { storeFactories } from "../../src/store/open.ts";
 import { randomFrom } from "./random.ts";
 
-class LateStore implements MessageStore {
+class DelayedStore implements MessageStore {
   readonly #inner: MemoryStore;
   readonly #waiting: [PendingMessage, AppendCallback][] = [];
   readonly #random: () => number;
@@ -32,7 +32,7 @@ class LateStore implements MessageStore {
   }
 
   async acquireRoom(room: string) {
-    await this.#late();
+    await this.#delay();
     return this.#inner.acquireRoom(room);
   }
 
@@ -41,12 +41,12 @@ class LateStore implements MessageStore {
   }
 
   async lastSeq(client: string, session: string) {
-    await this.#late();
+    await this.#delay();
     return this.#inner.lastSeq(client, session);
   }
 
   async readHistory(room: string, where: PageQuery) {
-    await this.#late();
+    await this.#delay();
     return this.#inner.readHistory(room, where);
   }
 
@@ -55,7 +55,7 @@ class LateStore implements MessageStore {
   }
 
   async drain(): Promise<void> {
-    while (this.#working) await this.#late();
+    while (this.#working) await this.#delay();
   }
 
   append(pending: PendingMessage, sender: AppendCallback): void {
@@ -66,7 +66,7 @@ class LateStore implements MessageStore {
   async #work(): Promise<void> {
     this.#working = true;
     while (this.#waiting.length > 0) {
-      await this.#late();
+      await this.#delay();
       for (const [pending, sender] of this.#waiting.splice(0, 1 + Math.floor(this.#random() * 50)))
         if (this.#random() < this.#refuse) sender.onResult(pending, { rejected: "unavailable" });
         else this.#inner.append(pending, sender);
@@ -74,7 +74,7 @@ class LateStore implements MessageStore {
     this.#working = false;
   }
 
-  #late(): Promise<void> {
+  #delay(): Promise<void> {
     return Bun.sleep(this.#random() * this.#delayMs);
   }
 }
@@ -84,5 +84,5 @@ storeFactories.set(
   ({ searchParams }) =>
     async () =>
     ({ history }, { onMessage }) =>
-      new LateStore(searchParams, history, onMessage),
+      new DelayedStore(searchParams, history, onMessage),
 );

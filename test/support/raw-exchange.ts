@@ -2,24 +2,27 @@
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { startServer, type TestServer } from "./server.ts";
-import { ask, close, ping, text, transcribe } from "./raw-websocket.ts";
+import { openRaw, close, ping, text, describeFrame } from "./raw-websocket.ts";
 
 /** What ann hears of what she says; of which the second is for everyone. */
-export const said = (content: string) => [`text You wrote: ${content}`, `text Client #ann says: ${content}`];
+export const chatLines = (content: string) => [
+  `text You wrote: ${content}`,
+  `text Client #ann says: ${content}`,
+];
 
 /** One server for all rows of a file, which has nothing to complain of in the end. */
-export function sharedHubbub(): () => TestServer {
-  let hub: TestServer | undefined;
+export function sharedServer(): () => TestServer {
+  let server: TestServer | undefined;
   beforeAll(async () => {
-    hub = await startServer();
+    server = await startServer();
   });
   afterAll(async () => {
-    await hub?.[Symbol.asyncDispose]();
-    expect(await hub?.errors).toBe("");
+    await server?.[Symbol.asyncDispose]();
+    expect(await server?.errors).toBe("");
   });
   return () => {
-    if (!hub) throw new Error("the server is started before the first test");
-    return hub;
+    if (!server) throw new Error("the server is started before the first test");
+    return server;
   };
 }
 
@@ -31,14 +34,14 @@ interface Came {
 let rooms = 0;
 
 /** A room with bob in it. He hears what ann says, that she leaves, once, and who leaves after her; no more. */
-export async function withWitness(hub: TestServer, ann: (path: string) => Promise<Came>): Promise<void> {
+export async function withWitness(server: TestServer, ann: (path: string) => Promise<Came>): Promise<void> {
   const room = `room-${rooms++}`;
-  await using bob = await hub.join("bob", { room });
+  await using bob = await server.join("bob", { room });
   const { heard, cameIn } = await ann(`/ws/ann?room=${room}`);
   await bob.hears(...heard.flatMap(forEveryone), ...(cameIn ? ["Client #ann left the chat"] : []));
   bob.says("still here");
   await bob.hears("You wrote: still here", "Client #bob says: still here");
-  await using eve = await hub.join("eve", { room });
+  await using eve = await server.join("eve", { room });
   await eve.leaves();
   await bob.hears("Client #eve left the chat");
   await bob.hearsNothing();
@@ -52,12 +55,12 @@ function forEveryone(line: string): (string | Uint8Array)[] {
 export interface Row {
   readonly name: string;
   readonly sends: readonly Uint8Array[];
-  /** As {@link transcribe} writes it: all that comes back before the connection ends. */
+  /** As {@link describeFrame} writes it: all that comes back before the connection ends. */
   readonly hears: readonly (string | RegExp)[];
 }
 
 /** It is answered, and the connection goes on until ann closes it. */
-export function fine(name: string, sends: readonly Uint8Array[], hears: readonly string[]): Row {
+export function answered(name: string, sends: readonly Uint8Array[], hears: readonly string[]): Row {
   return {
     name,
     sends: [...sends, ping("fence"), close(1000)],
@@ -66,7 +69,7 @@ export function fine(name: string, sends: readonly Uint8Array[], hears: readonly
 }
 
 /** The server ends it with that code; what is sent afterwards does not count. */
-export function fails(code: number, name: string, ...sends: readonly Uint8Array[]): Row {
+export function closedWith(code: number, name: string, ...sends: readonly Uint8Array[]): Row {
   return {
     name: `${name}: ${code}`,
     sends: [...sends, ping("too late"), text("too late")],
@@ -75,18 +78,18 @@ export function fails(code: number, name: string, ...sends: readonly Uint8Array[
 }
 
 /** Ann ends it herself. */
-export function closes(name: string, sends: readonly Uint8Array[], answer: string): Row {
+export function closedByPeer(name: string, sends: readonly Uint8Array[], answer: string): Row {
   return { name, sends, hears: [answer] };
 }
 
-export function testRows(hub: () => TestServer, rows: readonly Row[]): void {
+export function testRows(server: () => TestServer, rows: readonly Row[]): void {
   for (const { name, sends, hears } of rows)
     test.concurrent(name, () =>
-      withWitness(hub(), async (path) => {
-        await using ann = ask(hub(), path);
+      withWitness(server(), async (path) => {
+        await using ann = openRaw(server(), path);
         expect((await ann.head())?.status).toBe(101);
         ann.sends(...sends);
-        const heard = (await ann.rest()).map(transcribe);
+        const heard = (await ann.rest()).map(describeFrame);
         expect(heard).toEqual(
           hears.map((line) => (typeof line === "string" ? line : expect.stringMatching(line))),
         );

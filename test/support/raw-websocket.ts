@@ -68,11 +68,11 @@ export function closing(code: number, reason: string | Uint8Array = ""): Buffer 
 export const text = (payload?: Payload, shape?: FrameShape) => frame(1, payload, shape);
 export const binary = (payload?: Payload, shape?: FrameShape) => frame(2, payload, shape);
 /** A continuation. */
-export const more = (payload?: Payload, shape?: FrameShape) => frame(0, payload, shape);
+export const continuation = (payload?: Payload, shape?: FrameShape) => frame(0, payload, shape);
 export const ping = (payload?: Payload, shape?: FrameShape) => frame(9, payload, shape);
 export const pong = (payload?: Payload, shape?: FrameShape) => frame(10, payload, shape);
 export const close = (code: number, reason?: string | Uint8Array) => frame(8, closing(code, reason));
-export const unfinished = { fin: false };
+export const notFinal = { fin: false };
 
 export interface Heard {
   readonly fin: boolean;
@@ -81,8 +81,8 @@ export interface Heard {
 }
 
 /** A frame as a line: `text hi`, `binary ff00`, `pong hi`, `close 1000 bye`. */
-export function transcribe({ fin, opcode, payload }: Heard): string {
-  if (!fin) return `unfinished ${opcode}`;
+export function describeFrame({ fin, opcode, payload }: Heard): string {
+  if (!fin) return `not final ${opcode}`;
   switch (opcode) {
     case 1:
       return `text ${payload}`;
@@ -162,11 +162,11 @@ export class RawClient implements AsyncDisposable {
     return this.#take("a frame", readFrame);
   }
 
-  /** The very next frames are these, as {@link transcribe} writes them. */
+  /** The very next frames are these, as {@link describeFrame} writes them. */
   async hears(...expected: readonly string[]): Promise<void> {
     for (const line of expected) {
       const next = await this.next();
-      const heard = next ? transcribe(next) : "the end";
+      const heard = next ? describeFrame(next) : "the end";
       if (heard !== line) throw new Error(`expected ${line}, heard ${heard}`);
     }
   }
@@ -211,7 +211,7 @@ export class RawClient implements AsyncDisposable {
 }
 
 /** A client that has sent this request. */
-export function ask(
+export function openRaw(
   { port = 0 }: { readonly port?: number | undefined },
   ...what: Parameters<typeof request>
 ): RawClient {

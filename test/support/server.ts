@@ -23,14 +23,14 @@ interface Store {
   /** So many servers, whose clients are with each in turn. */
   readonly nodes?: 2;
   /** Its history goes back to the beginning, and not only as far as `--history`. */
-  readonly keepsAll?: true;
+  readonly keepsEverything?: true;
   readonly preload?: string;
 }
 
 /** What rooms, wires and resuming are tested on: the same tests, each store. */
 export const STORES: readonly Store[] = [
   { name: "memory", url: "memory:" },
-  { name: "SQLite", url: "sqlite:chat.db", keepsAll: true },
+  { name: "SQLite", url: "sqlite:chat.db", keepsEverything: true },
   { name: "a late store", url: "late:?delay=10&seed=1", preload: "delayed-store.ts" },
   ...(skipped
     ? []
