@@ -5,7 +5,7 @@
  * is to hear, since a room has one order: so what is missing or was heard twice is known without waiting for it.
  */
 
-import { withDeadline } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
 import { Connection, Draft, type Watcher, type Wire } from "./connection.ts";
 
 /** So many connect at once: a port's queue is not endless. */

@@ -1,6 +1,6 @@
 /** What src/ leans on in Bun, but for WebSockets, without src/: what fails after an upgrade of Bun is what changed. */
 import { expect, test } from "bun:test";
-import { withDeadline } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
 import { openRaw } from "../support/raw-websocket.ts";
 
 const LISTEN = { hostname: "127.0.0.1", port: 0, development: false } as const;

@@ -1,6 +1,7 @@
 /** What src/ leans on in Bun's WebSockets, without src/: what fails here after an upgrade of Bun is what changed. */
 import { expect, test } from "bun:test";
-import { Peer, withDeadline } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
+import { Peer } from "../support/peer.ts";
 import {
   openRaw,
   binary,

@@ -11,7 +11,9 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { connect, type Client } from "../../src/client/client.ts";
 import { startCuttingProxy } from "../support/cutting-proxy.ts";
-import { startServer, withDeadline, type TestServer, type JsonPeer } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
+import type { JsonPeer } from "../support/peer.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
 import { DURABLE, Redis } from "../support/redis.ts";
 

@@ -7,7 +7,8 @@ import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { CLOSE_CODES } from "../../src/protocol/codec.ts";
 import { FuzzInput, SECRET, TARGETS, tokenOf, type Input } from "../support/fuzz-input.ts";
-import { JsonPeer, startServer, type TestServer, type Peer } from "../support/server.ts";
+import { JsonPeer, type Peer } from "../support/peer.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
 import { RawClient, describeFrame } from "../support/raw-websocket.ts";
 

@@ -2,7 +2,9 @@
 
 import { connect, type Socket } from "node:net";
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { startServer, withDeadline, type TestServer, type JsonPeer, type Peer } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
+import type { JsonPeer, Peer } from "../support/peer.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { request } from "../support/raw-websocket.ts";
 
 setDefaultTimeout(60_000);

@@ -2,7 +2,8 @@
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { Clock } from "../support/clock.ts";
-import { startServer, type TestServer, type Peer } from "../support/server.ts";
+import type { Peer } from "../support/peer.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { frame, RawClient, request, describeFrame } from "../support/raw-websocket.ts";
 
 setDefaultTimeout(30_000);

@@ -1,7 +1,8 @@
 /** A sender that writes everything before it reads anything loses nothing; one that never reads is a slow consumer. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { startServer, STORES, eventually, withDeadline } from "../support/server.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
+import { startServer, STORES } from "../support/server.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 
 setDefaultTimeout(60_000);

@@ -2,7 +2,8 @@
 
 import { describe, expect, test } from "bun:test";
 import { ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codec.ts";
-import { JsonPeer, startServer, STORES, type Event } from "../support/server.ts";
+import { JsonPeer, type Event } from "../support/peer.ts";
+import { startServer, STORES } from "../support/server.ts";
 
 const message = (from: string, text: string): Event => ({ type: "message", from, text });
 

@@ -1,7 +1,8 @@
 /** A reader that does not keep up is told to come back; nothing is skipped, and the others notice nothing. */
 
 import { expect, test } from "bun:test";
-import { startServer, eventually } from "../support/server.ts";
+import { eventually } from "../support/deadline.ts";
+import { startServer } from "../support/server.ts";
 
 test("a slow reader is closed with 1013, has heard everything up to there, and goes on without a gap", async () => {
   await using server = await startServer({ args: ["--history", "1000"] });

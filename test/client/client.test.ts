@@ -9,7 +9,8 @@ import { connect, type Client, type ConnectionState } from "../../src/client/cli
 import type { Welcome } from "../../src/protocol/events.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
-import { startServer, withDeadline, eventually } from "../support/server.ts";
+import { withDeadline, eventually } from "../support/deadline.ts";
+import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
 
 /** The next time that something happens, with a deadline. */

@@ -1,7 +1,8 @@
 /** `hubbub join URL`: the client in a pipe, with the server coming and going. */
 
 import { expect, test } from "bun:test";
-import { startServer, withDeadline, type TestServer } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 
 function join(server: Pick<TestServer, "origin">, query: string, more: Record<string, string> = {}) {
   const command = [

@@ -3,7 +3,9 @@
 import { describe, expect, test } from "bun:test";
 import { connect, type Client } from "../../src/client/client.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { JsonPeer, Peer, startServer, withDeadline } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
+import { JsonPeer, Peer } from "../support/peer.ts";
+import { startServer } from "../support/server.ts";
 import { freePort, skipped, startNginx } from "../support/nginx.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
 import { codeBlock, substitute } from "../support/docs.ts";

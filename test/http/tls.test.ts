@@ -6,7 +6,9 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { version } from "../../package.json";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { startServer, JsonPeer, Peer, withDeadline, type TestServer } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
+import { JsonPeer, Peer } from "../support/peer.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { openRaw } from "../support/raw-websocket.ts";
 
 const CERT = `${import.meta.dir}/../support/tls/localhost.crt`;

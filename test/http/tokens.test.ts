@@ -4,7 +4,9 @@ import { describe, expect, test } from "bun:test";
 import { connect, type ConnectionState } from "../../src/client/client.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
-import { JsonPeer, startServer, withDeadline } from "../support/server.ts";
+import { withDeadline } from "../support/deadline.ts";
+import { JsonPeer } from "../support/peer.ts";
+import { startServer } from "../support/server.ts";
 
 const SECRET = "a secret of thirty-two bytes, or more";
 const tokens = new TokenSigner(Buffer.from(SECRET));

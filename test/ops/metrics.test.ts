@@ -5,7 +5,8 @@ import { version } from "../../package.json";
 import { AccessControl, refusalCodes } from "../../src/http/access.ts";
 import { CLOSE_CODES, ERROR_MESSAGES } from "../../src/protocol/codec.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
-import { startServer, eventually } from "../support/server.ts";
+import { eventually } from "../support/deadline.ts";
+import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
 import { closing, frame, RawClient, request } from "../support/raw-websocket.ts";
 

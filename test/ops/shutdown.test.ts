@@ -3,7 +3,9 @@
 import { expect, jest, setDefaultTimeout, test } from "bun:test";
 import { connect, type Client } from "../../src/client/client.ts";
 import { startHub } from "../support/hub.ts";
-import { Peer, startServer, STORES, eventually, withDeadline } from "../support/server.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
+import { Peer } from "../support/peer.ts";
+import { startServer, STORES } from "../support/server.ts";
 import { RawClient } from "../support/raw-websocket.ts";
 
 setDefaultTimeout(60_000);

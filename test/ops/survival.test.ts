@@ -1,7 +1,8 @@
 /** Nothing that a client or a handler does ends the process. */
 
 import { describe, expect, test } from "bun:test";
-import { startServer, STORES, type TestServer, type JsonPeer } from "../support/server.ts";
+import type { JsonPeer } from "../support/peer.ts";
+import { startServer, STORES, type TestServer } from "../support/server.ts";
 import { frame, RawClient, request, describeFrame } from "../support/raw-websocket.ts";
 
 const OUR_FAULT = { code: 1011, reason: "Something went wrong on our side: please come back." };

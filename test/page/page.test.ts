@@ -4,7 +4,8 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "../support/browser.ts";
 import { parseName } from "../../src/protocol/names.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
-import { startServer, eventually } from "../support/server.ts";
+import { eventually } from "../support/deadline.ts";
+import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(60_000);
 

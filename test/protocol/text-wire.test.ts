@@ -1,7 +1,8 @@
 /** Wire 1, the tutorial's: echo and chat in plain text, to the letter. */
 
 import { describe, expect, test } from "bun:test";
-import { startServer, STORES, type Peer } from "../support/server.ts";
+import type { Peer } from "../support/peer.ts";
+import { startServer, STORES } from "../support/server.ts";
 
 const EVERY_KIND: Record<string, string> = {
   "a word": "hi",

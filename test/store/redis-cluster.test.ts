@@ -3,7 +3,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
-import { startServer, eventually, withDeadline, type TestServer, type JsonPeer } from "../support/server.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
+import type { JsonPeer } from "../support/peer.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);

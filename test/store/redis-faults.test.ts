@@ -4,7 +4,8 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
 import { RedisStore } from "../../src/store/redis/store.ts";
 import type { AppendResult } from "../../src/store/store.ts";
-import { startServer, eventually, withDeadline, type TestServer } from "../support/server.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);

@@ -1,7 +1,8 @@
 /** A Redis that fills up: what goes, what stays, and that messages are stored all the same. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { startServer, eventually, withDeadline, type TestServer } from "../support/server.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { Redis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);

@@ -5,7 +5,8 @@
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { truncate } from "node:fs/promises";
-import { startServer, eventually, type TestServer } from "../support/server.ts";
+import { eventually } from "../support/deadline.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { DURABLE, Redis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);

@@ -1,7 +1,8 @@
 /** The Redis store by itself: how it starts, and what it keeps of all that is said. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { startServer, eventually, withDeadline } from "../support/server.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
+import { startServer } from "../support/server.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);

@@ -10,7 +10,8 @@ import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import { openDatabase } from "../../src/store/sqlite/database.ts";
 import type { AppendResult, PendingMessage, StoredMessage } from "../../src/store/store.ts";
-import { startServer, eventually } from "../support/server.ts";
+import { eventually } from "../support/deadline.ts";
+import { startServer } from "../support/server.ts";
 
 const STORE = { name: "SQLite", url: "sqlite:chat.db" };
 const DAY_MS = 24 * 60 * 60 * 1000;

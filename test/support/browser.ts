@@ -1,7 +1,8 @@
 /** The page in a real Chromium: what a person does, and what they then see. */
 
 import { hostname } from "node:os";
-import { withDeadline, type TestServer } from "./server.ts";
+import { withDeadline } from "./deadline.ts";
+import type { TestServer } from "./server.ts";
 
 const chromium = ["chromium", "chromium-browser", "google-chrome"]
   .map((name) => Bun.which(name))

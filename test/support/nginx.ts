@@ -2,7 +2,7 @@
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { withDeadline } from "./server.ts";
+import { withDeadline } from "./deadline.ts";
 import { codeBlock, substitute } from "./docs.ts";
 
 const nginx = ["nginx", "/usr/sbin/nginx"].map((name) => Bun.which(name)).find(Boolean);

@@ -1,7 +1,7 @@
 /** A WebSocket client that does only what it is told: bytes out; the response's head, frames and the end in. */
 
 import { connect, type Socket } from "node:net";
-import { withDeadline } from "./server.ts";
+import { withDeadline } from "./deadline.ts";
 
 /** The key and what it is accepted with, as in RFC 6455, section 1.3. */
 const KEY = "dGhlIHNhbXBsZSBub25jZQ==";
