@@ -1,4 +1,4 @@
-/** What the process counts and measures, in the text format of Prometheus. */
+/** Counters, gauges and histograms of this process, in the text format of Prometheus. */
 
 import { openDescriptors } from "../http/descriptors.ts";
 import { refusalCodes } from "../http/access.ts";
@@ -11,11 +11,11 @@ interface Metric {
   readonly name: string;
   readonly help: string;
   readonly type: "counter" | "gauge" | "histogram";
-  /** What stands behind the name, and the value. */
+  /** Each sample: what follows the name, the labels, and the value. */
   samples(): Iterable<readonly [suffix: string, labels: Labels, value: number]>;
 }
 
-const all: Metric[] = [];
+const registry: Metric[] = [];
 
 class Counter implements Metric {
   readonly type = "counter";
@@ -25,7 +25,7 @@ class Counter implements Metric {
     readonly name: string,
     readonly help: string,
   ) {
-    all.push(this);
+    registry.push(this);
   }
 
   add(amount: number): void {
@@ -37,7 +37,10 @@ class Counter implements Metric {
   }
 }
 
-/** Counts by the value of a label, of which there are few; each is there from the start, so that its first step shows. */
+/**
+ * A counter with one label that has few values. Each value is present from the start, at 0: Prometheus would not see
+ * the first increment of a series that appears with it.
+ */
 class Counters implements Metric {
   readonly type = "counter";
   readonly #counts = new Map<string | number, number>();
@@ -49,7 +52,7 @@ class Counters implements Metric {
     values: readonly (string | number)[],
   ) {
     for (const value of values) this.#counts.set(value, 0);
-    all.push(this);
+    registry.push(this);
   }
 
   count(value: string | number): void {
@@ -63,19 +66,19 @@ class Counters implements Metric {
 
 class Histogram implements Metric {
   readonly type = "histogram";
-  /** Of each bucket alone, up to its bound. */
+  /** Per bucket, not cumulative. */
   readonly #counts: number[];
   #count = 0;
   #sum = 0;
 
-  /** @param bounds of the buckets, in seconds, rising */
+  /** @param bounds upper bounds of the buckets in seconds, ascending */
   constructor(
     readonly name: string,
     readonly help: string,
     private readonly bounds: readonly number[],
   ) {
     this.#counts = bounds.map(() => 0);
-    all.push(this);
+    registry.push(this);
   }
 
   observe(seconds: number): void {
@@ -96,79 +99,77 @@ class Histogram implements Metric {
   }
 }
 
-/** A value that is there to be looked at: asked for whenever somebody looks; left out where it cannot be told. */
+/** Registers a gauge whose value is read at each scrape; it is omitted while the value is undefined. */
 export function registerGauge(
   name: string,
   help: string,
   value: () => number | undefined,
   labels: Labels = {},
 ): void {
-  look("gauge", name, help, value, labels);
+  register("gauge", name, help, value, labels);
 }
 
-function look(
+function register(
   type: "gauge" | "counter",
   name: string,
   help: string,
   value: () => number | undefined,
   labels: Labels = {},
 ): void {
-  all.push({
+  registry.push({
     name,
     help,
     type,
     *samples() {
-      const now = value();
-      if (now !== undefined) yield ["", labels, now];
+      const current = value();
+      if (current !== undefined) yield ["", labels, current];
     },
   });
 }
 
-const messagesIn = new Counter("hubbub_received_messages_total", "Messages that were kept.");
-const bytesIn = new Counter(
-  "hubbub_received_bytes_total",
-  "Bytes of the messages that were kept, text in UTF-8.",
+const messagesIn = new Counter("hubbub_received_messages_total", "Messages stored.");
+const bytesIn = new Counter("hubbub_received_bytes_total", "Bytes of the stored messages, text in UTF-8.");
+const messagesOut = new Counter(
+  "hubbub_sent_messages_total",
+  "Messages delivered, counted once per connection.",
 );
-const messagesOut = new Counter("hubbub_sent_messages_total", "Messages sent to connections of their rooms.");
-const bytesOut = new Counter("hubbub_sent_bytes_total", "Bytes of the frames' content of these.");
+const bytesOut = new Counter("hubbub_sent_bytes_total", "Payload bytes of the delivered frames.");
 export const messagesRejected = new Counters(
-  "hubbub_refused_messages_total",
-  "Messages that were not kept.",
+  "hubbub_rejected_messages_total",
+  "Messages rejected.",
   "reason",
   Object.keys(ERROR_MESSAGES),
 );
 export const requestsRejected = new Counters(
-  "hubbub_refused_requests_total",
-  "Requests that were refused.",
+  "hubbub_rejected_requests_total",
+  "HTTP requests and WebSocket upgrades rejected.",
   "reason",
   refusalCodes,
 );
-/** Normal, going away, no code, and no close at all. */
+/** Close codes that clients cause: normal, going away, no code, no close frame. */
 export const CLIENT_CODES: readonly number[] = [1000, 1001, 1005, 1006];
 export const disconnectsTotal = new Counters(
   "hubbub_disconnects_total",
-  "WebSockets that have ended.",
+  "WebSocket connections closed.",
   "code",
   [...new Set([...CLIENT_CODES, ...Object.values(CLOSE_CODES).map(([code]) => code)]), "other"],
 );
-export const resumesTotal = new Counters(
-  "hubbub_resumes_total",
-  "Clients that came back to go on.",
-  "recovered",
-  ["true", "false"],
-);
+export const resumesTotal = new Counters("hubbub_resumes_total", "Resume attempts.", "recovered", [
+  "true",
+  "false",
+]);
 const storeDelay = new Histogram(
   "hubbub_store_delay_seconds",
-  "From giving a message to the store to its answer.",
+  "Time from passing a message to the store to its result.",
   [0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10],
 );
 const loopDelay = new Histogram(
   "hubbub_event_loop_delay_seconds",
-  "How late a timer is that should go off every 100 ms.",
+  "How late a 100 ms timer fires: how busy the event loop is.",
   [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
 );
 
-/** What became of a message, however it came. */
+/** Counts the result of an append, whichever way the message came in. */
 export function recordAppend({ content, givenMs }: PendingMessage, result: AppendResult): void {
   storeDelay.observe((performance.now() - givenMs) / 1000);
   if ("rejected" in result) messagesRejected.count(result.rejected);
@@ -188,7 +189,7 @@ function bytesOf(content: Content): number {
 
 const LOOP_PERIOD_MS = 100;
 
-/** Starts to measure how busy the event loop is. */
+/** Starts to measure the delay of the event loop. */
 export function monitorEventLoop(): void {
   let lastMs = performance.now();
   setInterval(() => {
@@ -198,26 +199,30 @@ export function monitorEventLoop(): void {
   }, LOOP_PERIOD_MS).unref();
 }
 
-/** What every program shows that Prometheus watches, by its names. */
+/** Registers the standard process metrics, with the names and help texts of the Prometheus client libraries. */
 export function watchProcess(maxDescriptors: number): void {
   const startSeconds = Math.round(performance.timeOrigin) / 1000;
-  look("counter", "process_cpu_seconds_total", "CPU time that the process has used.", () => {
+  register("counter", "process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", () => {
     const { user, system } = process.cpuUsage();
     return (user + system) / 1e6;
   });
   const resident = "process_resident_memory_bytes";
-  registerGauge(resident, "Memory of the process that is not swapped out.", () => process.memoryUsage.rss());
-  registerGauge("process_start_time_seconds", "When the process started, in Unix time.", () => startSeconds);
-  registerGauge("process_open_fds", "File descriptors that are open.", openDescriptors);
-  registerGauge("process_max_fds", "File descriptors that may be open.", () =>
+  registerGauge(resident, "Resident memory size in bytes.", () => process.memoryUsage.rss());
+  registerGauge(
+    "process_start_time_seconds",
+    "Start time of the process since unix epoch in seconds.",
+    () => startSeconds,
+  );
+  registerGauge("process_open_fds", "Number of open file descriptors.", openDescriptors);
+  registerGauge("process_max_fds", "Maximum number of open file descriptors.", () =>
     maxDescriptors === Infinity ? undefined : maxDescriptors,
   );
 }
 
-/** Prometheus' text format, version 0.0.4. */
+/** @returns all metrics in the Prometheus text format, version 0.0.4 */
 export function renderMetrics(): string {
   const lines: string[] = [];
-  for (const metric of all) {
+  for (const metric of registry) {
     const samples = [...metric.samples()];
     if (samples.length === 0) continue;
     lines.push(`# HELP ${metric.name} ${metric.help}`, `# TYPE ${metric.name} ${metric.type}`);

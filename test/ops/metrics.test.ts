@@ -55,8 +55,8 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
     hubbub_received_bytes_total: 3,
     hubbub_sent_messages_total: 4,
     hubbub_sent_bytes_total: 2 * Buffer.byteLength(frame) + 2 * Buffer.byteLength("Client #ann says: 語"),
-    'hubbub_refused_messages_total{reason="message-too-big"}': 1,
-    'hubbub_refused_requests_total{reason="bad-name"}': 2,
+    'hubbub_rejected_messages_total{reason="message-too-big"}': 1,
+    'hubbub_rejected_requests_total{reason="bad-name"}': 2,
     'hubbub_disconnects_total{code="1005"}': 1,
     'hubbub_resumes_total{recovered="true"}': 1,
     'hubbub_resumes_total{recovered="false"}': 1,
@@ -71,8 +71,8 @@ test("what is counted by a label is there from the start, at 0", async () => {
   await using server = await startServer();
   const metrics = await server.metrics();
   const counters = [
-    ...Object.keys(ERROR_MESSAGES).map((code) => `hubbub_refused_messages_total{reason="${code}"}`),
-    ...refusalCodes.map((code) => `hubbub_refused_requests_total{reason="${code}"}`),
+    ...Object.keys(ERROR_MESSAGES).map((code) => `hubbub_rejected_messages_total{reason="${code}"}`),
+    ...refusalCodes.map((code) => `hubbub_rejected_requests_total{reason="${code}"}`),
     ...[1000, 1001, 1005, 1006, "other", ...Object.values(CLOSE_CODES).map(([code]) => code)].map(
       (code) => `hubbub_disconnects_total{code="${code}"}`,
     ),
