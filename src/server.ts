@@ -1,4 +1,87 @@
 #!/usr/bin/env bun
-/** Runs the command. */
+/**
+ * Hubbub: the chat server of the "WebSockets in FastAPI" tutorial, made dependable.
+ *
+ * The path of a message, the same with every store:
+ *
+ *     socket → receive (parse, rate limit, order) → store.append ─┐
+ *                                                                 │  the store assigns ids: one total order
+ *     sockets ← topics ← broadcaster ← room.deliver ← hub ←───────┘
+ *
+ * The folders, in reading order; each imports only those below it:
+ *
+ *     cli/       the command line: flags, --help, the banner; the commands `token` and `join`
+ *     http/      the HTTP server: routes, access control, upgrade, sockets, the rooms API, the page, shutdown
+ *     chat/      the hub, its rooms and their connections: receive, replay, broadcast, presence
+ *     protocol/  frames ⇄ commands and events, in two formats; close codes, errors, names
+ *     store/     the ordered log of messages: memory, sqlite/ or redis/
+ *     client/    the client library, served as /hubbub.js
+ *     auth/      tokens
+ *     ops/       log and metrics
+ *     util/      clock, randomness, token buckets
+ */
 
-import "./http/serve.ts";
+import { version } from "../package.json";
+import {
+  describeStartError,
+  isOnTerminal,
+  isTerminal,
+  printBanner,
+  startExitCode,
+  tokenUrl,
+} from "./cli/banner.ts";
+import { parseCommand, type ServerOptions } from "./cli/command.ts";
+import { serve } from "./http/serve.ts";
+import { installSignalHandlers, type RunningServer } from "./http/shutdown.ts";
+import { configureLog, logError } from "./ops/log.ts";
+import { storeFactories } from "./store/open.ts";
+import { systemClock } from "./util/clock.ts";
+import { systemRandom } from "./util/random.ts";
+
+const command = parseCommand(process.argv.slice(2), process.env);
+switch (command.kind) {
+  case "help":
+    console.log((await import("./cli/help.ts")).helpText(command.about));
+    break;
+  case "version":
+    console.log(version);
+    break;
+  case "join": {
+    const { runJoin } = await import("./cli/join.ts");
+    const { stdin: input, stdout: output, stderr: errors, env } = process;
+    process.exit(await runJoin(command.address, command.token, { input, output, errors, user: env.USER }));
+    break;
+  }
+  case "token":
+    console.log(tokenUrl(command));
+    break;
+  case "refuse":
+    for (const error of command.errors) console.error(error);
+    process.exit(2);
+    break;
+  case "serve": {
+    process.on("uncaughtException", (error) => logError("Something failed", error));
+    process.on("unhandledRejection", (error) => logError("Something failed", error));
+    for (const warning of command.warnings) console.error(warning);
+    configureLog(command.options.log, systemClock);
+    const running = await start(command.options);
+    printBanner(version, running.server, running.durability, command.options, isTerminal());
+    installSignalHandlers(running, isOnTerminal());
+    break;
+  }
+  default:
+    command satisfies never;
+}
+
+async function start(options: ServerOptions): Promise<RunningServer> {
+  try {
+    const createStore = await storeFactories.get(options.store.protocol)?.(options.store)?.();
+    if (!createStore) throw new Error(`no such store: ${options.store.protocol}`);
+    return await serve(options, (listener) => createStore(options, listener), systemClock, systemRandom);
+  } catch (error) {
+    const sentence = describeStartError(error, options);
+    if (sentence) console.error(sentence);
+    else logError("The start failed", error);
+    process.exit(startExitCode(error));
+  }
+}

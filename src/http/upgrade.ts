@@ -14,7 +14,7 @@ import type { Hub } from "../chat/hub.ts";
 import { TokenBucket, TokenBuckets, type Rate } from "../util/token-bucket.ts";
 import { logEvent, logError } from "../ops/log.ts";
 import { requestsRejected } from "../ops/metrics.ts";
-import type { ServerOptions } from "../cli/command.ts";
+import type { ServerOptions } from "./options.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
 import type { JoinRequest } from "../chat/connection.ts";
 

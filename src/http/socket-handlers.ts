@@ -1,0 +1,92 @@
+/** What each event of a WebSocket leads to. Importable without a server, so that a simulator can call the handlers. */
+
+import { echo } from "./echo.ts";
+import { Intake } from "./intake.ts";
+import type { ServerSocket, SocketRegistry } from "./sockets.ts";
+import { closeSocket } from "../chat/connection.ts";
+import type { Hub } from "../chat/hub.ts";
+import { logError, logEvent } from "../ops/log.ts";
+import { CLIENT_CODES, disconnectsTotal } from "../ops/metrics.ts";
+import type { Content } from "../store/store.ts";
+import type { Clock } from "../util/clock.ts";
+
+export interface SocketHandlers {
+  open(socket: ServerSocket): void;
+  message(socket: ServerSocket, frame: Content): void;
+  ping(socket: ServerSocket): void;
+  pong(socket: ServerSocket): void;
+  drain(socket: ServerSocket): void;
+  close(socket: ServerSocket, code: number, reason: string): void;
+}
+
+export function socketHandlers(
+  hub: Hub,
+  sockets: SocketRegistry,
+  { maxMessageBytes }: { readonly maxMessageBytes: number },
+  clock: Clock,
+): SocketHandlers {
+  const intake = new Intake((socket, frame) => {
+    if (socket.data.connection) hub.receive(socket.data.connection, frame);
+    else echo(socket, frame, maxMessageBytes);
+  });
+
+  function onControlFrame(socket: ServerSocket): void {
+    socket.data.missedPongs = 0;
+    if (socket.data.connection?.bucket.chargeAbuse(clock.elapsed()) === false) closeSocket(socket, "abuse");
+  }
+
+  return {
+    open: isolateErrors((socket) => {
+      sockets.add(socket, clock.elapsed());
+      logEvent("joined", connectionFields(socket));
+      if (socket.data.connection) hub.join(socket.data.connection, socket);
+    }),
+    message: isolateErrors((socket, frame: Content) => {
+      socket.data.missedPongs = 0;
+      intake.take(socket, frame);
+    }),
+    ping: isolateErrors(onControlFrame),
+    pong: isolateErrors((socket) => {
+      onControlFrame(socket);
+      if (socket.data.connection?.socket) hub.onPong(socket.data.connection);
+    }),
+    drain: isolateErrors((socket) => {
+      socket.data.missedPongs = 0; // it reads
+      if (socket.data.connection) hub.catchUp(socket.data.connection);
+      intake.goOn(socket);
+    }),
+    close: isolateErrors((socket, code: number, reason: string) => {
+      intake.closed(socket);
+      sockets.remove(socket);
+      const { disconnectReason } = socket.data;
+      // A client may close with any code, so only the common ones have a label of their own.
+      disconnectsTotal.count(disconnectReason || CLIENT_CODES.includes(code) ? code : "other");
+      const said = reason || undefined;
+      const why = disconnectReason === "silent" ? "no sign of life" : said;
+      logEvent("left", { ...connectionFields(socket), code, ...(disconnectReason ? { why } : { said }) });
+      if (socket.data.connection) hub.leave(socket.data.connection);
+    }),
+  };
+}
+
+function connectionFields({ data: { connection, addressGroup } }: ServerSocket): Record<string, string> {
+  if (!connection) return { path: "/websocket", address: addressGroup };
+  return {
+    client: connection.client,
+    room: connection.room.name,
+    wire: connection.wire,
+    address: addressGroup,
+  };
+}
+
+/** An exception closes only the connection whose handler threw. */
+function isolateErrors<Rest extends unknown[]>(handle: (socket: ServerSocket, ...rest: Rest) => void) {
+  return (socket: ServerSocket, ...rest: Rest): void => {
+    try {
+      handle(socket, ...rest);
+    } catch (error) {
+      logError("A socket's handler failed", error);
+      closeSocket(socket, "failed");
+    }
+  };
+}
