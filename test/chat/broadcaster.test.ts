@@ -1,18 +1,10 @@
 /** A quiet room hears at once; in a busy one messages share a write, in their order, and nobody hears one twice. */
 
 import { describe, expect, test } from "bun:test";
-import { Broadcaster } from "../../src/chat/broadcaster.ts";
-import { TokenBucket } from "../../src/util/token-bucket.ts";
-import { ConnectionManager, type Member } from "../../src/chat/connection-manager.ts";
-import { MemoryStore } from "../../src/store/memory.ts";
-import type { CloseReason } from "../../src/protocol/codec.ts";
-import { RoomRegistry } from "../../src/chat/room.ts";
-import type { Content } from "../../src/store/store.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
 /** So long that what waits can be seen to wait. */
 const start = () => startServer({ args: ["--flush-ms", "1000"] });
-type Listener = Member & { socket: undefined };
 const says = (text: string) => `Client #ann says: ${text}`;
 
 /** A room in which "1" was just said, so that what follows waits. */
@@ -140,121 +132,4 @@ test("a thousand messages of many senders come in one order, the same for all, w
       own.map((line) => line.replace("You wrote", `Client #s${i} says`)),
     );
   }
-});
-
-describe("a crowd, which is written to in several goes", () => {
-  /** Of three sections. */
-  function crowd(
-    publish: (topic: string, message: string) => void,
-    stays = (_: Listener) => true,
-    dismiss: (connection: Listener, why: CloseReason) => void = () => {},
-  ) {
-    const manager = new ConnectionManager<Listener>("crowd", (topic, message) => {
-      publish(topic, String(message));
-      return 1;
-    });
-    const all = Array.from({ length: 600 }, (_, i): Listener => {
-      return { client: `c${i}`, wire: "text", shard: 0, socket: undefined, send: () => 1 };
-    });
-    for (const each of all) manager.connect(each);
-    for (const each of all) if (!stays(each)) manager.disconnect(each, 0);
-    const broadcaster = new Broadcaster<Listener>(manager, new Set(), 1, dismiss);
-    return (message: string) => broadcaster.enqueue([{ to: "text", message, isStored: true }]);
-  }
-
-  test("leaves others their turns in between", async () => {
-    const happened: string[] = [];
-    const say = crowd((topic, message) => happened.push(`${topic} hears ${message}`));
-    say("1");
-    say("2");
-    for (let section = 0; section < 3; section++) {
-      happened.push("others");
-      for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
-    }
-    while (!happened.includes("text:0:crowd hears 2")) await Bun.sleep(1);
-    expect(happened).toEqual([
-      "text:0:crowd hears 1",
-      "others",
-      "text:1:crowd hears 1",
-      "text:1:crowd hears 2",
-      "others",
-      "text:2:crowd hears 1",
-      "text:2:crowd hears 2",
-      "others",
-      // After the pause, those who have not heard it yet.
-      "text:0:crowd hears 2",
-    ]);
-  });
-
-  test("rests for some of the time that it took, however much there is to say", async () => {
-    const times: number[] = [];
-    const say = crowd(() => {
-      Bun.sleepSync(30);
-      times.push(performance.now());
-    });
-    say("1");
-    while (times.length < 3) await new Promise(setImmediate);
-    say("x".repeat(20_000));
-    while (times.length < 4) await Bun.sleep(1);
-    const [, , last = NaN, next = NaN] = times;
-    expect(next - last).toBeGreaterThan(30 + 0.4 * 90); // the next write takes 30 ms, too
-  });
-
-  test("is none any more when few are left of it, or nobody in a section", () => {
-    const heard: string[] = [];
-    const say = crowd(
-      (topic) => heard.push(topic),
-      ({ client, shard }) => shard !== 1 && client.endsWith("0"),
-    );
-    say("1");
-    expect(heard).toEqual(["text:0:crowd", "text:2:crowd"]);
-  });
-
-  test("that a broadcast does not reach is closed in part: the section that it was for", async () => {
-    const heard: string[] = [];
-    const dismissed: string[] = [];
-    const say = crowd(
-      (topic) => {
-        heard.push(topic);
-        if (topic === "text:1:crowd") throw new Error("injected");
-      },
-      undefined,
-      ({ client }, why) => dismissed.push(`${client} ${why}`),
-    );
-    say("1");
-    while (heard.length < 3) await Bun.sleep(1);
-    expect(dismissed).toEqual(Array.from({ length: 250 }, (_, i) => `c${250 + i} undelivered`));
-  });
-
-  test("lets no more wait than a reader may be behind", () => {
-    const heard: string[] = [];
-    const say = crowd((topic) => heard.push(topic));
-    say("1");
-    const large = "x".repeat(64 * 1024);
-    for (let i = 0; i < 3; i++) say(large);
-    expect(heard).toEqual(["text:0:crowd"]);
-    say(large);
-    expect(heard).toHaveLength(1 + 4 * 3 + 2);
-  });
-});
-
-test("what waits in a room that the store has lost is not for who comes into the next one of that name", async () => {
-  const heard: string[] = [];
-  const publish = (_: string, message: Content) => heard.push(String(message));
-  const rooms = new RoomRegistry(new MemoryStore(10, () => {}), publish, 20, () => {});
-  const come = () =>
-    rooms.acquire(
-      { client: "ann", room: "tea", wire: "text", history: 0 },
-      new TokenBucket({ perSecond: 0, burst: 0 }),
-    );
-  const [here, onTheWay] = [await come(), await come()];
-  if (here === "unavailable" || onTheWay === "unavailable") throw new Error("the room did not open");
-  const { room } = here;
-  room.manager.connect(here);
-  for (const message of ["1", "2"]) room.broadcaster.enqueue([{ to: "text", message, isStored: false }]);
-  rooms.detachAll();
-  room.manager.disconnect(here, 0);
-  rooms.release(room);
-  await Bun.sleep(100); // the pause is over
-  expect(heard).toEqual(["1"]);
 });

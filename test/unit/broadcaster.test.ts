@@ -1,0 +1,230 @@
+/** When queued messages are written to a room, and to how much of a large room at once. */
+
+import { describe, expect, test } from "bun:test";
+import { Broadcaster } from "../../src/chat/broadcaster.ts";
+import { ConnectionManager, type Member } from "../../src/chat/connection-manager.ts";
+import type { CloseReason } from "../../src/protocol/codec.ts";
+import { RoomRegistry } from "../../src/chat/room.ts";
+import { TokenBucket } from "../../src/util/token-bucket.ts";
+import { MemoryStore } from "../../src/store/memory.ts";
+import { type Content } from "../../src/store/store.ts";
+import { passes, useFakeTime } from "../support/fake-time.ts";
+import { startHub } from "../support/hub.ts";
+
+type Listener = Member & { socket: undefined };
+
+describe("a busy room", () => {
+  useFakeTime();
+
+  /** In which "1" was just said; the clock stands still. */
+  async function busyRoom() {
+    const { join } = startHub({ flushMs: 10 });
+    const ann = await join("ann", "json");
+    const bob = await join("bob");
+    const say = (text: string) => ann.says(JSON.stringify({ type: "message", text }));
+    say("1");
+    for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+    expect(bob.socket.takes()).toEqual(["Client #ann says: 1"]);
+    return { say, bob };
+  }
+
+  test("hears a message after --flush-ms, and not before", async () => {
+    const { say, bob } = await busyRoom();
+    say("2");
+    say("3");
+    await passes(9);
+    expect(bob.socket.takes()).toEqual([]);
+    await passes(1);
+    expect(bob.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
+  });
+
+  /** Clients on the text wire, and on JSON, in a room in which "1" was just said. */
+  async function sendersInBusyRoom() {
+    const { hub, join } = startHub({ flushMs: 10 });
+    const [ann, bob, eve] = [await join("ann"), await join("bob"), await join("eve", "json")];
+    ann.says("1");
+    for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+    for (const { socket } of [ann, bob, eve]) socket.takes();
+    const texts = ({ socket }: typeof eve) =>
+      socket
+        .takes()
+        .map((frame) => JSON.parse(String(frame)))
+        .flatMap(({ type, text }) => (type === "message" ? text : []));
+    return { hub, join, ann, bob, eve, texts };
+  }
+
+  test("sends what waits to a sender alone, once, when its next line needs it", async () => {
+    const { ann, bob, eve, texts } = await sendersInBusyRoom();
+    bob.says("2");
+    ann.says("3");
+    expect(ann.socket.takes()).toEqual(["You wrote: 3"]);
+    ann.says("4");
+    expect(ann.socket.takes()).toEqual(["Client #bob says: 2", "Client #ann says: 3", "You wrote: 4"]);
+    bob.says("5");
+    expect(bob.socket.takes()).toEqual([
+      "You wrote: 2",
+      "Client #bob says: 2",
+      "Client #ann says: 3",
+      "Client #ann says: 4",
+      "You wrote: 5",
+    ]);
+    expect(texts(eve)).toEqual([]);
+    await passes(10);
+    expect(ann.socket.takes()).toEqual(["Client #ann says: 4", "Client #bob says: 5"]);
+    expect(bob.socket.takes()).toEqual(["Client #bob says: 5"]);
+    expect(texts(eve)).toEqual(["2", "3", "4", "5"]);
+    for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+    await passes(10);
+    bob.says("6");
+    expect(ann.socket.takes()).toEqual(["Client #bob says: 6"]);
+  });
+
+  test("a sender that leaves before the write, and one that joins, change nothing for the others", async () => {
+    const { join, ann, bob, eve, texts } = await sendersInBusyRoom();
+    for (const text of ["2", "3"]) ann.says(text);
+    ann.leaves();
+    const again = await join("ann", "text", { history: 2 });
+    expect(again.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
+    again.says("4");
+    expect(again.socket.takes()).toEqual(["You wrote: 4"]);
+    expect(bob.socket.takes()).toEqual([]);
+    await passes(10);
+    expect(again.socket.takes()).toEqual(["Client #ann says: 4"]);
+    expect(bob.socket.takes()).toEqual(["2", "3", "4"].map((text) => `Client #ann says: ${text}`));
+    expect(texts(eve)).toEqual(["2", "3", "4"]);
+  });
+
+  test("what waits is out before the server stops, also to a sender that was sent some of it", async () => {
+    const { hub, ann, bob } = await sendersInBusyRoom();
+    for (const text of ["2", "3"]) ann.says(text);
+    ann.socket.takes();
+    hub.flush();
+    expect(ann.socket.takes()).toEqual(["Client #ann says: 3"]);
+    expect(bob.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
+  });
+
+  test("hears at once what is more than 16 KiB, both wires together", async () => {
+    const { say, bob } = await busyRoom();
+    say("x".repeat(8000));
+    expect(bob.socket.takes()).toEqual([]);
+    say("y".repeat(300));
+    expect(bob.socket.takes().map(({ length }) => length)).toEqual([18 + 8000, 18 + 300]);
+  });
+});
+
+describe("a crowd, which is written to in several goes", () => {
+  /** Of three sections. */
+  function crowd(
+    publish: (topic: string, message: string) => void,
+    stays = (_: Listener) => true,
+    dismiss: (connection: Listener, why: CloseReason) => void = () => {},
+  ) {
+    const manager = new ConnectionManager<Listener>("crowd", (topic, message) => {
+      publish(topic, String(message));
+      return 1;
+    });
+    const all = Array.from({ length: 600 }, (_, i): Listener => {
+      return { client: `c${i}`, wire: "text", shard: 0, socket: undefined, send: () => 1 };
+    });
+    for (const each of all) manager.connect(each);
+    for (const each of all) if (!stays(each)) manager.disconnect(each, 0);
+    const broadcaster = new Broadcaster<Listener>(manager, new Set(), 1, dismiss);
+    return (message: string) => broadcaster.enqueue([{ to: "text", message, isStored: true }]);
+  }
+
+  test("leaves others their turns in between", async () => {
+    const happened: string[] = [];
+    const say = crowd((topic, message) => happened.push(`${topic} hears ${message}`));
+    say("1");
+    say("2");
+    for (let section = 0; section < 3; section++) {
+      happened.push("others");
+      for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
+    }
+    while (!happened.includes("text:0:crowd hears 2")) await Bun.sleep(1);
+    expect(happened).toEqual([
+      "text:0:crowd hears 1",
+      "others",
+      "text:1:crowd hears 1",
+      "text:1:crowd hears 2",
+      "others",
+      "text:2:crowd hears 1",
+      "text:2:crowd hears 2",
+      "others",
+      // After the pause, those who have not heard it yet.
+      "text:0:crowd hears 2",
+    ]);
+  });
+
+  test("rests for some of the time that it took, however much there is to say", async () => {
+    const times: number[] = [];
+    const say = crowd(() => {
+      Bun.sleepSync(30);
+      times.push(performance.now());
+    });
+    say("1");
+    while (times.length < 3) await new Promise(setImmediate);
+    say("x".repeat(20_000));
+    while (times.length < 4) await Bun.sleep(1);
+    const [, , last = NaN, next = NaN] = times;
+    expect(next - last).toBeGreaterThan(30 + 0.4 * 90); // the next write takes 30 ms, too
+  });
+
+  test("is none any more when few are left of it, or nobody in a section", () => {
+    const heard: string[] = [];
+    const say = crowd(
+      (topic) => heard.push(topic),
+      ({ client, shard }) => shard !== 1 && client.endsWith("0"),
+    );
+    say("1");
+    expect(heard).toEqual(["text:0:crowd", "text:2:crowd"]);
+  });
+
+  test("that a broadcast does not reach is closed in part: the section that it was for", async () => {
+    const heard: string[] = [];
+    const dismissed: string[] = [];
+    const say = crowd(
+      (topic) => {
+        heard.push(topic);
+        if (topic === "text:1:crowd") throw new Error("injected");
+      },
+      undefined,
+      ({ client }, why) => dismissed.push(`${client} ${why}`),
+    );
+    say("1");
+    while (heard.length < 3) await Bun.sleep(1);
+    expect(dismissed).toEqual(Array.from({ length: 250 }, (_, i) => `c${250 + i} undelivered`));
+  });
+
+  test("lets no more wait than a reader may be behind", () => {
+    const heard: string[] = [];
+    const say = crowd((topic) => heard.push(topic));
+    say("1");
+    const large = "x".repeat(64 * 1024);
+    for (let i = 0; i < 3; i++) say(large);
+    expect(heard).toEqual(["text:0:crowd"]);
+    say(large);
+    expect(heard).toHaveLength(1 + 4 * 3 + 2);
+  });
+});
+
+test("what waits in a room that the store has lost is not for who comes into the next one of that name", async () => {
+  const heard: string[] = [];
+  const publish = (_: string, message: Content) => heard.push(String(message));
+  const rooms = new RoomRegistry(new MemoryStore(10, () => {}), publish, 20, () => {});
+  const come = () =>
+    rooms.acquire(
+      { client: "ann", room: "tea", wire: "text", history: 0 },
+      new TokenBucket({ perSecond: 0, burst: 0 }),
+    );
+  const [here, onTheWay] = [await come(), await come()];
+  if (here === "unavailable" || onTheWay === "unavailable") throw new Error("the room did not open");
+  const { room } = here;
+  room.manager.connect(here);
+  for (const message of ["1", "2"]) room.broadcaster.enqueue([{ to: "text", message, isStored: false }]);
+  rooms.detachAll();
+  room.manager.disconnect(here, 0);
+  rooms.release(room);
+  await Bun.sleep(100); // the pause is over
+  expect(heard).toEqual(["1"]);
+});

@@ -1,0 +1,100 @@
+/** When joins and leaves are announced, and how many at a time. */
+
+import { describe, expect, test } from "bun:test";
+import { passes, useFakeTime } from "../support/fake-time.ts";
+import { startHub } from "../support/hub.ts";
+
+useFakeTime();
+
+describe("leaves", () => {
+  test("are announced after 100 ms, and no later than half of that again", async () => {
+    const { join } = startHub();
+    const bob = await join("bob");
+    const ann = await join("ann");
+    const eve = await join("eve");
+    ann.leaves();
+    await passes(30);
+    eve.leaves();
+    await passes(69);
+    expect(bob.socket.takes()).toEqual([]);
+    await passes(51);
+    expect(bob.socket.takes()).toEqual(["Client #ann left the chat", "Client #eve left the chat"]);
+  });
+
+  test("are none of a client that is back within 100 ms", async () => {
+    const { join } = startHub();
+    const bob = await join("bob");
+    const ann = await join("ann");
+    ann.leaves();
+    await passes(99);
+    const again = await join("ann");
+    await passes(1000);
+    expect(bob.socket.takes()).toEqual([]);
+    again.leaves();
+    await passes(150);
+    expect(bob.socket.takes()).toEqual(["Client #ann left the chat"]);
+  });
+
+  test("of a crowd are at most 10,000 deliveries in one go, with a rest for others in between", async () => {
+    const { join } = startHub();
+    const stay = await Promise.all(Array.from({ length: 200 }, (_, i) => join(`stays${i}`)));
+    const crowd = await Promise.all(Array.from({ length: 300 }, (_, i) => join(`goes${i}`)));
+    for (const each of crowd) each.leaves();
+    const [first] = stay;
+    const goes: number[] = [];
+    await passes(300, () => goes.push(first?.socket.takes().length ?? 0));
+    expect(Math.max(...goes) * stay.length).toBeLessThanOrEqual(10_000);
+    expect(goes.reduce((sum, count) => sum + count, 0)).toBe(crowd.length);
+    const times = goes.flatMap((count, ms) => (count > 0 ? [ms] : []));
+    for (const [i, ms] of times.slice(1).entries()) expect(ms - (times[i] ?? NaN)).toBeGreaterThanOrEqual(10);
+  });
+});
+
+describe("presence", () => {
+  test("comes at most every 200 ms, however much there is of it, and not much later", async () => {
+    const { join } = startHub();
+    const bob = await join("bob", "json");
+    await passes(1000);
+    bob.socket.takes();
+    const times: number[] = [];
+    const joined: string[] = [];
+    for (let ms = 0; ms < 2000; ms += 10) {
+      await join(`c${ms}`);
+      await passes(10, () => {
+        for (const event of bob.socket.takesPresence()) {
+          times.push(performance.now());
+          joined.push(...event.joined);
+        }
+      });
+    }
+    for (const [i, ms] of times.slice(1).entries())
+      expect(ms - (times[i] ?? NaN)).toBeGreaterThanOrEqual(200);
+    expect(times.length).toBeGreaterThanOrEqual(9);
+    await passes(200);
+    joined.push(...bob.socket.takesPresence().flatMap((event) => event.joined));
+    expect(joined).toEqual(Array.from({ length: 200 }, (_, i) => `c${10 * i}`));
+  });
+
+  test("names 100 clients in a welcome and over HTTP, and counts them all", async () => {
+    const { hub, join } = startHub();
+    for (let i = 0; i < 150; i++) await join(`c${i}`);
+    const bob = await join("bob", "json");
+    const { members, count } = JSON.parse(String(bob.socket.takes()[0]));
+    expect([members.length, count]).toEqual([100, 151]);
+    expect(await hub.getPresence("tea")).toEqual({ count: 151, members });
+  });
+
+  test("names 100 clients at a time, and the rest 200 ms later", async () => {
+    const { join } = startHub();
+    const bob = await join("bob", "json");
+    await passes(1000);
+    bob.socket.takes();
+    for (let i = 0; i < 250; i++) await join(`c${i}`);
+    const events = [];
+    for (let i = 0; i < 4; i++) {
+      await passes(200);
+      events.push(bob.socket.takesPresence().map(({ joined, count }) => [joined.length, count]));
+    }
+    expect(events).toEqual([[[100, 251]], [[100, 251]], [[50, 251]], []]);
+  });
+});
