@@ -7,9 +7,11 @@
 import { logError } from "../ops/log.ts";
 import { MAX_SHARD_SIZE, type ConnectionManager, type Member } from "./connection-manager.ts";
 import { recordDelivery } from "../ops/metrics.ts";
-import type { CloseReason, WireFormat } from "../protocol/codec.ts";
+import type { WireFormat } from "../protocol/codec.ts";
+import type { CloseReason } from "../protocol/codes.ts";
 import type { Content } from "../store/store.ts";
-import { isSlowConsumer, SLOW_CONSUMER_BYTES, type Connection } from "./connection.ts";
+import type { Connection } from "./connection.ts";
+import { isSlowConsumer, SLOW_CONSUMER_BYTES } from "./socket.ts";
 
 /** So much does not wait any longer, the frames of both wires counted in characters: 64 KiB were no faster, and later. */
 const FLUSH_AT_CHARS = 16 * 1024;

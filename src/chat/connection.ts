@@ -5,16 +5,11 @@ import type { Broadcaster } from "./broadcaster.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import { logError } from "../ops/log.ts";
 import { PersonalLines } from "./personal-lines.ts";
-import {
-  CLOSE_CODES,
-  jsonCodec,
-  textCodec,
-  type CloseReason,
-  type ErrorCode,
-  type WireFormat,
-} from "../protocol/codec.ts";
+import { jsonCodec, textCodec, type WireFormat } from "../protocol/codec.ts";
+import type { ErrorCode } from "../protocol/codes.ts";
+import { closeSocket, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
 import { recordAppend } from "../ops/metrics.ts";
-import { SendOrder } from "../store/dedup.ts";
+import { SendOrder } from "./send-order.ts";
 import type {
   AppendResult,
   Content,
@@ -23,40 +18,8 @@ import type {
   AppendCallback,
 } from "../store/store.ts";
 
-/** A reader with more than this unread is told to come back; a little later Bun would cut it off without a word. */
-export const SLOW_CONSUMER_BYTES = 1024 * 1024;
-
 /** What surrounds a message at the store, about. */
 const DRAFT_BYTES = 200;
-
-/** Why this server ended a connection. */
-export type DisconnectReason = CloseReason | "silent";
-
-/** As much of a socket as it takes to end it. */
-export interface Ending {
-  readonly data: { disconnectReason?: DisconnectReason };
-  /** It may have been paused: what is never read of a connection that is closed makes TCP drop the rest, the close frame too. */
-  resume?(): void;
-  close(code: number, reason: string): void;
-}
-
-export function closeSocket(socket: Ending, why: CloseReason): void {
-  socket.data.disconnectReason = why;
-  const [code, reason] = CLOSE_CODES[why];
-  socket.resume?.();
-  socket.close(code, reason);
-}
-
-/** As much of Bun's socket as the hub needs. */
-export interface ConnectionSocket extends Ending {
-  ping(): number;
-  /** What is sent meanwhile shares a write. */
-  cork(sends: () => void): unknown;
-  send(message: Content): number;
-  subscribe(topic: string): unknown;
-  unsubscribe(topic: string): unknown;
-  getBufferedAmount(): number;
-}
 
 /** What a client asks for with its address. */
 export interface JoinRequest {
@@ -199,9 +162,4 @@ export class Connection implements Member, AppendCallback {
     else if (seq !== undefined)
       this.send(jsonCodec.ack(seq, "stored" in result ? result.stored.id : result.id));
   }
-}
-
-/** A reader that is to come back and resume. One that catches up never is: it is sent no more than it reads. */
-export function isSlowConsumer(socket: ConnectionSocket): boolean {
-  return socket.getBufferedAmount() > SLOW_CONSUMER_BYTES;
 }

@@ -8,7 +8,8 @@ import type { TokenBucket } from "../util/token-bucket.ts";
 import { Hearing, type HearingOptions } from "./receive.ts";
 import { recordAppend, resumesTotal } from "../ops/metrics.ts";
 import type { Publish } from "./connection-manager.ts";
-import { jsonCodec, MAX_LISTED_MEMBERS, textCodec, type CloseReason } from "../protocol/codec.ts";
+import { jsonCodec, MAX_LISTED_MEMBERS, textCodec } from "../protocol/codec.ts";
+import type { CloseReason } from "../protocol/codes.ts";
 import { RoomRegistry } from "./room.ts";
 import type {
   AppendResult,
@@ -20,7 +21,8 @@ import type {
   MessageStore,
   PageQuery,
 } from "../store/store.ts";
-import { closeSocket, type ConnectionSocket, type Connection, type JoinRequest } from "./connection.ts";
+import type { Connection, JoinRequest } from "./connection.ts";
+import { closeSocket, type ConnectionSocket } from "./socket.ts";
 
 export interface HubOptions extends HearingOptions {
   readonly pingSeconds: number;

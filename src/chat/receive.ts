@@ -6,10 +6,9 @@ import {
   jsonCodec,
   MAX_AROUND_CHARACTERS,
   parseFrame,
-  type CloseReason,
   type ClientCommand,
-  type ErrorCode,
 } from "../protocol/codec.ts";
+import type { CloseReason, ErrorCode } from "../protocol/codes.ts";
 import type { Content, PendingMessage, MessageStore } from "../store/store.ts";
 import type { Connection } from "./connection.ts";
 

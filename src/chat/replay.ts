@@ -2,7 +2,8 @@
 
 import { logError } from "../ops/log.ts";
 import { recordDelivery } from "../ops/metrics.ts";
-import { jsonCodec, textCodec, type CloseReason } from "../protocol/codec.ts";
+import { jsonCodec, textCodec } from "../protocol/codec.ts";
+import type { CloseReason } from "../protocol/codes.ts";
 import type { StoredMessage, MessageStore } from "../store/store.ts";
 import type { Connection } from "./connection.ts";
 

@@ -4,7 +4,7 @@ import { cancelTimers } from "./announcements.ts";
 import { Broadcaster } from "./broadcaster.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import { ConnectionManager, type Publish } from "./connection-manager.ts";
-import type { CloseReason } from "../protocol/codec.ts";
+import type { CloseReason } from "../protocol/codes.ts";
 import type { HistoryPage, ReadonlyHistory, MessageStore } from "../store/store.ts";
 import { Connection, type Room, type JoinRequest } from "./connection.ts";
 

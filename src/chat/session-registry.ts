@@ -1,6 +1,7 @@
 /** Which connection has a session: the newest one, on this node or another. */
 
 import type { Cluster } from "../store/store.ts";
+import { sessionKey } from "../store/dedup.ts";
 import type { Connection } from "./connection.ts";
 
 export class SessionRegistry {
@@ -41,7 +42,7 @@ export class SessionRegistry {
 
   /** A session was opened by another node. */
   onRemoteClaim(client: string, session: string, ticket: number): void {
-    const here = this.#holders.get(`${client} ${session}`);
+    const here = this.#holders.get(sessionKey(client, session));
     if (!here) return;
     if (here.fencingToken < ticket) this.dismiss(here);
     // It was not there yet when the other node was told of this one.
@@ -50,5 +51,5 @@ export class SessionRegistry {
 }
 
 function keyOf({ client, session }: Connection): string | undefined {
-  return session === undefined ? undefined : `${client} ${session}`;
+  return session === undefined ? undefined : sessionKey(client, session);
 }

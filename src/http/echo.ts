@@ -3,7 +3,7 @@
 import type { ServerSocket } from "./sockets.ts";
 import { exceedsBytes, textCodec } from "../protocol/codec.ts";
 import type { Content } from "../store/store.ts";
-import { closeSocket, isSlowConsumer } from "../chat/connection.ts";
+import { closeSocket, isSlowConsumer } from "../chat/socket.ts";
 
 export function echo(socket: ServerSocket, message: Content, maxMessageBytes: number): void {
   if (exceedsBytes(message, maxMessageBytes)) return closeSocket(socket, "tooBig");

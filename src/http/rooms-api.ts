@@ -8,15 +8,8 @@ import type { Hub } from "../chat/hub.ts";
 import { TokenBuckets } from "../util/token-bucket.ts";
 import type { Right } from "../auth/tokens.ts";
 import { parseName } from "../protocol/names.ts";
-import {
-  ERROR_MESSAGES,
-  toChatMessage,
-  hasTooMuchAround,
-  exceedsBytes,
-  maxFrameBytes,
-  parseSeq,
-  type ErrorCode,
-} from "../protocol/codec.ts";
+import { toChatMessage, hasTooMuchAround, exceedsBytes, maxFrameBytes, parseSeq } from "../protocol/codec.ts";
+import { ERROR_MESSAGES, type ErrorCode } from "../protocol/codes.ts";
 
 /** A body may take this long in all; Bun would cut it off after 12 s, whatever keeps coming. */
 const BODY_SECONDS = 120;

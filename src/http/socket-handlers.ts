@@ -3,7 +3,7 @@
 import { echo } from "./echo.ts";
 import { Intake } from "./intake.ts";
 import type { ServerSocket, SocketRegistry } from "./sockets.ts";
-import { closeSocket } from "../chat/connection.ts";
+import { closeSocket } from "../chat/socket.ts";
 import type { Hub } from "../chat/hub.ts";
 import { logError, logEvent } from "../ops/log.ts";
 import { CLIENT_CODES, disconnectsTotal } from "../ops/metrics.ts";

@@ -3,7 +3,8 @@
 import { problem, type Problem } from "./access.ts";
 import { logEvent } from "../ops/log.ts";
 import type { Content } from "../store/store.ts";
-import { closeSocket, type DisconnectReason, type Connection } from "../chat/connection.ts";
+import type { Connection } from "../chat/connection.ts";
+import { closeSocket, type DisconnectReason } from "../chat/socket.ts";
 
 /** So many pings without any sign of life, and it is closed by the time of the next one. */
 const MAX_MISSED_PONGS = 2;

@@ -2,7 +2,7 @@
 
 import { openDescriptors } from "../http/descriptors.ts";
 import { refusalCodes } from "../http/access.ts";
-import { CLOSE_CODES, ERROR_MESSAGES } from "../protocol/codec.ts";
+import { CLOSE_CODES, ERROR_MESSAGES } from "../protocol/codes.ts";
 import type { AppendResult, Content, PendingMessage } from "../store/store.ts";
 
 type Labels = Readonly<Record<string, string>>;

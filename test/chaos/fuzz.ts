@@ -5,7 +5,7 @@
 
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
-import { CLOSE_CODES } from "../../src/protocol/codec.ts";
+import { CLOSE_CODES } from "../../src/protocol/codes.ts";
 import { FuzzInput, SECRET, TARGETS, tokenOf, type Input } from "../support/fuzz-input.ts";
 import { JsonPeer, type Peer } from "../support/peer.ts";
 import { startServer, type TestServer } from "../support/server.ts";

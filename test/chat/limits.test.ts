@@ -5,7 +5,7 @@ import { connect } from "../../src/client/client.ts";
 import { addressGroup } from "../../src/http/sockets.ts";
 import { forwardedFor } from "../../src/http/access.ts";
 import { TokenBucket, TokenBuckets } from "../../src/util/token-bucket.ts";
-import { ERROR_MESSAGES } from "../../src/protocol/codec.ts";
+import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { Clock } from "../support/clock.ts";
 import { startServer } from "../support/server.ts";
 import { openRaw, RawClient, request } from "../support/raw-websocket.ts";

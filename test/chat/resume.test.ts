@@ -1,7 +1,7 @@
 /** Going on after a connection was lost: what is recovered, and how an own message is said exactly once. */
 
 import { describe, expect, test } from "bun:test";
-import { ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codec.ts";
+import { ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codes.ts";
 import { JsonPeer, type Event } from "../support/peer.ts";
 import { startServer, STORES } from "../support/server.ts";
 

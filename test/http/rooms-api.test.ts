@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import type { ChatMessage } from "../../src/protocol/events.ts";
-import { ERROR_MESSAGES } from "../../src/protocol/codec.ts";
+import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { Clock } from "../support/clock.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";

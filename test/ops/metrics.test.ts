@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { version } from "../../package.json";
 import { AccessControl, refusalCodes } from "../../src/http/access.ts";
-import { CLOSE_CODES, ERROR_MESSAGES } from "../../src/protocol/codec.ts";
+import { CLOSE_CODES, ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { eventually } from "../support/deadline.ts";
 import { startServer } from "../support/server.ts";

@@ -1,14 +1,8 @@
 /** Wire 2: what is malformed is told, with a code, and costs nothing else. */
 
 import { describe, expect, spyOn, test } from "bun:test";
-import {
-  CLOSE_CODES,
-  ERROR_MESSAGES,
-  jsonCodec,
-  maxFrameBytes,
-  parseFrame,
-  type ErrorCode,
-} from "../../src/protocol/codec.ts";
+import { jsonCodec, maxFrameBytes, parseFrame } from "../../src/protocol/codec.ts";
+import { CLOSE_CODES, ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codes.ts";
 import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
 

@@ -5,7 +5,7 @@ import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
 import type { WireFormat } from "../../src/protocol/codec.ts";
 import type { Content, StoreListener, MessageStore } from "../../src/store/store.ts";
-import type { DisconnectReason, ConnectionSocket } from "../../src/chat/connection.ts";
+import type { DisconnectReason, ConnectionSocket } from "../../src/chat/socket.ts";
 
 /** A connection's socket, whose network takes as much as the test says. */
 export class FakeSocket implements ConnectionSocket {

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { Broadcaster } from "../../src/chat/broadcaster.ts";
 import { ConnectionManager, type Member } from "../../src/chat/connection-manager.ts";
-import type { CloseReason } from "../../src/protocol/codec.ts";
+import type { CloseReason } from "../../src/protocol/codes.ts";
 import { RoomRegistry } from "../../src/chat/room.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";

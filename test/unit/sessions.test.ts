@@ -1,7 +1,8 @@
 /** The rules of numbered messages that only a rare moment puts to the test. */
 
 import { describe, expect, test } from "bun:test";
-import { SendOrder, DedupTable } from "../../src/store/dedup.ts";
+import { DedupTable } from "../../src/store/dedup.ts";
+import { SendOrder } from "../../src/chat/send-order.ts";
 import type { PendingMessage } from "../../src/store/store.ts";
 
 const kept = (id: string) => ({ stored: { id, prev: "0-0", time: 0, room: "r", from: "ann", content: "" } });
