@@ -71,16 +71,16 @@ export class Hub {
     return this.#rooms.size;
   }
 
-  /** Those in a room, {@link MAX_LISTED_MEMBERS} of them by name. */
-  async getPresence(name: string): Promise<{ count: number; members: readonly string[] } | "unavailable"> {
+  /** Those in a room, {@link MAX_LISTED_MEMBERS} of them by name. @throws StoreUnavailable */
+  async getPresence(name: string): Promise<{ count: number; members: readonly string[] }> {
     const { manager } = this.#rooms.get(name) ?? {};
     if (manager) return { count: manager.count, members: manager.members(MAX_LISTED_MEMBERS) };
     const clients = (await this.#store.cluster?.listClients(name)) ?? new Set<string>();
-    if (clients === "unavailable") return clients;
     return { count: clients.size, members: clients.values().take(MAX_LISTED_MEMBERS).toArray() };
   }
 
-  read(room: string, where: PageQuery): Promise<HistoryPage | "unavailable"> {
+  /** @throws StoreUnavailable */
+  read(room: string, where: PageQuery): Promise<HistoryPage> {
     return this.#store.readHistory(room, where);
   }
 
@@ -118,8 +118,8 @@ export class Hub {
     for (const room of this.#rooms.all()) room.broadcaster.flush();
   }
 
-  /** Takes a place in a room, before the upgrade: either {@link join} or {@link release} follows. */
-  reserve(joinRequest: JoinRequest, bucket: TokenBucket): Promise<Connection | "unavailable"> {
+  /** Takes a place in a room, before the upgrade: either {@link join} or {@link release} follows. @throws StoreUnavailable */
+  reserve(joinRequest: JoinRequest, bucket: TokenBucket): Promise<Connection> {
     return this.#rooms.acquire(joinRequest, bucket);
   }
 

@@ -4,7 +4,7 @@ import { logError } from "../ops/log.ts";
 import { recordDelivery } from "../ops/metrics.ts";
 import { jsonCodec, textCodec } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import type { StoredMessage, MessageStore } from "../store/store.ts";
+import { StoreUnavailable, type StoredMessage, type MessageStore } from "../store/store.ts";
 import type { Connection } from "./connection.ts";
 
 /** Entries read from the store, or sent, in one go; then others have their turn. */
@@ -67,8 +67,7 @@ async function replayFromStore(connection: Connection, store: MessageStore, dism
     // A store that answers at once would leave no room for anything else.
     await othersTurn();
     if (!connection.socket) return;
-    const isComplete =
-      page !== "unavailable" && (page.recovered || (page.isDamaged && !connection.isResuming));
+    const isComplete = page.recovered || (page.isDamaged && !connection.isResuming);
     if (!isComplete) return dismiss(connection, "tooSlow");
     if (page.messages.length === 0 && page.isDamaged) {
       // What follows cannot be read.
@@ -92,6 +91,7 @@ async function later(work: Promise<void>, connection: Connection, dismiss: Dismi
   try {
     await work;
   } catch (error) {
+    if (error instanceof StoreUnavailable) return dismiss(connection, "tooSlow");
     logError("A replay failed", error);
     dismiss(connection, "undelivered");
   }

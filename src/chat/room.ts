@@ -5,7 +5,7 @@ import { Broadcaster } from "./broadcaster.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import { ConnectionManager, type Publish } from "./connection-manager.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import type { HistoryPage, ReadonlyHistory, MessageStore } from "../store/store.ts";
+import { StoreUnavailable, type ReadonlyHistory, type MessageStore } from "../store/store.ts";
 import { Connection, type Room, type JoinRequest } from "./connection.ts";
 
 /** `?history=N` goes back this far also where less than that is kept ready. */
@@ -42,47 +42,40 @@ export class RoomRegistry {
     return this.#rooms.get(room.name) === room;
   }
 
-  /** Takes a place, until {@link release}. */
-  async acquire(joinRequest: JoinRequest, bucket: TokenBucket): Promise<Connection | "unavailable"> {
+  /** Takes a place, until {@link release}. @throws StoreUnavailable */
+  async acquire(joinRequest: JoinRequest, bucket: TokenBucket): Promise<Connection> {
     const losses = this.#generation;
     const { client, session, after } = joinRequest;
     // First of all: what follows may take one of two connections of a session longer than the other.
-    const asked =
-      session === undefined ? 0 : (this.store.cluster?.nextFencingToken() ?? ++this.#nextFencingToken);
+    const ticket = session === undefined ? 0 : await this.#fencingToken();
     const history = await this.store.acquireRoom(joinRequest.room);
-    if (history === "unavailable") return history;
     if (losses !== this.#generation) {
       this.store.releaseRoom(joinRequest.room);
-      return "unavailable";
+      throw new StoreUnavailable();
     }
     const room = this.#rooms.get(joinRequest.room) ?? this.#make(joinRequest.room, history);
     room.refCount++;
-    const [sent, kept, ticket] = await Promise.all([
-      session === undefined ? null : this.store.lastSeq(client, session),
-      after === undefined ? {} : this.store.readHistory(joinRequest.room, { after, limit: 1 }),
-      asked,
-    ]);
-    const { recovered: isAfterKept = false, isDamaged = false }: Partial<HistoryPage> =
-      kept === "unavailable" ? {} : kept;
-    const idBefore = isAfterKept ? undefined : await this.#idBefore(joinRequest, history);
-    if (
-      sent !== "unavailable" &&
-      kept !== "unavailable" &&
-      ticket !== "unavailable" &&
-      idBefore !== "unavailable"
-    ) {
+    try {
+      const [sent, kept] = await Promise.all([
+        session === undefined ? null : this.store.lastSeq(client, session),
+        after === undefined ? undefined : this.store.readHistory(joinRequest.room, { after, limit: 1 }),
+      ]);
+      const { recovered: isAfterKept = false, isDamaged = false } = kept ?? {};
+      const idBefore = isAfterKept ? undefined : await this.#idBefore(joinRequest, history);
       const arrival = { after, history: joinRequest.history, sent, isAfterKept, isDamaged, idBefore };
       return new Connection(joinRequest, room, bucket, arrival, ticket);
+    } catch (error) {
+      this.release(room);
+      throw error;
     }
-    this.release(room);
-    return "unavailable";
+  }
+
+  #fencingToken(): number | Promise<number> {
+    return this.store.cluster?.nextFencingToken() ?? ++this.#nextFencingToken;
   }
 
   /** Where the latest messages begin that it asks for, if not all of them are in the history. */
-  async #idBefore(
-    joinRequest: JoinRequest,
-    history: ReadonlyHistory,
-  ): Promise<string | "unavailable" | undefined> {
+  async #idBefore(joinRequest: JoinRequest, history: ReadonlyHistory): Promise<string | undefined> {
     const count = Math.min(joinRequest.history, MAX_REPLAY);
     if (count <= history.nextOffset - history.firstOffset) return undefined;
     return this.store.idBeforeLatest?.(joinRequest.room, count);

@@ -4,6 +4,7 @@ import { corsPreflight, jsonProblem, withCors } from "./responses.ts";
 import { addressGroup } from "./sockets.ts";
 import { queryParams, problem, type AccessControl, type Grant, type Problem } from "./access.ts";
 import type { Upgrader } from "./upgrade.ts";
+import { StoreUnavailable } from "../store/store.ts";
 import type { Hub } from "../chat/hub.ts";
 import { TokenBuckets } from "../util/token-bucket.ts";
 import type { Right } from "../auth/tokens.ts";
@@ -51,7 +52,13 @@ export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, 
       const room = parseName("room", params.room);
       if ("detail" in room) return problem(400, "bad-name", room.detail);
       const pass = access.authorize(url, headers, { room: room.name, ...(rights && { rights }) }, Date.now());
-      return "detail" in pass ? pass : handle(request, room.name, pass);
+      if ("detail" in pass) return pass;
+      try {
+        return await handle(request, room.name, pass);
+      } catch (error) {
+        if (error instanceof StoreUnavailable) return unreadable;
+        throw error;
+      }
     }
     return async (request: RoomRequest): Promise<Response> => {
       const result = await decide(request);
@@ -107,7 +114,6 @@ export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, 
       return problem(400, "bad-limit", `limit is a whole number from 1 to ${MAX_LIMIT}.`);
     const end = after !== null ? { after } : before !== null ? { before } : {};
     const page = await hub.read(room, { ...end, limit: Number(limit) });
-    if (page === "unavailable") return unreadable;
     const { messages, isDamaged: _, ...rest } = page;
     return jsonResponse({ messages: messages.map(toChatMessage), ...rest });
   });
@@ -116,8 +122,7 @@ export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, 
   const listMembers = authorized(async (request, room) => {
     const limited = rateLimit(readLimits, request, "");
     if (limited) return limited;
-    const presence = await hub.getPresence(room);
-    return presence === "unavailable" ? unreadable : jsonResponse(presence);
+    return jsonResponse(await hub.getPresence(room));
   });
 
   /** A route's own methods; every other one gets its problem. */

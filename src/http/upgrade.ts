@@ -16,7 +16,8 @@ import { logEvent, logError } from "../ops/log.ts";
 import { requestsRejected } from "../ops/metrics.ts";
 import type { ServerOptions } from "./options.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
-import type { JoinRequest } from "../chat/connection.ts";
+import type { Connection, JoinRequest } from "../chat/connection.ts";
+import { StoreUnavailable } from "../store/store.ts";
 
 const MAX_PATH_CHARACTERS = 200;
 
@@ -73,20 +74,22 @@ export class Upgrader {
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") return this.#notWebSocket(request);
 
     this.sockets.reserve(network);
-    const connection =
-      joinRequest && (await this.hub.reserve(joinRequest, this.#allowanceFor(network)).catch(logOpenFailure));
-    if (connection !== "unavailable") {
-      const { expiresMs } = pass;
-      // Left alone, Bun agrees to whichever subprotocol is offered first.
-      const reply = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };
-      const data = { connection, addressGroup: network, expiresMs, missedPongs: 0, pingedMs: 0 };
-      if (this.server().upgrade(request, { data, headers: reply })) return undefined;
-      if (connection) this.hub.release(connection);
+    let connection: Connection | undefined;
+    try {
+      if (joinRequest) connection = await this.hub.reserve(joinRequest, this.#allowanceFor(network));
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) logError("A room could not be opened", error);
+      this.sockets.release(network);
+      return this.reject(request, ROOM_UNAVAILABLE);
     }
+    const { expiresMs } = pass;
+    // Left alone, Bun agrees to whichever subprotocol is offered first.
+    const reply = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };
+    const data = { connection, addressGroup: network, expiresMs, missedPongs: 0, pingedMs: 0 };
+    if (this.server().upgrade(request, { data, headers: reply })) return undefined;
+    if (connection) this.hub.release(connection);
     this.sockets.release(network);
-    return connection === "unavailable"
-      ? this.reject(request, ROOM_UNAVAILABLE)
-      : this.#notWebSocket(request);
+    return this.#notWebSocket(request);
   }
 
   /** Whoever connects and disconnects without end is heard of by everyone in the room, each time. */
@@ -136,11 +139,6 @@ export class Upgrader {
     }
     return address;
   }
-}
-
-function logOpenFailure(error: unknown): "unavailable" {
-  logError("A room could not be opened", error);
-  return "unavailable";
 }
 
 /** Without the query, which may hold a token. */

@@ -5,6 +5,7 @@ import { RoomCache, type CachedRoom } from "./room-cache.ts";
 import { DedupTable } from "./dedup.ts";
 import {
   History,
+  StoreUnavailable,
   type PendingMessage,
   type StoredMessage,
   type MessageListener,
@@ -47,9 +48,9 @@ export class MemoryStore implements MessageStore {
     this.#rooms = new RoomCache(limits.bytes, (grown) => this.#makeSpace(grown));
   }
 
-  async acquireRoom(name: string): Promise<ReadonlyHistory | "unavailable"> {
+  async acquireRoom(name: string): Promise<ReadonlyHistory> {
     const room = this.#room(name);
-    if (!room) return "unavailable";
+    if (!room) throw new StoreUnavailable();
     room.holders++;
     this.#unused.delete(name);
     this.#unusedEmpty.delete(name);

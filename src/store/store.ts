@@ -58,8 +58,8 @@ export interface StoreListener {
 }
 
 /**
- * Answers may come at once or later, but drafts are decided in the order in which they were given. What cannot
- * be done for now is `"unavailable"`; nothing here throws or rejects for a reason that lies outside the program.
+ * Results may be reported at once or later, but messages are decided in the order in which they were appended. A read
+ * that is not possible at the moment rejects with {@link StoreUnavailable}; {@link append} never throws.
  */
 export interface MessageStore {
   /** Where messages are kept, and what that promises: the end of a sentence for the operator, once it has started. */
@@ -69,15 +69,15 @@ export interface MessageStore {
   /** Only where there may be other nodes. */
   readonly cluster?: Cluster;
   /** The room's latest entries, kept up to date and safe from being forgotten until as many calls of {@link releaseRoom}. */
-  acquireRoom(room: string): Promise<ReadonlyHistory | "unavailable">;
+  acquireRoom(room: string): Promise<ReadonlyHistory>;
   releaseRoom(room: string): void;
   append(pending: PendingMessage, sender: AppendCallback): void;
   /** The highest number kept of that session, or null if nothing is known of it. */
-  lastSeq(client: string, session: string): Promise<number | null | "unavailable">;
+  lastSeq(client: string, session: string): Promise<number | null>;
   /** A piece of a room's conversation, whether the room is open or not. */
-  readHistory(room: string, where: PageQuery): Promise<HistoryPage | "unavailable">;
+  readHistory(room: string, where: PageQuery): Promise<HistoryPage>;
   /** The id just before a room's latest `count` messages. Only where there may be more of them than in an open room's history. */
-  idBeforeLatest?(room: string, count: number): Promise<string | "unavailable">;
+  idBeforeLatest?(room: string, count: number): Promise<string>;
   /** Whether it keeps what it is given just now. */
   readonly isReady: boolean;
   /** When all that it was given is answered. */
@@ -91,11 +91,11 @@ export interface Cluster {
   /** Who is in an open room by way of them, up to what the follower was told last. */
   remoteConnections(room: string): Iterable<readonly [client: string, node: string, connections: number]>;
   /** Everyone who is in a room by way of them, whether it is open here or not. */
-  listClients(room: string): Promise<ReadonlySet<string> | "unavailable">;
+  listClients(room: string): Promise<ReadonlySet<string>>;
   /** Tells them how many connections a client has in a room here. */
   publishPresence(room: string, client: string, connections: number): void;
   /** A number that grows, whichever node asks. */
-  nextFencingToken(): Promise<number | "unavailable">;
+  nextFencingToken(): Promise<number>;
   /** Tells them that a session was opened here, by a client that has shown since the ticket that it is there. */
   announceSession(client: string, session: string, ticket: number): void;
 }
@@ -109,6 +109,13 @@ export interface StoreOptions {
 
 /** A store that cannot be used, in a sentence for the operator. */
 export class StoreError extends Error {}
+
+/** The store cannot be read at the moment. The store logs why; a retry may succeed. */
+export class StoreUnavailable extends Error {
+  constructor() {
+    super("the store is unavailable");
+  }
+}
 
 /** Which piece: what follows an id, what is before one, or else the end. */
 export interface PageQuery {

@@ -2,7 +2,12 @@
 
 import { expect, test } from "bun:test";
 import { MemoryStore } from "../../src/store/memory.ts";
-import type { PendingMessage, StoredMessage, ReadonlyHistory } from "../../src/store/store.ts";
+import {
+  StoreUnavailable,
+  type PendingMessage,
+  type StoredMessage,
+  type ReadonlyHistory,
+} from "../../src/store/store.ts";
 
 function draft(room: string, content: string): PendingMessage {
   return {
@@ -40,7 +45,6 @@ function makeStore({
     },
     async open(room: string): Promise<ReadonlyHistory> {
       const history = await store.acquireRoom(room);
-      if (history === "unavailable") throw new Error(`${room} is unavailable`);
       return history;
     },
   };
@@ -90,7 +94,7 @@ test("when there are too many rooms the one that has been empty for longest goes
     say(room);
     ids.set(room, history.lastId);
   }
-  expect(await store.acquireRoom("d")).toBe("unavailable");
+  await expect(store.acquireRoom("d")).rejects.toBeInstanceOf(StoreUnavailable);
   expect(
     store.append(draft("d", ""), {
       onResult: (_, result) => expect(result).toEqual({ rejected: "unavailable" }),
@@ -101,7 +105,7 @@ test("when there are too many rooms the one that has been empty for longest goes
   await open("d");
   say("d"); // in the place of b
   expect((await open("a")).lastId).toBe(ids.get("a") ?? "");
-  expect(await store.acquireRoom("b")).toBe("unavailable");
+  await expect(store.acquireRoom("b")).rejects.toBeInstanceOf(StoreUnavailable);
   store.releaseRoom("d");
   await open("b");
   say("b");
@@ -115,7 +119,7 @@ test("a room is held as often as it was opened", async () => {
   await open("a");
   say("a");
   store.releaseRoom("a");
-  expect(await store.acquireRoom("b")).toBe("unavailable");
+  await expect(store.acquireRoom("b")).rejects.toBeInstanceOf(StoreUnavailable);
   store.releaseRoom("a");
   await open("b");
 });
@@ -182,7 +186,6 @@ test("its own limits are 64 MiB a room, 256 MiB in all, and 50,000 rooms", async
   const histories: ReadonlyHistory[] = [];
   for (let i = 0; i < 5; i++) {
     const history = await store.acquireRoom(`large${i}`);
-    if (history === "unavailable") throw new Error("the room did not open");
     histories.push(history);
     for (let n = 0; n < 40; n++) say(`large${i}`, twoMiB);
   }

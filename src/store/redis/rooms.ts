@@ -6,6 +6,7 @@ import {
   takePage,
   compareIds,
   History,
+  StoreUnavailable,
   type StoredMessage,
   type StoreListener,
   type ReadonlyHistory,
@@ -48,12 +49,12 @@ export class RedisRooms {
     return this.#rooms.bytes;
   }
 
-  async open(name: string): Promise<ReadonlyHistory | "unavailable"> {
+  async open(name: string): Promise<ReadonlyHistory> {
     const room = this.#rooms.get(name) ?? this.#makeRoom(name);
     room.holders++;
     if (await room.loaded) return room.history;
     this.close(name);
-    return "unavailable";
+    throw new StoreUnavailable();
   }
 
   close(name: string): void {
@@ -127,7 +128,7 @@ export class RedisRooms {
   async #load(name: string, room: Room): Promise<boolean> {
     const meanwhile: Room["bufferedUpdates"] = (room.bufferedUpdates = []);
     const maxBytes = this.#rooms.loadBytes;
-    const reply = await this.loadRoom(name, 2 * maxBytes);
+    const reply = await this.loadRoom(name, 2 * maxBytes).catch(unlessUnavailable);
     if (room.bufferedUpdates !== meanwhile) return room.loaded; // it is being read anew
     if (this.#rooms.get(name) !== room) return false; // closed meanwhile: its bytes would count for ever
     const [top, head, rows, present]: unknown[] = Array.isArray(reply) ? reply : [];
@@ -144,6 +145,10 @@ export class RedisRooms {
     for (const { record, news } of meanwhile) this.apply(name, record, news);
     return true;
   }
+}
+
+function unlessUnavailable(error: unknown): undefined {
+  if (!(error instanceof StoreUnavailable)) throw error;
 }
 
 function setPresent({ remotePresence }: Room, client: string, node: string, connections: number): void {

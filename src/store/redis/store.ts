@@ -21,6 +21,7 @@ import {
   takePage,
   MAX_PAGE_BYTES,
   StoreError,
+  StoreUnavailable,
   type PendingMessage,
   type StoreListener,
   type Cluster,
@@ -119,7 +120,7 @@ export class RedisStore implements MessageStore {
     return this.#isTaking && this.#isHearing;
   }
 
-  acquireRoom(room: string): Promise<ReadonlyHistory | "unavailable"> {
+  acquireRoom(room: string): Promise<ReadonlyHistory> {
     return this.#rooms.open(room);
   }
 
@@ -131,14 +132,14 @@ export class RedisStore implements MessageStore {
     this.#writer.append(pending, sender);
   }
 
-  async lastSeq(client: string, session: string): Promise<number | null | "unavailable"> {
+  async lastSeq(client: string, session: string): Promise<number | null> {
     await this.#allAnswered(); // what is on its way may be of that session
     return this.#try(async () =>
       parseLastSeq(await this.#line.askIdempotent(scripts.lastSeq, `${client} ${session}`)),
     );
   }
 
-  async readHistory(room: string, { after, before, limit }: PageQuery): Promise<HistoryPage | "unavailable"> {
+  async readHistory(room: string, { after, before, limit }: PageQuery): Promise<HistoryPage> {
     return this.#try(async () => {
       if (after !== undefined && !isMessageId(after)) return { messages: [], more: false, recovered: false };
       if (after !== undefined) {
@@ -164,7 +165,7 @@ export class RedisStore implements MessageStore {
     });
   }
 
-  async idBeforeLatest(room: string, count: number): Promise<string | "unavailable"> {
+  async idBeforeLatest(room: string, count: number): Promise<string> {
     return this.#try(async () =>
       String(await this.#line.askIdempotent(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES)),
     );
@@ -187,15 +188,14 @@ export class RedisStore implements MessageStore {
     this.#log.end();
   }
 
-  async #clientsIn(name: string): Promise<ReadonlySet<string> | "unavailable"> {
+  async #clientsIn(name: string): Promise<ReadonlySet<string>> {
     const reply = await this.#try(() => this.#line.askIdempotent(scripts.openRoom, name, 0, 0));
-    if (reply === "unavailable") return reply;
     const present = parsePresence(Array.isArray(reply) ? reply[3] : undefined);
     return new Set(present.flatMap(([client, node]) => (this.#nodes.ownNodeIds.has(node) ? [] : [client])));
   }
 
   /** Redis' clock, in microseconds. */
-  #ticket(): Promise<number | "unavailable"> {
+  #ticket(): Promise<number> {
     return this.#try(async () => {
       const reply = await this.#line.askIdempotent(scripts.serverTime);
       const [seconds, microseconds]: unknown[] = Array.isArray(reply) ? reply : [];
@@ -203,13 +203,14 @@ export class RedisStore implements MessageStore {
     });
   }
 
-  async #try<T>(ask: () => Promise<T>): Promise<T | "unavailable"> {
+  /** @throws StoreUnavailable */
+  async #try<T>(ask: () => Promise<T>): Promise<T> {
     try {
       return await ask();
     } catch (error) {
       this.#faults.check("Redis could not be asked", error);
       this.#nodes.probe();
-      return "unavailable";
+      throw new StoreUnavailable();
     }
   }
 

@@ -2,6 +2,7 @@
 
 import { SQLiteError } from "bun:sqlite";
 import { lazyFs } from "../../util/lazy-node.ts";
+import { StoreUnavailable } from "../store.ts";
 import { logEvent, logError } from "../../ops/log.ts";
 
 /** How often it is tried whether a file that has failed works again. */
@@ -43,6 +44,13 @@ export class DatabaseHealth {
       else logError("The store failed", error);
       return undefined;
     }
+  }
+
+  /** {@link attempt} for a read. @throws StoreUnavailable */
+  read<T>(work: () => T): T {
+    const result = this.attempt(() => ({ value: work() }));
+    if (!result) throw new StoreUnavailable();
+    return result.value;
   }
 
   /** {@link attempt} for what writes, into files that are what they were. `isSure` unless they changed meanwhile. */

@@ -126,9 +126,8 @@ export class SqliteStore implements MessageStore {
     return this.#health.isReady;
   }
 
-  async acquireRoom(name: string): Promise<ReadonlyHistory | "unavailable"> {
-    const room = this.rooms.get(name) ?? this.#health.attempt(() => this.#load(name));
-    if (!room) return "unavailable";
+  async acquireRoom(name: string): Promise<ReadonlyHistory> {
+    const room = this.rooms.get(name) ?? this.#health.read(() => this.#load(name));
     room.holders++;
     return room.history;
   }
@@ -137,16 +136,13 @@ export class SqliteStore implements MessageStore {
     if (this.rooms.release(name)) this.rooms.delete(name);
   }
 
-  async lastSeq(client: string, session: string): Promise<number | null | "unavailable"> {
+  async lastSeq(client: string, session: string): Promise<number | null> {
     await this.#nextCommit?.promise; // what is pending may be of that session
-    const known = this.#health.attempt(() => ({
-      sent: this.#sessions.lastSeq(client, session, this.clock()),
-    }));
-    return known ? known.sent : "unavailable";
+    return this.#health.read(() => this.#sessions.lastSeq(client, session, this.clock()));
   }
 
-  async readHistory(room: string, where: PageQuery): Promise<HistoryPage | "unavailable"> {
-    return this.#health.attempt(() => this.#read(room, where)) ?? "unavailable";
+  async readHistory(room: string, where: PageQuery): Promise<HistoryPage> {
+    return this.#health.read(() => this.#read(room, where));
   }
 
   #read(room: string, { after, before, limit }: PageQuery): HistoryPage {
@@ -196,9 +192,10 @@ export class SqliteStore implements MessageStore {
     this.#health.write(() => this.#sql.setDamaged.run(damaged));
   }
 
-  async idBeforeLatest(room: string, count: number): Promise<string | "unavailable"> {
-    const idBefore = () => idFromKey(this.#sql.latest.get(room, count)?.id ?? this.#idBeforeOldest(room));
-    return this.#health.attempt(idBefore) ?? "unavailable";
+  async idBeforeLatest(room: string, count: number): Promise<string> {
+    return this.#health.read(() =>
+      idFromKey(this.#sql.latest.get(room, count)?.id ?? this.#idBeforeOldest(room)),
+    );
   }
 
   append(pending: PendingMessage, sender: AppendCallback): void {
