@@ -1,25 +1,49 @@
-/** Macros: they run while the server is loaded or compiled, and leave their results in the code. */
+/** Macros: they run when the server is loaded or compiled, and their results become part of the code. */
 
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-/** A module of this folder that imports nothing, as JavaScript for browsers, without its comments. */
+const ROOT = join(import.meta.dir, "../..");
+
+/** A module without imports, as JavaScript for browsers. */
 export function transpile(file: string): string {
-  // Bun's types do not know `minify`, which also shortens names: a sixth less, compressed.
+  // Bun's types lack `minify`, which also shortens names: a sixth less after compression.
   const options = { loader: "ts", target: "browser", minify: true } as const;
-  return new Bun.Transpiler(options).transformSync(read(file));
+  return new Bun.Transpiler(options).transformSync(readFileSync(join(ROOT, file), "utf8"));
 }
 
 /**
- * An inline script or style as a content security policy names it.
- * @throws when the page has no such element: a policy that lets nothing run would be a silent failure
+ * The page in one file, with its style and script inlined.
+ * @returns its HTML, and the source expressions that allow its style and script in a Content-Security-Policy
+ * @throws if the page cannot be built, or comes out without a style or script
  */
-export function cspHash(element: "script" | "style", file: string): string {
-  const source = new RegExp(`<${element}>(.*?)</${element}>`, "s").exec(read(file))?.[1];
-  if (source === undefined) throw new Error(`${file} has no <${element}>`);
-  return `'sha256-${new Bun.CryptoHasher("sha256").update(source).digest("base64")}'`;
+export function bundlePage(): { html: string; styleHash: string; scriptHash: string } {
+  const folder = mkdtempSync(join(tmpdir(), "hubbub-page-"));
+  try {
+    // In a macro `Bun.build` throws, because it would deadlock.
+    const { success, stderr } = Bun.spawnSync(
+      [
+        process.execPath,
+        "build",
+        "--compile",
+        "--target=browser",
+        "--minify",
+        "index.html",
+        `--outdir=${folder}`,
+      ],
+      { cwd: ROOT, stderr: "pipe" },
+    );
+    if (!success) throw new Error(`The page cannot be built: ${stderr}`);
+    const html = readFileSync(join(folder, "index.html"), "utf8");
+    return { html, styleHash: hashOf("style", html), scriptHash: hashOf("script", html) };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }
 
-function read(file: string): string {
-  return readFileSync(join(import.meta.dir, file), "utf8");
+function hashOf(tag: "script" | "style", html: string): string {
+  const source = new RegExp(`<${tag}>(.+?)</${tag}>`, "s").exec(html)?.[1];
+  if (source === undefined) throw new Error(`The page has no <${tag}>`);
+  return `'sha256-${new Bun.CryptoHasher("sha256").update(source).digest("base64")}'`;
 }

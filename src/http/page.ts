@@ -1,15 +1,14 @@
-/** The page and its client module as static responses: Bun gives them an ETag, answers HEAD and If-None-Match. */
+/** The page and the client module, as static responses: Bun adds an ETag and answers HEAD and If-None-Match. */
 
-import { cspHash, transpile } from "./page-macros.ts" with { type: "macro" };
+import { bundlePage, transpile } from "./page-macros.ts" with { type: "macro" };
 
-// Bun's types call every .html an HTMLBundle; imported as text it is a string, also in the executable.
-import html from "../../index.html" with { type: "text" };
+const { html, styleHash, scriptHash } = bundlePage();
 
-/** The page runs its own script and style, named by their hashes, and this server's module; it talks to nobody else. */
+/** The page runs its own script and style, and this server's modules; it connects only to this server. */
 const policy = [
   "default-src 'none'",
-  `script-src 'self' ${cspHash("script", "../../index.html")}`,
-  `style-src ${cspHash("style", "../../index.html")}`,
+  `script-src 'self' ${scriptHash}`,
+  `style-src ${styleHash}`,
   "connect-src 'self'",
   "img-src blob: data:",
   "base-uri 'none'",
@@ -17,7 +16,7 @@ const policy = [
   "frame-ancestors 'none'",
 ].join("; ");
 
-export const pageResponse = new Response(String(html), {
+export const pageResponse = new Response(html, {
   headers: {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": policy,
@@ -27,8 +26,8 @@ export const pageResponse = new Response(String(html), {
   },
 });
 
-/** The client for any page to import; what it may then connect to is another matter. */
-export const clientModuleResponse = new Response(transpile("../client/client.ts"), {
+/** Any site may import the client; where it may then connect is checked separately. */
+export const clientModuleResponse = new Response(transpile("src/client/client.ts"), {
   headers: {
     "Content-Type": "text/javascript; charset=utf-8",
     "Access-Control-Allow-Origin": "*",
