@@ -217,7 +217,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
       await other.stop();
       await one.join("carl");
       await third.join("dora");
-      const alive = async () => Object(await redis.send("KEYS", "killed:alive:*")).length;
+      const alive = async () => Object(await redis.send("KEYS", "killed:lease:*")).length;
       await eventually(async () => (await alive()) === 2, "the node is no longer taken for alive", 15_000);
       await Bun.sleep(4000); // the others have looked twice by now, and still give its clients time
       await one.join("emma");
@@ -250,7 +250,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
       await Promise.all(back);
       expect((await lost.closes()).code).toBe(1012);
       expect(await other.process.exited).toBe(0);
-      expect(await redis.send("KEYS", "stopped:alive:*")).toHaveLength(1); // it need not be missed first
+      expect(await redis.send("KEYS", "stopped:lease:*")).toHaveLength(1); // it need not be missed first
       await sees(one, ...ids, "eve");
       await eve.hears("Client #ann left the chat");
       await eve.hearsNothing();
@@ -312,7 +312,7 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
     const line = new RedisConnection(`redis://127.0.0.1:${redis.port}`, "p:");
     for (const isBuried of [false, true]) {
       other.process.kill("SIGSTOP");
-      await redis.send("DEL", `p:alive:${await nodeOf()}`);
+      await redis.send("DEL", `p:lease:${await nodeOf()}`);
       if (isBuried) {
         expect(await line.run(scripts.removeNode, String(await nodeOf()))).toBe(1);
         await eve.hears("Client #bob left the chat");
@@ -338,23 +338,26 @@ describe.skipIf(skipped !== "")(`one node of several${skipped}`, () => {
     await using ann = await server.joinJson("ann");
     const nodes = async () => [await redis.send("HKEYS", "p:nodes")].flat();
     const [node] = await nodes();
-    await eventually(async () => (await redis.send("HLEN", `p:here:${node} lobby`)) === 1, "ann is in Redis");
+    await eventually(
+      async () => (await redis.send("HLEN", `p:presence:${node}:lobby`)) === 1,
+      "ann is in Redis",
+    );
     // As in an old snapshot, with somebody who has left since.
-    await redis.send("HSET", `p:here:${node} lobby`, "ghost", "1");
+    await redis.send("HSET", `p:presence:${node}:lobby`, "ghost", "1");
     const [top, head] = [
-      await redis.send("HGET", "p:meta", "top"),
-      await redis.send("HGET", "p:meta", "born"),
+      await redis.send("HGET", "p:meta", "head"),
+      await redis.send("HGET", "p:meta", "epoch"),
     ];
     const id = String(top).replace(/\d+$/, (sequence) => `${Number(sequence) + 10}`);
     await redis.send("XADD", "p:log", id, "h", `- 0 ${head} 0 ${Date.now()}`, "d", "nobody");
-    await redis.send("HSET", "p:meta", "top", id);
+    await redis.send("HSET", "p:meta", "head", id);
     expect((await ann.peer.closes()).code).toBe(1012);
     await eventually(async () => (await nodes()).length === 2, "it is another one");
     await using again = await comes(server, "ann");
     again.says("here");
     await again.hears({ type: "message", from: "ann", text: "here" });
     const [newer] = (await nodes()).filter((each) => each !== node);
-    expect(await redis.send("HKEYS", `p:here:${newer} lobby`)).toEqual(["ann"]);
+    expect(await redis.send("HKEYS", `p:presence:${newer}:lobby`)).toEqual(["ann"]);
   });
 
   test.concurrent("tells who is in a room that is open only with another", async () => {

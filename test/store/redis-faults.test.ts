@@ -18,7 +18,7 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     await using server = await start(redis.url("foreign"), "--log", "text");
     await using ann = await server.join("ann");
     await using bob = await server.joinJson("bob");
-    const prev = String(await redis.send("HGET", "foreign:meta", "top"));
+    const prev = String(await redis.send("HGET", "foreign:meta", "head"));
     const heads = ["h", `somebody 1 ${prev} 100 ${Date.now()}`];
     const records = [
       ["note", "hello"],
@@ -32,7 +32,7 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
       [...heads, "p", "lobby eve many"],
       [...heads, "p", "lobby \u200b 1"],
       [...heads, "x", "y"],
-      [...heads, "v", "r"],
+      [...heads, "r", "duplicate"],
       [...heads, "d", ""],
     ];
     const soon = `${Date.now() + 60_000}-0`; // what is said next still comes after it
@@ -125,7 +125,7 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       expect([await say(), await say()]).toEqual(["message", "message"]);
       // The last that Redis takes, and half of what follows from it.
       const [top, head] = [
-        String(await redis.send("HGET", "full:meta", "top")),
+        String(await redis.send("HGET", "full:meta", "head")),
         String(await redis.send("HGET", "full:heads", "lobby")),
       ];
       const [half = "", id = ""] = [9, 10].map((more) =>
@@ -139,7 +139,7 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       const message = ["p", head, "f", "zoe", "c", "tjust before", "t", `${Date.now()}`];
       await redis.send("XADD", "full:room:lobby", half, ...message);
       await redis.send("XADD", "full:log", id, ...record);
-      await redis.send("HSET", "full:meta", "top", id);
+      await redis.send("HSET", "full:meta", "head", id);
       await redis.send(refuse, ...no);
       kept.push("just before", "at the last moment");
       const lastTwo = [
@@ -293,7 +293,7 @@ test.skipIf(skipped !== "")(
     await using ann = await server.join("ann");
     const begin = `
       redis.call('FLUSHALL')
-      redis.call('HSET', 'begun:meta', 'born', ARGV[1], 'origin', ARGV[1], 'top', ARGV[2], 'done', ARGV[2])
+      redis.call('HSET', 'begun:meta', 'epoch', ARGV[1], 'origin', ARGV[1], 'head', ARGV[2], 'applied', ARGV[2])
       redis.call('XADD', 'begun:log', ARGV[2], 'h', '- 0 ' .. ARGV[1] .. ' 0 1', 'd', 'nobody')`;
     const [born, top] = [`${Date.now() + 1}-0`, `${Date.now() + 2}-0`];
     await redis.send("EVAL", begin, "0", born, top);

@@ -86,7 +86,7 @@ test.skipIf(skipped !== "")(
     await textsOf(server, "lobby"); // which shows that all has followed from it that is to follow
     server.freeze();
     await redis.send("CLIENT", "KILL", "TYPE", "normal"); // the next read begins with what comes now
-    const top = String(await redis.send("HGET", "killed:meta", "top"));
+    const top = String(await redis.send("HGET", "killed:meta", "head"));
     const idOf = (i: number) => top.replace(/\d+$/, (sequence) => `${Number(sequence) + i}`);
     for (let i = 1; i <= READ_AT_ONCE + 1; i++) {
       const prev = i > READ_AT_ONCE ? idOf(READ_AT_ONCE - 1) : idOf(i - 1);
@@ -100,7 +100,14 @@ test.skipIf(skipped !== "")(
       ];
       await redis.send("XADD", "killed:log", idOf(i), ...record);
     }
-    await redis.send("HSET", "killed:meta", "top", idOf(READ_AT_ONCE + 1), "done", idOf(READ_AT_ONCE + 1));
+    await redis.send(
+      "HSET",
+      "killed:meta",
+      "head",
+      idOf(READ_AT_ONCE + 1),
+      "applied",
+      idOf(READ_AT_ONCE + 1),
+    );
     server.thaw();
     for (let i = 1; i <= READ_AT_ONCE + 1; i++)
       if (i !== READ_AT_ONCE) await ann.hears({ type: "message", from: "eve", text: `${i}` });

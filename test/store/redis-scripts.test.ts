@@ -16,7 +16,7 @@ async function connect(prefix: string) {
   return {
     line,
     records: () => redis.send("XLEN", `${prefix}:log`),
-    dies: (node: string) => redis.send("DEL", `${prefix}:alive:${node}`),
+    dies: (node: string) => redis.send("DEL", `${prefix}:lease:${node}`),
     /** A batch of one message without a number. */
     write: (node: string, batch: number) =>
       line.run(scripts.append, node, batch, 5, 100, 0, 0, "lobby", "ann", "", "", "", `tbatch ${batch}`),

@@ -29,7 +29,7 @@ async function refusal(url: string): Promise<{ exitCode: number; stdout: string;
 
 /** All nodes have shown once more that they are alive, and done what they do then. */
 async function areRenewed(redis: Redis, prefix: string): Promise<void> {
-  const renewed = [await redis.send("KEYS", `${prefix}:alive:*`)].flat().map(async (key) => {
+  const renewed = [await redis.send("KEYS", `${prefix}:lease:*`)].flat().map(async (key) => {
     let leftMs = Infinity;
     const isLonger = async () => leftMs < (leftMs = Number(await redis.send("PTTL", String(key))));
     await eventually(isLonger, `${key} is renewed`);

@@ -86,10 +86,10 @@ function readPart(field: string | undefined, value: string): RecordPart | undefi
       if (!isName(client) || !isName(session) || !isCount(ticket)) return undefined;
       return { kind: "opened", client, session, ticket: Number(ticket) };
     }
-    case "v": {
-      const [verdict, seq, id] = words;
-      if (verdict === "o") return { kind: "answer", answer: { rejected: "out-of-order" } };
-      if (verdict !== "r" || !isCount(seq)) return undefined;
+    case "r": {
+      const [result, seq, id] = words;
+      if (result === "out_of_order") return { kind: "answer", answer: { rejected: "out-of-order" } };
+      if (result !== "duplicate" || !isCount(seq)) return undefined;
       return { kind: "answer", answer: { duplicateSeq: Number(seq), ...(isMessageId(id) ? { id } : {}) } };
     }
     case "d":

@@ -28,8 +28,8 @@ export const scripts = {
   readBefore: defineScript(read, readBefore),
   idBeforeLatest: defineScript(read, idBeforeLatest),
   lastSeq: defineScript(read, lastSeq),
-  applyPending: defineScript("catchUp()"),
-  leave: defineScript("return redis.call('DEL', P .. 'alive:' .. ARGV[1])"),
+  applyPending: defineScript("apply_pending()"),
+  leave: defineScript("return redis.call('DEL', P .. 'lease:' .. ARGV[1])"),
   serverTime: defineScript("return redis.call('TIME')"),
 };
 

@@ -1,52 +1,56 @@
--- A batch. node, its number, a number for new ids, messages of a room at most, how many of the next two kinds; room, client, connections; client, session, ticket; room, from, session, seq, after, content → "written", or why not.
-local prev = catchUp()
-local node, number, history = ARGV[1], tonumber(ARGV[2]), ARGV[4]
-local known = redis.call('HGET', P .. 'nodes', node)
-if not known then return 'unknown node' end
-if number <= tonumber(known) then return 'written before' end
+-- Writes a batch of one node as one record.
+-- Arguments: node, batch number, random sequence for new ids, messages per room at most, counts of presence and session
+-- updates; then for each presence update: room, client, connections; for each session update: client, session, fencing
+-- token; for each message: room, from, session, seq, required seq, content.
+-- Returns 'written', 'written before' or 'unknown node'.
+local prev = apply_pending()
+local node, number, max_messages = ARGV[1], tonumber(ARGV[2]), ARGV[4]
+local last_number = redis.call('HGET', P .. 'nodes', node)
+if not last_number then return 'unknown node' end
+if number <= tonumber(last_number) then return 'written before' end
 local origin = redis.call('HGET', P .. 'meta', 'origin')
-local ms, sequence = idAfter(newest(prev), ARGV[3])
-local record = { 'h', table.concat({ node, ARGV[2], prev, history, string.format('%.0f', clock()) }, ' ') }
-local function put(field, text)
+local ms, sequence = next_id(last_id(prev), ARGV[3])
+local record = { 'h', table.concat({ node, ARGV[2], prev, max_messages, string.format('%.0f', clock()) }, ' ') }
+local function put(field, value)
   record[#record + 1] = field
-  record[#record + 1] = text
+  record[#record + 1] = value
 end
 
-local sessionsAt = 7 + 3 * ARGV[5]
-local draftsAt = sessionsAt + 3 * ARGV[6]
-for i = 7, draftsAt - 1, 3 do
-  put(i < sessionsAt and 'p' or 's', ARGV[i] .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2])
+local first_session = 7 + 3 * ARGV[5]
+local first_message = first_session + 3 * ARGV[6]
+for i = 7, first_message - 1, 3 do
+  put(i < first_session and 'p' or 's', ARGV[i] .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2])
 end
 
 local heads, sessions = {}, {}
-for i = draftsAt, #ARGV, 6 do
-  local room, from, session, seq, after, content = unpack(ARGV, i, i + 5)
-  local verdict, key, said
+for i = first_message, #ARGV, 6 do
+  local room, from, session, seq, required_seq, content = unpack(ARGV, i, i + 5)
+  local result, latest
   if session ~= '' then
-    key = from .. ' ' .. session
-    said = sessions[key]
-    if said == nil then
-      local seq, id = string.match(redis.call('HGET', P .. 'sessions', key) or '', '^(%d+) (%S+)$')
-      said = { seq = tonumber(seq) or 0, id = id }
-      sessions[key] = said
+    local key = from .. ' ' .. session
+    latest = sessions[key]
+    if latest == nil then
+      local stored_seq, id = string.match(redis.call('HGET', P .. 'sessions', key) or '', '^(%d+) (%S+)$')
+      latest = { seq = tonumber(stored_seq) or 0, id = id }
+      sessions[key] = latest
     end
     local number = tonumber(seq)
-    if said.id and number <= said.seq then verdict = 'r ' .. seq .. (number == said.seq and ' ' .. said.id or '')
-    elseif after ~= '' and said.seq < tonumber(after) then verdict = 'o' end
+    if latest.id and number <= latest.seq then
+      result = 'duplicate ' .. seq .. (number == latest.seq and ' ' .. latest.id or '')
+    elseif required_seq ~= '' and latest.seq < tonumber(required_seq) then result = 'out_of_order' end
   end
-  if verdict then put('v', verdict)
+  if result then put('r', result)
   else
-    local head = heads[room] or redis.call('HGET', P .. 'heads', room) or origin
-    local id = idOf(ms, sequence)
+    local id = format_id(ms, sequence)
     sequence = sequence + 1
-    put('m', id .. ' ' .. head .. ' ' .. room .. ' ' .. from)
+    put('m', id .. ' ' .. (heads[room] or redis.call('HGET', P .. 'heads', room) or origin) .. ' ' .. room .. ' ' .. from)
     put('c', content)
     heads[room] = id
-    if said then said.seq, said.id, said.text, said.isNew = tonumber(seq), id, seq, true end
+    if latest then latest.seq, latest.id, latest.text, latest.is_new = tonumber(seq), id, seq, true end
   end
 end
-for key, said in pairs(sessions) do
-  if said.isNew then put('k', said.text .. ' ' .. said.id .. ' ' .. key) end
+for key, latest in pairs(sessions) do
+  if latest.is_new then put('k', latest.text .. ' ' .. latest.id .. ' ' .. key) end
 end
-log(idOf(ms, sequence), record)
+write_record(format_id(ms, sequence), record)
 return 'written'

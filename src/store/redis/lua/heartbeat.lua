@@ -1,36 +1,42 @@
--- node, milliseconds to live, the ages in milliseconds at which entries (0: at none) and sessions go, rooms and sessions at most → whether it is known, whether it was alive, top, born, nodes that are not alive, why nothing can be written, or nothing; Redis' clock; rooms that went and rooms that lost something because Redis is nearly full, or why that was not found out
+-- Renews a node's lease and deletes what is too old or too much.
+-- Arguments: node, lease in milliseconds, maximum age of messages (0: none) and of sessions in milliseconds, maximum
+-- numbers of rooms and of sessions.
+-- Returns: whether the node is known; whether its lease had not expired; the head of the log; the epoch; the nodes without
+-- a lease; why Redis rejects writes, or ''; Redis' clock; the numbers of rooms evicted and trimmed because Redis is nearly
+-- full, or why that could not be determined.
 local node = ARGV[1]
--- A Redis that is full still does most of what follows.
-pcall(catchUp)
-local function why(reply) return type(reply) == 'table' and reply.err or nil end
--- No id at all is the mistake that it finds where all else is right.
-local append = why(redis.pcall('XADD', P .. 'log', '0-0', 'p', '')) or ''
-local refusal = why(redis.pcall('HSET', P .. 'meta', 'asked', 1))
-  or (not string.find(append, 'must be greater', 1, true) and append) or ''
--- Redis' own clock: a node's may be wrong.
+pcall(apply_pending) -- which fails on a full Redis; most of what follows still works
+local function error_of(reply) return type(reply) == 'table' and reply.err or nil end
+-- A Redis that accepts writes rejects this one only for its id.
+local append_error = error_of(redis.pcall('XADD', P .. 'log', '0-0', 'p', '')) or ''
+local rejection = error_of(redis.pcall('HSET', P .. 'meta', 'asked', 1))
+  or (not string.find(append_error, 'must be greater', 1, true) and append_error) or ''
 local now = clock()
-local isKnown = redis.call('HEXISTS', P .. 'nodes', node)
-local wasAlive = 0
-if isKnown == 1 then
-  wasAlive = redis.call('PEXPIRE', P .. 'alive:' .. node, ARGV[2])
-  if wasAlive == 0 then redis.call('SET', P .. 'alive:' .. node, 1, 'PX', ARGV[2]) end
+local is_known = redis.call('HEXISTS', P .. 'nodes', node)
+local was_alive = 0
+if is_known == 1 then
+  was_alive = redis.call('PEXPIRE', P .. 'lease:' .. node, ARGV[2])
+  if was_alive == 0 then redis.call('SET', P .. 'lease:' .. node, 1, 'PX', ARGV[2]) end
 end
 
--- A room that nobody is in. Where rooms begin is another place from now on: nobody who knew the old one can tell what was
--- forgotten.
-local function forgetRoom(room)
-  redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'top'))
+-- At most this many of a kind are deleted at once.
+local MAX_DELETIONS = 500
+local function is_empty(room) return redis.call('EXISTS', P .. 'room_nodes:' .. room) == 0 end
+-- The origin changes with each deletion, so that no client that knows the old one counts as recovered.
+local function delete_room(room)
+  redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'head'))
   redis.call('DEL', P .. 'room:' .. room)
   redis.call('HDEL', P .. 'heads', room)
   redis.call('ZREM', P .. 'rooms:oldest', room)
   redis.call('ZREM', P .. 'rooms', room)
-  weigh(room)
+  update_room_bytes(room)
 end
-local function isEmpty(room) return redis.call('EXISTS', P .. 'in:' .. room) == 0 end
-local AT_ONCE = 500
--- Well before Redis is full, rooms go that nobody is in ...
-local SILENT, OCCUPIED, LARGE, LOG = 0.75, 0.85, 0.25, 0.125
--- Bytes in use, and how many may be; where no bound is set, half of the machine's memory.
+
+-- Shares of the memory limit. Above EMPTY, empty rooms are evicted, those without new messages for longest first; above
+-- OCCUPIED, the largest of the others are halved, which includes empty rooms larger than LARGE. Foreign keys reduce what is
+-- left for rooms, but never evict all of them. LOG is for the log.
+local EMPTY, OCCUPIED, LARGE, LOG = 0.75, 0.85, 0.25, 0.125
+-- Bytes in use and their limit; without maxmemory, half of the machine's memory.
 local function memory()
   local info = redis.call('INFO', 'memory')
   local function bytes(name) return tonumber(string.match(info, '\n' .. name .. ':(%d+)')) or 0 end
@@ -38,102 +44,104 @@ local function memory()
   if max == 0 then max = bytes('total_system_memory') / 2 end
   return bytes('used_memory') - bytes('mem_not_counted_for_evict'), max
 end
--- → rooms that went, and rooms that lost something
+-- Returns the numbers of rooms evicted and trimmed.
 local function evict()
   local used, max = memory()
-  if used <= SILENT * max then return 0, 0 end
-  catchUp() -- what is last in the log may be cut off with the rest of it
-  local marks = math.floor(LOG * max / MARK_BYTES)
-  while redis.call('LLEN', P .. 'marks') > marks do
-    local before = redis.call('LPOP', P .. 'marks')
+  if used <= EMPTY * max then return 0, 0 end
+  apply_pending() -- before the last record may be trimmed away
+  local max_trim_points = math.floor(LOG * max / TRIM_BYTES)
+  while redis.call('LLEN', P .. 'trim_points') > max_trim_points do
+    local before = redis.call('LPOP', P .. 'trim_points')
     redis.call('XTRIM', P .. 'log', 'MAXLEN', math.max(1, redis.call('HGET', P .. 'meta', 'records') - before))
   end
-  local function bytes() return tonumber(redis.call('HGET', P .. 'meta', 'roomBytes')) or 0 end
-  local free = max - math.max(0, memory() - bytes())
-  local function isTight(share) return free > 0 and bytes() > share * free end
+  local function room_bytes() return tonumber(redis.call('HGET', P .. 'meta', 'room_bytes')) or 0 end
+  local available = max - math.max(0, memory() - room_bytes())
+  local function is_above(share) return available > 0 and room_bytes() > share * available end
   local evicted, trimmed = 0, 0
-  for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, 2 * AT_ONCE - 1)) do
-    if evicted == AT_ONCE or not isTight(SILENT) then break end
-    local isLarge = tonumber(redis.call('ZSCORE', P .. 'rooms:bytes', room) or 0) > LARGE * free
-    if isEmpty(room) and not isLarge then
-      forgetRoom(room)
+  for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, 2 * MAX_DELETIONS - 1)) do
+    if evicted == MAX_DELETIONS or not is_above(EMPTY) then break end
+    local is_large = tonumber(redis.call('ZSCORE', P .. 'rooms:bytes', room) or 0) > LARGE * available
+    if is_empty(room) and not is_large then
+      delete_room(room)
       evicted = evicted + 1
-    else redis.call('ZADD', P .. 'rooms', now, room) end -- or those in use would hide all others
+    else redis.call('ZADD', P .. 'rooms', now, room) end -- or occupied rooms would hide the others
   end
-  for _, room in ipairs(redis.call('ZREVRANGE', P .. 'rooms:bytes', 0, AT_ONCE - 1)) do
-    if not isTight(OCCUPIED) then break end
+  for _, room in ipairs(redis.call('ZREVRANGE', P .. 'rooms:bytes', 0, MAX_DELETIONS - 1)) do
+    if not is_above(OCCUPIED) then break end
     local key = P .. 'room:' .. room
     redis.call('XTRIM', key, 'MAXLEN', math.floor(redis.call('XLEN', key) / 2))
-    weigh(room)
+    update_room_bytes(room)
     trimmed = trimmed + 1
   end
   return evicted, trimmed
 end
-redis.call('DEL', P .. 'nothing')
-local isFound, evicted, trimmed = pcall(evict)
-if isFound and string.find(refusal, 'maxmemory', 1, true) then
+allow_writes_when_full()
+local is_memory_known, evicted, trimmed = pcall(evict)
+if is_memory_known and string.find(rejection, 'maxmemory', 1, true) then
   local used, max = memory()
-  if used <= max then refusal = '' end
+  if used <= max then rejection = '' end
 end
 
-local function forget(key, zset, last)
-  for _, name in ipairs(redis.call('ZRANGE', P .. zset, 0, last)) do
-    redis.call('HDEL', P .. key, name)
-    redis.call('ZREM', P .. zset, name)
-  end
-end
--- What is from a time that is still to come, since the clock was wrong, is from now.
+-- After the clock was wrong: a time in the future counts as now.
 for _, zset in ipairs({ 'rooms', 'sessions:used' }) do
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. zset, '(' .. string.format('%.0f', now), '+inf', 'LIMIT', 0, AT_ONCE)) do
+  local future = '(' .. string.format('%.0f', now)
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. zset, future, '+inf', 'LIMIT', 0, MAX_DELETIONS)) do
     redis.call('ZADD', P .. zset, now, name)
   end
 end
-local old = redis.call('ZCOUNT', P .. 'sessions:used', '-inf', now - ARGV[4])
-local tooMany = redis.call('ZCARD', P .. 'sessions:used') - ARGV[6]
-local sessions = math.min(math.max(old, tooMany), AT_ONCE)
-if sessions > 0 then forget('sessions', 'sessions:used', sessions - 1) end
+local expired = redis.call('ZCOUNT', P .. 'sessions:used', '-inf', now - ARGV[4])
+local excess_sessions = redis.call('ZCARD', P .. 'sessions:used') - ARGV[6]
+local deletions = math.min(math.max(expired, excess_sessions), MAX_DELETIONS)
+if deletions > 0 then
+  for _, session in ipairs(redis.call('ZRANGE', P .. 'sessions:used', 0, deletions - 1)) do
+    redis.call('HDEL', P .. 'sessions', session)
+    redis.call('ZREM', P .. 'sessions:used', session)
+  end
+end
 
 local cutoff = tonumber(ARGV[3]) > 0 and now - ARGV[3] or 0
--- Only from the front: entries as long as they are too old, and those from a time that is still to come with the next.
+-- Deletes a room's oldest messages up to the first that is not too old; one with a time in the future is as old as the
+-- next. Returns the time of the oldest message left, or nil if none has a valid time.
 local function prune(room)
-  local key, from, waiting, pruned = P .. 'room:' .. room, '-', {}, 0
+  local key, from, candidates, pruned = P .. 'room:' .. room, '-', {}, 0
   while pruned < 20 do
-    local some = redis.call('XRANGE', key, from, '+', 'COUNT', 20)
-    if #some == 0 then return nil end
-    for _, entry in ipairs(some) do
-      local time = tonumber(entry[2][8])
-      waiting[#waiting + 1] = entry[1]
+    local messages = redis.call('XRANGE', key, from, '+', 'COUNT', 20)
+    if #messages == 0 then return nil end
+    for _, message in ipairs(messages) do
+      local time = tonumber(message[2][8])
+      candidates[#candidates + 1] = message[1]
       if time and time <= now then
         if time > cutoff then return time end
-        for _, id in ipairs(waiting) do redis.call('XDEL', key, id) end
-        pruned = pruned + #waiting
-        waiting = {}
+        for _, id in ipairs(candidates) do redis.call('XDEL', key, id) end
+        pruned = pruned + #candidates
+        candidates = {}
       end
-      local ms, sequence = parts(entry[1])
-      from = idOf(ms, sequence + 1)
+      local ms, sequence = split_id(message[1])
+      from = format_id(ms, sequence + 1)
     end
   end
   return cutoff
 end
-for _, room in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rooms:oldest', '-inf', cutoff, 'LIMIT', 0, AT_ONCE)) do
+for _, room in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rooms:oldest', '-inf', cutoff, 'LIMIT', 0, MAX_DELETIONS)) do
   local oldest = prune(room)
   if oldest then redis.call('ZADD', P .. 'rooms:oldest', oldest, room)
   elseif redis.call('XLEN', P .. 'room:' .. room) > 0 then redis.call('ZADD', P .. 'rooms:oldest', now, room)
-  elseif isEmpty(room) then forgetRoom(room)
+  elseif is_empty(room) then delete_room(room)
   else redis.call('ZREM', P .. 'rooms:oldest', room) end
-  weigh(room)
+  update_room_bytes(room)
 end
-tooMany = redis.call('ZCARD', P .. 'rooms') - ARGV[5]
-if tooMany > 0 then
-  for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, math.min(tooMany, AT_ONCE) - 1)) do
-    if isEmpty(room) then forgetRoom(room)
-    else redis.call('ZADD', P .. 'rooms', now, room) end -- or those in use would hide all others
+local excess_rooms = redis.call('ZCARD', P .. 'rooms') - ARGV[5]
+if excess_rooms > 0 then
+  for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, math.min(excess_rooms, MAX_DELETIONS) - 1)) do
+    if is_empty(room) then delete_room(room)
+    else redis.call('ZADD', P .. 'rooms', now, room) end -- or occupied rooms would hide the others
   end
 end
 
-local missing = {}
+local expired_nodes = {}
 for _, other in ipairs(redis.call('HKEYS', P .. 'nodes')) do
-  if redis.call('EXISTS', P .. 'alive:' .. other) == 0 then missing[#missing + 1] = other end
+  if redis.call('EXISTS', P .. 'lease:' .. other) == 0 then expired_nodes[#expired_nodes + 1] = other end
 end
-local meta = redis.call('HMGET', P .. 'meta', 'top', 'born')
-return { isKnown, wasAlive, meta[1], meta[2], missing, refusal, now, isFound and { evicted, trimmed } or tostring(evicted) }
+local meta = redis.call('HMGET', P .. 'meta', 'head', 'epoch')
+local eviction = is_memory_known and { evicted, trimmed } or tostring(evicted)
+return { is_known, was_alive, meta[1], meta[2], expired_nodes, rejection, now, eviction }

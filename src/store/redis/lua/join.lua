@@ -1,12 +1,13 @@
--- node, milliseconds to live, a number for new ids → top, born
-redis.call('DEL', P .. 'nothing')
-if not catchUp() then
-  local id = idOf(idAfter('0-0', ARGV[3]))
-  redis.call('HSET', P .. 'meta', 'born', id, 'origin', id, 'top', id, 'done', id)
+-- Adds a node. Arguments: node, lease in milliseconds, random sequence for a new id.
+-- Returns the head of the log and the epoch.
+allow_writes_when_full()
+if not apply_pending() then
+  local id = format_id(next_id('0-0', ARGV[3]))
+  redis.call('HSET', P .. 'meta', 'epoch', id, 'origin', id, 'head', id, 'applied', id)
 end
-local roomBytes, weighed = 0, redis.call('ZRANGE', P .. 'rooms:bytes', 0, -1, 'WITHSCORES')
-for i = 2, #weighed, 2 do roomBytes = roomBytes + weighed[i] end
-redis.call('HSET', P .. 'meta', 'roomBytes', string.format('%.0f', roomBytes))
+local room_bytes, sizes = 0, redis.call('ZRANGE', P .. 'rooms:bytes', 0, -1, 'WITHSCORES')
+for i = 2, #sizes, 2 do room_bytes = room_bytes + sizes[i] end
+redis.call('HSET', P .. 'meta', 'room_bytes', string.format('%.0f', room_bytes))
 redis.call('HSET', P .. 'nodes', ARGV[1], 0)
-redis.call('SET', P .. 'alive:' .. ARGV[1], 1, 'PX', ARGV[2])
-return redis.call('HMGET', P .. 'meta', 'top', 'born')
+redis.call('SET', P .. 'lease:' .. ARGV[1], 1, 'PX', ARGV[2])
+return redis.call('HMGET', P .. 'meta', 'head', 'epoch')

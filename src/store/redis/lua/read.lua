@@ -1,60 +1,68 @@
--- For what only reads: as catchUp. A Redis that takes no writes for now is read all the same: then there is also the last
--- record, from which it has not followed yet. → the last record, and its fields
-local function look()
-  local isDone, top = pcall(catchUp)
-  if isDone then return top, {} end
-  top = redis.call('HGET', P .. 'meta', 'top')
-  local record = redis.call('XRANGE', P .. 'log', top, top)[1]
-  if record then return top, record[2] end
-  return redis.call('HGET', P .. 'meta', 'done'), {}
+-- Shared by the scripts that read. They also work on a Redis that rejects writes for now, where the last record cannot
+-- be applied: then they read that record as well.
+
+-- Returns the head of the log, and the fields of the last record if it could not be applied.
+local function apply_or_read_pending()
+  local is_applied, head = pcall(apply_pending)
+  if is_applied then return head, {} end
+  head = redis.call('HGET', P .. 'meta', 'head')
+  local record = redis.call('XRANGE', P .. 'log', head, head)[1]
+  if record then return head, record[2] end
+  return redis.call('HGET', P .. 'meta', 'applied'), {}
 end
--- What that record has of a room, as entries of its stream.
-local function pendingIn(room, fields)
+
+-- The messages of a room that are in such a record only, as entries of the room's stream.
+local function pending_messages(room, fields)
   local pending, time = {}, string.match(fields[2] or '', '%d+$')
   for i = 3, #fields, 2 do
     if fields[i] == 'm' then
-      local id, head, where, from = string.match(fields[i + 1], '^(%S+) (%S+) (%S+) (%S+)$')
-      if where == room and #redis.call('XRANGE', P .. 'room:' .. room, id, id) == 0 then
-        pending[#pending + 1] = { id, { 'p', head, 'f', from, 'c', fields[i + 3], 't', time } }
+      local id, prev, its_room, from = string.match(fields[i + 1], '^(%S+) (%S+) (%S+) (%S+)$')
+      if its_room == room and #redis.call('XRANGE', P .. 'room:' .. room, id, id) == 0 then
+        pending[#pending + 1] = { id, { 'p', prev, 'f', from, 'c', fields[i + 3], 't', time } }
       end
     end
   end
   return pending
 end
--- Not put there by somebody else.
-local function isOurs(entry) return entry[2][1] == 'p' and entry[2][7] == 't' end
-local function isBefore(id, other)
-  local ms, sequence = parts(id)
-  local otherMs, otherSequence = parts(other)
-  return ms < otherMs or (ms == otherMs and sequence < otherSequence)
+
+local function is_foreign(entry) return entry[2][1] ~= 'p' or entry[2][7] ~= 't' end
+
+local function is_before(id, other)
+  local ms, sequence = split_id(id)
+  local other_ms, other_sequence = split_id(other)
+  return ms < other_ms or (ms == other_ms and sequence < other_sequence)
 end
--- Entries of a room from one id to another and those that are pending, as far as they are not too many or too large.
-local function take(key, from, to, isBackwards, count, maxBytes, pending)
-  local taken, bytes = {}, 0
-  local function isFull(entry)
+
+-- A room's messages, pending ones included, from one id towards another, up to a count and up to the message that passes
+-- the limit of bytes.
+local function read_range(key, from, to, is_backwards, max_count, max_bytes, pending)
+  local range, bytes = {}, 0
+  -- Returns whether the range is full.
+  local function add(entry)
     for _, text in ipairs(entry[2]) do bytes = bytes + #text end
-    taken[#taken + 1] = entry
-    return bytes > maxBytes or #taken == count
+    range[#range + 1] = entry
+    return bytes > max_bytes or #range == max_count
   end
-  if count == 0 then return taken end
-  if isBackwards then
+  if max_count == 0 then return range end
+  if is_backwards then
     for i = #pending, 1, -1 do
-      if (from == '+' or not isBefore(from, pending[i][1])) and isFull(pending[i]) then return taken end
+      if (from == '+' or not is_before(from, pending[i][1])) and add(pending[i]) then return range end
     end
   end
   while true do
-    local some = redis.call(isBackwards and 'XREVRANGE' or 'XRANGE', key, from, to, 'COUNT', math.min(50, count - #taken))
-    if #some == 0 then break end
-    for _, entry in ipairs(some) do
-      if isFull(entry) then return taken end
-      local ms, sequence = parts(entry[1])
-      from = isBackwards and idBefore(entry[1]) or idOf(ms, sequence + 1)
+    local entries =
+      redis.call(is_backwards and 'XREVRANGE' or 'XRANGE', key, from, to, 'COUNT', math.min(50, max_count - #range))
+    if #entries == 0 then break end
+    for _, entry in ipairs(entries) do
+      if add(entry) then return range end
+      local ms, sequence = split_id(entry[1])
+      from = is_backwards and previous_id(entry[1]) or format_id(ms, sequence + 1)
     end
   end
-  if not isBackwards then
+  if not is_backwards then
     for _, entry in ipairs(pending) do
-      if not isBefore(entry[1], from) and isFull(entry) then return taken end
+      if not is_before(entry[1], from) and add(entry) then return range end
     end
   end
-  return taken
+  return range
 end
