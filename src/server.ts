@@ -34,6 +34,7 @@ import { parseCommand, type ServerOptions } from "./cli/command.ts";
 import { serve } from "./http/serve.ts";
 import { installSignalHandlers, type RunningServer } from "./http/shutdown.ts";
 import { configureLog, logError } from "./ops/log.ts";
+import { measured } from "./store/measured.ts";
 import { storeFactories } from "./store/open.ts";
 import { systemClock } from "./util/clock.ts";
 import { systemRandom } from "./util/random.ts";
@@ -77,7 +78,12 @@ async function start(options: ServerOptions): Promise<RunningServer> {
   try {
     const createStore = await storeFactories.get(options.store.protocol)?.(options.store)?.();
     if (!createStore) throw new Error(`no such store: ${options.store.protocol}`);
-    return await serve(options, (listener) => createStore(options, listener), systemClock, systemRandom);
+    return await serve(
+      options,
+      (listener) => measured(createStore(options, listener), systemClock),
+      systemClock,
+      systemRandom,
+    );
   } catch (error) {
     const sentence = describeStartError(error, options);
     if (sentence) console.error(sentence);

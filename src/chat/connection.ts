@@ -8,7 +8,6 @@ import { PersonalLines } from "./personal-lines.ts";
 import { jsonCodec, textCodec, type WireFormat } from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
 import { closeSocket, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
-import { recordAppend } from "../ops/metrics.ts";
 import { SendOrder } from "./send-order.ts";
 import type {
   AppendResult,
@@ -150,7 +149,6 @@ export class Connection implements Member, AppendCallback {
   /** What it wrote is kept, was kept before, or is not kept. */
   #acknowledge(pending: PendingMessage, result: AppendResult): void {
     const { seq, content } = pending;
-    recordAppend(pending, result);
     if (seq !== undefined && pending.session !== undefined) this.sendOrder.onResult(seq, result);
     if (this.wire === "text") {
       if ("rejected" in result) this.lines.rejected(textCodec.notSent(result.rejected, content), pending);

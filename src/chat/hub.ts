@@ -6,13 +6,15 @@ import type { OutboundFrame } from "./broadcaster.ts";
 import { SessionRegistry } from "./session-registry.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import { Hearing, type HearingOptions } from "./receive.ts";
-import { recordAppend, resumesTotal } from "../ops/metrics.ts";
+import { resumesTotal } from "../ops/metrics.ts";
 import type { Publish } from "./connection-manager.ts";
 import { jsonCodec, MAX_LISTED_MEMBERS, textCodec } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
 import { RoomRegistry } from "./room.ts";
 import type {
   AppendResult,
+  Backend,
+  Cluster,
   Content,
   PendingMessage,
   StoredMessage,
@@ -34,26 +36,29 @@ export class Hub {
   readonly #rooms: RoomRegistry;
   readonly #sessions: SessionRegistry;
   readonly #store: MessageStore;
+  readonly #cluster: Cluster | undefined;
   readonly #hearing: Hearing;
   #isStopping = false;
 
   constructor(
-    createStore: (listener: StoreListener) => MessageStore,
+    createStore: (listener: StoreListener) => Backend,
     publish: Publish,
     private readonly options: HubOptions,
   ) {
-    this.#store = createStore({
+    const { store, cluster } = createStore({
       onMessage: (message) => this.#onStoredMessage(message),
       onRemotePresence: (room, client, node, connections) =>
         this.#onRemotePresence(room, client, node, connections),
       onSessionClaimed: (client, session, ticket) => this.#sessions.onRemoteClaim(client, session, ticket),
       onStateLost: () => this.#onStateLost(),
     });
-    this.#rooms = new RoomRegistry(this.#store, publish, options.flushMs, (connection, why) =>
+    this.#store = store;
+    this.#cluster = cluster;
+    this.#rooms = new RoomRegistry(store, cluster, publish, options.flushMs, (connection, why) =>
       this.#disconnect(connection, why),
     );
-    this.#sessions = new SessionRegistry(this.#store.cluster, (older) => this.#disconnect(older, "replaced"));
-    this.#hearing = new Hearing(this.#store, options, (connection, why) => this.#disconnect(connection, why));
+    this.#sessions = new SessionRegistry(cluster, (older) => this.#disconnect(older, "replaced"));
+    this.#hearing = new Hearing(store, options, (connection, why) => this.#disconnect(connection, why));
   }
 
   /** Whether messages are taken, and kept. */
@@ -75,7 +80,7 @@ export class Hub {
   async getPresence(name: string): Promise<{ count: number; members: readonly string[] }> {
     const { manager } = this.#rooms.get(name) ?? {};
     if (manager) return { count: manager.count, members: manager.members(MAX_LISTED_MEMBERS) };
-    const clients = (await this.#store.cluster?.listClients(name)) ?? new Set<string>();
+    const clients = (await this.#cluster?.listClients(name)) ?? new Set<string>();
     return { count: clients.size, members: clients.values().take(MAX_LISTED_MEMBERS).toArray() };
   }
 
@@ -85,14 +90,11 @@ export class Hub {
   }
 
   /** Says something without a connection; the answer tells what became of it. */
-  publish(said: Omit<PendingMessage, "givenMs" | "requiresSeq">): Promise<AppendResult> {
+  publish(said: Omit<PendingMessage, "requiresSeq">): Promise<AppendResult> {
     const { promise, resolve } = Promise.withResolvers<AppendResult>();
     if (!this.isReady) return Promise.resolve({ rejected: "unavailable" });
-    const onResult = (pending: PendingMessage, result: AppendResult) => {
-      recordAppend(pending, result);
-      resolve(result);
-    };
-    this.#store.append({ ...said, requiresSeq: undefined, givenMs: performance.now() }, { onResult });
+    const onResult = (_: PendingMessage, result: AppendResult) => resolve(result);
+    this.#store.append({ ...said, requiresSeq: undefined }, { onResult });
     return promise;
   }
 
@@ -230,7 +232,7 @@ export class Hub {
   #publishPresence({ client, room }: Connection): void {
     // Of a room as it was before the store had lost it, there is nothing to tell.
     if (this.#rooms.isCurrent(room))
-      this.#store.cluster?.publishPresence(room.name, client, room.manager.localConnectionCount(client));
+      this.#cluster?.publishPresence(room.name, client, room.manager.localConnectionCount(client));
   }
 
   /** Everyone comes again, and goes on from what they have heard. */

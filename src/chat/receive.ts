@@ -10,6 +10,7 @@ import {
 } from "../protocol/codec.ts";
 import type { CloseReason, ErrorCode } from "../protocol/codes.ts";
 import type { Content, PendingMessage, MessageStore } from "../store/store.ts";
+import { costOf } from "../util/token-bucket.ts";
 import type { Connection } from "./connection.ts";
 
 export interface HearingOptions {
@@ -77,8 +78,7 @@ export class Hearing {
   /** Gives it to the store, unless its sender has said too much already. */
   #append(connection: Connection, content: Content, { session, seq, requiresSeq }: SequenceInfo = {}): void {
     const { room, client, bucket } = connection;
-    const givenMs = performance.now();
-    const waitSeconds = bucket.take(content, givenMs);
+    const waitSeconds = bucket.take(costOf(content), performance.now());
     if (waitSeconds > 0) {
       if (session !== undefined && seq !== undefined) connection.sendOrder.rollback(seq);
       return this.#refuse(connection, "rate-limited", content, seq, waitSeconds);
@@ -91,7 +91,6 @@ export class Hearing {
       session,
       seq,
       requiresSeq,
-      givenMs,
     };
     if (connection.wire === "text") connection.lines.given(pending);
     connection.given(pending);
@@ -112,6 +111,6 @@ export class Hearing {
 
   /** One more frame that is no message, or a refused one: there is an end to that, too. */
   #chargeAbuse(connection: Connection, frame: Content): void {
-    if (!connection.bucket.chargeAbuse(performance.now(), frame)) this.dismiss(connection, "abuse");
+    if (!connection.bucket.chargeAbuse(performance.now(), costOf(frame))) this.dismiss(connection, "abuse");
   }
 }

@@ -5,7 +5,7 @@ import { Broadcaster } from "./broadcaster.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import { ConnectionManager, type Publish } from "./connection-manager.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import { StoreUnavailable, type ReadonlyHistory, type MessageStore } from "../store/store.ts";
+import { StoreUnavailable, type Cluster, type ReadonlyHistory, type MessageStore } from "../store/store.ts";
 import { Connection, type Room, type JoinRequest } from "./connection.ts";
 
 /** `?history=N` goes back this far also where less than that is kept ready. */
@@ -20,6 +20,7 @@ export class RoomRegistry {
   /** @param dismiss closes a connection */
   constructor(
     private readonly store: MessageStore,
+    private readonly cluster: Cluster | undefined,
     private readonly publish: Publish,
     private readonly flushMs: number,
     private readonly dismiss: (connection: Connection, why: CloseReason) => void,
@@ -71,7 +72,7 @@ export class RoomRegistry {
   }
 
   #fencingToken(): number | Promise<number> {
-    return this.store.cluster?.nextFencingToken() ?? ++this.#nextFencingToken;
+    return this.cluster?.nextFencingToken() ?? ++this.#nextFencingToken;
   }
 
   /** Where the latest messages begin that it asks for, if not all of them are in the history. */
@@ -85,8 +86,7 @@ export class RoomRegistry {
     const manager = new ConnectionManager<Connection>(name, this.publish);
     const replaying = new Set<Connection>();
     const broadcaster = new Broadcaster(manager, replaying, this.flushMs, this.dismiss);
-    for (const present of this.store.cluster?.remoteConnections(name) ?? [])
-      manager.setRemoteCount(...present, 0);
+    for (const present of this.cluster?.remoteConnections(name) ?? []) manager.setRemoteCount(...present, 0);
     manager.drainPresence(Infinity); // a newcomer learns of these by its welcome
     const room = { name, history, manager, replaying, broadcaster, timers: {}, refCount: 0 };
     this.#rooms.set(name, room);

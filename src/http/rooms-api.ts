@@ -6,7 +6,7 @@ import { queryParams, problem, type AccessControl, type Grant, type Problem } fr
 import type { Upgrader } from "./upgrade.ts";
 import { StoreUnavailable } from "../store/store.ts";
 import type { Hub } from "../chat/hub.ts";
-import { TokenBuckets } from "../util/token-bucket.ts";
+import { costOf, TokenBuckets } from "../util/token-bucket.ts";
 import type { Right } from "../auth/tokens.ts";
 import { parseName } from "../protocol/names.ts";
 import { toChatMessage, hasTooMuchAround, exceedsBytes, maxFrameBytes, parseSeq } from "../protocol/codec.ts";
@@ -74,13 +74,13 @@ export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, 
   }
 
   function rateLimit(allowances: TokenBuckets, request: Request, content: string): Problem | undefined {
-    return limitedFor(allowanceOf(allowances, request).take(content, performance.now()));
+    return limitedFor(allowanceOf(allowances, request).take(costOf(content), performance.now()));
   }
 
   /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`, or 200 if it was kept before. */
   const publish = authorized(async (request, room, pass) => {
     // Who has nothing left is not even read; and what is malformed costs as much as it takes to find that out.
-    const early = limitedFor(allowanceOf(publishLimits, request).waitFor("", performance.now()));
+    const early = limitedFor(allowanceOf(publishLimits, request).waitFor(1, performance.now()));
     if (early) return early;
     upgrader.allow(request, BODY_SECONDS);
     const readHistory = await readBody(request, maxMessageBytes);

@@ -16,7 +16,7 @@ import { Hub } from "../chat/hub.ts";
 import { logError } from "../ops/log.ts";
 import { monitorEventLoop, registerGauge, renderMetrics, watchProcess } from "../ops/metrics.ts";
 import { maxFrameBytes } from "../protocol/codec.ts";
-import type { MessageStore, StoreListener } from "../store/store.ts";
+import type { Backend, StoreListener } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyOs } from "../util/lazy-node.ts";
 import type { Random } from "../util/random.ts";
@@ -28,7 +28,7 @@ const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 /** @throws StoreError, or Bun's error with a `code` when it cannot listen or use the certificate */
 export async function serve(
   options: ServerOptions,
-  createStore: (listener: StoreListener) => MessageStore,
+  createStore: (listener: StoreListener) => Backend,
   clock: Clock,
   _random: Random,
 ): Promise<RunningServer> {

@@ -94,7 +94,7 @@ export class Upgrader {
 
   /** Whoever connects and disconnects without end is heard of by everyone in the room, each time. */
   #limitRate(network: string): Problem | undefined {
-    const retryAfterSeconds = this.#connectionRates.get(network).take("", performance.now());
+    const retryAfterSeconds = this.#connectionRates.get(network).take(1, performance.now());
     if (retryAfterSeconds === 0) return undefined;
     const sentence = "Too many new connections from your address: try again in a moment.";
     return { ...problem(429, "connection-rate", sentence), retryAfterSeconds };

@@ -3,7 +3,6 @@
 import { openDescriptors } from "../http/descriptors.ts";
 import { refusalCodes } from "../http/access.ts";
 import { CLOSE_CODES, ERROR_MESSAGES } from "../protocol/codes.ts";
-import type { AppendResult, Content, PendingMessage } from "../store/store.ts";
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -169,22 +168,19 @@ const loopDelay = new Histogram(
   [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
 );
 
-/** Counts the result of an append, whichever way the message came in. */
-export function recordAppend({ content, givenMs }: PendingMessage, result: AppendResult): void {
-  storeDelay.observe((performance.now() - givenMs) / 1000);
-  if ("rejected" in result) messagesRejected.count(result.rejected);
-  if (!("stored" in result)) return;
+/** A result of the store, `seconds` after the message was appended. */
+export function recordAppend(seconds: number): void {
+  storeDelay.observe(seconds);
+}
+
+export function recordStored(content: string | Uint8Array): void {
   messagesIn.add(1);
-  bytesIn.add(bytesOf(content));
+  bytesIn.add(Buffer.byteLength(content));
 }
 
-export function recordDelivery(message: Content, connections: number): void {
+export function recordDelivery(frame: string | Uint8Array, connections: number): void {
   messagesOut.add(connections);
-  bytesOut.add(connections * bytesOf(message));
-}
-
-function bytesOf(content: Content): number {
-  return typeof content === "string" ? Buffer.byteLength(content) : content.byteLength;
+  bytesOut.add(connections * Buffer.byteLength(frame));
 }
 
 const LOOP_PERIOD_MS = 100;

@@ -2,9 +2,9 @@
 
 import { MemoryStore } from "./memory.ts";
 import { REDIS_SCHEMES, parseRedisUrl } from "./redis/config.ts";
-import type { StoreListener, MessageStore, StoreOptions } from "./store.ts";
+import type { Backend, StoreListener, StoreOptions } from "./store.ts";
 
-type Make = (options: StoreOptions, listener: StoreListener) => MessageStore;
+type Make = (options: StoreOptions, listener: StoreListener) => Backend;
 
 /** Undefined if the URL says something that this store does not know. */
 type Prepare = (url: URL) => (() => Promise<Make>) | undefined;
@@ -15,8 +15,7 @@ export const storeFactories = new Map<string, Prepare>([
     "memory:",
     () =>
       async () =>
-      ({ history }, { onMessage }) =>
-        new MemoryStore(history, onMessage),
+      ({ history }, { onMessage }) => ({ store: new MemoryStore(history, onMessage) }),
   ],
   [
     "sqlite:",
@@ -25,7 +24,7 @@ export const storeFactories = new Map<string, Prepare>([
       if (file === undefined) return undefined;
       return async () => {
         const { SqliteStore } = await import("./sqlite/store.ts");
-        return (options, { onMessage }) => new SqliteStore(file, options, onMessage);
+        return (options, { onMessage }) => ({ store: new SqliteStore(file, options, onMessage) });
       };
     },
   ],
@@ -38,7 +37,10 @@ for (const scheme of REDIS_SCHEMES)
       address &&
       (async () => {
         const { RedisStore } = await import("./redis/store.ts");
-        return (options, listener) => new RedisStore(address, options, listener);
+        return (options, listener) => {
+          const store = new RedisStore(address, options, listener);
+          return { store, cluster: store.cluster };
+        };
       })
     );
   });

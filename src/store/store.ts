@@ -10,8 +10,6 @@ export interface PendingMessage {
   readonly seq: number | undefined;
   /** The number before this one, while that is not answered yet: only if it was kept may this one be. */
   readonly requiresSeq: number | undefined;
-  /** When the store was given it, on the clock of `performance.now`. */
-  readonly givenMs: number;
 }
 
 /** Text, well-formed; or the bytes of a binary message. */
@@ -66,8 +64,6 @@ export interface MessageStore {
   readonly durability: string;
   /** Before it is given anything. @throws StoreError when it cannot be used */
   open?(): Promise<void>;
-  /** Only where there may be other nodes. */
-  readonly cluster?: Cluster;
   /** The room's latest entries, kept up to date and safe from being forgotten until as many calls of {@link releaseRoom}. */
   acquireRoom(room: string): Promise<ReadonlyHistory>;
   releaseRoom(room: string): void;
@@ -86,7 +82,14 @@ export interface MessageStore {
   close(): void | Promise<void>;
 }
 
-/** The other nodes that have the same store. */
+/** What a `--store` URL opens. */
+export interface Backend {
+  readonly store: MessageStore;
+  /** Only where several nodes can share the store. */
+  readonly cluster?: Cluster;
+}
+
+/** The other nodes that share the store. */
 export interface Cluster {
   /** Who is in an open room by way of them, up to what the follower was told last. */
   remoteConnections(room: string): Iterable<readonly [client: string, node: string, connections: number]>;

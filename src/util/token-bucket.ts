@@ -1,32 +1,30 @@
-/** How much one connection may send. */
+/** Token buckets: what a connection or an address may still send. */
 
-import type { Content } from "../store/store.ts";
-
-/** A token bucket's: so many a second, so many at once; 0 a second is no limit. */
+/** 0 per second: unlimited. */
 export interface Rate {
   readonly perSecond: number;
   readonly burst: number;
 }
 
-/** Each of these many bytes costs as much as another message. */
+/** A message costs 1, and 1 more for each of these. */
 const BYTES_PER_COST = 4096;
-/** A sender that is refused and goes on regardless, at so many times its rate, is closed. */
+/** A sender that keeps sending in vain, at this multiple of its rate, is closed. */
 const ABUSE_FACTOR = 10;
-/** More than a client sends before it has heard the first refusal. */
+/** More than a client sends before it has received the first rejection. */
 const MIN_ABUSE_BUDGET = 100;
 
-/** What a connection may send still: a token bucket for its messages, and a wider one for all that it sends in vain. */
+/** A token bucket for messages, and a larger one, the abuse budget, for frames that are rejected or are no messages. */
 export class TokenBucket {
   #tokens: number;
   #abuseBudget: number;
   #refilledMs: number | undefined;
 
-  /** @param left what it starts with */
+  /** @param tokens what it starts with */
   constructor(
     private readonly rate: Rate,
-    left = rate.burst,
+    tokens = rate.burst,
   ) {
-    this.#tokens = left;
+    this.#tokens = tokens;
     this.#abuseBudget = this.#maxAbuseBudget;
   }
 
@@ -34,7 +32,7 @@ export class TokenBucket {
     return Math.max(MIN_ABUSE_BUDGET, ABUSE_FACTOR * this.rate.burst);
   }
 
-  /** Takes as much as there is, up to so many. */
+  /** Takes whole tokens, `most` of them at most. @returns how many */
   takeAvailable(most: number, nowMs: number): number {
     if (this.rate.perSecond === 0) return most;
     this.#refill(nowMs);
@@ -43,31 +41,27 @@ export class TokenBucket {
     return taken;
   }
 
-  /** Takes what a message costs. @returns 0, or the seconds until there will be enough */
-  take(content: Content, nowMs: number): number {
-    const waitSeconds = this.waitFor(content, nowMs);
-    if (waitSeconds === 0 && this.rate.perSecond > 0) this.#tokens -= this.#costOf(content);
+  /** Takes the tokens if there are enough; a cost above the burst counts as the burst. @returns 0, or the seconds until there are enough */
+  take(cost: number, nowMs: number): number {
+    const waitSeconds = this.waitFor(cost, nowMs);
+    if (waitSeconds === 0 && this.rate.perSecond > 0) this.#tokens -= Math.min(cost, this.rate.burst);
     return waitSeconds;
   }
 
-  /** 0, or the seconds until there will be enough for such a message. */
-  waitFor(content: Content, nowMs: number): number {
-    const { perSecond } = this.rate;
+  /** @returns 0, or the seconds until there are enough tokens for a message of that cost */
+  waitFor(cost: number, nowMs: number): number {
+    const { perSecond, burst } = this.rate;
     if (perSecond === 0) return 0;
     this.#refill(nowMs);
-    const missing = this.#costOf(content) - this.#tokens;
+    const missing = Math.min(cost, burst) - this.#tokens;
     return missing > 0 ? Math.ceil((missing / perSecond) * 1000) / 1000 : 0;
   }
 
-  #costOf(content: Content): number {
-    return Math.min(costOf(content), this.rate.burst);
-  }
-
-  /** Puts up with a frame that is no message, or a refused one. @returns whether there is patience left */
-  chargeAbuse(nowMs: number, frame: Content = ""): boolean {
+  /** Charges the abuse budget for a frame that was rejected or is not a message. @returns false once it is exhausted */
+  chargeAbuse(nowMs: number, cost = 1): boolean {
     if (this.rate.perSecond === 0) return true;
     this.#refill(nowMs);
-    this.#abuseBudget -= costOf(frame);
+    this.#abuseBudget -= cost;
     return this.#abuseBudget >= 0;
   }
 
@@ -80,10 +74,10 @@ export class TokenBucket {
   }
 }
 
-/** More than these are not told apart: the one that has not been here for longest starts anew. */
+/** Beyond this, the bucket unused for longest is dropped; its key starts again with a full one. */
 const MAX_BUCKETS = 10_000;
 
-/** An allowance for each of many, where there is no connection to keep it with. */
+/** A token bucket per key, such as a client's address. */
 export class TokenBuckets {
   /** The longest unused first. */
   readonly #buckets = new Map<string, TokenBucket>();
@@ -100,7 +94,8 @@ export class TokenBuckets {
   }
 }
 
-function costOf(content: Content): number {
+/** What a message costs: 1, and 1 more for each full 4 KiB (UTF-8). */
+export function costOf(content: string | Uint8Array): number {
   // A UTF-16 unit takes one to three bytes in UTF-8; most texts need no counting.
   if (content.length * 3 < BYTES_PER_COST) return 1;
   return 1 + Math.floor(Buffer.byteLength(content) / BYTES_PER_COST);

@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { connect } from "../../src/client/client.ts";
 import { addressGroup } from "../../src/http/sockets.ts";
 import { forwardedFor } from "../../src/http/access.ts";
-import { TokenBucket, TokenBuckets } from "../../src/util/token-bucket.ts";
+import { costOf, TokenBucket, TokenBuckets } from "../../src/util/token-bucket.ts";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { Clock } from "../support/clock.ts";
 import { startServer } from "../support/server.ts";
@@ -17,33 +17,29 @@ describe("an allowance", () => {
 
   test("is a burst, and then what comes each second", () => {
     const mine = bucket();
-    for (let i = 0; i < 40; i++) expect(mine.take("x", 1000)).toBe(0);
-    expect(mine.take("x", 1000)).toBe(0.05);
-    expect(mine.take("x", 1025)).toBe(0.025);
-    expect(mine.take("x", 1050)).toBe(0);
-    expect(mine.take("x", 1_000_000)).toBe(0);
-    for (let i = 0; i < 39; i++) mine.take("x", 1_000_000);
-    expect(mine.take("x", 1_000_000)).toBe(0.05);
+    for (let i = 0; i < 40; i++) expect(mine.take(1, 1000)).toBe(0);
+    expect(mine.take(1, 1000)).toBe(0.05);
+    expect(mine.take(1, 1025)).toBe(0.025);
+    expect(mine.take(1, 1050)).toBe(0);
+    expect(mine.take(1, 1_000_000)).toBe(0);
+    for (let i = 0; i < 39; i++) mine.take(1, 1_000_000);
+    expect(mine.take(1, 1_000_000)).toBe(0.05);
   });
 
   test("pays for size: each 4 KiB are one more", () => {
     const mine = bucket();
-    mine.take("x".repeat(4095), 1000); // 1
-    mine.take(new Uint8Array(4096), 1000); // 2
-    mine.take("語".repeat(21_845), 1000); // 16
-    mine.take("x".repeat(65_536), 1000); // 17
-    mine.take("x", 1000); // 1
-    mine.take("x", 1000); // 1
-    expect(mine.take("xx", 1000)).toBe(0);
-    mine.take("x", 1000);
-    expect(mine.take("x", 1000)).toBe(0.05);
+    expect(
+      ["", "x".repeat(4095), new Uint8Array(4096), "語".repeat(21_845), "x".repeat(65_536)].map(costOf),
+    ).toEqual([1, 1, 2, 16, 17]);
+    for (const cost of [2, 16, 17, 5]) expect(mine.take(cost, 1000)).toBe(0);
+    expect(mine.take(1, 1000)).toBe(0.05);
   });
 
   test("lets the largest message through, however small the burst", () => {
     const mine = new TokenBucket({ perSecond: 1, burst: 2 });
-    expect(mine.take("x".repeat(65_536), 1000)).toBe(0);
-    expect(mine.take("x".repeat(65_536), 1000)).toBe(2);
-    expect(mine.take("x".repeat(65_536), 3000)).toBe(0);
+    expect(mine.take(17, 1000)).toBe(0);
+    expect(mine.take(17, 1000)).toBe(2);
+    expect(mine.take(17, 3000)).toBe(0);
   });
 
   test("has patience with ten times as much in vain", () => {
@@ -55,8 +51,8 @@ describe("an allowance", () => {
 
   test("bears little of what is large, and enough of a small burst's", () => {
     const mine = bucket();
-    for (let i = 0; i < 4; i++) expect(mine.chargeAbuse(1000, "[".repeat(380_000))).toBe(true);
-    expect(mine.chargeAbuse(1000, "[".repeat(380_000))).toBe(false);
+    for (let i = 0; i < 4; i++) expect(mine.chargeAbuse(1000, costOf("[".repeat(380_000)))).toBe(true);
+    expect(mine.chargeAbuse(1000, costOf("[".repeat(380_000)))).toBe(false);
     const small = new TokenBucket({ perSecond: 20, burst: 1 });
     for (let i = 0; i < 100; i++) expect(small.chargeAbuse(1000)).toBe(true);
   });
@@ -69,19 +65,19 @@ describe("an allowance", () => {
       many.takeAvailable(40, 1000),
     ]).toEqual([40, 10, 0]);
     const mine = new TokenBucket({ perSecond: 20, burst: 40 }, 0);
-    expect(mine.take("x", 1000)).toBe(0.05);
-    expect(mine.take("x", 1050)).toBe(0);
+    expect(mine.take(1, 1000)).toBe(0.05);
+    expect(mine.take(1, 1050)).toBe(0);
   });
 
   test("is without end at a rate of 0", () => {
     const mine = new TokenBucket({ perSecond: 0, burst: 1 });
-    for (let i = 0; i < 1000; i++) expect([mine.take("x", 0), mine.chargeAbuse(0)]).toEqual([0, true]);
+    for (let i = 0; i < 1000; i++) expect([mine.take(1, 0), mine.chargeAbuse(0)]).toEqual([0, true]);
   });
 });
 
 test("10,000 addresses are told apart; beyond that the one that was silent for longest starts anew", () => {
   const allowances = new TokenBuckets({ perSecond: 1, burst: 1 });
-  const isFull = (address: string) => allowances.get(address).take("x", 0) === 0;
+  const isFull = (address: string) => allowances.get(address).take(1, 0) === 0;
   for (const address of ["first", "second"]) expect(isFull(address)).toBe(true);
   for (let i = 0; i < 9_998; i++) isFull(`a${i}`);
   expect(isFull("first")).toBe(false);

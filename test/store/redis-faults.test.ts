@@ -331,10 +331,7 @@ test.skipIf(skipped !== "")(
     const append = (content: string) =>
       new Promise<AppendResult>((resolve) => {
         const pending = { room: "tea", from: "ann", content, session: undefined, seq: undefined };
-        store.append(
-          { ...pending, requiresSeq: undefined, givenMs: 0 },
-          { onResult: (_, result) => resolve(result) },
-        );
+        store.append({ ...pending, requiresSeq: undefined }, { onResult: (_, result) => resolve(result) });
       });
     await store.acquireRoom("tea");
     await append("before");

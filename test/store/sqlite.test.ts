@@ -382,7 +382,7 @@ describe("a store by itself", () => {
     more: Partial<PendingMessage> = {},
   ): Promise<AppendResult> {
     const { promise, resolve } = Promise.withResolvers<AppendResult>();
-    const rest = { session: undefined, seq: undefined, requiresSeq: undefined, givenMs: 0 };
+    const rest = { session: undefined, seq: undefined, requiresSeq: undefined };
     store.append(
       { room: "r", from: "ann", content, ...rest, ...more },
       { onResult: (_, result) => resolve(result) },
@@ -515,7 +515,7 @@ describe("a store by itself", () => {
     const failed = say(store, "2", { session: "s", seq: 2 });
     store.append(
       {
-        ...{ room: "r", from: "ann", session: undefined, seq: undefined, requiresSeq: undefined, givenMs: 0 },
+        ...{ room: "r", from: "ann", session: undefined, seq: undefined, requiresSeq: undefined },
         get content(): string {
           throw new Error("A failure in the middle of a transaction, on purpose");
         },

@@ -79,10 +79,6 @@ class DelayedStore implements MessageStore {
   }
 }
 
-storeFactories.set(
-  "late:",
-  ({ searchParams }) =>
-    async () =>
-    ({ history }, { onMessage }) =>
-      new DelayedStore(searchParams, history, onMessage),
-);
+storeFactories.set("late:", ({ searchParams }) => async () => ({ history }, { onMessage }) => ({
+  store: new DelayedStore(searchParams, history, onMessage),
+}));

@@ -67,7 +67,7 @@ export function startHub({
 } = {}) {
   const topics = new Map<string, Set<FakeSocket>>();
   const hub = new Hub(
-    makeStore,
+    (listener) => ({ store: makeStore(listener) }),
     (topic, message) =>
       Math.min(1, ...(topics.get(topic) ?? new Set()).values().map((socket) => socket.send(message))),
     { maxMessageBytes: 65_536, pingSeconds: 25, flushMs },

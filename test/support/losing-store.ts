@@ -62,10 +62,6 @@ class LosingStore implements MessageStore {
   close(): void {}
 }
 
-storeFactories.set(
-  "losing:",
-  ({ searchParams }) =>
-    async () =>
-    ({ history }, follower) =>
-      new LosingStore(searchParams.get("while"), history, follower),
-);
+storeFactories.set("losing:", ({ searchParams }) => async () => ({ history }, follower) => ({
+  store: new LosingStore(searchParams.get("while"), history, follower),
+}));

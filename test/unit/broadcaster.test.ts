@@ -211,7 +211,7 @@ describe("a crowd, which is written to in several goes", () => {
 test("what waits in a room that the store has lost is not for who comes into the next one of that name", async () => {
   const heard: string[] = [];
   const publish = (_: string, message: Content) => heard.push(String(message));
-  const rooms = new RoomRegistry(new MemoryStore(10, () => {}), publish, 20, () => {});
+  const rooms = new RoomRegistry(new MemoryStore(10, () => {}), undefined, publish, 20, () => {});
   const come = () =>
     rooms.acquire(
       { client: "ann", room: "tea", wire: "text", history: 0 },

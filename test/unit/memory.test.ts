@@ -17,7 +17,6 @@ function draft(room: string, content: string): PendingMessage {
     session: undefined,
     seq: undefined,
     requiresSeq: undefined,
-    givenMs: 0,
   };
 }
 

@@ -101,7 +101,6 @@ describe("sessions", () => {
     session: "s",
     seq,
     requiresSeq: undefined,
-    givenMs: 0,
     ...more,
   });
 
