@@ -22,15 +22,9 @@
  */
 
 import { version } from "../package.json";
-import {
-  describeStartError,
-  isOnTerminal,
-  isTerminal,
-  printBanner,
-  startExitCode,
-  tokenUrl,
-} from "./cli/banner.ts";
-import { parseCommand, type ServerOptions } from "./cli/command.ts";
+import { isOnTerminal, isTerminal, printBanner } from "./cli/banner.ts";
+import { parseCommand, type CliOptions } from "./cli/command.ts";
+import { describeStartError, startExitCode } from "./cli/start-error.ts";
 import { serve } from "./http/serve.ts";
 import { installSignalHandlers, type RunningServer } from "./http/shutdown.ts";
 import { configureLog, logError } from "./ops/log.ts";
@@ -54,9 +48,9 @@ switch (command.kind) {
     break;
   }
   case "token":
-    console.log(tokenUrl(command));
+    console.log((await import("./cli/token.ts")).tokenUrl(command, systemClock));
     break;
-  case "refuse":
+  case "invalid":
     for (const error of command.errors) console.error(error);
     process.exit(2);
     break;
@@ -74,7 +68,7 @@ switch (command.kind) {
     command satisfies never;
 }
 
-async function start(options: ServerOptions): Promise<RunningServer> {
+async function start(options: CliOptions): Promise<RunningServer> {
   try {
     const createStore = await storeFactories.get(options.store.protocol)?.(options.store)?.();
     if (!createStore) throw new Error(`no such store: ${options.store.protocol}`);

@@ -1,90 +1,72 @@
-/** What the operator asked for: the command line and the environment in; a command, or every mistake at once, out. */
+/** The command line and the environment: parsed into a command, or into a list of all errors. */
 
 import {
+  allowedOriginOf,
+  didYouMean,
   envName,
   flag,
   flagName,
-  didYouMean,
+  number,
   parseFlags,
+  parseOrigin,
+  readPem,
+  readSecret,
+  toggle,
   type Env,
   type Flag,
   type FlagValues,
 } from "./flags.ts";
-import { allowedOriginOf, isLocalOnly, parseOrigin, readPem, readSecret } from "./option-values.ts";
 import type { LogFormat } from "../ops/log.ts";
 import { parseName } from "../protocol/names.ts";
 import { storeFactories } from "../store/open.ts";
 import { MIN_SECRET_BYTES, RIGHTS, type Right } from "../auth/tokens.ts";
 
-function number(value: string, fallback: number, [min, max]: readonly [number, number], help: string) {
-  return flag<number>({
-    value,
-    fallback,
-    help,
-    parse(text) {
-      const isRight = /^\d{1,9}$/.test(text) && Number(text) >= min && Number(text) <= max;
-      return isRight ? { value: Number(text) } : { expected: `${min}–${max}` };
-    },
-  });
-}
-
-function toggle(help: string) {
-  return flag<boolean>({
-    fallback: false,
-    defaultText: "off",
-    help,
-    parse(text) {
-      if (/^(on|true|1|)$/.test(text)) return { value: true };
-      return /^(off|false|0)$/.test(text) ? { value: false } : { expected: "on or off" };
-    },
-  });
-}
-
-/** In the order of the help and of the README's table, which a test holds to this one. */
+/** In the order of `--help` and of the table in README.md, which a test compares with this one. */
 export const serverFlagGroups = {
-  "Where it is": {
+  Network: {
     host: flag<string>({
       value: "HOST",
       fallback: "127.0.0.1",
-      help: "where to listen; 0.0.0.0 lets the network in",
+      help: "address to listen on; 0.0.0.0 opens it to the network",
       parse: (text) =>
         /^[\w.:-]+$/.test(text) ? { value: text } : { expected: "an address or a host name" },
     }),
     port: {
-      ...number("N", 8000, [0, 65_535], "the port to listen on; 0 picks a free one"),
+      ...number("N", 8000, [0, 65_535], "port to listen on; 0 picks a free one"),
       alsoEnv: "PORT",
     },
     publicUrl: flag<URL | undefined>({
       value: "URL",
       fallback: undefined,
-      defaultText: "what it listens on",
-      help: "how people reach it, as in https://chat.example",
+      defaultText: "the listening address",
+      help: "public address of the server, such as https://chat.example",
       parse(text) {
         const url = parseOrigin(text);
-        return url ? { value: url } : { expected: "an address without a path, as in https://chat.example" };
+        return url ? { value: url } : { expected: "an address without a path, such as https://chat.example" };
       },
     }),
-    trustProxy: toggle("behind a proxy: clients are told apart by X-Forwarded-For"),
+    trustProxy: toggle("behind a proxy: take client addresses from X-Forwarded-For"),
     tlsCert: flag<string | undefined>({
       value: "FILE",
       fallback: undefined,
       defaultText: "none",
-      help: "speaks TLS, with this certificate (PEM), its chain behind it",
-      parse: (file) => readPem(file, /^-----BEGIN (X509 |TRUSTED )?CERTIFICATE-/m, "a certificate in PEM"),
+      help: "serve TLS with this certificate, followed by its chain (PEM)",
+      parse: (file) => readPem(file, /^-----BEGIN (X509 |TRUSTED )?CERTIFICATE-/m, "a PEM certificate"),
     }),
     tlsKey: flag<string | undefined>({
       value: "FILE",
       fallback: undefined,
       defaultText: "none",
-      help: "and this key (PEM)",
-      parse: (file) => readPem(file, /^-----BEGIN (RSA |EC )?PRIVATE KEY-/m, "a key in PEM, no passphrase"),
+      help: "private key of the certificate (PEM, without a passphrase)",
+      parse: (file) =>
+        readPem(file, /^-----BEGIN (RSA |EC )?PRIVATE KEY-/m, "a PEM key without a passphrase"),
     }),
   },
-  "What it keeps": {
+  Storage: {
     store: flag<URL>({
       value: "URL",
       fallback: new URL("memory:"),
-      help: "where messages are kept: memory:, sqlite:FILE, redis://HOST",
+      help: "where messages are stored: memory:, sqlite:FILE, redis://HOST",
       parse(text) {
         const url = URL.parse(text);
         return url && storeFactories.get(url.protocol)?.(url)
@@ -92,21 +74,21 @@ export const serverFlagGroups = {
           : { expected: "memory:, sqlite:FILE or redis://HOST" };
       },
     }),
-    keepDays: number("N", 0, [0, 36_500], "forgets what is older (not memory:); 0: nothing"),
-    history: number("N", 100, [0, 100_000], "messages of a room kept ready for who comes"),
+    keepDays: number("N", 0, [0, 36_500], "delete messages after N days (not memory:); 0 keeps them"),
+    history: number("N", 100, [0, 100_000], "messages per room kept for newcomers"),
   },
-  "Who may come in": {
+  Access: {
     allowHost: flag<readonly string[]>({
       value: "NAME",
       fallback: [],
       defaultText: "none",
       repeatable: true,
-      help: "another host name, used by programs; again for each",
+      help: "another host name that programs use; repeatable",
       parse(text) {
         const names = text.split(/[\s,]+/).filter(Boolean);
         return names.every((name) => /^[\w-]+(\.[\w-]+)*\.?$/.test(name))
           ? { value: names.map((name) => name.toLowerCase().replace(/\.$/, "")) }
-          : { expected: "host names without a port, as in hubbub" };
+          : { expected: "host names without a port, such as hubbub" };
       },
     }),
     allowOrigin: flag<readonly string[]>({
@@ -114,62 +96,62 @@ export const serverFlagGroups = {
       fallback: [],
       defaultText: "none",
       repeatable: true,
-      help: "another site whose pages may connect; again for each",
+      help: "another site whose pages may connect; repeatable",
       parse(text) {
-        const asked = text.split(/[\s,]+/).filter(Boolean);
-        const origins = asked.flatMap((origin) => allowedOriginOf(origin) ?? []);
-        return origins.length === asked.length
+        const given = text.split(/[\s,]+/).filter(Boolean);
+        const origins = given.flatMap((origin) => allowedOriginOf(origin) ?? []);
+        return origins.length === given.length
           ? { value: origins }
-          : { expected: "origins, as in https://example.com, each named in full" };
+          : { expected: "complete origins, such as https://example.com" };
       },
     }),
-    openMetrics: toggle("/metrics is for anyone, not only for this machine"),
+    openMetrics: toggle("serve /metrics to anyone, not only to this machine"),
     secretFile: flag<Buffer | undefined>({
       value: "FILE",
       fallback: undefined,
       defaultText: "none: no tokens",
       alsoEnv: "HUBBUB_SECRET",
-      help: "only tokens signed with its content come in",
+      help: "require tokens signed with the secret in this file",
       parse(text, source) {
         const secret = source === "HUBBUB_SECRET" ? Buffer.from(text) : readSecret(text);
-        if (!secret) return { expected: "a file that can be read" };
+        if (!secret) return { expected: "a readable file" };
         return secret.length >= MIN_SECRET_BYTES
           ? { value: secret }
           : { expected: `a secret of at least ${MIN_SECRET_BYTES} bytes` };
       },
     }),
   },
-  "How much at once": {
-    maxMessageBytes: number("N", 65_536, [1, 131_072], "the largest message; text is counted in UTF-8"),
+  Limits: {
+    maxMessageBytes: number("N", 65_536, [1, 131_072], "largest message in bytes, text counted as UTF-8"),
     messageRate: {
-      ...number("N", 0, [0, 1_000_000], "messages a second from a connection; 0: no limit"),
+      ...number("N", 0, [0, 1_000_000], "messages per second and connection; 0 is unlimited"),
       whenReachable: 100,
     },
-    messageBurst: number("N", 1000, [1, 1_000_000], "so many messages at once; each 4 KiB count as one more"),
+    messageBurst: number("N", 1000, [1, 1_000_000], "messages in one burst; each 4 KiB count as one more"),
     maxConnections: flag<number | undefined>({
-      ...number("N", 0, [0, 1_000_000], "connections in all; 0: no limit"),
+      ...number("N", 0, [0, 1_000_000], "open connections in total; 0 is unlimited"),
       fallback: undefined,
-      defaultText: "the file limit, less a reserve",
+      defaultText: "the file descriptor limit minus a reserve",
     }),
     maxConnectionsPerAddress: number(
       "N",
       0,
       [0, 1_000_000],
-      "connections from one address, or IPv6 /64; 0: no limit",
+      "open connections per address or IPv6 /64; 0 is unlimited",
     ),
     connectionRate: {
-      ...number("N", 0, [0, 1_000_000], "new ones a second from one address; 0: no limit"),
+      ...number("N", 0, [0, 1_000_000], "new connections per second and address; 0 is unlimited"),
       whenReachable: 200,
     },
   },
-  "Running it": {
-    pingSeconds: number("N", 25, [1, 3600], "how often a connection has to show that it is alive"),
-    flushMs: number("N", 10, [0, 1000], "so long messages of a busy room wait for others; 0: not at all"),
-    drainSeconds: number("N", 5, [0, 3600], "how long stopping may take"),
+  Operation: {
+    pingSeconds: number("N", 25, [1, 3600], "ping interval; two unanswered pings end a connection"),
+    flushMs: number("N", 10, [0, 1000], "how long a busy room batches messages; 0 disables batching"),
+    drainSeconds: number("N", 5, [0, 3600], "how long a shutdown may take"),
     log: flag<LogFormat>({
       value: "FORMAT",
       fallback: "text",
-      help: "text, json or off: a line for each who comes, goes, is refused",
+      help: "log format: text, json or off",
       parse: (text) =>
         text === "text" || text === "json" || text === "off"
           ? { value: text }
@@ -179,35 +161,35 @@ export const serverFlagGroups = {
 } as const;
 
 export const serverFlags = {
-  ...serverFlagGroups["Where it is"],
-  ...serverFlagGroups["What it keeps"],
-  ...serverFlagGroups["Who may come in"],
-  ...serverFlagGroups["How much at once"],
-  ...serverFlagGroups["Running it"],
+  ...serverFlagGroups.Network,
+  ...serverFlagGroups.Storage,
+  ...serverFlagGroups.Access,
+  ...serverFlagGroups.Limits,
+  ...serverFlagGroups.Operation,
 };
 
-export type ServerOptions = FlagValues<typeof serverFlags>;
+export type CliOptions = FlagValues<typeof serverFlags>;
 
 export type CliCommand =
-  | { readonly kind: "serve"; readonly options: ServerOptions; readonly warnings: readonly string[] }
+  | { readonly kind: "serve"; readonly options: CliOptions; readonly warnings: readonly string[] }
   | { readonly kind: "join"; readonly address: URL; readonly token: string | undefined }
-  | { readonly kind: "token"; readonly client: string; readonly options: ServerOptions & TokenOptions }
+  | { readonly kind: "token"; readonly client: string; readonly options: CliOptions & TokenOptions }
   | { readonly kind: "help"; readonly about: "serve" | "join" | "token" }
   | { readonly kind: "version" }
-  | { readonly kind: "refuse"; readonly errors: readonly string[] };
+  | { readonly kind: "invalid"; readonly errors: readonly string[] };
 
-/** Of the command `token`, beside the server's own. */
+/** Flags of `hubbub token` only; it takes those of the server, too. */
 export const tokenFlags = {
   room: flag<readonly string[]>({
     value: "ROOM",
     fallback: [],
-    defaultText: "every room",
+    defaultText: "all rooms",
     repeatable: true,
-    help: "a room that the token is for; again for each",
+    help: "room the token is valid for; repeatable",
     parse(text) {
       const rooms = text.split(/\s+/).map((room) => parseName("room", room));
       const names = rooms.flatMap((room) => ("name" in room ? [room.name] : []));
-      return names.length === rooms.length ? { value: names } : { expected: "the name of a room" };
+      return names.length === rooms.length ? { value: names } : { expected: "a room name" };
     },
   }),
   can: flag<readonly Right[]>({
@@ -215,21 +197,21 @@ export const tokenFlags = {
     fallback: [],
     defaultText: "read and write",
     repeatable: true,
-    help: "what the token allows, such as metrics; again for each",
+    help: "right that the token grants, such as metrics; repeatable",
     parse(text) {
-      const asked = text.split(/[\s,]+/).filter(Boolean);
-      const rights = asked.flatMap((name) => RIGHTS.find((right) => right === name) ?? []);
-      return rights.length === asked.length
+      const given = text.split(/[\s,]+/).filter(Boolean);
+      const rights = given.flatMap((name) => RIGHTS.find((right) => right === name) ?? []);
+      return rights.length === given.length
         ? { value: rights }
         : { expected: `${RIGHTS.slice(0, -1).join(", ")} or ${RIGHTS.at(-1)}` };
     },
   }),
-  days: number("N", 30, [1, 36_500], "how long the token is good for"),
+  days: number("N", 30, [1, 36_500], "days until the token expires"),
 } as const;
 
 export type TokenOptions = FlagValues<typeof tokenFlags>;
 
-/** Reads the whole request; an empty variable in the environment counts as not set. */
+/** Empty environment variables count as not set. */
 export function parseCommand(argv: readonly string[], environment: Env): CliCommand {
   const env = withoutKubernetes(environment);
   const [first, ...rest] = argv;
@@ -238,16 +220,18 @@ export function parseCommand(argv: readonly string[], environment: Env): CliComm
   const read = parseFlags(serverFlags, argv, env);
   if ("kind" in read) return { ...read, about: "serve" };
   const unknownArguments = read.positionals.map(
-    (other) => `${other}: no such command${didYouMean(other, ["join", "token"], "")}, see --help`,
+    (other) => `${other}: unknown command${didYouMean(other, ["join", "token"], "")}, see --help`,
   );
   const errors = [...read.errors, ...unknownArguments];
   if (read.provided.has("tlsCert") !== read.provided.has("tlsKey"))
     errors.push(
-      `--tls-${read.provided.has("tlsCert") ? "key" : "cert"}: expected a file, since a certificate and its key need each other`,
+      `--tls-${read.provided.has("tlsCert") ? "key" : "cert"}: expected a file: a certificate and its key are needed together`,
     );
   if (read.options.store.protocol === "memory:" && read.options.keepDays > 0)
-    errors.push("--keep-days: expected 0 with --store memory:, which forgets by --history and at its end");
-  if (errors.length > 0) return { kind: "refuse", errors };
+    errors.push(
+      "--keep-days: expected 0 with --store memory:, which keeps only --history messages, until it stops",
+    );
+  if (errors.length > 0) return { kind: "invalid", errors };
   return {
     kind: "serve",
     options: withDefaults(read.options, read.provided),
@@ -255,13 +239,20 @@ export function parseCommand(argv: readonly string[], environment: Env): CliComm
   };
 }
 
-/** What was not given has another default where other machines can reach the server. */
-function withDefaults(options: ServerOptions, provided: ReadonlySet<string>): ServerOptions {
+/** Whether only this machine can reach the server: it listens on a loopback address, and no proxy makes it public. */
+export function isLocalOnly({ host, publicUrl }: Pick<CliOptions, "host" | "publicUrl">): boolean {
+  // A URL normalizes all spellings of an address.
+  const name = URL.parse(`http://${host.includes(":") ? `[${host}]` : host}`)?.hostname ?? "";
+  return !publicUrl && /^(localhost\.?|127(\.\d+){3}|\[::1\]|\[::ffff:7f[\da-f]{2}:[\da-f]+\])$/.test(name);
+}
+
+/** Some limits have another default if other machines can reach the server. */
+function withDefaults(options: CliOptions, provided: ReadonlySet<string>): CliOptions {
   if (isLocalOnly(options)) return options;
-  const positionals = Object.entries<Flag<unknown>>(serverFlags).flatMap(([key, { whenReachable }]) =>
+  const defaults = Object.entries<Flag<unknown>>(serverFlags).flatMap(([key, { whenReachable }]) =>
     whenReachable === undefined || provided.has(key) ? [] : [[key, whenReachable] as const],
   );
-  return { ...options, ...Object.fromEntries(positionals) };
+  return { ...options, ...Object.fromEntries(defaults) };
 }
 
 function readToken(argv: readonly string[], env: Env): CliCommand {
@@ -270,18 +261,18 @@ function readToken(argv: readonly string[], env: Env): CliCommand {
   const { options, positionals } = read;
   const errors = [...read.errors];
   const id = parseName("client id", positionals[0] ?? "");
-  if (positionals.length !== 1) errors.push("token: expected one client id, as in: hubbub token ann");
+  if (positionals.length !== 1) errors.push('token: expected one client id, as in "hubbub token ann"');
   else if ("detail" in id) errors.push(`token: ${id.detail}`);
   if (!read.provided.has("secretFile"))
-    errors.push("token: needs the server's secret, by --secret-file or HUBBUB_SECRET");
-  if (errors.length > 0 || "detail" in id) return { kind: "refuse", errors };
+    errors.push("token: expected the server's secret in --secret-file or HUBBUB_SECRET");
+  if (errors.length > 0 || "detail" in id) return { kind: "invalid", errors };
   return { kind: "token", client: id.name, options };
 }
 
 function readJoin(argv: readonly string[], env: Env): CliCommand {
   const read = parseFlags({}, argv, {});
   if ("kind" in read) return { ...read, about: "join" };
-  if (read.errors.length > 0) return { kind: "refuse", errors: read.errors };
+  if (read.errors.length > 0) return { kind: "invalid", errors: read.errors };
   const [address, ...more] = read.positionals;
   const url = URL.parse(address ?? "");
   if (more.length === 0 && (url?.protocol === "http:" || url?.protocol === "https:"))
@@ -291,27 +282,30 @@ function readJoin(argv: readonly string[], env: Env): CliCommand {
       token: url.searchParams.get("token") ?? (env.HUBBUB_TOKEN || undefined),
     };
   return {
-    kind: "refuse",
-    errors: ["join: expected one address, as in: hubbub join http://localhost:8000/client?room=tea"],
+    kind: "invalid",
+    errors: ['join: expected one address, as in "hubbub join http://localhost:8000/client?room=tea"'],
   };
 }
 
-/** Kubernetes sets these in every container beside a Service named hubbub: `HUBBUB_PORT=tcp://…`, `HUBBUB_SERVICE_HOST`, `HUBBUB_PORT_8000_TCP`. */
+/**
+ * Kubernetes sets `HUBBUB_PORT=tcp://…`, `HUBBUB_SERVICE_HOST`, `HUBBUB_PORT_8000_TCP` and the like in every container
+ * of a namespace with a Service named hubbub.
+ */
 function withoutKubernetes(env: Env): Env {
-  const isTheirs = (name: string, value = "") =>
+  const isKubernetes = (name: string, value = "") =>
     /^HUBBUB_(SERVICE|PORT)_/.test(name) || (name === "HUBBUB_PORT" && /^(tcp|udp|sctp):\/\//.test(value));
-  return Object.fromEntries(Object.entries(env).filter(([name, value]) => !isTheirs(name, value)));
+  return Object.fromEntries(Object.entries(env).filter(([name, value]) => !isKubernetes(name, value)));
 }
 
 function unknownVariables(env: Env): string[] {
-  const ours = Object.keys(env).filter((name) => name.startsWith("HUBBUB_"));
-  if (ours.length === 0) return [];
+  const names = Object.keys(env).filter((name) => name.startsWith("HUBBUB_"));
+  if (names.length === 0) return [];
   const known = Object.entries(serverFlags).flatMap(([key, { alsoEnv }]) => [
     envName(flagName(key)),
     alsoEnv ?? "",
   ]);
   known.push("HUBBUB_TOKEN");
-  return ours
+  return names
     .filter((name) => !known.includes(name))
-    .map((name) => `${name}: unknown in the environment${didYouMean(name, known, "")}, ignored`);
+    .map((name) => `${name}: unknown environment variable, ignored${didYouMean(name, known, "")}`);
 }

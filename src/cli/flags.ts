@@ -1,20 +1,22 @@
-/** Options in general: a table of them, the command line and the environment in; values, and every mistake at once, out. */
+/** Flags: a table of them turns the command line and the environment into values, or into a list of all errors. */
 
-/** One option: `--name VALUE`, or `HUBBUB_NAME` in the environment, or the fallback. */
+import { lazyFs } from "../util/lazy-node.ts";
+
+/** A flag: `--name VALUE` on the command line, else `HUBBUB_NAME` in the environment, else the fallback. */
 export interface Flag<T> {
-  /** What stands for the value in `--help` and in the README; a switch has none. */
+  /** The placeholder of the value in the help, such as `N`; a switch has none. */
   readonly value?: string;
   readonly fallback: T;
-  /** The fallback once other machines can reach the server. */
+  /** The fallback if other machines can reach the server. */
   readonly whenReachable?: T;
-  /** How the fallback reads, where it is no plain value. */
+  /** The fallback in words, where its value does not say it. */
   readonly defaultText?: string;
   readonly help: string;
-  /** A second name in the environment. */
+  /** A second environment variable. */
   readonly alsoEnv?: string;
-  /** May be given again and again; the values reach `parse` separated by spaces. */
+  /** May be given more than once; `parse` receives all values, separated by spaces. */
   readonly repeatable?: true;
-  /** @param source the name that the value was given under */
+  /** @param source the flag or the environment variable that the value comes from */
   parse(text: string, source: string): { readonly value: T } | { readonly expected: string };
 }
 
@@ -29,14 +31,14 @@ export type FlagValues<T extends FlagTable> = { readonly [Name in keyof T]: T[Na
 
 interface ParsedFlags<T extends FlagTable> {
   readonly options: FlagValues<T>;
-  /** What is no option. */
+  /** Arguments that are not flags. */
   readonly positionals: readonly string[];
-  /** Those that were set to something, right or wrong. */
+  /** Flags that were given, whether valid or not. */
   readonly provided: ReadonlySet<keyof T>;
   readonly errors: readonly string[];
 }
 
-/** By hand: `parseArgs` of `node:util` takes a quarter of what a plain server takes to start. */
+/** Written by hand because loading `parseArgs` of `node:util` would add a quarter to the start-up time. */
 export function parseFlags<T extends FlagTable>(
   table: T,
   argv: readonly string[],
@@ -65,7 +67,7 @@ export function parseFlags<T extends FlagTable>(
         continue;
       }
       errors.push(`${flagText}: unknown option${didYouMean(name, named.keys(), "--")}, see --help`);
-      // What follows it is most likely its value, and one sentence is enough.
+      // The next argument is most likely its value: one error is enough.
       if (inlineValue === undefined && rest[0]?.startsWith("-") === false) rest.shift();
     }
   }
@@ -87,11 +89,11 @@ export function parseFlags<T extends FlagTable>(
   const values = Object.fromEntries(
     named.entries().map(([name, { key, flag }]) => [key, read(name, key, flag)]),
   );
-  // Each value is what its own flag makes of a text, which the type of entries cannot say.
+  // Each value comes from the parser of its own flag, which the type of Object.fromEntries cannot express.
   return { options: values as FlagValues<T>, positionals, provided: set, errors };
 }
 
-/** The first of a flag's variables that is set, and what it says. */
+/** The name and value of the first environment variable of a flag that is set. */
 function environment(option: string, { alsoEnv }: Flag<unknown>, env: Env): [string, string] | undefined {
   for (const name of [envName(option), alsoEnv]) {
     const text = name && env[name];
@@ -100,13 +102,13 @@ function environment(option: string, { alsoEnv }: Flag<unknown>, env: Env): [str
   return undefined;
 }
 
-/** What was found instead of what was expected; never a secret or a password. */
+/** The rejected value, for an error message; without secrets and passwords. */
 function describeGiven(source: string, text: string): string {
   if (source === "HUBBUB_SECRET") return "";
   return `, got ${JSON.stringify(text.replace(/\/\/[^/]*@/, "//…@"))}`;
 }
 
-/** The name that was probably meant. @param prefix what it is written with */
+/** ` (did you mean …?)` with the most similar name, or nothing. @param prefix of the name in the message */
 export function didYouMean(name: string, names: Iterable<string>, prefix: string): string {
   const [best] = Iterator.from(names)
     .map((other) => ({ other, distance: distanceBetween(name, other) }))
@@ -115,7 +117,7 @@ export function didYouMean(name: string, names: Iterable<string>, prefix: string
   return best && best.distance <= 1 + name.length / 4 ? ` (did you mean ${prefix}${best.other}?)` : "";
 }
 
-/** Levenshtein's: characters to insert, delete or replace. */
+/** Levenshtein distance. */
 function distanceBetween(from: string, to: string): number {
   let row = Array.from({ length: to.length + 1 }, (_, i) => i);
   for (let i = 0; i < from.length; i++) {
@@ -137,4 +139,69 @@ export function flagName(key: string): string {
 /** `max-message-bytes` is `HUBBUB_MAX_MESSAGE_BYTES` in the environment. */
 export function envName(option: string): string {
   return `HUBBUB_${option.toUpperCase().replaceAll("-", "_")}`;
+}
+
+/** A whole number within bounds, both included. */
+export function number(value: string, fallback: number, [min, max]: readonly [number, number], help: string) {
+  return flag<number>({
+    value,
+    fallback,
+    help,
+    parse(text) {
+      const isValid = /^\d{1,9}$/.test(text) && Number(text) >= min && Number(text) <= max;
+      return isValid ? { value: Number(text) } : { expected: `${min}–${max}` };
+    },
+  });
+}
+
+export function toggle(help: string) {
+  return flag<boolean>({
+    fallback: false,
+    defaultText: "off",
+    help,
+    parse(text) {
+      if (/^(on|true|1|)$/.test(text)) return { value: true };
+      return /^(off|false|0)$/.test(text) ? { value: false } : { expected: "on or off" };
+    },
+  });
+}
+
+/** An http or https origin as a URL, if the text is nothing else. */
+export function parseOrigin(text: string): URL | undefined {
+  const url = /^https?:/.test(text) ? URL.parse(text) : null;
+  return url && url.href === `${url.origin}/` ? url : undefined;
+}
+
+/** The `Origin` header of pages of that site, of an app (`capacitor://localhost`) or of a browser extension. */
+export function allowedOriginOf(text: string): string | undefined {
+  if (text.includes("*")) return undefined; // browsers send no wildcards, so this would never match
+  const site = parseOrigin(text);
+  if (site) return site.origin;
+  const [, scheme = "", host] = /^([a-z][a-z\d+.-]*):\/\/([\w.-]+(?::\d{1,5})?)\/?$/.exec(text) ?? [];
+  const isApp = !NEVER_AN_ORIGIN.test(scheme) && didYouMean(scheme, ["http", "https"], "") === "";
+  return host && isApp ? `${scheme}://${host}` : undefined;
+}
+
+/** Schemes that no page's origin has. */
+const NEVER_AN_ORIGIN = /^(wss?|file|ftp|data|blob|about|javascript)$/;
+
+/** Checks the label (RFC 7468), since Bun treats an empty certificate as none and would start without TLS. */
+export function readPem(file: string, label: RegExp, what: string) {
+  try {
+    const value = lazyFs().readFileSync(file, "utf8");
+    return label.test(value) ? { value } : { expected: what };
+  } catch {
+    return { expected: "a readable file" };
+  }
+}
+
+/** The bytes of a file, without the line break that an editor appends. Undefined if the file cannot be read. */
+export function readSecret(file: string): Buffer | undefined {
+  try {
+    const bytes = lazyFs().readFileSync(file);
+    const hasNewline = bytes.at(-1) === 0x0a;
+    return bytes.subarray(0, bytes.length - (hasNewline ? (bytes.at(-2) === 0x0d ? 2 : 1) : 0));
+  } catch {
+    return undefined;
+  }
 }

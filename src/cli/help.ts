@@ -1,35 +1,35 @@
-/** What `--help` and the README's table of options say, made from the options themselves. */
+/** The texts of `--help` and the rows of the options table in README.md, generated from the flags. */
 
 import { flagName, type Flag, type FlagTable } from "./flags.ts";
 import { serverFlags, serverFlagGroups, tokenFlags } from "./command.ts";
 
-/** `--name VALUE`, and its default. */
+/** `--name VALUE` and the default in words. */
 function describe(key: string, { value, fallback, whenReachable, defaultText }: Flag<unknown>) {
-  const both = whenReachable === undefined ? "" : `; ${whenReachable} once other machines can reach it`;
-  return [`--${flagName(key)}${value ? ` ${value}` : ""}`, defaultText ?? `${fallback}${both}`] as const;
+  const reachable = whenReachable === undefined ? "" : `; ${whenReachable} if other machines can reach it`;
+  return [`--${flagName(key)}${value ? ` ${value}` : ""}`, defaultText ?? `${fallback}${reachable}`] as const;
 }
 
-/** The rows of the README's table. */
+/** Rows of a Markdown table: flag, default, description. */
 export function optionsTableRows(): string[] {
   return Object.entries(serverFlags).map(([key, flag]) => {
-    const [name, otherwise] = describe(key, flag);
+    const [name, fallback] = describe(key, flag);
     const isPlain = flag.defaultText === undefined && flag.whenReachable === undefined;
-    return `| \`${name}\` | ${isPlain ? `\`${otherwise}\`` : otherwise} | ${flag.help} |`;
+    return `| \`${name}\` | ${isPlain ? `\`${fallback}\`` : fallback} | ${flag.help} |`;
   });
 }
 
-function list(table: FlagTable): string {
+function listFlags(table: FlagTable): string {
   return Object.entries(table)
     .map(([key, flag]) => {
-      const [name, otherwise] = describe(key, flag);
-      return `  ${name}  (${otherwise})\n      ${flag.help}\n`;
+      const [name, fallback] = describe(key, flag);
+      return `  ${name}  (${fallback})\n      ${flag.help}\n`;
     })
     .join("");
 }
 
 /** What `--help` prints, at most 80 columns wide. */
-export function helpText(about: "serve" | "join" | "token" = "serve"): string {
-  switch (about) {
+export function helpText(command: "serve" | "join" | "token" = "serve"): string {
+  switch (command) {
     case "serve":
       return serverHelp();
     case "join":
@@ -37,60 +37,63 @@ export function helpText(about: "serve" | "join" | "token" = "serve"): string {
     case "token":
       return tokenHelp();
     default:
-      return about satisfies never;
+      return command satisfies never;
   }
 }
 
-const JOIN_HELP = `hubbub join URL: takes part in a room at the terminal, or in a pipe.
+const JOIN_HELP = `hubbub join URL: join a room from a terminal or a pipe.
 
   hubbub join 'http://localhost:8000/client?room=tea&id=ann'
   tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
 
-URL is the address of the page. Each line of the input is a message, and each
-message a line of the output. At the end of the input it waits until all is
-acknowledged. ?id= is the name to go by (otherwise the token's, or the user's).
+URL is the address of the chat page. Each line of input is sent as a message,
+and each message of the room is printed as a line. At the end of the input, join
+waits until everything it sent is acknowledged.
+
+?id= is the client id; the default is the token's, or the user name. If the
+server requires a token, give it as ?token= or as HUBBUB_TOKEN in the
+environment.
 
   -h, --help     print this
 
-The token, where one is needed, is ?token= of the URL, or HUBBUB_TOKEN in the
-environment. It exits with 0, or with 1 after a sentence about what was not
-sent.`;
+Exits with 0, or with 1 if something was not sent, which it reports.`;
 
 function tokenHelp(): string {
   const { secretFile, publicUrl, host, port, tlsCert } = serverFlags;
-  return `hubbub token CLIENT: prints a link that lets that client in.
+  return `hubbub token CLIENT: print a link that lets a client in.
 
   hubbub token ann --secret-file secret --public-url https://chat.example
 
-${list(tokenFlags)}
-The server's own, which make the token and the address of the link
-${list({ secretFile, publicUrl, host, port, tlsCert })}
+Token
+${listFlags(tokenFlags)}
+Server: give the same values as to the server itself
+${listFlags({ secretFile, publicUrl, host, port, tlsCert })}
   -h, --help     print this`;
 }
 
 function serverHelp(): string {
-  return `Hubbub: one file to run, and a room full of people and programs can talk.
+  return `Hubbub: a chat server for people and programs, in one file.
 
-  hubbub                  a chat at http://localhost:8000/client
-  hubbub --host 0.0.0.0   the same, open to everyone on your network
-  hubbub join URL         takes part in one at the terminal, or in a pipe:
+  hubbub                  serve a chat at http://localhost:8000/client
+  hubbub --host 0.0.0.0   the same, for everyone on your network
+  hubbub join URL         join a room from a terminal or a pipe:
   tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
-  hubbub token ann        makes a link for ann, where a secret is set
+  hubbub token ann        print a link for ann, if the server has a secret
 
 ${Object.entries(serverFlagGroups)
-  .map(([title, table]) => `${title}\n${list(table)}`)
+  .map(([title, table]) => `${title}\n${listFlags(table)}`)
   .join("\n")}
-Of the command token, beside the secret and the public address
-${list(tokenFlags)}
-  -h, --help     print this
+Only for "hubbub token", with the secret and the public address
+${listFlags(tokenFlags)}
+  -h, --help     print this; also for join and token
   -v, --version  print the version
 
-Each option can be set in the environment, too: --max-message-bytes N as
-HUBBUB_MAX_MESSAGE_BYTES=N. The port can be PORT, the secret itself
-HUBBUB_SECRET, and HUBBUB_TOKEN is the token that join shows. What may be given
-again and again is a list there: HUBBUB_ALLOW_ORIGIN="https://a.example, …".
+Each option can also be set in the environment: --max-message-bytes N as
+HUBBUB_MAX_MESSAGE_BYTES=N. PORT sets the port, HUBBUB_SECRET the secret itself
+instead of a file, and HUBBUB_TOKEN the token for join. A repeatable option is
+a list there: HUBBUB_ALLOW_ORIGIN="https://a.example, https://b.example".
 
-It exits with 0 when it was stopped, with 2 when an option is wrong, and with 1
-for anything that trying again may mend: the port in use, the store not there
-yet, a full disk; also when stopping failed, or was asked for twice.`;
+Exit codes: 0 after a shutdown, 2 for an invalid option, 1 for everything that
+may pass: the port is in use, the store does not answer, the disk is full, a
+shutdown failed or was cut short by a second signal.`;
 }

@@ -266,7 +266,7 @@ describe("with a public address", () => {
   test("its host is ours, with or without the port of its scheme, and its site is the only own one", async () => {
     await using server = await startServer({ args });
     expect(server.greeting).toEndWith(
-      ` is listening on port ${server.port}, reached as https://chat.example/client; who can join: whoever can reach it, under any name\n`,
+      ` is listening on port ${server.port}, reached as https://chat.example/client; who can join: anyone who can reach it, under any name\n`,
     );
     for (const host of ["chat.example", "CHAT.example:443", "localhost", "10.1.2.3:8000"]) {
       await using ann = await server.open("/websocket", { Host: host, Origin: "https://chat.example" });

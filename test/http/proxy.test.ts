@@ -75,7 +75,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     const host = `chat.example:${nginx.httpPort}`;
     await using server = await startServer({ args: ["--port", `${port}`, "--public-url", `http://${host}`] });
     expect(server.greeting).toContain(
-      `is listening on port ${port}, reached as http://${host}/client; who can join: whoever can reach it, under any name\n`,
+      `is listening on port ${port}, reached as http://${host}/client; who can join: anyone who can reach it, under any name\n`,
     );
     const url = `ws://127.0.0.1:${nginx.httpPort}/ws/ann`;
     await using ann = await open(url, { Host: host, Origin: `http://${host}` });

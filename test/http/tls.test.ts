@@ -103,9 +103,9 @@ describe("with a certificate and its key", () => {
 });
 
 describe("what cannot work is one sentence, and exit 2", () => {
-  const NOT_CERTIFICATE = "--tls-cert: expected a certificate in PEM, got";
-  const NOT_KEY = "--tls-key: expected a key in PEM, no passphrase, got";
-  const NEEDED = "expected a file, since a certificate and its key need each other";
+  const NOT_CERTIFICATE = "--tls-cert: expected a PEM certificate, got";
+  const NOT_KEY = "--tls-key: expected a PEM key without a passphrase, got";
+  const NEEDED = "expected a file: a certificate and its key are needed together";
 
   async function refuses(cert: string, key: string, ...sentences: readonly string[]): Promise<void> {
     const stderr = sentences.map((sentence) => `${sentence}\n`).join("");
@@ -119,7 +119,7 @@ describe("what cannot work is one sentence, and exit 2", () => {
   });
 
   test("a file that is not there", () =>
-    refuses("/nowhere", KEY, '--tls-cert: expected a file that can be read, got "/nowhere"'));
+    refuses("/nowhere", KEY, '--tls-cert: expected a readable file, got "/nowhere"'));
 
   test("files of another kind", () =>
     refuses(import.meta.path, source, `${NOT_CERTIFICATE} "${import.meta.path}"`, `${NOT_KEY} "${source}"`));
@@ -142,7 +142,7 @@ describe("what cannot work is one sentence, and exit 2", () => {
       await refuses(
         CERT,
         other,
-        "The key is not the certificate's: choose two files that belong together with --tls-cert and --tls-key.",
+        "The key does not belong to the certificate. Choose matching files with --tls-cert and --tls-key.",
       );
       const locked = await write(
         "locked.key",
@@ -151,7 +151,7 @@ describe("what cannot work is one sentence, and exit 2", () => {
       await refuses(CERT, locked, `${NOT_KEY} "${locked}"`);
       const damaged = await write("damaged.crt", ca.replace("CERTIFICATE-----\nM", "CERTIFICATE-----\nN"));
       expect((await run("--tls-cert", damaged, "--tls-key", KEY)).stderr).toMatch(
-        /^The certificate or its key cannot be used \(.+\): choose others with --tls-cert and --tls-key\.\n$/,
+        /^The certificate or its key cannot be used \(.+\)\. Choose others with --tls-cert and --tls-key\.\n$/,
       );
     } finally {
       rmSync(folder, { recursive: true });

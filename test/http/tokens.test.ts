@@ -331,15 +331,15 @@ describe("who shows one", () => {
 
   test("`hubbub token` says what it misses", async () => {
     const cases: [string[], string][] = [
-      [["ann"], "token: needs the server's secret, by --secret-file or HUBBUB_SECRET\n"],
+      [["ann"], "token: expected the server's secret in --secret-file or HUBBUB_SECRET\n"],
       [
         ["a b", "--days", "0", "--can", "fly"],
-        '--can: expected read, write, moderate or metrics, got "fly"\n--days: expected 1–36500, got "0"\ntoken: A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\ntoken: needs the server\'s secret, by --secret-file or HUBBUB_SECRET\n',
+        '--can: expected read, write, moderate or metrics, got "fly"\n--days: expected 1–36500, got "0"\ntoken: A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\ntoken: expected the server\'s secret in --secret-file or HUBBUB_SECRET\n',
       ],
     ];
     const secret = { HUBBUB_SECRET: SECRET };
     const nobody = await run(["token"], secret);
-    expect(`${nobody.stderr}`).toBe("token: expected one client id, as in: hubbub token ann\n");
+    expect(`${nobody.stderr}`).toBe('token: expected one client id, as in "hubbub token ann"\n');
     for (const [args, expected] of cases) {
       const { exitCode, stderr } = await run(["token", ...args], {});
       expect([exitCode, `${stderr}`]).toEqual([2, expected]);

@@ -44,7 +44,7 @@ test("its parts that are loaded only when they are asked for are in it: help, jo
   const run = (...args: string[]) =>
     Bun.$`${built.executable} ${args}`.env({}).cwd(built.folder).quiet().nothrow();
   const help = await run("--help");
-  expect(`${help.stdout}`).toStartWith("Hubbub: one file to run");
+  expect(`${help.stdout}`).toStartWith("Hubbub: a chat server");
 
   await using server = await startServer({
     command: [built.executable, "--store", "sqlite:chat.db"],

@@ -3,12 +3,12 @@
 import { describe, expect, test } from "bun:test";
 import { version } from "../../package.json";
 import { helpText, optionsTableRows } from "../../src/cli/help.ts";
-import { serverFlags, parseCommand, tokenFlags, type ServerOptions } from "../../src/cli/command.ts";
+import { serverFlags, parseCommand, tokenFlags, type CliOptions } from "../../src/cli/command.ts";
 import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
 import { eventually } from "../support/deadline.ts";
 
-const DEFAULTS: ServerOptions = {
+const DEFAULTS: CliOptions = {
   host: "127.0.0.1",
   port: 8000,
   publicUrl: undefined,
@@ -34,11 +34,11 @@ const DEFAULTS: ServerOptions = {
   log: "text",
 };
 /** What differs once other machines can reach it. */
-const REACHABLE: Partial<ServerOptions> = { messageRate: 100, connectionRate: 200 };
+const REACHABLE: Partial<CliOptions> = { messageRate: 100, connectionRate: 200 };
 const SECRET = "0123456789abcdef0123456789abcdef";
 
 describe("options", () => {
-  const cases: [string[], Record<string, string>, ServerOptions][] = [
+  const cases: [string[], Record<string, string>, CliOptions][] = [
     [[], {}, DEFAULTS],
     [["--port", "9000"], {}, { ...DEFAULTS, port: 9000 }],
     [["--port=0", "--host=::"], {}, { ...DEFAULTS, ...REACHABLE, host: "::", port: 0 }],
@@ -110,7 +110,7 @@ describe("options", () => {
       ],
     ],
   ])("what has one value is given once: %s, %j", (_, argv, mistakes) =>
-    expect(parseCommand(argv, {})).toEqual({ kind: "refuse", errors: expect.arrayContaining(mistakes) }),
+    expect(parseCommand(argv, {})).toEqual({ kind: "invalid", errors: expect.arrayContaining(mistakes) }),
   );
 
   test("every option that has one value is given once, also to token", () => {
@@ -120,7 +120,8 @@ describe("options", () => {
     })) {
       const option = `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
       const command = parseCommand(["token", "ann", `${option}=1`, `${option}=1`], {});
-      const isRefused = command.kind === "refuse" && command.errors.includes(`${option}: expected only once`);
+      const isRefused =
+        command.kind === "invalid" && command.errors.includes(`${option}: expected only once`);
       expect({ option, isRefused }).toEqual({ option, isRefused: repeatable !== true });
     }
   });
@@ -144,7 +145,7 @@ describe("options", () => {
     expect(parseCommand([], { ...KUBERNETES, PORT: "9000" })).toEqual(other);
     expect(parseCommand([], { ...KUBERNETES, HUBBUB_PORT: "9000" })).toEqual(other);
     expect(parseCommand(["token", "ann"], { ...KUBERNETES, HUBBUB_SECRET: SECRET }).kind).toBe("token");
-    expect(parseCommand([], { HUBBUB_PORT: "http://a" }).kind).toBe("refuse");
+    expect(parseCommand([], { HUBBUB_PORT: "http://a" }).kind).toBe("invalid");
   });
 
   test("origins of apps and extensions may be allowed; what no browser sends may not", () => {
@@ -171,17 +172,16 @@ describe("options", () => {
       ],
     ])
       expect(parseCommand(["--allow-origin", wrong], {})).toEqual({
-        kind: "refuse",
-        errors: [
-          `--allow-origin: expected origins, as in https://example.com, each named in full, got "${wrong}"`,
-        ],
+        kind: "invalid",
+        errors: [`--allow-origin: expected complete origins, such as https://example.com, got "${wrong}"`],
       });
   });
 
   test("--keep-days promises nothing that the memory store does not do", () => {
-    const mistake = "--keep-days: expected 0 with --store memory:, which forgets by --history and at its end";
-    expect(parseCommand(["--keep-days=7"], {})).toEqual({ kind: "refuse", errors: [mistake] });
-    expect(parseCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ kind: "refuse", errors: [mistake] });
+    const mistake =
+      "--keep-days: expected 0 with --store memory:, which keeps only --history messages, until it stops";
+    expect(parseCommand(["--keep-days=7"], {})).toEqual({ kind: "invalid", errors: [mistake] });
+    expect(parseCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ kind: "invalid", errors: [mistake] });
     expect(parseCommand(["--keep-days=0"], {}).kind).toBe("serve");
     expect(parseCommand(["--keep-days=7", "--store", "sqlite:chat.db"], {}).kind).toBe("serve");
     expect(parseCommand(["--keep-days=7", "--store", "redis://a"], {}).kind).toBe("serve");
@@ -221,29 +221,29 @@ describe("options", () => {
       { HUBBUB_PING_SECONDS: "0" },
     );
     expect(command).toEqual({
-      kind: "refuse",
+      kind: "invalid",
       errors: [
         "--prot: unknown option (did you mean --port?), see --help",
         "-x: unknown option, see --help",
         "--max-message-byte: unknown option (did you mean --max-message-bytes?), see --help",
         '--host: expected an address or a host name, got "a b"',
         '--port: expected 0–65535, got "http"',
-        '--public-url: expected an address without a path, as in https://chat.example, got "https://a.example/chat"',
+        '--public-url: expected an address without a path, such as https://chat.example, got "https://a.example/chat"',
         '--trust-proxy: expected on or off, got "maybe"',
         '--store: expected memory:, sqlite:FILE or redis://HOST, got "x://…@y"',
         '--history: expected 0–100000, got "-1"',
-        '--allow-host: expected host names without a port, as in hubbub, got "hubbub:8000"',
-        '--allow-origin: expected origins, as in https://example.com, each named in full, got "*"',
-        '--secret-file: expected a file that can be read, got "/nowhere/to/be/found"',
+        '--allow-host: expected host names without a port, such as hubbub, got "hubbub:8000"',
+        '--allow-origin: expected complete origins, such as https://example.com, got "*"',
+        '--secret-file: expected a readable file, got "/nowhere/to/be/found"',
         'HUBBUB_PING_SECONDS: expected 1–3600, got "0"',
-        "stray: no such command, see --help",
+        "stray: unknown command, see --help",
       ],
     });
   });
 
   test("a secret is never repeated", () =>
     expect(parseCommand([], { HUBBUB_SECRET: "too short" })).toEqual({
-      kind: "refuse",
+      kind: "invalid",
       errors: ["HUBBUB_SECRET: expected a secret of at least 32 bytes"],
     }));
 
@@ -251,34 +251,34 @@ describe("options", () => {
     expect(parseCommand([], { HUBBUB_PROT: "1", HUBBUB_TOKEN: "x", OTHER: "y" })).toEqual({
       kind: "serve",
       options: DEFAULTS,
-      warnings: ["HUBBUB_PROT: unknown in the environment (did you mean HUBBUB_PORT?), ignored"],
+      warnings: ["HUBBUB_PROT: unknown environment variable, ignored (did you mean HUBBUB_PORT?)"],
     }));
 
   for (const text of ["", "65536", "-1", "80.5", "1e3", " 80", "0x50"])
     test(`--port=${text} is refused`, () =>
       expect(parseCommand([`--port=${text}`], {})).toEqual({
-        kind: "refuse",
+        kind: "invalid",
         errors: [`--port: expected 0–65535, got ${JSON.stringify(text)}`],
       }));
 
   test("a wrong value in the environment is named as it stands there", () =>
     expect(parseCommand([], { PORT: "http" })).toEqual({
-      kind: "refuse",
+      kind: "invalid",
       errors: ['PORT: expected 0–65535, got "http"'],
     }));
 
   const unknown = (option: string) => `${option}: unknown option, see --help`;
   test.each([
-    ["--", ["no such command"], ["--", "--port"]],
+    ["--", ["unknown command"], ["--", "--port"]],
     ["a value of its own", ['expected 0–65535, got "--host"'], ["--port", "--host"]],
     ["no value", ['expected 0–65535, got ""'], ["--port"]],
     ["its own =", ['expected 0–65535, got "8=0"'], ["--port=8=0"]],
-    ["what follows a switch", ["off: no such command, see --help"], ["--trust-proxy", "off"]],
+    ["what follows a switch", ["off: unknown command, see --help"], ["--trust-proxy", "off"]],
     ["short ones together", [unknown("-hv")], ["-hv"]],
     ["three dashes", ["---port: unknown option"], ["---port"]],
     ["no name", [unknown("--")], ["--=x"]],
-    ["an unknown one with its value", [unknown("--qqq"), "x: no such command"], ["--qqq=1", "x"]],
-    ["a lone dash", ["-: no such command"], ["-"]],
+    ["an unknown one with its value", [unknown("--qqq"), "x: unknown command"], ["--qqq=1", "x"]],
+    ["a lone dash", ["-: unknown command"], ["-"]],
     [
       "an option that join has not",
       [unknown("--room")],
@@ -286,7 +286,7 @@ describe("options", () => {
     ],
   ])("the command line: %s", (_, mistakes, argv) => {
     const command = parseCommand(argv, {});
-    if (command.kind !== "refuse") throw new Error(`it is taken as ${command.kind}`);
+    if (command.kind !== "invalid") throw new Error(`it is taken as ${command.kind}`);
     expect(command.errors).toHaveLength(mistakes.length);
     for (const [i, mistake] of mistakes.entries()) expect(command.errors[i]).toContain(mistake);
   });
@@ -339,7 +339,7 @@ describe("the command", () => {
     expect(await run("--port", `${server.port}`)).toEqual({
       exitCode: 1,
       stdout: "",
-      stderr: `Port ${server.port} is in use: stop what is listening there, or choose another with --port.\n`,
+      stderr: `Port ${server.port} is in use. Stop the program that listens there, or choose another port with --port.\n`,
     });
     expect(await server.answer("/nope")).toHaveProperty("status", 404);
   });
@@ -348,7 +348,7 @@ describe("the command", () => {
     expect(await run("--host", "192.0.2.1")).toEqual({
       exitCode: 1,
       stdout: "",
-      stderr: "Cannot listen on 192.0.2.1: choose an address of this machine with --host.\n",
+      stderr: "Cannot listen on 192.0.2.1. Choose an address of this machine with --host.\n",
     }));
 
   test("a store that fails at the start for a reason of ours is told with all that is known, and exit 1", async () => {
@@ -389,7 +389,7 @@ describe("the command", () => {
       env: { TERM: "xterm", ...env },
       terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
     });
-    await eventually(async () => printed.includes("Ctrl+C stops it."), "the greeting");
+    await eventually(async () => printed.includes("Press Ctrl+C to stop."), "the greeting");
     run.kill();
     await run.exited;
     const address = new RegExp(`^Hubbub ${version}\r\n\r\n  http://localhost:\\d+/client\r\n`);

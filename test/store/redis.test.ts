@@ -148,7 +148,7 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     const set = (name: string, value: string) => redis.send("CONFIG", "SET", name, value);
     const promise = async () => {
       await using server = await start(redis.url("promise"));
-      return server.greeting.replace(/.*messages are kept in Redis at [\d.:]+, /, "");
+      return server.greeting.replace(/.*messages are stored in Redis at [\d.:]+, /, "");
     };
     expect(await promise()).toBe("on its disk before they are acknowledged (appendfsync always)\n");
     await set("appendfsync", "everysec");

@@ -1,0 +1,26 @@
+/** The origins that the server's own addresses have, for the banner and for links with a token. */
+
+import type { CliOptions } from "./command.ts";
+import { lazyOs } from "../util/lazy-node.ts";
+
+type Listener = Pick<CliOptions, "publicUrl" | "tlsCert"> & {
+  readonly hostname: string;
+  readonly port: number | undefined;
+};
+
+/** Where clients reach the server: the public address, or all addresses of the listener with this machine's first. */
+export function ownOrigins({ hostname, port, publicUrl, tlsCert }: Listener): string[] {
+  if (publicUrl) return [publicUrl.origin];
+  const scheme = tlsCert === undefined ? "http" : "https";
+  return hostNames(hostname).map((name) => `${scheme}://${name}:${port}`);
+}
+
+function hostNames(hostname: string): string[] {
+  if (hostname === "0.0.0.0" || hostname === "::") {
+    const interfaces = Object.values(lazyOs().networkInterfaces()).flatMap((addresses) => addresses ?? []);
+    const external = interfaces.filter(({ family, internal }) => family === "IPv4" && !internal);
+    return ["localhost", ...external.map(({ address }) => address)];
+  }
+  if (hostname === "127.0.0.1" || hostname === "::1") return ["localhost"];
+  return [hostname.includes(":") ? `[${hostname}]` : hostname];
+}

@@ -1,0 +1,25 @@
+/** `hubbub token CLIENT`: a link that lets a client in. */
+
+import type { CliCommand } from "./command.ts";
+import { ownOrigins } from "./origins.ts";
+import { TokenSigner } from "../auth/tokens.ts";
+import type { Clock } from "../util/clock.ts";
+
+const DAY_SECONDS = 24 * 60 * 60;
+
+/**
+ * The address of the page, or of the metrics for a token that cannot read rooms. The token comes last, so that it is
+ * easy to cut off.
+ */
+export function tokenUrl(
+  { client, options }: Extract<CliCommand, { kind: "token" }>,
+  clock: Pick<Clock, "now">,
+): string {
+  const { host, secretFile = Buffer.of(), room, can, days } = options;
+  const [origin] = ownOrigins({ ...options, hostname: host });
+  const expiresSeconds = Math.floor(clock.now() / 1000) + days * DAY_SECONDS;
+  const token = new TokenSigner(secretFile).sign(client, room, expiresSeconds, can);
+  const path = can.includes("metrics") && !can.includes("read") ? "metrics" : "client";
+  const query = new URLSearchParams({ ...(room[0] ? { room: room[0] } : {}), token });
+  return `${origin}/${path}?${query}`;
+}
