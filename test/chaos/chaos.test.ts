@@ -9,7 +9,7 @@ setDefaultTimeout(120_000);
 for (let seed = 1; seed <= 10; seed++) {
   const history = seed % 2 ? 100_000 : 20;
   const late = seed > 3;
-  const perClient = late ? 60 : 600;
+  const perClient = late ? 60 : 300;
   test(`seed ${seed}: ${late ? "a store that is late and refuses" : "the memory store"}, a history of ${history}`, async () => {
     const store = late
       ? { name: "a late store", url: `late:?delay=8&refuse=0.05&seed=${seed}`, preload: "delayed-store.ts" }
@@ -31,19 +31,19 @@ for (let seed = 1; seed <= 10; seed++) {
 }
 
 for (const seed of [11, 12])
-  test(`seed ${seed}: SQLite, and a server that is killed again and again`, async () => {
+  test.concurrent(`seed ${seed}: SQLite, and a server that is killed again and again`, async () => {
     const counts = await runSqliteKills(seed);
     console.log(`seed ${seed}: ${show(counts)}`);
-    expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
+    expect(counts).toMatchObject({ acknowledged: 2 * 8 * 300, notRecovered: 0 });
     expect(counts.kills).toBeGreaterThan(0);
   });
 
 for (const seed of [13, 14])
-  test.skipIf(skipped !== "")(
+  test.concurrent.skipIf(skipped !== "")(
     `seed ${seed}: two nodes and Redis, all of which are killed, frozen and cut${skipped}`,
     async () => {
       const counts = await runRedisChaos(seed);
       console.log(`seed ${seed}: ${show(counts)}`);
-      expect(counts).toMatchObject({ acknowledged: 2 * 8 * 600, notRecovered: 0 });
+      expect(counts).toMatchObject({ acknowledged: 2 * 8 * 300, notRecovered: 0 });
     },
   );

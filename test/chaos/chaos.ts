@@ -22,7 +22,7 @@ const DEADLINE_MS = 60_000;
 const CUTS_DEADLINE_MS = 20_000;
 const MAX_MESSAGE_BYTES = 65_536;
 /** Then they are left alone: on a slow machine they would hardly come to say anything between one and the next. */
-const MAX_MISHAPS = 30;
+const MAX_MISHAPS = 15;
 
 export interface Faults {
   readonly seed: number;
@@ -317,7 +317,7 @@ export function runSqliteKills(seed: number): Promise<Counts> {
     seed,
     rooms: ["tea", "coffee"],
     clientsPerRoom: 8,
-    messagesPerClient: 600,
+    messagesPerClient: 300,
   });
 }
 
@@ -351,7 +351,7 @@ export function runRedisChaos(seed: number): Promise<Counts> {
     seed,
     rooms: ["tea", "coffee"],
     clientsPerRoom: 8,
-    messagesPerClient: 600,
+    messagesPerClient: 300,
   });
 }
 

@@ -6,7 +6,7 @@ import { addressGroup } from "../../src/http/sockets.ts";
 import { forwardedFor } from "../../src/http/access.ts";
 import { costOf, TokenBucket, TokenBuckets } from "../../src/util/token-bucket.ts";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
-import { Clock } from "../support/clock.ts";
+import { TestClock } from "../support/clock.ts";
 import { startServer } from "../support/server.ts";
 import { openRaw, RawClient, request } from "../support/raw-websocket.ts";
 
@@ -89,7 +89,7 @@ test("10,000 addresses are told apart; beyond that the one that was silent for l
 const slow = (burst: number) => ["--message-rate", "1", "--message-burst", `${burst}`];
 
 test("the text wire: what is too much is not said, and its sender is told so", async () => {
-  using clock = new Clock();
+  using clock = new TestClock();
   await using server = await startServer({ ...clock.setup, args: slow(2) });
   await using ann = await server.join("ann");
   await using bob = await server.join("bob");
@@ -104,7 +104,7 @@ test("the text wire: what is too much is not said, and its sender is told so", a
 });
 
 test("the echo is never rate-limited: messages or pings, and its connections take nothing from those in rooms", async () => {
-  using clock = new Clock();
+  using clock = new TestClock();
   await using server = await startServer({ ...clock.setup, args: slow(1) });
   await using ann = await server.open("/websocket");
   const lines = Array.from({ length: 5000 }, (_, i) => `${i}`);
@@ -119,7 +119,7 @@ test("the echo is never rate-limited: messages or pings, and its connections tak
 });
 
 test("the JSON wire: told when to come again, and what follows waits for it", async () => {
-  using clock = new Clock();
+  using clock = new TestClock();
   const args = ["--message-rate", "2", "--message-burst", "1"];
   await using server = await startServer({ ...clock.setup, args });
   await using ann = await server.joinJson("ann", { session: "s" });
@@ -130,10 +130,10 @@ test("the JSON wire: told when to come again, and what follows waits for it", as
   await ann.hears({ type: "error", code: "out-of-order", message: ERROR_MESSAGES["out-of-order"], seq: 3 });
   ann.sends({ type: "ping" });
   await ann.hears({ type: "pong" });
-  clock.passes(250);
+  clock.advance(250);
   ann.says("2", { seq: 2 });
   await ann.hears({ ...limited, retryAfterSeconds: 0.25 });
-  clock.passes(250);
+  clock.advance(250);
   ann.says("2", { seq: 2 });
   await ann.hears({ type: "ack", seq: 2 }, { type: "message", from: "ann", text: "2" });
 });
@@ -171,7 +171,7 @@ test("what surrounds a text costs as what is sent in vain does, beyond 4 KiB", a
 });
 
 test("who comes again and again has no whole burst each time", async () => {
-  using clock = new Clock();
+  using clock = new TestClock();
   const args = ["--message-rate", "1", "--message-burst", "2"];
   await using server = await startServer({ ...clock.setup, args });
   await using bob = await server.join("bob", { room: "elsewhere" });
@@ -193,7 +193,7 @@ test("who comes again and again has no whole burst each time", async () => {
   };
   // The bursts of a hundred connections, of which bob has had one; and what comes back to a hundred.
   expect(await comes(120)).toBe(2 * 99);
-  clock.passes(100);
+  clock.advance(100);
   expect(await comes(20)).toBe(10);
   bob.says("nobody else notices");
   await bob.hears("You wrote: nobody else notices", "Client #bob says: nobody else notices");
@@ -319,7 +319,7 @@ describe("connections", () => {
   });
 
   test("new ones from an address: beyond the rate they are told to come again, and other addresses are not", async () => {
-    using clock = new Clock();
+    using clock = new TestClock();
     const args = ["--connection-rate", "2", "--trust-proxy"];
     await using server = await startServer({ ...clock.setup, args });
     const answersTo = async (address: string, times: number) => {
@@ -341,7 +341,7 @@ describe("connections", () => {
       status: 429,
       body: "Too many new connections from your address: try again in a moment.\n",
     });
-    clock.passes(1000);
+    clock.advance(1000);
     expect(await answersTo("2001:db8::1", 3)).toEqual({ 101: 2, "429 1": 1 });
   });
 

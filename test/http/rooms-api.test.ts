@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import type { ChatMessage } from "../../src/protocol/events.ts";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
-import { Clock } from "../support/clock.ts";
+import { TestClock } from "../support/clock.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
@@ -356,7 +356,7 @@ test("a body that is no UTF-8, or has too much around its strings, is not parsed
 });
 
 test("an address that has nothing left to say is told so before its body is read; what is malformed costs by its size", async () => {
-  using clock = new Clock();
+  using clock = new TestClock();
   const args = ["--message-rate", "1", "--message-burst", "10"];
   await using server = await startServer({ ...clock.setup, args });
   expect((await call(server, "lobby/messages", { text: 7, _: "x".repeat(50_000) })).status).toBe(400);
@@ -414,7 +414,7 @@ test("tokens: who speaks is who the token names, in its rooms", async () => {
 });
 
 test("the rate is that of an address, and says when to come again", async () => {
-  using clock = new Clock();
+  using clock = new TestClock();
   const args = ["--message-rate", "1", "--message-burst", "2", "--trust-proxy"];
   await using server = await startServer({ ...clock.setup, args });
   const from = (address: string) => ({ "X-Forwarded-For": address });
@@ -438,7 +438,7 @@ test("the rate is that of an address, and says when to come again", async () => 
   for (const path of ["lobby/members", "lobby/messages"]) {
     const read = () => call(server, path, undefined, from("192.0.2.1"));
     expect([(await read()).status, (await read()).status, (await read()).status]).toEqual([200, 200, 429]);
-    clock.passes(2000);
+    clock.advance(2000);
   }
   // Size counts as on a socket.
   const large = { text: "x".repeat(65_536), from: "ci" };

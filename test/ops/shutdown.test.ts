@@ -185,7 +185,7 @@ test("nobody is waited for longer than --drain-seconds: not who reads nothing, n
 
 test("a thousand clients come back to the next server, and everything that they say meanwhile is kept", async () => {
   const CLIENTS = 1000;
-  const first = await startServer({ args: ["--drain-seconds", "3"] });
+  const first = await startServer({ args: ["--drain-seconds", "1"] });
   const acknowledged = new Set<string>();
   const said = { count: 0 };
   const clients: Client[] = [];

@@ -1,28 +1,51 @@
-/** A clock for a server, which moves only when the test says so; the server reads it from a file. */
+/**
+ * A server's clock that moves only when the test says so. The test writes the time into a file; this module, preloaded
+ * into the server, reads it from there.
+ */
 
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-export class Clock implements Disposable {
+const FILE_VARIABLE = "TEST_CLOCK_FILE";
+
+export class TestClock implements Disposable {
   readonly #folder = mkdtempSync(join(tmpdir(), "hubbub-clock-"));
   readonly #file = join(this.#folder, "now");
-  #nowMs = Date.now();
-  /** What a server is started with. */
-  readonly setup = { preload: "set-clock.ts", env: { CLOCK_FILE: this.#file } };
+  #now = Date.now();
+  #elapsed = performance.now();
+  /** For {@link startServer}. */
+  readonly setup = { preload: "clock.ts", env: { [FILE_VARIABLE]: this.#file } };
 
   constructor() {
-    this.passes(0);
+    this.#write();
   }
 
-  passes(ms: number): void {
-    this.#nowMs += ms;
-    // Renamed, so that nobody reads half of it.
-    writeFileSync(`${this.#file}.new`, `${this.#nowMs}`);
+  advance(ms: number): void {
+    this.#elapsed += ms;
+    this.adjust(ms);
+  }
+
+  /** Sets the time of day forward or back, as an administrator would; no time passes. */
+  adjust(ms: number): void {
+    this.#now += ms;
+    this.#write();
+  }
+
+  #write(): void {
+    // Renamed into place, so that the server never reads half of it.
+    writeFileSync(`${this.#file}.new`, `${this.#now} ${this.#elapsed}`);
     renameSync(`${this.#file}.new`, this.#file);
   }
 
   [Symbol.dispose](): void {
     rmSync(this.#folder, { recursive: true });
   }
+}
+
+const file = process.env[FILE_VARIABLE];
+if (file !== undefined) {
+  const read = (position: 0 | 1) => Number(readFileSync(file, "utf8").split(" ")[position]);
+  Date.now = () => read(0);
+  performance.now = () => read(1);
 }
