@@ -9,7 +9,7 @@ import { MAX_SHARD_SIZE, type ConnectionManager, type Member } from "./connectio
 import { recordDelivery } from "../ops/metrics.ts";
 import type { WireFormat } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import type { Content } from "../store/store.ts";
+import type { Content } from "../store/message.ts";
 import type { Connection } from "./connection.ts";
 import { isSlowConsumer, SLOW_CONSUMER_BYTES } from "./socket.ts";
 

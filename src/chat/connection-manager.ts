@@ -2,7 +2,7 @@
 
 import type { PresenceChange } from "../protocol/events.ts";
 import type { WireFormat } from "../protocol/codec.ts";
-import type { Content } from "../store/store.ts";
+import type { Content } from "../store/message.ts";
 
 /** As much of a connection as the manager needs. */
 export interface Member {

@@ -9,13 +9,9 @@ import { jsonCodec, textCodec, type WireFormat } from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
 import { closeSocket, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
 import { SendOrder } from "./send-order.ts";
-import type {
-  AppendResult,
-  Content,
-  PendingMessage,
-  ReadonlyHistory,
-  AppendCallback,
-} from "../store/store.ts";
+import type { ReadonlyHistory } from "../store/history.ts";
+import type { AppendResult, Content, PendingMessage } from "../store/message.ts";
+import type { AppendCallback } from "../store/store.ts";
 
 /** What surrounds a message at the store, about. */
 const DRAFT_BYTES = 200;

@@ -11,18 +11,9 @@ import type { Publish } from "./connection-manager.ts";
 import { jsonCodec, MAX_LISTED_MEMBERS, textCodec } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
 import { RoomRegistry } from "./room.ts";
-import type {
-  AppendResult,
-  Backend,
-  Cluster,
-  Content,
-  PendingMessage,
-  StoredMessage,
-  StoreListener,
-  HistoryPage,
-  MessageStore,
-  PageQuery,
-} from "../store/store.ts";
+import type { HistoryPage, PageQuery } from "../store/history.ts";
+import type { AppendResult, Content, PendingMessage, StoredMessage } from "../store/message.ts";
+import type { Backend, Cluster, StoreListener, MessageStore } from "../store/store.ts";
 import type { Connection, JoinRequest } from "./connection.ts";
 import { closeSocket, type ConnectionSocket } from "./socket.ts";
 

@@ -3,7 +3,7 @@
  * the sender's earlier messages lead to, nor the replay that it is still receiving.
  */
 
-import { compareIds, type PendingMessage } from "../store/store.ts";
+import { compareIds, type PendingMessage } from "../store/message.ts";
 import type { Connection } from "./connection.ts";
 
 export class PersonalLines {

@@ -9,7 +9,8 @@ import {
   type ClientCommand,
 } from "../protocol/codec.ts";
 import type { CloseReason, ErrorCode } from "../protocol/codes.ts";
-import type { Content, PendingMessage, MessageStore } from "../store/store.ts";
+import type { Content, PendingMessage } from "../store/message.ts";
+import type { MessageStore } from "../store/store.ts";
 import { costOf } from "../util/token-bucket.ts";
 import type { Connection } from "./connection.ts";
 

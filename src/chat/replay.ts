@@ -4,7 +4,8 @@ import { logError } from "../ops/log.ts";
 import { recordDelivery } from "../ops/metrics.ts";
 import { jsonCodec, textCodec } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import { StoreUnavailable, type StoredMessage, type MessageStore } from "../store/store.ts";
+import type { StoredMessage } from "../store/message.ts";
+import { StoreUnavailable, type MessageStore } from "../store/store.ts";
 import type { Connection } from "./connection.ts";
 
 /** Entries read from the store, or sent, in one go; then others have their turn. */

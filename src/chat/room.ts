@@ -5,7 +5,8 @@ import { Broadcaster } from "./broadcaster.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import { ConnectionManager, type Publish } from "./connection-manager.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import { StoreUnavailable, type Cluster, type ReadonlyHistory, type MessageStore } from "../store/store.ts";
+import type { ReadonlyHistory } from "../store/history.ts";
+import { StoreUnavailable, type Cluster, type MessageStore } from "../store/store.ts";
 import { Connection, type Room, type JoinRequest } from "./connection.ts";
 
 /** `?history=N` goes back this far also where less than that is kept ready. */

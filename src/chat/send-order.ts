@@ -1,4 +1,4 @@
-import type { AppendResult, RejectReason } from "../store/store.ts";
+import type { AppendResult, RejectReason } from "../store/message.ts";
 
 /** More than these are not told apart: a sender with so many refused has to send all of them again in order. */
 const MAX_REJECTED = 1_000;

@@ -3,7 +3,7 @@
 import type { Readable, Writable } from "node:stream";
 import { tokenSubject, connect } from "../client/client.ts";
 import { escapeControls } from "../ops/log.ts";
-import { compareIds } from "../store/store.ts";
+import { compareIds } from "../store/message.ts";
 import type { ChatMessage } from "../protocol/events.ts";
 
 /** So many lines may be on their way; then the input waits, and with it whatever writes it. */

@@ -2,7 +2,7 @@
 
 import type { ServerSocket } from "./sockets.ts";
 import { exceedsBytes, textCodec } from "../protocol/codec.ts";
-import type { Content } from "../store/store.ts";
+import type { Content } from "../store/message.ts";
 import { closeSocket, isSlowConsumer } from "../chat/socket.ts";
 
 export function echo(socket: ServerSocket, message: Content, maxMessageBytes: number): void {

@@ -6,7 +6,7 @@
 
 import type { ServerSocket } from "./sockets.ts";
 import { logError } from "../ops/log.ts";
-import type { Content } from "../store/store.ts";
+import type { Content } from "../store/message.ts";
 import { closeSocket } from "../chat/socket.ts";
 
 /** Less than what makes a slow consumer, since one message more, and the room's next write, come on top of it. */

@@ -2,7 +2,7 @@
 
 import { problem, type Problem } from "./access.ts";
 import { logEvent } from "../ops/log.ts";
-import type { Content } from "../store/store.ts";
+import type { Content } from "../store/message.ts";
 import type { Connection } from "../chat/connection.ts";
 import { closeSocket, type DisconnectReason } from "../chat/socket.ts";
 

@@ -2,7 +2,7 @@
 
 import { ERROR_MESSAGES, type ErrorCode } from "./codes.ts";
 import type { ServerEvent, ChatMessage, PresenceChange, Welcome } from "./events.ts";
-import type { Content, StoredMessage } from "../store/store.ts";
+import type { Content, StoredMessage } from "../store/message.ts";
 
 /** `text` is the tutorial's; `json` the subprotocol below. */
 export type WireFormat = "text" | "json";

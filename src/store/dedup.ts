@@ -1,6 +1,6 @@
 /** Exactly once and in order: what is known of each sender's numbered messages. */
 
-import type { AppendResult, PendingMessage } from "./store.ts";
+import type { AppendResult, PendingMessage } from "./message.ts";
 
 const SESSION_TTL_MS = 24 * 60 * 60 * 1000;
 /** Some 20 MB; beyond it, the session that has been silent for longest is forgotten. */
@@ -71,7 +71,7 @@ export class DedupTable {
   }
 }
 
-/** No client id has a space in it. */
+/** One key for a session of a client. Client ids contain no space. */
 export function sessionKey(client: string, session: string): string {
   return `${client} ${session}`;
 }

@@ -3,18 +3,9 @@
 import { ClockWatch } from "./clock-watch.ts";
 import { RoomCache, type CachedRoom } from "./room-cache.ts";
 import { DedupTable } from "./dedup.ts";
-import {
-  History,
-  StoreUnavailable,
-  type PendingMessage,
-  type StoredMessage,
-  type MessageListener,
-  type HistoryPage,
-  type ReadonlyHistory,
-  type AppendCallback,
-  type MessageStore,
-  type PageQuery,
-} from "./store.ts";
+import { History, type HistoryPage, type ReadonlyHistory, type PageQuery } from "./history.ts";
+import type { PendingMessage, StoredMessage } from "./message.ts";
+import { StoreUnavailable, type MessageListener, type AppendCallback, type MessageStore } from "./store.ts";
 
 const LIMITS = {
   rooms: 50_000,

@@ -1,6 +1,7 @@
 /** The histories of open rooms, reference-counted, under one byte budget: for every store that keeps the latest messages in memory. */
 
-import { compareIds, type StoredMessage, type History } from "./store.ts";
+import type { History } from "./history.ts";
+import { compareIds, type StoredMessage } from "./message.ts";
 
 /** What is cached of one room of a store that has the rest elsewhere. */
 export const MAX_ROOM_BYTES = 4 * 1024 * 1024;

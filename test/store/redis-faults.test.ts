@@ -3,7 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
 import { RedisStore } from "../../src/store/redis/store.ts";
-import type { AppendResult } from "../../src/store/store.ts";
+import type { AppendResult } from "../../src/store/message.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";

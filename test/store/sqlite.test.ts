@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import { openDatabase } from "../../src/store/sqlite/database.ts";
-import type { AppendResult, PendingMessage, StoredMessage } from "../../src/store/store.ts";
+import type { AppendResult, PendingMessage, StoredMessage } from "../../src/store/message.ts";
 import { eventually } from "../support/deadline.ts";
 import { startServer } from "../support/server.ts";
 

@@ -4,13 +4,9 @@
  */
 
 import { MemoryStore } from "../../src/store/memory.ts";
-import type {
-  PendingMessage,
-  MessageListener,
-  AppendCallback,
-  MessageStore,
-  PageQuery,
-} from "../../src/store/store.ts";
+import type { PageQuery } from "../../src/store/history.ts";
+import type { PendingMessage } from "../../src/store/message.ts";
+import type { MessageListener, AppendCallback, MessageStore } from "../../src/store/store.ts";
 import { storeFactories } from "../../src/store/open.ts";
 import { randomFrom } from "./random.ts";
 

@@ -1,13 +1,9 @@
 /** Preloaded: a memory store that loses all it has, once, while the second client joins: `--store losing:?while=open`, or `sent`. */
 
 import { MemoryStore } from "../../src/store/memory.ts";
-import type {
-  PendingMessage,
-  StoreListener,
-  AppendCallback,
-  MessageStore,
-  PageQuery,
-} from "../../src/store/store.ts";
+import type { PageQuery } from "../../src/store/history.ts";
+import type { PendingMessage } from "../../src/store/message.ts";
+import type { StoreListener, AppendCallback, MessageStore } from "../../src/store/store.ts";
 import { storeFactories } from "../../src/store/open.ts";
 
 class LosingStore implements MessageStore {

@@ -7,7 +7,7 @@ import type { CloseReason } from "../../src/protocol/codes.ts";
 import { RoomRegistry } from "../../src/chat/room.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
-import { type Content } from "../../src/store/store.ts";
+import type { Content } from "../../src/store/message.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { startHub } from "../support/hub.ts";
 

@@ -2,12 +2,9 @@
 
 import { expect, test } from "bun:test";
 import { MemoryStore } from "../../src/store/memory.ts";
-import {
-  StoreUnavailable,
-  type PendingMessage,
-  type StoredMessage,
-  type ReadonlyHistory,
-} from "../../src/store/store.ts";
+import type { ReadonlyHistory } from "../../src/store/history.ts";
+import type { PendingMessage, StoredMessage } from "../../src/store/message.ts";
+import { StoreUnavailable } from "../../src/store/store.ts";
 
 function draft(room: string, content: string): PendingMessage {
   return {

@@ -8,7 +8,9 @@ import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
 import { renderMetrics } from "../../src/ops/metrics.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
-import { History, type Content, type MessageStore } from "../../src/store/store.ts";
+import { History } from "../../src/store/history.ts";
+import type { Content } from "../../src/store/message.ts";
+import type { MessageStore } from "../../src/store/store.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { type FakeSocket, startHub } from "../support/hub.ts";
 

@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
-import { History } from "../../src/store/store.ts";
+import { History } from "../../src/store/history.ts";
 
 function roomsOf(cache: RoomCache<CachedRoom>, ...names: string[]): CachedRoom[] {
   return names.map((name) => {

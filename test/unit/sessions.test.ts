@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { DedupTable } from "../../src/store/dedup.ts";
 import { SendOrder } from "../../src/chat/send-order.ts";
-import type { PendingMessage } from "../../src/store/store.ts";
+import type { PendingMessage } from "../../src/store/message.ts";
 
 const kept = (id: string) => ({ stored: { id, prev: "0-0", time: 0, room: "r", from: "ann", content: "" } });
 const repeated = (seq: number) => ({ duplicateSeq: seq });

@@ -6,7 +6,7 @@ import { ClockWatch } from "../clock-watch.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import { isMessageId, parseHeartbeat } from "./records.ts";
 import { scripts } from "./scripts.ts";
-import { compareIds } from "../store.ts";
+import { compareIds } from "../message.ts";
 
 /** How often a node shows that it is alive, and how long that holds. */
 const RENEW_MS = 2000;

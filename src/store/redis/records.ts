@@ -1,6 +1,6 @@
 /** What comes from Redis, read as carefully as what comes from anybody. */
 
-import type { AppendResult, Content, StoredMessage } from "../store.ts";
+import type { AppendResult, Content, StoredMessage } from "../message.ts";
 
 /** One record of the log: what one node has written at once. */
 export interface LogRecord {

@@ -2,15 +2,9 @@
 
 import { isMessageId, parseMessages, parsePresence } from "./records.ts";
 import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
-import {
-  takePage,
-  compareIds,
-  History,
-  StoreUnavailable,
-  type StoredMessage,
-  type StoreListener,
-  type ReadonlyHistory,
-} from "../store.ts";
+import { takePage, History, type ReadonlyHistory } from "../history.ts";
+import { compareIds, type StoredMessage } from "../message.ts";
+import { StoreUnavailable, type StoreListener } from "../store.ts";
 
 /** What the log tells of one room. */
 export type RoomUpdate =

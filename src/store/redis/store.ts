@@ -20,17 +20,20 @@ import { BatchWriter } from "./writer.ts";
 import {
   takePage,
   MAX_PAGE_BYTES,
-  StoreError,
-  StoreUnavailable,
-  type PendingMessage,
-  type StoreListener,
-  type Cluster,
   type HistoryPage,
   type ReadonlyHistory,
+  type PageQuery,
+} from "../history.ts";
+import { sessionKey } from "../dedup.ts";
+import type { PendingMessage } from "../message.ts";
+import {
+  StoreError,
+  StoreUnavailable,
+  type StoreListener,
+  type Cluster,
   type AppendCallback,
   type MessageStore,
   type StoreOptions,
-  type PageQuery,
 } from "../store.ts";
 
 const SETTLE_LOOK_MS = 5;
@@ -135,7 +138,7 @@ export class RedisStore implements MessageStore {
   async lastSeq(client: string, session: string): Promise<number | null> {
     await this.#allAnswered(); // what is on its way may be of that session
     return this.#try(async () =>
-      parseLastSeq(await this.#line.askIdempotent(scripts.lastSeq, `${client} ${session}`)),
+      parseLastSeq(await this.#line.askIdempotent(scripts.lastSeq, sessionKey(client, session))),
     );
   }
 

@@ -6,7 +6,8 @@ import { encodeContent, type LogRecord } from "./records.ts";
 import type { ClusterUpdate, ClusterOutbox } from "./changes.ts";
 import type { ClusterMembership } from "./cluster.ts";
 import { scripts } from "./scripts.ts";
-import type { PendingMessage, RejectReason, AppendCallback } from "../store.ts";
+import type { PendingMessage, RejectReason } from "../message.ts";
+import type { AppendCallback } from "../store.ts";
 
 const MAX_DRAFTS = 500;
 const MAX_CHANGES = 500;

@@ -3,7 +3,8 @@
 import { Database } from "bun:sqlite";
 import { resolve } from "node:path";
 import { lazyFs } from "../../util/lazy-node.ts";
-import { StoreError, type Content } from "../store.ts";
+import type { Content } from "../message.ts";
+import { StoreError } from "../store.ts";
 
 /** "Hubb", by which a file is known as ours. */
 const APPLICATION_ID = 0x48756262;

@@ -4,7 +4,7 @@ import type { Database } from "bun:sqlite";
 import { ClockWatch } from "../clock-watch.ts";
 import { logEvent, logError } from "../../ops/log.ts";
 import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
-import { DedupTable } from "../dedup.ts";
+import { DedupTable, sessionKey } from "../dedup.ts";
 import { DatabaseHealth } from "./health.ts";
 import {
   idFromKey,
@@ -24,17 +24,12 @@ import {
   takePage,
   History,
   MAX_PAGE_BYTES,
-  type AppendResult,
-  type PendingMessage,
-  type StoredMessage,
-  type MessageListener,
   type HistoryPage,
   type ReadonlyHistory,
-  type AppendCallback,
-  type MessageStore,
-  type StoreOptions,
   type PageQuery,
-} from "../store.ts";
+} from "../history.ts";
+import type { AppendResult, PendingMessage, StoredMessage } from "../message.ts";
+import type { MessageListener, AppendCallback, MessageStore, StoreOptions } from "../store.ts";
 
 /** A commit takes what came in one tick; where the disk is slow, what comes in two milliseconds. */
 const FAST_COMMIT_MS = 1;
@@ -273,7 +268,7 @@ export class SqliteStore implements MessageStore {
         content,
       };
       this.#sessions.record(pending, message.id, nowMs);
-      if (session !== undefined) numbered.set(`${from} ${session}`, pending);
+      if (session !== undefined) numbered.set(sessionKey(from, session), pending);
       return { stored: message };
     });
     if (heads.size > 0) this.#clockWatch.check(msFromKey(this.#lastKey), nowMs);

@@ -1,0 +1,44 @@
+/** Messages: pending on their way in, stored once the store has accepted them. */
+
+/** A message before it is stored. */
+export interface PendingMessage {
+  readonly room: string;
+  readonly from: string;
+  readonly content: Content;
+  /** The sender's numbered stream of messages, and this message's number in it. Without both, duplicates cannot be recognised. */
+  readonly session: string | undefined;
+  readonly seq: number | undefined;
+  /** The number before this one, if its result is still pending: unless that was stored, this one is rejected. */
+  readonly requiresSeq: number | undefined;
+}
+
+/** Text, which is well-formed Unicode, or the bytes of a binary message. */
+export type Content = string | Uint8Array<ArrayBuffer>;
+
+export interface StoredMessage {
+  /** `<milliseconds>-<sequence>`: order and resume point in one; strictly increasing even when the clock goes back. */
+  readonly id: string;
+  /** The id before it in its room, which makes gaps detectable. */
+  readonly prev: string;
+  /** The store's clock when the message was stored, independent of the id: Unix time in milliseconds. */
+  readonly time: number;
+  readonly room: string;
+  readonly from: string;
+  readonly content: Content;
+}
+
+/** `"unconfirmed"`: the message may or may not have been stored, or may still be. Resending it with its `seq` settles that. */
+export type RejectReason = "out-of-order" | "unavailable" | "unconfirmed";
+
+/** The result of an append. The id of a duplicate is known only if it is the latest message of its session. */
+export type AppendResult =
+  | { readonly stored: StoredMessage }
+  | { readonly duplicateSeq: number; readonly id?: string }
+  | { readonly rejected: RejectReason };
+
+/** Compares ids: negative, 0 or positive as the first is earlier, the same or later. */
+export function compareIds(one: string, other: string): number {
+  const [ms = 0, sequence = 0] = one.split("-").map(Number);
+  const [otherMs = 0, otherSequence = 0] = other.split("-").map(Number);
+  return ms - otherMs || sequence - otherSequence;
+}
