@@ -54,7 +54,7 @@ test("a terminal that is closed stops it", async () => {
   await using server = Bun.spawn([process.execPath, source, "--port", "0"], {
     terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
   });
-  await eventually(async () => printed.includes("Ctrl+C stops it."), "the greeting");
+  await eventually(async () => printed.includes("Press Ctrl+C to stop."), "the greeting");
   const [, port] = /localhost:(\d+)/.exec(printed) ?? [];
   await using ann = new Peer(`ws://127.0.0.1:${port}/ws/ann`);
   await ann.opened;
