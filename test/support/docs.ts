@@ -1,10 +1,14 @@
 /** Reads the documentation, so that tests can hold its tables and commands to the code. */
 
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+/** The top of the repository. */
+export const ROOT = join(import.meta.dir, "../..");
 
 /** A document's text. @param path from the top of the repository */
 export function readDoc(path: string): string {
-  return readFileSync(`${import.meta.dir}/../../${path}`, "utf8");
+  return readFileSync(join(ROOT, path), "utf8");
 }
 
 /** A document's text with every run of blanks as one: `bun fmt` pads the columns of tables. */
