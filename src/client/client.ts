@@ -308,9 +308,15 @@ export class Client {
 
   /** A dead connection shows within seconds; one that is only just being made has its time. */
   #test(): void {
-    if (this.#socket === undefined || this.#probe !== undefined) return;
+    if (this.#socket === undefined) return;
     const { readyState } = this.#socket;
-    if (readyState === WebSocket.CONNECTING && Date.now() - this.#checkedAt < PROBE_MS) return;
+    if (readyState === WebSocket.CONNECTING) {
+      const leftMs = PROBE_MS - (Date.now() - this.#checkedAt);
+      if (leftMs <= 0) this.#open();
+      else this.#probe ??= setTimeout(() => this.#open(), leftMs);
+      return;
+    }
+    if (this.#probe !== undefined) return;
     if (readyState !== WebSocket.OPEN) return this.#open();
     this.#ask();
     this.#probe = setTimeout(() => this.#scheduleReconnect(SILENT), PROBE_MS);

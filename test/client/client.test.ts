@@ -409,6 +409,26 @@ test("an open connection is tested when the network is back: a dead one is given
   }
 });
 
+test("an attempt that has just begun when the network comes back, and is not answered, is made anew within seconds", async () => {
+  let attempts = 0;
+  const second = Promise.withResolvers<void>();
+  using silent = Bun.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      open() {
+        if (++attempts === 1) happens(new Event("online"));
+        else second.resolve();
+      },
+      data() {},
+    },
+  });
+  const ann = connect({ server: `http://127.0.0.1:${silent.port}`, id: "ann" });
+  // Left alone, it would be given up after two pings, 50 s.
+  await withDeadline(second.promise, () => "no second attempt");
+  ann.close();
+});
+
 test("an attempt that was under way when the network came back is made anew, unless it has only just begun", async () => {
   let attempts = 0;
   let came = Promise.withResolvers<void>();
