@@ -1,8 +1,9 @@
 /**
- * The promise, under faults: clients that talk without a pause while their connections are cut at random moments,
- * servers are killed and frozen, Redis too, and the store refuses and delays. Everything is counted, and every rule is
- * checked at the end. `bun test/chaos/chaos.ts --seconds 600 --seed 1` goes on for longer, on SQLite with kills; with
- * `--store redis` on two nodes and a Redis.
+ * The delivery guarantee, under faults: clients send without pause while connections are cut at random, servers and Redis
+ * are killed and frozen, and the store delays and rejects. Everything is counted, and every rule is checked at the end.
+ *
+ *     bun test/chaos/chaos.ts --seconds 600 --seed 1              SQLite, server killed
+ *     bun test/chaos/chaos.ts --seconds 600 --seed 1 --store redis   two nodes and a Redis
  */
 
 import { mkdtemp, rm } from "node:fs/promises";
@@ -18,71 +19,70 @@ import { randomFrom } from "../support/random.ts";
 import { DURABLE, Redis } from "../support/redis.ts";
 
 const DEADLINE_MS = 60_000;
-/** Where only connections are cut: sooner than a client that hears nothing comes anew, and with that over anything. */
+/** Where connections are only cut: shorter than a client takes to give up on a silent server, which would hide a stall. */
 const CUTS_DEADLINE_MS = 20_000;
 const MAX_MESSAGE_BYTES = 65_536;
-/** Then they are left alone: on a slow machine they would hardly come to say anything between one and the next. */
-const MAX_MISHAPS = 15;
 
-export interface Faults {
+export interface Scenario {
   readonly seed: number;
   readonly rooms: readonly string[];
   /** In each room; every fourth is a second tab of the one before it. */
   readonly clientsPerRoom: number;
   readonly messagesPerClient: number;
+  /** No more faults after these, so that the clients get to the end on a slow machine, too. */
+  readonly maxFaults?: number;
 }
 
-/** What the clients talk to, and what happens to it beside cut connections. */
+/** What the clients connect to, and what can go wrong with it besides cut connections. */
 export interface Environment extends AsyncDisposable {
-  /** The servers, as they are now; a client comes to any of them. */
-  readonly hubs: readonly TestServer[];
-  /** By name: does it, and mends it again. One of them at a time. */
-  readonly mishaps: Readonly<Record<string, () => Promise<void>>>;
+  /** The running servers; a client may connect to any of them. */
+  readonly servers: readonly TestServer[];
+  /** By name: causes the fault, and repairs it. One at a time. */
+  readonly faults: Readonly<Record<string, () => Promise<void>>>;
 }
 
-/** What happened, in numbers. */
 export interface Counts {
   acknowledged: number;
-  /** Deliveries of messages to clients, all together. */
-  heard: number;
+  /** Messages delivered, all clients together. */
+  received: number;
   cuts: number;
   refused: number;
   recovered: number;
   notRecovered: number;
-  /** How often each mishap happened. */
-  [mishap: string]: number;
+  /** How often each fault occurred. */
+  [fault: string]: number;
 }
 
-/** One stretch of a conversation: from a welcome to the end of its connection. */
+/** What a client received on one connection. */
 interface ConnectionSpan {
-  /** The last message heard before. */
+  /** The last message received before it. */
   readonly after: string | undefined;
   readonly recovered: boolean | undefined;
   readonly last: string;
   readonly ids: string[];
 }
 
-/** Somebody who talks without a pause, and keeps book of what they hear. */
+/** Sends without pause, and records what it receives. */
 class ChaosClient {
   readonly spans: ConnectionSpan[] = [];
-  readonly heard = new Map<string, string>();
+  readonly received = new Map<string, string>();
   readonly done = Promise.withResolvers<void>();
-  readonly heardEnd = Promise.withResolvers<void>();
+  readonly receivedEnd = Promise.withResolvers<void>();
   readonly #connection: Client;
   #after: string | undefined;
-  #said = 0;
+  #sent = 0;
   #acknowledged = 0;
 
   constructor(
     address: { server: string; id: string; room: string },
     readonly session: string,
     private readonly total: number,
-    /** How many messages may be on their way at once: 1 waits for each ack. */
+    /** Messages in flight at once; 1 waits for each ack. */
     private readonly window: number,
     private readonly random: () => number,
     counts: Counts,
   ) {
-    // The store forgets nothing here, so that what it does not know may be given to it again.
+    // The store loses nothing here, so a message that it does not know was never stored.
     this.#connection = connect({ ...address, session, resendUnknown: true })
       .on("welcome", ({ recovered, last }) => {
         this.spans.push({ after: this.#after, recovered, last, ids: [] });
@@ -91,42 +91,42 @@ class ChaosClient {
         if (recovered === false) counts.notRecovered++;
       })
       .on("message", ({ id, text = "" }) => {
-        if (this.heard.has(id)) this.#fail(`heard ${id} twice`);
-        this.heard.set(id, nameOf(text));
+        if (this.received.has(id)) this.#fail(`received ${id} twice`);
+        this.received.set(id, nameOf(text));
         this.spans.at(-1)?.ids.push(id);
         this.#after = id;
-        counts.heard++;
-        if (text === "end") this.heardEnd.resolve();
+        counts.received++;
+        if (text === "end") this.receivedEnd.resolve();
       })
       .on("acknowledged", () => {
         counts.acknowledged++;
         if (++this.#acknowledged === total) this.done.resolve();
-        this.#say();
+        this.#send();
       })
-      // Not after the seconds that are right for people: this is to be over soon.
+      // Sooner than the back-off, to keep the test short.
       .on("state", ({ status }) => {
         if (status === "reconnecting") setTimeout(() => this.#connection.retryNow(), random() * 50);
       })
       .on("rejected", ({ item, code }) => {
         if (code !== "message-too-big" || item.text.length <= MAX_MESSAGE_BYTES)
-          this.#fail(`was refused: ${code}`);
-        this.#say();
+          this.#fail(`was rejected: ${code}`);
+        this.#send();
       })
-      .on("unconfirmed", ({ seq }) => this.#fail(`does not know of ${seq}`));
-    this.#say();
+      .on("unconfirmed", ({ seq }) => this.#fail(`is unsure of ${seq}`));
+    this.#send();
   }
 
-  #say(): void {
-    while (this.#said < this.total && this.#connection.outbox.length < this.window) {
-      // What is refused for good is passed over, and nothing else with it.
+  #send(): void {
+    while (this.#sent < this.total && this.#connection.outbox.length < this.window) {
+      // A message that is rejected for good must be skipped, and nothing else with it.
       if (this.random() < 0.05) this.#connection.send("x".repeat(MAX_MESSAGE_BYTES + 1));
       const padding = this.random() < 0.02 ? "x".repeat(30_000 * this.random()) : "";
-      this.#connection.send(`${this.session}/${++this.#said} ${padding}`);
+      this.#connection.send(`${this.session}/${++this.#sent} ${padding}`);
     }
   }
 
   #fail(why: string): void {
-    for (const { reject } of [this.done, this.heardEnd]) reject(new Error(`${this.session} ${why}`));
+    for (const { reject } of [this.done, this.receivedEnd]) reject(new Error(`${this.session} ${why}`));
   }
 
   close(): void {
@@ -139,76 +139,75 @@ function nameOf(text: string): string {
   return text.split(" ", 1)[0] ?? "";
 }
 
-/**
- * Runs them all to the end.
- * @throws an error that names the first rule that does not hold
- */
-export async function runFaults(setUp: () => Promise<Environment>, faults: Faults): Promise<Counts> {
-  const random = randomFrom(faults.seed);
+/** @throws an error that names the first rule that does not hold */
+export async function runChaos(setUp: () => Promise<Environment>, scenario: Scenario): Promise<Counts> {
+  const { maxFaults = 30 } = scenario;
+  const random = randomFrom(scenario.seed);
   const counts: Counts = {
     acknowledged: 0,
-    heard: 0,
+    received: 0,
     cuts: 0,
     refused: 0,
     recovered: 0,
     notRecovered: 0,
   };
-  const describe = (what: string) => () => `seed ${faults.seed}: ${what}: ${JSON.stringify(counts)}`;
-  await using stage = await setUp();
-  const anyHub = () => stage.hubs[Math.floor(random() * stage.hubs.length)] ?? fail("there is no server");
-  const mishaps = Object.entries(stage.mishaps);
+  const describe = (what: string) => () => `seed ${scenario.seed}: ${what}: ${JSON.stringify(counts)}`;
+  await using environment = await setUp();
+  const anyServer = () =>
+    environment.servers[Math.floor(random() * environment.servers.length)] ?? fail("there is no server");
+  const faults = Object.entries(environment.faults);
   {
-    await using proxy = await startCuttingProxy(() => anyHub().port, random);
+    await using proxy = await startCuttingProxy(() => anyServer().port, random);
     const rooms = await Promise.all(
-      faults.rooms.map(async (room) => {
-        const witness = await anyHub().joinJson("witness", { room });
-        const textWitness = await anyHub().join("witness", { room });
-        const talkers = Array.from({ length: faults.clientsPerRoom }, (_, i) => {
+      scenario.rooms.map(async (room) => {
+        const witness = await anyServer().joinJson("witness", { room });
+        const textWitness = await anyServer().join("witness", { room });
+        const clients = Array.from({ length: scenario.clientsPerRoom }, (_, i) => {
           const client = i % 4 === 3 ? i - 1 : i;
           const window = random() < 0.5 ? 1 : 20;
           const address = { server: proxy.origin, id: `c${client}`, room };
-          return new ChaosClient(address, `${room}-${i}`, faults.messagesPerClient, window, random, counts);
+          return new ChaosClient(address, `${room}-${i}`, scenario.messagesPerClient, window, random, counts);
         });
-        return { room, witness, textWitness, talkers };
+        return { room, witness, textWitness, clients };
       }),
     );
-    const all = rooms.flatMap(({ talkers }) => talkers);
+    const all = rooms.flatMap(({ clients }) => clients);
     let isOver = false;
-    const happening = (async () => {
-      for (let i = 0; i < MAX_MISHAPS && mishaps.length > 0 && !isOver; i++) {
+    const causing = (async () => {
+      for (let i = 0; i < maxFaults && faults.length > 0 && !isOver; i++) {
         await Bun.sleep(100 + random() * 300);
-        const [name, happen] = mishaps[Math.floor(random() * mishaps.length)] ?? fail("nothing happens");
+        const [name, cause] = faults[Math.floor(random() * faults.length)] ?? fail("there is no fault");
         if (isOver) return;
         counts[name] = (counts[name] ?? 0) + 1;
-        await happen();
+        await cause();
       }
     })();
-    const done = Promise.all(all.map((talker) => talker.done.promise));
+    const done = Promise.all(all.map((client) => client.done.promise));
     try {
       await withDeadline(
-        Promise.race([done, happening.then(() => done)]),
-        describe("not all was acknowledged"),
-        mishaps.length > 0 ? DEADLINE_MS : CUTS_DEADLINE_MS,
+        Promise.race([done, causing.then(() => done)]),
+        describe("not everything was acknowledged"),
+        faults.length > 0 ? DEADLINE_MS : CUTS_DEADLINE_MS,
       );
     } finally {
       isOver = true;
-      await happening;
+      await causing;
     }
     proxy.cutting = false;
     counts.cuts = proxy.cuts;
     counts.refused = proxy.refusals;
-    for (const { room, witness, textWitness, talkers } of rooms) {
-      await sayEnd(anyHub(), room);
-      const ends = Promise.all(talkers.map((talker) => talker.heardEnd.promise));
-      await withDeadline(ends, describe(`not everyone in ${room} heard the end`), DEADLINE_MS);
-      // Witnesses are cut off like everyone else when a server is.
-      const order = mishaps.length > 0 ? await readAll(anyHub(), room) : await hearAll(witness);
-      if (mishaps.length === 0) await checkTextWire(textWitness, [...order.values()]);
-      checkSaidOnce(order, talkers, faults.messagesPerClient);
-      for (const talker of talkers) checkHeard(talker, String(witness.welcome.last), order);
+    for (const { room, witness, textWitness, clients } of rooms) {
+      await sendEnd(anyServer(), room);
+      const ends = Promise.all(clients.map((client) => client.receivedEnd.promise));
+      await withDeadline(ends, describe(`not every client in ${room} received the end`), DEADLINE_MS);
+      // A server that is killed cuts the witnesses off, too.
+      const order = faults.length > 0 ? await readAll(anyServer(), room) : await receiveAll(witness);
+      if (faults.length === 0) await checkTextWire(textWitness, [...order.values()]);
+      checkStoredOnce(order, clients, scenario.messagesPerClient);
+      for (const client of clients) checkReceived(client, String(witness.welcome.last), order);
       await Promise.all([witness.leaves(), textWitness.leaves()]);
     }
-    for (const talker of all) talker.close();
+    for (const client of all) client.close();
   }
   return counts;
 }
@@ -217,18 +216,18 @@ function fail(why: string): never {
   throw new Error(why);
 }
 
-async function sayEnd(server: TestServer, room: string): Promise<void> {
+async function sendEnd(server: TestServer, room: string): Promise<void> {
   await using last = await server.joinJson("last", { room, session: room, history: 0 });
   for (;;) {
     last.says("end", { seq: 1 });
     for (let event = await last.next(); event.type !== "error"; event = await last.next())
       if (event.type === "ack") return;
-    // The store may refuse this one too.
+    // The store may reject this one, too.
   }
 }
 
-/** Everything that was said, by id, as somebody heard it who was there from the beginning. */
-async function hearAll(witness: JsonPeer): Promise<Map<string, string>> {
+/** Every message by id, as a client received it that was connected from the beginning. */
+async function receiveAll(witness: JsonPeer): Promise<Map<string, string>> {
   const order = new Map<string, string>();
   for (;;) {
     const { id, text } = await witness.next();
@@ -237,7 +236,7 @@ async function hearAll(witness: JsonPeer): Promise<Map<string, string>> {
   }
 }
 
-/** The same, as the store has it. */
+/** Every message by id, as the store has it. */
 async function readAll(server: TestServer, room: string): Promise<Map<string, string>> {
   const order = new Map<string, string>();
   for (let after = "1-0", more = true; more;) {
@@ -258,66 +257,71 @@ async function checkTextWire(
       line = String(await witness.next());
       if (line.endsWith(" left the chat")) line = "";
       else if (nameOf(line.replace(/^Client #\S+ says: /, "")) !== name)
-        throw new Error(`the text wire heard ${line.slice(0, 80)} where ${name} was next`);
+        throw new Error(`the text wire received ${line.slice(0, 80)} instead of ${name}`);
     }
 }
 
-/** Acknowledged is said: each number of each session once, in its sender's order, and nothing else. */
-function checkSaidOnce(
+/** Stored is what was acknowledged: each seq of each session once, in its sender's order, and nothing else. */
+function checkStoredOnce(
   order: ReadonlyMap<string, string>,
-  talkers: readonly ChaosClient[],
+  clients: readonly ChaosClient[],
   total: number,
 ): void {
-  const next = new Map(talkers.map(({ session }) => [session, 1]));
+  const next = new Map(clients.map(({ session }) => [session, 1]));
   for (const [id, name] of [...order].slice(0, -1)) {
     const [session = "", seq] = name.split("/");
     if (Number(seq) !== next.get(session)) {
       const ids = [...order].filter(([, other]) => other === name).map(([other]) => other);
-      throw new Error(`${name} was said as ${id}, where ${next.get(session)} was next; all its ids: ${ids}`);
+      throw new Error(`${name} is stored as ${id}, where ${next.get(session)} was next; all its ids: ${ids}`);
     }
     next.set(session, Number(seq) + 1);
   }
   for (const [session, seq] of next)
-    if (seq !== total + 1) throw new Error(`${session} acknowledged ${total}, of which ${seq - 1} were said`);
+    if (seq !== total + 1) throw new Error(`${session}: ${total} acknowledged, ${seq - 1} stored`);
 }
 
-/** Each stretch is a piece of the one order without a hole; recovered says truly whether it joins the one before. */
-function checkHeard({ session, spans, heard }: ChaosClient, start: string, order: Map<string, string>): void {
+/** Each span is a part of the one order, without a gap; `recovered` is true exactly if it continues the span before. */
+function checkReceived(
+  { session, spans, received }: ChaosClient,
+  start: string,
+  order: Map<string, string>,
+): void {
   const ids = [start, ...order.keys()];
   const index = new Map(ids.map((id, i) => [id, i]));
   const position = (id: string) => {
     const found = index.get(id);
-    if (found === undefined) throw new Error(`${session} heard of ${id}, which nobody else did`);
+    if (found === undefined) throw new Error(`${session} received ${id}, which is not stored`);
     return found;
   };
-  for (const { after, recovered, last, ids: heardIds } of spans) {
+  for (const { after, recovered, last, ids: spanIds } of spans) {
     const before = position(last);
-    for (const [i, id] of heardIds.entries())
+    for (const [i, id] of spanIds.entries())
       if (position(id) !== before + 1 + i)
-        throw new Error(`${session} heard ${id} out of order, or missed one`);
+        throw new Error(`${session} received ${id} out of order, or missed one`);
     if (after === undefined) continue;
     if (recovered === true && after !== last)
-      throw new Error(`${session}: recovered after ${after}, but went on after ${last}`);
+      throw new Error(`${session}: recovered after ${after}, but continued after ${last}`);
     if (recovered === false && position(after) >= before)
       throw new Error(`${session}: nothing is missing after ${after}`);
   }
-  for (const [id, name] of heard)
-    if (order.get(id) !== name) throw new Error(`${session} heard ${name} as ${id}`);
+  for (const [id, name] of received)
+    if (order.get(id) !== name) throw new Error(`${session} received ${name} as ${id}`);
 }
 
-/** One server, to which nothing happens. */
+/** One server without faults of its own. */
 export async function singleServer(setup: Parameters<typeof startServer>[0]): Promise<Environment> {
   const server = await startServer(setup);
-  return { hubs: [server], mishaps: {}, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() };
+  return { servers: [server], faults: {}, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() };
 }
 
-/** With SQLite, and a server that is killed again and again. */
-export function runSqliteKills(seed: number): Promise<Counts> {
-  return runFaults(() => onSqlite(seed), {
+/** SQLite, and a server that is killed again and again. */
+export function runSqliteKills(seed: number, size: Partial<Scenario> = {}): Promise<Counts> {
+  return runChaos(() => onSqlite(seed), {
     seed,
     rooms: ["tea", "coffee"],
     clientsPerRoom: 8,
-    messagesPerClient: 300,
+    messagesPerClient: 600,
+    ...size,
   });
 }
 
@@ -329,29 +333,30 @@ async function onSqlite(seed: number): Promise<Environment> {
       cwd: folder,
       args: ["--history", seed % 2 ? "100" : "5"],
     });
-  const hubs = [await start()];
+  const servers = [await start()];
   return {
-    hubs,
-    mishaps: {
+    servers,
+    faults: {
       async kills() {
-        await hubs[0]?.stop("SIGKILL");
-        hubs[0] = await start();
+        await servers[0]?.stop("SIGKILL");
+        servers[0] = await start();
       },
     },
     async [Symbol.asyncDispose]() {
-      await hubs[0]?.[Symbol.asyncDispose]();
+      await servers[0]?.[Symbol.asyncDispose]();
       await rm(folder, { recursive: true });
     },
   };
 }
 
-/** With Redis and two servers, to all of which everything happens. */
-export function runRedisChaos(seed: number): Promise<Counts> {
-  return runFaults(() => onRedis(randomFrom(-seed)), {
+/** Redis and two servers, all of which are killed and frozen. */
+export function runRedisChaos(seed: number, size: Partial<Scenario> = {}): Promise<Counts> {
+  return runChaos(() => onRedis(randomFrom(-seed)), {
     seed,
     rooms: ["tea", "coffee"],
     clientsPerRoom: 8,
-    messagesPerClient: 300,
+    messagesPerClient: 600,
+    ...size,
   });
 }
 
@@ -359,19 +364,19 @@ async function onRedis(random: () => number): Promise<Environment> {
   const redis = await Redis.start(DURABLE);
   const start = () =>
     startServer({ store: { name: "Redis", url: redis.url("faults") }, args: ["--history", "100000"] });
-  const hubs = [await start(), await start()];
-  const pick = () => Math.floor(random() * hubs.length);
+  const servers = [await start(), await start()];
+  const pick = () => Math.floor(random() * servers.length);
   const frozenMs = () => (random() < 0.1 ? 3000 : 300) * random();
   return {
-    hubs,
-    mishaps: {
+    servers,
+    faults: {
       async nodesKilled() {
         const i = pick();
-        await hubs[i]?.[Symbol.asyncDispose]();
-        hubs[i] = await start();
+        await servers[i]?.[Symbol.asyncDispose]();
+        servers[i] = await start();
       },
       async nodesFrozen() {
-        const { process } = hubs[pick()] ?? fail("there is no server");
+        const { process } = servers[pick()] ?? fail("there is no server");
         process.kill("SIGSTOP");
         await Bun.sleep(frozenMs());
         process.kill("SIGCONT");
@@ -391,7 +396,7 @@ async function onRedis(random: () => number): Promise<Environment> {
       },
     },
     async [Symbol.asyncDispose]() {
-      for (const server of hubs) await server[Symbol.asyncDispose]();
+      for (const server of servers) await server[Symbol.asyncDispose]();
       await redis[Symbol.asyncDispose]();
     },
   };
@@ -414,5 +419,5 @@ if (import.meta.main) {
     console.log(`seed ${seed}: ${show(counts)}`);
     for (const [what, count] of Object.entries({ runs: 1, ...counts })) sum[what] = (sum[what] ?? 0) + count;
   }
-  console.log(`all: ${show(sum)}; none lost, none repeated, none out of order`);
+  console.log(`all: ${show(sum)}; none lost, none duplicated, none out of order`);
 }
