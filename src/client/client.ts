@@ -1,50 +1,61 @@
 /**
- * The client: one connection to a room that mends itself. For browsers and for Bun, without any import, so that
- * the server can hand it out as it is.
+ * The Hubbub client: one connection to a room that reconnects by itself. It runs in browsers and in Bun and imports
+ * nothing at run time, so that the server can serve it as it is.
  *
  *     import { connect } from "https://chat.example/hubbub.js";
  *     const room = connect({ id: "ann", room: "tea" });
  *     room.on("message", ({ from, text }) => console.log(from, text));
  *     room.send("hi");
  *
- * Bun does not import over HTTP: there it is a copy of the file, and `server` says where the server is.
+ * Bun does not import over HTTP: there, use a copy of the file and set `server`.
  *
- * What is sent waits in the outbox until the server has acknowledged it, through any number of connections, and
- * is said exactly once. What is heard is heard once, in the room's order; `welcome` tells if something is missing.
+ * Sent messages stay in the outbox until the server has acknowledged them, across any number of connections, and are
+ * stored exactly once. Messages are received once each, in the room's order; `welcome` says if some are missing.
  */
 
 import type { ServerEvent, ChatMessage, PresenceChange, Welcome } from "../protocol/events.ts";
 
 export interface ConnectOptions {
-  /** Where the server is, as in `http://localhost:8000`; the one that this module was imported from if not said. */
+  /** Origin of the server, such as `http://localhost:8000`. Default: where this module was loaded from. */
   readonly server?: string;
+  /** The client id: 1 to 64 letters, digits, `_`, `-` or `.`. */
   readonly id: string;
+  /** Default: `lobby`. */
   readonly room?: string;
-  /** Where the server asks for one; its `sub` has to be the id. */
+  /** A token, if the server requires one. Its `sub` must be the id. */
   readonly token?: string;
-  /** The name of this sender's stream of messages; a random one if not said. With `outbox`, what an earlier page kept. */
+  /** Name of this sender's numbered stream of messages. Default: a random one. To continue one, pass its `outbox` too. */
   readonly session?: string;
+  /** Unacknowledged messages of the session, as an earlier {@link Client} left them. */
   readonly outbox?: readonly OutboxItem[];
-  /** The last message heard before, to go on from there. */
+  /** Id of the last message received earlier: the server resumes after it. */
   readonly after?: string;
-  /** Says again what the server has forgotten, in its order, instead of `unsure`: nothing is lost, some may be repeated. */
+  /**
+   * What to do with messages in flight when the server has forgotten the session: true resends them, which may
+   * duplicate some; false (the default) drops them and emits `unconfirmed`.
+   */
   readonly resendUnknown?: boolean;
-  /** How many of the latest messages to hear first; all that the server keeps ready if not said. */
+  /** How many of the latest messages to replay first. Default: the server's `--history`. */
   readonly history?: number;
 }
 
-/** A message of one's own, until it is acknowledged. Plain data: it can be kept, and given to another page's {@link ConnectOptions}. */
+/** A message that is not acknowledged yet. Plain data: it can be stored, and passed to a later client as `outbox`. */
 export interface OutboxItem {
   readonly text: string;
-  /** Its number in the session, once it was given to a connection and the server may have it. */
+  /** Its number in the session, set when it is first sent. */
   seq?: number;
-  /** When it was first given to one; Unix time in milliseconds. */
+  /** When it was first sent; Unix time in milliseconds. */
   firstSentAt?: number;
 }
 
 /**
- * `waiting` comes back by itself, at `retryAt` (Unix time in milliseconds); `closed` does not, for `reason`: `status` is
- * the HTTP status or the close code, unless one closed it oneself, and `code` the server's `Hubbub-Code`, such as `bad-name`.
+ * - `connecting`: an attempt is under way, or about to start.
+ * - `open`: the server has sent its welcome.
+ * - `reconnecting`: the connection was lost or refused; the next attempt is at `retryAt` (Unix time in milliseconds).
+ * - `closed`: by {@link Client.close}, or for good by the server. Then `statusCode` is the HTTP status or the
+ *   WebSocket close code, and `code` the `Hubbub-Code` of a rejection, such as `bad-name`.
+ *
+ * `reason` is a sentence that can be shown to users.
  */
 export type ConnectionState =
   | { readonly status: "connecting" | "open" }
@@ -58,53 +69,65 @@ export type ConnectionState =
 
 export interface ClientEvents {
   state: ConnectionState;
+  /** A connection is established; the replay follows. `recovered: false` means that messages may be missing. */
   welcome: Welcome;
+  /** A message of the room, replayed or live, one's own included. */
   message: ChatMessage;
-  /** All that was said before is heard, so many messages; what comes from here on is new. */
+  /** The replay of a new connection is complete: `count` messages of it. What follows is live. */
   replayed: { readonly count: number };
   presence: PresenceChange;
-  /** Kept, and said to everyone as the message of that id, which follows; without one it was before. */
+  /** The message is stored. `id` is its message id, or undefined if it was acknowledged through a later connection. */
   acknowledged: { readonly item: OutboxItem; readonly id?: string | undefined };
-  /** Not said, and it will not be: `message` says why. */
+  /** The message was not stored and is not resent. `code` is an error code of the protocol, `message` a sentence. */
   rejected: { readonly item: OutboxItem; readonly code: string; readonly message: string };
-  /** The server has forgotten this session: whether this was said, nobody knows. */
+  /** The server has forgotten the session, so the message may or may not have been stored. It is not resent. */
   unconfirmed: OutboxItem;
 }
 
+/** Bounds of the exponential back-off between attempts. */
 const FIRST_WAIT_MS = 500;
-/** A session that is not known was never known, as long as the server cannot have forgotten it for its age. */
-const SESSION_CERTAIN_MS = 60 * 60 * 1000;
-/** Rejections that pass, although they are a 4xx of the server's. */
-const PASSING_STATUS = [408, 425, 426, 429];
 const MAX_WAIT_MS = 30_000;
-/** A proxy may ask for a day. */
+/** Upper bound of `Retry-After`: a proxy may ask for a day. */
 const MAX_RETRY_AFTER_MS = 10 * 60 * 1000;
-/** How long a connection in doubt has to answer: a suspended computer, another network, a page that was frozen. */
+/**
+ * Servers remember sessions for at least a day. A message first sent within this time cannot have been stored in a
+ * session that has expired since.
+ */
+const SESSION_CERTAIN_MS = 60 * 60 * 1000;
+/** Statuses of rejections that are temporary, although they are 4xx. */
+const RETRYABLE_STATUSES = [408, 425, 426, 429];
+/** How long a suspect connection has to answer a ping. */
 const PROBE_MS = 3000;
-/** What may have cost the connection without a word: the network is back, the page is shown, restored or thawed. */
-const WAKING = ["online", "visibilitychange", "pageshow", "resume"];
+/** Browser events after which the connection may be dead unnoticed: network back, page shown, restored or unfrozen. */
+const WAKE_EVENTS = ["online", "visibilitychange", "pageshow", "resume"];
 const MAX_REASON_CHARACTERS = 500;
-const SILENT = "no sign of life";
-/** Until the first welcome has said how often to ask. */
+const NO_RESPONSE = "The server does not respond.";
+/** The ping interval until a welcome sets it. */
 const PING_SECONDS = 25;
-/** Close codes after which coming back by itself is wrong: replaced by another connection; not allowed any more. */
-const FINAL = [4001, 1008];
-/** Refusals that pass: what they refuse is sent again, by itself. */
-const PASSING = ["unavailable", "unconfirmed", "rate-limited", "out-of-order"];
-const SEND_AGAIN_MS = 200;
-/** What no header can hold, no browser sends. */
-const NO_TOKEN = "This token is none: it has characters that no token has.";
-const TOO_BIG = "It is bigger than this server takes: send less at a time.";
-/** Messages on their way at once: less than a server takes in one burst, unless it is set to take very little. */
+/** Close codes after which the client does not reconnect: replaced by a newer connection, policy violation. */
+const TERMINAL_CLOSE_CODES = [4001, 1008];
+/** Error codes after which the message is resent. */
+const TRANSIENT_ERRORS = ["unavailable", "unconfirmed", "rate-limited", "out-of-order"];
+const MAX_RESEND_DELAY_MS = 200;
+/** The browser refuses to send such a token in a header. */
+const MALFORMED_TOKEN = "This token is malformed: it contains characters that tokens cannot have.";
+const TOO_BIG = "The message is too large for this server.";
+/** Messages in flight; below the burst that a server accepts, unless it is configured very low. */
 const MAX_WINDOW = 32;
 
+/**
+ * Connects to a room. Returns at once; the first attempt starts after the current task, so that handlers can be added.
+ * @throws if the server's address is not an http or https URL
+ */
 export function connect(options: ConnectOptions): Client {
   return new Client(options);
 }
 
+/** A connection to a room, made by {@link connect}. */
 export class Client {
+  /** Name of the session: the one given, or a random one. */
   readonly session: string;
-  /** What is not acknowledged yet, in its order. */
+  /** Messages that are not acknowledged yet, in the order of sending. Read it, do not change it. */
   outbox: OutboxItem[];
   state: ConnectionState = { status: "connecting" };
 
@@ -121,20 +144,20 @@ export class Client {
   };
   #after: string | undefined;
   #nextSeq = 1;
-  /** Whether the server has ever acknowledged anything of this session. */
+  /** Whether the server has ever acknowledged a message of this session. */
   #isSessionKnown = false;
-  /** Numbers that this connection has refused for good: the next one above has to say that it goes on without them. */
+  /** Seqs rejected for good on this connection: the next higher message must say `skip`. */
   #rejectedSeqs: number[] = [];
-  /** Messages heard since the welcome, until the answer to the ping that follows it. */
+  /** Messages received since the welcome; undefined once the pong that ends the replay is here. */
   #replayed: number | undefined;
   #socket: WebSocket | undefined;
-  /** How many of the outbox, from its start, are on their way, and how many may be: fewer after a "not so fast". */
+  /** How many messages at the start of the outbox are in flight, and how many may be: fewer after `rate-limited`. */
   #inFlight = 0;
   #window = MAX_WINDOW;
   #maxBytes = Infinity;
   #attempts = 0;
   #pingMs = PING_SECONDS * 1000;
-  /** A ping is out, and nothing was heard since. */
+  /** A ping was sent, and nothing received since. */
   #pingOutstanding = false;
   #checkedAt = 0;
   #probe: ReturnType<typeof setTimeout> | undefined;
@@ -142,13 +165,13 @@ export class Client {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #resend: ReturnType<typeof setTimeout> | undefined;
   #heartbeat: ReturnType<typeof setInterval> | undefined;
-  /** Asks why it was rejected. */
-  #inquiry: AbortController | undefined;
+  /** Aborts the request that asks why the upgrade was rejected. */
+  #rejectionFetch: AbortController | undefined;
   readonly #wake = ({ type, target, persisted }: Event & { readonly persisted?: boolean }) => {
-    if (type === "pageshow" && !persisted) return; // the page is new
+    if (type === "pageshow" && !persisted) return; // a new page, not a restored one
     if (target && "hidden" in target && target.hidden) return;
     if (this.state.status === "reconnecting") this.#open();
-    else this.#test();
+    else this.#probeConnection();
   };
 
   constructor(options: ConnectOptions) {
@@ -156,31 +179,38 @@ export class Client {
     this.session = options.session ?? randomName();
     this.outbox = (options.outbox ?? []).map((item) => ({ ...item }));
     this.#after = options.after;
-    void this.#url; // throws here, where it can be caught, if the server's address is none
-    for (const type of WAKING) globalThis.addEventListener?.(type, this.#wake, true);
-    // Later, so that whoever called has its handlers on.
+    void this.#url; // throws here, where the caller can catch it
+    for (const type of WAKE_EVENTS) globalThis.addEventListener?.(type, this.#wake, true);
+    // After the current task: the caller adds its handlers first.
     this.#timer = setTimeout(() => this.#open());
   }
 
+  /** Adds a handler. What a handler throws is logged and does not affect the others. @returns this client */
   on<E extends keyof ClientEvents>(event: E, handler: (event: ClientEvents[E]) => void): this {
     this.#handlers[event].push(handler);
     return this;
   }
 
-  /** Puts a text into the outbox, and sends it as soon as there is a connection. */
+  /**
+   * Adds a message to the outbox and sends it as soon as the connection is open. The result is emitted as
+   * `acknowledged`, `rejected` or `unconfirmed`, with the returned item.
+   */
   send(text: string): OutboxItem {
     const item: OutboxItem = { text: text.toWellFormed() };
     this.outbox.push(item);
-    const giveMore = () => void (this.state.status === "open" && this.#fillWindow());
-    // Whoever sends has the item before it is refused.
-    if (this.#isTooBig(item.text)) queueMicrotask(() => (this.#refuseTooBig(), giveMore()));
-    else giveMore();
+    const sendMore = () => void (this.state.status === "open" && this.#fillWindow());
+    // The caller gets the item before it can be rejected.
+    if (this.#isTooBig(item.text)) queueMicrotask(() => (this.#rejectTooBig(), sendMore()));
+    else sendMore();
     return item;
   }
 
   /**
-   * What was said before a message, oldest first: a page of it, and whether there is more.
-   * @throws an error with the server's sentence, or one that says that it was not the server that answered
+   * Reads a page of the room's history over HTTP: up to 100 messages before the given one, oldest first.
+   * @param before a message id
+   * @returns the messages, and whether there are older ones
+   * @throws an Error with the server's sentence, or one saying that a proxy answered instead; the error of `fetch` if
+   *   there is no connection
    */
   async historyBefore(before: string): Promise<{ messages: ChatMessage[]; more: boolean }> {
     const { room = "lobby" } = this.#options;
@@ -191,17 +221,17 @@ export class Client {
     try {
       body = JSON.parse(await response.text());
     } catch {
-      // A proxy's page.
+      // an error page of a proxy
     }
     if (response.ok && body?.messages) return { messages: body.messages, more: body.more === true };
-    throw new Error((codeOf(response) && body?.detail) || notOurs(response));
+    throw new Error((codeOf(response) && body?.detail) || proxyAnswered(response));
   }
 
   get #token(): string | undefined {
     return this.#options.token?.trim();
   }
 
-  /** Bun would take the proxy that its environment names, and a WebSocket does not: both take the same way. */
+  /** Bun's fetch would use the proxy of the environment, its WebSocket does not: both must take the same route. */
   #request(token: string | undefined) {
     return {
       proxy: false as const,
@@ -209,7 +239,7 @@ export class Client {
     };
   }
 
-  /** @throws if the server's address is none */
+  /** @throws if the server's address is not an http or https URL */
   get #server(): string {
     const { server } = this.#options;
     const address = server ?? import.meta.url;
@@ -220,17 +250,17 @@ export class Client {
     );
   }
 
-  /** Does not wait any longer for the next attempt; also brings back what the server has closed. */
+  /** Connects now instead of at `retryAt`; also after the server has closed the connection for good. */
   retryNow(): void {
     if (this.#isEnded) return;
     if (this.state.status === "reconnecting" || this.state.status === "closed") this.#open();
   }
 
-  /** Ends it for good. The outbox stays, for whoever wants to keep it. */
+  /** Closes the connection for good. The outbox stays readable, so that it can be stored. */
   close(reason = "closed"): void {
     this.#isEnded = true;
     this.#dropSocket();
-    for (const type of WAKING) globalThis.removeEventListener?.(type, this.#wake, true);
+    for (const type of WAKE_EVENTS) globalThis.removeEventListener?.(type, this.#wake, true);
     this.#setState({ status: "closed", reason });
   }
 
@@ -246,7 +276,7 @@ export class Client {
   #open(): void {
     this.#dropSocket();
     this.#setState({ status: "connecting" });
-    if (this.#isEnded) return; // by a handler
+    if (this.#isEnded) return; // a handler has closed it
     const url = this.#url;
     const token = this.#token;
     const offers = token === undefined ? ["hubbub.v1"] : ["hubbub.v1", `token.${token}`];
@@ -254,9 +284,9 @@ export class Client {
     try {
       socket = new WebSocket(url.href.replace(/^http/, "ws"), offers);
     } catch (error) {
-      // The address is one; what else a browser may object to, it says itself.
+      // The address is valid, so a SyntaxError is about the token; other errors say what is wrong.
       const isToken = token !== undefined && error instanceof Error && error.name === "SyntaxError";
-      return this.#setState({ status: "closed", reason: isToken ? NO_TOKEN : `${error}` });
+      return this.#setState({ status: "closed", reason: isToken ? MALFORMED_TOKEN : `${error}` });
     }
     this.#socket = socket;
     let welcomed = false;
@@ -268,13 +298,13 @@ export class Client {
       try {
         event = JSON.parse(data);
       } catch {
-        return; // it is another server
+        return; // not a Hubbub server
       }
       welcomed ||= event?.type === "welcome";
       if (event && welcomed) this.#onEvent(event);
     };
     socket.onclose = ({ code, reason }) => {
-      if (FINAL.includes(code)) {
+      if (TERMINAL_CLOSE_CODES.includes(code)) {
         this.#dropSocket();
         return this.#setState({ status: "closed", reason, statusCode: code });
       }
@@ -291,23 +321,23 @@ export class Client {
     this.#heartbeat = setInterval(() => this.checkAlive(), this.#pingMs);
   }
 
-  /** A ping that has no answer by the time of the next one: the connection is dead, whatever TCP says. */
+  /** Runs at every ping interval: reconnects if the last ping is unanswered, otherwise pings again. */
   checkAlive(): void {
     const sinceMs = Date.now() - this.#checkedAt;
     this.#checkedAt += sinceMs;
-    // Suspended, or frozen: the answer may be here and not read yet, or the connection long gone.
-    if (sinceMs > 2 * this.#pingMs) return this.#test();
-    if (this.#pingOutstanding) return this.#scheduleReconnect(SILENT);
-    this.#ask();
+    // After a suspension the pong may be unread, or the connection long dead: probe it.
+    if (sinceMs > 2 * this.#pingMs) return this.#probeConnection();
+    if (this.#pingOutstanding) return this.#scheduleReconnect(NO_RESPONSE);
+    this.#ping();
   }
 
-  #ask(): void {
+  #ping(): void {
     this.#pingOutstanding = true;
     this.#write({ type: "ping" });
   }
 
-  /** A dead connection shows within seconds; one that is only just being made has its time. */
-  #test(): void {
+  /** Detects a dead connection within seconds. An attempt under way has that long from its start. */
+  #probeConnection(): void {
     if (this.#socket === undefined) return;
     const { readyState } = this.#socket;
     if (readyState === WebSocket.CONNECTING) {
@@ -318,8 +348,8 @@ export class Client {
     }
     if (this.#probe !== undefined) return;
     if (readyState !== WebSocket.OPEN) return this.#open();
-    this.#ask();
-    this.#probe = setTimeout(() => this.#scheduleReconnect(SILENT), PROBE_MS);
+    this.#ping();
+    this.#probe = setTimeout(() => this.#scheduleReconnect(NO_RESPONSE), PROBE_MS);
   }
 
   #dropSocket(): void {
@@ -328,7 +358,7 @@ export class Client {
     clearTimeout(this.#probe);
     clearInterval(this.#heartbeat);
     this.#resend = this.#probe = undefined;
-    this.#inquiry?.abort();
+    this.#rejectionFetch?.abort();
     const socket = this.#socket;
     this.#socket = undefined;
     if (!socket) return;
@@ -342,7 +372,7 @@ export class Client {
     this.#wait(reason);
   }
 
-  /** Full jitter: a thousand clients that lose their server together come back spread out. */
+  /** Full jitter: clients that lose their server together reconnect spread out. */
   #wait(reason: string, atLeastMs = 0): void {
     clearTimeout(this.#timer);
     const waitMs =
@@ -351,28 +381,29 @@ export class Client {
     this.#setState({ status: "reconnecting", retryAt: Date.now() + waitMs, reason });
   }
 
-  /** A WebSocket does not say why it was rejected; a plain GET of the same address does, in a sentence. */
+  /** Browsers hide why an upgrade was rejected; a plain GET of the same address returns the reason. */
   async #fetchRejection(url: URL): Promise<void> {
-    const { signal } = (this.#inquiry = new AbortController());
-    const ask = (token: string | undefined, method = "GET") =>
+    const { signal } = (this.#rejectionFetch = new AbortController());
+    const request = (token: string | undefined, method = "GET") =>
       fetch(url, { ...this.#request(token), method, signal }).catch(() => undefined);
-    let response = await ask(this.#token);
-    // The browser of a page that may not connect does not let it show a token.
+    let response = await request(this.#token);
+    // In a page whose origin is not allowed, the browser blocks a request with a token.
     const isTokenless = !response && this.#token !== undefined;
-    if (isTokenless) response = await ask(undefined);
-    // A page's GET of its own site has no Origin, and its WebSocket has one: a proxy that changes Host makes it foreign.
+    if (isTokenless) response = await request(undefined);
+    // A same-origin GET carries no Origin, the WebSocket does, and behind a proxy that changes Host it is rejected: a
+    // POST carries one, too.
     if (response?.status === 426) {
-      const posted = await ask(undefined, "POST");
+      const posted = await request(undefined, "POST");
       if (posted && codeOf(posted) === "origin") response = posted;
     }
     if (!response) return;
     const { status: statusCode, headers } = response;
     const code = codeOf(response);
-    const text = code ? await response.text().catch(() => "") : notOurs(response);
-    // By now it may be closed, or on its way again. Without the token, only this one also holds with it.
+    const text = code ? await response.text().catch(() => "") : proxyAnswered(response);
+    // The state may have changed meanwhile. Of the rejections without the token, only `origin` holds with it, too.
     if (signal.aborted || this.state.status !== "reconnecting" || (isTokenless && code !== "origin")) return;
     const reason = text.trim().slice(0, MAX_REASON_CHARACTERS);
-    if (code && statusCode >= 400 && statusCode < 500 && !PASSING_STATUS.includes(statusCode)) {
+    if (code && statusCode >= 400 && statusCode < 500 && !RETRYABLE_STATUSES.includes(statusCode)) {
       this.#dropSocket();
       return this.#setState({ status: "closed", reason, statusCode, code });
     }
@@ -387,7 +418,7 @@ export class Client {
         this.#onWelcome(event);
         break;
       case "message":
-        this.#attempts = 0; // a connection that got anywhere was a good one
+        this.#attempts = 0; // a welcome alone is not enough: the server may close again at once
         this.#after = event.id;
         if (this.#replayed !== undefined) this.#replayed++;
         this.#emit("message", event);
@@ -410,13 +441,13 @@ export class Client {
       }
       case "error": {
         if (event.seq === undefined) break;
-        if (PASSING.includes(event.code)) {
+        if (TRANSIENT_ERRORS.includes(event.code)) {
           if (event.code === "rate-limited") this.#window = 1;
           const { retryAfterSeconds } = event;
           const waitMs =
             retryAfterSeconds === undefined
-              ? Math.random() * SEND_AGAIN_MS
-              : retryAfterSeconds * 1000 + (Math.random() * SEND_AGAIN_MS) / 10;
+              ? Math.random() * MAX_RESEND_DELAY_MS
+              : retryAfterSeconds * 1000 + (Math.random() * MAX_RESEND_DELAY_MS) / 10;
           this.#resend ??= setTimeout(() => this.#retransmit(), waitMs);
           break;
         }
@@ -435,12 +466,13 @@ export class Client {
     this.#pingMs = pingSeconds * 1000;
     this.#maxBytes = maxMessageBytes;
     this.#startHeartbeat();
-    // A store that still has the last message heard has lost nothing: what it does not know was never said.
-    const isForgotten = ({ firstSentAt = 0 }: OutboxItem) =>
+    // A store that still has the last message received has lost nothing, so a session unknown to it is new: its
+    // messages were never stored, unless the session has expired.
+    const mayBeStored = ({ firstSentAt = 0 }: OutboxItem) =>
       sent === null &&
       (this.#isSessionKnown || recovered !== true || Date.now() - firstSentAt > SESSION_CERTAIN_MS);
-    // Under its old number what was forgotten is said again, and what is only late is not said twice.
-    const isDoubtful = this.#options.resendUnknown ? () => false : isForgotten;
+    // With their old seqs, resent messages are still not duplicated by those that are only late.
+    const isDoubtful = this.#options.resendUnknown ? () => false : mayBeStored;
     const settled = this.#removeItems(
       (item) => item.seq !== undefined && (item.seq <= (sent ?? 0) || isDoubtful(item)),
     );
@@ -448,7 +480,7 @@ export class Client {
     this.#rejectedSeqs = [];
     this.#isSessionKnown ||= sent !== null;
     this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
-    // Before anyone is told: what a handler sends now has to come after what was sent before.
+    // Before any handler runs: what a handler sends must follow what was sent before.
     this.#retransmit();
     this.#replayed = 0;
     this.#write({ type: "ping" });
@@ -473,7 +505,7 @@ export class Client {
     return taken;
   }
 
-  /** All that is not acknowledged is given again, from the start. */
+  /** Sends the outbox again from its start. */
   #retransmit(): void {
     clearTimeout(this.#resend);
     this.#resend = undefined;
@@ -482,27 +514,27 @@ export class Client {
   }
 
   #fillWindow(): void {
-    if (this.#resend !== undefined) return; // what is refused goes first
-    this.#refuseTooBig();
+    if (this.#resend !== undefined) return; // a rejected message is resent first
+    this.#rejectTooBig();
     for (; this.#inFlight < this.#window; this.#inFlight++) {
       const item = this.outbox[this.#inFlight];
-      // One that is too big was sent just now, by whoever heard of the last: it is refused in a moment.
-      if (!item || this.#isTooBig(item.text) || (this.#inFlight > 0 && this.#skips(item))) return;
-      this.#give(item);
+      // A message that is too big here was sent by a handler just now: its rejection is queued.
+      if (!item || this.#isTooBig(item.text) || (this.#inFlight > 0 && this.#needsSkip(item))) return;
+      this.#transmit(item);
     }
   }
 
-  #give(item: OutboxItem): void {
+  #transmit(item: OutboxItem): void {
     item.seq ??= this.#nextSeq++;
     item.firstSentAt ??= Date.now();
-    const skip = this.#skips(item);
+    const skip = this.#needsSkip(item);
     const { seq } = item;
-    if (skip) this.#rejectedSeqs = this.#rejectedSeqs.filter((refused) => refused > seq);
+    if (skip) this.#rejectedSeqs = this.#rejectedSeqs.filter((rejected) => rejected > seq);
     this.#write({ type: "message", text: item.text, seq, ...(skip ? { skip } : {}) });
   }
 
-  /** A frame larger than the server reads would end the connection, again and again. */
-  #refuseTooBig(): void {
+  /** The server closes the connection on a frame above its limit, so such a message must never be sent. */
+  #rejectTooBig(): void {
     for (const item of this.#removeItems(({ text }) => this.#isTooBig(text)))
       this.#emit("rejected", { item, code: "message-too-big", message: TOO_BIG });
   }
@@ -511,9 +543,9 @@ export class Client {
     return text.length * 3 > this.#maxBytes && new TextEncoder().encode(text).length > this.#maxBytes;
   }
 
-  /** Goes on without a refused one; which gives up all that is held back, and so nothing before it may be left. */
-  #skips({ seq = Infinity }: OutboxItem): boolean {
-    return this.#rejectedSeqs.some((refused) => refused < seq);
+  /** Whether the message must skip a rejected seq. The server then drops all it holds back, so it must be the first in flight. */
+  #needsSkip({ seq = Infinity }: OutboxItem): boolean {
+    return this.#rejectedSeqs.some((rejected) => rejected < seq);
   }
 
   #write(frame: object): void {
@@ -530,22 +562,22 @@ export class Client {
       try {
         handler(value);
       } catch (error) {
-        // A fault of whoever listens is not to cost them a message.
+        // One handler must not keep the event from the others.
         console.error(error);
       }
   }
 }
 
-/** What the server names a rejection; no proxy's error page has one. */
+/** The server's code of a rejection; error pages of proxies have none. */
 function codeOf({ headers }: Response): string | undefined {
   return headers.get("hubbub-code") ?? undefined;
 }
 
-function notOurs({ status }: Response): string {
-  return `No answer from the chat server, but HTTP ${status} from something on the way.`;
+function proxyAnswered({ status }: Response): string {
+  return `The chat server did not answer; something in between returned HTTP ${status}.`;
 }
 
-/** Whom a token is for; what it is worth only the server knows. */
+/** The client id (`sub`) that a token names, without verifying it; undefined if it is not a token. */
 export function tokenSubject(token: string): string | undefined {
   try {
     const claims = token.split(".")[1]?.replaceAll("-", "+").replaceAll("_", "/") ?? "";

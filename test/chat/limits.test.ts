@@ -10,7 +10,7 @@ import { TestClock } from "../support/clock.ts";
 import { startServer } from "../support/server.ts";
 import { openRaw, RawClient, request } from "../support/raw-websocket.ts";
 
-const ABUSE = { code: 1008, reason: "Sending far too much: please slow down." };
+const ABUSE = { code: 1008, reason: "Far above the rate limit. Slow down." };
 
 describe("an allowance", () => {
   const bucket = () => new TokenBucket({ perSecond: 20, burst: 40 });
@@ -498,7 +498,7 @@ test("the largest message is what the operator says, on both wires", async () =>
   );
   await using bob = await server.join("bob");
   bob.says("x".repeat(11));
-  expect(await bob.closes()).toEqual({ code: 1009, reason: "The message is too big." });
+  expect(await bob.closes()).toEqual({ code: 1009, reason: "The message is too large." });
   await using text = await server.open("/websocket");
   text.says("x".repeat(11));
   expect((await text.closes()).code).toBe(1009);

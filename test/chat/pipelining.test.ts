@@ -11,7 +11,7 @@ const COUNT = 50_000;
 const DEADLINE_MS = 50_000;
 const LINES = Array.from({ length: COUNT }, (_, i) => `${i} `.padEnd(100, "x"));
 const stores = STORES.filter(({ name }) => name === "memory" || name === "SQLite");
-const SLOW = { code: 1013, reason: "Reading too slowly: please come back and resume." };
+const SLOW = { code: 1013, reason: "Reading too slowly. Reconnect and resume." };
 
 /** Sends all of it at once, and reads until that many frames that `pick` makes something of have come. */
 async function exchange<T>(

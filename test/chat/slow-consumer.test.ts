@@ -18,7 +18,7 @@ test("a slow reader is closed with 1013, has heard everything up to there, and g
 
   slow.peer.resumes();
   text.resumes();
-  const closed = { code: 1013, reason: "Reading too slowly: please come back and resume." };
+  const closed = { code: 1013, reason: "Reading too slowly. Reconnect and resume." };
   expect(await slow.peer.closes()).toEqual(closed);
   expect(await text.closes()).toEqual(closed);
 

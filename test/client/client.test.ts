@@ -99,7 +99,7 @@ test("it notices a server that is frozen, within two pings, and goes on with one
   ann.checkAlive();
   expect(states.at(-1)).toEqual({ status: "open" });
   ann.checkAlive();
-  expect(states.at(-1)).toMatchObject({ status: "reconnecting", reason: "no sign of life" });
+  expect(states.at(-1)).toMatchObject({ status: "reconnecting", reason: "The server does not respond." });
   frozen.process.kill("SIGCONT");
   await next<ConnectionState>(
     (handler) => ann.on("state", handler),
@@ -168,7 +168,7 @@ test("a proxy that answers for a server that is away ends nothing, whatever it s
     for (const status of statuses) {
       const client = connect({ server: proxy.url.origin, id: `ann-${status}` });
       clients.push(client);
-      const reason = `No answer from the chat server, but HTTP ${status} from something on the way.`;
+      const reason = `The chat server did not answer; something in between returned HTTP ${status}.`;
       await becomes(
         client,
         (state) => state.status === "reconnecting" && state.reason === reason,
@@ -316,7 +316,10 @@ test.skipIf(withoutBrowser !== "")(
     await page.shows("window.isReplayed", true);
     server.process.kill("SIGSTOP");
     await page.run("void window.dispatchEvent(new Event('online'))");
-    await page.shows("[room.state.status, room.state.reason]", ["reconnecting", "no sign of life"]);
+    await page.shows("[room.state.status, room.state.reason]", [
+      "reconnecting",
+      "The server does not respond.",
+    ]);
     server.process.kill("SIGCONT");
     await page.shows("room.state.status", "open");
 
@@ -403,7 +406,7 @@ test("an open connection is tested when the network is back: a dead one is given
   // Below the time between two pings.
   for (const client of [ann, bob]) {
     const silent = (state: ConnectionState) =>
-      state.status === "reconnecting" && state.reason === "no sign of life";
+      state.status === "reconnecting" && state.reason === "The server does not respond.";
     await becomes(client, silent, "giving up", 20_000);
     client.close();
   }
@@ -503,7 +506,7 @@ test("an earlier page that does not come from the server is an error that says s
   bob.close();
   for (let i = 0; i < count; i++)
     await expect(bob.historyBefore("1-0")).rejects.toThrow(
-      "No answer from the chat server, but HTTP 502 from something on the way.",
+      "The chat server did not answer; something in between returned HTTP 502.",
     );
 });
 

@@ -119,9 +119,7 @@ test("what the server does not take is said in a sentence, and exit 1", async ()
   const { errors, exitCode } = await ann.ends();
   expect(exitCode).toBe(1);
   await bob.hears("Client #ann says: what follows is said all the same");
-  expect(errors).toBe(
-    `Not sent: ${"x".repeat(65_537)}\nIt is bigger than this server takes: send less at a time.\n`,
-  );
+  expect(errors).toBe(`Not sent: ${"x".repeat(65_537)}\nThe message is too large for this server.\n`);
 });
 
 test("who speaks is the user, when the address does not say", async () => {
@@ -205,7 +203,7 @@ test("a proxy's error page is not the reason: it says that there is no connectio
     });
     using ann = join({ origin: proxy.url.origin }, "id=ann");
     await ann.complains(
-      `No connection to ${proxy.url.origin} yet, trying again. (No answer from the chat server, but HTTP 404 from something on the way.)\n`,
+      `No connection to ${proxy.url.origin} yet, trying again. (The chat server did not answer; something in between returned HTTP 404.)\n`,
     );
     ann.interrupts();
     const { errors, exitCode } = await ann.exits();

@@ -251,7 +251,7 @@ describe("at the door", () => {
       await server.open(`/websocket?token=${short}`),
     ].map((peer) => peer.closes());
     for (const end of ends)
-      expect(await end).toEqual({ code: 1008, reason: "The token has expired: ask for a new one." });
+      expect(await end).toEqual({ code: 1008, reason: "The token has expired. Ask for a new one." });
     await bob.hears("Client #ann left the chat");
     expect(await server.answer(`/ws/ann?token=${short}`)).toEqual({ status: 401, body: `${EXPIRED}\n` });
   });

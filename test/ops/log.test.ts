@@ -103,9 +103,9 @@ test("why a connection ended", async () => {
     parts.join(" "),
   );
   expect(why).toEqual([
-    'ann 1009 why="The message is too big."',
+    'ann 1009 why="The message is too large."',
     "bob 1006",
-    'eve 1012 why="Stopping, perhaps to start again: please come back in a moment."',
+    'eve 1012 why="The server is stopping, perhaps to restart. Reconnect in a moment."',
   ]);
 });
 

@@ -130,7 +130,7 @@ test("what waits for a slow reader, and how late the event loop is", async () =>
 test("a client that closes with a code of ours is not counted as ours", async () => {
   await using server = await startServer();
   await using ann = new RawClient(server.port);
-  ann.sends(request("/ws/ann"), frame(8, closing(1013, "Reading too slowly: please come back and resume.")));
+  ann.sends(request("/ws/ann"), frame(8, closing(1013, "Reading too slowly. Reconnect and resume.")));
   await ann.head();
   await ann.rest();
   const metrics = await server.metrics();

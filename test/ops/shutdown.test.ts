@@ -19,7 +19,10 @@ async function inFakeTime(run: () => Promise<void>): Promise<void> {
   }
 }
 
-const RESTARTING = { code: 1012, reason: "Stopping, perhaps to start again: please come back in a moment." };
+const RESTARTING = {
+  code: 1012,
+  reason: "The server is stopping, perhaps to restart. Reconnect in a moment.",
+};
 
 for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
   test(`${signal}: told to come back, no farewells, exit 0`, async () => {

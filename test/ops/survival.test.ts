@@ -5,8 +5,8 @@ import type { JsonPeer } from "../support/peer.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 import { frame, RawClient, request, describeFrame } from "../support/raw-websocket.ts";
 
-const OUR_FAULT = { code: 1011, reason: "Something went wrong on our side: please come back." };
-const UNDELIVERED = { code: 1012, reason: "A message could not be delivered: please come back and resume." };
+const OUR_FAULT = { code: 1011, reason: "Internal error. Reconnect." };
+const UNDELIVERED = { code: 1012, reason: "A message could not be delivered. Reconnect and resume." };
 
 test("a handler that fails costs its own connection, and nobody else notices", async () => {
   const server = await startServer({ preload: "fault-injection.ts", args: ["--ping-seconds", "1"] });

@@ -573,7 +573,10 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       server.freeze();
       await page.run(wake);
       // Two pings are 50 s, and what a test waits for is 15 s.
-      await page.shows("[room.state.status, room.state.reason]", ["reconnecting", "no sign of life"]);
+      await page.shows("[room.state.status, room.state.reason]", [
+        "reconnecting",
+        "The server does not respond.",
+      ]);
       await page.shows("$('what').textContent", "Connection lost. What you write is kept.");
       server.thaw();
       await page.shows("room.state.status", "open");
@@ -837,7 +840,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("room?.state.status", "open");
     await page.run("(maxBytes = Infinity, 0)");
     await page.run(`(post(${JSON.stringify("x".repeat(65_537))}), 0)`);
-    const why = "Not sent: It is bigger than this server takes: send less at a time. Retry Delete";
+    const why = "Not sent: The message is too large for this server. Retry Delete";
     await page.shows("document.querySelector('.state')?.textContent", why);
     await page.run("document.querySelector('.state button').click()");
     await page.shows("document.querySelectorAll('.message').length", 1);

@@ -8,7 +8,7 @@ useFakeTime();
 
 describe("a slow consumer", () => {
   const MIB = 1024 * 1024;
-  const TOO_SLOW = { code: 1013, reason: "Reading too slowly: please come back and resume." };
+  const TOO_SLOW = { code: 1013, reason: "Reading too slowly. Reconnect and resume." };
 
   test("may be 1 MiB behind what others say, and no more", async () => {
     const { join } = startHub();
