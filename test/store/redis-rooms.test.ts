@@ -1,7 +1,7 @@
 /** The rooms that are open on a node with Redis: what of them is in memory, and what the other nodes are told. */
 
 import { expect, test } from "bun:test";
-import { ClusterOutbox } from "../../src/store/redis/changes.ts";
+import { ClusterOutbox } from "../../src/store/redis/outbox.ts";
 import { RedisRooms } from "../../src/store/redis/rooms.ts";
 
 const follower = { onMessage() {}, onRemotePresence() {}, onSessionClaimed() {}, onStateLost() {} };

@@ -1,7 +1,7 @@
 /** The nodes that share a Redis: that this one is alive, and which other is not. */
 
 import { logEvent } from "../../ops/log.ts";
-import type { ClusterOutbox } from "./changes.ts";
+import type { ClusterOutbox } from "./outbox.ts";
 import { ClockWatch } from "../clock-watch.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import { isMessageId, parseHeartbeat } from "./records.ts";

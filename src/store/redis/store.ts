@@ -2,7 +2,7 @@
 
 import { logEvent, logError } from "../../ops/log.ts";
 import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
-import { ClusterOutbox } from "./changes.ts";
+import { ClusterOutbox } from "./outbox.ts";
 import { Faults, RedisConnection } from "./connection.ts";
 import { LogReader } from "./log-reader.ts";
 import { ClusterMembership } from "./cluster.ts";

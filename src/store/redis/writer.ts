@@ -3,7 +3,7 @@
 import { logError } from "../../ops/log.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import { encodeContent, type LogRecord } from "./records.ts";
-import type { ClusterUpdate, ClusterOutbox } from "./changes.ts";
+import type { ClusterUpdate, ClusterOutbox } from "./outbox.ts";
 import type { ClusterMembership } from "./cluster.ts";
 import { scripts } from "./scripts.ts";
 import type { PendingMessage, RejectReason } from "../message.ts";
