@@ -44,7 +44,7 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     await bob.hearsNothing();
     expect(await server.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
     await server.stop("SIGTERM");
-    const said = (await server.output).match(/^\S+ not ours key=foreign:log id=\d+-\d+$/gm) ?? [];
+    const said = (await server.output).match(/^\S+ foreign record key=foreign:log id=\d+-\d+$/gm) ?? [];
     expect(said).toHaveLength(records.length + 1);
   });
 
@@ -180,8 +180,8 @@ describe.skipIf(skipped !== "")(`when Redis takes nothing${skipped}`, () => {
       await ann.hearsNothing();
       await server.stop("SIGTERM");
       expect([...(await server.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact)).toEqual([
-        "store lost",
-        "store found",
+        "store unavailable",
+        "store available",
       ]);
     },
   );
@@ -212,8 +212,8 @@ describe.skipIf(skipped !== "")(`when a node cannot read the log${skipped}`, () 
     await server.stop("SIGTERM");
     const facts = (await server.output).match(/store .*/g) ?? [];
     expect(facts).toEqual([
-      expect.stringMatching(/^store lost why="the log cannot be read: NOPERM .*xread/),
-      "store found",
+      expect.stringMatching(/^store unavailable reason="the log cannot be read: NOPERM .*xread/),
+      "store available",
     ]);
   });
 
@@ -233,7 +233,7 @@ describe.skipIf(skipped !== "")(`when a node cannot read the log${skipped}`, () 
     ann.says("after");
     await ann.hears({ type: "message", from: "ann", text: "after" });
     await server.stop("SIGTERM");
-    expect((await server.output).match(/ store lost /g)).toHaveLength(1);
+    expect((await server.output).match(/ store unavailable /g)).toHaveLength(1);
   });
 
   test("by a fault of ours, that is reported once, and it is not ready meanwhile", async () => {
@@ -282,7 +282,7 @@ test.skipIf(skipped !== "")(`when Redis is empty all are sent to come back, and 
   expect(await ann.closes()).toMatchObject({ code: 1012 });
   await Bun.sleep(RENEWED_MS);
   await server.stop("SIGTERM");
-  expect((await server.output).match(/ store skipped /g)).toHaveLength(1);
+  expect((await server.output).match(/ log gap /g)).toHaveLength(1);
 });
 
 test.skipIf(skipped !== "")(
@@ -310,7 +310,7 @@ test.skipIf(skipped !== "")(
     carl.says("still here");
     await carl.hearsUpTo("Client #carl says: still here");
     await server.stop("SIGTERM");
-    expect((await server.output).match(/ store skipped /g)).toHaveLength(1);
+    expect((await server.output).match(/ log gap /g)).toHaveLength(1);
   },
 );
 

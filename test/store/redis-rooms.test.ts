@@ -1,21 +1,21 @@
-/** The rooms that are open on a node with Redis: what of them is in memory, and what the other nodes are told. */
+/** The rooms that are open on a node with Redis: what is cached of them, and what the node publishes to the others. */
 
 import { expect, test } from "bun:test";
 import { ClusterOutbox } from "../../src/store/redis/outbox.ts";
 import { RedisRooms } from "../../src/store/redis/rooms.ts";
+import { systemClock } from "../../src/util/clock.ts";
 
-const follower = { onMessage() {}, onRemotePresence() {}, onSessionClaimed() {}, onStateLost() {} };
+const listener = { onMessage() {}, onRemotePresence() {}, onSessionClaimed() {}, onStateLost() {} };
 const emptyRoom = async () => ["1-0", "1-0", [], []];
 const MAX_BYTES = 1_000_000;
 
-/** @returns a message, as the log tells of it */
 function message(room: string, sequence: number, time = 1, characters = 400) {
   const id = `2-${sequence}`;
   return { id, prev: `2-${sequence - 1}`, time, room, from: "ann", content: "x".repeat(characters) };
 }
 
-test("rooms that were opened empty and then filled stay within the bound of bytes", async () => {
-  const rooms = new RedisRooms(emptyRoom, new Set(), 1000, follower, MAX_BYTES);
+test("rooms that were opened empty and then filled stay within the byte budget", async () => {
+  const rooms = new RedisRooms(emptyRoom, new Set(), 1000, listener, MAX_BYTES);
   const names = Array.from({ length: 150 }, (_, i) => `${i}`);
   for (const name of names) await rooms.open(name);
   for (let i = 1; i <= 100; i++)
@@ -29,8 +29,8 @@ test("rooms that were opened empty and then filled stay within the bound of byte
   expect(rooms.bytes).toBe(0);
 });
 
-test("what is too old goes from the front alone; a time to come counts as the next message's", async () => {
-  const rooms = new RedisRooms(emptyRoom, new Set(), 1000, follower, MAX_BYTES);
+test("only the oldest messages are pruned; a time in the future counts as the next message's", async () => {
+  const rooms = new RedisRooms(emptyRoom, new Set(), 1000, listener, MAX_BYTES);
   const history = await rooms.open("tea");
   const NOW = 1000;
   const times = [1, 5000, 2, 5000, 900, 3];
@@ -38,101 +38,100 @@ test("what is too old goes from the front alone; a time to come counts as the ne
     const stored = message("tea", i + 1, time);
     rooms.apply("tea", stored.id, { stored });
   }
-  rooms.forgetOld(500, NOW);
+  rooms.prune(500, NOW);
   expect(history.firstOffset).toBe(3);
-  rooms.forgetOld(950, NOW);
+  rooms.prune(950, NOW);
   expect(history.firstOffset).toBe(6);
   expect(history.offsetAfter("2-6")).toBe(6);
 });
 
-/** Rooms whose looks at Redis are answered one by one, by the test; and what is broadcast. */
-function waitingRooms() {
-  const looks: ((reply: unknown) => void)[] = [];
-  const said: string[] = [];
-  const look = () => new Promise<unknown>((resolve) => looks.push(resolve));
+/** Rooms whose loads the test completes one by one. */
+function pausedRooms() {
+  const loads: ((reply: unknown) => void)[] = [];
+  const broadcast: string[] = [];
+  const load = () => new Promise<unknown>((resolve) => loads.push(resolve));
   const rooms = new RedisRooms(
-    look,
+    load,
     new Set(),
     1000,
-    { ...follower, onMessage: ({ id }) => said.push(id) },
+    { ...listener, onMessage: ({ id }) => broadcast.push(id) },
     MAX_BYTES,
   );
-  /** What Redis has of "tea": as many messages, and the log up to there. */
-  const replyWith = (count: number) => {
+  /** Redis' reply when "tea" and the log have that many messages. */
+  const reply = (count: number) => {
     const rows = Array.from({ length: count }, (_, i) => {
       const { id, prev, from, content } = message("tea", count - i);
       return [id, ["p", prev, "f", from, "c", `t${content}`, "t", "1"]];
     });
     return [`2-${count}`, `2-${count}`, rows, []];
   };
-  const tell = (sequence: number) => {
-    const told = message("tea", sequence);
-    rooms.apply("tea", told.id, { stored: told });
+  const apply = (sequence: number) => {
+    const stored = message("tea", sequence);
+    rooms.apply("tea", stored.id, { stored });
   };
-  return { rooms, looks, said, replyWith, tell };
+  return { rooms, loads, broadcast, reply, apply };
 }
 
-test("each message comes once, whether it is read or told, before, meanwhile or after", async () => {
-  const { rooms, looks, said, replyWith, tell } = waitingRooms();
+test("each message appears once, whether it is loaded or read from the log, before, during or after", async () => {
+  const { rooms, loads, broadcast, reply, apply } = pausedRooms();
   const opening = rooms.open("tea");
-  for (const sequence of [1, 2, 3, 4]) tell(sequence);
-  looks[0]?.(replyWith(3));
+  for (const sequence of [1, 2, 3, 4]) apply(sequence);
+  loads[0]?.(reply(3));
   const history = await opening;
-  expect([history.nextOffset, history.lastId, said]).toEqual([4, "2-4", ["2-4"]]);
-  tell(5);
-  expect([history.nextOffset, history.lastId, said]).toEqual([5, "2-5", ["2-4", "2-5"]]);
+  expect([history.nextOffset, history.lastId, broadcast]).toEqual([4, "2-4", ["2-4"]]);
+  apply(5);
+  expect([history.nextOffset, history.lastId, broadcast]).toEqual([5, "2-5", ["2-4", "2-5"]]);
 
   rooms.reloadAll();
-  looks[1]?.(replyWith(7));
-  const again = await rooms.open("tea");
-  for (const sequence of [6, 7, 8]) tell(sequence);
-  expect([again.nextOffset, again.lastId, said]).toEqual([8, "2-8", ["2-4", "2-5", "2-8"]]);
+  loads[1]?.(reply(7));
+  const reloaded = await rooms.open("tea");
+  for (const sequence of [6, 7, 8]) apply(sequence);
+  expect([reloaded.nextOffset, reloaded.lastId, broadcast]).toEqual([8, "2-8", ["2-4", "2-5", "2-8"]]);
 });
 
-test("a room that is read anew is what it is then, whichever answer comes first", async () => {
+test("after a reload the room is what the latest load says, whichever reply comes first", async () => {
   for (const order of [
     [0, 1],
     [1, 0],
   ]) {
-    const { rooms, looks, replyWith } = waitingRooms();
+    const { rooms, loads, reply } = pausedRooms();
     const opening = rooms.open("tea");
     rooms.reloadAll();
     for (const which of order) {
-      looks[which]?.(replyWith(which === 0 ? 3 : 5));
+      loads[which]?.(reply(which === 0 ? 3 : 5));
       await new Promise((resolve) => setImmediate(resolve));
     }
-    const history = await opening;
-    expect(history.lastId).toBe("2-5");
+    expect((await opening).lastId).toBe("2-5");
     const { bytes } = rooms;
     rooms.close("tea");
     expect([bytes > 0, rooms.bytes]).toEqual([true, 0]);
   }
 });
 
-test("a room that is closed while it is read counts no bytes", async () => {
-  const { rooms, looks, replyWith } = waitingRooms();
+test("a room that is closed while it loads counts no bytes", async () => {
+  const { rooms, loads, reply } = pausedRooms();
   const opening = rooms.open("tea");
-  looks[0]?.(replyWith(3));
+  loads[0]?.(reply(3));
   await opening;
   rooms.reloadAll();
   rooms.close("tea");
-  looks[1]?.(replyWith(5));
+  loads[1]?.(reply(5));
   await new Promise((resolve) => setImmediate(resolve));
   expect(rooms.bytes).toBe(0);
 });
 
-test("what could not be told is told again, unless something newer takes its place", () => {
-  const changes = new ClusterOutbox(() => {});
-  const change = (client: string, connections: number) => ({ room: "tea", client, connections });
-  changes.setPresence("tea", "ann", 1);
-  changes.setPresence("tea", "bob", 1);
-  const taken = changes.drain(10);
-  expect(taken).toEqual([change("ann", 1), change("bob", 1)]);
-  changes.setPresence("tea", "bob", 0);
-  changes.requeue(taken);
-  expect(changes.drain(10).toSorted((a, b) => a.client.localeCompare(b.client))).toEqual([
-    change("ann", 1),
-    change("bob", 0),
+test("an update that was not written is published again, unless a newer one replaces it", () => {
+  const outbox = new ClusterOutbox(systemClock, 15_000, () => {});
+  const update = (client: string, connections: number) => ({ room: "tea", client, connections });
+  outbox.setPresence("tea", "ann", 1);
+  outbox.setPresence("tea", "bob", 1);
+  const drained = outbox.drain(10);
+  expect(drained).toEqual([update("ann", 1), update("bob", 1)]);
+  outbox.setPresence("tea", "bob", 0);
+  outbox.requeue(drained);
+  expect(outbox.drain(10).toSorted((a, b) => a.client.localeCompare(b.client))).toEqual([
+    update("ann", 1),
+    update("bob", 0),
   ]);
-  expect(changes.drain(10)).toEqual([]);
+  expect(outbox.drain(10)).toEqual([]);
 });

@@ -1,193 +1,190 @@
-/** The nodes that share a Redis: that this one is alive, and which other is not. */
+/** This node's membership in the cluster: its lease, and the removal of nodes whose lease has expired. */
 
 import { logEvent } from "../../ops/log.ts";
-import type { ClusterOutbox } from "./outbox.ts";
 import { ClockWatch } from "../clock-watch.ts";
-import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
+import { Faults, RedisReplyError, type RedisContext } from "./connection.ts";
+import type { LogReader } from "./log-reader.ts";
+import type { ClusterOutbox } from "./outbox.ts";
 import { isMessageId, parseHeartbeat } from "./records.ts";
+import type { RedisRooms } from "./rooms.ts";
 import { scripts } from "./scripts.ts";
 import { compareIds } from "../message.ts";
 
-/** How often a node shows that it is alive, and how long that holds. */
-const RENEW_MS = 2000;
-const ALIVE_MS = 8000;
-/** While Redis is away it is looked for so often. */
-const LOOK_MS = 250;
-/** A node that is not alive has so long to show up again, and its clients to come back elsewhere. */
-const GRACE_MS = 7000;
-/** Each kept for a day. */
 const MAX_SESSIONS = 100_000;
 const MAX_ROOMS = 50_000;
 const DAY_MS = 24 * 60 * 60 * 1000;
+const MAX_SESSION_AGE_MS = DAY_MS;
 
-export interface NodesEvents {
-  /** The last record of the log that is known. */
-  position(): string;
-  /** Redis answers. If it does not have what it had, `newest` is the end of the log that it has now. */
-  found(newest: string | undefined): void;
-  lost(why: string): void;
-  /** What is older may be forgotten; both in Unix time in milliseconds, by Redis' clock. */
-  aged(limitMs: number, nowMs: number): void;
+export interface ClusterListener {
+  /** Redis answers. @param newHead the end of its log, if it has lost the data that this node followed */
+  onAvailable(newHead: string | undefined): void;
+  onUnavailable(reason: string): void;
 }
 
 export class ClusterMembership {
-  /** Which node this is; another one, when this was taken for dead. */
+  /** The current node id. A node that was removed, or missed records, joins again under a new one. */
   id = "";
-  /** All that this process has been: what these have written is told here already. */
-  readonly ownNodeIds = new Set<string>();
-  /** Others that are not alive, each with since when that is known. */
-  readonly #suspects = new Map<string, number>();
   #epoch = "";
-  /** The record before which the log had a gap, if it had one. */
+  /** The record before which the log had a gap last. */
   #lastGapId = "0-0";
-  /** Since when Redis has answered without a break, as far as this node knows. */
+  /** What Redis has of this node may be out of date, such as clients that have left since. */
+  #needsRejoin = false;
+  /** Other nodes without a lease, and since when that is known. */
+  readonly #suspects = new Map<string, number>();
+  /** Since when Redis has answered every heartbeat. */
   #availableSinceMs = 0;
-  #renewedMs = -Infinity;
+  #lastHeartbeatMs = -Infinity;
   #failures = 0;
   #timer: Timer | undefined;
-  #isEnded = false;
-  #isLooking = false;
-  #isRenewing = false;
-  /** What Redis has of this node may be from before; who has left since would stay in it. */
-  #needsRejoin = false;
+  #isClosed = false;
+  #isProbing = false;
+  #isHeartbeatInFlight = false;
   readonly #clockWatch = new ClockWatch();
   readonly #faults = new Faults();
-  #blind = "";
+  #memoryError = "";
 
+  /** @param ownNodeIds receives every id that this process has had */
   constructor(
-    private readonly line: RedisConnection,
-    private readonly changes: ClusterOutbox,
+    private readonly context: RedisContext,
+    private readonly ownNodeIds: Set<string>,
+    private readonly log: LogReader,
+    private readonly outbox: ClusterOutbox,
+    private readonly rooms: RedisRooms,
     private readonly keepDays: number,
-    private readonly events: NodesEvents,
+    private readonly listener: ClusterListener,
   ) {}
 
-  /** @returns the newest id of the log */
+  /** @returns the head of the log */
   async start(): Promise<string> {
-    const top = await this.#register();
-    this.#trackAvailability(performance.now());
-    this.#renewLater(RENEW_MS);
-    return top;
+    const head = await this.#join();
+    this.#trackAvailability();
+    this.#scheduleHeartbeat(this.context.timing.heartbeatMs);
+    return head;
   }
 
-  /** Its clients have gone, or come back elsewhere. */
-  async end(): Promise<void> {
-    this.#isEnded = true;
-    clearTimeout(this.#timer);
-    await this.line
+  /** Gives up the lease, so that clients that do not reconnect count as gone without delay. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.context.clock.clear(this.#timer);
+    await this.context.connection
       .run(scripts.leave, this.id)
-      .catch((error: unknown) => this.#faults.check("A node could not resign", error));
+      .catch((error: unknown) => this.#faults.check("A node could not leave the cluster", error));
   }
 
-  /**
-   * The log has a gap before this record: this becomes another node, and what was told before ends with the old one. What
-   * it tells of clients that have gone since would be what an old snapshot had of them.
-   */
-  onLogGap(record: string): void {
-    this.#lastGapId = record;
+  /** The node rejoins under a new id, so stale presence written under the old id expires with it. */
+  onLogGap(recordId: string): void {
+    this.#lastGapId = recordId;
     this.#needsRejoin = true;
     this.probe();
   }
 
-  /** Redis does not answer: it is looked for. */
+  /** Sends a heartbeat soon, because a command has failed. */
   probe(): void {
-    if (this.#isEnded || this.#isLooking || this.#isRenewing) return;
-    this.#isLooking = true;
-    clearTimeout(this.#timer);
-    this.#renewLater(LOOK_MS);
+    if (this.#isClosed || this.#isProbing || this.#isHeartbeatInFlight) return;
+    this.#isProbing = true;
+    this.#scheduleHeartbeat(this.context.timing.probeMs);
   }
 
-  async #register(): Promise<string> {
-    this.id = crypto.randomUUID();
+  async #join(): Promise<string> {
+    const { connection, timing, random } = this.context;
+    this.id = random.uuid();
     this.ownNodeIds.add(this.id);
-    const reply = await this.line.run(scripts.join, this.id, ALIVE_MS, Math.floor(Math.random() * 1000));
-    const [top, born]: unknown[] = Array.isArray(reply) ? reply : [];
-    if (!isMessageId(top) || !isMessageId(born))
-      throw new RedisReplyError("what it holds under this prefix is not a conversation");
-    this.#epoch = born;
+    const firstSequence = Math.floor(random.next() * 1000);
+    const reply = await connection.run(scripts.join, this.id, timing.leaseMs, firstSequence);
+    const [head, epoch]: unknown[] = Array.isArray(reply) ? reply : [];
+    if (!isMessageId(head) || !isMessageId(epoch))
+      throw new RedisReplyError("the keys with this prefix are not Hubbub's");
+    this.#epoch = epoch;
     this.#needsRejoin = false;
-    return top;
+    return head;
   }
 
-  #renewLater(waitMs: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#renew(), waitMs).unref();
+  #scheduleHeartbeat(waitMs: number): void {
+    this.context.clock.clear(this.#timer);
+    this.#timer = this.context.clock.setTimeout(() => void this.#heartbeat(), waitMs);
   }
 
-  async #renew(): Promise<void> {
-    this.#isRenewing = true;
-    const position = this.events.position();
+  async #heartbeat(): Promise<void> {
+    const { heartbeatMs, probeMs } = this.context.timing;
+    this.#isHeartbeatInFlight = true;
+    const lastId = this.log.lastId;
     try {
-      const { isKnown, wasAlive, top, born, missing } = await this.#askRenew();
-      // One that had begun by the gap is what has been read since: nothing is to be skipped a second time.
-      const isLost = born !== this.#epoch && compareIds(born, this.#lastGapId) > 0;
-      const isOther = isLost || compareIds(top, position) < 0;
-      const isNew = !isKnown || isOther || this.#needsRejoin;
-      const newest = isNew ? await this.#register() : top; // which may be the first of a new conversation
-      if (!isNew) this.#epoch = born;
-      if (this.#isEnded) return;
-      this.#isLooking = false;
+      const { isKnown, wasAlive, head, epoch, expiredNodes } = await this.#sendHeartbeat();
+      // An epoch that began before the last gap has been handled with that gap.
+      const isNewEpoch = epoch !== this.#epoch && compareIds(epoch, this.#lastGapId) > 0;
+      const isDataLost = isNewEpoch || compareIds(head, lastId) < 0;
+      const mustJoin = !isKnown || isDataLost || this.#needsRejoin;
+      const newHead = mustJoin ? await this.#join() : head;
+      if (!mustJoin) this.#epoch = epoch;
+      if (this.#isClosed) return;
+      this.#isProbing = false;
       this.#failures = 0;
-      const wasAway = this.#trackAvailability(performance.now());
-      // Whoever came meanwhile did not see this node's clients; a renewal without an answer may have hidden that.
-      if (isNew || !wasAlive || wasAway) this.changes.republishAll();
-      this.events.found(isOther ? newest : undefined);
-      this.changes.publishOverdueLeaves();
-      await this.#removeDeadNodes(missing);
+      const wasAway = this.#trackAvailability();
+      // A node that started while the lease was expired has not seen this node's clients. `wasAway` covers a heartbeat
+      // that renewed an expired lease and whose reply was lost.
+      if (mustJoin || !wasAlive || wasAway) this.outbox.republishAll();
+      this.listener.onAvailable(isDataLost ? newHead : undefined);
+      this.outbox.publishOverdueLeaves();
+      await this.#removeExpiredNodes(expiredNodes);
       this.#faults.clear();
-      if (!this.#isEnded) this.#renewLater(RENEW_MS);
+      if (!this.#isClosed) this.#scheduleHeartbeat(heartbeatMs);
     } catch (error) {
-      if (this.#isEnded) return;
-      const why = this.#faults.check("A node could not renew itself", error);
-      this.#isLooking = false;
-      // A connection may have been cut; that alone is nothing.
+      if (this.#isClosed) return;
+      const reason = this.#faults.check("A heartbeat failed", error);
+      this.#isProbing = false;
+      // A single failure may be no more than a cut connection.
       if (++this.#failures > 1) {
-        this.#renewedMs = -Infinity;
-        this.events.lost(why);
+        this.#lastHeartbeatMs = -Infinity;
+        this.listener.onUnavailable(reason);
       }
-      this.#renewLater(LOOK_MS);
+      this.#scheduleHeartbeat(probeMs);
     } finally {
-      this.#isRenewing = false;
+      this.#isHeartbeatInFlight = false;
     }
   }
 
-  async #askRenew() {
-    const reply = await this.line.run(
+  async #sendHeartbeat() {
+    const { connection, timing } = this.context;
+    const maxAgeMs = this.keepDays * DAY_MS;
+    const reply = await connection.run(
       scripts.heartbeat,
-      ...[this.id, ALIVE_MS, this.keepDays * DAY_MS],
-      ...[DAY_MS, MAX_ROOMS, MAX_SESSIONS],
+      ...[this.id, timing.leaseMs, maxAgeMs, MAX_SESSION_AGE_MS, MAX_ROOMS, MAX_SESSIONS],
     );
-    const { full, nowMs, evicted, trimmed, blind, ...renewal } = parseHeartbeat(reply);
+    const { rejection, nowMs, evicted, trimmed, memoryError, ...heartbeat } = parseHeartbeat(reply);
     if (evicted + trimmed > 0) logEvent("Redis nearly full", { evicted, trimmed });
-    if (blind && blind !== this.#blind) logEvent("Redis does not say how full it is", { why: blind });
-    this.#blind = blind;
-    this.#clockWatch.check(Number.parseInt(renewal.top), nowMs);
-    if (this.keepDays > 0) this.events.aged(nowMs - this.keepDays * DAY_MS, nowMs);
-    if (full) throw new RedisReplyError(full);
-    return renewal;
+    if (memoryError && memoryError !== this.#memoryError)
+      logEvent("Redis memory unknown", { reason: memoryError });
+    this.#memoryError = memoryError;
+    this.#clockWatch.check(Number.parseInt(heartbeat.head), nowMs);
+    if (maxAgeMs > 0) this.rooms.prune(nowMs - maxAgeMs, nowMs);
+    if (rejection) throw new RedisReplyError(rejection);
+    return heartbeat;
   }
 
   /**
-   * Times to live go on while Redis is frozen, or this process: then every node looks dead, and nobody is to judge.
-   * @returns whether that was so
+   * Leases expire while Redis or this process is frozen, so that afterwards every node looks dead: suspicion starts again.
+   * @returns whether there was such a break
    */
-  #trackAvailability(nowMs: number): boolean {
-    const wasAway = nowMs - this.#renewedMs > ALIVE_MS;
+  #trackAvailability(): boolean {
+    const nowMs = this.context.clock.elapsed();
+    const wasAway = nowMs - this.#lastHeartbeatMs > this.context.timing.leaseMs;
     if (wasAway) {
       this.#availableSinceMs = nowMs;
       this.#suspects.clear();
     }
-    this.#renewedMs = nowMs;
+    this.#lastHeartbeatMs = nowMs;
     return wasAway;
   }
 
-  async #removeDeadNodes(missing: readonly string[]): Promise<void> {
-    const nowMs = performance.now();
-    for (const node of this.#suspects.keys()) if (!missing.includes(node)) this.#suspects.delete(node);
-    for (const node of missing) {
+  async #removeExpiredNodes(expired: readonly string[]): Promise<void> {
+    const { connection, timing, clock } = this.context;
+    const nowMs = clock.elapsed();
+    for (const node of this.#suspects.keys()) if (!expired.includes(node)) this.#suspects.delete(node);
+    for (const node of expired) {
       const sinceMs = this.#suspects.get(node) ?? nowMs;
       this.#suspects.set(node, sinceMs);
-      if (nowMs - this.#availableSinceMs < ALIVE_MS || nowMs - sinceMs < GRACE_MS) continue;
-      if ((await this.line.run(scripts.removeNode, node)) === 1) logEvent("node gone", { node });
+      if (nowMs - this.#availableSinceMs < timing.leaseMs || nowMs - sinceMs < timing.graceMs) continue;
+      if ((await connection.run(scripts.removeNode, node)) === 1) logEvent("node removed", { node });
     }
   }
 }

@@ -1,65 +1,74 @@
-/** A connection to Redis that is made anew when it is lost, and never waits for an answer without an end. */
+/** A connection to Redis. It is replaced when it is lost, and every command has a deadline. */
 
 import { logError } from "../../ops/log.ts";
+import { systemClock, type Clock } from "../../util/clock.ts";
+import type { Random } from "../../util/random.ts";
 import type { RedisScript } from "./scripts.ts";
+import { redisTiming, type RedisTiming } from "./timing.ts";
 
-const CONNECT_MS = 1500;
-const ANSWER_MS = 2000;
-
-/** Redis has said no: what was asked was not done. Any other error leaves that open. */
+/** Redis rejected the command, so it had no effect. After any other error, it may have been executed. */
 export class RedisReplyError extends Error {}
 
-class StoreEnded extends Error {}
+class StoreClosed extends Error {}
 
-/** Reports what is neither a refusal nor a lost connection, but a fault of ours: each once, until it works again. */
+/** Logs errors that are neither rejections nor lost connections but bugs: each once, until {@link clear}. */
 export class Faults {
   #reported = "";
 
-  /** @returns why it failed */
+  /** @returns the error's message */
   check(what: string, error: unknown): string {
-    const why = error instanceof Error ? error.message : String(error);
+    const reason = error instanceof Error ? error.message : String(error);
     const isExpected =
-      error instanceof RedisReplyError || error instanceof StoreEnded || isOfConnection(error);
-    if (!isExpected && why !== this.#reported) {
-      this.#reported = why;
+      error instanceof RedisReplyError || error instanceof StoreClosed || isConnectionError(error);
+    if (!isExpected && reason !== this.#reported) {
+      this.#reported = reason;
       logError(what, error);
     }
-    return why;
+    return reason;
   }
 
   get hasReported(): boolean {
     return this.#reported !== "";
   }
 
-  /** It works again. */
   clear(): void {
     this.#reported = "";
   }
 }
 
+/** What the parts of the store share. */
+export interface RedisContext {
+  readonly connection: RedisConnection;
+  readonly timing: RedisTiming;
+  readonly clock: Clock;
+  readonly random: Random;
+}
+
 export class RedisConnection {
   #client: Bun.RedisClient | undefined;
   #connecting: Promise<Bun.RedisClient> | undefined;
-  #isEnded = false;
+  #isClosed = false;
 
-  /** @param prefix of all keys */
+  /** @param prefix of all keys, with its colon */
   constructor(
     private readonly url: string,
     readonly prefix: string,
+    private readonly timing: RedisTiming = redisTiming,
+    private readonly clock: Clock = systemClock,
   ) {}
 
-  /** Asks once. @throws {RedisReplyError}, or an error that says why there is no answer */
-  async send(command: string, args: string[], waitMs = ANSWER_MS): Promise<unknown> {
+  /** Sends a command once. @throws RedisReplyError if Redis rejects it, another error if there is no reply */
+  async send(command: string, args: string[], deadlineMs = this.timing.replyMs): Promise<unknown> {
     const client = await this.#connected();
-    const late = setTimeout(() => this.#drop(client), waitMs);
+    const deadline = this.clock.setTimeout(() => this.#drop(client), deadlineMs);
     try {
       return await client.send(command, args);
     } catch (error) {
-      if (isRefusal(error)) throw new RedisReplyError(error.message);
+      if (isRejection(error)) throw new RedisReplyError(error.message);
       this.#drop(client);
       throw error;
     } finally {
-      clearTimeout(late);
+      this.clock.clear(deadline);
     }
   }
 
@@ -73,7 +82,7 @@ export class RedisConnection {
     }
   }
 
-  /** For what changes nothing: when a connection turns out to be lost, it is asked again over a new one. */
+  /** {@link run} for a script that only reads: retried once over a new connection if there is no reply. */
   async askIdempotent(script: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
     try {
       return await this.run(script, ...args);
@@ -83,48 +92,48 @@ export class RedisConnection {
     }
   }
 
-  /** The next question goes over a new connection; what still waits on this one has no answer. */
+  /** The next command uses a new connection; commands in flight fail. */
   reset(): void {
     if (this.#client) this.#drop(this.#client);
   }
 
   close(): void {
-    this.#isEnded = true;
+    this.#isClosed = true;
     this.#client?.close();
   }
 
   async #connected(): Promise<Bun.RedisClient> {
-    if (this.#isEnded) throw new StoreEnded("the store has ended");
+    if (this.#isClosed) throw new StoreClosed("the store is closed");
     if (this.#client?.connected) return this.#client;
     this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined));
     return this.#connecting;
   }
 
   async #connect(): Promise<Bun.RedisClient> {
-    // Left to itself, it would ask again later what nobody waits for any more.
+    // Bun's own reconnecting and queueing would execute a command long after its caller has given up.
     const client = new Bun.RedisClient(this.url, {
       autoReconnect: false,
       enableOfflineQueue: false,
-      connectionTimeout: CONNECT_MS,
+      connectionTimeout: this.timing.connectMs,
     });
     await client.connect();
     this.#client = client;
     return client;
   }
 
-  /** All that still waits for an answer on it is told that there will be none. */
+  /** Commands in flight fail at once. */
   #drop(client: Bun.RedisClient): void {
     if (this.#client === client) this.#client = undefined;
     client.close();
   }
 }
 
-/** These have a code, from Bun's client or the system; what our own code does wrong has none, or one that says so. */
-function isOfConnection(error: unknown): boolean {
+/** These have a code, from Bun's client or the system; a bug of ours has none, or one that says invalid. */
+function isConnectionError(error: unknown): boolean {
   const code = error instanceof Error && "code" in error ? String(error.code) : "ERR_INVALID";
   return !/^ERR_(INVALID|REDIS_INVALID_(ARGUMENT|COMMAND))/.test(code);
 }
 
-function isRefusal(error: unknown): error is Error {
+function isRejection(error: unknown): error is Error {
   return error instanceof Error && "code" in error && error.code === "ERR_REDIS_SERVER_ERROR";
 }

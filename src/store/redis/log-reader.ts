@@ -1,125 +1,121 @@
-/** The log that every node follows: each record once, in its order, and a gap where one is missing. */
+/** Reads the log that all nodes follow: every record once, in order. Gaps are detected. */
 
 import { logEvent, logError } from "../../ops/log.ts";
-import { Faults, RedisConnection, RedisReplyError } from "./connection.ts";
+import type { Clock } from "../../util/clock.ts";
+import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import { rowId, parseRecord, streamRows, type LogRecord } from "./records.ts";
+import type { RedisTiming } from "./timing.ts";
 
-/** It is asked for more so often, and so much at once. */
-const BLOCK_MS = 1000;
 const MAX_RECORDS = 20;
-const ANSWER_MS = 2000;
-const RETRY_MS = 100;
-/** A connection may be cut, and a read refused once where Redis changes its role; after so long it is more than that. */
-const DEAF_MS = 2000;
 
-export interface LogEvents {
-  heard(record: LogRecord): void;
-  /** Something is missing before the record with that id, which is heard next. */
-  skipped(record: string): void;
-  /** It cannot be read for now. */
-  deaf(why: string): void;
-  /** It can be read again. */
-  reading(): void;
+export interface LogListener {
+  onRecord(record: LogRecord): void;
+  /** Records are missing before this one, for which {@link onRecord} follows. */
+  onGap(recordId: string): void;
+  onUnreadable(reason: string): void;
+  onReadable(): void;
 }
 
 export class LogReader {
-  /** Of its own, since it waits most of the time. */
-  readonly #line: RedisConnection;
-  readonly #key: string;
-  /** How far it is read, which may be beyond the last record if somebody else has written there. */
+  /** The id of the last record read. */
+  lastId = "0-0";
+  /** Where the next read begins, which is after `lastId` if foreign records follow it. */
   #position = "0-0";
-  /** The last record: the next one has to follow it. */
-  last = "0-0";
-  #isEnded = false;
-  #isDeaf = false;
+  readonly #key: string;
+  #isClosed = false;
+  #isUnreadable = false;
   #failures = 0;
-  #failedFirstMs = 0;
+  #firstFailureMs = 0;
   readonly #faults = new Faults();
 
+  /** @param connection for this reader alone, because a read blocks it */
   constructor(
-    url: string,
-    prefix: string,
-    private readonly events: LogEvents,
+    private readonly connection: RedisConnection,
+    private readonly timing: RedisTiming,
+    private readonly clock: Clock,
+    private readonly listener: LogListener,
   ) {
-    this.#line = new RedisConnection(url, prefix);
-    this.#key = `${prefix}log`;
+    this.#key = `${connection.prefix}log`;
   }
 
-  /** What comes after that record is heard next. */
-  seek(record: string): void {
-    this.#position = this.last = record;
+  /** The next record read is the one after this. */
+  seek(recordId: string): void {
+    this.#position = this.lastId = recordId;
   }
 
-  /** Reads it for as long as the process runs. */
+  /** Reads until {@link close}. */
   async run(): Promise<void> {
-    while (!this.#isEnded) {
+    const { blockMs, replyMs, readRetryMs } = this.timing;
+    while (!this.#isClosed) {
       const position = this.#position;
-      // Where it could not be read, whether it can be shows at once.
-      const wait = this.#isDeaf ? [] : ["BLOCK", `${BLOCK_MS}`];
-      const args = ["COUNT", `${MAX_RECORDS}`, ...wait, "STREAMS", this.#key, position];
+      // While it is unreadable, a read that does not block shows at once when that is over.
+      const block = this.#isUnreadable ? [] : ["BLOCK", `${blockMs}`];
+      const args = ["COUNT", `${MAX_RECORDS}`, ...block, "STREAMS", this.#key, position];
       try {
-        const reply = await this.#line.send("XREAD", args, BLOCK_MS + ANSWER_MS);
-        // Otherwise it was read from where nothing is known any more.
-        if (position === this.#position) this.#hearAll(streamRows(reply, this.#key));
-        this.#hasRead();
+        const reply = await this.connection.send("XREAD", args, blockMs + replyMs);
+        // After a seek meanwhile, these rows are not wanted.
+        if (position === this.#position) this.#onRows(streamRows(reply, this.#key));
+        this.#onSuccess();
       } catch (error) {
-        this.#fail(error);
-        await Bun.sleep(RETRY_MS);
+        this.#onFailure(error);
+        await this.clock.sleep(readRetryMs);
       }
     }
   }
 
-  #hasRead(): void {
+  /** Continues over a new connection. */
+  reset(): void {
+    this.connection.reset();
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    this.connection.close();
+  }
+
+  #onSuccess(): void {
     this.#failures = 0;
-    if (!this.#isDeaf) return;
-    this.#isDeaf = false;
+    if (!this.#isUnreadable) return;
+    this.#isUnreadable = false;
     this.#faults.clear();
-    this.events.reading();
+    this.listener.onReadable();
   }
 
-  #fail(error: unknown): void {
-    if (this.#isEnded) return;
-    const why = this.#faults.check("The log cannot be read", error);
-    const isCut = !this.#faults.hasReported && !(error instanceof RedisReplyError);
-    if (++this.#failures === 1) this.#failedFirstMs = performance.now();
-    const isShort = isCut && performance.now() - this.#failedFirstMs < DEAF_MS;
-    if (this.#isDeaf || this.#failures < 2 || isShort) return;
-    this.#isDeaf = true;
-    this.events.deaf(`the log cannot be read: ${why}`);
+  #onFailure(error: unknown): void {
+    if (this.#isClosed) return;
+    const reason = this.#faults.check("The log cannot be read", error);
+    const isConnectionLost = !this.#faults.hasReported && !(error instanceof RedisReplyError);
+    if (++this.#failures === 1) this.#firstFailureMs = this.clock.elapsed();
+    const isTolerated =
+      this.#failures < 2 ||
+      (isConnectionLost && this.clock.elapsed() - this.#firstFailureMs < this.timing.readOutageMs);
+    if (this.#isUnreadable || isTolerated) return;
+    this.#isUnreadable = true;
+    this.listener.onUnreadable(`the log cannot be read: ${reason}`);
   }
 
-  #hearAll(rows: readonly unknown[]): void {
+  #onRows(rows: readonly unknown[]): void {
     const records = rows.map(parseRecord);
     for (const [i, record] of records.entries()) {
       const next = records.find((other, at) => at > i && other !== undefined);
-      // What follows another one than this has to be known, too: it is read again with that.
+      // Whether this record is orphaned shows only in the next one: read it again together with that.
       if (!next && i > 0 && rows.length === MAX_RECORDS) return;
       this.#position = rowId(rows[i]) ?? this.#position;
-      if (!record) logEvent("not ours", { key: this.#key, id: this.#position });
-      // A Redis that was killed while it wrote this had lost it when it wrote the next, and found it again later.
-      else if (record.prev === next?.prev) logEvent("lost and found", { key: this.#key, id: record.id });
-      else this.#hear(record);
+      if (!record) logEvent("foreign record", { key: this.#key, id: this.#position });
+      // Redis lost it in a crash, wrote the next record without it, and restored it later (README.md).
+      else if (record.prev === next?.prev) logEvent("orphaned record", { key: this.#key, id: record.id });
+      else this.#onRecord(record);
     }
   }
 
-  #hear(record: LogRecord): void {
-    const isGap = record.prev !== this.last;
-    this.last = record.id;
+  #onRecord(record: LogRecord): void {
+    const isGap = record.prev !== this.lastId;
+    this.lastId = record.id;
     try {
-      if (isGap) this.events.skipped(record.id);
-      this.events.heard(record);
+      if (isGap) this.listener.onGap(record.id);
+      this.listener.onRecord(record);
     } catch (error) {
-      logError("A record could not be told", error);
+      logError("A record could not be processed", error);
     }
-  }
-
-  /** Goes on over a new connection. */
-  drop(): void {
-    this.#line.reset();
-  }
-
-  end(): void {
-    this.#isEnded = true;
-    this.#line.close();
   }
 }

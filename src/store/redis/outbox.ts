@@ -1,89 +1,92 @@
-/** What this node tells the others of its clients: who is in which room, and which sessions were opened. */
+/** What this node has to publish to the others: its clients' presence and opened sessions. */
 
-/** What the other nodes are to know: how many connections a client has in a room here; that a session was opened. */
+import type { Clock } from "../../util/clock.ts";
+
 export type ClusterUpdate =
+  /** The number of connections that a client has in a room on this node. */
   | { readonly room: string; readonly client: string; readonly connections: number }
-  | { readonly client: string; readonly session: string; readonly ticket: number };
-
-/** Clients that this node has sent away have so long to come back before they are said to have gone. */
-const AWAY_MS = 15_000;
+  /** A session was opened here; the fencing token orders it. */
+  | { readonly client: string; readonly session: string; readonly fencingToken: number };
 
 export class ClusterOutbox {
-  /** How many connections each client has here, by room. */
+  /** Connections by client by room. */
   readonly #localPresence = new Map<string, Map<string, number>>();
-  readonly #changed = new Map<string, ClusterUpdate>();
-  /** Clients that were sent away, each with when that has to be told. */
-  readonly #expectedBack = new Map<string, { readonly change: ClusterUpdate; readonly untilMs: number }>();
-  #isSendingAway = false;
+  /** The latest update of each presence and session. */
+  readonly #queue = new Map<string, ClusterUpdate>();
+  /** Leaves of clients that this node closed; published unless the client reconnects in time. Oldest first. */
+  readonly #delayedLeaves = new Map<string, { readonly update: ClusterUpdate; readonly dueMs: number }>();
+  #isClosingClients = false;
 
-  /** @param changed there is something to write */
-  constructor(private readonly changed: () => void) {}
+  /** @param onUpdate called when there is something to publish */
+  constructor(
+    private readonly clock: Clock,
+    private readonly reconnectMs: number,
+    private readonly onUpdate: () => void,
+  ) {}
 
   setPresence(room: string, client: string, connections: number): void {
-    const change = { room, client, connections };
+    const update = { room, client, connections };
+    const key = keyOf(update);
     const clients = this.#localPresence.get(room) ?? new Map<string, number>();
     if (connections > 0) this.#localPresence.set(room, clients.set(client, connections));
     else {
       clients.delete(client);
       if (clients.size === 0) this.#localPresence.delete(room);
     }
-    if (this.#isSendingAway && connections === 0)
-      this.#expectedBack.set(keyOf(change), { change, untilMs: performance.now() + AWAY_MS });
+    if (this.#isClosingClients && connections === 0)
+      this.#delayedLeaves.set(key, { update, dueMs: this.clock.elapsed() + this.reconnectMs });
     else {
-      this.#expectedBack.delete(keyOf(change));
-      this.#change(change);
+      this.#delayedLeaves.delete(key);
+      this.#enqueue(update);
     }
   }
 
-  announceSession(client: string, session: string, ticket: number): void {
-    this.#change({ client, session, ticket });
+  announceSession(client: string, session: string, fencingToken: number): void {
+    this.#enqueue({ client, session, fencingToken });
   }
 
-  #change(change: ClusterUpdate): void {
-    this.#changed.set(keyOf(change), change);
-    this.changed();
-  }
-
-  /** Whoever goes while that is done was sent away, and is expected back. */
-  expectReconnects(all: () => void): void {
-    this.#isSendingAway = true;
+  /** Clients that leave during `closeAll` are expected to reconnect: their leaves are delayed. */
+  expectReconnects(closeAll: () => void): void {
+    this.#isClosingClients = true;
     try {
-      all();
+      closeAll();
     } finally {
-      this.#isSendingAway = false;
+      this.#isClosingClients = false;
     }
   }
 
-  drain(count: number): readonly ClusterUpdate[] {
-    const taken = this.#changed.entries().take(count).toArray();
-    for (const [key] of taken) this.#changed.delete(key);
-    return taken.map(([, change]) => change);
+  drain(maxCount: number): readonly ClusterUpdate[] {
+    const drained = this.#queue.entries().take(maxCount).toArray();
+    for (const [key] of drained) this.#queue.delete(key);
+    return drained.map(([, update]) => update);
   }
 
-  /** They may not have been written; what is newer stands. */
-  requeue(changes: readonly ClusterUpdate[]): void {
-    for (const change of changes)
-      if (!this.#changed.has(keyOf(change))) this.#changed.set(keyOf(change), change);
+  /** For updates that may not have been written; newer ones take precedence. */
+  requeue(updates: readonly ClusterUpdate[]): void {
+    for (const update of updates) if (!this.#queue.has(keyOf(update))) this.#queue.set(keyOf(update), update);
   }
 
-  /** Redis may not have what it was told. */
+  /** When Redis may have lost this node's presence. */
   republishAll(): void {
     for (const [room, clients] of this.#localPresence)
-      for (const [client, connections] of clients) this.#change({ room, client, connections });
+      for (const [client, connections] of clients) this.#enqueue({ room, client, connections });
   }
 
-  /** Those who were sent away and have not come back in their time. */
   publishOverdueLeaves(): void {
-    const nowMs = performance.now();
-    for (const [key, { change, untilMs }] of this.#expectedBack) {
-      if (untilMs > nowMs) return;
-      this.#expectedBack.delete(key);
-      this.#change(change);
+    const nowMs = this.clock.elapsed();
+    for (const [key, { update, dueMs }] of this.#delayedLeaves) {
+      if (dueMs > nowMs) return;
+      this.#delayedLeaves.delete(key);
+      this.#enqueue(update);
     }
+  }
+
+  #enqueue(update: ClusterUpdate): void {
+    this.#queue.set(keyOf(update), update);
+    this.onUpdate();
   }
 }
 
-/** What is newer of the same takes the place of what is older. */
-function keyOf(change: ClusterUpdate): string {
-  return "room" in change ? `${change.room} ${change.client}` : `session ${change.client} ${change.session}`;
+function keyOf(update: ClusterUpdate): string {
+  return "room" in update ? `${update.room} ${update.client}` : `session ${update.client} ${update.session}`;
 }

@@ -1,11 +1,13 @@
-/** The Redis store: any number of nodes, one conversation. What is kept is what comes back through the log. */
+/** The Redis store: any number of nodes with one order of messages. A message counts as stored when it comes back in the log. */
 
 import { logEvent, logError } from "../../ops/log.ts";
-import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
-import { ClusterOutbox } from "./outbox.ts";
-import { Faults, RedisConnection } from "./connection.ts";
-import { LogReader } from "./log-reader.ts";
+import { systemClock } from "../../util/clock.ts";
+import { systemRandom } from "../../util/random.ts";
 import { ClusterMembership } from "./cluster.ts";
+import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
+import { Faults, RedisConnection, type RedisContext } from "./connection.ts";
+import { LogReader } from "./log-reader.ts";
+import { ClusterOutbox } from "./outbox.ts";
 import {
   isMessageId,
   parseMessages,
@@ -15,8 +17,10 @@ import {
   type RecordPart,
 } from "./records.ts";
 import { RedisRooms } from "./rooms.ts";
-import { scripts } from "./scripts.ts";
+import { scripts, type RedisScript } from "./scripts.ts";
+import { redisTiming } from "./timing.ts";
 import { BatchWriter } from "./writer.ts";
+import { sessionKey } from "../dedup.ts";
 import {
   takePage,
   MAX_PAGE_BYTES,
@@ -24,7 +28,6 @@ import {
   type ReadonlyHistory,
   type PageQuery,
 } from "../history.ts";
-import { sessionKey } from "../dedup.ts";
 import type { PendingMessage } from "../message.ts";
 import {
   StoreError,
@@ -36,91 +39,100 @@ import {
   type StoreOptions,
 } from "../store.ts";
 
-const SETTLE_LOOK_MS = 5;
-/** How far a replay goes back at most, where more is asked for than the room's history has in memory. */
+/** How much history a replay sends at most if more is requested than the cache has. */
 const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
 
 export class RedisStore implements MessageStore {
   durability = "";
   readonly cluster: Cluster;
-  /** Redis takes what it is given. */
-  #isTaking = true;
-  /** What it was given can be heard of. */
-  #isHearing = true;
+  #canWrite = true;
+  #canReadLog = true;
+  readonly #ownNodeIds = new Set<string>();
   readonly #faults = new Faults();
-  readonly #line: RedisConnection;
-  readonly #changes: ClusterOutbox;
-  readonly #nodes: ClusterMembership;
-  readonly #writer: BatchWriter;
-  readonly #rooms: RedisRooms;
+  readonly #context: RedisContext;
   readonly #log: LogReader;
+  readonly #outbox: ClusterOutbox;
+  readonly #rooms: RedisRooms;
+  readonly #membership: ClusterMembership;
+  readonly #writer: BatchWriter;
 
   constructor(
-    private readonly address: RedisConfig,
-    options: StoreOptions,
-    private readonly follower: StoreListener,
+    private readonly config: RedisConfig,
+    { history, keepDays }: StoreOptions,
+    private readonly listener: StoreListener,
+    { clock, random, timing }: Omit<RedisContext, "connection"> = {
+      clock: systemClock,
+      random: systemRandom,
+      timing: redisTiming,
+    },
   ) {
-    const { url, prefix } = address;
-    this.#line = new RedisConnection(url, prefix);
-    this.#log = new LogReader(url, prefix, {
-      heard: (record) => this.#onRecord(record),
-      skipped: (record) => {
-        this.#nodes.onLogGap(record);
-        this.#resyncClients("the log has a gap");
+    const connect = () => new RedisConnection(config.url, config.prefix, timing, clock);
+    this.#context = { connection: connect(), clock, random, timing };
+    this.#log = new LogReader(connect(), timing, clock, {
+      onRecord: (record) => this.#onRecord(record),
+      onGap: (recordId) => {
+        this.#membership.onLogGap(recordId);
+        this.#resyncClients("records are missing");
       },
-      deaf: (why) => {
-        if (this.isReady) logEvent("store lost", { why });
-        this.#isHearing = false;
+      onUnreadable: (reason) => {
+        if (this.isReady) logEvent("store unavailable", { reason });
+        this.#canReadLog = false;
         this.#writer.rejectQueued();
       },
-      reading: () => this.#recover(() => (this.#isHearing = true)),
+      onReadable: () => this.#recover(() => (this.#canReadLog = true)),
     });
-    const changes = new ClusterOutbox(() => this.#writer.scheduleFlush());
-    this.#changes = changes;
-    this.#nodes = new ClusterMembership(this.#line, changes, options.keepDays, {
-      position: () => this.#log.last,
-      found: (newest) => this.#onAvailable(newest),
-      lost: (why) => this.#onUnavailable(why),
-      aged: (limitMs, nowMs) => this.#rooms.forgetOld(limitMs, nowMs),
-    });
-    this.#writer = new BatchWriter(
-      this.#line,
-      this.#nodes,
-      changes,
-      options.history,
-      () => this.isReady,
-      (why) => this.#onUnavailable(why),
-    );
+    this.#outbox = new ClusterOutbox(clock, timing.reconnectMs, () => this.#writer.scheduleFlush());
     this.#rooms = new RedisRooms(
-      (name, maxBytes) =>
-        this.#try(() => this.#line.askIdempotent(scripts.openRoom, name, options.history, maxBytes)),
-      this.#nodes.ownNodeIds,
-      options.history,
-      follower,
+      (room, maxBytes) => this.#read(scripts.openRoom, room, history, maxBytes),
+      this.#ownNodeIds,
+      history,
+      listener,
+    );
+    this.#membership = new ClusterMembership(
+      this.#context,
+      this.#ownNodeIds,
+      this.#log,
+      this.#outbox,
+      this.#rooms,
+      keepDays,
+      {
+        onAvailable: (newHead) => this.#onAvailable(newHead),
+        onUnavailable: (reason) => this.#onUnavailable(reason),
+      },
+    );
+    this.#writer = new BatchWriter(
+      this.#context,
+      this.#membership,
+      this.#outbox,
+      history,
+      () => this.isReady,
+      (reason) => this.#onUnavailable(reason),
     );
     this.cluster = {
-      remoteConnections: (room) => this.#rooms.presentIn(room),
-      listClients: (room) => this.#clientsIn(room),
-      publishPresence: (room, client, connections) => changes.setPresence(room, client, connections),
-      nextFencingToken: () => this.#ticket(),
-      announceSession: (client, session, ticket) => changes.announceSession(client, session, ticket),
+      remoteConnections: (room) => this.#rooms.remoteConnections(room),
+      listClients: (room) => this.#listClients(room),
+      publishPresence: (room, client, connections) => this.#outbox.setPresence(room, client, connections),
+      nextFencingToken: () => this.#nextFencingToken(),
+      announceSession: (client, session, fencingToken) =>
+        this.#outbox.announceSession(client, session, fencingToken),
     };
   }
 
   async open(): Promise<void> {
-    await verifyRedis(this.#line, this.address);
+    const { connection } = this.#context;
+    await verifyRedis(connection, this.config);
     try {
-      this.durability = await describeDurability(this.#line, this.address);
-      this.#log.seek(await this.#nodes.start());
+      this.durability = await describeDurability(connection, this.config);
+      this.#log.seek(await this.#membership.start());
     } catch (error) {
-      const why = error instanceof Error ? error.message : String(error);
-      throw new StoreError(`Redis at ${this.address.name} cannot be used: ${why}`);
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new StoreError(`Redis at ${this.config.name} cannot be used: ${reason}`);
     }
     void this.#log.run();
   }
 
   get isReady(): boolean {
-    return this.#isTaking && this.#isHearing;
+    return this.#canWrite && this.#canReadLog;
   }
 
   acquireRoom(room: string): Promise<ReadonlyHistory> {
@@ -131,162 +143,144 @@ export class RedisStore implements MessageStore {
     this.#rooms.close(room);
   }
 
-  append(pending: PendingMessage, sender: AppendCallback): void {
-    this.#writer.append(pending, sender);
+  append(pending: PendingMessage, callback: AppendCallback): void {
+    this.#writer.append(pending, callback);
   }
 
   async lastSeq(client: string, session: string): Promise<number | null> {
-    await this.#allAnswered(); // what is on its way may be of that session
-    return this.#try(async () =>
-      parseLastSeq(await this.#line.askIdempotent(scripts.lastSeq, sessionKey(client, session))),
-    );
+    await this.#acceptedSettled(); // messages of that session may be in flight
+    return parseLastSeq(await this.#read(scripts.lastSeq, sessionKey(client, session)));
   }
 
-  async readHistory(room: string, { after, before, limit }: PageQuery): Promise<HistoryPage> {
-    return this.#try(async () => {
-      if (after !== undefined && !isMessageId(after)) return { messages: [], more: false, recovered: false };
-      if (after !== undefined) {
-        const reply = await this.#line.askIdempotent(
-          scripts.readAfter,
-          room,
-          limit + 1,
-          2 * MAX_PAGE_BYTES,
-          after,
-        );
-        const [recovered, rows]: unknown[] = Array.isArray(reply) ? reply : [];
-        return { ...takePage(parseMessages(rows, room), limit), recovered: recovered === 1 };
-      }
-      const rows = await this.#line.askIdempotent(
-        scripts.readBefore,
-        room,
-        limit + 1,
-        2 * MAX_PAGE_BYTES,
-        before ?? "",
-      );
+  async readHistory(room: string, { after, before = "", limit }: PageQuery): Promise<HistoryPage> {
+    // Of the rows' bytes; the page itself is limited by takePage.
+    const limits = [limit + 1, 2 * MAX_PAGE_BYTES];
+    if (after === undefined) {
+      const rows = await this.#read(scripts.readBefore, room, ...limits, before);
       const page = takePage(parseMessages(rows, room), limit);
       return { ...page, messages: page.messages.reverse() };
-    });
+    }
+    if (!isMessageId(after)) return { messages: [], more: false, recovered: false };
+    const reply = await this.#read(scripts.readAfter, room, ...limits, after);
+    const [recovered, rows]: unknown[] = Array.isArray(reply) ? reply : [];
+    return { ...takePage(parseMessages(rows, room), limit), recovered: recovered === 1 };
   }
 
   async idBeforeLatest(room: string, count: number): Promise<string> {
-    return this.#try(async () =>
-      String(await this.#line.askIdempotent(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES)),
-    );
+    return String(await this.#read(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES));
   }
 
   async drain(): Promise<void> {
-    await this.#allAnswered();
-    // Whoever waits for the rest is to hear that nobody knows, before they are sent away.
+    await this.#acceptedSettled();
+    // If Redis is unavailable, senders learn that their messages are unconfirmed before their connections close.
     if (!this.isReady) this.#writer.abandonBatch();
   }
 
-  async #allAnswered(): Promise<void> {
-    const { accepted } = this.#writer; // what is given later is waited for by nobody here, or a busy node never settles
-    while (this.#writer.settled < accepted && this.isReady) await Bun.sleep(SETTLE_LOOK_MS);
-  }
-
   async close(): Promise<void> {
-    await this.#nodes.end();
-    this.#line.close();
-    this.#log.end();
+    await this.#membership.close();
+    this.#context.connection.close();
+    this.#log.close();
   }
 
-  async #clientsIn(name: string): Promise<ReadonlySet<string>> {
-    const reply = await this.#try(() => this.#line.askIdempotent(scripts.openRoom, name, 0, 0));
-    const present = parsePresence(Array.isArray(reply) ? reply[3] : undefined);
-    return new Set(present.flatMap(([client, node]) => (this.#nodes.ownNodeIds.has(node) ? [] : [client])));
+  /** Waits for the messages accepted so far; a busy node never settles those that follow. */
+  async #acceptedSettled(): Promise<void> {
+    const { clock, timing } = this.#context;
+    const { accepted } = this.#writer;
+    while (this.#writer.settled < accepted && this.isReady) await clock.sleep(timing.drainPollMs);
+  }
+
+  async #listClients(room: string): Promise<ReadonlySet<string>> {
+    const reply = await this.#read(scripts.openRoom, room, 0, 0);
+    const presence = parsePresence(Array.isArray(reply) ? reply[3] : undefined);
+    return new Set(presence.flatMap(([client, node]) => (this.#ownNodeIds.has(node) ? [] : [client])));
   }
 
   /** Redis' clock, in microseconds. */
-  #ticket(): Promise<number> {
-    return this.#try(async () => {
-      const reply = await this.#line.askIdempotent(scripts.serverTime);
-      const [seconds, microseconds]: unknown[] = Array.isArray(reply) ? reply : [];
-      return Number(seconds) * 1e6 + Number(microseconds);
-    });
+  async #nextFencingToken(): Promise<number> {
+    const reply = await this.#read(scripts.serverTime);
+    const [seconds, microseconds]: unknown[] = Array.isArray(reply) ? reply : [];
+    return Number(seconds) * 1e6 + Number(microseconds);
   }
 
   /** @throws StoreUnavailable */
-  async #try<T>(ask: () => Promise<T>): Promise<T> {
+  async #read(script: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
     try {
-      return await ask();
+      return await this.#context.connection.askIdempotent(script, ...args);
     } catch (error) {
-      this.#faults.check("Redis could not be asked", error);
-      this.#nodes.probe();
+      this.#faults.check("Redis could not be read", error);
+      this.#membership.probe();
       throw new StoreUnavailable();
     }
   }
 
   #onRecord(record: LogRecord): void {
-    const pendingMessages = this.#writer.onRecord(record);
+    const ownMessages = this.#writer.onRecord(record);
     let next = 0;
     for (const part of record.parts)
       try {
-        this.#applyPart(record, part, part.kind === "answer" ? pendingMessages[next++] : undefined);
+        if (part.kind === "result") {
+          const own = ownMessages[next++];
+          own?.sender.onResult(own.pending, part.result);
+        }
+        this.#applyPart(record, part);
       } catch (error) {
-        logError("What is kept could not be told", error); // and the rest still can
+        logError("A part of a record could not be processed", error);
       }
   }
 
-  #applyPart(
-    { id, node }: LogRecord,
-    part: RecordPart,
-    waiting: { draft: PendingMessage; sender: AppendCallback } | undefined,
-  ): void {
-    const isOwn = this.#nodes.ownNodeIds.has(node);
+  #applyPart({ id, node }: LogRecord, part: RecordPart): void {
+    const isOwn = this.#ownNodeIds.has(node);
     switch (part.kind) {
-      case "answer":
-        waiting?.sender.onResult(waiting.draft, part.answer);
-        if ("stored" in part.answer)
-          this.#rooms.apply(part.answer.stored.room, id, { stored: part.answer.stored });
+      case "result":
+        if ("stored" in part.result) this.#rooms.apply(part.result.stored.room, id, part.result);
         break;
-      case "present":
+      case "presence":
         if (!isOwn) this.#rooms.apply(part.room, id, { ...part, node });
         break;
-      case "opened":
-        if (!isOwn) this.follower.onSessionClaimed(part.client, part.session, part.ticket);
+      case "session":
+        if (!isOwn) this.listener.onSessionClaimed(part.client, part.session, part.fencingToken);
         break;
-      case "dead":
-        this.#rooms.applyNodeDeath(part.node, id);
+      case "nodeRemoved":
+        this.#rooms.applyNodeRemoval(part.node, id);
         break;
       default:
         part satisfies never;
     }
   }
 
-  #onUnavailable(why: string): void {
+  #onUnavailable(reason: string): void {
     if (this.isReady) {
-      logEvent("store lost", { why });
-      // They may lead to a primary that is none any more.
-      this.#line.reset();
-      this.#log.drop();
+      logEvent("store unavailable", { reason });
+      // The connections may lead to a former primary.
+      this.#context.connection.reset();
+      this.#log.reset();
     }
-    this.#isTaking = false;
+    this.#canWrite = false;
     this.#writer.rejectQueued();
-    this.#nodes.probe();
+    this.#membership.probe();
+  }
+
+  /** @param newHead the end of the log, if Redis has lost the data that this node followed */
+  #onAvailable(newHead: string | undefined): void {
+    if (newHead !== undefined) {
+      this.#log.seek(newHead);
+      this.#resyncClients("Redis has lost data");
+    }
+    this.#recover(() => (this.#canWrite = true));
   }
 
   #recover(recover: () => void): void {
     const wasReady = this.isReady;
     recover();
     if (wasReady || !this.isReady) return;
-    logEvent("store found");
+    logEvent("store available");
     this.#writer.scheduleFlush();
   }
 
-  /** @param newest the end of the log, if it is not the one that was followed */
-  #onAvailable(newest: string | undefined): void {
-    if (newest !== undefined) {
-      this.#log.seek(newest);
-      this.#resyncClients("Redis has lost what it had");
-    }
-    this.#recover(() => (this.#isTaking = true));
-  }
-
-  /** Nobody here can be told what is missing; who comes again is. */
-  #resyncClients(why: string): void {
-    logEvent("store skipped", { why });
-    this.#changes.expectReconnects(() => this.follower.onStateLost());
+  /** Messages may have been missed: clients have to reconnect, and resume. */
+  #resyncClients(reason: string): void {
+    logEvent("log gap", { reason });
+    this.#outbox.expectReconnects(() => this.listener.onStateLost());
     this.#rooms.reloadAll();
   }
 }

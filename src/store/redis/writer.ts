@@ -1,29 +1,25 @@
-/** What this node has to say, written in batches: one on its way at a time, and the next takes what came meanwhile. */
+/** Writes messages and cluster updates in batches. One batch is in flight; the next takes what was queued meanwhile. */
 
 import { logError } from "../../ops/log.ts";
-import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
-import { encodeContent, type LogRecord } from "./records.ts";
-import type { ClusterUpdate, ClusterOutbox } from "./outbox.ts";
 import type { ClusterMembership } from "./cluster.ts";
+import { Faults, RedisReplyError, type RedisContext } from "./connection.ts";
+import type { ClusterOutbox, ClusterUpdate } from "./outbox.ts";
+import { encodeContent, type LogRecord } from "./records.ts";
 import { scripts } from "./scripts.ts";
 import type { PendingMessage, RejectReason } from "../message.ts";
 import type { AppendCallback } from "../store.ts";
 
-const MAX_DRAFTS = 500;
-const MAX_CHANGES = 500;
+/** Of one batch. */
+const MAX_MESSAGES = 500;
+const MAX_UPDATES = 500;
 const MAX_BATCH_BYTES = 512 * 1024;
-/** More than this waits for no batch. */
-const MAX_WAITING_BYTES = 64 * 1024 * 1024;
-/** What surrounds a draft, in bytes. */
-const DRAFT_BYTES = 200;
-/** A batch that has no answer is written again, which changes nothing if it was written before. */
-const RETRY_MS = 50;
-/** After so long without an answer nothing more is taken; and after so long nobody waits any more. */
-const LOST_MS = 500;
-const DEADLINE_MS = 5000;
+/** Messages are rejected when the queue is longer than this. */
+const MAX_QUEUED_BYTES = 64 * 1024 * 1024;
+/** Estimate of a message's overhead. */
+const MESSAGE_BYTES = 200;
 
 interface QueuedMessage {
-  readonly draft: PendingMessage;
+  readonly pending: PendingMessage;
   readonly sender: AppendCallback;
   readonly encoded: string;
 }
@@ -32,8 +28,8 @@ interface Batch {
   readonly node: string;
   readonly number: number;
   readonly args: readonly (string | number)[];
-  readonly drafts: readonly QueuedMessage[];
-  readonly changes: readonly ClusterUpdate[];
+  readonly messages: readonly QueuedMessage[];
+  readonly updates: readonly ClusterUpdate[];
   readonly deadline: Timer;
 }
 
@@ -41,24 +37,23 @@ export class BatchWriter {
   #queue: QueuedMessage[] = [];
   #queuedBytes = 0;
   #batch: Batch | undefined;
-  #isWaking = false;
-  /** Something was written, and nothing after it. */
-  #isUnfinished = false;
-  /** Drafts that it was given, and those of them that are answered. */
+  #isFlushScheduled = false;
+  /** The last record has yet to be applied to the other keys. */
+  #isApplyPending = false;
+  /** Messages given to {@link append}, and those of them that have a result. */
   #accepted = 0;
   #settled = 0;
-  /** Each is greater than the last; one that was given up can no longer be written when a later one was. */
-  #number = 0;
+  /** Numbers grow, so that an abandoned batch cannot be written after a later one. */
+  #batchNumber = 0;
   readonly #faults = new Faults();
 
-  /** @param lose what happens when Redis does not do its part */
   constructor(
-    private readonly line: RedisConnection,
-    private readonly nodes: ClusterMembership,
-    private readonly changes: ClusterOutbox,
+    private readonly context: RedisContext,
+    private readonly cluster: ClusterMembership,
+    private readonly outbox: ClusterOutbox,
     private readonly maxHistory: number,
     private readonly isReady: () => boolean,
-    private readonly lose: (why: string) => void,
+    private readonly onUnavailable: (reason: string) => void,
   ) {}
 
   get accepted(): number {
@@ -71,139 +66,140 @@ export class BatchWriter {
 
   append(pending: PendingMessage, sender: AppendCallback): void {
     const encoded = encodeContent(pending.content);
-    if (!this.isReady() || this.#queuedBytes > MAX_WAITING_BYTES)
+    if (!this.isReady() || this.#queuedBytes > MAX_QUEUED_BYTES)
       return sender.onResult(pending, { rejected: "unavailable" });
-    this.#queue.push({ draft: pending, sender, encoded });
+    this.#queue.push({ pending, sender, encoded });
     this.#accepted++;
-    this.#queuedBytes += encoded.length + DRAFT_BYTES;
+    this.#queuedBytes += encoded.length + MESSAGE_BYTES;
     this.scheduleFlush();
   }
 
-  /** There is something to write, perhaps; what else comes in this tick goes with it. */
+  /** Writes what is queued by the end of this turn of the event loop. */
   scheduleFlush(): void {
-    if (this.#isWaking || this.#batch) return;
-    this.#isWaking = true;
-    setImmediate(() => {
-      this.#isWaking = false;
-      if (!this.#batch && this.isReady()) this.#writeNext();
+    if (this.#isFlushScheduled || this.#batch) return;
+    this.#isFlushScheduled = true;
+    this.context.clock.setImmediate(() => {
+      this.#isFlushScheduled = false;
+      if (!this.#batch && this.isReady()) this.#flush();
     });
   }
 
-  /** What waits was not given to Redis: it is refused, and its sender may send it again. */
+  /** Queued messages were not sent to Redis, so that their senders may safely send them again. */
   rejectQueued(): void {
-    const refused = this.#queue;
+    const rejected = this.#queue;
     this.#queue = [];
     this.#queuedBytes = 0;
-    this.#settled += refused.length;
-    rejectAll(refused, "unavailable");
+    this.#settled += rejected.length;
+    rejectAll(rejected, "unavailable");
   }
 
-  /** What is on its way may still be written, but nobody waits for it any more. */
+  /** The batch in flight may still be written, but its senders get a result now. */
   abandonBatch(): void {
-    if (this.#batch) this.#failBatch(this.#batch, "unconfirmed", "nobody waits any more");
+    if (this.#batch) this.#failBatch(this.#batch, "unconfirmed", "the store is closing");
   }
 
-  /** A record of the log: if it is the batch that is on its way, whoever sent it can be answered. */
+  /** @returns the messages of the batch in flight, if this is its record */
   onRecord({ node, batch }: LogRecord): readonly QueuedMessage[] {
     if (this.#batch?.node !== node || this.#batch.number !== batch) return [];
-    const { drafts: pendingMessages } = this.#batch;
+    const { messages } = this.#batch;
     this.#finishBatch(this.#batch);
-    return pendingMessages;
+    return messages;
   }
 
-  #writeNext(): void {
-    const changes = this.changes.drain(MAX_CHANGES);
-    const pendingMessages = this.#takeDrafts();
-    if (changes.length + pendingMessages.length === 0) return this.#finish();
-    const present = changes.flatMap((change) =>
-      "room" in change ? [change.room, change.client, change.connections] : [],
+  #flush(): void {
+    const updates = this.outbox.drain(MAX_UPDATES);
+    const messages = this.#takeMessages();
+    if (updates.length + messages.length === 0) return this.#applyPending();
+    const presence = updates.flatMap((update) =>
+      "room" in update ? [update.room, update.client, update.connections] : [],
     );
-    const opened = changes.flatMap((change) =>
-      "session" in change ? [change.client, change.session, change.ticket] : [],
+    const sessions = updates.flatMap((update) =>
+      "session" in update ? [update.client, update.session, update.fencingToken] : [],
     );
-    const number = ++this.#number;
-    const { id: node } = this.nodes;
+    const { clock, random, timing } = this.context;
+    const number = ++this.#batchNumber;
+    const { id: node } = this.cluster;
     const args = [
-      ...[node, number, Math.floor(Math.random() * 1000), this.maxHistory],
-      ...[present.length / 3, opened.length / 3, ...present, ...opened],
-      ...pendingMessages.flatMap(
-        ({ draft: { room, from, session = "", seq = "", requiresSeq = "" }, encoded }) => {
+      ...[node, number, Math.floor(random.next() * 1000), this.maxHistory],
+      ...[presence.length / 3, sessions.length / 3, ...presence, ...sessions],
+      ...messages.flatMap(
+        ({ pending: { room, from, session = "", seq = "", requiresSeq = "" }, encoded }) => {
           const isNumbered = session !== "" && seq !== "";
           return [room, from, isNumbered ? session : "", seq, requiresSeq, encoded];
         },
       ),
     ];
-    const deadline = setTimeout(() => {
-      this.#failBatch(batch, "unconfirmed", "no answer in time");
-    }, DEADLINE_MS);
-    const batch: Batch = { node, number, args, drafts: pendingMessages, changes, deadline };
+    const deadline = clock.setTimeout(() => {
+      this.#failBatch(batch, "unconfirmed", "no reply in time");
+    }, timing.writeDeadlineMs);
+    const batch: Batch = { node, number, args, messages, updates, deadline };
     this.#batch = batch;
-    this.#isUnfinished = true;
+    this.#isApplyPending = true;
     void this.#write(batch);
   }
 
-  /** Left to the next script, it would be left to one that only reads, and Redis may take nothing by then. */
-  #finish(): void {
-    if (!this.#isUnfinished) return;
-    this.#isUnfinished = false;
-    // Where it is refused, the next script does it.
-    this.line
+  /** Now rather than by the next script, which may be one that reads from a Redis that rejects writes by then. */
+  #applyPending(): void {
+    if (!this.#isApplyPending) return;
+    this.#isApplyPending = false;
+    this.context.connection
       .run(scripts.applyPending)
-      .catch((error: unknown) => this.#faults.check("A batch could not be finished", error));
+      .catch((error: unknown) => this.#faults.check("The last record could not be applied", error));
   }
 
-  #takeDrafts(): readonly QueuedMessage[] {
+  #takeMessages(): readonly QueuedMessage[] {
     let count = 0;
     let bytes = 0;
     for (const { encoded } of this.#queue) {
-      if (count === MAX_DRAFTS || (bytes > 0 && bytes + encoded.length > MAX_BATCH_BYTES)) break;
-      bytes += encoded.length + DRAFT_BYTES;
+      if (count === MAX_MESSAGES || (bytes > 0 && bytes + encoded.length > MAX_BATCH_BYTES)) break;
+      bytes += encoded.length + MESSAGE_BYTES;
       count++;
     }
     this.#queuedBytes -= bytes;
     return this.#queue.splice(0, count);
   }
 
-  /** Until Redis has answered, or it is in the log, or nobody waits any more. */
+  /** Retries until Redis has replied, the record has been read from the log, or the deadline has passed. */
   async #write(batch: Batch): Promise<void> {
-    const startMs = performance.now();
+    const { connection, timing, clock } = this.context;
+    const startMs = clock.elapsed();
     for (let attempt = 1; this.#batch === batch; attempt++)
       try {
-        const reply = await this.line.run(scripts.append, ...batch.args);
-        // Nobody knows this node any more: whether this was written before that, the log may tell, or nothing does.
-        if (reply === "unknown node") this.#failBatch(batch, "unconfirmed", "this node was taken for dead");
+        const reply = await connection.run(scripts.append, ...batch.args);
+        // An earlier attempt may have been written before the node was removed.
+        if (reply === "unknown node") this.#failBatch(batch, "unconfirmed", "this node was removed");
         this.#faults.clear();
         return;
       } catch (error) {
-        const why = this.#faults.check("A batch could not be written", error);
+        const reason = this.#faults.check("A batch could not be written", error);
         if (error instanceof RedisReplyError && attempt === 1)
-          return this.#failBatch(batch, "unavailable", why);
-        if (performance.now() - startMs > LOST_MS) this.lose(why);
-        await Bun.sleep(RETRY_MS);
+          return this.#failBatch(batch, "unavailable", reason);
+        if (clock.elapsed() - startMs > timing.writeOutageMs) this.onUnavailable(reason);
+        await clock.sleep(timing.writeRetryMs);
       }
   }
 
-  #failBatch(batch: Batch, refused: RejectReason, why: string): void {
+  #failBatch(batch: Batch, rejected: RejectReason, reason: string): void {
     if (this.#batch !== batch) return;
-    this.changes.requeue(batch.changes);
+    this.outbox.requeue(batch.updates);
     this.#finishBatch(batch);
-    this.lose(why);
-    rejectAll(batch.drafts, refused);
+    this.onUnavailable(reason);
+    rejectAll(batch.messages, rejected);
   }
 
-  #finishBatch({ deadline, drafts: pendingMessages }: Batch): void {
-    clearTimeout(deadline);
-    this.#settled += pendingMessages.length;
+  #finishBatch({ deadline, messages }: Batch): void {
+    this.context.clock.clear(deadline);
+    this.#settled += messages.length;
     this.#batch = undefined;
     this.scheduleFlush();
   }
 }
 
-function rejectAll(pendingMessages: readonly QueuedMessage[], rejected: RejectReason): void {
-  for (const { draft: pending, sender } of pendingMessages)
+function rejectAll(messages: readonly QueuedMessage[], rejected: RejectReason): void {
+  for (const { pending, sender } of messages)
     try {
       sender.onResult(pending, { rejected });
     } catch (error) {
-      logError("A refusal could not be told", error);
+      logError("A rejection could not be delivered", error);
     }
 }

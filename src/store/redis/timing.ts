@@ -1,0 +1,35 @@
+/** Every interval and deadline of the Redis store, in milliseconds. */
+
+export const redisTiming = {
+  /** A node renews its lease this often. */
+  heartbeatMs: 2000,
+  /** How long a lease lasts without being renewed. */
+  leaseMs: 8000,
+  /** After another node's lease has expired: for the node to renew it after all, or its clients to reconnect elsewhere. */
+  graceMs: 7000,
+  /** While Redis is unavailable, the interval at which it is tried. */
+  probeMs: 250,
+  /** How long clients that this node closed have to reconnect before their leave is published. */
+  reconnectMs: 15_000,
+
+  connectMs: 1500,
+  /** A reply that takes longer means that the connection is lost. */
+  replyMs: 2000,
+
+  /** How long one read of the log waits for records. */
+  blockMs: 1000,
+  readRetryMs: 100,
+  /** Cut connections and single rejections (Redis changes its role) are tolerated this long before the log counts as unreadable. */
+  readOutageMs: 2000,
+
+  /** A batch without a reply is written again, which has no effect if it was written before. */
+  writeRetryMs: 50,
+  /** After this long without success, Redis counts as unavailable. */
+  writeOutageMs: 500,
+  /** After this long, the messages of a batch are reported as unconfirmed. */
+  writeDeadlineMs: 5000,
+  /** How often it is checked whether all accepted messages are settled. */
+  drainPollMs: 5,
+};
+
+export type RedisTiming = Readonly<typeof redisTiming>;
