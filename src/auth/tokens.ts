@@ -1,23 +1,24 @@
-/** Who somebody is: JSON Web Tokens (RFC 7519), signed with the server's secret by HS256 (RFC 7518, section 3.2). */
+/** JSON Web Tokens (RFC 7519), signed with the server's secret by HS256 (RFC 7518, section 3.2). */
 
 import { parseName } from "../protocol/names.ts";
 
-/** As long as the hash, which RFC 7518 asks for. */
+/** The size of the hash: the minimum that RFC 7518, section 3.2 requires. */
 export const MIN_SECRET_BYTES = 32;
-/** Longer than any that this server makes for a hundred rooms; what is longer is not looked at. */
+/** Longer tokens are rejected unread. One for a hundred rooms is shorter. */
 const MAX_TOKEN_CHARACTERS = 8192;
-/** Who a token is for, if it says (`aud`). */
+/** The expected `aud`, if a token has one. */
 const AUDIENCE = "hubbub";
 
-/** What a token may allow its bearer to do (`can`). */
+/** The rights that a token may grant (`can`). */
 export const RIGHTS = ["read", "write", "moderate", "metrics"] as const;
 export type Right = (typeof RIGHTS)[number];
 
-/** What a token says of its bearer, checked. */
+/** The verified content of a token. */
 export interface Claims {
   readonly client: string;
-  /** The only rooms that it is for; all of them if not said. */
+  /** The rooms that the token is valid for; undefined means all. */
   readonly rooms?: ReadonlySet<string>;
+  /** The rights that it grants; undefined means `read` and `write`. */
   readonly can?: ReadonlySet<Right>;
   /** Unix time in milliseconds, or Infinity. */
   readonly expiresMs: number;
@@ -28,7 +29,11 @@ type Json = { readonly [name in string]?: unknown };
 export class TokenSigner {
   constructor(private readonly secret: Buffer) {}
 
-  /** @param expiresSeconds Unix time */
+  /**
+   * @param rooms empty for all rooms
+   * @param expiresSeconds Unix time
+   * @param can empty for the default rights
+   */
   sign(client: string, rooms: readonly string[], expiresSeconds: number, can: readonly Right[] = []): string {
     const claims = {
       sub: client,
@@ -42,19 +47,27 @@ export class TokenSigner {
     return `${signed}.${this.#hmac(signed).toString("base64url")}`;
   }
 
-  /** What the token says, if this server's secret has signed it and its time is now; or what is wrong, in a sentence. */
+  /** @returns the claims if the token is signed with the secret and valid at `nowMs` (Unix time); otherwise a sentence for the client */
   verify(token: string, nowMs: number): Claims | { readonly detail: string } {
     const claims = this.#signedClaims(token);
     const { sub, rooms, can, exp, nbf, aud } = claims ?? {};
     const client = parseName("client id", typeof sub === "string" ? sub : "");
-    const names = rooms === undefined ? [] : readRooms(rooms);
-    const rights = can === undefined ? [] : readRights(can);
-    if (!claims || "detail" in client || !names || !rights || !isTime(exp) || !isTime(nbf) || !isForUs(aud))
-      return { detail: "This token is none of this server's: ask whoever runs it for one." };
+    const names = rooms === undefined ? [] : parseRooms(rooms);
+    const rights = can === undefined ? [] : parseRights(can);
+    if (
+      !claims ||
+      "detail" in client ||
+      !names ||
+      !rights ||
+      !isTime(exp) ||
+      !isTime(nbf) ||
+      !isOurAudience(aud)
+    )
+      return { detail: "This token is not valid for this server. Ask its operator for a new one." };
     if (nbf !== undefined && nowMs < nbf * 1000)
-      return { detail: "This token is not good yet: come back later." };
+      return { detail: "This token is not valid yet. Try again later." };
     const expiresMs = exp === undefined ? Infinity : exp * 1000;
-    if (expiresMs <= nowMs) return { detail: "This token has expired: ask for a new one." };
+    if (expiresMs <= nowMs) return { detail: "This token has expired. Ask for a new one." };
     return {
       client: client.name,
       expiresMs,
@@ -63,13 +76,13 @@ export class TokenSigner {
     };
   }
 
-  /** One algorithm, whatever the header says: it may only say the same, and ask for nothing more (`crit`). */
+  /** Always HS256: a header that names another algorithm, or critical extensions (`crit`), is rejected (RFC 8725, section 3.1). */
   #signedClaims(token: string): Json | undefined {
     if (token.length > MAX_TOKEN_CHARACTERS) return undefined;
     const [, header = "", claims = "", signature = ""] = /^([\w-]+)\.([\w-]+)\.([\w-]+)$/.exec(token) ?? [];
     const given = Buffer.from(signature, "base64url");
-    const right = this.#hmac(`${header}.${claims}`);
-    if (given.length !== right.length || !crypto.timingSafeEqual(given, right)) return undefined;
+    const expected = this.#hmac(`${header}.${claims}`);
+    if (given.length !== expected.length || !crypto.timingSafeEqual(given, expected)) return undefined;
     const { alg, crit } = decode(header) ?? {};
     return alg === "HS256" && crit === undefined ? decode(claims) : undefined;
   }
@@ -88,24 +101,24 @@ function decode(part: string): Json | undefined {
   }
 }
 
-function readRooms(rooms: unknown): string[] | undefined {
+function parseRooms(rooms: unknown): string[] | undefined {
   if (!Array.isArray(rooms)) return undefined;
   const names = rooms.map((room: unknown) => parseName("room", typeof room === "string" ? room : ""));
   return names.every((each) => "name" in each) ? names.map(({ name }) => name) : undefined;
 }
 
-function readRights(can: unknown): Right[] | undefined {
+function parseRights(can: unknown): Right[] | undefined {
   if (!Array.isArray(can)) return undefined;
-  const rights = can.flatMap((each: unknown) => RIGHTS.find((right) => right === each) ?? []);
+  const rights = can.flatMap((name: unknown) => RIGHTS.find((right) => right === name) ?? []);
   return rights.length === can.length ? rights : undefined;
 }
 
-/** A NumericDate, or not said. */
+/** A NumericDate, or absent. */
 function isTime(value: unknown): value is number | undefined {
   return value === undefined || (typeof value === "number" && Number.isFinite(value));
 }
 
-function isForUs(audience: unknown): boolean {
+function isOurAudience(audience: unknown): boolean {
   return (
     audience === undefined ||
     audience === AUDIENCE ||

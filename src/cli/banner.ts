@@ -3,7 +3,7 @@
 import { isLocalOnly, type CliOptions } from "./command.ts";
 import { ownOrigins } from "./origins.ts";
 import { logEvent } from "../ops/log.ts";
-import { tty } from "../util/lazy-node.ts";
+import { lazyTty } from "../util/lazy-node.ts";
 
 type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 
@@ -58,5 +58,5 @@ export function isTerminal(): boolean {
 
 /** Whether the process was started on a terminal, wherever its output goes. */
 export function isOnTerminal(): boolean {
-  return [0, 1, 2].some((stream) => tty().isatty(stream));
+  return [0, 1, 2].some((stream) => lazyTty().isatty(stream));
 }

@@ -14,8 +14,8 @@ const NOW_MS = 1_800_000_000_000;
 const NOW = NOW_MS / 1000;
 
 const NONE = "Only who has a token comes in here: ask whoever runs this server for one.\n";
-const NOT_OURS = "This token is none of this server's: ask whoever runs it for one.";
-const EXPIRED = "This token has expired: ask for a new one.";
+const NOT_OURS = "This token is not valid for this server. Ask its operator for a new one.";
+const EXPIRED = "This token has expired. Ask for a new one.";
 
 /** A token of any kind: the right signature by the right secret, unless said otherwise. */
 function forge(
@@ -95,7 +95,7 @@ describe("what a token may say", () => {
   test("not that it has expired, or is not good yet", () => {
     expect(tokens.verify(forge({ sub: "ann", exp: NOW }), NOW_MS)).toEqual({ detail: EXPIRED });
     expect(tokens.verify(forge({ sub: "ann", nbf: NOW + 1 }), NOW_MS)).toEqual({
-      detail: "This token is not good yet: come back later.",
+      detail: "This token is not valid yet. Try again later.",
     });
   });
 });

@@ -826,7 +826,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.run("location.search = '?room=coffee'");
     await page.shows(page.line, "This token is not for this room: choose one that it names. Try now");
     using late = await openPage(server, link(-1));
-    await late.shows(late.line, "This token has expired: ask for a new one. Try now");
+    await late.shows(late.line, "This token has expired. Ask for a new one. Try now");
     using stranger = await openPage(server, "/client");
     await stranger.shows(
       stranger.line,
