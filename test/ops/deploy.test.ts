@@ -4,16 +4,13 @@ import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { parseCommand } from "../../src/cli/command.ts";
+import { findProgram } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
 
 const BINARY = "/usr/local/bin/hubbub";
 const SECRET_FILE = "/etc/hubbub/secret";
 const source = `${import.meta.dir}/../../src/server.ts`;
-
-function skipWithout(program: string): string {
-  return Bun.which(program) ? "" : ` (skipped: there is no ${program} here)`;
-}
 
 /** A file of that name in a folder that goes with it. */
 async function temporary(name: string, text: string) {
@@ -67,7 +64,7 @@ describe("the unit", () => {
     expect(wrong.exitCode).toBe(Number(final));
   });
 
-  const skipped = skipWithout("systemd-analyze");
+  const { skipped } = findProgram("systemd", "systemd-analyze");
   test.skipIf(skipped !== "")(`is one that systemd has nothing to say about${skipped}`, async () => {
     using file = await temporary("hubbub.service", substitute(unit, { [BINARY]: process.execPath }));
     const verified = await run("systemd-analyze", "verify", "--man=no", file.path);
@@ -78,7 +75,7 @@ describe("the unit", () => {
 });
 
 describe("the lines for Caddy", () => {
-  const skipped = skipWithout("caddy");
+  const { skipped } = findProgram("caddy", "caddy");
   test.skipIf(skipped !== "")(`are valid${skipped}`, async () => {
     using file = await temporary("Caddyfile", codeBlock("src/ops/README.md", "caddy"));
     const { exitCode, stderr } = await run(

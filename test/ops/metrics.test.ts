@@ -6,12 +6,12 @@ import { AccessControl, refusalCodes } from "../../src/http/access.ts";
 import { CLOSE_CODES, ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { eventually } from "../support/deadline.ts";
+import { findProgram } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
 import { closing, frame, RawClient, request } from "../support/raw-websocket.ts";
 
-const promtool = Bun.which("promtool");
-const skipped = promtool ? "" : " (skipped: there is no promtool here, which comes with prometheus)";
+const { path: promtool, skipped } = findProgram("prometheus", "promtool");
 
 test("connections, rooms, messages and bytes, refusals, disconnects and resumes are counted", async () => {
   await using server = await startServer({ args: ["--max-message-bytes", "10"] });

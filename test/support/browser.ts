@@ -2,15 +2,11 @@
 
 import { hostname } from "node:os";
 import { withDeadline } from "./deadline.ts";
+import { findProgram } from "./programs.ts";
 import type { TestServer } from "./server.ts";
 
-const chromium = ["chromium", "chromium-browser", "google-chrome"]
-  .map((name) => Bun.which(name))
-  .find(Boolean);
-
-/** Where there is no browser its tests are skipped, with this in their name; in CI they fail instead. */
-export const skipped =
-  chromium || process.env.CI === "true" ? "" : " (skipped: install chromium to run these)";
+const { path: chromium, skipped } = findProgram("chromium", "chromium", "chromium-browser", "google-chrome");
+export { skipped };
 
 /** A browser takes its time, and a page waits for 2 s before it speaks of a lost connection. */
 const DEADLINE_MS = 15_000;

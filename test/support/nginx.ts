@@ -3,12 +3,11 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { withDeadline } from "./deadline.ts";
+import { findProgram } from "./programs.ts";
 import { codeBlock, substitute } from "./docs.ts";
 
-const nginx = ["nginx", "/usr/sbin/nginx"].map((name) => Bun.which(name)).find(Boolean);
-
-/** Where there is no nginx its tests are skipped, with this in their name; in CI they fail instead. */
-export const skipped = nginx || process.env.CI === "true" ? "" : " (skipped: install nginx to run these)";
+const { path: nginx, skipped } = findProgram("nginx-light", "nginx", "/usr/sbin/nginx");
+export { skipped };
 
 const TEMPORARY = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
 

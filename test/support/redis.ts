@@ -4,12 +4,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { withDeadline } from "./deadline.ts";
+import { findProgram } from "./programs.ts";
 
-const program = Bun.which("redis-server");
-
-/** Where there is no Redis its tests are skipped, with this in their name; in CI they fail instead. */
-export const skipped =
-  program || process.env.CI === "true" ? "" : " (skipped: install redis-server to run these)";
+const { path: program, skipped } = findProgram("redis-server", "redis-server");
+export { skipped };
 
 /** How it keeps what it is given: nothing, or each command before it is answered. */
 const VOLATILE = ["--save", "", "--appendonly", "no"];
