@@ -44,7 +44,8 @@ switch (command.kind) {
   case "join": {
     const { runJoin } = await import("./cli/join.ts");
     const { stdin: input, stdout: output, stderr: errors, env } = process;
-    process.exit(await runJoin(command.address, command.token, { input, output, errors, user: env.USER }));
+    const terminal = { input, output, errors, user: env.USER };
+    process.exit(await runJoin(command.address, command.token, terminal, systemClock, systemRandom));
     break;
   }
   case "token":
@@ -55,8 +56,8 @@ switch (command.kind) {
     process.exit(2);
     break;
   case "serve": {
-    process.on("uncaughtException", (error) => logError("Something failed", error));
-    process.on("unhandledRejection", (error) => logError("Something failed", error));
+    process.on("uncaughtException", (error) => logError("Unexpected error", error));
+    process.on("unhandledRejection", (error) => logError("Unexpected error", error));
     for (const warning of command.warnings) console.error(warning);
     configureLog(command.options.log, systemClock);
     const running = await start(command.options);

@@ -1,16 +1,18 @@
-/** `hubbub join URL`: the client at a terminal, or in a pipe. */
+/** `hubbub join URL`: the client for a terminal or a pipe. */
 
 import type { Readable, Writable } from "node:stream";
 import { tokenSubject, connect } from "../client/client.ts";
 import { escapeControls } from "../ops/log.ts";
 import { compareIds } from "../store/message.ts";
 import type { ChatMessage } from "../protocol/events.ts";
+import type { Clock } from "../util/clock.ts";
+import type { Random } from "../util/random.ts";
 
-/** So many lines may be on their way; then the input waits, and with it whatever writes it. */
+/** With this many unacknowledged lines, the input pauses, and with it the program that writes it. */
 const MAX_IN_FLIGHT_LINES = 1000;
-/** A short interruption needs no mention. */
-const PATIENCE_MS = 2000;
-/** Longer than any name or sentence of the server's. */
+/** Shorter interruptions are not reported. */
+const OUTAGE_NOTICE_MS = 2000;
+/** Longer than any name or sentence of a Hubbub server. */
 const MAX_SHOWN_CHARACTERS = 500;
 const COLORS = [31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96];
 
@@ -18,29 +20,32 @@ interface Terminal {
   readonly input: Readable;
   readonly output: Writable & { readonly isTTY?: boolean };
   readonly errors: Writable;
-  /** Who is speaking, when the address does not say. */
+  /** The client id if neither the address nor the token has one. */
   readonly user: string | undefined;
 }
 
 /**
- * Lines typed go out, lines come in. At the end of the input it waits until everything is acknowledged.
- * @param address a page, as in `http://localhost:8000/client?room=tea&id=ann`
- * @param token where the server asks for one
- * @returns the exit code: 0, or 1 after a sentence that says what was not sent
+ * Sends each line of input as a message and prints each message as a line. At the end of the input it waits until
+ * everything is acknowledged and printed.
+ * @param address of the chat page, such as `http://localhost:8000/client?room=tea&id=ann`
+ * @param token undefined if the server requires none
+ * @returns the exit code: 0; 1 after reporting what was not sent; 130 after SIGINT
  */
 export function runJoin(
   address: URL,
   token: string | undefined,
   { input, output, errors, user }: Terminal,
+  clock: Clock,
+  random: Random,
 ): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
   const id =
     address.searchParams.get("id") ??
     (token && tokenSubject(token)) ??
     user ??
-    `terminal-${crypto.getRandomValues(new Uint16Array(1))[0]}`;
+    `terminal-${Math.floor(random.next() * 65_536)}`;
   const room = address.searchParams.get("room") ?? "lobby";
-  // A line that a restarted server has forgotten is said again: in a log a line twice is better than one missing.
+  // resendUnknown: in a log, a line twice is better than one missing.
   const connection = connect({
     server: address.origin,
     id,
@@ -48,38 +53,40 @@ export function runJoin(
     resendUnknown: true,
     ...(token ? { token } : {}),
   });
-  /** Acknowledged, and not heard yet: they are printed like all others before it ends. */
+  /** Ids of own messages that are acknowledged but not received yet; they are printed before the end. */
   const unprintedAcks = new Set<string>();
   let partialLine = "";
   let exitCode = 0;
-  let ended = false;
-  /** All that was said before is heard, since the latest connection. */
+  let isInputEnded = false;
+  /** The replay of the current connection is complete. */
   let isLive = false;
   let lastId = "0-0";
   let isOutputOpen = true;
-  let isOver = false;
+  let isFinished = false;
   let wasOpen = false;
-  let outage: ReturnType<typeof setTimeout> | undefined;
+  let outage: Timer | undefined;
   let isOutageShown = false;
 
-  function end(code: number, sentence?: string): void {
-    isOver = true;
-    clearTimeout(outage);
+  function finish(code: number, sentence?: string): void {
+    isFinished = true;
+    clock.clear(outage);
     if (sentence) errors.write(`${sentence}\n`);
-    const left = connection.outbox.length;
-    if (left > 0) errors.write(`Not acknowledged: ${left === 1 ? "1 line" : `${left} lines`}.\n`);
+    const pending = connection.outbox.length;
+    if (pending > 0) errors.write(`Not acknowledged: ${pending === 1 ? "1 line" : `${pending} lines`}.\n`);
     input.destroy();
     connection.close();
     resolve(code);
   }
 
+  /** Resumes the input once there is room, or finishes once everything is done. */
   function settle(): void {
-    if (connection.outbox.length < MAX_IN_FLIGHT_LINES && !ended) input.resume();
-    if (ended && isLive && connection.outbox.length === 0 && unprintedAcks.size === 0) end(exitCode);
+    if (connection.outbox.length < MAX_IN_FLIGHT_LINES && !isInputEnded) input.resume();
+    if (isInputEnded && isLive && connection.outbox.length === 0 && unprintedAcks.size === 0)
+      finish(exitCode);
   }
 
   input.setEncoding("utf8");
-  // Lines as everyone else counts them; readline would also break one at U+2028.
+  // Not readline, which also breaks lines at U+2028.
   input.on("data", (text: string) => {
     const lines = (partialLine + text).split("\n");
     partialLine = lines.pop() ?? "";
@@ -88,12 +95,12 @@ export function runJoin(
   });
   input.on("end", () => {
     if (partialLine) connection.send(partialLine);
-    ended = true;
+    isInputEnded = true;
     settle();
   });
-  // Whoever read the output has gone; what comes in is still to go out.
+  // The output pipe is closed; the input is still sent.
   output.on("error", () => (isOutputOpen = false));
-  process.once("SIGINT", () => end(130));
+  process.once("SIGINT", () => finish(130));
 
   connection
     .on("message", (message) => {
@@ -117,17 +124,17 @@ export function runJoin(
       settle();
     })
     .on("rejected", ({ item, message }) => {
-      errors.write(`Not sent: ${escapeControls(item.text)}\n${shown(message)}\n`);
+      errors.write(`Not sent: ${escapeControls(item.text)}\n${sanitize(message)}\n`);
       exitCode = 1;
       settle();
     })
     .on("state", (state) => {
       if (state.status === "closed") {
-        if (!isOver)
-          end(1, shown(state.reason) || `The server has closed the connection (${state.statusCode}).`);
-      } else if (state.status !== "open") outage ??= setTimeout(showOutage, PATIENCE_MS);
+        if (!isFinished)
+          finish(1, sanitize(state.reason) || `The server closed the connection (${state.statusCode}).`);
+      } else if (state.status !== "open") outage ??= clock.setTimeout(showOutage, OUTAGE_NOTICE_MS);
       else {
-        clearTimeout(outage);
+        clock.clear(outage);
         outage = undefined;
         if (isOutageShown) errors.write("Connected.\n");
         isOutageShown = false;
@@ -138,29 +145,29 @@ export function runJoin(
 
   function showOutage(): void {
     const { state } = connection;
-    const reason = state.status === "reconnecting" ? shown(state.reason) : "";
+    const reason = state.status === "reconnecting" ? sanitize(state.reason) : "";
     errors.write(
-      `${wasOpen ? "Connection lost" : `No connection to ${address.origin} yet`}, trying again.${reason ? ` (${reason})` : ""}\n`,
+      `${wasOpen ? "Connection lost" : `Cannot connect to ${address.origin}`}, retrying.${reason ? ` (${reason})` : ""}\n`,
     );
     isOutageShown = true;
   }
 }
 
-/** Remote text for a line of a terminal, in full only as long as it can be meant well. */
-function shown(text: string): string {
+/** Text from the server, escaped for the terminal and cut to a length that no honest server exceeds. */
+function sanitize(text: string): string {
   return escapeControls(
     text.length > MAX_SHOWN_CHARACTERS ? `${text.slice(0, MAX_SHOWN_CHARACTERS)}…` : text,
   );
 }
 
-/** One line: what could move the cursor or turn the text around is shown, not done. */
+/** `name: text`, escaped for the terminal; further lines are indented. */
 function format({ from, text, data }: ChatMessage, colored: boolean): string {
-  const said = (text ?? `(${Math.floor(((data?.length ?? 0) * 3) / 4)} bytes)`)
+  const body = (text ?? `(${Math.floor(((data?.length ?? 0) * 3) / 4)} bytes)`)
     .split("\n")
     .map(escapeControls)
     .join("\n    ");
-  const name = shown(from);
-  if (!colored) return `${name}: ${said}`;
+  const name = sanitize(from);
+  if (!colored) return `${name}: ${body}`;
   const color = COLORS[Bun.hash.crc32(from) % COLORS.length];
-  return `\x1b[${color}m${name}\x1b[0m: ${said}`;
+  return `\x1b[${color}m${name}\x1b[0m: ${body}`;
 }

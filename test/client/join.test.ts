@@ -1,4 +1,4 @@
-/** `hubbub join URL`: the client in a pipe, with the server coming and going. */
+/** `hubbub join URL` in a pipe, across restarts of the server. */
 
 import { expect, test } from "bun:test";
 import { withDeadline } from "../support/deadline.ts";
@@ -32,15 +32,15 @@ function join(server: Pick<TestServer, "origin">, query: string, more: Record<st
       run.stdin.write(`${line}\n`);
       void run.stdin.flush();
     },
-    /** Bytes as they are, without an end of a line. */
+    /** Writes text without a line break. */
     writes: (text: string) => void run.stdin.write(text),
-    /** Waits until that much is on stderr. */
+    /** Waits until stderr contains the text. */
     async complains(text: string, deadlineMs?: number) {
       while (!errors.includes(text))
         await withDeadline(hasErrors.promise, () => `expected ${text}, read ${errors}`, deadlineMs);
     },
     interrupts: () => run.kill("SIGINT"),
-    /** Everything that was printed, and the exit code. */
+    /** Waits for the exit. @returns the whole output and the exit code */
     async exits() {
       const [out, allOfThem, exitCode] = await Promise.all([
         new Response(run.stdout).text(),
@@ -49,7 +49,7 @@ function join(server: Pick<TestServer, "origin">, query: string, more: Record<st
       ]);
       return { out, errors: allOfThem, exitCode };
     },
-    /** Ends the input; then everything that was printed, and the exit code. */
+    /** Ends the input and waits for the exit. */
     ends() {
       void run.stdin.end();
       return this.exits();
@@ -58,7 +58,7 @@ function join(server: Pick<TestServer, "origin">, query: string, more: Record<st
   };
 }
 
-test("lines typed go out, lines come in, and at the end of the input everything is acknowledged", async () => {
+test("sends lines, prints messages, and exits once everything is acknowledged after the end of the input", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob", { room: "builds" });
   const ann = join(server, "room=builds&id=ann");
@@ -74,7 +74,7 @@ test("lines typed go out, lines come in, and at the end of the input everything 
   expect(out).toEndWith("bob: tab\there \\u001b[31mred\\u001b[0m\n    second \\u202eline\nann: last\n");
 });
 
-test("a line ends where everyone else ends one, and the last one needs no end", async () => {
+test("lines end at a line feed only, and the last one needs none", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const ann = join(server, "id=ann");
@@ -84,7 +84,7 @@ test("a line ends where everyone else ends one, and the last one needs no end", 
   for (const text of ["one\u2028still one", "", "two"]) await bob.hears(`Client #ann says: ${text}`);
 });
 
-test("it survives a restart of the server and loses nothing that comes after", async () => {
+test("survives a restart of the server and sends what was typed meanwhile", async () => {
   const first = await startServer();
   const ann = join(first, "id=ann");
   await using bob = await first.join("bob");
@@ -96,8 +96,8 @@ test("it survives a restart of the server and loses nothing that comes after", a
   await using eve = await second.join("eve");
   for (let i = 0; i < 100; i++) await eve.hears(`Client #ann says: meanwhile ${i}`);
   const { out, errors, exitCode } = await ann.ends();
-  // Where the restart takes more than two seconds.
-  const interruption = /^(Connection lost, trying again\.|Connected\.).*\n/gm;
+  // An interruption is reported if the restart takes more than two seconds.
+  const interruption = /^(Connection lost, retrying\.|Connected\.).*\n/gm;
   expect({ errors: errors.replace(interruption, ""), exitCode }).toEqual({
     errors: "Some messages may be missing here.\n",
     exitCode: 0,
@@ -105,7 +105,7 @@ test("it survives a restart of the server and loses nothing that comes after", a
   expect(out.split("\n")[0]).toBe("ann: before");
 });
 
-test("what the server does not take is said in a sentence, and exit 1", async () => {
+test("reports what the server rejects, and exits with 1", async () => {
   await using server = await startServer();
   expect(await join(server, "id=a%20b").ends()).toEqual({
     out: "",
@@ -115,14 +115,14 @@ test("what the server does not take is said in a sentence, and exit 1", async ()
   await using bob = await server.join("bob");
   const ann = join(server, "id=ann");
   ann.says("x".repeat(65_537));
-  ann.says("what follows is said all the same");
+  ann.says("the next line is sent all the same");
   const { errors, exitCode } = await ann.ends();
   expect(exitCode).toBe(1);
-  await bob.hears("Client #ann says: what follows is said all the same");
+  await bob.hears("Client #ann says: the next line is sent all the same");
   expect(errors).toBe(`Not sent: ${"x".repeat(65_537)}\nThe message is too large for this server.\n`);
 });
 
-test("who speaks is the user, when the address does not say", async () => {
+test("the client id is the user name if the address has none", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const ann = join(server, "", { USER: "ann" });
@@ -134,7 +134,7 @@ test("who speaks is the user, when the address does not say", async () => {
 const EVIL = "\x1b[2J\x1b]0;pwned\x07\x9b31m\u202e";
 const SHOWN = "\\u001b[2J\\u001b]0;pwned\\u0007\\u009b31m\\u202e";
 
-test("what a server says reaches the terminal escaped and in bounds: a rejection, a close reason, a name", async () => {
+test("text from the server is escaped and cut: rejections, close reasons, names", async () => {
   await using server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
@@ -167,18 +167,18 @@ test("what a server says reaches the terminal escaped and in bounds: a rejection
   const name = "x".repeat(500);
   using ann = join({ origin: server.url.origin }, "id=ann");
   ann.says(`my own ${EVIL}`);
-  const refused = `Not sent: my own ${SHOWN}\n${SHOWN.repeat(1000)}`;
+  const rejected = `Not sent: my own ${SHOWN}\n${SHOWN.repeat(1000)}`;
   const { out, errors, exitCode } = await ann.exits();
   expect({ out, exitCode }).toEqual({
     out: `${SHOWN}: ${SHOWN}\n    ${SHOWN}\n${name}…: hi\n`,
     exitCode: 1,
   });
   const [first, second = "", third] = errors.split("\n");
-  expect([first, third]).toEqual([refused.split("\n")[0], SHOWN]);
+  expect([first, third]).toEqual([rejected.split("\n")[0], SHOWN]);
   expect([second.startsWith(SHOWN), second.endsWith("…"), second.length < 4000]).toEqual([true, true, true]);
 });
 
-test("a rejection's sentence is escaped and in bounds, too", async () => {
+test("so is the sentence of a rejected upgrade", async () => {
   await using server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
@@ -194,7 +194,7 @@ test("a rejection's sentence is escaped and in bounds, too", async () => {
   expect(errors).toMatch(/^\\u001b\[2J\\u001b\]0;pwned\\u0007\\u009b31m\\u202e x{400,500}…?\n$/);
 });
 
-test("a proxy's error page is not the reason: it says that there is no connection yet, and keeps trying", async () => {
+test("keeps retrying behind a proxy that answers with an error page, which it does not print", async () => {
   const port = await (async () => {
     await using proxy = Bun.serve({
       hostname: "127.0.0.1",
@@ -203,26 +203,26 @@ test("a proxy's error page is not the reason: it says that there is no connectio
     });
     using ann = join({ origin: proxy.url.origin }, "id=ann");
     await ann.complains(
-      `No connection to ${proxy.url.origin} yet, trying again. (The chat server did not answer; something in between returned HTTP 404.)\n`,
+      `Cannot connect to ${proxy.url.origin}, retrying. (The chat server did not answer; something in between returned HTTP 404.)\n`,
     );
     ann.interrupts();
     const { errors, exitCode } = await ann.exits();
     expect([exitCode, errors.includes("h1")]).toEqual([130, false]);
     return proxy.port;
   })();
-  // Now nobody is there.
+  // Now nothing listens on the port.
   const origin = `http://127.0.0.1:${port}`;
   using ann = join({ origin }, "id=ann");
   ann.says("hi");
-  await ann.complains(`No connection to ${origin} yet, trying again.`);
+  await ann.complains(`Cannot connect to ${origin}, retrying.`);
   await using server = await startServer({ args: ["--port", `${port}`] });
   await using bob = await server.join("bob", { history: 1 });
-  await ann.complains("Connected.\n", 40_000); // by now it may wait for long between two attempts
+  await ann.complains("Connected.\n", 40_000); // the back-off may have grown long by now
   await bob.hears("Client #ann says: hi");
   expect(await ann.ends()).toMatchObject({ out: "ann: hi\n", exitCode: 0 });
 }, 60_000);
 
-test("a proxy of the environment is for neither the connection nor its reason", async () => {
+test("ignores the proxy of the environment for the connection and for the reason of a rejection", async () => {
   let count = 0;
   await using proxy = Bun.serve({
     hostname: "127.0.0.1",
