@@ -45,7 +45,7 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     await redis.stop();
     const name = `127.0.0.1:${redis.port}`;
     expect(await refusal(`redis://${name}`)).toEqual(
-      refused(`Redis at ${name} does not answer: start it, or choose another with --store.`),
+      refused(`Redis at ${name} cannot be reached: start it, or choose another with --store.`),
     );
     using other = Bun.listen({
       hostname: "127.0.0.1",
@@ -55,7 +55,7 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     const { exitCode, stderr } = await refusal(`redis://127.0.0.1:${other.port}`);
     expect([exitCode, stderr]).toEqual([
       1,
-      `Redis at 127.0.0.1:${other.port} does not let us in: is the password right, the database there, and rediss: for TLS?\n`,
+      `Redis at 127.0.0.1:${other.port} rejected the connection: check the password, the database, and whether it needs rediss: (TLS).\n`,
     ]);
     await redis[Symbol.asyncDispose]();
   });
@@ -64,7 +64,7 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     await using redis = await Redis.start();
     await redis.send("CONFIG", "SET", "requirepass", "open-sesame");
     const name = `127.0.0.1:${redis.port}`;
-    const sentence = `Redis at ${name} does not let us in: is the password right, the database there, and rediss: for TLS?`;
+    const sentence = `Redis at ${name} rejected the connection: check the password, the database, and whether it needs rediss: (TLS).`;
     expect(await refusal(`redis://${name}`)).toEqual(refused(sentence));
     expect(await refusal(`redis://:hush-hush@${name}`)).toEqual(refused(sentence));
     await using server = await start(`redis://:open-sesame@${name}`, ["--log", "text"]);
@@ -82,14 +82,12 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     const name = `127.0.0.1:${redis.port}`;
     expect(await refusal(`redis://${name}/99`)).toEqual(
       refused(
-        `Redis at ${name} does not let us in: is the password right, the database there, and rediss: for TLS?`,
+        `Redis at ${name} rejected the connection: check the password, the database, and whether it needs rediss: (TLS).`,
       ),
     );
     await redis.send("CONFIG", "SET", "maxmemory-policy", "allkeys-lru");
     expect(await refusal(`redis://${name}`)).toEqual(
-      refused(
-        `Redis at ${name} throws away what it was given when it is full (maxmemory-policy allkeys-lru): set noeviction.`,
-      ),
+      refused(`Redis at ${name} evicts keys when it is full (maxmemory-policy allkeys-lru): set noeviction.`),
     );
     await redis.send("CONFIG", "SET", "maxmemory-policy", "noeviction");
     await redis.send("REPLICAOF", "127.0.0.1", "1");
@@ -139,8 +137,8 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     await using ann = await server.join("ann");
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
-    expect((await refusal(`rediss://localhost:${redis.port}`)).stderr).toContain("does not let us in");
-    expect((await refusal(`rediss://localhost:${port}`)).stderr).toContain("does not let us in");
+    expect((await refusal(`rediss://localhost:${redis.port}`)).stderr).toContain("rejected the connection");
+    expect((await refusal(`rediss://localhost:${port}`)).stderr).toContain("rejected the connection");
   });
 
   test("it says what this Redis promises", async () => {
@@ -150,20 +148,22 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
       await using server = await start(redis.url("promise"));
       return server.greeting.replace(/.*messages are stored in Redis at [\d.:]+, /, "");
     };
-    expect(await promise()).toBe("on its disk before they are acknowledged (appendfsync always)\n");
+    expect(await promise()).toBe(
+      "which syncs every message to disk before it is acknowledged (appendfsync always)\n",
+    );
     await set("appendfsync", "everysec");
     expect(await promise()).toBe(
-      "of whose last second a crash may lose what was acknowledged (appendfsync everysec)\n",
+      "which may lose the last second of messages in a crash (appendfsync everysec)\n",
     );
     await set("appendfsync", "no");
     expect(await promise()).toBe(
-      "of whose last half minute a crash of its machine may lose what was acknowledged (appendfsync no)\n",
+      "which may lose the last half minute of messages if its machine crashes (appendfsync no)\n",
     );
     await set("appendonly", "no");
-    expect(await promise()).toBe("which loses all when it ends (appendonly no, no snapshots)\n");
+    expect(await promise()).toBe("which loses all messages when it stops (appendonly no, no snapshots)\n");
     await set("save", "3600 1");
     expect(await promise()).toBe(
-      "which loses what came after its last snapshot when it crashes (appendonly no)\n",
+      "which loses the messages since its last snapshot in a crash (appendonly no)\n",
     );
   });
 });

@@ -1,4 +1,4 @@
-/** Which Redis: its address, whether it is one that can be used, and what it promises. */
+/** The URL of a Redis, checks whether it can be used, and what its configuration says about durability. */
 
 import { RedisReplyError, type RedisConnection } from "./connection.ts";
 import { StoreError } from "../store.ts";
@@ -8,15 +8,15 @@ const DEFAULT_PORT = "6379";
 const MIN_VERSION = 6;
 
 export interface RedisConfig {
-  /** As Bun's client takes it, with the password in it. */
+  /** For Bun's client, password included. */
   readonly url: string;
-  /** Of all keys. */
+  /** Of all keys, with its colon. */
   readonly prefix: string;
-  /** For people: no password in it. */
+  /** Host and port, for messages. */
   readonly name: string;
 }
 
-/** `redis://USER:PASSWORD@HOST:PORT/DATABASE?prefix=NAME`, most of which may be left out; undefined for anything else. */
+/** `redis://USER:PASSWORD@HOST:PORT/DATABASE?prefix=NAME`; only the host is required. @returns undefined for any other URL */
 export function parseRedisUrl({
   href,
   hostname,
@@ -26,8 +26,8 @@ export function parseRedisUrl({
   hash,
 }: URL): RedisConfig | undefined {
   const { prefix = "hubbub", ...others } = Object.fromEntries(searchParams);
-  const isRight = hostname && /^\/?\d{0,5}$/.test(pathname) && /^[\w.:-]{1,64}$/.test(prefix) && !hash;
-  if (!isRight || Object.keys(others).length > 0) return undefined;
+  const isValid = hostname && /^\/?\d{0,5}$/.test(pathname) && /^[\w.:-]{1,64}$/.test(prefix) && !hash;
+  if (!isValid || Object.keys(others).length > 0) return undefined;
   return {
     url: href.replace(/\?.*/s, ""),
     prefix: `${prefix}:`,
@@ -35,74 +35,78 @@ export function parseRedisUrl({
   };
 }
 
-/** @throws StoreError when it cannot be reached or used */
-export async function verifyRedis(line: RedisConnection, { name }: RedisConfig): Promise<void> {
+/** @throws StoreError if it cannot be reached or used */
+export async function verifyRedis(connection: RedisConnection, { name }: RedisConfig): Promise<void> {
   const fail = (what: string): never => {
     throw new StoreError(`Redis at ${name} ${what}`);
   };
   let info: Map<string, string>;
   try {
-    info = await factsOf(line);
+    info = await readInfo(connection);
   } catch (error) {
     if (error instanceof RedisReplyError)
-      return fail(`does not say what it is (${error.message}): allow INFO.`);
-    const [hostname, port] = splitName(name);
-    const isThere = await canConnect(hostname, port);
+      return fail(`rejects the INFO command (${error.message}): allow it.`);
+    const [hostname, port] = splitAddress(name);
+    const isReachable = await canConnect(hostname, port);
     return fail(
-      isThere
-        ? "does not let us in: is the password right, the database there, and rediss: for TLS?"
-        : "does not answer: start it, or choose another with --store.",
+      isReachable
+        ? "rejected the connection: check the password, the database, and whether it needs rediss: (TLS)."
+        : "cannot be reached: start it, or choose another with --store.",
     );
   }
-  if (info.get("loading") === "1") fail("is still loading what it keeps: try again in a moment.");
+  if (info.get("loading") === "1") fail("is still loading its data: try again in a moment.");
   const version = info.get("valkey_version") ?? info.get("redis_version") ?? "";
   const policy = info.get("maxmemory_policy");
   if (Number.parseInt(version) < MIN_VERSION)
-    fail(`is version ${version}: it has to be ${MIN_VERSION} or newer.`);
-  if (info.get("cluster_enabled") === "1") fail("is part of a cluster: it has to be one primary.");
+    fail(`is version ${version}: version ${MIN_VERSION} or later is required.`);
+  if (info.get("cluster_enabled") === "1")
+    fail("is part of a Redis Cluster, which is not supported: choose a single primary.");
   if (info.get("role") !== "master") fail("is a replica: choose its primary with --store.");
   if (policy !== "noeviction")
-    fail(`throws away what it was given when it is full (maxmemory-policy ${policy}): set noeviction.`);
+    fail(`evicts keys when it is full (maxmemory-policy ${policy}): set noeviction.`);
 }
 
-/** How lasting what it has acknowledged is, as the operator has set it up. */
-export async function describeDurability(line: RedisConnection, { name }: RedisConfig): Promise<string> {
-  const info = await factsOf(line);
-  const fsync = info.get("aof_enabled") === "1" ? await setting(line, "appendfsync") : undefined;
-  const snapshots = await setting(line, "save");
-  const promise = {
-    always: "on its disk before they are acknowledged (appendfsync always)",
-    everysec: "of whose last second a crash may lose what was acknowledged (appendfsync everysec)",
-    no: "of whose last half minute a crash of its machine may lose what was acknowledged (appendfsync no)",
-    unknown: "which appends to a file and does not say how often it is written to the disk",
+const DURABILITY = new Map([
+  ["always", "which syncs every message to disk before it is acknowledged (appendfsync always)"],
+  ["everysec", "which may lose the last second of messages in a crash (appendfsync everysec)"],
+  ["no", "which may lose the last half minute of messages if its machine crashes (appendfsync no)"],
+]);
+
+/** @returns the end of the sentence "messages are stored …" */
+export async function describeDurability(
+  connection: RedisConnection,
+  { name }: RedisConfig,
+): Promise<string> {
+  const describe = async () => {
+    if ((await readInfo(connection)).get("aof_enabled") === "1") {
+      const fsync = (await readSetting(connection, "appendfsync")) ?? "";
+      return DURABILITY.get(fsync) ?? "which does not say how often it syncs its append-only file";
+    }
+    return (await readSetting(connection, "save")) === ""
+      ? "which loses all messages when it stops (appendonly no, no snapshots)"
+      : "which loses the messages since its last snapshot in a crash (appendonly no)";
   };
-  const isAppended = info.get("aof_enabled") === "1";
-  const how = isAppended
-    ? (Object.entries(promise).find(([setting]) => setting === fsync)?.[1] ?? promise.unknown)
-    : snapshots === ""
-      ? "which loses all when it ends (appendonly no, no snapshots)"
-      : "which loses what came after its last snapshot when it crashes (appendonly no)";
-  return `in Redis at ${name}, ${how}`;
+  return `in Redis at ${name}, ${await describe()}`;
 }
 
-async function factsOf(line: RedisConnection): Promise<Map<string, string>> {
-  const info = String(await line.send("INFO", []));
+async function readInfo(connection: RedisConnection): Promise<Map<string, string>> {
+  const info = String(await connection.send("INFO", []));
   return new Map(
-    info.split(/\r?\n/).flatMap((fact) => {
-      const [, name, value] = /^(\w+):(.*)$/.exec(fact) ?? [];
+    info.split(/\r?\n/).flatMap((line) => {
+      const [, name, value] = /^(\w+):(.*)$/.exec(line) ?? [];
       return name === undefined ? [] : [[name, value ?? ""] as const];
     }),
   );
 }
 
-/** Undefined where it may not be asked. */
-async function setting(line: RedisConnection, name: string): Promise<string | undefined> {
-  const reply = await line.send("CONFIG", ["GET", name]).catch(() => undefined);
+/** @returns undefined if this user may not read it */
+async function readSetting(connection: RedisConnection, name: string): Promise<string | undefined> {
+  const reply = await connection.send("CONFIG", ["GET", name]).catch(() => undefined);
   const value: unknown = typeof reply === "object" && reply !== null ? Reflect.get(reply, name) : undefined;
   return typeof value === "string" ? value : undefined;
 }
 
-function splitName(name: string): [hostname: string, port: number] {
+function splitAddress(name: string): [hostname: string, port: number] {
   const end = name.lastIndexOf(":");
   return [name.slice(0, end).replace(/^\[|\]$/g, ""), Number(name.slice(end + 1))];
 }
