@@ -1,59 +1,56 @@
-/** File descriptors: each connection takes one, and without any left nobody gets in, not even to be rejected. */
+/** File descriptors: each connection takes one, and without a free one not even a rejection can be sent. */
 
 import { logEvent } from "../ops/log.ts";
+import type { Clock } from "../util/clock.ts";
 import { lazyFs } from "../util/lazy-node.ts";
 
-/** Descriptors that are not for WebSockets: the store, the log, HTTP requests, and connections that are rejected. */
+/** Descriptors kept for everything but WebSockets: the store, the log, HTTP requests, rejections. */
 const RESERVED_SHARE = 1 / 8;
 const [MIN_RESERVED, MAX_RESERVED] = [32, 1024];
-/** With fewer than this share of the reserve left, connections that only wait for a next request are closed. */
+/** With less than this share of the reserve free, idle HTTP connections are closed. */
 const LOW_SHARE = 1 / 4;
-const LOOK_MS = 100;
+const CHECK_MS = 100;
 
-/** How many descriptors this process may have: Infinity where there is no such limit, or none that can be read. */
+/** The limit of this process; Infinity if there is none or it cannot be read. */
 export function maxDescriptors(): number {
-  // Bun has raised the soft limit to the hard one before any of this runs.
+  // The soft limit: at its start, Bun raises it to the hard one.
   const report: object = process.report.getReport();
   if (!("userLimits" in report) || !isRecord(report.userLimits)) return Infinity;
   const { open_files: files } = report.userLimits;
   return isRecord(files) && typeof files.soft === "number" ? files.soft : Infinity;
 }
 
-/** How many WebSockets leave enough for the rest; 0 for any number. */
-export function connectionsFor(descriptors: number): number {
-  return descriptors === Infinity ? 0 : Math.max(1, descriptors - reservedOf(descriptors));
+/** How many WebSockets leave the reserve free; 0 means unlimited. */
+export function maxConnectionsFor(descriptors: number): number {
+  return descriptors === Infinity ? 0 : Math.max(1, descriptors - reserveOf(descriptors));
 }
 
-function reservedOf(descriptors: number): number {
+function reserveOf(descriptors: number): number {
   return Math.min(Math.max(Math.floor(descriptors * RESERVED_SHARE), MIN_RESERVED), MAX_RESERVED);
 }
 
-/** The descriptors that are open now; undefined where that cannot be told. */
-export function openDescriptors(): number | undefined {
-  try {
-    return lazyFs().readdirSync("/dev/fd").length - 1; // without the one that reads the folder
-  } catch {
-    return undefined;
-  }
-}
-
-/** Makes room when descriptors run out: at their end, accepting would fail over and over, and take a whole core. */
-export function watchDescriptors(server: { closeIdleConnections(): number }, descriptors: number): void {
+/** Closes idle HTTP connections when descriptors run low. Without any left, accepting would fail in a loop that takes a whole core. */
+export function watchDescriptors(
+  server: { closeIdleConnections(): number },
+  descriptors: number,
+  clock: Clock,
+): void {
   if (descriptors === Infinity) return;
-  const low = descriptors - Math.ceil(LOW_SHARE * reservedOf(descriptors));
+  const low = descriptors - Math.ceil(LOW_SHARE * reserveOf(descriptors));
   let isLow = false;
-  setInterval(() => {
-    const wasLow = isLow;
-    isLow = lowestFree() >= low;
-    if (!isLow) return;
-    const closed = server.closeIdleConnections();
-    if (!wasLow)
-      logEvent("file descriptors run out", { limit: descriptors, "idle connections closed": closed });
-  }, LOOK_MS).unref();
+  clock
+    .setInterval(() => {
+      const wasLow = isLow;
+      isLow = lowestFreeDescriptor() >= low;
+      if (!isLow) return;
+      const closed = server.closeIdleConnections();
+      if (!wasLow) logEvent("file descriptors low", { limit: descriptors, idle_connections_closed: closed });
+    }, CHECK_MS)
+    .unref();
 }
 
-/** The lowest number that no descriptor has, which the next one gets: at least as many are open. */
-function lowestFree(): number {
+/** The number that the next descriptor gets. At least as many are open. */
+function lowestFreeDescriptor(): number {
   try {
     const descriptor = lazyFs().openSync("/dev/null", "r");
     lazyFs().closeSync(descriptor);

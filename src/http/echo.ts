@@ -1,12 +1,12 @@
-/** The tutorial's other address, `/websocket`: what comes goes back. It costs nobody else anything, so no rate limits it. */
+/** The tutorial's echo at `/websocket`. No rate limits it, because it costs nobody else anything. */
 
 import type { ServerSocket } from "./sockets.ts";
+import { closeSocket, isSlowConsumer } from "../chat/socket.ts";
 import { exceedsBytes, textCodec } from "../protocol/codec.ts";
 import type { Content } from "../store/message.ts";
-import { closeSocket, isSlowConsumer } from "../chat/socket.ts";
 
-export function echo(socket: ServerSocket, message: Content, maxMessageBytes: number): void {
-  if (exceedsBytes(message, maxMessageBytes)) return closeSocket(socket, "tooBig");
-  const sent = socket.send(typeof message === "string" ? textCodec.echo(message) : message);
+export function echo(socket: ServerSocket, frame: Content, maxMessageBytes: number): void {
+  if (exceedsBytes(frame, maxMessageBytes)) return closeSocket(socket, "tooBig");
+  const sent = socket.send(typeof frame === "string" ? textCodec.echo(frame) : frame);
   if (sent < 0 && isSlowConsumer(socket)) closeSocket(socket, "tooSlow");
 }

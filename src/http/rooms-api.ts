@@ -1,23 +1,26 @@
-/** The rooms over HTTP, for curl, bots and other services: say something, read on, see who is there. */
+/** The rooms API for curl, bots and other services: publish a message, read the history, list the members. */
 
-import { corsPreflight, jsonProblem, withCors } from "./responses.ts";
-import { addressGroup } from "./sockets.ts";
-import { queryParams, problem, type AccessControl, type Grant, type Problem } from "./access.ts";
-import type { Upgrader } from "./upgrade.ts";
-import { StoreUnavailable } from "../store/store.ts";
-import type { Hub } from "../chat/hub.ts";
-import { costOf, TokenBuckets } from "../util/token-bucket.ts";
+import type { AccessControl, Grant } from "./access.ts";
+import type { ClientAddresses } from "./client-address.ts";
+import { corsPreflight, withCors } from "./cors.ts";
+import type { ServerOptions } from "./options.ts";
+import { HttpProblem, jsonProblem } from "./problem.ts";
+import type { HandleRejections, Handler, HttpServer } from "./rejections.ts";
+import { queryParams, requireName } from "./request.ts";
 import type { Right } from "../auth/tokens.ts";
-import { parseName } from "../protocol/names.ts";
-import { toChatMessage, hasTooMuchAround, exceedsBytes, maxFrameBytes, parseSeq } from "../protocol/codec.ts";
+import type { Hub } from "../chat/hub.ts";
+import { exceedsBytes, hasTooMuchAround, maxFrameBytes, parseSeq, toChatMessage } from "../protocol/codec.ts";
 import { ERROR_MESSAGES, type ErrorCode } from "../protocol/codes.ts";
+import type { Clock } from "../util/clock.ts";
+import { costOf, TokenBuckets } from "../util/token-bucket.ts";
 
-/** A body may take this long in all; Bun would cut it off after 12 s, whatever keeps coming. */
+/** For reading a body. Bun's default of 12 s would cut off a slow one, even while it is arriving. */
 const BODY_SECONDS = 120;
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
+/** Either right is enough to publish. */
+const PUBLISH_RIGHTS: readonly Right[] = ["read", "write"];
 
-/** What a client wants to say, and as whom, as far as it tells. */
 interface PublishRequest {
   readonly text: string;
   readonly from: string | undefined;
@@ -25,118 +28,109 @@ interface PublishRequest {
   readonly seq: number | undefined;
 }
 
-interface Limits {
-  readonly maxMessageBytes: number;
-  readonly messageRate: number;
-  readonly messageBurst: number;
-}
-
-/** A token with either right may publish; that `write` is required comes with the other rights. */
-const PUBLISH_RIGHTS: readonly Right[] = ["read", "write"];
-
 type RoomRequest = Request & { readonly params: { readonly room: string } };
-type Route = (request: RoomRequest) => Response | Promise<Response>;
-type Handler = (request: RoomRequest, room: string, pass: Grant) => Promise<Response | Problem>;
+type RoomHandler = (
+  request: RoomRequest,
+  room: string,
+  grant: Grant,
+  server: HttpServer,
+) => Response | Promise<Response>;
 
-export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, limits: Limits) {
-  const { maxMessageBytes, messageRate, messageBurst } = limits;
+export function roomRoutes(
+  access: AccessControl,
+  addresses: ClientAddresses,
+  handleRejections: HandleRejections,
+  hub: Hub,
+  { maxMessageBytes, messageRate, messageBurst }: ServerOptions,
+  clock: Clock,
+) {
+  // An address may publish, and read pages, at the rate of one connection.
   const rate = { perSecond: messageRate, burst: messageBurst };
-  const [publishLimits, readLimits] = [new TokenBuckets(rate), new TokenBuckets(rate)];
+  const [publishBuckets, readBuckets] = [new TokenBuckets(rate), new TokenBuckets(rate)];
 
-  /** The same door as for sockets; pages of allowed sites may read the answer. */
-  function authorized(handle: Handler, rights?: readonly Right[]) {
-    async function decide(request: RoomRequest): Promise<Response | Problem> {
-      const { params, url, headers } = request;
-      const foreign = access.refuse(headers);
-      if (foreign) return foreign;
-      const room = parseName("room", params.room);
-      if ("detail" in room) return problem(400, "bad-name", room.detail);
-      const pass = access.authorize(url, headers, { room: room.name, ...(rights && { rights }) }, Date.now());
-      if ("detail" in pass) return pass;
-      try {
-        return await handle(request, room.name, pass);
-      } catch (error) {
-        if (error instanceof StoreUnavailable) return unreadable;
-        throw error;
-      }
+  /** The access control of sockets; pages of allowed origins may read the response. */
+  function authorized(handle: RoomHandler, rights?: readonly Right[]): Handler<RoomRequest> {
+    return handleRejections(async (request, server) => {
+      const { params, headers } = request;
+      access.checkHostAndOrigin(headers);
+      const room = requireName("room", params.room);
+      const grant = access.authorize(request, { room, ...(rights && { rights }) });
+      return withCors(access.allowedOrigin(headers), await handle(request, room, grant, server));
+    }, jsonProblem);
+  }
+
+  /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`; 200 for a duplicate. */
+  const publish = authorized(async (request, room, grant, server) => {
+    const bucket = publishBuckets.get(addresses.groupOf(request, server));
+    rejectIfLimited(bucket.waitFor(1, clock.elapsed())); // before the body is read
+    server.timeout(request, BODY_SECONDS);
+    let body = "";
+    let publishRequest: PublishRequest;
+    try {
+      body = await readBody(request, maxMessageBytes);
+      publishRequest = parsePublishRequest(body, maxMessageBytes);
+    } catch (error) {
+      // A malformed body costs by its size, which is what reading it takes.
+      rejectIfLimited(bucket.take(costOf(body), clock.elapsed()));
+      throw error;
     }
-    return async (request: RoomRequest): Promise<Response> => {
-      const result = await decide(request);
-      return result instanceof Response
-        ? withCors(access.allowedOrigin(request.headers), result)
-        : upgrader.reject(request, result, jsonProblem);
-    };
-  }
-
-  /** What an address has said, or read, counts as what a connection sends. */
-  function allowanceOf(allowances: TokenBuckets, request: Request) {
-    return allowances.get(addressGroup(upgrader.addressOf(request)));
-  }
-
-  function rateLimit(allowances: TokenBuckets, request: Request, content: string): Problem | undefined {
-    return limitedFor(allowanceOf(allowances, request).take(costOf(content), performance.now()));
-  }
-
-  /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`, or 200 if it was kept before. */
-  const publish = authorized(async (request, room, pass) => {
-    // Who has nothing left is not even read; and what is malformed costs as much as it takes to find that out.
-    const early = limitedFor(allowanceOf(publishLimits, request).waitFor(1, performance.now()));
-    if (early) return early;
-    upgrader.allow(request, BODY_SECONDS);
-    const readHistory = await readBody(request, maxMessageBytes);
-    const saying = parsePublishRequest(readHistory, maxMessageBytes);
-    const body = typeof readHistory === "string" ? "" : readHistory.body;
-    const limited = rateLimit(publishLimits, request, "detail" in saying ? body : saying.text);
-    if (limited) return limited;
-    if ("detail" in saying) return saying;
-    const { text, session, seq, from = pass.client ?? "" } = saying;
-    const client = parseName("client id", from);
-    if ("detail" in client) return problem(400, "bad-name", `from: ${client.detail}`);
-    const target = { client: client.name, room, rights: PUBLISH_RIGHTS };
-    const mayBe = access.authorize(request.url, request.headers, target, Date.now());
-    if ("detail" in mayBe) return mayBe;
-    const result = await hub.publish({ room, from: client.name, content: text, session, seq });
+    const { text, session, seq, from = grant.client ?? "" } = publishRequest;
+    rejectIfLimited(bucket.take(costOf(text), clock.elapsed()));
+    const client = requireName("client id", from, "from: ");
+    access.authorize(request, { client, room, rights: PUBLISH_RIGHTS });
+    const result = await hub.publish({ room, from: client, content: text, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
     if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
-    return protocolProblem(503, result.rejected);
+    throw protocolProblem(503, result.rejected);
   }, PUBLISH_RIGHTS);
 
   /** `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`. */
-  const readHistory = authorized(async (request, room) => {
-    const limited = rateLimit(readLimits, request, "");
-    if (limited) return limited;
+  const readHistory = authorized(async (request, room, _, server) => {
+    limitReads(request, server);
     const query = queryParams(request.url);
     const [after, before] = [query.get("after"), query.get("before")];
+    if ((after !== null && before !== null) || ![after, before].every((id) => id === null || isMessageId(id)))
+      throw new HttpProblem(400, "bad-id", "after or before must be the id of a message. Give one at most.");
     const limit = query.get("limit") ?? `${DEFAULT_LIMIT}`;
-    if ((after !== null && before !== null) || ![after, before].every((id) => id === null || isId(id)))
-      return problem(400, "bad-id", "after or before is the id of a message: one of them, or none.");
     if (!/^\d{1,4}$/.test(limit) || Number(limit) < 1 || Number(limit) > MAX_LIMIT)
-      return problem(400, "bad-limit", `limit is a whole number from 1 to ${MAX_LIMIT}.`);
-    const end = after !== null ? { after } : before !== null ? { before } : {};
-    const page = await hub.read(room, { ...end, limit: Number(limit) });
-    const { messages, isDamaged: _, ...rest } = page;
-    return jsonResponse({ messages: messages.map(toChatMessage), ...rest });
+      throw new HttpProblem(400, "bad-limit", `limit must be a whole number from 1 to ${MAX_LIMIT}.`);
+    const { messages, more, recovered } = await hub.read(room, {
+      ...(after !== null && { after }),
+      ...(before !== null && { before }),
+      limit: Number(limit),
+    });
+    return jsonResponse({ messages: messages.map(toChatMessage), more, recovered });
   });
 
-  /** → `{"count","members"}`. */
-  const listMembers = authorized(async (request, room) => {
-    const limited = rateLimit(readLimits, request, "");
-    if (limited) return limited;
+  /** `{"count","members"}` */
+  const listMembers = authorized(async (request, room, _, server) => {
+    limitReads(request, server);
     return jsonResponse(await hub.getPresence(room));
   });
 
-  /** A route's own methods; every other one gets its problem. */
-  function route(methods: { GET: Route; POST?: Route }) {
-    const allow = ["GET", "HEAD", ...("POST" in methods ? ["POST"] : []), "OPTIONS"].join(", ");
-    const other: Route = (request) =>
-      upgrader.reject(
-        request,
-        { ...problem(405, "no-such-method", `Only ${allow} are answered here.`), allow },
-        jsonProblem,
-      );
-    const asks = corsPreflight(access, "POST" in methods ? "GET, POST" : "GET");
-    const OPTIONS: Route = (request) => asks(request) ?? other(request);
-    return { POST: other, PUT: other, PATCH: other, DELETE: other, OPTIONS, ...methods };
+  function limitReads(request: Request, server: HttpServer): void {
+    const bucket = readBuckets.get(addresses.groupOf(request, server));
+    rejectIfLimited(bucket.take(1, clock.elapsed()));
+  }
+
+  /** All methods of an address: preflights and unsupported ones included. */
+  function route(methods: { GET: Handler<RoomRequest>; POST?: Handler<RoomRequest> }) {
+    const supported = methods.POST ? ["GET", "POST"] : ["GET"];
+    const allow = ["GET", "HEAD", ...supported.slice(1), "OPTIONS"].join(", ");
+    const unsupported = handleRejections<RoomRequest>(() => {
+      throw new HttpProblem(405, "no-such-method", `Only ${allow} are allowed here.`, { allow });
+    }, jsonProblem);
+    const preflight = corsPreflight(access, supported.join(", "));
+    const OPTIONS: Handler<RoomRequest> = (request, server) =>
+      preflight(request) ?? unsupported(request, server);
+    return {
+      POST: unsupported,
+      PUT: unsupported,
+      PATCH: unsupported,
+      DELETE: unsupported,
+      OPTIONS,
+      ...methods,
+    };
   }
 
   return {
@@ -145,34 +139,29 @@ export function roomRoutes(access: AccessControl, hub: Hub, upgrader: Upgrader, 
   };
 }
 
-function limitedFor(waitSeconds: number): Problem | undefined {
-  return waitSeconds > 0
-    ? { ...protocolProblem(429, "rate-limited"), retryAfterSeconds: waitSeconds }
-    : undefined;
+/** @throws HttpProblem 429 */
+function rejectIfLimited(retryAfterSeconds: number): void {
+  if (retryAfterSeconds > 0) throw protocolProblem(429, "rate-limited", { retryAfterSeconds });
 }
 
-/** The body as text; `"too-big"` if it is larger than any message makes it, `"cut-off"` if its sender has gone. */
-async function readBody(
-  request: Request,
-  maxMessageBytes: number,
-): Promise<{ body: string } | "too-big" | "cut-off" | "not-utf-8"> {
+/** The body as text. @throws HttpProblem 400 or 413 */
+async function readBody(request: Request, maxMessageBytes: number): Promise<string> {
   const maxBytes = maxFrameBytes(maxMessageBytes);
   const declared = request.headers.get("content-length");
-  if (Number(declared) > maxBytes) return "too-big";
-  const bytes = await (declared === null ? readUpTo(request, maxBytes) : request.bytes()).catch(
-    () => undefined,
-  );
-  if (!bytes) return "cut-off";
-  if (bytes.length > maxBytes) return "too-big";
+  if (Number(declared) > maxBytes) throw protocolProblem(413, "message-too-big");
+  const reading = declared === null ? readUpTo(request, maxBytes) : request.bytes();
+  const bytes = await reading.catch(() => undefined);
+  if (!bytes) throw new HttpProblem(400, "cut-off", "The request ended before its body was complete.");
+  if (bytes.length > maxBytes) throw protocolProblem(413, "message-too-big");
   try {
-    // To mend what is no UTF-8 takes many milliseconds, and JSON has to be (RFC 8259, section 8.1).
-    return { body: new TextDecoder("utf-8", { fatal: true }).decode(bytes) };
+    // JSON must be UTF-8 (RFC 8259, section 8.1), and replacing what is not takes many milliseconds.
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    return "not-utf-8";
+    throw protocolProblem(400, "not-json");
   }
 }
 
-/** A body that does not say how long it is, or a little more than the first bytes of it. */
+/** Reads a body of unknown length until it ends or is longer than `maxBytes`. */
 async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let size = 0;
@@ -184,35 +173,32 @@ async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array
   return Buffer.concat(chunks);
 }
 
-function parsePublishRequest(
-  read: Awaited<ReturnType<typeof readBody>>,
-  maxMessageBytes: number,
-): PublishRequest | Problem {
-  if (read === "too-big") return protocolProblem(413, "message-too-big");
-  if (read === "cut-off") return problem(400, "cut-off", "The request ended before its body did.");
-  if (read === "not-utf-8") return protocolProblem(400, "not-json");
-  if (hasTooMuchAround(read.body)) return protocolProblem(413, "message-too-big");
+/** Fields that are null count as left out, because many programs send them. @throws HttpProblem 400 or 413 */
+function parsePublishRequest(body: string, maxMessageBytes: number): PublishRequest {
+  if (hasTooMuchAround(body)) throw protocolProblem(413, "message-too-big");
   let value: { readonly [name in keyof PublishRequest]?: unknown } | null;
   try {
-    value = JSON.parse(read.body);
+    value = JSON.parse(body);
   } catch {
     value = null;
   }
-  if (typeof value !== "object" || value === null) return protocolProblem(400, "not-json");
+  if (typeof value !== "object" || value === null) throw protocolProblem(400, "not-json");
   const { text, from, session, seq } = value;
-  if (typeof text !== "string") return protocolProblem(400, "no-text");
-  if (exceedsBytes(text, maxMessageBytes)) return protocolProblem(413, "message-too-big");
-  if (!isTextOrNone(from) || !isTextOrNone(session))
-    return problem(400, "bad-name", "from is a client id, and session a name: texts, if they are there.");
+  if (typeof text !== "string") throw protocolProblem(400, "no-text");
+  if (exceedsBytes(text, maxMessageBytes)) throw protocolProblem(413, "message-too-big");
+  if (!isOptionalString(from) || !isOptionalString(session))
+    throw new HttpProblem(400, "bad-name", "from and session must be strings, if given.");
   const number = parseSeq(seq ?? undefined);
-  if (number === "bad-seq") return protocolProblem(400, number);
-  const name = typeof session === "string" ? parseName("session", session) : undefined;
-  if (name && "detail" in name) return problem(400, "bad-name", name.detail);
-  return { text: text.toWellFormed(), from: from ?? undefined, session: name?.name, seq: number };
+  if (number === "bad-seq") throw protocolProblem(400, number);
+  return {
+    text: text.toWellFormed(),
+    from: from ?? undefined,
+    session: typeof session === "string" ? requireName("session", session) : undefined,
+    seq: number,
+  };
 }
 
-/** Many programs write null for what they leave out. */
-function isTextOrNone(value: unknown): value is string | null | undefined {
+function isOptionalString(value: unknown): value is string | null | undefined {
   return value === undefined || value === null || typeof value === "string";
 }
 
@@ -223,12 +209,15 @@ function jsonResponse(value: object, status = 200): Response {
   });
 }
 
-const unreadable = problem(503, "unavailable", "It cannot be read just now: try again in a moment.");
-
-function protocolProblem(status: Problem["status"], code: ErrorCode): Problem {
-  return problem(status, code, ERROR_MESSAGES[code]);
+/** An error that the JSON wire has too, with its code and message. */
+function protocolProblem(
+  status: HttpProblem["status"],
+  code: ErrorCode,
+  more?: { retryAfterSeconds: number },
+): HttpProblem {
+  return new HttpProblem(status, code, ERROR_MESSAGES[code], more);
 }
 
-function isId(text: string): boolean {
+function isMessageId(text: string): boolean {
   return /^\d{1,15}-\d{1,16}$/.test(text);
 }

@@ -2,10 +2,13 @@
 
 import { version } from "../../package.json";
 import { AccessControl } from "./access.ts";
-import { connectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
+import { ClientAddresses } from "./client-address.ts";
+import { corsPreflight } from "./cors.ts";
+import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import type { ServerOptions } from "./options.ts";
 import { clientModuleResponse, pageResponse } from "./page.ts";
-import { corsPreflight, failed, notFound, redirectToClient, textResponse } from "./responses.ts";
+import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
+import { rejectionHandler } from "./rejections.ts";
 import { roomRoutes } from "./rooms-api.ts";
 import { shutDown, type RunningServer } from "./shutdown.ts";
 import { socketHandlers } from "./socket-handlers.ts";
@@ -32,63 +35,64 @@ export async function serve(
   clock: Clock,
   _random: Random,
 ): Promise<RunningServer> {
-  const { publicUrl, allowHost, allowOrigin, openMetrics, secretFile, maxMessageBytes } = options;
-  const tokens = secretFile === undefined ? undefined : new TokenSigner(secretFile);
-  const access = new AccessControl({
-    publicUrl,
-    allowHost,
-    allowOrigin,
-    openMetrics,
-    tokens,
-    machineName: () => lazyOs().hostname(),
-  });
+  const { secretFile, trustProxy, maxMessageBytes, drainSeconds } = options;
+  const access = new AccessControl(
+    {
+      ...options,
+      tokens: secretFile && new TokenSigner(secretFile),
+      machineName: () => lazyOs().hostname(),
+    },
+    clock,
+  );
+  const addresses = new ClientAddresses(trustProxy);
   const descriptors = maxDescriptors();
-  const possible = connectionsFor(descriptors);
+  const possible = maxConnectionsFor(descriptors);
   const { maxConnections = possible } = options;
   if (possible > 0 && maxConnections > possible)
     console.error(
-      `--max-connections: ${maxConnections} need more file descriptors than there are, which is ${descriptors} (ulimit -n)`,
+      `--max-connections: ${maxConnections} is more than the file descriptor limit of ${descriptors} allows, which is ${possible} (ulimit -n)`,
     );
-  const sockets = new SocketRegistry({ ...options, maxConnections });
+  const sockets = new SocketRegistry({ ...options, maxConnections }, clock);
   const hub = new Hub(createStore, (topic, message) => server.publish(topic, message, false), options);
   const durability = await hub.start();
 
-  const upgrader = new Upgrader(() => server, access, sockets, hub, options);
+  const handleRejections = rejectionHandler(access, addresses);
+  const upgrader = new Upgrader(access, addresses, sockets, hub, options, clock);
   const preflight = corsPreflight(access, "GET");
   const chatRoute = {
-    GET: upgrader.handleChat,
+    GET: handleRejections(upgrader.handleChat),
     OPTIONS: (request: Request) => preflight(request) ?? notFound(request),
-    // Of what a page may ask its own site, only this tells its Origin.
-    POST(request: Request) {
-      const refused = access.refuse(request.headers);
-      return refused ? upgrader.reject(request, refused) : notFound(request);
-    },
+    // Browsers send `Origin` with a POST to the page's own site, but not with a GET: it tells the page why it was rejected.
+    POST: handleRejections((request) => {
+      access.checkHostAndOrigin(request.headers);
+      return notFound(request);
+    }),
   };
   const server: Bun.Server<SocketData> = Bun.serve<SocketData>({
     hostname: options.host,
     port: options.port,
     ...(options.tlsCert && options.tlsKey ? { tls: { cert: options.tlsCert, key: options.tlsKey } } : {}),
-    // Bun's own 413 has no sentence, no code, and is not readable for pages: bodies are bounded where they are read.
+    // readBody limits bodies: Bun's own 413 has no sentence and no code, and pages cannot read it.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     development: false,
-    reusePort: false, // without development mode Bun shares the port: a second server would start, and split the room
+    reusePort: false, // otherwise Bun lets a second server listen on the port, and each gets half of the clients
 
     routes: {
       "/": { GET: redirectToClient },
       "/client": { GET: pageResponse },
       "/hubbub.js": { GET: clientModuleResponse },
-      "/websocket": { GET: (request: Request) => upgrader.upgrade(request) },
+      "/websocket": { GET: handleRejections(upgrader.handleEcho) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
-      ...roomRoutes(access, hub, upgrader, options),
-      "/healthz": { GET: forAnyone(() => textResponse(200, "It runs.")) },
-      "/readyz": { GET: forAnyone(ready) },
-      "/metrics": { GET: metrics },
+      ...roomRoutes(access, addresses, handleRejections, hub, options, clock),
+      "/healthz": { GET: handleRejections(healthz) },
+      "/readyz": { GET: handleRejections(readyz) },
+      "/metrics": { GET: handleRejections(metrics) },
     },
     fetch: notFound,
     error(error) {
       logError("A request failed", error);
-      return failed();
+      return internalError();
     },
 
     websocket: {
@@ -101,36 +105,36 @@ export async function serve(
       sendPings: false,
     },
   });
-  clock.setInterval(() => sockets.pingAndReap(clock.elapsed()), sockets.sweepMs).unref();
+  sockets.startPinging();
   monitorEventLoop();
-  watchDescriptors(server, descriptors);
-  registerGauge("hubbub_build_info", "1, with the version of this server.", () => 1, { version });
+  watchDescriptors(server, descriptors, clock);
+  registerGauge("hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
   watchProcess(descriptors);
-  registerGauge("hubbub_connections", "Open WebSockets.", () => sockets.size);
-  registerGauge("hubbub_rooms", "Rooms with somebody in them.", () => hub.roomCount);
-  registerGauge("hubbub_buffered_bytes", "Bytes that wait for slow readers.", () => sockets.bufferedBytes);
-  registerGauge("hubbub_store_ready", "1 if messages are kept just now.", () => Number(hub.isReady));
+  registerGauge("hubbub_connections", "Open WebSocket connections.", () => sockets.size);
+  registerGauge("hubbub_rooms", "Rooms with connections.", () => hub.roomCount);
+  registerGauge(
+    "hubbub_buffered_bytes",
+    "Bytes sent that clients have not read yet.",
+    () => sockets.bufferedBytes,
+  );
+  registerGauge("hubbub_store_ready", "1 while messages can be stored.", () => Number(hub.isReady));
 
-  /** Except pages of other sites. */
-  function forAnyone(give: () => Response) {
-    return (request: Request): Response => {
-      const foreign = access.refuseMarked(request.headers);
-      return foreign ? upgrader.reject(request, foreign) : give();
-    };
+  function healthz({ headers }: Request): Response {
+    access.checkFetchSite(headers);
+    return textResponse(200, "OK");
   }
 
-  function ready(): Response {
+  function readyz({ headers }: Request): Response {
+    access.checkFetchSite(headers);
     return hub.isReady
-      ? textResponse(200, "Messages are taken, and kept.")
-      : textResponse(503, "No messages are taken just now.");
+      ? textResponse(200, "Ready.")
+      : textResponse(503, "Not ready: messages cannot be stored right now.");
   }
 
   function metrics(request: Request): Response {
-    const refused = access.authorizeMetrics(request, server.requestIP(request)?.address ?? "", clock.now());
-    return refused
-      ? upgrader.reject(request, refused)
-      : textResponse(200, renderMetrics(), { "Content-Type": METRICS_TYPE });
+    access.authorizeMetrics(request, server.requestIP(request)?.address ?? "");
+    return textResponse(200, renderMetrics(), { "Content-Type": METRICS_TYPE });
   }
 
-  return { server, durability, shutDown: () => shutDown(server, hub, sockets, options.drainSeconds) };
+  return { server, durability, shutDown: () => shutDown(server, hub, sockets, drainSeconds, clock) };
 }

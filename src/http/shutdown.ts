@@ -1,54 +1,56 @@
-/** How it ends: nobody new, nothing accepted lost, everyone told to come back, not all at once. */
+/** Graceful shutdown: stop accepting, drain the store, close connections gradually. */
 
 import type { SocketData, SocketRegistry } from "./sockets.ts";
 import type { Hub } from "../chat/hub.ts";
-import { flushLog, logEvent, logError } from "../ops/log.ts";
+import { flushLog, logError, logEvent } from "../ops/log.ts";
+import type { Clock } from "../util/clock.ts";
 
-/** How much of the time goes to letting everyone go; the rest is for what was written last. */
+/** Share of the drain time for closing connections. The rest is for storing what arrived meanwhile. */
 const CLOSE_SHARE = 0.8;
 const POLL_MS = 10;
 
 export interface RunningServer {
   readonly server: Bun.Server<SocketData>;
-  /** Where messages are kept, and what that promises. */
+  /** Where messages are stored, and how durably: the end of a sentence for the operator. */
   readonly durability: string;
-  /** Lets everyone go, and ends when all that was accepted is kept. @returns whether every step of it succeeded */
+  /** Closes all connections; resolves once everything accepted is stored. @returns whether every step succeeded */
   shutDown(): Promise<boolean>;
 }
 
 export async function shutDown(
   server: Bun.Server<SocketData>,
   hub: Hub,
-  connections: SocketRegistry,
+  sockets: SocketRegistry,
   drainSeconds: number,
+  clock: Clock,
 ): Promise<boolean> {
-  const endMs = performance.now() + drainSeconds * 1000;
-  const end = Bun.sleep(drainSeconds * 1000);
+  const endMs = clock.elapsed() + drainSeconds * 1000;
+  const deadline = clock.sleep(drainSeconds * 1000);
   let hasFailed = false;
-  /** A step that fails is no reason to leave out the others. */
-  const step = async (what: string, take: () => unknown) => {
+  /** A step that fails does not prevent the others. */
+  const step = async (what: string, run: () => unknown) => {
     try {
-      await take();
+      await run();
     } catch (error) {
       hasFailed = true;
-      logError(`Stopping: ${what} failed`, error);
+      logError(`Shutdown: ${what} failed`, error);
     }
   };
-  /** Nor is one that takes too long. */
-  const stepInTime = (what: string, take: () => Promise<void>) =>
+  /** Nor does one that takes too long. */
+  const stepInTime = (what: string, run: () => Promise<void>) =>
     step(what, async () => {
-      const isDone = await Promise.race([take().then(() => true), end]);
+      const isDone = await Promise.race([run().then(() => true), deadline]);
       if (!isDone) logEvent("stopping", { late: what });
     });
-  logEvent("stopping", { connections: connections.size });
+  logEvent("stopping", { connections: sockets.size });
   await step("closing the rooms", () => hub.beginShutdown());
-  void step("closing the port", () => server.stop()); // takes no new connections; it would wait for the others
-  await stepInTime("storing what was accepted", () => hub.drain());
-  const dismissMs = CLOSE_SHARE * (endMs - performance.now());
-  await step("closing the connections", () => connections.closeAll(dismissMs, () => hub.flush()));
+  void step("closing the port", () => server.stop()); // closes it at once; resolves when all connections are closed
+  await stepInTime("storing accepted messages", () => hub.drain());
+  const closeMs = CLOSE_SHARE * (endMs - clock.elapsed());
+  await step("closing the connections", () => sockets.closeAll(closeMs, () => hub.flush()));
   const isBusy = () => server.pendingWebSockets > 0 || server.pendingRequests > 0;
-  while (isBusy() && performance.now() < endMs) await Bun.sleep(POLL_MS);
-  await stepInTime("storing what came last", () => hub.drain());
+  while (isBusy() && clock.elapsed() < endMs) await clock.sleep(POLL_MS);
+  await stepInTime("storing the last messages", () => hub.drain());
   await stepInTime("closing the store", () => hub.close());
   flushLog();
   logEvent("stopped");
@@ -56,8 +58,8 @@ export async function shutDown(
 }
 
 /**
- * The first signal lets everyone go, the second does not wait for that. A terminal that is closed sends SIGHUP;
- * without one, an operator does, who does not want it to stop.
+ * The first signal shuts down, the second exits at once. SIGHUP, which a closed terminal sends, is ignored for a
+ * server that was not started on one: there it means "reload", not "stop".
  */
 export function installSignalHandlers({ server, shutDown }: RunningServer, isOnTerminal: boolean): void {
   let isStopping = false;
@@ -67,7 +69,7 @@ export function installSignalHandlers({ server, shutDown }: RunningServer, isOnT
       process.exit(1);
     }
     isStopping = true;
-    void shutDown().then((isDone) => process.exit(isDone ? 0 : 1));
+    void shutDown().then((hasSucceeded) => process.exit(hasSucceeded ? 0 : 1));
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGQUIT"] as const) process.on(signal, onSignal);
   process.on("SIGHUP", isOnTerminal ? onSignal : () => logEvent("ignored", { signal: "SIGHUP" }));

@@ -1,7 +1,7 @@
 /** What each event of a WebSocket leads to. Importable without a server, so that a simulator can call the handlers. */
 
 import { echo } from "./echo.ts";
-import { Intake } from "./intake.ts";
+import { ReadThrottle } from "./read-throttle.ts";
 import type { ServerSocket, SocketRegistry } from "./sockets.ts";
 import { closeSocket } from "../chat/socket.ts";
 import type { Hub } from "../chat/hub.ts";
@@ -25,10 +25,10 @@ export function socketHandlers(
   { maxMessageBytes }: { readonly maxMessageBytes: number },
   clock: Clock,
 ): SocketHandlers {
-  const intake = new Intake((socket, frame) => {
+  const throttle = new ReadThrottle((socket, frame) => {
     if (socket.data.connection) hub.receive(socket.data.connection, frame);
     else echo(socket, frame, maxMessageBytes);
-  });
+  }, clock);
 
   function onControlFrame(socket: ServerSocket): void {
     socket.data.missedPongs = 0;
@@ -37,13 +37,13 @@ export function socketHandlers(
 
   return {
     open: isolateErrors((socket) => {
-      sockets.add(socket, clock.elapsed());
-      logEvent("joined", connectionFields(socket));
+      sockets.add(socket);
+      logEvent("connected", connectionFields(socket));
       if (socket.data.connection) hub.join(socket.data.connection, socket);
     }),
     message: isolateErrors((socket, frame: Content) => {
       socket.data.missedPongs = 0;
-      intake.take(socket, frame);
+      throttle.receive(socket, frame);
     }),
     ping: isolateErrors(onControlFrame),
     pong: isolateErrors((socket) => {
@@ -51,19 +51,23 @@ export function socketHandlers(
       if (socket.data.connection?.socket) hub.onPong(socket.data.connection);
     }),
     drain: isolateErrors((socket) => {
-      socket.data.missedPongs = 0; // it reads
+      socket.data.missedPongs = 0; // it is reading
       if (socket.data.connection) hub.catchUp(socket.data.connection);
-      intake.goOn(socket);
+      throttle.resume(socket);
     }),
     close: isolateErrors((socket, code: number, reason: string) => {
-      intake.closed(socket);
+      throttle.close(socket);
       sockets.remove(socket);
       const { disconnectReason } = socket.data;
       // A client may close with any code, so only the common ones have a label of their own.
       disconnectsTotal.count(disconnectReason || CLIENT_CODES.includes(code) ? code : "other");
-      const said = reason || undefined;
-      const why = disconnectReason === "silent" ? "no sign of life" : said;
-      logEvent("left", { ...connectionFields(socket), code, ...(disconnectReason ? { why } : { said }) });
+      logEvent("disconnected", {
+        ...connectionFields(socket),
+        code,
+        ...(disconnectReason
+          ? { reason: disconnectReason === "silent" ? "missed pongs" : reason }
+          : { client_reason: reason || undefined }),
+      });
       if (socket.data.connection) hub.leave(socket.data.connection);
     }),
   };

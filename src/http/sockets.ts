@@ -1,139 +1,158 @@
-/** Every open WebSocket: how many there may be, whether each is alive, and until when it may stay. */
+/** Every open WebSocket: limits on their number, liveness, token expiry, and closing all of them. */
 
-import { problem, type Problem } from "./access.ts";
+import { HttpProblem } from "./problem.ts";
+import type { Connection } from "../chat/connection.ts";
+import { closeSocket, type ConnectionSocket, type DisconnectReason } from "../chat/socket.ts";
 import { logEvent } from "../ops/log.ts";
 import type { Content } from "../store/message.ts";
-import type { Connection } from "../chat/connection.ts";
-import { closeSocket, type DisconnectReason } from "../chat/socket.ts";
+import type { Clock } from "../util/clock.ts";
 
-/** So many pings without any sign of life, and it is closed by the time of the next one. */
+/** A socket that leaves this many pings unanswered is terminated when the next one is due. */
 const MAX_MISSED_PONGS = 2;
-/** The sweep comes round so often between two pings of a connection, and pings it a little early rather than late. */
+/** Sweeps per ping interval. A socket is pinged up to one and a half sweeps early, never late. */
 const SWEEPS_PER_PING = 10;
-/** A few are closed at once: only crowds need to be spread. */
+/** How often {@link SocketRegistry.closeAll} closes a batch, and the smallest batch: only crowds need to be spread. */
 const CLOSE_INTERVAL_MS = 20;
 const MIN_CLOSES_PER_INTERVAL = 4;
-/** Below this share of the limit a full server has been full: the next time is worth a line in the log again. */
-const FULL_NO_MORE = 0.9;
-/** The longest that a timer can wait. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+/** A full server logs that it is full once, and again after it has been below this share of the limit. */
+const NO_LONGER_FULL_SHARE = 0.9;
+/** The longest timeout that setTimeout supports. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
-/** What comes with each socket. */
+/** `data` of each socket. */
 export interface SocketData {
-  /** Whom it belongs to in the chat; nobody on the echo. */
+  /** Undefined on the echo. */
   readonly connection: Connection | undefined;
-  /** As {@link addressGroup} makes it. */
+  /** See client-address.ts. */
   readonly addressGroup: string;
-  /** Unix time in milliseconds, or Infinity. */
+  /** When its token expires: Unix time in milliseconds, or Infinity. */
   readonly expiresMs: number;
-  expiry?: Timer;
+  expiryTimer?: Timer;
   missedPongs: number;
-  held?: Held;
-  /** Why it was this server that ended it; clients may close with any code. */
-  disconnectReason?: DisconnectReason;
+  /** When it was pinged last, on the clock's `elapsed`. */
   pingedMs: number;
+  throttled?: Throttled;
+  /** Set if the server ended it: clients may close with any code. */
+  disconnectReason?: DisconnectReason;
 }
 
-/** Frames of a connection that is not read just now, see intake.ts. */
-export interface Held {
+/** A connection whose input is paused, see read-throttle.ts. */
+export interface Throttled {
   readonly frames: Content[];
   readonly watch: Timer;
-  /** How often it was looked at since it last read something. */
-  stalledLooks: number;
+  /** How often in a row the watch found that it had read nothing. */
+  stalledChecks: number;
 }
 
-export type ServerSocket = Bun.ServerWebSocket<SocketData>;
+/** The part of `Bun.ServerWebSocket<SocketData>` that the server uses, so that a simulator can provide it. */
+export interface ServerSocket extends ConnectionSocket {
+  readonly data: SocketData;
+  pause(): unknown;
+  resume(): unknown;
+  terminate(): void;
+}
 
-export interface ConnectionLimits {
-  /** 0 is no limit, here and below. */
+interface SocketLimits {
+  /** 0 means unlimited, here and below. */
   readonly maxConnections: number;
   readonly maxConnectionsPerAddress: number;
   readonly pingSeconds: number;
 }
 
 export class SocketRegistry {
-  /** The one that was pinged longest ago first. */
+  /** In the order of their last pings, the oldest first. */
   readonly #open = new Set<ServerSocket>();
-  /** How many there are from each network, counted only where that is limited. */
-  readonly #perNetwork = new Map<string, number>();
-  /** Open, and on their way in. */
+  /** Counted only if `maxConnectionsPerAddress` is set. */
+  readonly #countByAddressGroup = new Map<string, number>();
+  /** Open sockets and upgrades in progress. */
   #count = 0;
-  #isFull = false;
+  #hasLoggedFull = false;
 
-  constructor(private readonly limits: ConnectionLimits) {}
+  constructor(
+    private readonly limits: SocketLimits,
+    private readonly clock: Clock,
+  ) {}
 
-  /** Why there is no room for another one from there. */
-  checkCapacity(network: string): Problem | undefined {
+  /** @throws HttpProblem 503 or 429 */
+  checkCapacity(addressGroup: string): void {
     const { maxConnections, maxConnectionsPerAddress } = this.limits;
     if (maxConnections > 0 && this.#count >= maxConnections) {
-      if (!this.#isFull) logEvent("full", { connections: this.#count });
-      this.#isFull = true;
-      return problem(503, "full", "The server is full just now: please try again in a moment.");
+      if (!this.#hasLoggedFull) logEvent("full", { connections: this.#count });
+      this.#hasLoggedFull = true;
+      throw new HttpProblem(503, "full", "The server is full. Try again in a moment.");
     }
-    if (maxConnectionsPerAddress > 0 && (this.#perNetwork.get(network) ?? 0) >= maxConnectionsPerAddress)
-      return problem(
+    const count = this.#countByAddressGroup.get(addressGroup) ?? 0;
+    if (maxConnectionsPerAddress > 0 && count >= maxConnectionsPerAddress)
+      throw new HttpProblem(
         429,
         "too-many-from-address",
-        "Too many connections from your address: close one of them, or try again in a moment.",
+        "Too many connections from your address. Close one of them, or try again in a moment.",
       );
-    return undefined;
   }
 
-  /** Takes a place, until {@link release}. */
-  reserve(network: string): void {
+  /** Counts an upgrade in progress, until {@link release} or {@link remove}. */
+  reserve(addressGroup: string): void {
     this.#count++;
     if (this.limits.maxConnectionsPerAddress > 0)
-      this.#perNetwork.set(network, (this.#perNetwork.get(network) ?? 0) + 1);
+      this.#countByAddressGroup.set(addressGroup, (this.#countByAddressGroup.get(addressGroup) ?? 0) + 1);
   }
 
-  release(network: string): void {
+  release(addressGroup: string): void {
     this.#count--;
-    if (this.#count < FULL_NO_MORE * this.limits.maxConnections) this.#isFull = false;
-    const left = (this.#perNetwork.get(network) ?? 0) - 1;
-    if (left > 0) this.#perNetwork.set(network, left);
-    else this.#perNetwork.delete(network);
+    if (this.#count < NO_LONGER_FULL_SHARE * this.limits.maxConnections) this.#hasLoggedFull = false;
+    const count = (this.#countByAddressGroup.get(addressGroup) ?? 0) - 1;
+    if (count > 0) this.#countByAddressGroup.set(addressGroup, count);
+    else this.#countByAddressGroup.delete(addressGroup);
   }
 
-  add(socket: ServerSocket, nowMs: number): void {
-    socket.data.pingedMs = nowMs;
+  add(socket: ServerSocket): void {
+    socket.data.pingedMs = this.clock.elapsed();
     this.#open.add(socket);
-    if (socket.data.expiresMs !== Infinity) endWhenExpired(socket);
+    if (socket.data.expiresMs !== Infinity) this.#closeWhenExpired(socket);
   }
 
   remove(socket: ServerSocket): void {
-    clearTimeout(socket.data.expiry);
+    this.clock.clear(socket.data.expiryTimer);
     if (this.#open.delete(socket)) this.release(socket.data.addressGroup);
   }
 
-  /** Pings who is due, and cuts off who has not answered: Bun's idle timeout does not see those that are sent to. */
-  pingAndReap(nowMs: number): void {
-    const pingMs = this.limits.pingSeconds * 1000;
-    const dueMs = nowMs - pingMs * (1 - 1.5 / SWEEPS_PER_PING);
+  /** Starts the liveness check of all sockets, present and future. */
+  startPinging(): void {
+    const sweepMs = (this.limits.pingSeconds * 1000) / SWEEPS_PER_PING;
+    this.clock.setInterval(() => this.pingAndReap(), sweepMs).unref();
+  }
+
+  /**
+   * Pings the sockets that are due and terminates those that missed too many pongs. Bun's `idleTimeout` cannot do
+   * this: frames that are sent to a dead client reset it.
+   */
+  pingAndReap(): void {
+    const nowMs = this.clock.elapsed();
+    const dueMs = nowMs - this.limits.pingSeconds * 1000 * (1 - 1.5 / SWEEPS_PER_PING);
     for (const socket of this.#open) {
       const { data } = socket;
       if (data.pingedMs > dueMs) return;
       this.#open.delete(socket);
       this.#open.add(socket);
       data.pingedMs = nowMs;
-      // It may be frozen: there is nobody to close with.
       if (data.missedPongs++ < MAX_MISSED_PONGS) socket.ping();
       else {
         data.disconnectReason = "silent";
-        socket.terminate();
+        socket.terminate(); // a frozen client would not answer a close frame
       }
     }
   }
 
-  /** Closes all, evenly spread over that time at most, so that they do not come back all at once. */
+  /** Closes all sockets with 1012, evenly spread over at most this time, so that clients do not reconnect all at once. */
   async closeAll(withinMs: number, flush: () => void): Promise<void> {
-    const endMs = performance.now() + withinMs;
+    const endMs = this.clock.elapsed() + withinMs;
     while (this.#open.size > 0) {
       flush();
-      // Counted anew each time: on a busy machine a step takes longer than it should.
-      const steps = Math.max((endMs - performance.now()) / CLOSE_INTERVAL_MS, 1);
-      const count = Math.max(Math.ceil(this.#open.size / steps), MIN_CLOSES_PER_INTERVAL);
+      // Computed anew each time, because on a busy machine an interval takes longer.
+      const intervalsLeft = Math.max((endMs - this.clock.elapsed()) / CLOSE_INTERVAL_MS, 1);
+      const count = Math.max(Math.ceil(this.#open.size / intervalsLeft), MIN_CLOSES_PER_INTERVAL);
       for (const socket of this.#open.values().take(count).toArray()) closeSocket(socket, "restarting");
-      await Bun.sleep(CLOSE_INTERVAL_MS);
+      await this.clock.sleep(CLOSE_INTERVAL_MS);
     }
   }
 
@@ -141,44 +160,21 @@ export class SocketRegistry {
     return this.#open.size;
   }
 
-  /** Bytes that wait for slow readers. */
+  /** Bytes sent that the network has not taken yet. */
   get bufferedBytes(): number {
     return this.#open.values().reduce((sum, socket) => sum + socket.getBufferedAmount(), 0);
   }
 
-  get sweepMs(): number {
-    return (this.limits.pingSeconds * 1000) / SWEEPS_PER_PING;
+  /** Closes the socket in a later turn at the earliest: while it is being opened, Bun cannot close it. */
+  #closeWhenExpired(socket: ServerSocket): void {
+    const { data } = socket;
+    const leftMs = Math.max(data.expiresMs - this.clock.now(), 0);
+    data.expiryTimer = this.clock.setTimeout(
+      () => {
+        if (this.clock.now() < data.expiresMs) this.#closeWhenExpired(socket);
+        else closeSocket(socket, "expired");
+      },
+      Math.min(leftMs, MAX_TIMEOUT_MS),
+    );
   }
-}
-
-/** Never at once: who is only just coming in has to be in before it can leave. */
-function endWhenExpired(socket: ServerSocket): void {
-  const leftMs = Math.max(socket.data.expiresMs - Date.now(), 0);
-  socket.data.expiry = setTimeout(
-    () => {
-      if (Date.now() < socket.data.expiresMs) endWhenExpired(socket);
-      else closeSocket(socket, "expired");
-    },
-    Math.min(leftMs, MAX_TIMER_MS),
-  );
-}
-
-/** What counts as one address: of IPv6 the /64 network, which is what one line gets; IPv4 in its own spelling. */
-export function addressGroup(address: string): string {
-  if (!address.includes(":")) return address;
-  // As a URL it has one spelling, without dots; `::` stands for the zeros that are missing (RFC 5952).
-  const spelled = URL.parse(`http://[${address.replace(/%.*/, "")}]/`)?.hostname.slice(1, -1) ?? "";
-  const [head = [], tail = []] = spelled.split("::").map((part) => part.split(":").filter(Boolean));
-  const zeros = Array<string>(8 - head.length - tail.length).fill("0");
-  const groups = [...head, ...zeros, ...tail];
-  if (/^0:0:0:0:0:ffff:/.test(groups.join(":"))) return mappedIpv4(groups.slice(6));
-  return groups.slice(0, 4).join(":");
-}
-
-/** The IPv4 address in the last two groups of one that is mapped to IPv6 (RFC 4291, section 2.5.5.2). */
-function mappedIpv4(groups: readonly string[]): string {
-  return groups
-    .map((group) => Number.parseInt(group, 16))
-    .flatMap((group) => [group >> 8, group & 255])
-    .join(".");
 }

@@ -1,147 +1,115 @@
-/** How a connection comes in: every refusal before the upgrade, and then a place in a room. */
+/** Upgrades requests to WebSockets. Every rejection happens before the upgrade, with an HTTP status. */
 
-import { upgradeRequired, withCors, textProblem } from "./responses.ts";
-import { addressGroup, type SocketData, type SocketRegistry } from "./sockets.ts";
-import {
-  forwardedFor,
-  parseJoinRequest,
-  problem,
-  ROOM_UNAVAILABLE,
-  type AccessControl,
-  type Problem,
-} from "./access.ts";
-import type { Hub } from "../chat/hub.ts";
-import { TokenBucket, TokenBuckets, type Rate } from "../util/token-bucket.ts";
-import { logEvent, logError } from "../ops/log.ts";
-import { requestsRejected } from "../ops/metrics.ts";
+import type { AccessControl } from "./access.ts";
+import type { ClientAddresses } from "./client-address.ts";
+import { withCors } from "./cors.ts";
+import { parseJoinRequest } from "./join-request.ts";
 import type { ServerOptions } from "./options.ts";
+import { HttpProblem } from "./problem.ts";
+import type { HttpServer } from "./rejections.ts";
+import { upgradeRequired } from "./responses.ts";
+import type { SocketRegistry } from "./sockets.ts";
+import type { JoinRequest } from "../chat/connection.ts";
+import type { Hub } from "../chat/hub.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
-import type { Connection, JoinRequest } from "../chat/connection.ts";
-import { StoreUnavailable } from "../store/store.ts";
+import type { Clock } from "../util/clock.ts";
+import { TokenBucket, TokenBuckets, type Rate } from "../util/token-bucket.ts";
 
-const MAX_PATH_CHARACTERS = 200;
-
-/** An address may have the new connections of so many seconds at once: after a restart, all of a company come again. */
+/** The burst of new connections per address, in seconds' worth: after a restart, a whole office reconnects at once. */
 const CONNECTION_BURST_SECONDS = 25;
-/** So many connections of one address may have a whole burst at once. */
-const BURSTS_PER_ADDRESS = 100;
+/** How many connections of one address start with a full message burst. */
+const FULL_BURSTS_PER_ADDRESS = 100;
 
 export class Upgrader {
-  /** What one connection may say. */
-  readonly #rate: Rate;
-  /** How many new connections each address may still have. */
+  /** Messages of one connection. */
+  readonly #messageRate: Rate;
+  /** New connections per address. */
   readonly #connectionRates: TokenBuckets;
-  /** What the connections of each address may still start with. */
+  /** Message tokens that new connections of an address can start with. */
   readonly #startingTokens: TokenBuckets;
-  #network = "";
-  /** Of a proxy that is not trusted, behind which all clients share one address. */
-  #hasWarned = false;
 
   constructor(
-    private readonly server: () => Bun.Server<SocketData>,
     private readonly access: AccessControl,
+    private readonly addresses: ClientAddresses,
     private readonly sockets: SocketRegistry,
     private readonly hub: Hub,
     private readonly options: ServerOptions,
+    private readonly clock: Clock,
   ) {
     const { messageRate, messageBurst, connectionRate } = options;
     this.#connectionRates = new TokenBuckets({
       perSecond: connectionRate,
       burst: CONNECTION_BURST_SECONDS * connectionRate,
     });
-    this.#rate = { perSecond: messageRate, burst: messageBurst };
+    this.#messageRate = { perSecond: messageRate, burst: messageBurst };
     this.#startingTokens = new TokenBuckets({
-      perSecond: BURSTS_PER_ADDRESS * messageRate,
-      burst: BURSTS_PER_ADDRESS * messageBurst,
+      perSecond: FULL_BURSTS_PER_ADDRESS * messageRate,
+      burst: FULL_BURSTS_PER_ADDRESS * messageBurst,
     });
   }
 
-  readonly handleChat = async (request: Bun.BunRequest<"/ws/:id">): Promise<Response | undefined> => {
+  /** A plain GET gets the same rejection as a WebSocket, because browsers hide why an upgrade failed. @throws HttpProblem */
+  readonly handleChat = (request: Bun.BunRequest<"/ws/:id">, server: HttpServer) => {
     const { params, url, headers } = request;
-    const joinRequest =
-      this.access.refuse(headers) ?? parseJoinRequest(params.id, url, headers, this.options.history);
-    return "detail" in joinRequest ? this.reject(request, joinRequest) : this.upgrade(request, joinRequest);
+    this.access.checkHostAndOrigin(headers);
+    return this.#upgrade(request, server, parseJoinRequest(params.id, url, headers, this.options.history));
   };
 
-  /** A plain GET gets the same refusal as a WebSocket. The echo has no wish. */
-  async upgrade(request: Request, joinRequest?: JoinRequest): Promise<Response | undefined> {
-    const { url, headers } = request;
-    const network = this.#networkOf(request);
-    const pass = this.access.authorize(url, headers, joinRequest ?? {}, Date.now());
-    if ("detail" in pass) return this.reject(request, pass);
-    const full = this.#limitRate(network) ?? this.sockets.checkCapacity(network);
-    if (full) return this.reject(request, full);
-    if (headers.get("upgrade")?.toLowerCase() !== "websocket") return this.#notWebSocket(request);
+  /** @throws HttpProblem */
+  readonly handleEcho = (request: Request, server: HttpServer) => {
+    this.access.checkHostAndOrigin(request.headers);
+    return this.#upgrade(request, server);
+  };
 
-    this.sockets.reserve(network);
-    let connection: Connection | undefined;
+  /** @throws HttpProblem, StoreUnavailable */
+  async #upgrade(
+    request: Request,
+    server: HttpServer,
+    joinRequest?: JoinRequest,
+  ): Promise<Response | undefined> {
+    const { headers } = request;
+    const addressGroup = this.addresses.groupOf(request, server);
+    const { expiresMs } = this.access.authorize(request, joinRequest);
+    this.#limitConnectionRate(addressGroup);
+    this.sockets.checkCapacity(addressGroup);
+    if (headers.get("upgrade")?.toLowerCase() !== "websocket") return this.#upgradeRequired(headers);
+
+    this.sockets.reserve(addressGroup);
+    let isUpgraded = false;
     try {
-      if (joinRequest) connection = await this.hub.reserve(joinRequest, this.#allowanceFor(network));
-    } catch (error) {
-      if (!(error instanceof StoreUnavailable)) logError("A room could not be opened", error);
-      this.sockets.release(network);
-      return this.reject(request, ROOM_UNAVAILABLE);
+      const connection =
+        joinRequest && (await this.hub.reserve(joinRequest, this.#messageBucket(addressGroup)));
+      const data = { connection, addressGroup, expiresMs, missedPongs: 0, pingedMs: 0 };
+      // Without this header Bun accepts the first subprotocol offered.
+      const protocol = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };
+      isUpgraded = server.upgrade(request, { data, headers: protocol });
+      if (connection && !isUpgraded) this.hub.release(connection);
+    } finally {
+      if (!isUpgraded) this.sockets.release(addressGroup);
     }
-    const { expiresMs } = pass;
-    // Left alone, Bun agrees to whichever subprotocol is offered first.
-    const reply = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };
-    const data = { connection, addressGroup: network, expiresMs, missedPongs: 0, pingedMs: 0 };
-    if (this.server().upgrade(request, { data, headers: reply })) return undefined;
-    if (connection) this.hub.release(connection);
-    this.sockets.release(network);
-    return this.#notWebSocket(request);
+    return isUpgraded ? undefined : this.#upgradeRequired(headers);
   }
 
-  /** Whoever connects and disconnects without end is heard of by everyone in the room, each time. */
-  #limitRate(network: string): Problem | undefined {
-    const retryAfterSeconds = this.#connectionRates.get(network).take(1, performance.now());
-    if (retryAfterSeconds === 0) return undefined;
-    const sentence = "Too many new connections from your address: try again in a moment.";
-    return { ...problem(429, "connection-rate", sentence), retryAfterSeconds };
+  /** Connecting and disconnecting in a loop would flood the room with announcements. @throws HttpProblem 429 */
+  #limitConnectionRate(addressGroup: string): void {
+    const retryAfterSeconds = this.#connectionRates.get(addressGroup).take(1, this.clock.elapsed());
+    if (retryAfterSeconds > 0)
+      throw new HttpProblem(
+        429,
+        "connection-rate",
+        "Too many new connections from your address. Try again in a moment.",
+        { retryAfterSeconds },
+      );
   }
 
-  #notWebSocket({ headers }: Request): Response {
+  /** Reconnecting does not renew the burst without limit. */
+  #messageBucket(addressGroup: string): TokenBucket {
+    const bucket = this.#startingTokens.get(addressGroup);
+    const tokens = bucket.takeAvailable(this.#messageRate.burst, this.clock.elapsed());
+    return new TokenBucket(this.#messageRate, tokens);
+  }
+
+  #upgradeRequired(headers: Headers): Response {
     return withCors(this.access.allowedOrigin(headers), upgradeRequired());
   }
-
-  /** Whoever comes again and again does not get a whole burst each time. */
-  #allowanceFor(network: string): TokenBucket {
-    const left = this.#startingTokens.get(network).takeAvailable(this.#rate.burst, performance.now());
-    return new TokenBucket(this.#rate, left);
-  }
-
-  /** Counted, written down, and told in a form that people or programs read. */
-  reject(request: Request, refused: Problem, tell = textProblem): Response {
-    const { status, code } = refused;
-    requestsRejected.count(code);
-    logEvent("refused", { status, code, path: pathOf(request), address: this.addressOf(request) });
-    return withCors(this.access.readerOf(refused, request.headers), tell(refused));
-  }
-
-  /** So long a request may take. */
-  allow(request: Request, seconds: number): void {
-    this.server().timeout(request, seconds);
-  }
-
-  /** Whoever comes from where the last one came from shares the text: there are many. */
-  #networkOf(request: Request): string {
-    const network = addressGroup(this.addressOf(request));
-    if (network !== this.#network) this.#network = network;
-    return this.#network;
-  }
-
-  addressOf(request: Request): string {
-    const address = this.server().requestIP(request)?.address ?? "";
-    if (this.options.trustProxy) return forwardedFor(request.headers) ?? address;
-    if (!this.#hasWarned && request.headers.has("x-forwarded-for")) {
-      this.#hasWarned = true;
-      logEvent("X-Forwarded-For ignored", { address, hint: "behind a proxy, start with --trust-proxy" });
-    }
-    return address;
-  }
-}
-
-/** Without the query, which may hold a token. */
-function pathOf({ url }: Request): string {
-  return URL.parse(url)?.pathname.slice(0, MAX_PATH_CHARACTERS) ?? "";
 }

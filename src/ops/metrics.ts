@@ -1,8 +1,7 @@
 /** Counters, gauges and histograms of this process, in the text format of Prometheus. */
 
-import { openDescriptors } from "../http/descriptors.ts";
-import { refusalCodes } from "../http/access.ts";
-import { CLOSE_CODES, ERROR_MESSAGES } from "../protocol/codes.ts";
+import { CLOSE_CODES, ERROR_MESSAGES, REJECTION_CODES } from "../protocol/codes.ts";
+import { lazyFs } from "../util/lazy-node.ts";
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -143,7 +142,7 @@ export const requestsRejected = new Counters(
   "hubbub_rejected_requests_total",
   "HTTP requests and WebSocket upgrades rejected.",
   "reason",
-  refusalCodes,
+  REJECTION_CODES,
 );
 /** Close codes that clients cause: normal, going away, no code, no close frame. */
 export const CLIENT_CODES: readonly number[] = [1000, 1001, 1005, 1006];
@@ -213,6 +212,15 @@ export function watchProcess(maxDescriptors: number): void {
   registerGauge("process_max_fds", "Maximum number of open file descriptors.", () =>
     maxDescriptors === Infinity ? undefined : maxDescriptors,
   );
+}
+
+/** The descriptors open now; undefined where that cannot be read. */
+function openDescriptors(): number | undefined {
+  try {
+    return lazyFs().readdirSync("/dev/fd").length - 1; // without the one that reads the folder
+  } catch {
+    return undefined;
+  }
 }
 
 /** @returns all metrics in the Prometheus text format, version 0.0.4 */

@@ -1,4 +1,4 @@
-/** Error codes and close codes. The tables in README.md show both; a test compares them with these. */
+/** Error codes, close codes and rejection codes. The tables in README.md show the first two; a test compares them with these. */
 
 /** The `code` of an `error` event, and its `message`. */
 export const ERROR_MESSAGES = {
@@ -29,3 +29,35 @@ export const CLOSE_CODES = {
 } as const;
 
 export type CloseReason = keyof typeof CLOSE_CODES;
+
+/** Why an HTTP request is rejected: the `Hubbub-Code` header, and the `code` of a problem. */
+export const REJECTION_CODES = [
+  "bad-history",
+  "bad-id",
+  "bad-limit",
+  "bad-name",
+  "bad-seq",
+  "bad-token",
+  "connection-rate",
+  "cut-off",
+  "full",
+  "host",
+  "message-too-big",
+  "no-such-method",
+  "no-text",
+  "no-token",
+  "not-for-client",
+  "not-for-metrics",
+  "not-for-room",
+  "not-json",
+  "not-local",
+  "origin",
+  "out-of-order",
+  "rate-limited",
+  "too-many-from-address",
+  "unavailable",
+  "unconfirmed",
+  "unknown-type",
+] as const;
+
+export type RejectionCode = (typeof REJECTION_CODES)[number];

@@ -2,8 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { connect } from "../../src/client/client.ts";
-import { addressGroup } from "../../src/http/sockets.ts";
-import { forwardedFor } from "../../src/http/access.ts";
+import { addressGroup, forwardedFor } from "../../src/http/client-address.ts";
 import { costOf, TokenBucket, TokenBuckets } from "../../src/util/token-bucket.ts";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { TestClock } from "../support/clock.ts";
@@ -233,7 +232,7 @@ describe("connections", () => {
       for (const path of ["/ws/bob", "/websocket"]) {
         const response = await server.get(path, { headers });
         expect([response.status, response.headers.get("retry-after")]).toEqual([503, "5"]);
-        expect(await response.text()).toBe("The server is full just now: please try again in a moment.\n");
+        expect(await response.text()).toBe("The server is full. Try again in a moment.\n");
       }
     await ann.leaves();
     await using bob = await server.join("bob");
@@ -288,7 +287,7 @@ describe("connections", () => {
       await ann.hears("You wrote: still here", "Client #ann says: still here");
       for (const client of clients) client.vanishes();
       await server.stop("SIGTERM");
-      expect(await server.output).toContain(" file descriptors run out limit=80 ");
+      expect(await server.output).toContain(" file descriptors low limit=80 ");
     },
   );
 
@@ -303,7 +302,7 @@ describe("connections", () => {
       });
       await server.stop("SIGTERM");
       expect(await server.errors).toBe(
-        "--max-connections: 49 need more file descriptors than there are, which is 80 (ulimit -n)\n",
+        "--max-connections: 49 is more than the file descriptor limit of 80 allows, which is 48 (ulimit -n)\n",
       );
     },
   );
@@ -339,7 +338,7 @@ describe("connections", () => {
       expect(await answersTo(other, 1)).toEqual({ 101: 1 });
     expect(await server.answer("/ws/ann", { headers: { "X-Forwarded-For": "2001:db8::3" } })).toEqual({
       status: 429,
-      body: "Too many new connections from your address: try again in a moment.\n",
+      body: "Too many new connections from your address. Try again in a moment.\n",
     });
     clock.advance(1000);
     expect(await answersTo("2001:db8::1", 3)).toEqual({ 101: 2, "429 1": 1 });
@@ -371,7 +370,7 @@ describe("connections", () => {
     const response = await server.get("/ws/ann", { headers: from("192.0.2.1") });
     expect([response.status, response.headers.get("retry-after")]).toEqual([429, "5"]);
     expect(await response.text()).toBe(
-      "Too many connections from your address: close one of them, or try again in a moment.\n",
+      "Too many connections from your address. Close one of them, or try again in a moment.\n",
     );
     await using bob = await server.open("/ws/bob", from("192.0.2.2"));
     await bob.hearsNothing();

@@ -152,7 +152,7 @@ describe.each(STORES)("with the store $name", (store) => {
       ["room=", 'A room is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n'],
       ["room=a%20b", 'A room is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n'],
       ["session=a/b", 'A session is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n'],
-      ["history=many", "history is how many of the latest messages to hear first: a whole number.\n"],
+      ["history=many", "history must be a whole number: how many of the latest messages to replay.\n"],
     ])
       expect(await server.answer(`/ws/ann?${query}`, { headers: json })).toEqual({
         status: 400,

@@ -499,7 +499,7 @@ test("an earlier page that does not come from the server is an error that says s
   });
   const ann = connect({ server: server.origin, id: "ann" });
   expect(await ann.historyBefore("1-0")).toEqual({ messages: [], more: false });
-  await expect(ann.historyBefore("none")).rejects.toThrow("after or before is the id of a message");
+  await expect(ann.historyBefore("none")).rejects.toThrow("after or before must be the id of a message");
   ann.close();
   const bob = connect({ server: proxy.url.origin, id: "bob" });
   const count = bodies.length;

@@ -2,7 +2,7 @@
 
 import { describe, expect, spyOn, test } from "bun:test";
 import { hostname } from "node:os";
-import { parseJoinRequest } from "../../src/http/access.ts";
+import { parseJoinRequest } from "../../src/http/join-request.ts";
 import { parseName } from "../../src/protocol/names.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
@@ -17,12 +17,12 @@ const UPGRADE = {
 
 const codeOf = ({ headers }: Response) => headers.get("hubbub-code");
 
-const NOTHING_HERE = "There is nothing here: the chat is at /client.\n";
+const NOTHING_HERE = "Not found. The chat is at /client.\n";
 const NOT_AN_ID = 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n';
 const NOT_OUR_NAME =
-  "This server does not go by that name: use localhost, or the machine's own name or IP address, or start it with --allow-host.\n";
+  "Unknown host name. Use localhost, or this machine's name or IP address, or allow this one with --allow-host.\n";
 const NOT_OUR_PAGE =
-  "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.\n";
+  "Pages of other sites may not connect. Use this server's own /client, or allow the site with --allow-origin.\n";
 
 describe("ids", () => {
   const good = [
@@ -124,9 +124,7 @@ test("what is not a WebSocket is told so, once all else is in order", async () =
     const response = await server.get(path);
     expect(response.status).toBe(426);
     expect(response.headers.get("upgrade")).toBe("websocket");
-    expect(await response.text()).toBe(
-      "Open this address with a WebSocket client; the chat's page is at /client.\n",
-    );
+    expect(await response.text()).toBe("This address expects a WebSocket. The chat is at /client.\n");
   }
 });
 
@@ -136,7 +134,7 @@ test("methods other than GET and HEAD", async () => {
     for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]) {
       const response = await server.get(path, { method, headers: UPGRADE });
       expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
-      expect(await response.text()).toBe("Only GET and HEAD are answered here.\n");
+      expect(await response.text()).toBe("Only GET and HEAD are allowed here.\n");
     }
 });
 
@@ -259,8 +257,7 @@ test("no subprotocol is agreed to that is not spoken", async () => {
 });
 
 describe("with a public address", () => {
-  const PUBLIC =
-    "This server does not go by that name: use https://chat.example, or start it with --allow-host.\n";
+  const PUBLIC = "Unknown host name. Use https://chat.example, or allow this one with --allow-host.\n";
   const args = ["--public-url", "https://chat.example"];
 
   test("its host is ours, with or without the port of its scheme, and its site is the only own one", async () => {

@@ -194,12 +194,7 @@ test("what is malformed gets its problem, and nothing is said", async () => {
     [{ text: "hi", from: "a b" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
     [
       { text: "hi", from: 7 },
-      problem(
-        400,
-        "Bad Request",
-        "bad-name",
-        "from is a client id, and session a name: texts, if they are there.",
-      ),
+      problem(400, "Bad Request", "bad-name", "from and session must be strings, if given."),
     ],
     [{ text: "hi", from: "ci", seq: "1" }, problem(400, "Bad Request", "bad-seq", ERROR_MESSAGES["bad-seq"])],
     [
@@ -208,12 +203,7 @@ test("what is malformed gets its problem, and nothing is said", async () => {
     ],
     ...[{}, 5, true].map((session): [unknown, ReturnType<typeof problem>] => [
       { text: "hi", from: "ci", session },
-      problem(
-        400,
-        "Bad Request",
-        "bad-name",
-        "from is a client id, and session a name: texts, if they are there.",
-      ),
+      problem(400, "Bad Request", "bad-name", "from and session must be strings, if given."),
     ]),
     [
       { text: "x".repeat(65_537), from: "ci" },
@@ -231,11 +221,11 @@ test("what is malformed gets its problem, and nothing is said", async () => {
   );
   for (const query of ["after=x", "before=1", "after=1-0&before=2-0", "after="])
     expect<unknown>(await call(server, `lobby/messages?${query}`)).toEqual(
-      problem(400, "Bad Request", "bad-id", "after or before is the id of a message: one of them, or none."),
+      problem(400, "Bad Request", "bad-id", "after or before must be the id of a message. Give one at most."),
     );
   for (const limit of ["0", "1001", "-1", "x", "1.5"])
     expect<unknown>(await call(server, `lobby/messages?limit=${limit}`)).toEqual(
-      problem(400, "Bad Request", "bad-limit", "limit is a whole number from 1 to 1000."),
+      problem(400, "Bad Request", "bad-limit", "limit must be a whole number from 1 to 1000."),
     );
   for (const [path, method, allow] of [
     ["lobby/messages", "DELETE", "GET, HEAD, POST, OPTIONS"],
@@ -246,7 +236,7 @@ test("what is malformed gets its problem, and nothing is said", async () => {
     const response = await server.get(`/rooms/${path}`, { method });
     expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);
     expect(await response.json()).toEqual(
-      problem(405, "Method Not Allowed", "no-such-method", `Only ${allow} are answered here.`).body,
+      problem(405, "Method Not Allowed", "no-such-method", `Only ${allow} are allowed here.`).body,
     );
   }
   await bob.hearsNothing();

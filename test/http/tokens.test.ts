@@ -13,7 +13,7 @@ const tokens = new TokenSigner(Buffer.from(SECRET));
 const NOW_MS = 1_800_000_000_000;
 const NOW = NOW_MS / 1000;
 
-const NONE = "Only who has a token comes in here: ask whoever runs this server for one.\n";
+const NONE = "A token is required. Ask this server's operator for one.\n";
 const NOT_OURS = "This token is not valid for this server. Ask its operator for a new one.";
 const EXPIRED = "This token has expired. Ask for a new one.";
 
@@ -208,12 +208,12 @@ describe("at the door", () => {
     const headers = { Authorization: `Bearer ${forge({ sub: "ann", rooms: ["tea"] })}` };
     expect(await server.answer("/ws/bob?room=tea", { headers })).toEqual({
       status: 403,
-      body: "This token is for another client id: connect as the one that it names.\n",
+      body: "This token is for another client id. Connect with the id that it names.\n",
     });
     for (const path of ["/ws/ann", "/ws/ann?room=coffee"])
       expect(await server.answer(path, { headers })).toEqual({
         status: 403,
-        body: "This token is not for this room: choose one that it names.\n",
+        body: "This token does not cover this room. Choose a room that it names.\n",
       });
     await using ann = await server.open("/ws/ann?room=tea", headers);
     ann.says("hi");
@@ -295,7 +295,7 @@ describe("who shows one", () => {
       status: "closed",
       statusCode: 403,
       code: "not-for-client",
-      reason: "This token is for another client id: connect as the one that it names.",
+      reason: "This token is for another client id. Connect with the id that it names.",
     });
   });
 

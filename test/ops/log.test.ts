@@ -31,10 +31,10 @@ test("as text", async () => {
     line.replace(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ /, "TIME "),
   );
   expect(lines).toEqual([
-    "TIME joined client=ann room=tea wire=text address=127.0.0.1",
-    "TIME left client=ann room=tea wire=text address=127.0.0.1 code=1005",
-    "TIME refused status=403 code=not-for-client path=/ws/bob address=127.0.0.1",
-    "TIME refused status=400 code=bad-name path=/ws/%E2%80%AEbob address=127.0.0.1",
+    "TIME connected client=ann room=tea wire=text address=127.0.0.1",
+    "TIME disconnected client=ann room=tea wire=text address=127.0.0.1 code=1005",
+    "TIME rejected status=403 code=not-for-client path=/ws/bob address=127.0.0.1",
+    "TIME rejected status=400 code=bad-name path=/ws/%E2%80%AEbob address=127.0.0.1",
     "TIME stopping connections=0",
     "TIME stopped",
   ]);
@@ -45,10 +45,17 @@ test("as JSON", async () => {
   const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
   const ann = { client: "ann", room: "tea", wire: "text", address: "127.0.0.1" };
   expect(lines).toEqual([
-    { time, event: "joined", ...ann },
-    { time, event: "left", ...ann, code: 1005 },
-    { time, event: "refused", status: 403, code: "not-for-client", path: "/ws/bob", address: "127.0.0.1" },
-    { time, event: "refused", status: 400, code: "bad-name", path: "/ws/%E2%80%AEbob", address: "127.0.0.1" },
+    { time, event: "connected", ...ann },
+    { time, event: "disconnected", ...ann, code: 1005 },
+    { time, event: "rejected", status: 403, code: "not-for-client", path: "/ws/bob", address: "127.0.0.1" },
+    {
+      time,
+      event: "rejected",
+      status: 400,
+      code: "bad-name",
+      path: "/ws/%E2%80%AEbob",
+      address: "127.0.0.1",
+    },
     { time, event: "stopping", connections: 0 },
     { time, event: "stopped" },
   ]);
@@ -99,13 +106,13 @@ test("why a connection ended", async () => {
   await eve.hears("Client #ann left the chat", "Client #bob left the chat");
   server.process.kill("SIGTERM");
   await server.process.exited;
-  const why = [...(await server.output).matchAll(/left client=(\w+) .* code=(.*)/g)].map(([, ...parts]) =>
-    parts.join(" "),
+  const why = [...(await server.output).matchAll(/disconnected client=(\w+) .* code=(.*)/g)].map(
+    ([, ...parts]) => parts.join(" "),
   );
   expect(why).toEqual([
-    'ann 1009 why="The message is too large."',
+    'ann 1009 reason="The message is too large."',
     "bob 1006",
-    'eve 1012 why="The server is stopping, perhaps to restart. Reconnect in a moment."',
+    'eve 1012 reason="The server is stopping, perhaps to restart. Reconnect in a moment."',
   ]);
 });
 
@@ -122,8 +129,8 @@ test("a storm of one fact is a hundred lines a second, and a count", async () =>
   await refuse(101);
   server.process.kill("SIGTERM");
   await server.process.exited;
-  const facts = [...(await server.output).matchAll(/refused|suppressed.*|stopping|stopped/g)].map(String);
-  const listed = Array<string>(100).fill("refused");
+  const facts = [...(await server.output).matchAll(/rejected|suppressed.*|stopping|stopped/g)].map(String);
+  const listed = Array<string>(100).fill("rejected");
   expect(facts).toEqual([
     ...listed,
     "suppressed lines=200",
@@ -149,7 +156,7 @@ for (const format of ["text", "json"])
   test(`what a client sends is a part of its line, and a bounded one: ${format}`, async () => {
     const server = await startServer({ args: ["--log", format] });
     await using client = new RawClient(server.port);
-    const reason = "\x1b]0;pwned\x07\u009b2J\u202e\u2028\nrefused status=200";
+    const reason = "\x1b]0;pwned\x07\u009b2J\u202e\u2028\nrejected status=200";
     client.sends(request("/ws/ann"), frame(8, closing(4000, reason)));
     await client.head();
     await client.rest();
@@ -158,10 +165,10 @@ for (const format of ["text", "json"])
     await server.process.exited;
     const output = await server.output;
     expect(output).not.toMatch(/[^\P{Cc}\n]|\p{Bidi_Control}|[\u2028\u2029]/u);
-    const [, left = "", refused = ""] = output.split("\n");
-    expect(left).toContain("\\u001b]0;pwned\\u0007\\u009b2J\\u202e\\u2028\\nrefused status=200");
-    expect(refused).toContain("bad-name");
-    expect(/\/ws\/[^" ]*/.exec(refused)?.[0]).toHaveLength(200);
+    const [, left = "", rejected = ""] = output.split("\n");
+    expect(left).toContain("\\u001b]0;pwned\\u0007\\u009b2J\\u202e\\u2028\\nrejected status=200");
+    expect(rejected).toContain("bad-name");
+    expect(/\/ws\/[^" ]*/.exec(rejected)?.[0]).toHaveLength(200);
   });
 
 test("what could move the cursor or turn the text around is shown, not done", () =>

@@ -2,8 +2,10 @@
 
 import { expect, test } from "bun:test";
 import { version } from "../../package.json";
-import { AccessControl, refusalCodes } from "../../src/http/access.ts";
-import { CLOSE_CODES, ERROR_MESSAGES } from "../../src/protocol/codes.ts";
+import { AccessControl } from "../../src/http/access.ts";
+import { HttpProblem } from "../../src/http/problem.ts";
+import { CLOSE_CODES, ERROR_MESSAGES, REJECTION_CODES } from "../../src/protocol/codes.ts";
+import { systemClock } from "../../src/util/clock.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { eventually } from "../support/deadline.ts";
 import { findProgram } from "../support/programs.ts";
@@ -72,7 +74,7 @@ test("what is counted by a label is there from the start, at 0", async () => {
   const metrics = await server.metrics();
   const counters = [
     ...Object.keys(ERROR_MESSAGES).map((code) => `hubbub_rejected_messages_total{reason="${code}"}`),
-    ...refusalCodes.map((code) => `hubbub_rejected_requests_total{reason="${code}"}`),
+    ...REJECTION_CODES.map((code) => `hubbub_rejected_requests_total{reason="${code}"}`),
     ...[1000, 1001, 1005, 1006, "other", ...Object.values(CLOSE_CODES).map(([code]) => code)].map(
       (code) => `hubbub_disconnects_total{code="${code}"}`,
     ),
@@ -154,10 +156,10 @@ test("a reader that is cut off is counted", async () => {
 
 const SECRET = "a secret of thirty-two bytes, or more";
 const FORWARDED = { "X-Forwarded-For": "192.0.2.1" };
-const NOT_LOCAL = { status: 403, body: "This is for requests from the machine itself.\n" };
+const NOT_LOCAL = { status: 403, body: "Metrics are available only on the machine itself.\n" };
 const NOT_OUR_PAGE = {
   status: 403,
-  body: "Pages of other sites may not connect here: open this server's own /client, or start it with --allow-origin.\n",
+  body: "Pages of other sites may not connect. Use this server's own /client, or allow the site with --allow-origin.\n",
 };
 
 test("they are for this machine, and never for who comes by a proxy", async () => {
@@ -200,7 +202,7 @@ test("they are for who has a token for them, and not any token", async () => {
       await server.answer("/metrics", { headers: { ...FORWARDED, Authorization: `Bearer ${other}` } }),
     ).toEqual({
       status: 403,
-      body: "This token is not for the metrics: use one made with --can metrics.\n",
+      body: "This token does not grant access to metrics. Use one made with --can metrics.\n",
     });
 });
 
@@ -222,9 +224,16 @@ test("not for another machine that writes this one's name into Host", () => {
     openMetrics: false,
     tokens: undefined,
   };
-  const access = new AccessControl({ ...rules, machineName: () => "server" });
+  const access = new AccessControl({ ...rules, machineName: () => "server" }, systemClock);
   const request = new Request("http://localhost/metrics", { headers: { Host: "localhost" } });
-  const codeFor = (address: string) => access.authorizeMetrics(request, address, 0)?.code;
+  const codeFor = (address: string) => {
+    try {
+      access.authorizeMetrics(request, address);
+    } catch (error) {
+      return error instanceof HttpProblem ? error.code : error;
+    }
+    return undefined;
+  };
   for (const address of ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
     expect(codeFor(address)).toBeUndefined();
   for (const address of ["192.0.2.1", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "::127.0.0.1", ""])

@@ -156,7 +156,7 @@ test.each(["a quiet room", "a room that somebody just left"])(
 
 test("while it stops nobody new comes in; a second signal ends it at once", async () => {
   await using server = await startServer({ args: ["--drain-seconds", "3600"] });
-  expect(await server.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
+  expect(await server.answer("/readyz")).toEqual({ status: 200, body: "Ready.\n" });
   const crowd = await Promise.all(Array.from({ length: 50 }, (_, i) => server.join(`c${i}`)));
   server.process.kill("SIGTERM");
   await crowd[0]?.closes();

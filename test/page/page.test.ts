@@ -824,14 +824,11 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("room.outbox.length", 0);
     await page.shows(page.conversation, ["me: hi"]);
     await page.run("location.search = '?room=coffee'");
-    await page.shows(page.line, "This token is not for this room: choose one that it names. Try now");
+    await page.shows(page.line, "This token does not cover this room. Choose a room that it names. Try now");
     using late = await openPage(server, link(-1));
     await late.shows(late.line, "This token has expired. Ask for a new one. Try now");
     using stranger = await openPage(server, "/client");
-    await stranger.shows(
-      stranger.line,
-      "Only who has a token comes in here: ask whoever runs this server for one. Try now",
-    );
+    await stranger.shows(stranger.line, "A token is required. Ask this server's operator for one. Try now");
   });
 
   test("a refused message says why, and is sent again or deleted", async () => {

@@ -42,7 +42,7 @@ describe.skipIf(skipped !== "")(`what is not ours in Redis${skipped}`, () => {
     await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
     await bob.hears({ type: "message", from: "ann", text: "undisturbed" });
     await bob.hearsNothing();
-    expect(await server.answer("/readyz")).toEqual({ status: 200, body: "Messages are taken, and kept.\n" });
+    expect(await server.answer("/readyz")).toEqual({ status: 200, body: "Ready.\n" });
     await server.stop("SIGTERM");
     const said = (await server.output).match(/^\S+ foreign record key=foreign:log id=\d+-\d+$/gm) ?? [];
     expect(said).toHaveLength(records.length + 1);

@@ -656,7 +656,10 @@ test.skipIf(skipped !== "")(
     let last: unknown = "kept";
     for (let i = 0; i < 50 && last === "kept"; i++) last = await say();
     expect(last).toBe("unavailable");
-    expect(await first.answer("/readyz")).toEqual({ status: 503, body: "No messages are taken just now.\n" });
+    expect(await first.answer("/readyz")).toEqual({
+      status: 503,
+      body: "Not ready: messages cannot be stored right now.\n",
+    });
     const posted = await first.get("/rooms/lobby/messages", {
       method: "POST",
       body: JSON.stringify({ text: "x".repeat(60_000), from: "ci" }),

@@ -64,7 +64,7 @@ Hub.prototype.catchUp = function (connection) {
   catchUp.call(this, connection);
 };
 
-SocketRegistry.prototype.pingAndReap = function (nowMs) {
+SocketRegistry.prototype.pingAndReap = function () {
   if (sweeps++ === 0) throw new Error("injected into the sweep");
-  sweep.call(this, nowMs);
+  sweep.call(this);
 };
