@@ -1,28 +1,35 @@
-/** The client module as others use it. The promise it keeps is tested in faults.test.ts. */
+/** The client library. That it loses and duplicates nothing is tested in test/chaos. */
 
 import { expect, setSystemTime, spyOn, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { connect, type Client, type ConnectionState } from "../../src/client/client.ts";
-import type { Welcome } from "../../src/protocol/events.ts";
+import { connect, type Client, type ClientEvents, type ConnectionState } from "../../src/client/client.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { withDeadline, eventually } from "../support/deadline.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
 
-/** The next time that something happens, with a deadline. */
-function next<T>(
-  on: (handler: (value: T) => void) => unknown,
-  is: (value: T) => boolean,
-  what: string,
+/** The client's next event of that kind, with a deadline. */
+function emitted<E extends keyof ClientEvents>(client: Client, event: E): Promise<ClientEvents[E]> {
+  const { promise, resolve } = Promise.withResolvers<ClientEvents[E]>();
+  client.on(event, resolve);
+  return withDeadline(promise, () => `no ${event} event`);
+}
+
+/** Waits until the client has that status, or its state meets the condition. */
+function becomes(
+  client: Client,
+  wanted: ConnectionState["status"] | ((state: ConnectionState) => boolean),
   deadlineMs?: number,
-): Promise<T> {
-  const { promise, resolve } = Promise.withResolvers<T>();
-  on((value) => is(value) && resolve(value));
-  return withDeadline(promise, () => `${what} did not happen`, deadlineMs);
+): Promise<ConnectionState> {
+  const is = typeof wanted === "string" ? ({ status }: ConnectionState) => status === wanted : wanted;
+  const { promise, resolve } = Promise.withResolvers<ConnectionState>();
+  client.on("state", (state) => is(state) && resolve(state));
+  if (is(client.state)) resolve(client.state);
+  return withDeadline(promise, () => `expected ${wanted}, is ${JSON.stringify(client.state)}`, deadlineMs);
 }
 
 test("the documented example runs as it stands, with the module that the server serves", async () => {
@@ -36,7 +43,7 @@ test("the documented example runs as it stands, with the module that the server 
   const code = await module.text();
   expect(Bun.gzipSync(code).byteLength).toBeLessThan(4096);
 
-  // Bun does not import over HTTP: the module's text is loaded instead, told where it came from.
+  // Bun does not import over HTTP: the module's text is loaded instead, with its address in it.
   const source = code.replaceAll("import.meta.url", JSON.stringify(`${server.origin}/hubbub.js`));
   const data = `data:text/javascript;base64,${new TextEncoder().encode(source).toBase64()}`;
   await using run = Bun.spawn([process.execPath, "--eval", lines.replace(address, data)], { stdout: "pipe" });
@@ -49,7 +56,7 @@ test("the documented example runs as it stands, with the module that the server 
   run.kill();
 });
 
-test("in Bun a copy of the module works as documented; without a server it says what is missing", async () => {
+test("a copy of the module works in Bun as documented; without `server` it throws an error that says so", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob", { room: "tea" });
   const folder = await mkdtemp(join(tmpdir(), "hubbub-client-"));
@@ -85,40 +92,26 @@ test("in Bun a copy of the module works as documented; without a server it says 
   );
 });
 
-test("it notices a server that is frozen, within two pings, and goes on with one that is not", async () => {
+test("it detects a frozen server within two pings, and reconnects when the server runs again", async () => {
   await using frozen = await startServer();
   const states: ConnectionState[] = [];
   const ann = connect({ server: frozen.origin, id: "ann" }).on("state", (state) => states.push(state));
-  await next<Welcome>(
-    (handler) => ann.on("welcome", handler),
-    () => true,
-    "the welcome",
-  );
+  await emitted(ann, "welcome");
   frozen.process.kill("SIGSTOP");
-  // What the timer would do every 25 s: a ping, which is not answered, and the time of the next one.
+  // What the timer does every 25 s: sends a ping, and finds it unanswered at the time of the next one.
   ann.checkAlive();
   expect(states.at(-1)).toEqual({ status: "open" });
   ann.checkAlive();
   expect(states.at(-1)).toMatchObject({ status: "reconnecting", reason: "The server does not respond." });
   frozen.process.kill("SIGCONT");
-  await next<ConnectionState>(
-    (handler) => ann.on("state", handler),
-    ({ status }) => status === "open",
-    "coming back",
-  );
+  await becomes(ann, "open");
   ann.close();
 });
 
-test("a refusal is final and has its reason; a server that is away is tried again", async () => {
+test("a rejection by the server is final and has a reason; a server that is down is tried again", async () => {
   await using server = await startServer();
   const bad = connect({ server: server.origin, id: "a b" });
-  expect(
-    await next<ConnectionState>(
-      (handler) => bad.on("state", handler),
-      ({ status }) => status === "closed",
-      "the end",
-    ),
-  ).toEqual({
+  expect(await becomes(bad, "closed")).toEqual({
     status: "closed",
     statusCode: 400,
     code: "bad-name",
@@ -126,31 +119,16 @@ test("a refusal is final and has its reason; a server that is away is tried agai
   });
   await server.stop();
   const away = connect({ server: server.origin, id: "ann" });
-  await next<ConnectionState>(
-    (handler) => away.on("state", handler),
-    ({ status }) => status === "reconnecting",
-    "reconnecting",
-  );
+  await becomes(away, "reconnecting");
   away.close();
 });
 
-/** As a browser tells it. */
+/** Dispatches an event of the browser. */
 function happens(event: Event): void {
   EventTarget.prototype.dispatchEvent.call(globalThis, event);
 }
 
-/** Waits for a state that the client is in, or comes to. */
-async function becomes(
-  client: Client,
-  is: (state: ConnectionState) => boolean,
-  what: string,
-  deadlineMs?: number,
-): Promise<ConnectionState> {
-  if (is(client.state)) return client.state;
-  return next<ConnectionState>((handler) => client.on("state", handler), is, what, deadlineMs);
-}
-
-test("a proxy that answers for a server that is away ends nothing, whatever it says", async () => {
+test("an error page of a proxy is never final, whatever its status", async () => {
   const statuses = [400, 401, 403, 404, 410, 451, 502, 503, 200];
   const clients: Client[] = [];
   const port = await (async () => {
@@ -169,11 +147,7 @@ test("a proxy that answers for a server that is away ends nothing, whatever it s
       const client = connect({ server: proxy.url.origin, id: `ann-${status}` });
       clients.push(client);
       const reason = `The chat server did not answer; something in between returned HTTP ${status}.`;
-      await becomes(
-        client,
-        (state) => state.status === "reconnecting" && state.reason === reason,
-        `HTTP ${status}`,
-      );
+      await becomes(client, (state) => state.status === "reconnecting" && state.reason === reason);
     }
     return proxy.port;
   })();
@@ -181,13 +155,13 @@ test("a proxy that answers for a server that is away ends nothing, whatever it s
   for (const client of clients) {
     client.on("state", ({ status }) => status === "reconnecting" && client.retryNow());
     client.retryNow();
-    await becomes(client, ({ status }) => status === "open", "coming back");
+    await becomes(client, "open");
     client.close();
   }
   expect(server.port).toBe(Number(port));
 });
 
-test("only a 4xx with the server's own code is final, apart from those that pass", async () => {
+test("only a 4xx with the server's code is final, except 408, 425, 426 and 429", async () => {
   await using server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
@@ -202,7 +176,6 @@ test("only a 4xx with the server's own code is final, apart from those that pass
       client,
       (state) =>
         (state.status === "reconnecting" || state.status === "closed") && state.reason === "Because.",
-      `the reason of ${status}`,
     );
     client.close();
     return state;
@@ -217,7 +190,7 @@ test("only a 4xx with the server's own code is final, apart from those that pass
   for (const status of [408, 425, 429, 500, 503]) expect((await ends(status)).status).toBe("reconnecting");
 });
 
-test("one failed attempt counts once in the back-off, also where the server says when to try again; it has an end", async () => {
+test("a failed attempt counts once in the back-off, also with Retry-After; both are bounded", async () => {
   let retryAfter = "0.4";
   await using server = Bun.serve({
     hostname: "127.0.0.1",
@@ -241,16 +214,16 @@ test("one failed attempt counts once in the back-off, also where the server says
     ann.close();
     return waits;
   };
-  // Half of 500 ms, 1 s, 2 s and so on up to 30 s, on top of what the server asks for.
+  // Half of 500 ms, 1 s, 2 s and so on up to 30 s, on top of Retry-After.
   expect(await waitsAfter(8)).toEqual([650, 900, 1400, 2400, 4400, 8400, 15_400, 15_400]);
   retryAfter = "86400";
   expect(await waitsAfter(1)).toEqual([10 * 60_000 + 250]);
 });
 
-test("where asking with the token gets no answer, only the Origin's rejection is believed without it", async () => {
+test("if the request for the reason fails with the token, only an origin rejection counts without it", async () => {
   let code = "no-token";
   const asked: string[] = [];
-  // A browser refuses to ask with a token where the page may not connect; here the connection is cut.
+  // In a page that may not connect, the browser blocks the request with a token; here the connection is cut.
   const server = createServer(({ headers, socket }, response) => {
     asked.push(headers.authorization ?? "none");
     if (headers.authorization) socket.destroy();
@@ -261,15 +234,15 @@ test("where asking with the token gets no answer, only the Origin's rejection is
   const address = server.address();
   const port = typeof address === "object" ? address?.port : 0;
   const ann = connect({ server: `http://127.0.0.1:${port}`, id: "ann", token: "a.b.c" });
-  // With the second answer it has made another attempt after the first.
+  // The second request without a token follows a second attempt.
   await eventually(
     async () => asked.filter((token) => token === "none").length >= 2,
-    "it asks without the token",
+    "a second request without the token",
   );
   expect(asked.slice(0, 2)).toEqual(["Bearer a.b.c", "none"]);
   expect(ann.state.status).not.toBe("closed");
   code = "origin";
-  expect(await becomes(ann, ({ status }) => status === "closed", "the end")).toEqual({
+  expect(await becomes(ann, "closed")).toEqual({
     status: "closed",
     reason: "Why.",
     statusCode: 403,
@@ -279,7 +252,7 @@ test("where asking with the token gets no answer, only the Origin's rejection is
 });
 
 test.skipIf(withoutBrowser !== "")(
-  `a page that is rejected for its Origin learns so, with a token and without${withoutBrowser}`,
+  `a page of another origin learns why it is rejected, with a token and without${withoutBrowser}`,
   async () => {
     const secret = "a secret of thirty-two bytes, or more";
     await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
@@ -305,7 +278,7 @@ test.skipIf(withoutBrowser !== "")(
 );
 
 test.skipIf(withoutBrowser !== "")(
-  `a page tests its connection when the network is back, and does not wait once it is shown or thawed${withoutBrowser}`,
+  `a page probes its connection when the network is back, and reconnects at once when shown or unfrozen${withoutBrowser}`,
   async () => {
     await using server = await startServer();
     using page = await openPage(server, "/healthz");
@@ -324,7 +297,7 @@ test.skipIf(withoutBrowser !== "")(
     await page.shows("room.state.status", "open");
 
     await server.stop();
-    /** What a client that waits does when the document tells of that. */
+    /** The status of a reconnecting client after the document has dispatched an event. */
     const then = (type: string, isHidden = false) =>
       page.run<string>(`new Promise((resolve) => {
         Object.defineProperty(document, "hidden", { value: ${isHidden}, configurable: true });
@@ -347,22 +320,18 @@ test.skipIf(withoutBrowser !== "")(
   60_000,
 );
 
-test("the network's return brings back who waits, and nobody who was closed", async () => {
+test("browser events make reconnecting clients retry, but not closed ones", async () => {
   await using server = await startServer();
   const [one, two] = ["s", "s"].map((session) => connect({ server: server.origin, id: "ann", session }));
   if (!one || !two) throw new Error("no clients");
-  await becomes(one, ({ status }) => status === "closed", "the end of the older one");
-  await becomes(two, ({ status }) => status === "open", "the newer one");
+  await becomes(one, "closed");
+  await becomes(two, "open");
   const states: ConnectionState[] = [];
   for (const client of [one, two]) client.on("state", (state) => states.push(state));
   for (const type of ["online", "visibilitychange", "resume"]) happens(new Event(type));
   happens(Object.assign(new Event("pageshow"), { persisted: true }));
-  // Whatever they began is over when the answer to a later message is here.
-  const acknowledged = next<object>(
-    (handler) => two.on("acknowledged", handler),
-    () => true,
-    "the ack",
-  );
+  // An acknowledgement of a later message proves that the events changed nothing.
+  const acknowledged = emitted(two, "acknowledged");
   two.send("still here");
   await acknowledged;
   expect(states).toEqual([]);
@@ -373,8 +342,8 @@ test("the network's return brings back who waits, and nobody who was closed", as
     new Event("resume"),
     Object.assign(new Event("pageshow"), { persisted: true }),
   ]) {
-    await becomes(two, ({ status }) => status === "reconnecting", "reconnecting");
-    happens(Object.assign(new Event("pageshow"), { persisted: false })); // a page that was just loaded
+    await becomes(two, "reconnecting");
+    happens(Object.assign(new Event("pageshow"), { persisted: false })); // a new page
     expect(two.state.status).toBe("reconnecting");
     happens(wake);
     expect([one.state.status, two.state.status]).toEqual(["closed", "connecting"]);
@@ -382,37 +351,29 @@ test("the network's return brings back who waits, and nobody who was closed", as
   for (const client of [one, two]) client.close();
 });
 
-test("an open connection is tested when the network is back: a dead one is given up within seconds", async () => {
+test("an open connection is probed when the network is back: a dead one is dropped within seconds", async () => {
   await using server = await startServer();
   const [ann, bob] = ["ann", "bob"].map((id) => connect({ server: server.origin, id }));
   if (!ann || !bob) throw new Error("no clients");
-  // After that nothing is under way that would count as a sign of life.
-  await Promise.all(
-    [ann, bob].map((client) =>
-      next<{ count: number }>(
-        (handler) => client.on("replayed", handler),
-        () => true,
-        "the replay's end",
-      ),
-    ),
-  );
+  // From here on nothing is on its way that would count as a response.
+  await Promise.all([ann, bob].map((client) => emitted(client, "replayed")));
   server.process.kill("SIGSTOP");
   const timers = spyOn(globalThis, "setTimeout");
   happens(new Event("online"));
-  happens(new Event("visibilitychange")); // does not put it off
+  happens(new Event("visibilitychange")); // does not restart the probe
   const waits = timers.mock.calls.map(([, ms]) => ms);
   timers.mockRestore();
   expect([waits, ann.state.status, bob.state.status]).toEqual([[3000, 3000], "open", "open"]);
-  // Below the time between two pings.
+  // Less than the ping interval.
   for (const client of [ann, bob]) {
     const silent = (state: ConnectionState) =>
       state.status === "reconnecting" && state.reason === "The server does not respond.";
-    await becomes(client, silent, "giving up", 20_000);
+    await becomes(client, silent, 20_000);
     client.close();
   }
 });
 
-test("an attempt that has just begun when the network comes back, and is not answered, is made anew within seconds", async () => {
+test("an attempt that has just begun when the network is back, and is not answered, is repeated within seconds", async () => {
   let attempts = 0;
   const second = Promise.withResolvers<void>();
   using silent = Bun.listen({
@@ -427,12 +388,12 @@ test("an attempt that has just begun when the network comes back, and is not ans
     },
   });
   const ann = connect({ server: `http://127.0.0.1:${silent.port}`, id: "ann" });
-  // Left alone, it would be given up after two pings, 50 s.
+  // Otherwise it would be given up after two ping intervals, 50 s.
   await withDeadline(second.promise, () => "no second attempt");
   ann.close();
 });
 
-test("an attempt that was under way when the network came back is made anew, unless it has only just begun", async () => {
+test("an older attempt is repeated at once when the network is back, one that has just begun is not", async () => {
   let attempts = 0;
   let came = Promise.withResolvers<void>();
   using silent = Bun.listen({
@@ -465,31 +426,27 @@ test("an attempt that was under way when the network came back is made anew, unl
   ann.close();
 });
 
-test("after a sleep an old ping proves nothing: the connection is tested anew", async () => {
+test("an unanswered ping from before a suspension proves nothing: the connection is probed again", async () => {
   await using server = await startServer();
   const ann = connect({ server: server.origin, id: "ann" });
-  await becomes(ann, ({ status }) => status === "open", "the welcome");
+  await becomes(ann, "open");
   const states: ConnectionState[] = [];
   ann.on("state", (state) => states.push(state));
-  ann.checkAlive(); // its answer is not read yet when the computer wakes up
+  ann.checkAlive(); // the pong is unread when the computer wakes up
   setSystemTime(Date.now() + 60 * 60 * 1000);
   try {
     ann.checkAlive();
   } finally {
     setSystemTime();
   }
-  const acknowledged = next<object>(
-    (handler) => ann.on("acknowledged", handler),
-    () => true,
-    "the ack",
-  );
+  const acknowledged = emitted(ann, "acknowledged");
   ann.send("hi");
   await acknowledged;
   expect(states).toEqual([]);
   ann.close();
 });
 
-test("an earlier page that does not come from the server is an error that says so", async () => {
+test("historyBefore throws an error that says so if a proxy answers instead of the server", async () => {
   await using server = await startServer();
   const bodies = ["<html>Bad gateway</html>", "null", '{"detail":"a proxy\'s"}', "{}"];
   await using proxy = Bun.serve({
@@ -510,8 +467,8 @@ test("an earlier page that does not come from the server is an error that says s
     );
 });
 
-test("a server of another kind is none: what it says is ignored", async () => {
-  const said = Promise.withResolvers<void>();
+test("frames before a welcome, from a server that is not Hubbub, are ignored", async () => {
+  const closed = Promise.withResolvers<void>();
   await using server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
@@ -523,38 +480,34 @@ test("a server of another kind is none: what it says is ignored", async () => {
         socket.close(1000);
       },
       message() {},
-      close: () => said.resolve(),
+      close: () => closed.resolve(),
     },
   });
-  const heard: object[] = [];
+  const received: object[] = [];
   const ann = connect({ server: server.url.origin, id: "ann" }).on("message", (message) =>
-    heard.push(message),
+    received.push(message),
   );
-  await becomes(ann, ({ status }) => status === "reconnecting", "reconnecting");
-  await said.promise;
-  expect(heard).toEqual([]);
+  await becomes(ann, "reconnecting");
+  await closed.promise;
+  expect(received).toEqual([]);
   ann.close();
 });
 
-test("a refused message does not hold back the others; one that passes is sent again in its place", async () => {
+test("a rejected message does not hold up the others; after a transient error it is resent in its place", async () => {
   const store = { name: "a late store", url: "late:?delay=2&refuse=0.3&seed=3", preload: "delayed-store.ts" };
   await using server = await startServer({ store });
   await using bob = await server.join("bob");
   const ann = connect({ server: server.origin, id: "ann" });
-  const refused = next<{ code: string }>(
-    (handler) => ann.on("rejected", handler),
-    () => true,
-    "the refusal",
-  );
+  const rejected = emitted(ann, "rejected");
   for (let i = 0; i < 10; i++) ann.send(`${i}`);
   ann.send("x".repeat(65_537));
   for (let i = 10; i < 20; i++) ann.send(`${i}`);
   for (let i = 0; i < 20; i++) await bob.hears(`Client #ann says: ${i}`);
-  expect((await refused).code).toBe("message-too-big");
+  expect((await rejected).code).toBe("message-too-big");
   ann.close();
 });
 
-test("it goes on without a refused message only when all before it is kept, since skip gives up what is held back", async () => {
+test("a rejected message is skipped only once all before it are stored, since skip drops what the server holds back", async () => {
   const frames: { type: string; seq?: number; skip?: boolean }[] = [];
   const came = { count: 0, next: Promise.withResolvers<void>() };
   let socket: Bun.ServerWebSocket<undefined> | undefined;
@@ -578,7 +531,7 @@ test("it goes on without a refused message only when all before it is kept, sinc
   });
   const hears = async (...seqs: number[]) => {
     while (frames.length < seqs.length) {
-      await withDeadline(came.next.promise, () => `heard ${JSON.stringify(frames)}`);
+      await withDeadline(came.next.promise, () => `received ${JSON.stringify(frames)}`);
       came.next = Promise.withResolvers<void>();
     }
     expect(frames.splice(0).map(({ seq, skip }) => (skip ? -(seq ?? 0) : seq))).toEqual(seqs);
@@ -594,14 +547,14 @@ test("it goes on without a refused message only when all before it is kept, sinc
     { type: "error", code: "message-too-big", seq: 2 },
     { type: "error", code: "out-of-order", seq: 3 },
   );
-  await hears(1); // at once, since what could not pass is out of the way
-  await hears(1); // and once more, for the last of the errors
+  await hears(1); // at once, since the rejected message no longer blocks it
+  await hears(1); // and again after out-of-order
   answers({ type: "ack", seq: 1, id: "2-0" });
   await hears(-3);
   ann.close();
 });
 
-test("what is too big, and sent when another one was refused for that, holds up nothing either", async () => {
+test("a handler of a rejection may send a message that is too big: it does not hold up the next one", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const ann = connect({ server: server.origin, id: "ann" });
@@ -610,19 +563,22 @@ test("what is too big, and sent when another one was refused for that, holds up 
     if (isFirst) for (const text of ["x".repeat(65_537), "after it"]) ann.send(text);
     isFirst = false;
   });
-  ann.send("x".repeat(65_537)); // refused as soon as it is known how much the server takes, before anything is given
+  ann.send("x".repeat(65_537)); // rejected by the client as soon as the welcome says the limit
   await bob.hears("Client #ann says: after it");
-  await eventually(async () => ann.outbox.length === 0, "all is acknowledged or refused");
+  await eventually(async () => ann.outbox.length === 0, "an empty outbox");
   ann.close();
 });
 
-test("what is larger than the server takes is refused without being sent, however large, and holds up nothing", async () => {
+test("a message above the server's limit is rejected without being sent, and does not hold up the others", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const ann = connect({ server: server.origin, id: "ann" });
-  const refused: number[] = [];
-  ann.on("rejected", ({ item, code }) => void (code === "message-too-big" && refused.push(item.text.length)));
-  ann.send("x".repeat(500_000)); // before it knows how much that is
+  const rejected: number[] = [];
+  ann.on(
+    "rejected",
+    ({ item, code }) => void (code === "message-too-big" && rejected.push(item.text.length)),
+  );
+  ann.send("x".repeat(500_000)); // before the limit is known
   ann.send("a");
   await bob.hears("Client #ann says: a");
   let isKnown = false;
@@ -631,33 +587,29 @@ test("what is larger than the server takes is refused without being sent, howeve
   expect(isKnown).toBe(false);
   ann.send("b");
   await bob.hears("Client #ann says: b");
-  expect(refused).toEqual([500_000, 30_000]);
-  await eventually(async () => ann.outbox.length === 0, "all is acknowledged");
+  expect(rejected).toEqual([500_000, 30_000]);
+  await eventually(async () => ann.outbox.length === 0, "an empty outbox");
   ann.close();
 });
 
-test("a token that no header can hold is said to be none; blanks around one do not count", async () => {
+test("a token with characters that no header can hold is malformed; white space around a token is ignored", async () => {
   const secret = "a secret of thirty-two bytes, or more";
   await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
   const token = new TokenSigner(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
-  const state = (of: string, is: ConnectionState["status"]) => {
-    const client = connect({ server: server.origin, id: "ann", token: of });
-    return next<ConnectionState>(
-      (handler) => client.on("state", handler),
-      (state) => state.status === is,
-      is,
-    ).finally(() => client.close());
+  const stateOf = (token: string, status: ConnectionState["status"]) => {
+    const client = connect({ server: server.origin, id: "ann", token });
+    return becomes(client, status).finally(() => client.close());
   };
-  expect(await state(` ${token}\n`, "open")).toEqual({ status: "open" });
+  expect(await stateOf(` ${token}\n`, "open")).toEqual({ status: "open" });
   for (const bad of [`${token},`, `${token} x`, "‹"])
-    expect(await state(bad, "closed")).toMatchObject({
+    expect(await stateOf(bad, "closed")).toMatchObject({
       status: "closed",
       reason: expect.stringContaining("oken"),
     });
 });
 
-/** A server that welcomes each connection and closes it at once with that code. */
-function welcomesAndCloses(code: number) {
+/** A server that welcomes each connection and closes it at once with the given code. */
+function serverThatCloses(code: number) {
   const welcome = { type: "welcome", client: "ann", room: "lobby", last: "1-0", sent: null, count: 1 };
   const more = { members: ["ann"], connections: 1, pingSeconds: 25, maxMessageBytes: 65_536 };
   return Bun.serve({
@@ -678,11 +630,11 @@ function welcomesAndCloses(code: number) {
 }
 
 for (const code of [1008, 4001])
-  test(`closed with ${code} it does not come back by itself`, async () => {
-    await using server = welcomesAndCloses(code);
+  test(`close code ${code} is final`, async () => {
+    await using server = serverThatCloses(code);
     const ann = connect({ server: server.url.origin, id: "ann" });
     const over = ({ status }: ConnectionState) => status === "closed" || status === "reconnecting";
-    expect(await becomes(ann, over, "the end")).toEqual({
+    expect(await becomes(ann, over)).toEqual({
       status: "closed",
       reason: "because",
       statusCode: code,
@@ -691,8 +643,8 @@ for (const code of [1008, 4001])
   });
 
 for (const code of [1000, 1001, 1009, 1011, 1012, 1013])
-  test(`closed with ${code} it comes back, later each time: a welcome alone makes no good connection`, async () => {
-    await using server = welcomesAndCloses(code);
+  test(`after close code ${code} it reconnects with a growing delay, since a welcome alone does not reset the back-off`, async () => {
+    await using server = serverThatCloses(code);
     using _half = spyOn(Math, "random").mockReturnValue(0.5);
     using _now = spyOn(Date, "now").mockReturnValue(0);
     const ann = connect({ server: server.url.origin, id: "ann" });
@@ -710,7 +662,7 @@ for (const code of [1000, 1001, 1009, 1011, 1012, 1013])
     expect(waits).toEqual([250, 500, 1000]);
   });
 
-test("what was on its way for an hour may have been kept in a session that has expired since: it is in doubt", async () => {
+test("a message in flight for more than an hour is unconfirmed, since its session may have expired", async () => {
   await using server = await startServer();
   await using bob = await server.joinJson("bob");
   const HOUR_MS = 60 * 60 * 1000;
@@ -724,62 +676,40 @@ test("what was on its way for an hour may have been kept in a session that has e
       { text: "never sent" },
     ],
   });
-  const unsure: string[] = [];
-  ann.on("unconfirmed", ({ text }) => unsure.push(text));
+  const unconfirmed: string[] = [];
+  ann.on("unconfirmed", ({ text }) => unconfirmed.push(text));
   for (const text of ["new", "never sent"]) await bob.hears({ type: "message", from: "ann", text });
-  expect(unsure).toEqual(["old"]);
+  expect(unconfirmed).toEqual(["old"]);
   ann.close();
 });
 
-test("a session that the server has forgotten leaves what was on its way in doubt, and goes on", async () => {
+test("when the server has forgotten the session, messages in flight are unconfirmed, and later ones are sent", async () => {
   const first = await startServer();
   const ann = connect({ server: first.origin, id: "ann" });
-  const acknowledged = next<{ item: object }>(
-    (handler) => ann.on("acknowledged", handler),
-    () => true,
-    "the ack",
-  );
+  const acknowledged = emitted(ann, "acknowledged");
   ann.send("one");
   await acknowledged;
   first.process.kill("SIGSTOP");
   ann.send("two");
-  const unsure = next<{ text: string }>(
-    (handler) => ann.on("unconfirmed", handler),
-    () => true,
-    "the doubt",
-  );
-  const waiting = next<ConnectionState>(
-    (handler) => ann.on("state", handler),
-    ({ status }) => status === "reconnecting",
-    "reconnecting",
-  );
+  const unconfirmed = emitted(ann, "unconfirmed");
+  const waiting = becomes(ann, "reconnecting");
   await first.stop();
   await waiting;
   ann.send("three");
   await using second = await startServer({ args: ["--port", `${first.port}`] });
   await using bob = await second.join("bob");
-  expect((await unsure).text).toBe("two");
+  expect((await unconfirmed).text).toBe("two");
   await bob.hears("Client #ann says: three");
   expect(ann.outbox).toEqual([]);
   ann.close();
 });
 
-test("a newer connection of the same session ends the older one, which does not come back by itself", async () => {
+test("a newer connection of the session replaces the older one, which does not reconnect", async () => {
   await using server = await startServer();
   const one = connect({ server: server.origin, id: "ann", session: "s" });
-  await next<Welcome>(
-    (handler) => one.on("welcome", handler),
-    () => true,
-    "the welcome",
-  );
+  await emitted(one, "welcome");
   const two = connect({ server: server.origin, id: "ann", session: "s" });
-  expect(
-    await next<ConnectionState>(
-      (handler) => one.on("state", handler),
-      ({ status }) => status === "closed",
-      "the end",
-    ),
-  ).toEqual({
+  expect(await becomes(one, "closed")).toEqual({
     status: "closed",
     reason: "Replaced by a newer connection of this session.",
     statusCode: 4001,
@@ -787,42 +717,34 @@ test("a newer connection of the same session ends the older one, which does not 
   two.close();
 });
 
-test("what is said while it is away is heard, also if nothing was said while it was here", async () => {
+test("messages sent while it was disconnected are received, even if none was before", async () => {
   await using server = await startServer();
   const ann = connect({ server: server.origin, id: "ann", session: "s", history: 0 });
-  const heard = next<{ text?: string }>(
-    (handler) => ann.on("message", handler),
-    () => true,
-    "the message",
-  );
-  await becomes(ann, ({ status }) => status === "open", "the welcome");
+  const received = emitted(ann, "message");
+  await becomes(ann, "open");
   await using newer = await server.joinJson("ann", { session: "s" });
-  await becomes(ann, ({ status }) => status === "closed", "being replaced");
+  await becomes(ann, "closed");
   await newer.saysAndHears("missed");
   ann.retryNow();
-  expect((await heard).text).toBe("missed");
+  expect((await received).text).toBe("missed");
   ann.close();
 });
 
-test("it is live when all that was said before is heard, however long that takes", async () => {
+test("`replayed` follows the last replayed message, even for a slow reader", async () => {
   await using server = await startServer({ args: ["--history", "300"] });
   await using bob = await server.joinJson("bob");
   for (let i = 0; i < 300; i++) await bob.saysAndHears(`${i} `.padEnd(60_000, "x"));
-  let heard = 0;
+  let received = 0;
   const ann = connect({ server: server.origin, id: "ann" }).on("message", () => {
-    heard++;
+    received++;
     Bun.sleepSync(1); // reads slowly
   });
-  const live = await next<{ count: number }>(
-    (handler) => ann.on("replayed", handler),
-    () => true,
-    "going live",
-  );
-  expect([live.count, heard]).toEqual([300, 300]);
+  const live = await emitted(ann, "replayed");
+  expect([live.count, received]).toEqual([300, 300]);
   ann.close();
 });
 
-test("whoever listens and throws costs nobody a message; what is closed stays closed", async () => {
+test("a handler that throws costs no message; a closed client stays closed", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const error = console.error;
@@ -830,7 +752,7 @@ test("whoever listens and throws costs nobody a message; what is closed stays cl
   const ann = connect({ server: server.origin, id: "ann" });
   for (const event of ["state", "welcome", "message", "replayed"] as const)
     ann.on(event, () => {
-      throw new Error("the listener's own fault");
+      throw new Error("an error in a handler");
     });
   ann.send("hi");
   await bob.hears("Client #ann says: hi");
@@ -839,11 +761,7 @@ test("whoever listens and throws costs nobody a message; what is closed stays cl
   await bob.hears("Client #ann left the chat");
   const eve = connect({ server: server.origin, id: "eve" });
   eve.on("state", ({ status }) => status === "connecting" && eve.close());
-  await next<ConnectionState>(
-    (handler) => eve.on("state", handler),
-    ({ status }) => status === "closed",
-    "the end",
-  );
+  await becomes(eve, "closed");
   await bob.hearsNothing();
   console.error = error;
   expect(() => connect({ server: "not an address", id: "ann" })).toThrow();
