@@ -1,0 +1,108 @@
+/** The documentation names only what exists: files, links, headings, options, scripts, log events. */
+
+import { describe, expect, test } from "bun:test";
+import { existsSync, readdirSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import pkg from "../package.json";
+import { serverFlags, tokenFlags } from "../src/cli/command.ts";
+import { readDoc, ROOT } from "./support/docs.ts";
+
+const documents = [
+  ...new Bun.Glob("*.md").scanSync(ROOT),
+  ...new Bun.Glob("{src,test}/**/README.md").scanSync(ROOT),
+].sort();
+
+/** Options of other programs, and of our scripts in test/. */
+const OTHER_FLAGS = new Set([
+  ..."appendonly appendfsync maxmemory maxmemory-policy now store seconds seed timeout follow".split(" "),
+  ..."help version".split(" "),
+]);
+/** Variables that are not options. */
+const OTHER_VARIABLES = new Set(["HUBBUB_SECRET", "HUBBUB_TOKEN", "HUBBUB_PORT"]);
+
+const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+const options = Object.keys({ ...serverFlags, ...tokenFlags }).map(kebab);
+
+/** The anchor that GitHub gives a heading. */
+function anchorOf(heading: string): string {
+  return heading
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N} _-]/gu, "")
+    .replaceAll(" ", "-");
+}
+
+function anchorsOf(path: string): string[] {
+  const prose = readDoc(path).replace(/^```.*?^```$/gms, "");
+  return [...prose.matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) => anchorOf(heading));
+}
+
+function matches(text: string, pattern: RegExp): string[] {
+  return [...text.matchAll(pattern)].map(([, first = ""]) => first);
+}
+
+describe.each(documents)("%s", (path) => {
+  const text = readDoc(path);
+  const folder = dirname(path);
+
+  test("links only to what exists", () => {
+    const links = matches(text, /\]\(([^)]*)\)/g).filter((link) => !/^https?:/.test(link));
+    const broken = links.filter((link) => {
+      const [file = "", anchor] = link.split("#");
+      const target = file === "" ? path : join(folder, file);
+      if (!existsSync(join(ROOT, target))) return true;
+      return anchor !== undefined && !anchorsOf(target).includes(anchor);
+    });
+    expect(broken).toEqual([]);
+  });
+
+  test("names only files that exist", () => {
+    const paths = matches(text, /(?<![\w/])((?:src|test)\/[\w./-]*\w)/g);
+    const names = [
+      ...matches(text, /`((?:[\w-]+\/)*[\w.-]+\.(?:ts|lua|css|html))`/g),
+      ...matches(text, /^\| \[?`((?:[\w-]+\/)+)`/gm),
+    ];
+    const missing = [
+      ...paths.filter((file) => !existsSync(join(ROOT, file))),
+      ...names.filter((file) => !["", "src", folder].some((base) => existsSync(join(ROOT, base, file)))),
+    ];
+    expect(missing).toEqual([]);
+  });
+
+  test("names only options, variables and scripts that exist", () => {
+    const flags = matches(text, /(?<![\w-])--([a-z][a-z-]*[a-z])/g);
+    const variables = matches(text, /\b(HUBBUB_[A-Z_]+)\b/g).filter((name) => !OTHER_VARIABLES.has(name));
+    const known = new Set(options.map((name) => `HUBBUB_${name.toUpperCase().replaceAll("-", "_")}`));
+    const scripts = matches(text, /\bbun(?:@[\d.]+)? run (?!src\/)([\w-]+)/g);
+    expect([
+      ...flags.filter((flag) => !options.includes(flag) && !OTHER_FLAGS.has(flag)),
+      ...variables.filter((name) => !known.has(name)),
+      ...scripts.filter((script) => !(script in pkg.scripts)),
+    ]).toEqual([]);
+  });
+});
+
+test("each file in src, test/bench and test/chaos is listed in the README of its folder, or in one above it", () => {
+  const files = ["src", "test/bench", "test/chaos"].flatMap((top) =>
+    readdirSync(join(ROOT, top), { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile() && entry.name !== "README.md")
+      .map((entry) => relative(ROOT, join(entry.parentPath, entry.name))),
+  );
+  const isListed = (file: string) => {
+    for (let folder = dirname(file); folder !== "."; folder = dirname(folder)) {
+      const readme = join(folder, "README.md");
+      if (!existsSync(join(ROOT, readme))) continue;
+      const name = relative(folder, file);
+      return [name, `${dirname(name)}/`].some((listed) => readDoc(readme).includes(`\`${listed}\``));
+    }
+    return false;
+  };
+  expect(files.filter((file) => !isListed(file))).toEqual([]);
+});
+
+test("the documented log events are those of the code", () => {
+  const code = [...new Bun.Glob("src/**/*.ts").scanSync(ROOT)].map(readDoc).join("\n");
+  const logged = matches(code, /\b(?:logEvent|found|write)\((?:\w+, )?"([\w -]+)"/g);
+  const section = /^## Logs\n(.*?)^## /ms.exec(readDoc("src/ops/README.md"))?.[1] ?? "";
+  const documented = matches(section, /^\| `([^`]+)`/gm).filter((name) => name !== "failed");
+  expect(documented.toSorted()).toEqual([...new Set(logged)].sort());
+});
