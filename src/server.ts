@@ -75,7 +75,7 @@ async function start(options: CliOptions): Promise<RunningServer> {
     if (!createStore) throw new Error(`no such store: ${options.store.protocol}`);
     return await serve(
       options,
-      (listener) => measured(createStore(options, listener), systemClock),
+      (listener) => measured(createStore(options, listener, systemClock, systemRandom), systemClock),
       systemClock,
       systemRandom,
     );

@@ -1,8 +1,8 @@
-/** Tells the operator when ids run ahead of the store's clock, and when they no longer do. */
+/** Logs when ids run ahead of the store's clock, and when they no longer do. */
 
 import { logEvent } from "../ops/log.ts";
 
-/** What clocks are corrected by every day is not worth a line. */
+/** Daily corrections of a clock are smaller, and not worth a line. */
 const MIN_LEAD_MS = 1000;
 
 export class ClockWatch {

@@ -1,24 +1,25 @@
-/** Exactly once and in order: what is known of each sender's numbered messages. */
+/** Deduplication: the highest `seq` of each session is all that it takes to recognise a duplicate. */
 
 import type { AppendResult, PendingMessage } from "./message.ts";
 
-const SESSION_TTL_MS = 24 * 60 * 60 * 1000;
-/** Some 20 MB; beyond it, the session that has been silent for longest is forgotten. */
+/** About 20 MB. Beyond it, the session unused for longest is dropped. */
 const MAX_SESSIONS = 100_000;
 
 export interface SessionRecord {
+  /** The highest stored. */
   readonly seq: number;
+  /** The id of that message. */
   readonly id: string;
   readonly usedMs: number;
 }
 
-/** A store's side: the highest number kept of each session, which is all it takes to know a repeat. */
 export class DedupTable {
-  /** By client and session, the longest unused first. */
+  /** By {@link sessionKey}, the longest unused first. */
   readonly #sessions = new Map<string, SessionRecord>();
 
-  /** @param loadFromStore what a store that persists knows of a session that is not in memory */
+  /** @param loadFromStore reads a session that is not in memory, where the store persists them */
   constructor(
+    private readonly ttlMs: number,
     private readonly loadFromStore: (client: string, session: string) => SessionRecord | undefined = () =>
       undefined,
     private readonly maxSessions = MAX_SESSIONS,
@@ -30,22 +31,22 @@ export class DedupTable {
 
   get(client: string, session: string, nowMs: number): SessionRecord | undefined {
     const key = sessionKey(client, session);
-    const kept = this.#sessions.get(key);
-    const known = kept ?? this.loadFromStore(client, session);
-    if (!known || nowMs - known.usedMs >= SESSION_TTL_MS) return undefined;
-    if (kept) return kept;
-    this.#sessions.set(key, known);
+    const cached = this.#sessions.get(key);
+    const record = cached ?? this.loadFromStore(client, session);
+    if (!record || nowMs - record.usedMs >= this.ttlMs) return undefined;
+    if (cached) return cached;
+    this.#sessions.set(key, record);
     this.#prune(nowMs);
-    return known;
+    return record;
   }
 
-  /** The answer to a draft that must not be kept: it was already, or the one before it was not. */
+  /** The result of a message that must not be stored: it is a duplicate, or the one before it was not stored. */
   check({ from, session, seq, requiresSeq }: PendingMessage, nowMs: number): AppendResult | undefined {
     if (session === undefined || seq === undefined) return undefined;
-    const known = this.get(from, session, nowMs);
-    if (known && seq <= known.seq)
-      return seq === known.seq ? { duplicateSeq: seq, id: known.id } : { duplicateSeq: seq };
-    if (requiresSeq !== undefined && (known?.seq ?? 0) < requiresSeq) return { rejected: "out-of-order" };
+    const last = this.get(from, session, nowMs);
+    if (last && seq <= last.seq)
+      return seq === last.seq ? { duplicateSeq: seq, id: last.id } : { duplicateSeq: seq };
+    if (requiresSeq !== undefined && (last?.seq ?? 0) < requiresSeq) return { rejected: "out-of-order" };
     return undefined;
   }
 
@@ -57,7 +58,7 @@ export class DedupTable {
     this.#prune(nowMs);
   }
 
-  /** Forgets what was noted of these, which were not kept after all; it is loaded again. */
+  /** Drops the records of messages that were not stored after all; they are loaded again. */
   invalidate(pendingMessages: readonly PendingMessage[]): void {
     for (const { from, session } of pendingMessages)
       if (session !== undefined) this.#sessions.delete(sessionKey(from, session));
@@ -65,7 +66,7 @@ export class DedupTable {
 
   #prune(nowMs: number): void {
     for (const [key, { usedMs }] of this.#sessions) {
-      if (this.#sessions.size <= this.maxSessions && nowMs - usedMs < SESSION_TTL_MS) return;
+      if (this.#sessions.size <= this.maxSessions && nowMs - usedMs < this.ttlMs) return;
       this.#sessions.delete(key);
     }
   }

@@ -1,48 +1,55 @@
 /** The memory store: the latest messages of each room, for as long as the process runs. */
 
+import type { Clock } from "../util/clock.ts";
+import type { Random } from "../util/random.ts";
 import { ClockWatch } from "./clock-watch.ts";
-import { RoomCache, type CachedRoom } from "./room-cache.ts";
 import { DedupTable } from "./dedup.ts";
-import { History, type HistoryPage, type ReadonlyHistory, type PageQuery } from "./history.ts";
+import { History, type HistoryPage, type PageQuery, type ReadonlyHistory } from "./history.ts";
 import type { PendingMessage, StoredMessage } from "./message.ts";
-import { StoreUnavailable, type MessageListener, type AppendCallback, type MessageStore } from "./store.ts";
+import { RoomCache, type CachedRoom } from "./room-cache.ts";
+import { StoreUnavailable, type AppendCallback, type MessageListener, type MessageStore } from "./store.ts";
 
 const LIMITS = {
   rooms: 50_000,
-  /** 400 messages of 64 KiB, with two bytes for each character. */
+  /** 400 messages of 64 KiB, at two bytes for each character. */
   roomBytes: 64 * 1024 * 1024,
   bytes: 256 * 1024 * 1024,
 };
+const SESSION_TTL_MS = 24 * 60 * 60 * 1000;
+/** Ids start at a random sequence below this, so that another run of the server hardly assigns the same ones. */
+const MAX_FIRST_SEQUENCE = 1000;
 
 export class MemoryStore implements MessageStore {
   readonly isReady = true;
   readonly durability = "in memory, until it stops";
   readonly #rooms: RoomCache<CachedRoom>;
-  /** Rooms that nobody is in, the least recently used first: those with history, and those without. */
+  /** Unoccupied rooms with history and without, the least recently used first. */
   readonly #unused = new Set<string>();
   readonly #unusedEmpty = new Set<string>();
-  /** How many rooms have history; those without are as many as connections, and a few that are evicted first. */
+  /** The number of rooms with history. Those without are not limited by it: there are as many as connections. */
   #withHistory = 0;
-  readonly #sessions = new DedupTable();
+  readonly #sessions = new DedupTable(SESSION_TTL_MS);
   readonly #clockWatch = new ClockWatch();
   #lastMs = 0;
-  /** Starts anywhere in a millisecond, so that a store with a wrong clock hardly makes an id of an earlier one. */
-  readonly #firstSequence = Math.floor(Math.random() * 1000);
-  #sequence = this.#firstSequence;
+  readonly #firstSequence: number;
+  #sequence: number;
 
   constructor(
-    private readonly maxEntries: number,
-    private readonly follow: MessageListener,
+    private readonly maxMessages: number,
+    private readonly onMessage: MessageListener,
+    private readonly clock: Clock,
+    random: Random,
     private readonly limits: Readonly<typeof LIMITS> = LIMITS,
-    private readonly clock: () => number = Date.now,
   ) {
-    this.#rooms = new RoomCache(limits.bytes, (grown) => this.#makeSpace(grown));
+    this.#firstSequence = Math.floor(random.next() * MAX_FIRST_SEQUENCE);
+    this.#sequence = this.#firstSequence;
+    this.#rooms = new RoomCache(limits.bytes, (grown) => this.#shrink(grown));
   }
 
   async acquireRoom(name: string): Promise<ReadonlyHistory> {
-    const room = this.#room(name);
+    const room = this.#getOrCreate(name);
     if (!room) throw new StoreUnavailable();
-    room.holders++;
+    room.refCount++;
     this.#unused.delete(name);
     this.#unusedEmpty.delete(name);
     return room.history;
@@ -53,6 +60,47 @@ export class MemoryStore implements MessageStore {
     if (room) this.#setUnused(name, room);
   }
 
+  append(pending: PendingMessage, callback: AppendCallback): void {
+    const nowMs = this.clock.now();
+    const result = this.#sessions.check(pending, nowMs);
+    if (result) return callback.onResult(pending, result);
+    const { room: name, from, content } = pending;
+    const room = this.#getOrCreate(name);
+    if (!room || (room.history.bytes === 0 && !this.#makePlace()))
+      return callback.onResult(pending, { rejected: "unavailable" });
+
+    const prev = room.history.lastId;
+    const id = this.#nextId(nowMs);
+    this.#clockWatch.check(this.#lastMs, nowMs);
+    const message: StoredMessage = { id, prev, time: nowMs, room: name, from, content };
+    this.#sessions.record(pending, id, nowMs);
+    this.#push(name, room, message);
+    callback.onResult(pending, { stored: message });
+    this.onMessage(message);
+  }
+
+  async lastSeq(client: string, session: string): Promise<number | null> {
+    return this.#sessions.lastSeq(client, session, this.clock.now());
+  }
+
+  async readHistory(room: string, query: PageQuery): Promise<HistoryPage> {
+    const history = this.#rooms.get(room)?.history;
+    if (history) return history.page(query);
+    return { messages: [], more: false, ...(query.after ? { recovered: false } : {}) };
+  }
+
+  async drain(): Promise<void> {}
+
+  close(): void {}
+
+  #push(name: string, room: CachedRoom, message: StoredMessage): void {
+    const bytesBefore = room.history.bytes;
+    this.#unused.delete(name); // if there are too many bytes it shrinks, and is not evicted
+    this.#rooms.push(room, message);
+    this.#withHistory += Number(room.history.bytes > 0) - Number(bytesBefore > 0);
+    if (room.refCount === 0) this.#setUnused(name, room);
+  }
+
   #setUnused(name: string, { history }: CachedRoom): void {
     this.#unused.delete(name);
     this.#unusedEmpty.delete(name);
@@ -61,62 +109,15 @@ export class MemoryStore implements MessageStore {
     while (this.#rooms.size > this.limits.rooms && this.#evict(this.#unusedEmpty));
   }
 
-  append(pending: PendingMessage, sender: AppendCallback): void {
-    const nowMs = this.clock();
-    const objection = this.#sessions.check(pending, nowMs);
-    if (objection) return sender.onResult(pending, objection);
-    const room = this.#room(pending.room);
-    if (!room || (room.history.bytes === 0 && !this.#makePlace()))
-      return sender.onResult(pending, { rejected: "unavailable" });
-
-    const prev = room.history.lastId;
-    const id = this.#nextId(nowMs);
-    this.#clockWatch.check(this.#lastMs, nowMs);
-    const message: StoredMessage = {
-      id,
-      prev,
-      time: nowMs,
-      room: pending.room,
-      from: pending.from,
-      content: pending.content,
-    };
-    this.#sessions.record(pending, id, nowMs);
-    this.#push(pending.room, room, message);
-    sender.onResult(pending, { stored: message });
-    this.follow(message);
-  }
-
-  #push(name: string, room: CachedRoom, message: StoredMessage): void {
-    const before = room.history.bytes;
-    this.#unused.delete(name); // it makes space for itself, and is not evicted
-    this.#rooms.push(room, message);
-    this.#withHistory += Number(room.history.bytes > 0) - Number(before > 0);
-    if (room.holders === 0) this.#setUnused(name, room);
-  }
-
-  async lastSeq(client: string, session: string): Promise<number | null> {
-    return this.#sessions.lastSeq(client, session, this.clock());
-  }
-
-  async readHistory(room: string, where: PageQuery): Promise<HistoryPage> {
-    const { history } = this.#rooms.get(room) ?? {};
-    return (
-      history?.page(where) ?? { messages: [], more: false, ...(where.after ? { recovered: false } : {}) }
-    );
-  }
-
-  async drain(): Promise<void> {}
-
-  close(): void {}
-
-  #room(name: string): CachedRoom | undefined {
-    const known = this.#rooms.get(name);
-    if (known) return known;
+  #getOrCreate(name: string): CachedRoom | undefined {
+    const existing = this.#rooms.get(name);
+    if (existing) return existing;
     if (!this.#canMakePlace) return undefined;
     if (this.#rooms.size >= this.limits.rooms) this.#evict(this.#unusedEmpty);
-    // An id of its own, so that nobody who was in a room of this name before takes this one for that.
-    const before = this.#nextId(this.clock());
-    const room = { history: new History(before, this.maxEntries, this.limits.roomBytes), holders: 0 };
+    // A new id, so that a client of an evicted room of this name does not resume in this one.
+    const idBefore = this.#nextId(this.clock.now());
+    const history = new History(idBefore, this.maxMessages, this.limits.roomBytes);
+    const room = { history, refCount: 0 };
     this.#rooms.add(name, room);
     return room;
   }
@@ -125,18 +126,18 @@ export class MemoryStore implements MessageStore {
     return this.#withHistory < this.limits.rooms || this.#unused.size > 0;
   }
 
-  /** For one more room with history: not before its first message, or silent joins would evict what others have. */
+  /** For one more room with history. Called for its first message, not when it is joined: joining must not evict the history of others. */
   #makePlace(): boolean {
     return this.#withHistory < this.limits.rooms || this.#evict(this.#unused);
   }
 
-  /** Rooms that nobody is in first; then the room that grew makes space for itself, never another that is occupied. */
-  #makeSpace(grown: CachedRoom): void {
+  /** Evicts unoccupied rooms first, then the oldest messages of the room that grew, never those of another occupied room. */
+  #shrink(grown: CachedRoom): void {
     while (this.#rooms.isOver && this.#evict(this.#unused));
-    while (this.#rooms.isOver && grown.history.bytes > 0) this.#rooms.forgetOldest(grown);
+    while (this.#rooms.isOver && grown.history.bytes > 0) this.#rooms.evictOldest(grown);
   }
 
-  /** The least recently used of them. */
+  /** Evicts the least recently used of these rooms. @returns false if there is none */
   #evict(unused: Set<string>): boolean {
     for (const name of unused) {
       unused.delete(name);
@@ -147,7 +148,7 @@ export class MemoryStore implements MessageStore {
     return false;
   }
 
-  /** Grows also when the clock goes back. */
+  /** Greater than all before, even when the clock goes back. */
   #nextId(nowMs: number): string {
     if (nowMs > this.#lastMs) {
       this.#lastMs = nowMs;

@@ -1,55 +1,63 @@
-/** Which store there is for which URL. All but the default are loaded only where they are asked for. */
+/** Which store a `--store` URL selects. All but the default are loaded on demand. */
 
+import type { Clock } from "../util/clock.ts";
+import type { Random } from "../util/random.ts";
 import { MemoryStore } from "./memory.ts";
 import { REDIS_SCHEMES, parseRedisUrl } from "./redis/config.ts";
 import type { Backend, StoreListener, StoreOptions } from "./store.ts";
 
-type Make = (options: StoreOptions, listener: StoreListener) => Backend;
+type CreateBackend = (
+  options: StoreOptions,
+  listener: StoreListener,
+  clock: Clock,
+  random: Random,
+) => Backend;
+type LoadStore = () => Promise<CreateBackend>;
 
-/** Undefined if the URL says something that this store does not know. */
-type Prepare = (url: URL) => (() => Promise<Make>) | undefined;
-
-/** By the URL's scheme. */
-export const storeFactories = new Map<string, Prepare>([
-  [
-    "memory:",
-    () =>
-      async () =>
-      ({ history }, { onMessage }) => ({ store: new MemoryStore(history, onMessage) }),
-  ],
-  [
-    "sqlite:",
-    (url) => {
-      const file = fileOf(url);
-      if (file === undefined) return undefined;
-      return async () => {
-        const { SqliteStore } = await import("./sqlite/store.ts");
-        return (options, { onMessage }) => ({ store: new SqliteStore(file, options, onMessage) });
-      };
-    },
-  ],
+/** By the URL's scheme. A factory returns undefined for a URL that it does not understand. */
+export const storeFactories = new Map<string, (url: URL) => LoadStore | undefined>([
+  ["memory:", () => async () => createMemoryStore],
+  ["sqlite:", loadSqliteStore],
 ]);
+for (const scheme of REDIS_SCHEMES) storeFactories.set(scheme, loadRedisStore);
 
-for (const scheme of REDIS_SCHEMES)
-  storeFactories.set(scheme, (url) => {
-    const address = parseRedisUrl(url);
-    return (
-      address &&
-      (async () => {
-        const { RedisStore } = await import("./redis/store.ts");
-        return (options, listener) => {
-          const store = new RedisStore(address, options, listener);
-          return { store, cluster: store.cluster };
-        };
-      })
-    );
-  });
+function createMemoryStore(
+  { history }: StoreOptions,
+  { onMessage }: StoreListener,
+  clock: Clock,
+  random: Random,
+): Backend {
+  return { store: new MemoryStore(history, onMessage, clock, random) };
+}
 
-/** The file that `sqlite:FILE` names, if it names one. */
-function fileOf({ pathname, search, hash }: URL): string | undefined {
+function loadSqliteStore(url: URL): LoadStore | undefined {
+  const file = sqliteFile(url);
+  if (file === undefined) return undefined;
+  return async () => {
+    const { SqliteStore } = await import("./sqlite/store.ts");
+    return (options, { onMessage }, clock, random) => ({
+      store: new SqliteStore(file, options, onMessage, clock, random),
+    });
+  };
+}
+
+/** `sqlite:FILE`, where FILE is percent-encoded. */
+function sqliteFile({ pathname, search, hash }: URL): string | undefined {
   try {
     return search || hash ? undefined : decodeURIComponent(pathname) || undefined;
   } catch {
     return undefined;
   }
+}
+
+function loadRedisStore(url: URL): LoadStore | undefined {
+  const config = parseRedisUrl(url);
+  if (!config) return undefined;
+  return async () => {
+    const { RedisStore } = await import("./redis/store.ts");
+    return (options, listener) => {
+      const store = new RedisStore(config, options, listener);
+      return { store, cluster: store.cluster };
+    };
+  };
 }

@@ -1,29 +1,29 @@
-/** The histories of open rooms, reference-counted, under one byte budget: for every store that keeps the latest messages in memory. */
+/** The histories of rooms in memory, reference-counted and under one byte budget. */
 
 import type { History } from "./history.ts";
 import { compareIds, type StoredMessage } from "./message.ts";
 
-/** What is cached of one room of a store that has the rest elsewhere. */
-export const MAX_ROOM_BYTES = 4 * 1024 * 1024;
-const MIN_LOAD_BYTES = 64 * 1024;
-const MAX_BYTES = 256 * 1024 * 1024;
-/** How full it is after shrinking, so that the next time is a while away. */
-const SHRUNK = 0.9;
+/** What a store that has the rest elsewhere caches of one room. */
+export const CACHED_ROOM_BYTES = 4 * 1024 * 1024;
+const CACHED_ROOM_BYTES_WHEN_FULL = 64 * 1024;
+const CACHE_BYTES = 256 * 1024 * 1024;
+/** The share of the budget left after shrinking, so that it is not shrunk for every message. */
+const SHRUNK_SHARE = 0.9;
 
 export interface CachedRoom {
   history: History;
-  /** How often it was opened and not closed since. */
-  holders: number;
+  /** How often it was acquired and not released since. */
+  refCount: number;
 }
 
 export class RoomCache<R extends CachedRoom> {
   readonly #rooms = new Map<string, R>();
   #bytes = 0;
 
-  /** @param makeSpace when it holds more than `maxBytes`; by default the largest histories lose their oldest entries */
+  /** @param shrink called when a room grows beyond `maxBytes`; by default the largest histories lose their oldest messages */
   constructor(
-    readonly maxBytes = MAX_BYTES,
-    private readonly makeSpace: (grown: R) => void = () => this.#shrinkLargest(),
+    readonly maxBytes = CACHE_BYTES,
+    private readonly shrink: (grown: R) => void = () => this.#shrinkLargest(),
   ) {}
 
   get size(): number {
@@ -38,9 +38,9 @@ export class RoomCache<R extends CachedRoom> {
     return this.#bytes > this.maxBytes;
   }
 
-  /** How much to load of a room that is opened. */
+  /** How much of a room to load when it is acquired. */
   get loadBytes(): number {
-    return Math.min(MAX_ROOM_BYTES, Math.max(MIN_LOAD_BYTES, this.maxBytes - this.#bytes));
+    return Math.min(CACHED_ROOM_BYTES, Math.max(CACHED_ROOM_BYTES_WHEN_FULL, this.maxBytes - this.#bytes));
   }
 
   get(name: string): R | undefined {
@@ -61,30 +61,30 @@ export class RoomCache<R extends CachedRoom> {
     this.#rooms.delete(name);
   }
 
-  /** @returns the room if this was its last holder; it is cached until {@link delete} */
+  /** @returns the room if this was its last reference; it is cached until {@link delete} */
   release(name: string): R | undefined {
     const room = this.#rooms.get(name);
-    return room && --room.holders === 0 ? room : undefined;
+    return room && --room.refCount === 0 ? room : undefined;
   }
 
   push(room: R, message: StoredMessage): void {
     this.#change(room, () => room.history.push(message));
   }
 
-  /** Up to and including an id. */
+  /** Drops a room's messages up to and including that id. */
   prune(name: string, upTo: string): void {
     const room = this.#rooms.get(name);
     if (!room) return;
     const oldest = () => room.history.get(room.history.firstOffset);
     for (let message = oldest(); message && compareIds(message.id, upTo) <= 0; message = oldest())
-      this.forgetOldest(room);
+      this.evictOldest(room);
   }
 
-  forgetOldest(room: R): void {
+  evictOldest(room: R): void {
     this.#change(room, () => room.history.evictOldest());
   }
 
-  /** Of a room that was read anew. */
+  /** Of a room that was loaded again. */
   replace(room: R, history: History): void {
     this.#change(room, () => void (room.history = history));
   }
@@ -93,22 +93,22 @@ export class RoomCache<R extends CachedRoom> {
     change();
     const grownBytes = room.history.bytes - bytesBefore;
     this.#bytes += grownBytes;
-    if (grownBytes > 0 && this.isOver) this.makeSpace(room);
+    if (grownBytes > 0 && this.isOver) this.shrink(room);
   }
 
-  /** Down to one size for all that are larger: small rooms keep what they have. */
+  /** Cuts all histories above a certain size down to that size, so that small rooms lose nothing. */
   #shrinkLargest(): void {
     const largestFirst = [...this.#rooms.values()].sort((a, b) => b.history.bytes - a.history.bytes);
     let otherBytes = this.#bytes;
     let maxRoomBytes = 0;
     for (const [i, { history }] of largestFirst.entries()) {
       otherBytes -= history.bytes;
-      maxRoomBytes = (SHRUNK * this.maxBytes - otherBytes) / (i + 1);
+      maxRoomBytes = (SHRUNK_SHARE * this.maxBytes - otherBytes) / (i + 1);
       if (maxRoomBytes >= (largestFirst[i + 1]?.history.bytes ?? 0)) break;
     }
     for (const room of largestFirst) {
       if (room.history.bytes <= maxRoomBytes) return;
-      while (room.history.bytes > maxRoomBytes && room.history.bytes > 0) this.forgetOldest(room);
+      while (room.history.bytes > maxRoomBytes && room.history.bytes > 0) this.evictOldest(room);
     }
   }
 }

@@ -152,7 +152,9 @@ test("a message whose text, sender, time or number was changed on the disk is no
     await settle();
     {
       using db = new Database(file("chat.db"));
-      db.run(`UPDATE entries SET ${change} WHERE id = (SELECT id FROM entries ORDER BY id LIMIT 1 OFFSET 9)`);
+      db.run(
+        `UPDATE messages SET ${change} WHERE id = (SELECT id FROM messages ORDER BY id LIMIT 1 OFFSET 9)`,
+      );
     }
     expect(await holds(ids)).toBe("reported");
     await using server = await start();
@@ -173,7 +175,7 @@ test("a message that is missing in the middle", async () => {
   await settle();
   {
     using db = new Database(file("chat.db"));
-    db.run("DELETE FROM entries WHERE id = (SELECT id FROM entries ORDER BY id LIMIT 1 OFFSET 9)");
+    db.run("DELETE FROM messages WHERE id = (SELECT id FROM messages ORDER BY id LIMIT 1 OFFSET 9)");
   }
   expect(await holds(ids)).toBe("reported");
 });

@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { copyFile, mkdtemp, readdir, rename, rm, stat, truncate } from "node:fs/promises";
+import { copyFile, mkdtemp, readdir, rename, rm, stat, truncate, utimes } from "node:fs/promises";
 import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,6 +12,8 @@ import { openDatabase } from "../../src/store/sqlite/database.ts";
 import type { AppendResult, PendingMessage, StoredMessage } from "../../src/store/message.ts";
 import { eventually } from "../support/deadline.ts";
 import { startServer } from "../support/server.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 
 const STORE = { name: "SQLite", url: "sqlite:chat.db" };
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -154,6 +156,15 @@ test("a file that is taken away takes no more messages; when it is back it does"
   await ann.hears("You wrote: kept", "Client #ann says: kept");
 });
 
+test("a file that is only touched keeps working", async () => {
+  await using server = await start();
+  await using ann = await server.join("ann");
+  await utimes(join(folder, "chat.db"), new Date(), new Date());
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  expect((await server.get("/readyz")).status).toBe(200);
+});
+
 describe("files that change under a running server: nothing more is acknowledged", () => {
   const file = (name: string) => join(folder, name);
   const changes: Record<string, () => Promise<unknown>> = {
@@ -230,7 +241,7 @@ test("--keep-days works by itself, a while after the start", async () => {
 });
 
 test("a commit is on the disk before it is answered, as far as SQLite can see to it", () => {
-  using db = openDatabase(join(folder, "chat.db"), Date.now());
+  using db = openDatabase(join(folder, "chat.db"), Date.now(), systemRandom);
   const of = (pragma: string) =>
     Object.values(db.query<Record<string, unknown>, []>(`PRAGMA ${pragma}`).get() ?? {});
   expect(["synchronous", "journal_mode", "locking_mode"].flatMap(of)).toEqual([2, "wal", "exclusive"]);
@@ -251,7 +262,7 @@ test("a file is the owner's alone, and one server's", async () => {
   await using server = await start();
   expect((await stat(join(folder, "chat.db"))).mode & 0o777).toBe(0o600);
   expect((await stat(join(folder, "chat.db-wal"))).mode & 0o777).toBe(0o600);
-  expect(await refusal()).toBe("chat.db is in use by another Hubbub: stop that one first.\n");
+  expect(await refusal()).toBe("chat.db is in use by another server. Stop that one first.\n");
   await using ann = await server.join("ann");
   ann.says("undisturbed");
   await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
@@ -260,20 +271,20 @@ test("a file is the owner's alone, and one server's", async () => {
 describe("what cannot be used is said at the start", () => {
   test("no folder, no database, no Hubbub's, a newer Hubbub's, a folder", async () => {
     expect(await refusal("sqlite:no/such/chat.db")).toBe(
-      "no/such/chat.db cannot be made: its folder does not exist.\n",
+      "no/such/chat.db cannot be created: its folder does not exist.\n",
     );
     await Bun.write(join(folder, "text.db"), "This is not a database at all. ".repeat(100));
     expect(await refusal("sqlite:text.db")).toBe(
-      "text.db is not a database: choose another file with --store.\n",
+      "text.db is not a database. Choose another file with --store.\n",
     );
     edit("other.db", "CREATE TABLE notes (text)");
     expect(await refusal("sqlite:other.db")).toBe(
-      "other.db is a database of something else: choose another file with --store.\n",
+      "other.db is a database of another program. Choose another file with --store.\n",
     );
     await (await start()).stop();
     edit("chat.db", "PRAGMA user_version = 99");
     expect(await refusal()).toBe(
-      "chat.db was written by a newer Hubbub: start that one, or choose another file.\n",
+      "chat.db was written by a newer version of Hubbub. Start that version, or choose another file.\n",
     );
     expect(await refusal("sqlite:.")).toMatch(/^\. cannot be used: .*\n$/);
     for (const none of ["sqlite:", "sqlite:a?b.db", "sqlite:a#b.db", "sqlite:100%.db"])
@@ -312,7 +323,7 @@ describe("what cannot be used is said at the start", () => {
     const fullDisk = await onMount(`${full} 2> /dev/null`);
     expect(fullDisk).toEqual({
       exitCode: 1,
-      stderr: "/mnt/chat.db cannot grow: there is no space left.\n",
+      stderr: "/mnt/chat.db cannot grow: no space is left.\n",
     });
     const readOnly = "mount -t tmpfs tmpfs /mnt && touch /mnt/chat.db && mount -o remount,ro /mnt";
     expect(await onMount(readOnly)).toEqual({
@@ -374,7 +385,8 @@ describe("a store by itself", () => {
       join(folder, "chat.db"),
       { history: 10, keepDays },
       (message) => heard.push(message),
-      () => nowMs,
+      { ...systemClock, now: () => nowMs },
+      systemRandom,
     );
   async function say(
     store: SqliteStore,
@@ -429,7 +441,8 @@ describe("a store by itself", () => {
       join(folder, "chat.db"),
       { history: 10, keepDays: 0 },
       (message) => heard.push(message),
-      () => now,
+      { ...systemClock, now: () => now },
+      systemRandom,
     );
     await say(store, "now");
     now += 40 * 365 * DAY_MS;
@@ -443,17 +456,18 @@ describe("a store by itself", () => {
     again.close();
   });
 
-  test("what is known of a session is known while it is on its way, and for a day", async () => {
+  test("a session's seq counts while its message is still queued, and for 30 days", async () => {
     const store = open();
     const answered = say(store, "1", { session: "s", seq: 1 });
     expect(await store.lastSeq("ann", "s")).toBe(1);
     await answered;
     store.prune();
     store.close();
-    const again = open();
+    const again = open(Date.now() + 30 * DAY_MS - 1000);
+    again.prune();
     expect(await again.lastSeq("ann", "s")).toBe(1);
     again.close();
-    const later = open(Date.now() + DAY_MS + 1000);
+    const later = open(Date.now() + 30 * DAY_MS + 1000);
     later.prune();
     expect(await later.lastSeq("ann", "s")).toBe(null);
     later.close();
@@ -537,7 +551,8 @@ describe("a store by itself", () => {
         join(folder, "chat.db"),
         { history: 10, keepDays: 7 },
         (message) => heard.push(message),
-        () => now,
+        { ...systemClock, now: () => now },
+        systemRandom,
       );
     let store = open7();
     const at = async (days: number, ...texts: string[]) => {
@@ -584,7 +599,8 @@ describe("a store by itself", () => {
       join(folder, "chat.db"),
       { history: 1000, keepDays: 0 },
       (message) => heard.push(message),
-      Date.now,
+      systemClock,
+      systemRandom,
       cache,
     );
     for (let i = 0; i < 30; i++) await store.acquireRoom(`r${i}`);

@@ -9,6 +9,8 @@ import type { PendingMessage } from "../../src/store/message.ts";
 import type { MessageListener, AppendCallback, MessageStore } from "../../src/store/store.ts";
 import { storeFactories } from "../../src/store/open.ts";
 import { randomFrom } from "./random.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 
 class DelayedStore implements MessageStore {
   readonly #inner: MemoryStore;
@@ -21,7 +23,7 @@ class DelayedStore implements MessageStore {
   readonly durability = "late";
 
   constructor(query: URLSearchParams, maxEntries: number, follow: MessageListener) {
-    this.#inner = new MemoryStore(maxEntries, follow);
+    this.#inner = new MemoryStore(maxEntries, follow, systemClock, systemRandom);
     this.#random = randomFrom(Number(query.get("seed") ?? 1));
     this.#delayMs = Number(query.get("delay") ?? 5);
     this.#refuse = Number(query.get("refuse") ?? 0);

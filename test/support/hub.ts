@@ -7,6 +7,8 @@ import type { WireFormat } from "../../src/protocol/codec.ts";
 import type { Content } from "../../src/store/message.ts";
 import type { StoreListener, MessageStore } from "../../src/store/store.ts";
 import type { DisconnectReason, ConnectionSocket } from "../../src/chat/socket.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 
 /** A connection's socket, whose network takes as much as the test says. */
 export class FakeSocket implements ConnectionSocket {
@@ -64,7 +66,8 @@ export class FakeSocket implements ConnectionSocket {
 export function startHub({
   history = 100,
   flushMs = 0,
-  makeStore = ({ onMessage }: StoreListener): MessageStore => new MemoryStore(history, onMessage),
+  makeStore = ({ onMessage }: StoreListener): MessageStore =>
+    new MemoryStore(history, onMessage, systemClock, systemRandom),
 } = {}) {
   const topics = new Map<string, Set<FakeSocket>>();
   const hub = new Hub(

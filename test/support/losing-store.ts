@@ -5,6 +5,8 @@ import type { PageQuery } from "../../src/store/history.ts";
 import type { PendingMessage } from "../../src/store/message.ts";
 import type { StoreListener, AppendCallback, MessageStore } from "../../src/store/store.ts";
 import { storeFactories } from "../../src/store/open.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 
 class LosingStore implements MessageStore {
   readonly isReady = true;
@@ -18,7 +20,7 @@ class LosingStore implements MessageStore {
     private readonly maxEntries: number,
     private readonly follower: StoreListener,
   ) {
-    this.#inner = new MemoryStore(maxEntries, follower.onMessage);
+    this.#inner = new MemoryStore(maxEntries, follower.onMessage, systemClock, systemRandom);
   }
 
   async acquireRoom(room: string) {
@@ -32,7 +34,7 @@ class LosingStore implements MessageStore {
   #lose(): void {
     if (this.#hasLost) return;
     this.#hasLost = true;
-    this.#inner = new MemoryStore(this.maxEntries, this.follower.onMessage);
+    this.#inner = new MemoryStore(this.maxEntries, this.follower.onMessage, systemClock, systemRandom);
     this.follower.onStateLost();
   }
 

@@ -10,6 +10,8 @@ import { MemoryStore } from "../../src/store/memory.ts";
 import type { Content } from "../../src/store/message.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { startHub } from "../support/hub.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 
 type Listener = Member & { socket: undefined };
 
@@ -211,7 +213,13 @@ describe("a crowd, which is written to in several goes", () => {
 test("what waits in a room that the store has lost is not for who comes into the next one of that name", async () => {
   const heard: string[] = [];
   const publish = (_: string, message: Content) => heard.push(String(message));
-  const rooms = new RoomRegistry(new MemoryStore(10, () => {}), undefined, publish, 20, () => {});
+  const rooms = new RoomRegistry(
+    new MemoryStore(10, () => {}, systemClock, systemRandom),
+    undefined,
+    publish,
+    20,
+    () => {},
+  );
   const come = () =>
     rooms.acquire(
       { client: "ann", room: "tea", wire: "text", history: 0 },

@@ -5,6 +5,8 @@ import { MemoryStore } from "../../src/store/memory.ts";
 import type { ReadonlyHistory } from "../../src/store/history.ts";
 import type { PendingMessage, StoredMessage } from "../../src/store/message.ts";
 import { StoreUnavailable } from "../../src/store/store.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 
 function draft(room: string, content: string): PendingMessage {
   return {
@@ -28,8 +30,9 @@ function makeStore({
   const store = new MemoryStore(
     messages,
     (message) => followed.push(message),
+    { ...systemClock, now: clock },
+    systemRandom,
     { rooms, roomBytes, bytes },
-    clock,
   );
   return {
     followed,
@@ -176,7 +179,7 @@ test("also where rooms have no history at all, there are not more of them than t
 });
 
 test("its own limits are 64 MiB a room, 256 MiB in all, and 50,000 rooms", async () => {
-  const store = new MemoryStore(1_000_000, () => {});
+  const store = new MemoryStore(1_000_000, () => {}, systemClock, systemRandom);
   const say = (room: string, content: string) => store.append(draft(room, content), { onResult() {} });
   const twoMiB = "x".repeat(1024 * 1024); // with two bytes for each character, and what surrounds it a little more
   const histories: ReadonlyHistory[] = [];
@@ -189,7 +192,7 @@ test("its own limits are 64 MiB a room, 256 MiB in all, and 50,000 rooms", async
   expect(lengths.slice(0, 4)).toEqual([31, 31, 31, 31]);
   expect(lengths.reduce((sum, length) => sum + length)).toBe(127);
 
-  const many = new MemoryStore(1, () => {});
+  const many = new MemoryStore(1, () => {}, systemClock, systemRandom);
   const isKept = async (room: string) => (await many.readHistory(room, { limit: 1 })).messages.length === 1;
   for (let i = 0; i < 50_000; i++) many.append(draft(`r${i}`, ""), { onResult() {} });
   expect(await isKept("r0")).toBe(true);

@@ -13,6 +13,8 @@ import type { Content } from "../../src/store/message.ts";
 import type { MessageStore } from "../../src/store/store.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { type FakeSocket, startHub } from "../support/hub.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 
 useFakeTime();
 
@@ -45,7 +47,8 @@ describe("a replay", () => {
   test("goes on from the store when the history no longer has what follows", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
     const { hub, join: joins } = startHub({
-      makeStore: ({ onMessage }) => new SqliteStore(file, { history: 10, keepDays: 0 }, onMessage),
+      makeStore: ({ onMessage }) =>
+        new SqliteStore(file, { history: 10, keepDays: 0 }, onMessage, systemClock, systemRandom),
     });
     const ann = await joins("ann");
     const say = async (from: number, to: number) => {
@@ -142,7 +145,8 @@ describe("a replay", () => {
   test("of what only the store still has is overtaken by no personal line", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
     const { hub, join: joins } = startHub({
-      makeStore: ({ onMessage }) => new SqliteStore(file, { history: 10, keepDays: 0 }, onMessage),
+      makeStore: ({ onMessage }) =>
+        new SqliteStore(file, { history: 10, keepDays: 0 }, onMessage, systemClock, systemRandom),
     });
     const bob = await joins("bob");
     for (let i = 1; i <= 200; i++) bob.says(`${i}`);
@@ -214,10 +218,15 @@ describe("a replay", () => {
       const stores: MessageStore[] = [];
       const { join } = startHub({
         makeStore({ onMessage }) {
-          const store = new MemoryStore(1000, (message) => {
-            ready.push(message);
-            onMessage(message);
-          });
+          const store = new MemoryStore(
+            1000,
+            (message) => {
+              ready.push(message);
+              onMessage(message);
+            },
+            systemClock,
+            systemRandom,
+          );
           store.acquireRoom = async () => ready;
           stores.push(store);
           return store;

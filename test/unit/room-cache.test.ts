@@ -6,7 +6,7 @@ import { History } from "../../src/store/history.ts";
 
 function roomsOf(cache: RoomCache<CachedRoom>, ...names: string[]): CachedRoom[] {
   return names.map((name) => {
-    const room = { history: new History("0-0", 1000, 1e9), holders: 1 };
+    const room = { history: new History("0-0", 1000, 1e9), refCount: 1 };
     cache.add(name, room);
     return room;
   });

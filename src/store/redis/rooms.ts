@@ -3,7 +3,7 @@
 import { isMessageId, parseMessages, parsePresence } from "./records.ts";
 import { takePage, History, type ReadonlyHistory } from "../history.ts";
 import { compareIds, type StoredMessage } from "../message.ts";
-import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
+import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
 import { StoreUnavailable, type StoreListener } from "../store.ts";
 
 export type RoomUpdate =
@@ -46,7 +46,7 @@ export class RedisRooms {
   /** @throws StoreUnavailable */
   async open(name: string): Promise<ReadonlyHistory> {
     const room = this.#rooms.get(name) ?? this.#addRoom(name);
-    room.holders++;
+    room.refCount++;
     if (await room.loaded) return room.history;
     this.close(name);
     throw new StoreUnavailable();
@@ -107,7 +107,7 @@ export class RedisRooms {
   #addRoom(name: string): Room {
     const room: Room = {
       history: new History("0-0", 0, 0),
-      holders: 0,
+      refCount: 0,
       loadedAtId: "",
       bufferedUpdates: undefined,
       remotePresence: new Map(),
@@ -127,7 +127,7 @@ export class RedisRooms {
     const [head, lastId, rows, presence]: unknown[] = Array.isArray(reply) ? reply : [];
     if (!isMessageId(head) || !isMessageId(lastId)) return false;
     const messages = takePage(parseMessages(rows, name), this.maxMessages, maxBytes).messages.reverse();
-    const history = new History(messages[0]?.prev ?? lastId, this.maxMessages, MAX_ROOM_BYTES);
+    const history = new History(messages[0]?.prev ?? lastId, this.maxMessages, CACHED_ROOM_BYTES);
     for (const message of messages) history.push(message);
     this.#rooms.replace(room, history);
     room.loadedAtId = head;

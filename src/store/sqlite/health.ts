@@ -1,44 +1,55 @@
-/** Whether the SQLite store's files do their part: what fails makes the store not ready, until it works again. */
+/** Whether the SQLite store's files can still be relied on. If not, the store is unavailable until they can. */
 
 import { SQLiteError } from "bun:sqlite";
+import { logEvent, logError } from "../../ops/log.ts";
+import type { Clock } from "../../util/clock.ts";
 import { lazyFs } from "../../util/lazy-node.ts";
 import { StoreUnavailable } from "../store.ts";
-import { logEvent, logError } from "../../ops/log.ts";
 
-/** How often it is tried whether a file that has failed works again. */
 const RETRY_MS = 1000;
+/** The header of a database file. It contains the file change counter (https://sqlite.org/fileformat2.html, section 1.3). */
+const HEADER_BYTES = 100;
+const CHANGED = "its files were removed, or changed by another program";
 
-/** What a file was when this process had last written to it. */
-interface State {
+/** A file, as this process last left it. */
+interface FileState {
+  /** Device and inode; empty if the file is missing. */
   readonly identity: string;
   readonly size: number;
-  readonly changedMs: number;
+  readonly modifiedMs: number;
 }
 
 export class DatabaseHealth {
   isReady = true;
+  /** The database and its write-ahead log. */
   readonly #files: readonly string[];
-  #states: readonly State[];
-  /** This process has written while a file was missing. */
+  #states: readonly FileState[];
+  /** Open as long as the database is: closing any descriptor of a file releases SQLite's locks on it (fcntl(2)). */
+  readonly #headerFile: number;
+  #header: string;
+  /** A file was missing or replaced after this process had written to it. */
   #hasMissed = false;
 
   /**
-   * @param probeWrite writes to the file, and changes nothing
-   * @param saveLog what the write-ahead log holds is saved to the main file, and a new one begun
+   * @param probeWrite writes to the database without changing anything
+   * @param saveLog moves what the write-ahead log contains to the main file, and creates a new log
    */
   constructor(
     path: string,
+    private readonly clock: Clock,
     private readonly probeWrite: () => unknown,
     private readonly saveLog: () => unknown,
   ) {
     this.#files = [path, `${path}-wal`];
     this.#states = this.#files.map(stateOf);
+    this.#headerFile = lazyFs().openSync(path, "r");
+    this.#header = this.#readHeader();
   }
 
-  /** Undefined when the file does not do its part; then it is tried again, with and without anything to do. */
-  attempt<T>(work: () => T): T | undefined {
+  /** @returns undefined if the work failed. If the database is to blame, the store is unavailable until a probe succeeds. */
+  attempt<T>(work: () => T): { readonly value: T } | undefined {
     try {
-      return work();
+      return { value: work() };
     } catch (error) {
       if (error instanceof SQLiteError) this.#markUnavailable(error.message);
       else logError("The store failed", error);
@@ -46,81 +57,109 @@ export class DatabaseHealth {
     }
   }
 
-  /** {@link attempt} for a read. @throws StoreUnavailable */
+  /** @throws StoreUnavailable if the work failed, as in {@link attempt} */
   read<T>(work: () => T): T {
-    const result = this.attempt(() => ({ value: work() }));
+    const result = this.attempt(work);
     if (!result) throw new StoreUnavailable();
     return result.value;
   }
 
-  /** {@link attempt} for what writes, into files that are what they were. `isSure` unless they changed meanwhile. */
-  write<T>(work: () => T): { readonly done: T; readonly isSure: boolean } | undefined {
-    if (!this.look()) return undefined;
-    const done = this.attempt(() => ({ value: work() }));
-    const isSure = this.#record();
-    return done && { done: done.value, isSure };
+  /**
+   * Writes only while the files are unchanged.
+   * @returns undefined if nothing was written; `isSure` is false if the files changed during the write
+   */
+  write<T>(work: () => T): { readonly value: T; readonly isSure: boolean } | undefined {
+    if (!this.checkFiles()) return undefined;
+    const result = this.attempt(work);
+    const isSure = this.#recordStates();
+    return result && { ...result, isSure };
   }
 
-  /** Files that were removed, truncated or replaced go on taking what nobody will ever find. Two system calls. */
-  look(): boolean {
-    if (this.#hasMissed) return this.#record();
-    const isSame = this.#files.every((file, i) => {
-      const { identity, size, changedMs } = stateOf(file);
+  /** Files that were removed, truncated or replaced still accept writes, but these are lost. Takes two system calls. */
+  checkFiles(): boolean {
+    if (this.#hasMissed) return this.#recordStates();
+    const states = this.#files.map(stateOf);
+    const isUnchanged = states.every((state, i) => {
       const known = this.#states[i];
-      return identity === known?.identity && size === known.size && changedMs === known.changedMs;
+      return state.identity === known?.identity && state.size === known.size;
     });
-    if (!isSame) this.#markUnavailable("its files were removed, or changed by something else");
-    return isSame;
+    const [isSameTime, isSameLogTime] = states.map(
+      (state, i) => state.modifiedMs === this.#states[i]?.modifiedMs,
+    );
+    // Whatever writes a database changes its header; `touch` does not.
+    if (isUnchanged && isSameLogTime && (isSameTime || this.#readHeader() === this.#header)) {
+      this.#states = states;
+      return true;
+    }
+    this.#markUnavailable(CHANGED);
+    return false;
   }
 
-  /** After this process has written. @returns whether nothing but that has happened, as far as can be seen */
-  #record(): boolean {
+  /** Called after the database is closed. */
+  close(): void {
+    lazyFs().closeSync(this.#headerFile);
+  }
+
+  /** After a write by this process. @returns false if something else has changed the files, as far as can be seen */
+  #recordStates(): boolean {
     const states = this.#files.map(stateOf);
     const isPlausible = states.every(({ identity, size }, i) => {
       const known = this.#states[i];
       return identity === known?.identity && size >= known.size;
     });
     this.#hasMissed = !isPlausible;
-    if (isPlausible) this.#states = states;
-    else this.#markUnavailable("its files were removed, or changed by something else");
-    return isPlausible;
+    if (!isPlausible) {
+      this.#markUnavailable(CHANGED);
+      return false;
+    }
+    if (states[0]?.modifiedMs !== this.#states[0]?.modifiedMs) this.#header = this.#readHeader();
+    this.#states = states;
+    return true;
+  }
+
+  #readHeader(): string {
+    const header = Buffer.alloc(HEADER_BYTES);
+    lazyFs().readSync(this.#headerFile, header, 0, HEADER_BYTES, 0);
+    return header.toString("latin1");
   }
 
   #markUnavailable(reason: string): void {
     if (this.isReady) {
       logEvent("store unavailable", { reason });
-      this.#retryLater();
+      this.#scheduleRetry();
     }
     this.isReady = false;
   }
 
-  #retryLater(): void {
-    setTimeout(() => {
+  #scheduleRetry(): void {
+    const retry = () => {
       this.#saveRemovedLog();
-      if (!this.write(this.probeWrite)?.isSure) return this.#retryLater();
+      if (!this.write(this.probeWrite)?.isSure) return this.#scheduleRetry();
       this.isReady = true;
       logEvent("store available");
-    }, RETRY_MS).unref();
+    };
+    this.clock.setTimeout(retry, RETRY_MS).unref();
   }
 
-  /** What is in a log that was removed is still there for as long as this process has it open. */
+  /** A log that was removed can be read for as long as this process has it open. */
   #saveRemovedLog(): void {
     const [main, log] = this.#files.map(stateOf);
     const [known] = this.#states;
     if (!main || !known || main.identity !== known.identity || main.size < known.size) return;
-    if (log?.identity !== MISSING || !this.attempt(() => ({ saved: this.saveLog() }))) return;
+    if (log?.identity !== MISSING || !this.attempt(this.saveLog)) return;
     this.#states = this.#files.map(stateOf);
+    this.#header = this.#readHeader();
     this.#hasMissed = false;
   }
 }
 
 const MISSING = "";
 
-function stateOf(path: string): State {
+function stateOf(path: string): FileState {
   try {
     const { dev, ino, size, mtimeMs } = lazyFs().statSync(path);
-    return { identity: `${dev} ${ino}`, size, changedMs: mtimeMs };
+    return { identity: `${dev} ${ino}`, size, modifiedMs: mtimeMs };
   } catch {
-    return { identity: MISSING, size: 0, changedMs: 0 };
+    return { identity: MISSING, size: 0, modifiedMs: 0 };
   }
 }

@@ -1,17 +1,17 @@
 /**
- * The newest id that was acknowledged, in a small file beside the database. SQLite drops a write-ahead log from its first
- * damaged byte on, without a word: what was in it can only be missed by somebody who knows of it. The mark is written after
- * each commit and never flushed: a killed process leaves it exact, a power failure a few seconds old. It never claims too much.
+ * The newest acknowledged id, in a small file beside the database. SQLite silently drops a write-ahead log from its first
+ * damaged byte on; comparing the database with this mark shows what is missing. The mark is written after each commit and
+ * never flushed: it is exact after a crash of the process, and may be seconds old after a power failure. It is never ahead.
  */
 
 import { lazyFs } from "../../util/lazy-node.ts";
 import { StoreError } from "../store.ts";
 
-const BYTES = 64;
+const FILE_BYTES = 64;
 
 export class NewestMark {
   readonly #file: number;
-  readonly #buffer = Buffer.alloc(BYTES);
+  readonly #buffer = Buffer.alloc(FILE_BYTES);
 
   /** @throws StoreError when the file cannot be used */
   constructor(path: string) {
@@ -19,25 +19,29 @@ export class NewestMark {
     try {
       this.#file = openSync(`${path}-newest`, constants.O_RDWR | constants.O_CREAT, 0o600);
     } catch (error) {
-      const why = error instanceof Error ? error.message : error;
-      throw new StoreError(`${path}-newest cannot be used: ${why}.`);
+      const reason = error instanceof Error ? error.message : error;
+      throw new StoreError(`${path}-newest cannot be used: ${reason}.`);
     }
   }
 
-  /** The key of the newest id of the database with that origin; 0 if nothing is known. `isOther`: it was written beside another one. */
+  /** @returns the newest key, 0 if unknown; `isOther` if it belongs to a database with another origin */
   read(origin: number): { readonly key: number; readonly isOther: boolean } {
-    const length = lazyFs().readSync(this.#file, this.#buffer, 0, BYTES, 0);
-    const [itsOrigin, key, sum] = this.#buffer.toString("latin1", 0, length).trim().split(" ").map(Number);
-    if (itsOrigin === undefined || key === undefined || sum !== sumOf(itsOrigin, key))
+    const length = lazyFs().readSync(this.#file, this.#buffer, 0, FILE_BYTES, 0);
+    const [markedOrigin, key, checksum] = this.#buffer
+      .toString("latin1", 0, length)
+      .trim()
+      .split(" ")
+      .map(Number);
+    if (markedOrigin === undefined || key === undefined || checksum !== checksumOf(markedOrigin, key))
       return { key: 0, isOther: false };
-    return { key, isOther: itsOrigin !== origin };
+    return { key, isOther: markedOrigin !== origin };
   }
 
-  /** As far as it can: an older mark claims less. */
+  /** A failure is ignored: an older mark only detects less. */
   write(origin: number, key: number): void {
     try {
-      this.#buffer.fill(" ").write(`${origin} ${key} ${sumOf(origin, key)}`, "latin1");
-      lazyFs().writeSync(this.#file, this.#buffer, 0, BYTES, 0);
+      this.#buffer.fill(" ").write(`${origin} ${key} ${checksumOf(origin, key)}`, "latin1");
+      lazyFs().writeSync(this.#file, this.#buffer, 0, FILE_BYTES, 0);
     } catch {}
   }
 
@@ -46,6 +50,6 @@ export class NewestMark {
   }
 }
 
-function sumOf(origin: number, key: number): number {
+function checksumOf(origin: number, key: number): number {
   return Bun.hash.crc32(`${origin} ${key}`);
 }

@@ -1,120 +1,116 @@
-/** The SQLite store: every room's whole conversation in one file, kept through anything but the loss of the disk. */
+/** The SQLite store: all messages of all rooms in one file. */
 
 import type { Database } from "bun:sqlite";
-import { ClockWatch } from "../clock-watch.ts";
 import { logEvent, logError } from "../../ops/log.ts";
-import { MAX_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
-import { DedupTable, sessionKey } from "../dedup.ts";
-import { DatabaseHealth } from "./health.ts";
+import type { Clock } from "../../util/clock.ts";
+import type { Random } from "../../util/random.ts";
+import { ClockWatch } from "../clock-watch.ts";
+import { DedupTable, sessionKey, type SessionRecord } from "../dedup.ts";
+import {
+  History,
+  MAX_PAGE_BYTES,
+  takePage,
+  type HistoryPage,
+  type PageQuery,
+  type ReadonlyHistory,
+} from "../history.ts";
+import type { AppendResult, PendingMessage, StoredMessage } from "../message.ts";
+import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
+import type { AppendCallback, MessageListener, MessageStore, StoreOptions } from "../store.ts";
 import {
   idFromKey,
-  keyFromMs,
   keyFromId,
+  keyFromMs,
   MAX_KEY,
+  messageChecksum,
   msFromKey,
   openDatabase,
   prepareStatements,
-  sumOf,
-  sumOfSession,
+  sessionChecksum,
   timeOf,
   type MessageRow,
 } from "./database.ts";
+import { DatabaseHealth } from "./health.ts";
 import { NewestMark } from "./newest-mark.ts";
-import {
-  takePage,
-  History,
-  MAX_PAGE_BYTES,
-  type HistoryPage,
-  type ReadonlyHistory,
-  type PageQuery,
-} from "../history.ts";
-import type { AppendResult, PendingMessage, StoredMessage } from "../message.ts";
-import type { MessageListener, AppendCallback, MessageStore, StoreOptions } from "../store.ts";
 
-/** A commit takes what came in one tick; where the disk is slow, what comes in two milliseconds. */
+/** Everything appended in one turn of the event loop shares a commit; on a slow disk, everything within this time. */
 const FAST_COMMIT_MS = 1;
 const SLOW_COMMIT_WAIT_MS = 2;
-/** How often what is too old is looked for. */
-const FORGET_EVERY_MS = 1000;
-const FORGET_MORE_MS = 50;
-/** Old entries deleted at a time: a piece of work that nobody notices. */
-const FORGET_AT_ONCE = 500;
-const PRUNE_ROOMS_AT_ONCE = 500;
-/** A longer run of times in the future, at the front of a room, is left alone until they have passed. */
-const MAX_FUTURE_RUN = 10_000;
-/** Damage beyond this many places is no longer logged one by one. */
-const MAX_FOUND = 1000;
-const MAX = Number.MAX_SAFE_INTEGER;
 const DAY_MS = 24 * 60 * 60 * 1000;
+const SESSION_TTL_MS = 30 * DAY_MS;
+const PRUNE_INTERVAL_MS = 1000;
+/** The interval while there is more to prune. */
+const PRUNE_MORE_MS = 50;
+/** Small enough that a step does not delay anything noticeably. */
+const PRUNE_ROWS_PER_STEP = 500;
+const PRUNE_ROOMS_PER_STEP = 500;
+/** If more messages than this at the front of a room have a time in the future, pruning waits until it has come. */
+const MAX_FUTURE_RUN = 10_000;
+/** Damage in more places than this is not logged individually. */
+const MAX_LOGGED_DAMAGE = 1000;
 
-/** @throws StoreError when the file cannot be used */
 export class SqliteStore implements MessageStore {
+  durability: string;
   #db: Database;
   #sql: ReturnType<typeof prepareStatements>;
-  readonly #sessions: DedupTable;
-  #queue: [PendingMessage, AppendCallback][] = [];
-  /** The next commit, once it is scheduled. */
-  #nextCommit: PromiseWithResolvers<void> | undefined;
-  /** How long the last one took. */
-  #commitMs = 0;
-  #forgetting: Timer | undefined;
-  #isClosed = false;
-  /** The last room that was looked through for what is older than `--keep-days`. */
-  #prunedRoom = "";
-  #lastKey: number;
-  /** Nobody can resume from an id up to this one: something after it was lost. */
-  #damaged: number;
-  /** Damage that was logged. */
-  readonly #found = new Set<number>();
-  readonly #mark: NewestMark;
-  durability: string;
-  readonly #clockWatch = new ClockWatch();
-  readonly #originKey: number;
   readonly #health: DatabaseHealth;
+  readonly #mark: NewestMark;
+  readonly #sessions: DedupTable;
+  readonly #clockWatch = new ClockWatch();
+  #queue: [PendingMessage, AppendCallback][] = [];
+  /** Set while a commit is scheduled. */
+  #nextCommit: PromiseWithResolvers<void> | undefined;
+  #lastCommitMs = 0;
+  /** The id before the first message of every room. */
+  readonly #originKey: number;
+  #lastKey: number;
+  /** No client can resume from an id up to this one, because a later message is lost. */
+  #damagedUpTo: number;
+  readonly #loggedDamage = new Set<number>();
+  #pruneTimer: Timer | undefined;
+  /** The room that was pruned last. */
+  #prunedRoom = "";
+  #isClosed = false;
 
+  /** @throws StoreError when the file cannot be used */
   constructor(
     private readonly path: string,
     private readonly options: StoreOptions,
-    private readonly follow: MessageListener,
-    private readonly clock: () => number = Date.now,
-    /** What is cached of the rooms that are open; the file has the rest. */
+    private readonly onMessage: MessageListener,
+    private readonly clock: Clock,
+    private readonly random: Random,
+    /** The latest messages of the acquired rooms. */
     private readonly rooms = new RoomCache<CachedRoom>(),
   ) {
     this.durability = `in ${path}`;
-    this.#db = openDatabase(path, this.clock());
+    this.#db = openDatabase(path, clock.now(), random);
     this.#sql = prepareStatements(this.#db);
     this.#health = new DatabaseHealth(
       path,
-      () => this.#sql.touch.run(),
+      clock,
+      () => this.#sql.probeWrite.run(),
       () => this.#saveLog(),
     );
-    const { id: origin = 0, damaged = 0 } = this.#sql.origin.get() ?? {};
+    const { id: origin = 0, damaged_up_to = 0 } = this.#sql.origin.get() ?? {};
     this.#originKey = origin;
-    this.#damaged = damaged;
+    this.#damagedUpTo = damaged_up_to;
     this.#mark = new NewestMark(path);
     const newest = Math.max(origin, this.#sql.newest.get()?.id ?? 0);
     const marked = this.#mark.read(origin);
-    // Clients may have received what is missing: its ids are not assigned again.
+    // Clients may have received what is missing, so its ids are not assigned again.
     this.#lastKey = Math.max(newest, marked.key);
-    if (marked.key > newest || marked.isOther) this.#admitLoss(newest, marked.key);
+    if (marked.key > newest || marked.isOther) this.#reportLoss(newest, marked.key);
     this.#mark.write(origin, this.#lastKey);
-    this.#sessions = new DedupTable((client, session) => {
-      const row = this.#sql.session.get(client, session);
-      if (!row) return undefined;
-      // A number that is too high would pass new messages for duplicates.
-      if (row.sum !== null && row.sum !== sumOfSession(client, session, row))
-        return void logEvent("session damaged", { client });
-      return { seq: row.seq, id: idFromKey(row.id), usedMs: row.used };
-    });
-    this.#schedulePruning(FORGET_EVERY_MS);
+    this.#sessions = new DedupTable(SESSION_TTL_MS, (client, session) => this.#loadSession(client, session));
+    this.#schedulePruning(PRUNE_INTERVAL_MS);
   }
 
-  /** At the start: what was acknowledged last is not in the file. */
-  #admitLoss(newest: number, acknowledged: number): void {
+  /** At the start, when the file ends before the newest acknowledged message. */
+  #reportLoss(newest: number, acknowledged: number): void {
     const [after, upTo] = [idFromKey(newest), idFromKey(acknowledged)];
     logEvent("messages missing", { after, upTo });
     this.durability += ` (messages are missing: ${upTo} had been stored, and the newest in the file is ${after})`;
-    this.#admitDamage(newest);
+    this.#setDamaged(newest);
   }
 
   get isReady(): boolean {
@@ -122,8 +118,8 @@ export class SqliteStore implements MessageStore {
   }
 
   async acquireRoom(name: string): Promise<ReadonlyHistory> {
-    const room = this.rooms.get(name) ?? this.#health.read(() => this.#load(name));
-    room.holders++;
+    const room = this.rooms.get(name) ?? this.#health.read(() => this.#loadRoom(name));
+    room.refCount++;
     return room.history;
   }
 
@@ -132,246 +128,256 @@ export class SqliteStore implements MessageStore {
   }
 
   async lastSeq(client: string, session: string): Promise<number | null> {
-    await this.#nextCommit?.promise; // what is pending may be of that session
-    return this.#health.read(() => this.#sessions.lastSeq(client, session, this.clock()));
+    await this.#nextCommit?.promise; // queued messages may belong to that session
+    return this.#health.read(() => this.#sessions.lastSeq(client, session, this.clock.now()));
   }
 
-  async readHistory(room: string, where: PageQuery): Promise<HistoryPage> {
-    return this.#health.read(() => this.#read(room, where));
-  }
-
-  #read(room: string, { after, before, limit }: PageQuery): HistoryPage {
-    if (after === undefined) {
-      const page = this.#pageOf(
-        room,
-        this.#sql.before.iterate(room, before ? keyFromId(before) : MAX),
-        limit,
-      );
-      return { ...page, messages: page.messages.reverse() };
-    }
-    const page = this.#pageOf(room, this.#sql.after.iterate(room, keyFromId(after)), limit);
-    if (!this.#isResumable(room, after)) return { ...page, recovered: false };
-    const isDamaged = keyFromId(after) <= this.#damaged;
-    return { ...page, recovered: !isDamaged, ...(isDamaged ? { isDamaged } : {}) };
-  }
-
-  /** Only what is as it was stored. What is missing or damaged is reported, and nobody can resume across it. */
-  #pageOf(room: string, rows: Iterable<MessageRow>, limit: number, maxBytes = MAX_PAGE_BYTES) {
-    let damaged = 0;
-    const found = (fact: string, key: number) => {
-      damaged = Math.max(damaged, key);
-      if (this.#found.has(key) || this.#found.size >= MAX_FOUND) return;
-      this.#found.add(key);
-      logEvent(fact, { room, id: idFromKey(key) });
-    };
-    const entriesIn = function* (): Generator<StoredMessage> {
-      let last: MessageRow | undefined;
-      for (const row of rows) {
-        const [older, newer] = last && last.id > row.id ? [row, last] : [last, row];
-        if (older && newer.prev !== older.id) found("messages missing after", older.id);
-        last = row;
-        if (row.sum !== null && row.sum !== sumOf(row, room)) found("message damaged", row.id);
-        else yield entryOf(row, room);
-      }
-    };
-    const page = takePage(entriesIn(), limit, maxBytes);
-    this.#admitDamage(damaged);
-    return page;
-  }
-
-  /** From here on nobody is told that nothing is missing who resumes from an id up to this one. */
-  #admitDamage(key: number): void {
-    const damaged = Math.min(key, this.#lastKey);
-    if (damaged <= this.#damaged) return;
-    this.#damaged = damaged;
-    this.#health.write(() => this.#sql.setDamaged.run(damaged));
+  async readHistory(room: string, query: PageQuery): Promise<HistoryPage> {
+    return this.#health.read(() => this.#readPage(room, query));
   }
 
   async idBeforeLatest(room: string, count: number): Promise<string> {
     return this.#health.read(() =>
-      idFromKey(this.#sql.latest.get(room, count)?.id ?? this.#idBeforeOldest(room)),
+      idFromKey(this.#sql.nthLatest.get(room, count)?.id ?? this.#keyBeforeOldest(room)),
     );
   }
 
-  append(pending: PendingMessage, sender: AppendCallback): void {
-    this.#queue.push([pending, sender]);
+  append(pending: PendingMessage, callback: AppendCallback): void {
+    this.#queue.push([pending, callback]);
     if (this.#nextCommit) return;
     this.#nextCommit = Promise.withResolvers();
-    if (this.#commitMs < FAST_COMMIT_MS) setImmediate(() => this.#commit());
-    else setTimeout(() => this.#commit(), SLOW_COMMIT_WAIT_MS);
+    if (this.#lastCommitMs < FAST_COMMIT_MS) this.clock.setImmediate(() => this.#commit());
+    else this.clock.setTimeout(() => this.#commit(), SLOW_COMMIT_WAIT_MS);
   }
 
   async drain(): Promise<void> {
     this.#commit();
   }
 
-  /** Keeps what has come in, and lets go of the file. */
+  /** Stores what is queued, and closes the file. */
   close(): void {
     this.#commit();
-    clearTimeout(this.#forgetting);
-    this.#closeFile();
+    this.clock.clear(this.#pruneTimer);
+    this.#closeDatabase();
+    this.#health.close();
     this.#mark.close();
   }
 
-  /** All that has come in becomes one transaction; who sent it is answered, and everyone hears it, after that. */
   #commit(): void {
     const batch = this.#queue;
     const thisCommit = this.#nextCommit;
     this.#queue = [];
     this.#nextCommit = undefined;
-    if (batch.length > 0) this.#store(batch);
+    if (batch.length > 0) this.#storeBatch(batch);
     thisCommit?.resolve();
   }
 
-  #store(batch: readonly [PendingMessage, AppendCallback][]): void {
-    const nowMs = this.clock();
-    const startMs = performance.now();
-    const transaction = this.#db.transaction(() => this.#writeBatch(batch, nowMs));
-    const { done: results, isSure } = this.#health.write(() => transaction.immediate()) ?? {};
-    this.#commitMs = performance.now() - startMs;
+  /** One transaction; the results are reported, and the messages emitted, once it is committed. */
+  #storeBatch(batch: readonly [PendingMessage, AppendCallback][]): void {
+    const nowMs = this.clock.now();
+    const startMs = this.clock.elapsed();
+    const transaction = this.#db.transaction(() => this.#insertBatch(batch, nowMs));
+    const { value: results, isSure } = this.#health.write(() => transaction.immediate()) ?? {};
+    this.#lastCommitMs = this.clock.elapsed() - startMs;
     const newest = results?.findLast((result) => "stored" in result);
     if (isSure && newest && "stored" in newest)
       this.#mark.write(this.#originKey, keyFromId(newest.stored.id));
-    // What a failed transaction had noted of them holds no more.
     if (!results) this.#sessions.invalidate(batch.map(([pending]) => pending));
-    for (const [i, [pending, sender]] of batch.entries())
+    for (const [i, [pending, callback]] of batch.entries())
       try {
         const result = results?.[i] ?? { rejected: "unavailable" };
-        if ("stored" in result) this.#cache(result.stored);
-        sender.onResult(pending, results && !isSure ? { rejected: "unconfirmed" } : result);
-        if ("stored" in result) this.follow(result.stored);
+        if ("stored" in result) this.#appendToCache(result.stored);
+        callback.onResult(pending, results && !isSure ? { rejected: "unconfirmed" } : result);
+        if ("stored" in result) this.onMessage(result.stored);
       } catch (error) {
-        logError("A message that is kept could not be told", error); // and the next ones still can
+        logError("A stored message could not be delivered", error); // the rest of the batch still is
       }
   }
 
-  #writeBatch(batch: readonly [PendingMessage, AppendCallback][], nowMs: number): AppendResult[] {
-    const heads = new Map<string, number>();
-    const numbered = new Map<string, PendingMessage>();
+  #insertBatch(batch: readonly [PendingMessage, AppendCallback][], nowMs: number): AppendResult[] {
+    const lastKeys = new Map<string, number>();
+    const changedSessions = new Map<string, PendingMessage>();
     const results = batch.map(([pending]): AppendResult => {
-      const objection = this.#sessions.check(pending, nowMs);
-      if (objection) return objection;
+      const result = this.#sessions.check(pending, nowMs);
+      if (result) return result;
       const { room, from, content, session } = pending;
-      const prev = heads.get(room) ?? this.#head(room);
+      const prev = lastKeys.get(room) ?? this.#lastKeyOf(room);
       const clockKey = keyFromMs(nowMs);
       const key = clockKey < MAX_KEY ? Math.max(this.#lastKey + 1, clockKey) : this.#lastKey + 1;
-      const sum = sumOf({ id: key, prev, time: nowMs, sender: from, content }, room);
-      this.#sql.insert.run(key, prev, nowMs, room, from, content, sum);
+      const checksum = messageChecksum({ id: key, prev, time: nowMs, sender: from, content }, room);
+      this.#sql.insert.run(key, prev, nowMs, room, from, content, checksum);
       this.#lastKey = key;
-      heads.set(room, key);
-      const message: StoredMessage = {
-        id: idFromKey(key),
-        prev: idFromKey(prev),
-        time: nowMs,
-        room,
-        from,
-        content,
-      };
-      this.#sessions.record(pending, message.id, nowMs);
-      if (session !== undefined) numbered.set(sessionKey(from, session), pending);
-      return { stored: message };
+      lastKeys.set(room, key);
+      const id = idFromKey(key);
+      this.#sessions.record(pending, id, nowMs);
+      if (session !== undefined) changedSessions.set(sessionKey(from, session), pending);
+      return { stored: { id, prev: idFromKey(prev), time: nowMs, room, from, content } };
     });
-    if (heads.size > 0) this.#clockWatch.check(msFromKey(this.#lastKey), nowMs);
-    for (const [room, key] of heads) this.#sql.setHead.run(room, key);
-    for (const { from, session = "" } of numbered.values()) {
-      const known = this.#sessions.get(from, session, nowMs);
-      if (!known) continue;
-      const row = { seq: known.seq, id: keyFromId(known.id), used: nowMs };
-      const sum = sumOfSession(from, session, row);
-      this.#sql.setSession.run(from, session, row.seq, row.id, row.used, sum);
-    }
+    if (lastKeys.size > 0) this.#clockWatch.check(msFromKey(this.#lastKey), nowMs);
+    for (const [room, key] of lastKeys) this.#sql.setLastId.run(room, key);
+    for (const { from, session = "" } of changedSessions.values()) this.#saveSession(from, session, nowMs);
     return results;
   }
 
-  #cache(message: StoredMessage): void {
+  #saveSession(client: string, session: string, nowMs: number): void {
+    const record = this.#sessions.get(client, session, nowMs);
+    if (!record) return;
+    const row = { seq: record.seq, id: keyFromId(record.id), used_ms: nowMs };
+    const checksum = sessionChecksum(client, session, row);
+    this.#sql.setSession.run(client, session, row.seq, row.id, row.used_ms, checksum);
+  }
+
+  #loadSession(client: string, session: string): SessionRecord | undefined {
+    const row = this.#sql.session.get(client, session);
+    if (!row) return undefined;
+    // With a `seq` that is too high, new messages would be taken for duplicates.
+    if (row.checksum !== null && row.checksum !== sessionChecksum(client, session, row)) {
+      logEvent("session damaged", { client });
+      return undefined;
+    }
+    return { seq: row.seq, id: idFromKey(row.id), usedMs: row.used_ms };
+  }
+
+  #appendToCache(message: StoredMessage): void {
     const room = this.rooms.get(message.room);
     if (room) this.rooms.push(room, message);
   }
 
-  #head(room: string): number {
-    return this.#sql.head.get(room)?.id ?? this.#originKey;
-  }
-
-  /** The rule of *recovered*, with all that is in the file. */
-  #isResumable(room: string, id: string): boolean {
-    const key = keyFromId(id);
-    if (idFromKey(key) !== id) return false;
-    return key === this.#idBeforeOldest(room) || this.#sql.exists.get(room, key) !== null;
-  }
-
-  #idBeforeOldest(room: string): number {
-    return this.#sql.oldest.get(room)?.prev ?? this.#head(room);
-  }
-
-  #load(name: string): CachedRoom {
+  #loadRoom(name: string): CachedRoom {
     const { history: count } = this.options;
-    const latest = this.#sql.before.iterate(name, MAX);
-    const messages = this.#pageOf(name, latest, count, this.rooms.loadBytes).messages.reverse();
-    const history = new History(messages[0]?.prev ?? idFromKey(this.#head(name)), count, MAX_ROOM_BYTES);
+    const latest = this.#sql.before.iterate(name, Number.MAX_SAFE_INTEGER);
+    const messages = this.#takeIntact(name, latest, count, this.rooms.loadBytes).messages.reverse();
+    const idBefore = messages[0]?.prev ?? idFromKey(this.#lastKeyOf(name));
+    const history = new History(idBefore, count, CACHED_ROOM_BYTES);
     for (const message of messages) history.push(message);
-    const room = { history, holders: 0 };
+    const room = { history, refCount: 0 };
     this.rooms.add(name, room);
     return room;
   }
 
-  /** SQLite lets go of a file, and ends its log, when no statement is left. */
-  #closeFile(): void {
+  #readPage(room: string, { after, before, limit }: PageQuery): HistoryPage {
+    if (after === undefined) {
+      const end = before ? keyFromId(before) : Number.MAX_SAFE_INTEGER;
+      const page = this.#takeIntact(room, this.#sql.before.iterate(room, end), limit);
+      return { ...page, messages: page.messages.reverse() };
+    }
+    const page = this.#takeIntact(room, this.#sql.after.iterate(room, keyFromId(after)), limit);
+    if (!this.#isResumable(room, after)) return { ...page, recovered: false };
+    const isDamaged = keyFromId(after) <= this.#damagedUpTo;
+    return { ...page, recovered: !isDamaged, ...(isDamaged ? { isDamaged } : {}) };
+  }
+
+  /** A page without damaged messages. Damaged and missing ones are logged, and no client can resume across them. */
+  #takeIntact(room: string, rows: Iterable<MessageRow>, limit: number, maxBytes = MAX_PAGE_BYTES) {
+    let damagedUpTo = 0;
+    const report = (event: string, key: number) => {
+      damagedUpTo = Math.max(damagedUpTo, key);
+      if (this.#loggedDamage.has(key) || this.#loggedDamage.size >= MAX_LOGGED_DAMAGE) return;
+      this.#loggedDamage.add(key);
+      logEvent(event, { room, id: idFromKey(key) });
+    };
+    const intact = function* (): Generator<StoredMessage> {
+      let last: MessageRow | undefined;
+      for (const row of rows) {
+        const [older, newer] = last && last.id > row.id ? [row, last] : [last, row];
+        if (older && newer.prev !== older.id) report("messages missing after", older.id);
+        last = row;
+        if (row.checksum !== null && row.checksum !== messageChecksum(row, room))
+          report("message damaged", row.id);
+        else yield messageFromRow(row, room);
+      }
+    };
+    const page = takePage(intact(), limit, maxBytes);
+    this.#setDamaged(damagedUpTo);
+    return page;
+  }
+
+  #setDamaged(key: number): void {
+    const damagedUpTo = Math.min(key, this.#lastKey);
+    if (damagedUpTo <= this.#damagedUpTo) return;
+    this.#damagedUpTo = damagedUpTo;
+    this.#health.write(() => this.#sql.setDamaged.run(damagedUpTo));
+  }
+
+  /** The rule of *recovered*, over everything in the file. */
+  #isResumable(room: string, id: string): boolean {
+    const key = keyFromId(id);
+    if (idFromKey(key) !== id) return false;
+    return key === this.#keyBeforeOldest(room) || this.#sql.exists.get(room, key) !== null;
+  }
+
+  #keyBeforeOldest(room: string): number {
+    return this.#sql.oldest.get(room)?.prev ?? this.#lastKeyOf(room);
+  }
+
+  #lastKeyOf(room: string): number {
+    return this.#sql.lastId.get(room)?.last_id ?? this.#originKey;
+  }
+
+  /** SQLite closes the file, and removes its write-ahead log, only when all statements are finalized. */
+  #closeDatabase(): void {
     if (this.#isClosed) return;
     for (const statement of Object.values(this.#sql)) statement.finalize();
     this.#db.close();
     this.#isClosed = true;
   }
 
-  /** The write-ahead log was removed: what it holds goes to the main file, which is then opened with a new one. */
+  /** After the write-ahead log was removed: moves what it contains to the main file, and opens that with a new log. */
   #saveLog(): void {
     if (!this.#isClosed) {
       if (this.#sql.checkpoint.get()?.busy !== 0) throw new Error("The write-ahead log could not be saved");
-      this.#closeFile();
+      this.#closeDatabase();
     }
-    this.#db = openDatabase(this.path, this.clock());
+    this.#db = openDatabase(this.path, this.clock.now(), this.random);
     this.#sql = prepareStatements(this.#db);
     this.#isClosed = false;
   }
 
   #schedulePruning(waitMs: number): void {
-    this.#forgetting = setTimeout(() => {
-      this.#health.look();
-      const isMore = this.prune() > 0;
-      this.#schedulePruning(isMore ? FORGET_MORE_MS : FORGET_EVERY_MS);
-    }, waitMs).unref();
+    const step = () => {
+      this.#health.checkFiles();
+      const hasMore = this.prune() > 0;
+      this.#schedulePruning(hasMore ? PRUNE_MORE_MS : PRUNE_INTERVAL_MS);
+    };
+    this.#pruneTimer = this.clock.setTimeout(step, waitMs).unref();
   }
 
-  /** A small step, which nobody notices. @returns how much was forgotten */
+  /** One small step. @returns the number of rows deleted */
   prune(): number {
     const { keepDays } = this.options;
-    const nowMs = this.clock();
-    const forget = this.#db.transaction(() => {
-      const sessions = this.#sql.forgetSessions.run(nowMs - DAY_MS, FORGET_AT_ONCE).changes;
-      return sessions + (keepDays === 0 ? 0 : this.#prune(nowMs, nowMs - keepDays * DAY_MS));
+    const nowMs = this.clock.now();
+    const transaction = this.#db.transaction(() => {
+      const sessions = this.#sql.pruneSessions.run(nowMs - SESSION_TTL_MS, PRUNE_ROWS_PER_STEP).changes;
+      return sessions + (keepDays === 0 ? 0 : this.#pruneMessages(nowMs, nowMs - keepDays * DAY_MS));
     });
-    return this.#health.write(() => forget.immediate())?.done ?? 0;
+    return this.#health.write(() => transaction.immediate())?.value ?? 0;
   }
 
-  /** Some rooms at a time, each from its front: `recovered` relies on nothing missing in the middle. @returns how many */
-  #prune(nowMs: number, limitMs: number): number {
-    const rooms = this.#sql.roomsAfter.all(this.#prunedRoom, PRUNE_ROOMS_AT_ONCE);
+  /** Only from the front of each room: `recovered` relies on no message missing in the middle. @returns the number of rows deleted */
+  #pruneMessages(nowMs: number, limitMs: number): number {
+    const rooms = this.#sql.roomsAfter.all(this.#prunedRoom, PRUNE_ROOMS_PER_STEP);
     let pruned = 0;
     for (const { room } of rooms) {
-      const { upTo, count } = this.#oldIn(room, nowMs, limitMs, FORGET_AT_ONCE - pruned);
+      const { upTo, count } = this.#findExpired(room, nowMs, limitMs, PRUNE_ROWS_PER_STEP - pruned);
       if (count > 0) {
-        this.#sql.pruneUpTo.run(room, upTo);
+        this.#sql.pruneMessages.run(room, upTo);
         this.rooms.prune(room, idFromKey(upTo));
       }
       pruned += count;
-      if (pruned >= FORGET_AT_ONCE) return pruned; // the next step goes on with this room
+      if (pruned >= PRUNE_ROWS_PER_STEP) return pruned; // the next step continues with this room
       this.#prunedRoom = room;
     }
-    if (rooms.length < PRUNE_ROOMS_AT_ONCE) this.#prunedRoom = "";
+    if (rooms.length < PRUNE_ROOMS_PER_STEP) this.#prunedRoom = "";
     return pruned;
   }
 
   /** The front of a room that is past the limit. A time in the future, from a wrong clock, counts as the next message's. */
-  #oldIn(room: string, nowMs: number, limitMs: number, maxCount: number): { upTo: number; count: number } {
+  #findExpired(
+    room: string,
+    nowMs: number,
+    limitMs: number,
+    maxCount: number,
+  ): { upTo: number; count: number } {
     let [upTo, count, future] = [0, 0, 0];
     for (const row of this.#sql.oldestTimes.iterate(room, maxCount + MAX_FUTURE_RUN)) {
       if (timeOf(row) > nowMs) {
@@ -387,7 +393,7 @@ export class SqliteStore implements MessageStore {
   }
 }
 
-function entryOf(row: MessageRow, room: string): StoredMessage {
+function messageFromRow(row: MessageRow, room: string): StoredMessage {
   const { id, prev, sender, content } = row;
   return { id: idFromKey(id), prev: idFromKey(prev), time: timeOf(row), room, from: sender, content };
 }
