@@ -106,7 +106,7 @@ export async function serve(
     },
   });
   sockets.startPinging();
-  monitorEventLoop();
+  monitorEventLoop(clock);
   watchDescriptors(server, descriptors, clock);
   registerGauge("hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
   watchProcess(descriptors);

@@ -1,6 +1,7 @@
 /** Counters, gauges and histograms of this process, in the text format of Prometheus. */
 
 import { CLOSE_CODES, ERROR_MESSAGES, REJECTION_CODES } from "../protocol/codes.ts";
+import type { Clock } from "../util/clock.ts";
 import { lazyFs } from "../util/lazy-node.ts";
 
 type Labels = Readonly<Record<string, string>>;
@@ -185,13 +186,15 @@ export function recordDelivery(frame: string | Uint8Array, connections: number):
 const LOOP_PERIOD_MS = 100;
 
 /** Starts to measure the delay of the event loop. */
-export function monitorEventLoop(): void {
-  let lastMs = performance.now();
-  setInterval(() => {
-    const nowMs = performance.now();
-    loopDelay.observe(Math.max(0, nowMs - lastMs - LOOP_PERIOD_MS) / 1000);
-    lastMs = nowMs;
-  }, LOOP_PERIOD_MS).unref();
+export function monitorEventLoop(clock: Clock): void {
+  let lastMs = clock.elapsed();
+  clock
+    .setInterval(() => {
+      const nowMs = clock.elapsed();
+      loopDelay.observe(Math.max(0, nowMs - lastMs - LOOP_PERIOD_MS) / 1000);
+      lastMs = nowMs;
+    }, LOOP_PERIOD_MS)
+    .unref();
 }
 
 /** Registers the standard process metrics, with the names and help texts of the Prometheus client libraries. */
