@@ -1,13 +1,13 @@
-/** A quiet room hears at once; in a busy one messages share a write, in their order, and nobody hears one twice. */
+/** A quiet room receives messages at once; in a busy one several share a write, in order and without duplicates. */
 
 import { describe, expect, test } from "bun:test";
 import { startServer, type TestServer } from "../support/server.ts";
 
-/** So long that what waits can be seen to wait. */
+/** With a flush interval long enough to observe queued messages. */
 const start = () => startServer({ args: ["--flush-ms", "1000"] });
 const says = (text: string) => `Client #ann says: ${text}`;
 
-/** A room in which "1" was just said, so that what follows waits. */
+/** A room to which "1" was just broadcast, so that what follows is queued. */
 async function busyRoom(server: TestServer) {
   const ann = await server.join("ann");
   const bob = await server.join("bob");
@@ -20,7 +20,7 @@ async function busyRoom(server: TestServer) {
 }
 
 describe("while the room is busy", () => {
-  test("a message is acknowledged at once, after its sender's own, and heard a little later by everyone on both wires", async () => {
+  test("the personal line is sent at once and in order; the broadcast follows a little later on both wires", async () => {
     await using server = await start();
     const { ann, bob, eve } = await busyRoom(server);
     ann.says("2");
@@ -32,7 +32,7 @@ describe("while the room is busy", () => {
     for (const text of ["2", "3"]) await eve.hears({ type: "message", from: "ann", text });
   });
 
-  test("16 KiB do not wait", async () => {
+  test("more than 16 KiB are not queued", async () => {
     await using server = await start();
     const { ann, bob } = await busyRoom(server);
     const [large, larger] = ["x".repeat(5_000), "y".repeat(5_000)];
@@ -45,7 +45,7 @@ describe("while the room is busy", () => {
     await bob.hearsNothingBeforePong();
   });
 
-  test("who comes hears what waits once: in the history, or as it is said", async () => {
+  test("a new client receives a queued message once: in its history or as a broadcast", async () => {
     await using server = await start();
     const { ann, bob } = await busyRoom(server);
     ann.says("2");
@@ -60,7 +60,7 @@ describe("while the room is busy", () => {
     await none.hears(says("3"));
   });
 
-  test("a pong comes after all that was said before it, and hurries nobody", async () => {
+  test("a pong follows everything broadcast before it, and does not flush the queue", async () => {
     await using server = await start();
     const { ann, bob, eve } = await busyRoom(server);
     ann.says("2");
@@ -71,7 +71,7 @@ describe("while the room is busy", () => {
     await bob.hears(says("2"));
   });
 
-  test("who leaves is said to have left after what they said", async () => {
+  test("a leave is announced after the client's messages", async () => {
     await using server = await start();
     const { ann, bob } = await busyRoom(server);
     ann.says("my last word");
@@ -80,7 +80,7 @@ describe("while the room is busy", () => {
     await bob.hears(says("my last word"), "Client #ann left the chat");
   });
 
-  test("what waits when the last one leaves, who comes next hears in the history alone", async () => {
+  test("messages queued when the last client leaves reach the next one in its history only", async () => {
     await using server = await startServer({ args: ["--flush-ms", "500"] });
     await using ann = await server.join("ann");
     ann.says("1");
@@ -90,11 +90,11 @@ describe("while the room is busy", () => {
     await ann.leaves();
     await using bob = await server.join("bob", { history: 10 });
     await bob.hears(says("1"), says("2"));
-    await Bun.sleep(700); // the pause is over
+    await Bun.sleep(700); // longer than the pause
     await bob.hearsNothing();
   });
 
-  test("what waits is out before the server stops", async () => {
+  test("queued messages are sent before the server stops", async () => {
     await using server = await start();
     const { ann, bob } = await busyRoom(server);
     ann.says("2");
@@ -105,7 +105,7 @@ describe("while the room is busy", () => {
   });
 });
 
-test("a thousand messages of many senders come in one order, the same for all, whatever shares a write", async () => {
+test("a thousand messages of many senders arrive in one order, however they share writes", async () => {
   await using server = await startServer({ args: ["--flush-ms", "10", "--history", "2000"] });
   const senders = await Promise.all(Array.from({ length: 10 }, (_, i) => server.join(`s${i}`)));
   await using bob = await server.joinJson("bob");
@@ -122,7 +122,7 @@ test("a thousand messages of many senders come in one order, the same for all, w
       const line = String(await sender.next());
       if (line.startsWith("You wrote: ")) own.push(line);
       else heard.push(line);
-      // The last one that it wrote may be on its way, and no other.
+      // Only its last message may still be in flight.
       const received = heard.filter((each) => each.startsWith(`Client #s${i} `)).length;
       expect(own.length - received).toBeOneOf([0, 1]);
     }

@@ -1,4 +1,4 @@
-/** Many at once: those that say nothing, those that come and go together. Nobody else notices. */
+/** Thousands of clients at once, silent or joining and leaving together, do not disturb the others. */
 
 import { connect, type Socket } from "node:net";
 import { expect, setDefaultTimeout, test } from "bun:test";
@@ -11,7 +11,7 @@ setDefaultTimeout(60_000);
 
 const CROWD = 1000;
 
-/** Opens a TCP connection and writes the beginning of a request, or nothing. */
+/** Opens a TCP connection and writes `start`. */
 async function dial(server: TestServer, start: string): Promise<Socket> {
   const socket = connect(server.port, "127.0.0.1");
   const opened = Promise.withResolvers<void>();
@@ -22,7 +22,7 @@ async function dial(server: TestServer, start: string): Promise<Socket> {
   return socket;
 }
 
-/** The room goes on as if nothing were. */
+/** The room works as usual. */
 async function talk(ann: JsonPeer, bob: JsonPeer, count: number): Promise<void> {
   for (let i = 0; i < count; i++) {
     ann.says(`${i}`);
@@ -31,7 +31,7 @@ async function talk(ann: JsonPeer, bob: JsonPeer, count: number): Promise<void> 
   }
 }
 
-test("a thousand connections that say nothing, half a request, or nothing after the handshake", async () => {
+test("a thousand connections that send nothing, half a request, or nothing after the handshake", async () => {
   await using server = await startServer();
   await using ann = await server.joinJson("ann");
   await using bob = await server.joinJson("bob");
@@ -46,19 +46,19 @@ test("a thousand connections that say nothing, half a request, or nothing after 
   await talk(ann, bob, 50);
 });
 
-test("a storm of joins and leaves: everyone is counted, and announced once", async () => {
+test("a storm of joins and leaves: every client is counted, and announced once", async () => {
   await using server = await startServer();
   await using ann = await server.joinJson("ann");
   await using bob = await server.joinJson("bob");
   await using text = await server.join("text");
   const crowd = await Promise.all(Array.from({ length: CROWD }, (_, i) => server.join(`c${i}`)));
-  // So many that not all leaves are told at once.
+  // Enough that leaves are announced in several steps.
   const STAY = 100;
   await Promise.all(Array.from({ length: STAY }, (_, i) => server.join(`stay${i}`)));
   await talk(ann, bob, 20);
   await using late = await server.joinJson("late");
   expect(late.welcome).toMatchObject({ count: CROWD + STAY + 4 });
-  late.says("hi"); // as many leaves as may be pending are the crowd's, so only a sender's is sure to be announced
+  late.says("hi"); // with this many leaves pending, only a sender's is certain to be announced
   for (const each of [ann, bob]) await each.hears({ type: "message", from: "late", text: "hi" });
   for (const peer of crowd) peer.vanishes();
   await talk(ann, bob, 20);
@@ -76,7 +76,7 @@ test("a storm of joins and leaves: everyone is counted, and announced once", asy
   expect(after.welcome).toMatchObject({ count: STAY + 4 });
 });
 
-test("a crowd that is written to in several goes: all hear everything once and in order, also who comes or asks meanwhile", async () => {
+test("a large room, written to in several turns: all receive everything once and in order, also clients that join or ping meanwhile", async () => {
   await using server = await startServer({ args: ["--history", "1000", "--flush-ms", "50"] });
   const join = (id: string, at: number) => {
     const query = { room: "crowd", history: 1000 };
@@ -90,7 +90,7 @@ test("a crowd that is written to in several goes: all hear everything once and i
   for (let i = 0; i < MESSAGES; i++) {
     speaker.says(`${i}`);
     latecomers.push(join(`late${i}`, i));
-    const asks = crowd[i * 3]; // each third of them speaks JSON
+    const asks = crowd[i * 3]; // every third one is on the JSON wire
     asks?.says('{"type":"ping"}');
     if (asks) asking.add(asks);
     await Bun.sleep(1);
@@ -111,7 +111,7 @@ test("a crowd that is written to in several goes: all hear everything once and i
   }
 });
 
-test("senders all over a crowd pipeline: all receive one order, each sender in the tutorial's order, line by line", async () => {
+test("many senders of a large room pipeline: all receive one order, and each sender the tutorial's order of lines", async () => {
   await using server = await startServer({ args: ["--flush-ms", "10"] });
   const ids = Array.from({ length: 520 }, (_, i) => `c${i}`);
   const crowd = await Promise.all(ids.map(async (id) => ({ id, peer: await server.join(id) })));

@@ -1,4 +1,4 @@
-/** Who is dead is gone, also in a room that never rests; who is only silent stays. */
+/** Dead connections are closed, even in a busy room; silent ones that answer pings stay. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { TestClock } from "../support/clock.ts";
@@ -8,7 +8,7 @@ import { frame, RawClient, request, describeFrame } from "../support/raw-websock
 
 setDefaultTimeout(30_000);
 
-/** A client in a process of its own, which can be frozen; it is in the room. */
+/** A client in a separate process, which can be frozen. Resolves once it has joined. */
 async function startClient(server: TestServer, id: string) {
   const source = `
     const socket = new WebSocket("ws://127.0.0.1:${server.port}/ws/${id}");
@@ -20,7 +20,7 @@ async function startClient(server: TestServer, id: string) {
   return client;
 }
 
-/** Talks until the other has heard that line, so that the room is never quiet. */
+/** Sends until the listener has received that line, so that the room is never quiet. @returns the leaves it received */
 async function talkUntil(peer: Peer, listener: Peer, line: string): Promise<string[]> {
   const heard: string[] = [];
   for (let i = 0; heard.at(-1) !== line; i++) {
@@ -33,7 +33,7 @@ async function talkUntil(peer: Peer, listener: Peer, line: string): Promise<stri
 }
 
 test.concurrent(
-  "a frozen client of a busy room is gone, and announced; a live one that says nothing is not",
+  "a frozen client in a busy room is closed, and its leave announced; a silent one stays",
   async () => {
     await using server = await startServer({ args: ["--ping-seconds", "1"] });
     await using talker = await server.join("talker");
@@ -49,12 +49,12 @@ test.concurrent(
     silent.unread();
     await silent.hearsNothing();
     frozen.kill("SIGCONT");
-    await frozen.exited; // it has been told, or has found out
+    await frozen.exited; // it sees the close, or the end of the connection
     frozen.kill("SIGKILL");
   },
 );
 
-test.concurrent("two pings without an answer, and it is cut off", async () => {
+test.concurrent("a connection is cut after two unanswered pings", async () => {
   await using server = await startServer({ args: ["--ping-seconds", "1"] });
   for (const path of ["/ws/ann", "/websocket"]) {
     await using client = new RawClient(server.port);
@@ -69,7 +69,7 @@ for (const [what, sign, answer] of [
   ["a ping", frame(9, "x"), "pong x"],
 ] as const)
   test.concurrent(
-    `${what} is a sign of life like any pong; with the third ping that is due after it, it is over`,
+    `${what} counts as a sign of life like a pong; the connection is cut when the third ping after it is due`,
     async () => {
       using clock = new TestClock();
       await using server = await startServer({ ...clock.setup, args: ["--ping-seconds", "1"] });
@@ -91,7 +91,7 @@ for (const [what, sign, answer] of [
     },
   );
 
-test.concurrent("a server that was frozen itself does not take it out on its clients", async () => {
+test.concurrent("a server that was frozen itself does not cut its clients", async () => {
   await using server = await startServer({ args: ["--ping-seconds", "1"] });
   await using ann = await server.join("ann");
   await using bob = await server.join("bob");
@@ -103,14 +103,14 @@ test.concurrent("a server that was frozen itself does not take it out on its cli
   await bob.hears("Client #ann says: still here");
 });
 
-test.concurrent("who reads slowly but reads is alive, though its answers to pings are late", async () => {
+test.concurrent("a slow but steady reader stays, though its pongs are late", async () => {
   await using server = await startServer({ args: ["--ping-seconds", "2", "--history", "1000"] });
   await using ann = await server.joinJson("ann");
   for (let i = 0; i < 200; i++) {
     await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));
   }
   await using slow = await server.joinJson("slow", { history: 200 });
-  // A ping waits behind what the kernel has taken, up to 10 MB, for longer than two pings.
+  // A ping queues behind up to 10 MB in the kernel's buffers, for longer than two ping intervals.
   for (let i = 0; i < 200; i++) {
     if (i % 10 === 0 && i < 70) {
       slow.peer.pauses();

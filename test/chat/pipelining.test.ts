@@ -1,4 +1,4 @@
-/** A sender that writes everything before it reads anything loses nothing; one that never reads is a slow consumer. */
+/** A client that sends everything before it reads loses nothing; one that never reads is closed as a slow consumer. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { eventually, withDeadline } from "../support/deadline.ts";
@@ -13,7 +13,7 @@ const LINES = Array.from({ length: COUNT }, (_, i) => `${i} `.padEnd(100, "x"));
 const stores = STORES.filter(({ name }) => name === "memory" || name === "SQLite");
 const SLOW = { code: 1013, reason: "Reading too slowly. Reconnect and resume." };
 
-/** Sends all of it at once, and reads until that many frames that `pick` makes something of have come. */
+/** Sends all frames at once, then reads until `pick` has returned a value for `count` of the frames received. */
 async function exchange<T>(
   url: string,
   frames: readonly string[],
@@ -37,7 +37,7 @@ async function exchange<T>(
   return picked;
 }
 
-test("the echo answers 50,000 lines that are sent at once", async () => {
+test("the echo answers 50,000 lines sent at once", async () => {
   await using server = await startServer();
   const url = `${server.origin.replace("http", "ws")}/websocket`;
   const heard = await exchange(url, LINES, COUNT, (line) => line);
@@ -45,7 +45,7 @@ test("the echo answers 50,000 lines that are sent at once", async () => {
 });
 
 for (const store of stores) {
-  test(`50,000 lines that are sent at once are all stored and received, in order, on the text wire: ${store.name}`, async () => {
+  test(`50,000 lines sent at once are stored and received in order on the text wire: ${store.name}`, async () => {
     await using server = await startServer({ store, args: ["--flush-ms", "10"] });
     const url = `${server.origin.replace("http", "ws")}/ws/ann`;
     const heard = await exchange(url, LINES, 2 * COUNT, (line) => line);
@@ -55,7 +55,7 @@ for (const store of stores) {
     expect(all).toEqual(LINES.map((line) => `Client #ann says: ${line}`));
   });
 
-  test(`50,000 numbered messages at once, and a replay of all of them, on the JSON wire: ${store.name}`, async () => {
+  test(`50,000 numbered messages sent at once are stored, received and replayed in order on the JSON wire: ${store.name}`, async () => {
     await using server = await startServer({ store, args: ["--flush-ms", "10", "--history", `${COUNT}`] });
     const url = `${server.origin.replace("http", "ws")}/ws/ann?session=s`;
     let start = "";
@@ -82,7 +82,7 @@ for (const store of stores) {
 }
 
 for (const store of STORES)
-  test(`what is sent at once and followed by a close is all stored: ${store.name}`, async () => {
+  test(`messages sent right before a close are all stored: ${store.name}`, async () => {
     const count = 5_000;
     await using server = await startServer({ store });
     const socket = new WebSocket(`${server.origin.replace("http", "ws")}/ws/ann`);
@@ -98,7 +98,7 @@ for (const store of STORES)
   });
 
 test.concurrent.each(["/websocket", "/ws/ann", "/ws/ann?session=s"])(
-  "a sender to %s that never reads is closed with 1013; others go on",
+  "a sender to %s that never reads is closed with 1013; others are not affected",
   async (path) => {
     await using server = await startServer();
     await using bob = await server.join("bob", { room: "other" });
@@ -112,7 +112,7 @@ test.concurrent.each(["/websocket", "/ws/ann", "/ws/ann?session=s"])(
     for (let i = 0; i < 300; i++) ann.says(frame);
     bob.says("hi");
     await bob.hears("You wrote: hi", "Client #bob says: hi");
-    // Bun drops a closed connection whose close frame is not read within some seconds: so it is read as soon as it is sent.
+    // Bun drops the connection if the close frame is not read within seconds, so reading starts as soon as it is sent.
     const isClosed = async () => (await server.metrics()).get('hubbub_disconnects_total{code="1013"}') === 1;
     await eventually(isClosed, "the server closes it", DEADLINE_MS);
     ann.resumes();

@@ -6,7 +6,7 @@ import { startHub } from "../support/hub.ts";
 import { startServer, STORES } from "../support/server.ts";
 
 describe.each(STORES)("with the store $name", (store) => {
-  test("a client that closes is said to have left, to everyone else", async () => {
+  test("the leave of a client that closes is announced to everyone else", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using bob = await server.join("bob");
@@ -17,7 +17,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hearsNothing();
   });
 
-  test("a connection that is dropped counts as closed", async () => {
+  test("so is that of one whose connection drops", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using bob = await server.join("bob");
@@ -25,7 +25,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hears("Client #ann left the chat");
   });
 
-  test("so does a client whose process is killed", async () => {
+  test("so is that of one whose process is killed", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob");
     const url = `ws://127.0.0.1:${server.port}/ws/ann`;
@@ -39,7 +39,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hears("Client #ann left the chat");
   });
 
-  test("two tabs with one id are one client: it leaves with the last one", async () => {
+  test("two tabs with one id are one client, which leaves with the last tab", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob");
     await using one = await server.join("ann");
@@ -48,13 +48,13 @@ describe.each(STORES)("with the store $name", (store) => {
     one.says("hi");
     await two.hears("Client #ann says: hi");
     await one.leaves();
-    await eve.leaves(); // told after ann's, if that had been one
+    await eve.leaves(); // its announcement would follow one for ann
     await bob.hears("Client #ann says: hi", "Client #eve left the chat");
     await two.leaves();
     await bob.hears("Client #ann left the chat");
   });
 
-  test("a client that is back before it was announced has not left, even in a room where others just did", async () => {
+  test("a client that reconnects in time has not left, even while other leaves are announced", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob");
     const others = await Promise.all(Array.from({ length: 20 }, (_, i) => server.join(`other${i}`)));
@@ -67,7 +67,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hears("Client #ann says: still here");
   });
 
-  test("a crowd that goes at once is announced once each, to all who stay", async () => {
+  test("when many leave at once, each leave is announced once, to everyone who stays", async () => {
     await using server = await startServer({ store });
     const stay = await Promise.all(["bob", "eve", "joe"].map((id) => server.join(id)));
     const names = Array.from({ length: 500 }, (_, i) => `c${i}`);
@@ -85,7 +85,7 @@ describe.each(STORES)("with the store $name", (store) => {
 describe("when thousands leave at once", () => {
   const CROWD = 3_000;
 
-  test("the pending announcements are the senders' first, and of the others no more than 1,000", () => {
+  test("senders are announced first, then at most 1,000 others", () => {
     const manager = new ConnectionManager<Member>("tea", () => 1);
     const clients = [...Array.from({ length: CROWD }, (_, i) => `c${i}`), "ann"];
     const connections = clients.map((client): Member => ({
@@ -106,7 +106,7 @@ describe("when thousands leave at once", () => {
     expect([...manager.drainLeaves(Infinity, 2)]).toEqual(clients.slice(2_000, 3_000));
   });
 
-  test("on the text wire, senders are announced, and of the others no more than 1,000", async () => {
+  test("the text wire announces all senders, and at most 1,000 others", async () => {
     const { hub, join } = startHub();
     const bob = await join("bob");
     const senders = await Promise.all(["ann", "eve"].map((client) => join(client)));
@@ -124,7 +124,7 @@ describe("when thousands leave at once", () => {
     expect(await hub.getPresence("tea")).toEqual({ count: 1, members: ["bob"] });
   });
 
-  test("on the JSON wire, senders are named first, and everyone is named", async () => {
+  test("the JSON wire names everyone, senders first", async () => {
     const { join } = startHub();
     const bob = await join("bob", "json");
     const ann = await join("ann");

@@ -1,4 +1,4 @@
-/** Going on after a connection was lost: what is recovered, and how an own message is said exactly once. */
+/** After a lost connection a client resumes without a gap, and its own messages are stored exactly once. */
 
 import { describe, expect, test } from "bun:test";
 import { ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codes.ts";
@@ -8,7 +8,7 @@ import { startServer, STORES } from "../support/server.ts";
 const message = (from: string, text: string): Event => ({ type: "message", from, text });
 
 describe.each(STORES)("with the store $name", (store) => {
-  test("who goes on after the last message heard hears what came since, then what comes", async () => {
+  test("a client that resumes receives what it missed, then live messages", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using first = await server.joinJson("bob");
@@ -33,7 +33,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hearsNothing();
   });
 
-  test("recovered if and only if nothing is missing: the oldest kept message's predecessor still is, the one before not", async () => {
+  test("`recovered` is true exactly if nothing is missing: up to the predecessor of the oldest stored message", async () => {
     await using server = await startServer({ store, args: ["--history", "3"] });
     await using ann = await server.joinJson("ann");
     const ids = [ann.after];
@@ -72,7 +72,7 @@ describe.each(STORES)("with the store $name", (store) => {
       expect<unknown>(await resume(lost ?? "")).toEqual(older[i] ?? [false, ids[2], ["3", "4", "5"]]);
   });
 
-  test("?history=N goes back further than --history where the store does, up to 1,000; one that cannot resume gets --history", async () => {
+  test("?history=N may exceed --history, up to 1,000, where the store has more; a client that cannot resume gets --history", async () => {
     await using server = await startServer({ store, args: ["--history", "10"] });
     await using ann = await server.joinJson("ann");
     const COUNT = 1100;
@@ -82,7 +82,7 @@ describe.each(STORES)("with the store $name", (store) => {
       await ann.hears(message("ann", `${i}`));
       ids.push(ann.after);
     }
-    // Those that have joined stay, so that nobody receives their leaving.
+    // They stay connected, so that no leaves are announced.
     const newcomers = [];
     for (const asked of [0, 5, 10, 11, 30, 1000, 1001, 100_000]) {
       const count = store.keepsEverything ? Math.min(asked, 1000) : Math.min(asked, 10);
@@ -99,7 +99,7 @@ describe.each(STORES)("with the store $name", (store) => {
     for (const newcomer of newcomers) await newcomer.hearsNothing();
   });
 
-  test("an empty room, and a history of none, can be gone on in as well", async () => {
+  test("an empty room and --history 0 can be resumed, too", async () => {
     await using server = await startServer({ store, args: ["--history", "0"] });
     await using ann = await server.joinJson("ann");
     await using same = await server.joinJson("bob", { after: ann.after });
@@ -114,7 +114,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await late.hearsNothing();
   });
 
-  test("an id of another room, or of a server before this one, recovers nothing", async () => {
+  test("an id from another room, or from an earlier server, recovers nothing", async () => {
     await using old = await startServer({ store });
     await using ann = await old.joinJson("ann");
     ann.says("1");
@@ -128,7 +128,7 @@ describe.each(STORES)("with the store $name", (store) => {
     }
   });
 
-  test("a number said twice is acknowledged twice and heard once, also over a new connection", async () => {
+  test("a seq sent twice is acknowledged twice and broadcast once, also over a new connection", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob");
     await using first = await server.joinJson("ann", { session: "s", history: 0 });
@@ -157,7 +157,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hears("Client #eve left the chat");
   });
 
-  test("a refused number holds back the higher ones, until it comes again or is skipped", async () => {
+  test("a rejected seq blocks higher ones until it is sent again or skipped", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob");
     await using ann = await server.joinJson("ann", { session: "s", history: 0 });
@@ -193,7 +193,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hearsNothing();
   });
 
-  test("a session's newer connection replaces its older, and nobody is said to have left", async () => {
+  test("a newer connection of a session replaces the older one, and no leave is announced", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob");
     await using older = await server.joinJson("ann", { session: "s" });
@@ -213,7 +213,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hearsNothing();
   });
 
-  test("without a number there is no ack, and lone surrogates are mended at the door", async () => {
+  test("a message without a seq is not acknowledged; lone surrogates become U+FFFD", async () => {
     await using server = await startServer({ store });
     await using ann = await server.joinJson("ann", { session: "s" });
     ann.sends('{"type":"message","text":"\\ud83d\\ude00 \\ud83d","unknown":{"type":"ping"}}');
@@ -221,7 +221,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await ann.hearsNothing();
   });
 
-  test("400 messages of 64 KiB reach a slow reader that goes on where it was, each once and in order", async () => {
+  test("400 messages of 64 KiB reach a slow reader that resumes, each once and in order", async () => {
     await using server = await startServer({ store, args: ["--history", "400"] });
     await using ann = await server.joinJson("ann", { session: "s" });
     const start = ann.after;
@@ -239,7 +239,7 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 });
 
-test("of two connections of a session the one that asked first goes, also if it took longer to let it in", async () => {
+test("of two connections of a session the one requested first is replaced, even if its upgrade took longer", async () => {
   await using server = await startServer({
     store: { name: "late", url: "late:?delay=20", preload: "delayed-store.ts" },
   });
@@ -257,7 +257,7 @@ test("of two connections of a session the one that asked first goes, also if it 
 });
 
 test.each(["open", "sent"])(
-  "a client that joins while the store loses its data (%s) gets no place in the room as it was",
+  "a client that joins while the store loses its data (%s) does not join the stale room",
   async (moment) => {
     const store = { name: "a losing store", url: `losing:?while=${moment}`, preload: "losing-store.ts" };
     await using server = await startServer({ store });
@@ -268,7 +268,7 @@ test.each(["open", "sent"])(
       const bob = await server.open("/ws/bob?session=s", { "Sec-WebSocket-Protocol": "hubbub.v1" });
       return (await bob.closes()).code;
     };
-    // Before the upgrade it is rejected, afterwards it is sent to come again.
+    // Before the upgrade it is rejected, afterwards closed so that it reconnects.
     if (moment === "open") await expect(joins()).rejects.toThrow("refused");
     else expect(await joins()).toBe(1012);
     expect((await ann.closes()).code).toBe(1012);

@@ -1,4 +1,4 @@
-/** Rooms, on both wires, with each store: who hears whom, and what a newcomer hears. */
+/** Rooms on both wires, with each store: who receives which messages, and what a new client is sent. */
 
 import { describe, expect, test } from "bun:test";
 import { startServer, STORES } from "../support/server.ts";
@@ -17,7 +17,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await joe.hearsNothing();
   });
 
-  test("without a room, and as ?room=lobby, it is the lobby; a room has one spelling", async () => {
+  test("the default room is the lobby; names are normalized to one spelling", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using bob = await server.joinJson("bob", { room: "lobby" });
@@ -31,7 +31,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await ann.hearsNothing();
   });
 
-  test("both wires hear each other, in one order", async () => {
+  test("both wires share a room, in one order", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using bob = await server.joinJson("bob", { session: "s" });
@@ -42,7 +42,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await ann.hears("You wrote: one", "Client #ann says: one", "Client #bob says: two");
   });
 
-  test("a binary message is data on the JSON wire, from either side", async () => {
+  test("a binary message is `data` on the JSON wire, in both directions", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using bob = await server.joinJson("bob");
@@ -58,7 +58,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await eve.hears(bytes, new Uint8Array());
   });
 
-  test("a welcome tells where one is, and who else is", async () => {
+  test("a welcome describes the room and its members", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann", { room: "tea" });
     await using bob = await server.joinJson("bob", { room: "tea" });
@@ -81,7 +81,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await twin.hears({ type: "message", from: "ann", text: "hi" });
   });
 
-  test("a newcomer hears the latest messages: all that are kept on the JSON wire, those asked for on the other", async () => {
+  test("a new client receives the history: all of it on the JSON wire, what it asks for on the text wire", async () => {
     await using server = await startServer({ store, args: ["--history", "3"] });
     await using ann = await server.join("ann");
     for (const text of ["1", "2", "3", "4", "5"]) ann.says(text);
@@ -102,7 +102,7 @@ describe.each(STORES)("with the store $name", (store) => {
     for (const peer of [bob, two, none]) await peer.hears({ type: "message", from: "ann", text: "6" });
   });
 
-  test("presence is coalesced, and its count is exact", async () => {
+  test("presence events are combined, and the count is exact", async () => {
     await using server = await startServer({ store });
     await using ann = await server.joinJson("ann");
     await ann.hearsPresence({ joined: ["ann"], left: [], count: 1 });
@@ -125,7 +125,7 @@ describe.each(STORES)("with the store $name", (store) => {
     expect(last.count).toBe(1);
   });
 
-  test("who comes and goes between two presence events is in neither", async () => {
+  test("a client that joins and leaves between two presence events is in neither", async () => {
     await using server = await startServer({ store });
     await using ann = await server.joinJson("ann");
     await ann.hearsPresence({ joined: ["ann"], left: [], count: 1 });
@@ -134,7 +134,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await eve.leaves();
     await ann.hearsPresence({ joined: ["bob"], left: [], count: 2 });
     await using brief = await server.join("brief");
-    await brief.leaves(); // alone between two events: then there is none
+    await brief.leaves(); // the only change: no event is sent
     await bob.leaves();
     await using again = await server.join("bob");
     await using joe = await server.join("joe");
@@ -145,7 +145,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await ann.hearsPresence({ joined: [], left: ["bob"], count: 1 });
   });
 
-  test("a room, a session or a history that is none is refused before the upgrade", async () => {
+  test("an invalid room, session or history is rejected before the upgrade", async () => {
     await using server = await startServer({ store });
     const json = { "Sec-WebSocket-Protocol": "hubbub.v1" };
     for (const [query, sentence] of [
@@ -164,7 +164,7 @@ describe.each(STORES)("with the store $name", (store) => {
     );
   });
 
-  test("the answer names the subprotocol that is spoken, whatever else is offered", async () => {
+  test("the response names the chosen subprotocol, whatever else is offered", async () => {
     await using server = await startServer({ store });
     const offer = async (protocols: string) => {
       const response = await server.get("/ws/ann", {

@@ -18,7 +18,7 @@ type Listener = Member & { socket: undefined };
 describe("a busy room", () => {
   useFakeTime();
 
-  /** In which "1" was just said; the clock stands still. */
+  /** A room to which "1" was just broadcast; the clock stands still. */
   async function busyRoom() {
     const { join } = startHub({ flushMs: 10 });
     const ann = await join("ann", "json");
@@ -30,7 +30,7 @@ describe("a busy room", () => {
     return { say, bob };
   }
 
-  test("hears a message after --flush-ms, and not before", async () => {
+  test("receives a message after --flush-ms, not before", async () => {
     const { say, bob } = await busyRoom();
     say("2");
     say("3");
@@ -40,7 +40,7 @@ describe("a busy room", () => {
     expect(bob.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
   });
 
-  /** Clients on the text wire, and on JSON, in a room in which "1" was just said. */
+  /** Clients on both wires in a room to which "1" was just broadcast. */
   async function sendersInBusyRoom() {
     const { hub, join } = startHub({ flushMs: 10 });
     const [ann, bob, eve] = [await join("ann"), await join("bob"), await join("eve", "json")];
@@ -55,7 +55,7 @@ describe("a busy room", () => {
     return { hub, join, ann, bob, eve, texts };
   }
 
-  test("sends what waits to a sender alone, once, when its next line needs it", async () => {
+  test("sends queued messages early, once, to a sender whose next line must follow them", async () => {
     const { ann, bob, eve, texts } = await sendersInBusyRoom();
     bob.says("2");
     ann.says("3");
@@ -81,7 +81,7 @@ describe("a busy room", () => {
     expect(ann.socket.takes()).toEqual(["Client #bob says: 6"]);
   });
 
-  test("a sender that leaves before the write, and one that joins, change nothing for the others", async () => {
+  test("a sender that leaves or joins before the flush changes nothing for the others", async () => {
     const { join, ann, bob, eve, texts } = await sendersInBusyRoom();
     for (const text of ["2", "3"]) ann.says(text);
     ann.leaves();
@@ -96,7 +96,7 @@ describe("a busy room", () => {
     expect(texts(eve)).toEqual(["2", "3", "4"]);
   });
 
-  test("what waits is out before the server stops, also to a sender that was sent some of it", async () => {
+  test("flushes before the server stops, also to a sender that was sent a part early", async () => {
     const { hub, ann, bob } = await sendersInBusyRoom();
     for (const text of ["2", "3"]) ann.says(text);
     ann.socket.takes();
@@ -105,7 +105,7 @@ describe("a busy room", () => {
     expect(bob.socket.takes()).toEqual(["Client #ann says: 2", "Client #ann says: 3"]);
   });
 
-  test("hears at once what is more than 16 KiB, both wires together", async () => {
+  test("receives at once what exceeds 16 KiB, both wires together", async () => {
     const { say, bob } = await busyRoom();
     say("x".repeat(8000));
     expect(bob.socket.takes()).toEqual([]);
@@ -114,8 +114,8 @@ describe("a busy room", () => {
   });
 });
 
-describe("a crowd, which is written to in several goes", () => {
-  /** Of three sections. */
+describe("a large room, which is written to in several turns", () => {
+  /** A room of three shards. */
   function crowd(
     publish: (topic: string, message: string) => void,
     stays = (_: Listener) => true,
@@ -134,7 +134,7 @@ describe("a crowd, which is written to in several goes", () => {
     return (message: string) => broadcaster.enqueue([{ to: "text", message, isStored: true }]);
   }
 
-  test("leaves others their turns in between", async () => {
+  test("gives other rooms a turn in between", async () => {
     const happened: string[] = [];
     const say = crowd((topic, message) => happened.push(`${topic} hears ${message}`));
     say("1");
@@ -153,12 +153,12 @@ describe("a crowd, which is written to in several goes", () => {
       "text:2:crowd hears 1",
       "text:2:crowd hears 2",
       "others",
-      // After the pause, those who have not heard it yet.
+      // After the pause, the shard that has not received it yet.
       "text:0:crowd hears 2",
     ]);
   });
 
-  test("rests for some of the time that it took, however much there is to say", async () => {
+  test("pauses for a part of the time that a write took, however much is queued", async () => {
     const times: number[] = [];
     const say = crowd(() => {
       Bun.sleepSync(30);
@@ -172,7 +172,7 @@ describe("a crowd, which is written to in several goes", () => {
     expect(next - last).toBeGreaterThan(30 + 0.4 * 90); // the next write takes 30 ms, too
   });
 
-  test("is none any more when few are left of it, or nobody in a section", () => {
+  test("is written to at once when few clients are left, and empty shards are skipped", () => {
     const heard: string[] = [];
     const say = crowd(
       (topic) => heard.push(topic),
@@ -182,7 +182,7 @@ describe("a crowd, which is written to in several goes", () => {
     expect(heard).toEqual(["text:0:crowd", "text:2:crowd"]);
   });
 
-  test("that a broadcast does not reach is closed in part: the section that it was for", async () => {
+  test("has one shard closed when the broadcast to it fails", async () => {
     const heard: string[] = [];
     const dismissed: string[] = [];
     const say = crowd(
@@ -198,7 +198,7 @@ describe("a crowd, which is written to in several goes", () => {
     expect(dismissed).toEqual(Array.from({ length: 250 }, (_, i) => `c${250 + i} undelivered`));
   });
 
-  test("lets no more wait than a reader may be behind", () => {
+  test("queues no more than a slow consumer may be behind", () => {
     const heard: string[] = [];
     const say = crowd((topic) => heard.push(topic));
     say("1");
@@ -210,7 +210,7 @@ describe("a crowd, which is written to in several goes", () => {
   });
 });
 
-test("what waits in a room that the store has lost is not for who comes into the next one of that name", async () => {
+test("messages queued in a room that the store has lost do not reach its successor of the same name", async () => {
   const heard: string[] = [];
   const publish = (_: string, message: Content) => heard.push(String(message));
   const rooms = new RoomRegistry(
@@ -233,6 +233,6 @@ test("what waits in a room that the store has lost is not for who comes into the
   rooms.detachAll();
   room.manager.disconnect(here, 0);
   rooms.release(room);
-  await Bun.sleep(100); // the pause is over
+  await Bun.sleep(100); // longer than the pause
   expect(heard).toEqual(["1"]);
 });

@@ -1,4 +1,4 @@
-/** The memory store's bounds and ids, with limits that a test can reach. */
+/** Bounds and ids of the memory store, with limits that a test can reach. */
 
 import { expect, test } from "bun:test";
 import { MemoryStore } from "../../src/store/memory.ts";
@@ -49,7 +49,7 @@ function makeStore({
   };
 }
 
-test("ids grow also when the clock goes back, and each entry names the one before it in its room", async () => {
+test("ids increase even when the clock goes back, and each message names its predecessor in the room", async () => {
   let nowMs = 5000;
   const { say, open, followed } = makeStore({ clock: () => nowMs });
   const start = (await open("tea")).lastId;
@@ -67,7 +67,7 @@ test("ids grow also when the clock goes back, and each entry names the one befor
   expect(tea.map(({ prev }) => prev)).toEqual([start, ...tea.slice(0, -1).map(({ id }) => id)]);
 });
 
-test("time is the clock's, also when the ids are far ahead of it", () => {
+test("a message has the time of the clock, even when ids are far ahead of it", () => {
   let nowMs = 5_000_000;
   const { say, followed } = makeStore({ clock: () => nowMs });
   for (nowMs of [5_000_000, 1000, 1001]) say("tea");
@@ -75,7 +75,7 @@ test("time is the clock's, also when the ids are far ahead of it", () => {
   expect(followed.map(({ id }) => id.split("-")[0])).toEqual(["5000000", "5000000", "5000000"]);
 });
 
-test("a room keeps its latest messages, by number and by bytes", async () => {
+test("a room keeps its latest messages, limited by number and by bytes", async () => {
   const { say, open } = makeStore({ entries: 3, roomBytes: 3000 });
   const history = await open("tea");
   for (const text of ["1", "2", "3", "4"]) say("tea", text);
@@ -85,7 +85,7 @@ test("a room keeps its latest messages, by number and by bytes", async () => {
   expect([history.firstOffset, history.nextOffset]).toEqual([3, 5]);
 });
 
-test("when there are too many rooms the one that has been empty for longest goes, an occupied one never", async () => {
+test("beyond the limit of rooms, the one that has been empty longest is evicted, an occupied one never", async () => {
   const { say, open, store } = makeStore({ rooms: 3 });
   const ids = new Map<string, string>();
   for (const room of ["a", "b", "c"]) {
@@ -102,7 +102,7 @@ test("when there are too many rooms the one that has been empty for longest goes
   store.releaseRoom("b");
   store.releaseRoom("a");
   await open("d");
-  say("d"); // in the place of b
+  say("d"); // evicts b
   expect((await open("a")).lastId).toBe(ids.get("a") ?? "");
   await expect(store.acquireRoom("b")).rejects.toBeInstanceOf(StoreUnavailable);
   store.releaseRoom("d");
@@ -112,7 +112,7 @@ test("when there are too many rooms the one that has been empty for longest goes
   expect((await open("c")).lastId).toBe(ids.get("c") ?? "");
 });
 
-test("a room is held as often as it was opened", async () => {
+test("a room stays open until it has been released as often as acquired", async () => {
   const { say, open, store } = makeStore({ rooms: 1 });
   await open("a");
   await open("a");
@@ -123,7 +123,7 @@ test("a room is held as often as it was opened", async () => {
   await open("b");
 });
 
-test("when there are too many bytes empty rooms go first, then the oldest messages of the room that grew", async () => {
+test("beyond the limit of bytes, empty rooms are evicted first, then the oldest messages of the room that grew", async () => {
   const { say, open, store } = makeStore({ bytes: 10_000 });
   const [empty, other, grown] = [await open("empty"), await open("other"), await open("grown")];
   for (const room of ["empty", "other", "grown"]) say(room, "x".repeat(1000));
@@ -134,7 +134,7 @@ test("when there are too many bytes empty rooms go first, then the oldest messag
   expect([grown.firstOffset, grown.nextOffset]).toEqual([1, 4]);
 });
 
-test("the busiest room is not evicted, also when nobody is ever in it", async () => {
+test("the busiest room is not evicted, even if it is used over HTTP only", async () => {
   const { say, store } = makeStore({ rooms: 3 });
   for (let i = 0; i < 10; i++) {
     say("busy", `${i}`);
@@ -147,7 +147,7 @@ test("the busiest room is not evicted, also when nobody is ever in it", async ()
   expect(await texts("other9")).toEqual(["hi"]);
 });
 
-test("the history of empty rooms outlives any number of rooms without, occupied or not", async () => {
+test("rooms without a history never evict one that has a history", async () => {
   const { say, open, store } = makeStore({ rooms: 50 });
   for (let i = 0; i < 50; i++) say(`full${i}`, `${i}`);
   const left = async () => {
@@ -168,7 +168,7 @@ test("the history of empty rooms outlives any number of rooms without, occupied 
   expect(await left()).toBe(49);
 });
 
-test("also where rooms have no history at all, there are not more of them than there may be", async () => {
+test("the limit of rooms also holds where rooms have no history", async () => {
   const { say, open, followed } = makeStore({ rooms: 3, entries: 0 });
   const first = (await open("occupied")).lastId;
   for (let i = 0; i < 10; i++) say(`r${i}`);
@@ -181,7 +181,7 @@ test("also where rooms have no history at all, there are not more of them than t
 test("its own limits are 64 MiB a room, 256 MiB in all, and 50,000 rooms", async () => {
   const store = new MemoryStore(1_000_000, () => {}, systemClock, systemRandom);
   const say = (room: string, content: string) => store.append(draft(room, content), { onResult() {} });
-  const twoMiB = "x".repeat(1024 * 1024); // with two bytes for each character, and what surrounds it a little more
+  const twoMiB = "x".repeat(1024 * 1024); // two bytes per character, plus a small overhead
   const histories: ReadonlyHistory[] = [];
   for (let i = 0; i < 5; i++) {
     const history = await store.acquireRoom(`large${i}`);

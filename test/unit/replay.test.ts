@@ -22,10 +22,10 @@ describe("a replay", () => {
   const MIB = 1024 * 1024;
   const numbers = (from: number, to: number) =>
     Array.from({ length: to - from + 1 }, (_, i) => `Client #ann says: ${from + i}`);
-  /** The next turn of the event loop, whatever the clock says. */
+  /** A turn of the event loop; the clock stands still. */
   const turn = () => new Promise(setImmediate);
 
-  test("sends no more than the network takes, and closes nobody for it", async () => {
+  test("sends no more than the network takes, and does not count as slow consumer", async () => {
     const { join } = startHub();
     const ann = await join("ann");
     for (let i = 0; i < 10; i++) ann.says(`${i}`);
@@ -44,7 +44,7 @@ describe("a replay", () => {
     expect(slow.socket.takes()).toEqual(["Client #ann says: 11"]);
   });
 
-  test("goes on from the store when the history no longer has what follows", async () => {
+  test("continues from the store once the cached history has moved on", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
     const { hub, join: joins } = startHub({
       makeStore: ({ onMessage }) =>
@@ -74,7 +74,7 @@ describe("a replay", () => {
     await rm(dirname(file), { recursive: true });
   });
 
-  test("ends when its connection does, and nothing more is sent, or counted as sent", async () => {
+  test("ends with its connection: nothing more is sent or counted", async () => {
     const { join } = startHub();
     const ann = await join("ann");
     for (let i = 0; i < 3; i++) ann.says(`${i}`);
@@ -88,7 +88,7 @@ describe("a replay", () => {
     expect(sent() - before).toBe(1);
   });
 
-  test("is overtaken by no personal line: each comes just before its own message", async () => {
+  test("is not overtaken by personal lines: each comes just before its message", async () => {
     const { join } = startHub();
     const bob = await join("bob");
     for (let i = 1; i <= 3; i++) bob.says(`${i}`);
@@ -119,7 +119,7 @@ describe("a replay", () => {
     ]);
   });
 
-  test("is overtaken by no rejection", async () => {
+  test("is not overtaken by rejections", async () => {
     const { join } = startHub();
     const bob = await join("bob");
     for (let i = 1; i <= 3; i++) bob.says(`${i}`);
@@ -142,7 +142,7 @@ describe("a replay", () => {
     ]);
   });
 
-  test("of what only the store still has is overtaken by no personal line", async () => {
+  test("from the store is not overtaken by personal lines", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
     const { hub, join: joins } = startHub({
       makeStore: ({ onMessage }) =>
@@ -167,7 +167,7 @@ describe("a replay", () => {
     await rm(dirname(file), { recursive: true });
   });
 
-  test("holds 1 MiB of personal lines for a slow consumer, and no more", async () => {
+  test("holds up to 1 MiB of personal lines for a slow consumer", async () => {
     const { join } = startHub();
     const bob = await join("bob");
     for (let i = 1; i <= 3; i++) bob.says(`${i}`);
@@ -179,7 +179,7 @@ describe("a replay", () => {
     expect(slow.socket.closed?.code).toBe(1013);
   });
 
-  test("leaves others their turn after 1,000 messages", async () => {
+  test("yields to other work after 1,000 messages", async () => {
     const { join } = startHub({ history: 3000 });
     const ann = await join("ann");
     for (let i = 1; i <= 2500; i++) ann.says(`${i}`);
@@ -194,7 +194,7 @@ describe("a replay", () => {
     }
   });
 
-  test("is over before a pong is sent that was asked for meanwhile", async () => {
+  test("is complete before a ping during it is answered", async () => {
     const { join } = startHub();
     const ann = await join("ann");
     for (let i = 0; i < 3; i++) ann.says(`${i}`);
@@ -211,8 +211,8 @@ describe("a replay", () => {
     expect(types()).toEqual(["pong"]);
   });
 
-  describe("of what only the store still has", () => {
-    /** A room in which 1 to 500 were said, of which ten are kept ready. */
+  describe("from the store", () => {
+    /** A room with the messages 1 to 500, of which ten are cached. */
     async function longRoom() {
       const ready = new History("1-0", 10, Infinity);
       const stores: MessageStore[] = [];
@@ -245,7 +245,7 @@ describe("a replay", () => {
         .map((frame) => JSON.parse(String(frame)))
         .flatMap(({ type, text }) => (type === "message" ? text : []));
 
-    test("sends no more than the network takes, and misses nothing", async () => {
+    test("sends no more than the network takes, without a gap", async () => {
       const { join, after, ann } = await longRoom();
       const late = await join("late", "json", { after, buffered: 2 * MIB });
       for (let i = 0; i < 5; i++) await turn();
@@ -258,7 +258,7 @@ describe("a replay", () => {
       expect(late.socket.closed).toBeUndefined();
     });
 
-    test("ends with 1013 when the store has lost it meanwhile, rather than with a gap", async () => {
+    test("closes with 1013 rather than leave a gap when the store has lost messages", async () => {
       const { join, after, store } = await longRoom();
       const late = await join("late", "json", { after, buffered: 2 * MIB });
       for (let i = 0; i < 5; i++) await turn();
