@@ -101,7 +101,7 @@ test("each file in src, test/bench and test/chaos is listed in the README of its
 
 test("the documented log events are those of the code", () => {
   const code = [...new Bun.Glob("src/**/*.ts").scanSync(ROOT)].map(readDoc).join("\n");
-  const logged = matches(code, /\b(?:logEvent|found|write)\((?:\w+, )?"([\w -]+)"/g);
+  const logged = matches(code, /\b(?:logEvent|report|write)\((?:\w+, )?"([\w -]+)"/g);
   const section = /^## Logs\n(.*?)^## /ms.exec(readDoc("src/ops/README.md"))?.[1] ?? "";
   const documented = matches(section, /^\| `([^`]+)`/gm).filter((name) => name !== "failed");
   expect(documented.toSorted()).toEqual([...new Set(logged)].sort());
