@@ -8,17 +8,18 @@
  *                                                                 │  the store assigns ids: one total order
  *     sockets ← topics ← broadcaster ← room.deliver ← hub ←───────┘
  *
- * The folders, in reading order; each imports only those below it:
+ * The folders, in reading order. Each imports only from those below it, which a test enforces:
  *
  *     cli/       the command line: flags, --help, the banner; the commands `token` and `join`
- *     http/      the HTTP server: routes, access control, upgrade, sockets, the rooms API, the page, shutdown
+ *     http/      the HTTP server: routes, access control, upgrade, sockets, the rooms API, shutdown
  *     chat/      the hub, its rooms and their connections: receive, replay, broadcast, presence
- *     protocol/  frames ⇄ commands and events, in two formats; close codes, errors, names
  *     store/     the ordered log of messages: memory, sqlite/ or redis/
- *     client/    the client library, served as /hubbub.js
  *     auth/      tokens
  *     ops/       log and metrics
+ *     protocol/  frames ⇄ commands and events, in two formats; error codes, close codes, names
  *     util/      clock, randomness, token buckets
+ *
+ * In browsers: page/, the chat's page, on top of client/, the client library, which `join` uses too.
  */
 
 import { version } from "../package.json";
@@ -77,7 +78,6 @@ async function start(options: CliOptions): Promise<RunningServer> {
       options,
       (listener) => measured(createStore(options, listener, systemClock, systemRandom), systemClock),
       systemClock,
-      systemRandom,
     );
   } catch (error) {
     const sentence = describeStartError(error, options);

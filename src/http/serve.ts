@@ -22,7 +22,6 @@ import { maxFrameBytes } from "../protocol/codec.ts";
 import type { Backend, StoreListener } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyOs } from "../util/lazy-node.ts";
-import type { Random } from "../util/random.ts";
 
 /** Bytes that wait for a slow consumer before Bun cuts it off. The hub closes it earlier, and with a close code. */
 const HARD_BACKPRESSURE_LIMIT = 4 * 1024 * 1024;
@@ -33,7 +32,6 @@ export async function serve(
   options: ServerOptions,
   createStore: (listener: StoreListener) => Backend,
   clock: Clock,
-  _random: Random,
 ): Promise<RunningServer> {
   const { secretFile, trustProxy, maxMessageBytes, drainSeconds } = options;
   const access = new AccessControl(
