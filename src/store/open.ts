@@ -4,6 +4,7 @@ import type { Clock } from "../util/clock.ts";
 import type { Random } from "../util/random.ts";
 import { MemoryStore } from "./memory.ts";
 import { REDIS_SCHEMES, parseRedisUrl } from "./redis/config.ts";
+import { redisTiming } from "./redis/timing.ts";
 import type { Backend, StoreListener, StoreOptions } from "./store.ts";
 
 type CreateBackend = (
@@ -55,8 +56,8 @@ function loadRedisStore(url: URL): LoadStore | undefined {
   if (!config) return undefined;
   return async () => {
     const { RedisStore } = await import("./redis/store.ts");
-    return (options, listener) => {
-      const store = new RedisStore(config, options, listener);
+    return (options, listener, clock, random) => {
+      const store = new RedisStore(config, options, listener, { clock, random, timing: redisTiming });
       return { store, cluster: store.cluster };
     };
   };

@@ -1,4 +1,4 @@
-/** The histories of open rooms under one byte budget: it holds whenever they grow, and whichever store they are of. */
+/** The byte budget of the histories in memory. */
 
 import { expect, test } from "bun:test";
 import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
@@ -22,7 +22,7 @@ const message = (characters: number) => ({
 });
 const total = (rooms: CachedRoom[]) => rooms.reduce((bytes, { history }) => bytes + history.bytes, 0);
 
-test("rooms that were opened empty and then filled stay within the budget", () => {
+test("rooms that were acquired empty and then filled stay within the budget", () => {
   const cache = new RoomCache(1_000_000);
   const rooms = roomsOf(cache, ...Array.from({ length: 150 }, (_, i) => `${i}`));
   for (let i = 0; i < 100; i++)
@@ -34,7 +34,7 @@ test("rooms that were opened empty and then filled stay within the budget", () =
   expect(cache.bytes).toBeGreaterThan(80_000);
 });
 
-test("the largest make space: a small room keeps what it has, and each keeps its latest", () => {
+test("the largest histories are cut: a small room loses nothing, and every room keeps its latest messages", () => {
   const cache = new RoomCache(100_000);
   const [small, ...large] = roomsOf(cache, "small", "a", "b");
   for (let i = 0; i < 10; i++) if (small) cache.push(small, message(100));
@@ -49,7 +49,7 @@ test("the largest make space: a small room keeps what it has, and each keeps its
   }
 });
 
-test("what is replaced or deleted counts no longer", () => {
+test("replaced and deleted histories no longer count", () => {
   const cache = new RoomCache(100_000);
   const [a, b] = roomsOf(cache, "a", "b");
   if (!a || !b) throw new Error("no rooms");
@@ -63,19 +63,19 @@ test("what is replaced or deleted counts no longer", () => {
   expect([cache.bytes, cache.size, cache.get("a")]).toEqual([0, 1, undefined]);
 });
 
-test("a message larger than all of the budget is not cached", () => {
+test("a message larger than the whole budget is not cached", () => {
   const cache = new RoomCache(10_000);
   const [a] = roomsOf(cache, "a");
   if (a) cache.push(a, message(20_000));
   expect([cache.bytes, a?.history.firstOffset, a?.history.nextOffset]).toEqual([0, 1, 1]);
 });
 
-test("it holds 256 MiB; of a room that is opened 4 MiB are loaded, and 64 KiB when it is full", () => {
+test("the budget is 256 MiB; 4 MiB of a room are loaded, or 64 KiB once the cache is full", () => {
   const cache = new RoomCache();
   const MIB = 1024 * 1024;
   const rooms = roomsOf(cache, "a", "b", "c", "d");
   expect(cache.loadBytes).toBe(4 * MIB);
-  const large = message(MIB); // 2 MiB, and a little for what surrounds it
+  const large = message(MIB); // 2 MiB, plus an allowance for the object
   for (let i = 0; i < 31; i++) for (const room of rooms) cache.push(room, large);
   expect(cache.loadBytes).toBe(4 * MIB);
   for (const room of rooms.slice(0, 3)) cache.push(room, large);
