@@ -168,16 +168,18 @@ const loopDelay = new Histogram(
   [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
 );
 
-/** A result of the store, `seconds` after the message was appended. */
+/** Records the result of an append. @param seconds since the message was passed to the store */
 export function recordAppend(seconds: number): void {
   storeDelay.observe(seconds);
 }
 
+/** Counts a message that was stored; duplicates are not counted. */
 export function recordStored(content: string | Uint8Array): void {
   messagesIn.add(1);
   bytesIn.add(Buffer.byteLength(content));
 }
 
+/** Counts a broadcast or a replayed message. */
 export function recordDelivery(frame: string | Uint8Array, connections: number): void {
   messagesOut.add(connections);
   bytesOut.add(connections * Buffer.byteLength(frame));
@@ -217,10 +219,10 @@ export function watchProcess(maxDescriptors: number): void {
   );
 }
 
-/** The descriptors open now; undefined where that cannot be read. */
+/** File descriptors open now; undefined on a system without /dev/fd. */
 function openDescriptors(): number | undefined {
   try {
-    return lazyFs().readdirSync("/dev/fd").length - 1; // without the one that reads the folder
+    return lazyFs().readdirSync("/dev/fd").length - 1; // without the descriptor that reads the folder
   } catch {
     return undefined;
   }

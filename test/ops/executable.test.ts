@@ -1,4 +1,4 @@
-/** The executable, alone in a folder, with nothing of the project, of Bun or of Node beside it. */
+/** The executable in an empty folder, without the project, Bun or Node. */
 
 import { expect, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -17,7 +17,7 @@ async function build() {
   return { folder, executable, [Symbol.asyncDispose]: () => rm(folder, { recursive: true }) };
 }
 
-test("the executable runs in an empty folder, serves the page and the chat, and reads no file that lies there", async () => {
+test("the executable serves the page and the chat, and reads no configuration files from its folder", async () => {
   await using built = await build();
   await Bun.write(join(built.folder, ".env"), "HUBBUB_PORT=1\nPORT=http\nHUBBUB_HOST=nowhere.invalid\n");
   await Bun.write(join(built.folder, "bunfig.toml"), 'preload = ["./trap.ts"]\n');
@@ -39,7 +39,7 @@ test("the executable runs in an empty folder, serves the page and the chat, and 
   expect([run.exitCode, `${run.stderr}`]).toEqual([2, '--port: expected 0–65535, got "http"\n']);
 });
 
-test("its parts that are loaded only when they are asked for are in it: help, joining, the other stores", async () => {
+test("the executable contains the parts that are loaded on demand: help, join, the other stores", async () => {
   await using built = await build();
   const run = (...args: string[]) =>
     Bun.$`${built.executable} ${args}`.env({}).cwd(built.folder).quiet().nothrow();
@@ -60,5 +60,5 @@ test("its parts that are loaded only when they are asked for are in it: help, jo
 
   const redis = await run("--store", "redis://127.0.0.1:1");
   expect(redis.exitCode).toBe(1);
-  expect(`${redis.stderr}`).toStartWith("Redis at 127.0.0.1:1 does not answer");
+  expect(`${redis.stderr}`).toStartWith("Redis at 127.0.0.1:1 cannot be reached");
 });

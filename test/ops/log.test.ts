@@ -1,4 +1,4 @@
-/** What the operator reads afterwards: one line a fact, and never a message or a token. */
+/** The log: one line per event, never a message text or a token. */
 
 import { expect, test } from "bun:test";
 import { escapeControls } from "../../src/ops/log.ts";
@@ -9,7 +9,7 @@ import { closing, frame, RawClient, request } from "../support/raw-websocket.ts"
 
 const SECRET = "a secret of thirty-two bytes, or more";
 
-/** Runs a server through a few facts, and gives what it wrote after its first line. */
+/** The log of a server with one client and two rejections, without the first line. */
 async function logOf(format: "text" | "json" | "off") {
   const server = await startServer({ args: ["--log", format], env: { HUBBUB_SECRET: SECRET } });
   const token = new TokenSigner(Buffer.from(SECRET)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
@@ -26,7 +26,7 @@ async function logOf(format: "text" | "json" | "off") {
   return lines;
 }
 
-test("as text", async () => {
+test("a line of text per event", async () => {
   const lines = (await logOf("text")).map((line) =>
     line.replace(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ /, "TIME "),
   );
@@ -40,7 +40,7 @@ test("as text", async () => {
   ]);
 });
 
-test("as JSON", async () => {
+test("a line of JSON per event", async () => {
   const lines = (await logOf("json")).map((line): unknown => JSON.parse(line));
   const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
   const ann = { client: "ann", room: "tea", wire: "text", address: "127.0.0.1" };
@@ -61,10 +61,10 @@ test("as JSON", async () => {
   ]);
 });
 
-test("off", async () => expect(await logOf("off")).toEqual([]));
+test("nothing with --log off", async () => expect(await logOf("off")).toEqual([]));
 
 for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(name)))
-  test(`ids that run ahead of the clock, and that they no longer do, once each; ${store.name}`, async () => {
+  test(`that ids are ahead of the clock, and that they follow it again, is logged once each; ${store.name}`, async () => {
     const THOUSAND_DAYS_MS = 1000 * 24 * 60 * 60 * 1000;
     using clock = new TestClock();
     clock.adjust(THOUSAND_DAYS_MS);
@@ -95,7 +95,7 @@ for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(na
     ]);
   });
 
-test("why a connection ended", async () => {
+test("the reason of a disconnect", async () => {
   const server = await startServer({ args: ["--log", "text", "--max-message-bytes", "10"] });
   await using eve = await server.join("eve");
   const ann = await server.join("ann");
@@ -106,42 +106,42 @@ test("why a connection ended", async () => {
   await eve.hears("Client #ann left the chat", "Client #bob left the chat");
   server.process.kill("SIGTERM");
   await server.process.exited;
-  const why = [...(await server.output).matchAll(/disconnected client=(\w+) .* code=(.*)/g)].map(
+  const reasons = [...(await server.output).matchAll(/disconnected client=(\w+) .* code=(.*)/g)].map(
     ([, ...parts]) => parts.join(" "),
   );
-  expect(why).toEqual([
+  expect(reasons).toEqual([
     'ann 1009 reason="The message is too large."',
     "bob 1006",
     'eve 1012 reason="The server is stopping, perhaps to restart. Reconnect in a moment."',
   ]);
 });
 
-test("a storm of one fact is a hundred lines a second, and a count", async () => {
+test("a flood of one event is cut to 100 lines per second and a count", async () => {
   using clock = new TestClock();
   const server = await startServer({ ...clock.setup, args: ["--log", "text"] });
-  const refuse = async (times: number) => {
+  const reject = async (times: number) => {
     for (let i = 0; i < times; i++) await server.answer("/ws/a%20b");
   };
-  await refuse(150);
+  await reject(150);
   clock.advance(999);
-  await refuse(150);
+  await reject(150);
   clock.advance(1);
-  await refuse(101);
+  await reject(101);
   server.process.kill("SIGTERM");
   await server.process.exited;
-  const facts = [...(await server.output).matchAll(/rejected|suppressed.*|stopping|stopped/g)].map(String);
-  const listed = Array<string>(100).fill("rejected");
-  expect(facts).toEqual([
-    ...listed,
+  const events = [...(await server.output).matchAll(/rejected|suppressed.*|stopping|stopped/g)].map(String);
+  const hundred = Array<string>(100).fill("rejected");
+  expect(events).toEqual([
+    ...hundred,
     "suppressed lines=200",
-    ...listed,
+    ...hundred,
     "stopping",
     "suppressed lines=1",
     "stopped",
   ]);
 });
 
-test("a log that nobody reads, or whose reader has gone, stops nothing", async () => {
+test("a log that is no longer read does not stop the server", async () => {
   await using server = await startServer({ args: ["--log", "text"], reads: "first line" });
   for (let i = 0; i < 50; i++) {
     const ann = await server.join("ann");
@@ -153,7 +153,7 @@ test("a log that nobody reads, or whose reader has gone, stops nothing", async (
 });
 
 for (const format of ["text", "json"])
-  test(`what a client sends is a part of its line, and a bounded one: ${format}`, async () => {
+  test(`what a client sends cannot start a line of its own, and is cut: ${format}`, async () => {
     const server = await startServer({ args: ["--log", format] });
     await using client = new RawClient(server.port);
     const reason = "\x1b]0;pwned\x07\u009b2J\u202e\u2028\nrejected status=200";
@@ -165,11 +165,24 @@ for (const format of ["text", "json"])
     await server.process.exited;
     const output = await server.output;
     expect(output).not.toMatch(/[^\P{Cc}\n]|\p{Bidi_Control}|[\u2028\u2029]/u);
-    const [, left = "", rejected = ""] = output.split("\n");
-    expect(left).toContain("\\u001b]0;pwned\\u0007\\u009b2J\\u202e\\u2028\\nrejected status=200");
+    const [, disconnected = "", rejected = ""] = output.split("\n");
+    expect(disconnected).toContain("\\u001b]0;pwned\\u0007\\u009b2J\\u202e\\u2028\\nrejected status=200");
     expect(rejected).toContain("bad-name");
     expect(/\/ws\/[^" ]*/.exec(rejected)?.[0]).toHaveLength(200);
   });
 
-test("what could move the cursor or turn the text around is shown, not done", () =>
+test("control and bidirectional characters are escaped", () =>
   expect(escapeControls("a\x1b[31m\u202eb\tc\n")).toBe("a\\u001b[31m\\u202eb\tc\\u000a"));
+
+test("the documented events are those that the code logs", async () => {
+  const source = `${import.meta.dir}/../../src`;
+  const readme = await Bun.file(`${source}/ops/README.md`).text();
+  const files = await Array.fromAsync(new Bun.Glob("**/*.ts").scan(source), (path) =>
+    Bun.file(`${source}/${path}`).text(),
+  );
+  const code = files.join("");
+  const rows = /\| event .*\n.*\n((?:\|.*\n)+)/.exec(readme)?.[1] ?? "";
+  const documented = [...rows.matchAll(/^\| `(.+?)`/gm)].map(([, event]) => event);
+  for (const event of documented) expect(code).toContain(`"${event}"`);
+  for (const [, event] of code.matchAll(/logEvent\(\s*"(.+?)"/g)) expect(documented).toContain(event);
+});

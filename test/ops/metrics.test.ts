@@ -1,4 +1,4 @@
-/** What monitoring sees, and who may look. */
+/** What `/metrics` shows, and to whom. */
 
 import { expect, test } from "bun:test";
 import { version } from "../../package.json";
@@ -15,7 +15,7 @@ import { closing, frame, RawClient, request } from "../support/raw-websocket.ts"
 
 const { path: promtool, skipped } = findProgram("prometheus", "promtool");
 
-test("connections, rooms, messages and bytes, refusals, disconnects and resumes are counted", async () => {
+test("connections, rooms, messages, bytes, rejections, disconnects and resumes are counted", async () => {
   await using server = await startServer({ args: ["--max-message-bytes", "10"] });
   await using ann = await server.joinJson("ann");
   await using bob = await server.join("bob");
@@ -69,7 +69,7 @@ test("connections, rooms, messages and bytes, refusals, disconnects and resumes 
   expect(metrics.get("hubbub_event_loop_delay_seconds_sum")).toBeGreaterThanOrEqual(0);
 });
 
-test("what is counted by a label is there from the start, at 0", async () => {
+test("counters with a label have all their values from the start, at 0", async () => {
   await using server = await startServer();
   const metrics = await server.metrics();
   const counters = [
@@ -86,7 +86,7 @@ test("what is counted by a label is there from the start, at 0", async () => {
   );
 });
 
-test.skipIf(process.platform !== "linux")("what the process takes, as the system sees it", async () => {
+test.skipIf(process.platform !== "linux")("the process metrics agree with /proc", async () => {
   await using server = await startServer();
   const idle = await server.metrics();
   const { pid } = server.process;
@@ -106,7 +106,7 @@ test.skipIf(process.platform !== "linux")("what the process takes, as the system
   expect(busy.get("process_cpu_seconds_total")).toBeGreaterThan(0);
 });
 
-test("what waits for a slow reader, and how late the event loop is", async () => {
+test("the bytes buffered for a slow consumer, and the delay of the event loop", async () => {
   await using server = await startServer();
   await using ann = await server.open("/websocket");
   ann.pauses();
@@ -129,7 +129,7 @@ test("what waits for a slow reader, and how late the event loop is", async () =>
   await eventually(async () => (await late()) >= 0.1, "the event loop was late", 20_000);
 });
 
-test("a client that closes with a code of ours is not counted as ours", async () => {
+test("a client that closes with a code of the server is counted as other", async () => {
   await using server = await startServer();
   await using ann = new RawClient(server.port);
   ann.sends(request("/ws/ann"), frame(8, closing(1013, "Reading too slowly. Reconnect and resume.")));
@@ -140,7 +140,7 @@ test("a client that closes with a code of ours is not counted as ours", async ()
   expect(metrics.get('hubbub_disconnects_total{code="1013"}')).toBe(0);
 });
 
-test("a reader that is cut off is counted", async () => {
+test("a slow consumer that is closed is counted", async () => {
   await using server = await startServer();
   await using ann = await server.join("ann");
   await using slow = await server.join("slow");
@@ -162,7 +162,7 @@ const NOT_OUR_PAGE = {
   body: "Pages of other sites may not connect. Use this server's own /client, or allow the site with --allow-origin.\n",
 };
 
-test("they are for this machine, and never for who comes by a proxy", async () => {
+test("they are available from this machine, but not through a proxy", async () => {
   await using server = await startServer({ args: ["--public-url", "https://chat.example"] });
   await server.metrics({ headers: { Host: "localhost:9090" } });
   for (const headers of [
@@ -176,7 +176,7 @@ test("they are for this machine, and never for who comes by a proxy", async () =
     expect(await server.answer("/metrics", { headers })).toEqual(NOT_LOCAL);
 });
 
-test("they are for who has a token for them, and not any token", async () => {
+test("they are available with a token that grants metrics, but not with any other", async () => {
   await using server = await startServer({ env: { HUBBUB_SECRET: SECRET } });
   await server.metrics();
   expect(await server.answer("/metrics", { headers: FORWARDED })).toHaveProperty("status", 401);
@@ -206,7 +206,7 @@ test("they are for who has a token for them, and not any token", async () => {
     });
 });
 
-test("they are for anyone with --open-metrics", async () => {
+test("they are available to anyone with --open-metrics", async () => {
   for (const env of [{}, { HUBBUB_SECRET: SECRET }]) {
     await using server = await startServer({ args: ["--open-metrics"], env });
     await server.metrics({ headers: { ...FORWARDED, Host: "hubbub:8000" } });
@@ -216,7 +216,7 @@ test("they are for anyone with --open-metrics", async () => {
   }
 });
 
-test("not for another machine that writes this one's name into Host", () => {
+test("they are not available to another machine that sends Host: localhost", () => {
   const rules = {
     publicUrl: undefined,
     allowHost: [],
@@ -240,7 +240,7 @@ test("not for another machine that writes this one's name into Host", () => {
     expect(codeFor(address)).toBe("not-local");
 });
 
-test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped}`, async () => {
+test.skipIf(skipped !== "")(`promtool finds no problem in /metrics${skipped}`, async () => {
   await using server = await startServer();
   await using ann = await server.join("ann");
   ann.says("hi");
@@ -254,10 +254,10 @@ test.skipIf(skipped !== "")(`promtool has nothing to say about /metrics${skipped
   const { exitCode, stdout, stderr } = await Bun.$`${promtool} check metrics < ${new Response(body)}`
     .quiet()
     .nothrow();
-  expect({ exitCode, said: `${stdout}${stderr}` }).toEqual({ exitCode: 0, said: "" });
+  expect({ exitCode, output: `${stdout}${stderr}` }).toEqual({ exitCode: 0, output: "" });
 });
 
-test("health and readiness are for anyone", async () => {
+test("health and readiness are available to anyone", async () => {
   await using server = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
   for (const path of ["/healthz", "/readyz"])
     expect(

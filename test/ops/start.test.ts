@@ -1,4 +1,4 @@
-/** How it starts, and what it says when it cannot. */
+/** Options, help, the banner and start errors. */
 
 import { describe, expect, test } from "bun:test";
 import { version } from "../../package.json";
@@ -33,7 +33,7 @@ const DEFAULTS: CliOptions = {
   drainSeconds: 5,
   log: "text",
 };
-/** What differs once other machines can reach it. */
+/** Defaults that differ if other machines can reach the server. */
 const REACHABLE: Partial<CliOptions> = { messageRate: 100, connectionRate: 200 };
 const SECRET = "0123456789abcdef0123456789abcdef";
 
@@ -88,7 +88,7 @@ describe("options", () => {
   test.each([
     [true, ["127.0.0.1", "127.0.0.2", "127.1", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost"]],
     [false, ["0.0.0.0", "::", "192.168.1.5", "::ffff:192.168.1.5", "fe80::1", "127.example", "chat.example"]],
-  ])("only this machine can reach it: %p, on %p", (isLocal, hosts) => {
+  ])("only this machine can reach it: %p, with --host %p", (isLocal, hosts) => {
     for (const host of hosts) {
       const command = parseCommand(["--host", host], {});
       const messageRate = "options" in command ? command.options.messageRate : command;
@@ -109,24 +109,24 @@ describe("options", () => {
         '--host: expected an address or a host name, got "a b"',
       ],
     ],
-  ])("what has one value is given once: %s, %j", (_, argv, mistakes) =>
-    expect(parseCommand(argv, {})).toEqual({ kind: "invalid", errors: expect.arrayContaining(mistakes) }),
+  ])("an option with one value may be given only once: %s, %j", (_, argv, errors) =>
+    expect(parseCommand(argv, {})).toEqual({ kind: "invalid", errors: expect.arrayContaining(errors) }),
   );
 
-  test("every option that has one value is given once, also to token", () => {
+  test("every option that is not repeatable is rejected the second time, also by token", () => {
     for (const [key, { repeatable }] of Object.entries<{ repeatable?: true }>({
       ...serverFlags,
       ...tokenFlags,
     })) {
       const option = `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
       const command = parseCommand(["token", "ann", `${option}=1`, `${option}=1`], {});
-      const isRefused =
+      const isRejected =
         command.kind === "invalid" && command.errors.includes(`${option}: expected only once`);
-      expect({ option, isRefused }).toEqual({ option, isRefused: repeatable !== true });
+      expect({ option, isRejected }).toEqual({ option, isRejected: repeatable !== true });
     }
   });
 
-  test("an option on the command line and in the environment is no repetition", () =>
+  test("the command line overrides the environment", () =>
     expect(parseCommand(["--port", "1"], { HUBBUB_PORT: "2", PORT: "3" })).toHaveProperty("options.port", 1));
 
   const KUBERNETES = {
@@ -137,7 +137,7 @@ describe("options", () => {
     HUBBUB_PORT_8000_TCP: "tcp://10.43.0.17:8000",
     HUBBUB_PORT_8000_TCP_ADDR: "10.43.0.17",
   };
-  test("what Kubernetes sets for a Service named hubbub is ignored without a word", () => {
+  test("variables that Kubernetes sets for a Service named hubbub are ignored silently", () => {
     const serve = { kind: "serve" as const, options: DEFAULTS, warnings: [] };
     expect(parseCommand([], KUBERNETES)).toEqual(serve);
     expect(parseCommand([], { HUBBUB_PORT: "udp://[fd00::1]:53" })).toEqual(serve);
@@ -148,7 +148,7 @@ describe("options", () => {
     expect(parseCommand([], { HUBBUB_PORT: "http://a" }).kind).toBe("invalid");
   });
 
-  test("origins of apps and extensions may be allowed; what no browser sends may not", () => {
+  test("origins of apps and extensions may be allowed; text that browsers never send as an origin may not", () => {
     const origins = [
       "capacitor://localhost",
       "ionic://localhost",
@@ -177,17 +177,17 @@ describe("options", () => {
       });
   });
 
-  test("--keep-days promises nothing that the memory store does not do", () => {
-    const mistake =
+  test("--keep-days is rejected with the memory store, which has no retention by age", () => {
+    const error =
       "--keep-days: expected 0 with --store memory:, which keeps only --history messages, until it stops";
-    expect(parseCommand(["--keep-days=7"], {})).toEqual({ kind: "invalid", errors: [mistake] });
-    expect(parseCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ kind: "invalid", errors: [mistake] });
+    expect(parseCommand(["--keep-days=7"], {})).toEqual({ kind: "invalid", errors: [error] });
+    expect(parseCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ kind: "invalid", errors: [error] });
     expect(parseCommand(["--keep-days=0"], {}).kind).toBe("serve");
     expect(parseCommand(["--keep-days=7", "--store", "sqlite:chat.db"], {}).kind).toBe("serve");
     expect(parseCommand(["--keep-days=7", "--store", "redis://a"], {}).kind).toBe("serve");
   });
 
-  test("join and token have a short help each, with their own options", () => {
+  test("join and token have a help of their own", () => {
     for (const about of ["join", "token"] as const) {
       for (const argv of [
         [about, "--help"],
@@ -203,7 +203,7 @@ describe("options", () => {
     for (const name of Object.keys(tokenFlags)) expect(helpText("token")).toContain(`  --${name} `);
   });
 
-  test("every mistake is named at once, by its own name", () => {
+  test("all errors are reported at once, each with the name of its option", () => {
     const command = parseCommand(
       [
         ...["--prot", "1", "stray", "-x", "--port=http", "--host", "a b", "--store", "x://ann:password@y"],
@@ -241,13 +241,13 @@ describe("options", () => {
     });
   });
 
-  test("a secret is never repeated", () =>
+  test("a secret is not printed", () =>
     expect(parseCommand([], { HUBBUB_SECRET: "too short" })).toEqual({
       kind: "invalid",
       errors: ["HUBBUB_SECRET: expected a secret of at least 32 bytes"],
     }));
 
-  test("an unknown name in the environment is only a warning, since it may be somebody else's", () =>
+  test("an unknown environment variable is only a warning, since another program may use it", () =>
     expect(parseCommand([], { HUBBUB_PROT: "1", HUBBUB_TOKEN: "x", OTHER: "y" })).toEqual({
       kind: "serve",
       options: DEFAULTS,
@@ -255,13 +255,13 @@ describe("options", () => {
     }));
 
   for (const text of ["", "65536", "-1", "80.5", "1e3", " 80", "0x50"])
-    test(`--port=${text} is refused`, () =>
+    test(`--port=${text} is invalid`, () =>
       expect(parseCommand([`--port=${text}`], {})).toEqual({
         kind: "invalid",
         errors: [`--port: expected 0–65535, got ${JSON.stringify(text)}`],
       }));
 
-  test("a wrong value in the environment is named as it stands there", () =>
+  test("an invalid value in the environment is reported with the name of its variable", () =>
     expect(parseCommand([], { PORT: "http" })).toEqual({
       kind: "invalid",
       errors: ['PORT: expected 0–65535, got "http"'],
@@ -270,25 +270,25 @@ describe("options", () => {
   const unknown = (option: string) => `${option}: unknown option, see --help`;
   test.each([
     ["--", ["unknown command"], ["--", "--port"]],
-    ["a value of its own", ['expected 0–65535, got "--host"'], ["--port", "--host"]],
+    ["a value that looks like an option", ['expected 0–65535, got "--host"'], ["--port", "--host"]],
     ["no value", ['expected 0–65535, got ""'], ["--port"]],
-    ["its own =", ['expected 0–65535, got "8=0"'], ["--port=8=0"]],
-    ["what follows a switch", ["off: unknown command, see --help"], ["--trust-proxy", "off"]],
-    ["short ones together", [unknown("-hv")], ["-hv"]],
+    ["a value with =", ['expected 0–65535, got "8=0"'], ["--port=8=0"]],
+    ["an argument after a switch", ["off: unknown command, see --help"], ["--trust-proxy", "off"]],
+    ["combined short options", [unknown("-hv")], ["-hv"]],
     ["three dashes", ["---port: unknown option"], ["---port"]],
     ["no name", [unknown("--")], ["--=x"]],
-    ["an unknown one with its value", [unknown("--qqq"), "x: unknown command"], ["--qqq=1", "x"]],
+    ["an unknown option with a value", [unknown("--qqq"), "x: unknown command"], ["--qqq=1", "x"]],
     ["a lone dash", ["-: unknown command"], ["-"]],
     [
-      "an option that join has not",
+      "an option that join does not have",
       [unknown("--room")],
       ["join", "--room=tea", "http://localhost:8000/client"],
     ],
-  ])("the command line: %s", (_, mistakes, argv) => {
+  ])("the command line: %s", (_, errors, argv) => {
     const command = parseCommand(argv, {});
-    if (command.kind !== "invalid") throw new Error(`it is taken as ${command.kind}`);
-    expect(command.errors).toHaveLength(mistakes.length);
-    for (const [i, mistake] of mistakes.entries()) expect(command.errors[i]).toContain(mistake);
+    if (command.kind !== "invalid") throw new Error(`parsed as ${command.kind}`);
+    expect(command.errors).toHaveLength(errors.length);
+    for (const [i, error] of errors.entries()) expect(command.errors[i]).toContain(error);
   });
 
   test("the documented options are those of --help", () => {
@@ -296,7 +296,7 @@ describe("options", () => {
     for (const row of optionsTableRows()) expect(readme).toContain(row);
   });
 
-  test("the manual fits a terminal of 80 columns", () => {
+  test("the help fits 80 columns", () => {
     for (const line of helpText().split("\n")) expect(line.length).toBeLessThanOrEqual(80);
   });
 });
@@ -327,14 +327,14 @@ describe("the command", () => {
       stderr: "",
     }));
 
-  test("a mistake is one sentence on stderr, and exit 2", async () =>
+  test("an invalid option is one sentence on stderr, and exit code 2", async () =>
     expect(await run("--port", "http")).toEqual({
       exitCode: 2,
       stdout: "",
       stderr: '--port: expected 0–65535, got "http"\n',
     }));
 
-  test("a port in use is one sentence, and exit 1, since it may be free in a moment", async () => {
+  test("a port in use is one sentence and exit code 1, since it may be free in a moment", async () => {
     await using server = await startServer();
     expect(await run("--port", `${server.port}`)).toEqual({
       exitCode: 1,
@@ -344,14 +344,14 @@ describe("the command", () => {
     expect(await server.answer("/nope")).toHaveProperty("status", 404);
   });
 
-  test("an address that is not this machine's yet is one sentence, and exit 1", async () =>
+  test("an address that this machine does not have yet is one sentence and exit code 1", async () =>
     expect(await run("--host", "192.0.2.1")).toEqual({
       exitCode: 1,
       stdout: "",
       stderr: "Cannot listen on 192.0.2.1. Choose an address of this machine with --host.\n",
     }));
 
-  test("a store that fails at the start for a reason of ours is told with all that is known, and exit 1", async () => {
+  test("an unexpected error of a store at the start is reported with its stack, and exit code 1", async () => {
     const args = ["--preload", `${import.meta.dir}/../support/break-shutdown.ts`, source, "--port", "0"];
     const env = { ...process.env, BREAK: "open" };
     const { exitCode, stdout, stderr } = await Bun.$`${process.execPath} ${args}`.env(env).quiet().nothrow();
@@ -360,7 +360,7 @@ describe("the command", () => {
   });
 
   test.each(["capacitor://localhost", "tauri://localhost", `chrome-extension://${"a".repeat(32)}`])(
-    "pages of %s connect where it is allowed, and nowhere else",
+    "pages of %s can connect if it is allowed, and others cannot",
     async (origin) => {
       await using server = await startServer({ args: ["--allow-origin", origin] });
       await using ann = await server.open("/ws/ann", { Origin: origin });
@@ -368,12 +368,12 @@ describe("the command", () => {
       await ann.hears("You wrote: hi", "Client #ann says: hi");
       const { headers } = await server.get("/rooms/lobby/members", { headers: { Origin: origin } });
       expect(headers.get("access-control-allow-origin")).toBe(origin);
-      const strange = { headers: { Origin: `${origin}x` } };
-      expect(await server.get("/ws/ann", strange)).toHaveProperty("status", 403);
+      const other = { headers: { Origin: `${origin}x` } };
+      expect(await server.get("/ws/ann", other)).toHaveProperty("status", 403);
     },
   );
 
-  test("the first line is the address of the page", async () => {
+  test("the first line has the address of the page", async () => {
     await using server = await startServer({ env: { PORT: "1" } });
     expect(server.greeting).toBe(
       `Hubbub ${version} is listening on http://localhost:${server.port}/client\n`,
@@ -383,20 +383,23 @@ describe("the command", () => {
     expect(await server.answer("/client")).toHaveProperty("status", 200);
   });
 
-  test.each([{}, { NO_COLOR: "1" }])("at a terminal an address stands alone, %j", async (env) => {
-    let printed = "";
-    const run = Bun.spawn([process.execPath, `${import.meta.dir}/../../src/server.ts`, "--port", "0"], {
-      env: { TERM: "xterm", ...env },
-      terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
-    });
-    await eventually(async () => printed.includes("Press Ctrl+C to stop."), "the greeting");
-    run.kill();
-    await run.exited;
-    const address = new RegExp(`^Hubbub ${version}\r\n\r\n  http://localhost:\\d+/client\r\n`);
-    expect(printed).toMatch(address);
-  });
+  test.each([{}, { NO_COLOR: "1" }])(
+    "on a terminal, the address is on a line of its own, %j",
+    async (env) => {
+      let printed = "";
+      const run = Bun.spawn([process.execPath, `${import.meta.dir}/../../src/server.ts`, "--port", "0"], {
+        env: { TERM: "xterm", ...env },
+        terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
+      });
+      await eventually(async () => printed.includes("Press Ctrl+C to stop."), "the banner");
+      run.kill();
+      await run.exited;
+      const address = new RegExp(`^Hubbub ${version}\r\n\r\n  http://localhost:\\d+/client\r\n`);
+      expect(printed).toMatch(address);
+    },
+  );
 
-  test("in a pipe one line says all, also where colors are asked for", async () => {
+  test("in a pipe, the banner is one line, also with FORCE_COLOR", async () => {
     await using server = await startServer({ env: { FORCE_COLOR: "1" } });
     expect(server.greeting).toBe(
       `Hubbub ${version} is listening on http://localhost:${server.port}/client\n`,
