@@ -1,4 +1,4 @@
-/** A Redis that fills up: what goes, what stays, and that messages are stored all the same. */
+/** A Redis that fills up: what is evicted, what stays, and that messages are still stored. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { eventually, withDeadline } from "../support/deadline.ts";
@@ -13,7 +13,7 @@ const MAX_MEMORY = ["--save", "", "--appendonly", "no", "--maxmemory", "32mb"];
 const start = (redis: Redis, ...args: string[]) =>
   startServer({ store: { name: "Redis", url: redis.url("full") }, args });
 
-/** Stores a message, however often it takes. @returns its id */
+/** Retries until the message is stored. @returns its id */
 async function post(server: TestServer, room: string, text = TEXT): Promise<string> {
   const body = JSON.stringify({ text, from: "ci" });
   let id = "";
@@ -38,42 +38,48 @@ async function read(server: TestServer, room: string, query = "") {
 }
 
 describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
-  test.concurrent("empty rooms go, those silent for longest first; nobody else notices", async () => {
-    await using redis = await Redis.start(MAX_MEMORY);
-    await using server = await start(redis, "--log", "text");
-    await using ann = await server.joinJson("ann", { room: "occupied" });
-    const first = await post(server, "occupied", "the first");
-    await ann.hears({ type: "message", from: "ci", text: "the first" });
-    const early = await server.joinJson("early", { room: "room-1" });
-    await early.leaves();
-    const PER_ROOM = 20;
-    const newest: string[] = [];
-    for (let room = 1; room <= 33; room++) {
-      const posts = Array.from({ length: PER_ROOM }, () => post(server, `room-${room}`));
-      newest.push((await Promise.all(posts)).toSorted().at(-1) ?? "");
-    }
-    expect(await read(server, "room-1", `?after=${newest[0]}`)).toMatchObject({ count: 0, recovered: false });
-    expect(await read(server, "occupied", `?after=${first}`)).toMatchObject({ count: 0, recovered: true });
-    const counts: number[] = [];
-    for (let room = 1; room <= 33; room++)
-      counts.push(Number(await redis.send("XLEN", `full:room:room-${room}`)));
-    expect([counts.at(0), counts.at(-1)]).toEqual([0, PER_ROOM]);
-    // From some room on all are complete, and before it all are gone.
-    expect(counts.filter((count) => count !== 0 && count !== PER_ROOM)).toEqual([]);
-    expect(counts).toEqual(counts.toSorted((a, b) => a - b));
-    // An empty room goes on from another place than where it began.
-    await post(server, "room-1", "again");
-    await using late = await server.joinJson("early", { room: "room-1", after: early.after });
-    expect(late.welcome.recovered).toBe(false);
-    await late.hears({ type: "message", from: "ci", text: "again" });
-    await post(server, "occupied", "the last");
-    await ann.hears({ type: "message", from: "ci", text: "the last" });
-    expect((await server.get("/readyz")).status).toBe(200);
-    await server.stop("SIGTERM");
-    expect(await server.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=0$/m);
-  });
+  test.concurrent(
+    "evicts empty rooms, those without new messages for longest first; other rooms are unaffected",
+    async () => {
+      await using redis = await Redis.start(MAX_MEMORY);
+      await using server = await start(redis, "--log", "text");
+      await using ann = await server.joinJson("ann", { room: "occupied" });
+      const first = await post(server, "occupied", "the first");
+      await ann.hears({ type: "message", from: "ci", text: "the first" });
+      const early = await server.joinJson("early", { room: "room-1" });
+      await early.leaves();
+      const PER_ROOM = 20;
+      const newest: string[] = [];
+      for (let room = 1; room <= 33; room++) {
+        const posts = Array.from({ length: PER_ROOM }, () => post(server, `room-${room}`));
+        newest.push((await Promise.all(posts)).toSorted().at(-1) ?? "");
+      }
+      expect(await read(server, "room-1", `?after=${newest[0]}`)).toMatchObject({
+        count: 0,
+        recovered: false,
+      });
+      expect(await read(server, "occupied", `?after=${first}`)).toMatchObject({ count: 0, recovered: true });
+      const counts: number[] = [];
+      for (let room = 1; room <= 33; room++)
+        counts.push(Number(await redis.send("XLEN", `full:room:room-${room}`)));
+      expect([counts.at(0), counts.at(-1)]).toEqual([0, PER_ROOM]);
+      // Up to some room all are evicted, and from there all are complete.
+      expect(counts.filter((count) => count !== 0 && count !== PER_ROOM)).toEqual([]);
+      expect(counts).toEqual(counts.toSorted((a, b) => a - b));
+      // An evicted room has a new origin.
+      await post(server, "room-1", "again");
+      await using late = await server.joinJson("early", { room: "room-1", after: early.after });
+      expect(late.welcome.recovered).toBe(false);
+      await late.hears({ type: "message", from: "ci", text: "again" });
+      await post(server, "occupied", "the last");
+      await ann.hears({ type: "message", from: "ci", text: "the last" });
+      expect((await server.get("/readyz")).status).toBe(200);
+      await server.stop("SIGTERM");
+      expect(await server.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=0$/m);
+    },
+  );
 
-  test.concurrent("one occupied room alone fills it: its oldest messages go, and it goes on", async () => {
+  test.concurrent("trims the oldest messages of an occupied room that fills it alone", async () => {
     await using redis = await Redis.start(MAX_MEMORY);
     await using server = await start(redis, "--history", "1000");
     await using ann = await server.join("ann");
@@ -91,11 +97,11 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     const length = Number(await redis.send("XLEN", "full:room:lobby"));
     expect(length).toBeGreaterThan(50);
     expect(length).toBeLessThan(450);
-    // Just before the oldest that is stored nothing is missing; before that, something is.
+    // Nothing is missing just before the oldest stored message; before that, messages are.
     const [oldest] = Object(await redis.send("XRANGE", "full:room:lobby", "-", "+", "COUNT", "1"));
     const prev = String(oldest[1][1]);
     await ann.leaves();
-    await using other = await start(redis, "--history", "1000"); // with nothing in its memory
+    await using other = await start(redis, "--history", "1000"); // with an empty cache
     const recovered = async (after: string) => {
       await using peer = await other.joinJson("bob", { after });
       return peer.welcome.recovered;
@@ -107,7 +113,7 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     ]);
   });
 
-  test.concurrent("of something else: what is stored stays, and a node can start and read it", async () => {
+  test.concurrent("with foreign data keeps what is stored, and a node can start and read it", async () => {
     await using redis = await Redis.start(MAX_MEMORY);
     const first = await start(redis);
     let newest = "";
@@ -121,7 +127,7 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     await eventually(async () => {
       ann.says("is it full?");
       return (await ann.next()).code === "unavailable";
-    }, "it is refused");
+    }, "it is rejected");
     await eventually(async () => (await server.get("/readyz")).status === 503, "it is not ready");
     expect(await read(server, "lobby")).toMatchObject({ newest });
     expect(await redis.send("XLEN", "full:room:lobby")).toBe(20);

@@ -1,4 +1,4 @@
-/** The Redis store by itself: how it starts, and what it keeps of all that is said. */
+/** The Redis store: checks at startup, and what is stored for how long. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { eventually, withDeadline } from "../support/deadline.ts";
@@ -14,45 +14,45 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const LONG_AGO_MS = 1_000_000_000_000;
 
 const start = (url: string, args: readonly string[] = [], env: Record<string, string> = {}) =>
-  startServer({ store: { name: "Redis", url }, args, env });
+  startServer({ store: { name: "Redis", url }, args, env, preload: "fast-redis.ts" });
 
-/** Everything that a start says that is refused. */
-async function refusal(url: string): Promise<{ exitCode: number; stdout: string; stderr: string }> {
+/** What a failing start prints. */
+async function startError(url: string): Promise<{ exitCode: number; stdout: string; stderr: string }> {
   await using server = Bun.spawn([process.execPath, SOURCE, "--port", "0", "--store", url], {
     stdout: "pipe",
     stderr: "pipe",
   });
   const end = Promise.all([server.exited, server.stdout.text(), server.stderr.text()]);
-  const [exitCode, stdout, stderr] = await withDeadline(end, () => `it runs, with ${url}`);
+  const [exitCode, stdout, stderr] = await withDeadline(end, () => `it started, with ${url}`);
   return { exitCode, stdout, stderr };
 }
 
-/** All nodes have shown once more that they are alive, and done what they do then. */
-async function areRenewed(redis: Redis, prefix: string): Promise<void> {
-  const renewed = [await redis.send("KEYS", `${prefix}:lease:*`)].flat().map(async (key) => {
+/** Waits for a heartbeat of every node. */
+async function heartbeats(redis: Redis, prefix: string): Promise<void> {
+  const renewals = [await redis.send("KEYS", `${prefix}:lease:*`)].flat().map(async (key) => {
     let leftMs = Infinity;
     const isLonger = async () => leftMs < (leftMs = Number(await redis.send("PTTL", String(key))));
     await eventually(isLonger, `${key} is renewed`);
   });
-  await Promise.all(renewed);
+  await Promise.all(renewals);
 }
 
-const refused = (sentence: string) => ({ exitCode: 1, stdout: "", stderr: `${sentence}\n` });
+const failsWith = (sentence: string) => ({ exitCode: 1, stdout: "", stderr: `${sentence}\n` });
 
-describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
-  test("where nothing listens, and where something else does", async () => {
+describe.skipIf(skipped !== "")(`a start with Redis${skipped}`, () => {
+  test("fails where nothing listens, or something else does", async () => {
     const redis = await Redis.start();
     await redis.stop();
     const name = `127.0.0.1:${redis.port}`;
-    expect(await refusal(`redis://${name}`)).toEqual(
-      refused(`Redis at ${name} cannot be reached: start it, or choose another with --store.`),
+    expect(await startError(`redis://${name}`)).toEqual(
+      failsWith(`Redis at ${name} cannot be reached: start it, or choose another with --store.`),
     );
     using other = Bun.listen({
       hostname: "127.0.0.1",
       port: 0,
       socket: { data: (socket) => void socket.end("HTTP/1.1 400 Bad Request\r\n\r\n") },
     });
-    const { exitCode, stderr } = await refusal(`redis://127.0.0.1:${other.port}`);
+    const { exitCode, stderr } = await startError(`redis://127.0.0.1:${other.port}`);
     expect([exitCode, stderr]).toEqual([
       1,
       `Redis at 127.0.0.1:${other.port} rejected the connection: check the password, the database, and whether it needs rediss: (TLS).\n`,
@@ -60,63 +60,65 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     await redis[Symbol.asyncDispose]();
   });
 
-  test("a wrong password, none, and the right one, which is never printed", async () => {
+  test("fails with a wrong or no password; passwords are never printed", async () => {
     await using redis = await Redis.start();
     await redis.send("CONFIG", "SET", "requirepass", "open-sesame");
     const name = `127.0.0.1:${redis.port}`;
     const sentence = `Redis at ${name} rejected the connection: check the password, the database, and whether it needs rediss: (TLS).`;
-    expect(await refusal(`redis://${name}`)).toEqual(refused(sentence));
-    expect(await refusal(`redis://:hush-hush@${name}`)).toEqual(refused(sentence));
+    expect(await startError(`redis://${name}`)).toEqual(failsWith(sentence));
+    expect(await startError(`redis://:hush-hush@${name}`)).toEqual(failsWith(sentence));
     await using server = await start(`redis://:open-sesame@${name}`, ["--log", "text"]);
     await using ann = await server.join("ann");
     ann.says("in");
     await ann.hears("You wrote: in", "Client #ann says: in");
     await redis.stop();
-    await eventually(async () => (await server.get("/readyz")).status === 503, "it notices");
+    await eventually(async () => (await server.get("/readyz")).status === 503, "it is not ready");
     await server.stop("SIGTERM");
     expect(server.greeting + (await server.output) + (await server.errors)).not.toContain("sesame");
   });
 
-  test("a database that is not there, one that forgets, a replica", async () => {
+  test("fails with a database that does not exist, a Redis that evicts keys, or a replica", async () => {
     await using redis = await Redis.start();
     const name = `127.0.0.1:${redis.port}`;
-    expect(await refusal(`redis://${name}/99`)).toEqual(
-      refused(
+    expect(await startError(`redis://${name}/99`)).toEqual(
+      failsWith(
         `Redis at ${name} rejected the connection: check the password, the database, and whether it needs rediss: (TLS).`,
       ),
     );
     await redis.send("CONFIG", "SET", "maxmemory-policy", "allkeys-lru");
-    expect(await refusal(`redis://${name}`)).toEqual(
-      refused(`Redis at ${name} evicts keys when it is full (maxmemory-policy allkeys-lru): set noeviction.`),
+    expect(await startError(`redis://${name}`)).toEqual(
+      failsWith(
+        `Redis at ${name} evicts keys when it is full (maxmemory-policy allkeys-lru): set noeviction.`,
+      ),
     );
     await redis.send("CONFIG", "SET", "maxmemory-policy", "noeviction");
     await redis.send("REPLICAOF", "127.0.0.1", "1");
-    expect(await refusal(`redis://${name}`)).toEqual(
-      refused(`Redis at ${name} is a replica: choose its primary with --store.`),
+    expect(await startError(`redis://${name}`)).toEqual(
+      failsWith(`Redis at ${name} is a replica: choose its primary with --store.`),
     );
   });
 
   test.each(["/?timeout=5", "/?prefix=", "/?prefix=a%20b", "/?prefix=a*", "/chat", "/0#top"])(
-    "redis://…%s is a mistake, and names no password",
+    "fails with redis://…%s, and prints no password",
     async (rest) => {
-      const { exitCode, stdout, stderr } = await refusal(`redis://ann:open-sesame@127.0.0.1${rest}`);
+      const { exitCode, stdout, stderr } = await startError(`redis://ann:open-sesame@127.0.0.1${rest}`);
       expect([exitCode, stdout]).toEqual([2, ""]);
       expect(stderr).toMatch(/^--store: .*\n$/);
       expect(stderr).not.toContain("sesame");
     },
   );
 
-  test("keys that are no conversation are said at the start", async () => {
+  test("fails if the keys are not Hubbub's", async () => {
     const redis = await sharedRedis();
     await redis.send("SET", "taken:meta", "something else");
-    const { exitCode, stderr } = await refusal(redis.url("taken"));
+    const { exitCode, stderr } = await startError(redis.url("taken"));
     expect([exitCode, stderr]).toEqual([
       1,
       expect.stringMatching(/^Redis at [\d.:]+ cannot be used: WRONGTYPE .*\n$/),
     ]);
   });
 
-  test("a user who may only do something to its keys", async () => {
+  test("works for a user with access to keys of the prefix only", async () => {
     await using redis = await Redis.start();
     await redis.send("ACL", "SETUSER", "chat", "on", ">pass", "resetkeys", "~hubbub:*", "+@all");
     await using server = await start(`redis://chat:pass@127.0.0.1:${redis.port}`);
@@ -127,7 +129,7 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     expect(Array.isArray(keys) && keys.every((key) => String(key).startsWith("hubbub:"))).toBe(true);
   });
 
-  test("over TLS", async () => {
+  test("works over TLS", async () => {
     const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
     const { port } = probe;
     probe.stop(true);
@@ -137,39 +139,41 @@ describe.skipIf(skipped !== "")(`the start with Redis${skipped}`, () => {
     await using ann = await server.join("ann");
     ann.says("hi");
     await ann.hears("You wrote: hi", "Client #ann says: hi");
-    expect((await refusal(`rediss://localhost:${redis.port}`)).stderr).toContain("rejected the connection");
-    expect((await refusal(`rediss://localhost:${port}`)).stderr).toContain("rejected the connection");
+    expect((await startError(`rediss://localhost:${redis.port}`)).stderr).toContain(
+      "rejected the connection",
+    );
+    expect((await startError(`rediss://localhost:${port}`)).stderr).toContain("rejected the connection");
   });
 
-  test("it says what this Redis promises", async () => {
+  test("states how durable this Redis is", async () => {
     await using redis = await Redis.start(DURABLE);
     const set = (name: string, value: string) => redis.send("CONFIG", "SET", name, value);
-    const promise = async () => {
-      await using server = await start(redis.url("promise"));
+    const durability = async () => {
+      await using server = await start(redis.url("durability"));
       return server.greeting.replace(/.*messages are stored in Redis at [\d.:]+, /, "");
     };
-    expect(await promise()).toBe(
+    expect(await durability()).toBe(
       "which syncs every message to disk before it is acknowledged (appendfsync always)\n",
     );
     await set("appendfsync", "everysec");
-    expect(await promise()).toBe(
+    expect(await durability()).toBe(
       "which may lose the last second of messages in a crash (appendfsync everysec)\n",
     );
     await set("appendfsync", "no");
-    expect(await promise()).toBe(
+    expect(await durability()).toBe(
       "which may lose the last half minute of messages if its machine crashes (appendfsync no)\n",
     );
     await set("appendonly", "no");
-    expect(await promise()).toBe("which loses all messages when it stops (appendonly no, no snapshots)\n");
+    expect(await durability()).toBe("which loses all messages when it stops (appendonly no, no snapshots)\n");
     await set("save", "3600 1");
-    expect(await promise()).toBe(
+    expect(await durability()).toBe(
       "which loses the messages since its last snapshot in a crash (appendonly no)\n",
     );
   });
 });
 
-describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
-  test("of a room the latest --history messages, on every node the same", async () => {
+describe.skipIf(skipped !== "")(`Redis stores${skipped}`, () => {
+  test("the latest --history messages of a room, the same for every node", async () => {
     const redis = await sharedRedis();
     await using server = await start(redis.url("bounded"), ["--history", "10"]);
     await using ann = await server.join("ann");
@@ -181,10 +185,10 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     expect(await redis.send("XLEN", "bounded:room:lobby")).toBe(10);
   });
 
-  test("a newcomer gets the latest --history messages also where memory has less of them", async () => {
+  test("the latest --history messages, which a newcomer gets even if the cache has fewer", async () => {
     const redis = await sharedRedis();
     await using server = await start(redis.url("large"), ["--history", "100"]);
-    await using ann = await server.join("ann"); // the room is open from the beginning
+    await using ann = await server.join("ann"); // so that the room is cached from the beginning
     const texts = Array.from({ length: 100 }, (_, i) => `${i}`.padEnd(65_000, "x"));
     for (const text of texts) {
       ann.says(text);
@@ -201,7 +205,7 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     }
   });
 
-  test("of the log about 64 MiB, however much is said", async () => {
+  test("about 64 MiB of the log, however much is sent", async () => {
     await using redis = await Redis.start();
     await using server = await start(redis.url("hubbub"), [
       "--history",
@@ -209,27 +213,27 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
       "--max-message-bytes",
       "131072",
     ]);
-    const say = async (text: string) => {
+    const post = async (text: string) => {
       const body = JSON.stringify({ from: "ci", text });
       const { status } = await server.get("/rooms/tea/messages", { method: "POST", body });
       expect(status).toBe(201);
     };
     const bytes = async () => Number(await redis.send("MEMORY", "USAGE", "hubbub:log", "SAMPLES", "0"));
     const MIB = 1024 * 1024;
-    const sayMuch = async (mibs: number) => {
+    const postMany = async (mibs: number) => {
       const text = "x".repeat(MIB / 8);
-      for (let i = 0; i < mibs; i++) await Promise.all(Array.from({ length: 8 }, () => say(text)));
+      for (let i = 0; i < mibs; i++) await Promise.all(Array.from({ length: 8 }, () => post(text)));
     };
-    await sayMuch(60);
+    await postMany(60);
     expect(await bytes()).toBeGreaterThan(50 * MIB);
-    await sayMuch(60);
+    await postMany(60);
     expect(await bytes()).toBeLessThan(80 * MIB);
-    await say("the last");
+    await post("the last");
     const { body } = await server.answer("/rooms/tea/messages");
     expect(JSON.parse(body)).toMatchObject({ messages: [{ text: "the last" }], more: false });
   });
 
-  test("time is Redis' clock, also while ids are ahead of it, which is logged", async () => {
+  test("Redis' clock as the time, also while ids are ahead of it, which is logged", async () => {
     const redis = await sharedRedis();
     const ahead = `${Date.now() + 3000 * DAY_MS}`;
     await using server = await start(redis.url("ahead"), ["--log", "text"]);
@@ -241,32 +245,32 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
     await using other = await start(redis.url("ahead"));
     await using bob = await other.joinJson("bob");
     await bob.hears({ type: "message", id: ann.after, from: "ann", text: "one" });
-    await areRenewed(redis, "ahead");
+    await heartbeats(redis, "ahead");
     await server.stop("SIGTERM");
     expect((await server.output).match(/ids ahead of clock seconds=\d+$/gm)).toEqual([
       expect.stringMatching(/=259(200000|199\d{3})$/),
     ]);
-    // What lasts for a time after its last use does not last for all the time that the clock was wrong.
+    // Expiry is counted from the clock, not from the ids.
     for (const key of ["rooms", "rooms:oldest", "sessions:used"]) {
       const [, score] = [await redis.send("ZRANGE", `ahead:${key}`, "0", "-1", "WITHSCORES")].flat(2);
       expect(Number(score)).toBeLessThanOrEqual(Date.now());
     }
   });
 
-  test("--keep-days takes from the front of a room alone; a time to come counts as the next message's", async () => {
+  test("messages for --keep-days: only the oldest are pruned; a time in the future counts as the next message's", async () => {
     const redis = await sharedRedis();
     const nowMs = Date.now();
     const times = {
       old: LONG_AGO_MS,
-      "to come": nowMs + 3000 * DAY_MS,
+      future: nowMs + 3000 * DAY_MS,
       new: nowMs - DAY_MS,
     };
-    const rooms: Record<string, { is: (keyof typeof times)[]; kept: number }> = {
-      "one-old": { is: ["old", "to come", "new", "old"], kept: 3 },
-      "three-old": { is: ["old", "to come", "old", "new", "old"], kept: 2 },
-      "none-old": { is: ["to come", "new", "old"], kept: 3 },
-      "to-come": { is: ["old", "to come"], kept: 1 },
-      long: { is: [...Array<"to come">(50).fill("to come"), "old", "new"], kept: 1 },
+    const rooms: Record<string, { is: (keyof typeof times)[]; stored: number }> = {
+      "one-old": { is: ["old", "future", "new", "old"], stored: 3 },
+      "three-old": { is: ["old", "future", "old", "new", "old"], stored: 2 },
+      "none-old": { is: ["future", "new", "old"], stored: 3 },
+      "future-only": { is: ["old", "future"], stored: 1 },
+      long: { is: [...Array<"future">(50).fill("future"), "old", "new"], stored: 1 },
     };
     for (const [room, { is }] of Object.entries(rooms)) {
       for (const [i, when] of is.entries()) {
@@ -281,16 +285,16 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
       Object.fromEntries(
         await Promise.all(Object.keys(rooms).map(async (room) => [room, await count(room)])),
       );
-    const kept = Object.fromEntries(Object.entries(rooms).map(([room, { kept }]) => [room, kept]));
-    await eventually(async () => (await count("one-old")) < 4, "the old message goes");
-    await areRenewed(redis, "front");
-    expect(await counts()).toEqual(kept);
+    const stored = Object.fromEntries(Object.entries(rooms).map(([room, { stored }]) => [room, stored]));
+    await eventually(async () => (await count("one-old")) < 4, "the old message is pruned");
+    await heartbeats(redis, "front");
+    expect(await counts()).toEqual(stored);
     await using bob = await server.joinJson("bob", { room: "three-old", after: `${LONG_AGO_MS}-3` });
     await using eve = await server.joinJson("eve", { room: "three-old", after: `${LONG_AGO_MS}-2` });
     expect([bob.welcome.recovered, eve.welcome.recovered]).toEqual([true, false]);
   });
 
-  test("what is older than --keep-days goes, and rooms with it; sessions go after a day", async () => {
+  test("no older messages than --keep-days, no rooms without messages, and sessions for a day", async () => {
     const redis = await sharedRedis();
     const old = `${LONG_AGO_MS}-1`;
     for (const room of ["lobby", "old"]) {
@@ -318,16 +322,22 @@ describe.skipIf(skipped !== "")(`what Redis is given to keep${skipped}`, () => {
       const { body } = await server.answer("/rooms/lobby/messages");
       return JSON.parse(body).messages.map((message: { text: string }) => message.text);
     };
-    await eventually(async () => (await texts()).length === 1, "the old message goes");
+    await eventually(async () => (await texts()).length === 1, "the old message is pruned");
     expect(await texts()).toEqual(["new"]);
-    await eventually(async () => (await redis.send("EXISTS", "days:room:old")) === 0, "the old room goes");
+    await eventually(
+      async () => (await redis.send("EXISTS", "days:room:old")) === 0,
+      "the old room is deleted",
+    );
     expect(await redis.send("HKEYS", "days:heads")).toEqual(["lobby"]);
-    await eventually(async () => (await redis.send("HLEN", "days:sessions")) === 1, "the old session goes");
+    await eventually(
+      async () => (await redis.send("HLEN", "days:sessions")) === 1,
+      "the old session has expired",
+    );
     const known = await server.joinJson("ann", { session: "new", room: "tea" });
     const unknown = await server.joinJson("ann", { session: "old", room: "tea" });
     expect([known.welcome.sent, unknown.welcome.sent]).toEqual([7, null]);
     for (const peer of [ann, known, unknown]) await peer.leaves();
-    // Just before the oldest that is kept nothing is missing.
+    // Nothing is missing just before the oldest stored message.
     await using bob = await server.joinJson("bob", { after: old });
     await using eve = await server.joinJson("eve", { after: `${LONG_AGO_MS}-0` });
     expect([bob.welcome.recovered, eve.welcome.recovered]).toEqual([true, false]);
