@@ -1,4 +1,4 @@
-/** With a secret, only who has a token comes in: as the one that it names, where and for as long as it says. */
+/** With a secret, clients need a token, and it sets their id, rooms, rights and time. */
 
 import { describe, expect, test } from "bun:test";
 import { connect, type ConnectionState } from "../../src/client/client.ts";
@@ -17,7 +17,7 @@ const NONE = "A token is required. Ask this server's operator for one.\n";
 const NOT_OURS = "This token is not valid for this server. Ask its operator for a new one.";
 const EXPIRED = "This token has expired. Ask for a new one.";
 
-/** A token of any kind: the right signature by the right secret, unless said otherwise. */
+/** A token with any claims, correctly signed by default. */
 function forge(
   claims: unknown,
   { header = { alg: "HS256", typ: "JWT" }, hash = "sha256", secret = SECRET }: Forgery = {},
@@ -34,65 +34,65 @@ interface Forgery {
   readonly secret?: string;
 }
 
-describe("what a token may say", () => {
+describe("claims", () => {
   const good: Record<string, [object, object]> = {
-    "only who": [{ sub: "ann" }, { client: "ann", expiresMs: Infinity }],
-    "until when": [
+    "a client": [{ sub: "ann" }, { client: "ann", expiresMs: Infinity }],
+    "an expiry": [
       { sub: "ann", exp: NOW + 0.5 },
       { client: "ann", expiresMs: NOW_MS + 500 },
     ],
-    "from when": [
+    "a start": [
       { sub: "ann", nbf: NOW },
       { client: "ann", expiresMs: Infinity },
     ],
-    where: [
+    rooms: [
       { sub: "ann", rooms: ["tea", "__proto__"] },
       { client: "ann", expiresMs: Infinity, rooms: new Set(["tea", "__proto__"]) },
     ],
-    nowhere: [
+    "no rooms": [
       { sub: "ann", rooms: [] },
       { client: "ann", expiresMs: Infinity, rooms: new Set() },
     ],
-    "what for": [
+    rights: [
       { sub: "prometheus", can: ["metrics"] },
       { client: "prometheus", expiresMs: Infinity, can: new Set(["metrics"]) },
     ],
-    "for nothing": [
+    "no rights": [
       { sub: "ann", can: [] },
       { client: "ann", expiresMs: Infinity, can: new Set() },
     ],
-    "for whom, and what else it likes": [
+    "our audience, and unknown claims": [
       { sub: "A\u0301nn", aud: ["x", "hubbub"], iss: "y", iat: 1 },
       { client: "\u00c1nn", expiresMs: Infinity },
     ],
   };
   for (const [what, [claims, expected]] of Object.entries(good))
-    test(what, () => expect<unknown>(tokens.verify(forge(claims), NOW_MS)).toEqual(expected));
+    test(`accepts ${what}`, () => expect<unknown>(tokens.verify(forge(claims), NOW_MS)).toEqual(expected));
 
   const bad: Record<string, unknown> = {
-    "no one": {},
-    "a number as its client": { sub: 7 },
-    "a client that is none": { sub: "a b" },
-    "rooms that are no list": { sub: "ann", rooms: "tea" },
-    "a room that is no text": { sub: "ann", rooms: [7] },
-    "a room that is none": { sub: "ann", rooms: ["a b"] },
+    "no client": {},
+    "a number as the client": { sub: 7 },
+    "an invalid client id": { sub: "a b" },
+    "rooms that are not a list": { sub: "ann", rooms: "tea" },
+    "a number as a room": { sub: "ann", rooms: [7] },
+    "an invalid room name": { sub: "ann", rooms: ["a b"] },
     "rooms that are null": { sub: "ann", rooms: null },
-    "rights that are no list": { sub: "ann", can: "metrics" },
-    "a right that is no text": { sub: "ann", can: [7] },
-    "a right that is none": { sub: "ann", can: ["metrics", "fly"] },
+    "rights that are not a list": { sub: "ann", can: "metrics" },
+    "a number as a right": { sub: "ann", can: [7] },
+    "an unknown right": { sub: "ann", can: ["metrics", "fly"] },
     "rights that are null": { sub: "ann", can: null },
-    "an end that is no number": { sub: "ann", exp: `${NOW + 60}` },
-    "an end that is null": { sub: "ann", exp: null },
-    "a start that is no number": { sub: "ann", nbf: true },
+    "an expiry that is not a number": { sub: "ann", exp: `${NOW + 60}` },
+    "an expiry that is null": { sub: "ann", exp: null },
+    "a start that is not a number": { sub: "ann", nbf: true },
     "another audience": { sub: "ann", aud: "billing" },
-    "a list": ["ann"],
-    "a text": "ann",
-    nothing: null,
+    "a list as the payload": ["ann"],
+    "a string as the payload": "ann",
+    "null as the payload": null,
   };
   for (const [what, claims] of Object.entries(bad))
-    test(`not ${what}`, () => expect(tokens.verify(forge(claims), NOW_MS)).toEqual({ detail: NOT_OURS }));
+    test(`rejects ${what}`, () => expect(tokens.verify(forge(claims), NOW_MS)).toEqual({ detail: NOT_OURS }));
 
-  test("not that it has expired, or is not good yet", () => {
+  test("rejects a token that has expired or is not valid yet", () => {
     expect(tokens.verify(forge({ sub: "ann", exp: NOW }), NOW_MS)).toEqual({ detail: EXPIRED });
     expect(tokens.verify(forge({ sub: "ann", nbf: NOW + 1 }), NOW_MS)).toEqual({
       detail: "This token is not valid yet. Try again later.",
@@ -100,33 +100,33 @@ describe("what a token may say", () => {
   });
 });
 
-describe("whose signature counts", () => {
+describe("signatures", () => {
   const claims = { sub: "ann" };
   const [header = "", payload = "", signature = ""] = forge(claims).split(".");
   const [, other = ""] = forge({ sub: "eve" }).split(".");
   const forgeries: Record<string, string> = {
-    "another secret's": forge(claims, { secret: "another secret of thirty-two bytes" }),
-    "none at all": `${header}.${payload}.`,
+    "the signature of another secret": forge(claims, { secret: "another secret of thirty-two bytes" }),
+    "an empty signature": `${header}.${payload}.`,
     'the algorithm "none"': forge(claims, { header: { alg: "none" } }),
     'the algorithm "none", unsigned': `${Buffer.from('{"alg":"none"}').toString("base64url")}.${payload}.`,
-    "another algorithm, rightly signed": forge(claims, { header: { alg: "HS512" }, hash: "sha512" }),
-    "another algorithm, signed as ours": forge(claims, { header: { alg: "RS256" } }),
-    "an algorithm in small letters": forge(claims, { header: { alg: "hs256" } }),
-    "a header that is none": forge(claims, { header: "HS256" }),
+    "another algorithm, correctly signed": forge(claims, { header: { alg: "HS512" }, hash: "sha512" }),
+    "another algorithm, signed with HS256": forge(claims, { header: { alg: "RS256" } }),
+    "an algorithm in lower case": forge(claims, { header: { alg: "hs256" } }),
+    "a header that is not an object": forge(claims, { header: "HS256" }),
     "a critical extension": forge(claims, { header: { alg: "HS256", crit: ["exp"] } }),
-    "the one of other claims": `${header}.${other}.${signature}`,
-    "one that is cut short": `${header}.${payload}.${signature.slice(0, -2)}`,
-    "one that is padded": `${header}.${payload}.${signature}=`,
-    "one more part": `${header}.${payload}.${signature}.${signature}`,
-    "space around it": ` ${header}.${payload}.${signature}`,
-    "a line break in it": `${header}.${payload}\n.${signature}`,
-    "nothing but dots": "..",
-    "a mile of text": `${"a".repeat(100_000)}.b.c`,
+    "the signature of other claims": `${header}.${other}.${signature}`,
+    "a truncated signature": `${header}.${payload}.${signature.slice(0, -2)}`,
+    "a padded signature": `${header}.${payload}.${signature}=`,
+    "a fourth part": `${header}.${payload}.${signature}.${signature}`,
+    "white space around the token": ` ${header}.${payload}.${signature}`,
+    "a line break in the token": `${header}.${payload}\n.${signature}`,
+    "only dots": "..",
+    "a very long text": `${"a".repeat(100_000)}.b.c`,
   };
   for (const [what, token] of Object.entries(forgeries))
-    test(`not ${what}`, () => expect(tokens.verify(token, NOW_MS)).toEqual({ detail: NOT_OURS }));
+    test(`rejects ${what}`, () => expect(tokens.verify(token, NOW_MS)).toEqual({ detail: NOT_OURS }));
 
-  test("up to 8,192 characters, and none that is longer", () => {
+  test("accepts up to 8,192 characters", () => {
     const around = Array.from({ length: 20 }, (_, i) =>
       forge(claims, { header: { alg: "HS256", kid: "x".repeat(6000 + 10 * i) } }),
     );
@@ -135,7 +135,7 @@ describe("whose signature counts", () => {
     for (const token of around) expect("detail" in tokens.verify(token, NOW_MS)).toBe(isLong(token));
   });
 
-  test("its own, and that of RFC 7515's first example", () => {
+  test("accepts its own signature; the hash agrees with RFC 7515, appendix A.1", () => {
     expect<unknown>(tokens.verify(tokens.sign("ann", ["tea"], NOW + 60), NOW_MS)).toEqual({
       client: "ann",
       expiresMs: NOW_MS + 60_000,
@@ -167,8 +167,8 @@ const UPGRADE = {
   "Sec-WebSocket-Version": "13",
 };
 
-describe("at the door", () => {
-  test("without a token nobody comes in, nor to the echo; the page is there for everyone", async () => {
+describe("access", () => {
+  test("without a token, rooms and the echo are closed, and the page is open", async () => {
     await using server = await withSecret();
     for (const path of ["/ws/ann", "/websocket/ann", "/websocket", "/ws/ann?token=", "/ws/ann?token=x"])
       for (const headers of [{}, UPGRADE]) {
@@ -180,10 +180,10 @@ describe("at the door", () => {
     expect((await server.get("/hubbub.js")).status).toBe(200);
   });
 
-  test("a token is shown as a header, an offered subprotocol or in the address, and is in no answer", async () => {
+  test("a token is accepted as a header, an offered subprotocol or in the address, and never sent back", async () => {
     await using server = await withSecret();
     const token = forge({ sub: "ann" });
-    const ways: [string, Record<string, string>][] = [
+    const requests: [string, Record<string, string>][] = [
       ["/ws/ann", { Authorization: `Bearer ${token}` }],
       ["/ws/ann", { Authorization: `bearer ${token}` }],
       ["/ws/ann", { "Sec-WebSocket-Protocol": `token.${token}` }],
@@ -192,7 +192,7 @@ describe("at the door", () => {
       [`/ws/ann?token=${token}`, {}],
       [`/websocket?token=${token}`, {}],
     ];
-    for (const [path, headers] of ways) {
+    for (const [path, headers] of requests) {
       const response = await server.get(path, { headers: { ...UPGRADE, ...headers } });
       const isJson = headers["Sec-WebSocket-Protocol"]?.includes(SUBPROTOCOL);
       expect([response.status, response.headers.get("sec-websocket-protocol")]).toEqual([
@@ -203,7 +203,7 @@ describe("at the door", () => {
     }
   });
 
-  test("it is for its own client and rooms only", async () => {
+  test("a token is valid for its client and rooms only", async () => {
     await using server = await withSecret();
     const headers = { Authorization: `Bearer ${forge({ sub: "ann", rooms: ["tea"] })}` };
     expect(await server.answer("/ws/bob?room=tea", { headers })).toEqual({
@@ -220,7 +220,7 @@ describe("at the door", () => {
     await ann.hears("You wrote: hi", "Client #ann says: hi");
   });
 
-  test("a token without the right to read opens no room, reads none over HTTP, and still serves its own purpose", async () => {
+  test("a token whose rights lack read cannot join or read rooms, but serves its other rights", async () => {
     await using hub = await withSecret();
     const bearer = (can: string[]) => ({
       headers: { Authorization: `Bearer ${forge({ sub: "prometheus", can })}` },
@@ -239,7 +239,7 @@ describe("at the door", () => {
     expect((await hub.answer("/rooms/tea/messages", bearer(["read"]))).status).toBe(200);
   });
 
-  test("when it expires its connections end, and nobody else's", async () => {
+  test("when a token expires, its connections are closed, and no others", async () => {
     await using server = await withSecret();
     const short = forge({ sub: "ann", exp: Date.now() / 1000 + 0.3 });
     await using bob = await server.open(
@@ -257,7 +257,7 @@ describe("at the door", () => {
   });
 });
 
-test("a token for longer than a timer can wait does not end at once", async () => {
+test("a token that expires later than a timer can wait does not expire at once", async () => {
   await using server = await withSecret();
   await using ann = await server.open(
     `/ws/ann?token=${forge({ sub: "ann", exp: Date.now() / 1000 + 40 * 86_400 })}`,
@@ -265,7 +265,7 @@ test("a token for longer than a timer can wait does not end at once", async () =
   for (let i = 0; i < 10; i++) await ann.hearsNothingBeforePong();
 });
 
-test("who comes in too late, while the store takes its time, has been there and left", async () => {
+test("a client whose token expires while the store opens its room has left, and is not counted", async () => {
   const store = { name: "a late store", url: "late:?delay=100&seed=1", preload: "delayed-store.ts" };
   await using server = await startServer({ env: { HUBBUB_SECRET: SECRET }, store });
   const peers = await Promise.allSettled(
@@ -279,8 +279,8 @@ test("who comes in too late, while the store takes its time, has been there and 
   expect(bob.welcome).toMatchObject({ count: 1, members: ["bob"] });
 });
 
-describe("who shows one", () => {
-  test("the client module, which learns why it is not let in", async () => {
+describe("clients with tokens", () => {
+  test("the client library sends its token, and learns why it is rejected", async () => {
     await using server = await withSecret();
     await using bob = await server.open(`/ws/bob?token=${forge({ sub: "bob" })}`);
     const ann = connect({ server: server.origin, id: "ann", token: forge({ sub: "ann", exp: later() }) });
@@ -306,7 +306,7 @@ describe("who shows one", () => {
       .quiet()
       .nothrow();
 
-  test("`hubbub token` makes a link, which the terminal client takes", async () => {
+  test("`hubbub token` prints a link, which `hubbub join` accepts", async () => {
     await using server = await withSecret();
     await using bob = await server.open(`/ws/bob?room=tea&token=${forge({ sub: "bob" })}`);
     const env = { HUBBUB_SECRET: SECRET };
@@ -329,7 +329,7 @@ describe("who shows one", () => {
     expect([without.exitCode, `${without.stderr}`]).toEqual([1, `${NONE}Not acknowledged: 1 line.\n`]);
   });
 
-  test("`hubbub token` says what it misses", async () => {
+  test("`hubbub token` reports what is missing", async () => {
     const cases: [string[], string][] = [
       [["ann"], "token: expected the server's secret in --secret-file or HUBBUB_SECRET\n"],
       [
@@ -338,8 +338,8 @@ describe("who shows one", () => {
       ],
     ];
     const secret = { HUBBUB_SECRET: SECRET };
-    const nobody = await run(["token"], secret);
-    expect(`${nobody.stderr}`).toBe('token: expected one client id, as in "hubbub token ann"\n');
+    const noClient = await run(["token"], secret);
+    expect(`${noClient.stderr}`).toBe('token: expected one client id, as in "hubbub token ann"\n');
     for (const [args, expected] of cases) {
       const { exitCode, stderr } = await run(["token", ...args], {});
       expect([exitCode, `${stderr}`]).toEqual([2, expected]);
