@@ -1,250 +1,306 @@
 /**
- * What goes out to a room. The write to each socket is what costs, and Bun does at most one a tick: so a quiet room
- * is written to at once, and in a busy one what is said during a pause shares the next write. A crowd is written to
- * section by section, with turns for others in between.
+ * Broadcasts to a room. Writing to sockets is the main cost, and Bun writes to each at most once per tick: a quiet room
+ * is written to at once, and in a busy one all frames of `--flush-ms` share a write. A large room is written to shard by
+ * shard, with turns of the event loop in between, so that other rooms stay responsive.
  */
 
 import { logError } from "../ops/log.ts";
-import { MAX_SHARD_SIZE, type ConnectionManager, type Member } from "./connection-manager.ts";
 import { recordDelivery } from "../ops/metrics.ts";
-import type { WireFormat } from "../protocol/codec.ts";
+import type { Codec, WireFormat } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
 import type { Content } from "../store/message.ts";
-import type { Connection } from "./connection.ts";
-import { isSlowConsumer, SLOW_CONSUMER_BYTES } from "./socket.ts";
+import type { Clock } from "../util/clock.ts";
+import { isSlowConsumer, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
 
-/** So much does not wait any longer, the frames of both wires counted in characters: 64 KiB were no faster, and later. */
+/** Connections per shard: writing to these takes about 2 ms. */
+const MAX_SHARD_SIZE = 250;
+/** A queue of this size is flushed early; 64 KiB gave more latency and no more throughput. Counts the frames of both wires. */
 const FLUSH_AT_CHARS = 16 * 1024;
-/** While a crowd is written to, so much more may wait; beyond it all is written at once, and nothing is read meanwhile. */
+/** While a flush cycle is in progress, a queue may grow to this size; then everything is written synchronously. */
 const FORCE_FLUSH_AT_CHARS = 256 * 1024;
-/** Before the pause a crowd rests for so much of the time that it took, up to so long: others have more than a quarter for themselves. */
+/** After writing to a large room, the cycle rests for this share of the time it took: a quarter of the CPU is left to others. */
 const REST_RATIO = 0.4;
 const MAX_REST_MS = 100;
-/** As many as Bun writes to a socket at once. */
+/** Bun hands at most this many frames of a socket to the kernel in one write. */
 const FRAMES_PER_WRITE = 32;
-/** How soon a reader that does not keep up is looked for. */
 const SLOW_CHECK_MS = 50;
 
-/** To all in the room who speak a wire. */
+/** Publishes to a topic's subscribers; negative if one of them has backpressure. */
+export type Publish = (topic: string, frame: Content) => number;
+
+/** A connection, as far as broadcasting needs it. */
+export interface Subscriber {
+  readonly client: string;
+  readonly codec: Codec;
+  readonly socket: ConnectionSocket | undefined;
+  /** Assigned by {@link Broadcaster.add}. */
+  shard: number;
+  /** Negative if the socket has backpressure. */
+  send(frame: Content): number;
+  close(reason: CloseReason): void;
+}
+
+/** For every connection with that codec. */
 export interface OutboundFrame {
-  readonly to: WireFormat;
-  readonly message: Content;
-  /** It is in the history, too, where who has just come reads it. */
+  readonly codec: Codec;
+  readonly frame: Content;
+  /** The room's history contains it, so a replay sends it too. */
   readonly isStored: boolean;
 }
 
-/** As much of a visitor as it takes to be written to. */
-type Listener = Member & Pick<Connection, "socket">;
-
-/** What waits for a section of the room's connections. */
-interface Queue<L> {
-  waiting: OutboundFrame[];
-  characters: number;
-  /** The clients whose messages are among it. */
+interface Shard {
+  readonly connections: Set<Subscriber>;
+  queue: OutboundFrame[];
+  queuedChars: number;
+  /** Clients with a message in the queue. */
   readonly senders: Set<string>;
-  /** Those that have been sent some of it already, and how much: they are not subscribed until it is written. */
-  ahead: Map<L, number>;
+  /**
+   * Connections that have received the first part of the queue already, and how many frames of it. They are not
+   * subscribed until the queue is written.
+   */
+  ahead: Map<Subscriber, number>;
 }
 
 interface FlushCycle {
-  isPausing: boolean;
+  /** All shards are written; the cycle waits for more frames to share the next write. */
+  isBatching: boolean;
 }
 
-export class Broadcaster<L extends Listener> {
-  /** By the numbers of the manager's sections; one that was empty all the time has none. */
-  readonly #queues: Queue<L>[] = [];
-  /** The writes to all sections and the pause after them, until it is over. */
+export class Broadcaster {
+  readonly #shards: Shard[] = [];
+  readonly #replaying = new Set<Subscriber>();
+  readonly #counts: Record<WireFormat, number> = { text: 0, json: 0 };
+  readonly #subscribed: Record<WireFormat, number> = { text: 0, json: 0 };
   #flushCycle: FlushCycle | undefined;
   #slowTimer: Timer | undefined;
-  /** Written to slow readers, among others, since it was last looked who they are. */
-  #charactersSinceSlowCheck = 0;
+  /** Broadcast to slow connections since the last check. */
+  #charsSinceSlowCheck = 0;
 
-  /** @param dismiss closes a connection: a slow consumer, or one that a broadcast did not reach */
   constructor(
-    private readonly manager: ConnectionManager<L>,
-    private readonly catchingUp: ReadonlySet<L>,
+    private readonly room: string,
+    private readonly publishTopic: Publish,
     private readonly flushMs: number,
-    private readonly dismiss: (connection: L, why: CloseReason) => void,
+    private readonly clock: Clock,
   ) {}
 
+  /** Adds a connection, which receives no stored messages before {@link subscribe}. */
+  add(connection: Subscriber): void {
+    const free = this.#shards.findIndex(({ connections }) => connections.size < MAX_SHARD_SIZE);
+    connection.shard = free < 0 ? this.#shards.length : free;
+    const shard = (this.#shards[connection.shard] ??= {
+      connections: new Set(),
+      queue: [],
+      queuedChars: 0,
+      senders: new Set(),
+      ahead: new Map(),
+    });
+    shard.connections.add(connection);
+    this.#replaying.add(connection);
+    this.#counts[connection.codec.name]++;
+  }
+
+  /** The connection's replay has sent all stored messages, including the queued ones: it receives what is broadcast from now on. */
+  subscribe(connection: Subscriber): void {
+    const shard = this.#shards[connection.shard];
+    if (!shard || !this.#replaying.delete(connection)) return;
+    this.#subscribed[connection.codec.name]++;
+    if (shard.queue.length > 0) shard.ahead.set(connection, shard.queue.length);
+    else connection.socket?.subscribe(this.#topic(connection.codec, connection.shard));
+  }
+
+  unsubscribe({ socket, codec, shard }: Subscriber): void {
+    socket?.unsubscribe(this.#topic(codec, shard));
+  }
+
+  remove(connection: Subscriber): void {
+    const shard = this.#shards[connection.shard];
+    if (!shard?.connections.delete(connection)) return;
+    shard.ahead.delete(connection);
+    this.#counts[connection.codec.name]--;
+    if (!this.#replaying.delete(connection)) this.#subscribed[connection.codec.name]--;
+  }
+
+  /** Connections in the room. */
+  get size(): number {
+    return this.#counts.text + this.#counts.json;
+  }
+
+  /** Whether any connection has this codec; if not, nothing needs to be encoded with it. */
+  uses(codec: Codec): boolean {
+    return this.#counts[codec.name] > 0;
+  }
+
+  *connections(): Generator<Subscriber> {
+    for (const { connections } of this.#shards) yield* connections;
+  }
+
   /**
-   * Goes out together, after all that waits.
-   * @param from the client whose message it is
+   * Queues frames that are sent together, after all earlier ones.
+   * @param from the client whose message they are
    */
-  enqueue(outgoing: readonly OutboundFrame[], from?: string): void {
-    let characters = 0;
-    for (const { to, message, isStored } of outgoing) {
-      if (isStored) recordDelivery(message, this.#receiverCount(to));
-      // Who is catching up is not subscribed yet, and would never hear of it.
-      else for (const connection of this.catchingUp) if (connection.wire === to) connection.send(message);
-      characters += message.length;
+  enqueue(frames: readonly OutboundFrame[], from?: string): void {
+    let chars = 0;
+    for (const { codec, frame, isStored } of frames) {
+      if (isStored) recordDelivery(frame, this.#subscribed[codec.name]);
+      else for (const connection of this.#replaying) if (connection.codec === codec) connection.send(frame);
+      chars += frame.length;
     }
     let longest = 0;
-    for (const [section, size] of this.manager.shardSizes.entries()) {
-      if (size === 0) continue;
-      const queue = (this.#queues[section] ??= {
-        waiting: [],
-        characters: 0,
-        senders: new Set(),
-        ahead: new Map(),
-      });
-      if (from !== undefined) queue.senders.add(from);
-      queue.waiting.push(...outgoing);
-      queue.characters += characters;
-      longest = Math.max(longest, queue.characters);
+    for (const shard of this.#shards) {
+      if (shard.connections.size === 0) continue;
+      if (from !== undefined) shard.senders.add(from);
+      shard.queue.push(...frames);
+      shard.queuedChars += chars;
+      longest = Math.max(longest, shard.queuedChars);
     }
     if (this.flushMs === 0 || longest >= FORCE_FLUSH_AT_CHARS) this.flush();
-    else if (!this.#flushCycle || (this.#flushCycle.isPausing && longest >= FLUSH_AT_CHARS))
+    else if (!this.#flushCycle || (this.#flushCycle.isBatching && longest >= FLUSH_AT_CHARS))
       void this.#runFlushCycle();
   }
 
-  /** To one connection, at once, and after its own messages. */
-  sendAfterOwn(message: Content, connection: L): void {
-    const { shard, client } = connection;
-    if (this.#queues[shard]?.senders.has(client)) this.enqueueFor(message, connection);
-    else this.manager.sendPersonalMessage(message, connection);
+  /** Sends to one connection at once, but after its client's own queued messages. */
+  sendAfterOwn(frame: Content, connection: Subscriber): void {
+    if (this.#shards[connection.shard]?.senders.has(connection.client))
+      this.sendAfterQueued(frame, connection);
+    else connection.send(frame);
   }
 
   /**
-   * To one connection, at once, and after all that waits: it is sent that now, alone, and not again when that is
-   * written. So nothing has to wait for the write, and nobody else's write comes sooner.
+   * Sends to one connection at once, after all queued frames: it receives those now, alone, and is skipped when the queue
+   * is written. So nothing waits for that write, and the write is not brought forward for the others.
    */
-  enqueueFor(message: Content, connection: L): void {
-    const { shard, socket } = connection;
-    const queue = this.#queues[shard];
-    if (!socket || !queue || queue.waiting.length === 0) return void connection.send(message);
-    const sent = queue.ahead.get(connection);
+  sendAfterQueued(frame: Content, connection: Subscriber): void {
+    const { socket } = connection;
+    const shard = this.#shards[connection.shard];
+    if (!socket || !shard || shard.queue.length === 0) return void connection.send(frame);
+    const received = shard.ahead.get(connection);
     socket.cork(() => {
-      sendFrom(queue.waiting, sent ?? 0, connection);
-      connection.send(message);
+      sendFrom(shard.queue, received ?? 0, connection);
+      connection.send(frame);
     });
-    if (sent === undefined) socket.unsubscribe(this.#topic(connection));
-    queue.ahead.set(connection, queue.waiting.length);
+    if (received === undefined) this.unsubscribe(connection);
+    shard.ahead.set(connection, shard.queue.length);
   }
 
-  /** From here on it receives what is broadcast; what waits now it has been sent. */
-  subscribe(connection: L): void {
-    const queue = this.#queues[connection.shard];
-    if (queue && queue.waiting.length > 0) queue.ahead.set(connection, queue.waiting.length);
-    else connection.socket?.subscribe(this.#topic(connection));
+  #topic(codec: Codec, shard: number): string {
+    return `${codec.name}:${shard}:${this.room}`;
   }
 
-  #topic({ wire, shard }: L): string {
-    return this.manager.topic(wire, shard);
-  }
-
-  /** Nothing waits any longer. */
+  /** Writes all queued frames now. */
   flush(): void {
-    for (const section of this.#queues.keys()) this.#write(section);
+    for (const index of this.#shards.keys()) this.#write(index);
   }
 
-  /** Nobody is there any more: what waits is for nobody, nor for who comes into a new room of that name. */
+  /** The last connection has left: queued frames are discarded, or they would reach the next room of this name. */
   close(): void {
-    this.#queues.length = 0;
-    clearTimeout(this.#slowTimer);
+    this.#shards.length = 0;
+    this.clock.clear(this.#slowTimer);
   }
 
   async #runFlushCycle(): Promise<void> {
-    const round: FlushCycle = { isPausing: false };
-    this.#flushCycle = round;
+    const cycle: FlushCycle = { isBatching: false };
+    this.#flushCycle = cycle;
     try {
-      const startMs = performance.now();
-      let isCrowd = false;
+      const startMs = this.clock.elapsed();
+      let isLarge = false;
       let writes = 0;
-      for (const section of this.#queues.keys()) {
+      for (const [index, { connections }] of this.#shards.entries()) {
         if (writes >= MAX_SHARD_SIZE) {
-          isCrowd = true;
+          isLarge = true;
           writes = 0;
-          await afterSocketWrites();
+          await this.#afterSocketWrites();
         }
-        const size = this.manager.shardSizes[section] ?? 0;
-        writes += size * Math.ceil(this.#write(section) / FRAMES_PER_WRITE);
+        writes += connections.size * Math.ceil(this.#write(index) / FRAMES_PER_WRITE);
       }
-      round.isPausing = !isCrowd;
-      await afterSocketWrites();
-      if (isCrowd) await Bun.sleep(Math.min(REST_RATIO * (performance.now() - startMs), MAX_REST_MS));
-      round.isPausing = true;
-      await Bun.sleep(this.flushMs);
+      cycle.isBatching = !isLarge;
+      await this.#afterSocketWrites();
+      if (isLarge)
+        await this.clock.sleep(Math.min(REST_RATIO * (this.clock.elapsed() - startMs), MAX_REST_MS));
+      cycle.isBatching = true;
+      await this.clock.sleep(this.flushMs);
     } finally {
-      // Not so when something could not wait.
-      if (this.#flushCycle === round) {
+      // An early flush has started another cycle.
+      if (this.#flushCycle === cycle) {
         this.#flushCycle = undefined;
-        if (this.#queues.some(({ waiting }) => waiting.length > 0)) void this.#runFlushCycle();
+        if (this.#shards.some(({ queue }) => queue.length > 0)) void this.#runFlushCycle();
       }
     }
   }
 
-  /** @returns how many messages were waiting */
-  #write(section: number): number {
-    const queue = this.#queues[section];
-    if (!queue || queue.waiting.length === 0) return 0;
-    const { waiting, characters, ahead } = queue;
-    queue.waiting = [];
-    queue.characters = 0;
-    queue.senders.clear();
-    if (ahead.size > 0) queue.ahead = new Map();
-    let isSlow = false;
-    for (const { to, message } of waiting)
+  /** Bun writes to the sockets in one of the next two turns of the event loop. */
+  async #afterSocketWrites(): Promise<void> {
+    for (let turn = 0; turn < 2; turn++)
+      await new Promise<void>((resolve) => this.clock.setImmediate(resolve));
+  }
+
+  /** Writes a shard's queue. @returns how many frames it had */
+  #write(index: number): number {
+    const shard = this.#shards[index];
+    if (!shard || shard.queue.length === 0) return 0;
+    const { queue, queuedChars, ahead } = shard;
+    shard.queue = [];
+    shard.queuedChars = 0;
+    shard.senders.clear();
+    if (ahead.size > 0) shard.ahead = new Map();
+    let hasBackpressure = false;
+    for (const { codec, frame } of queue)
       try {
-        isSlow = this.manager.broadcast(to, section, message) < 0 || isSlow;
+        hasBackpressure = this.publish(codec, index, frame) < 0 || hasBackpressure;
       } catch (error) {
-        this.fail(error, (each) => each.shard === section && each.wire === to && !ahead.has(each));
+        this.fail(error, (each) => each.shard === index && each.codec === codec && !ahead.has(each));
       }
-    for (const [connection, sent] of ahead)
+    for (const [connection, received] of ahead)
       try {
-        connection.socket?.cork(() => (isSlow = sendFrom(waiting, sent, connection) || isSlow));
-        connection.socket?.subscribe(this.#topic(connection));
+        connection.socket?.cork(
+          () => (hasBackpressure = sendFrom(queue, received, connection) || hasBackpressure),
+        );
+        connection.socket?.subscribe(this.#topic(connection.codec, index));
       } catch (error) {
         this.fail(error, (each) => each === connection);
       }
-    if (isSlow) this.#scheduleSlowCheck(characters);
-    return waiting.length;
+    if (hasBackpressure) this.#scheduleSlowCheck(queuedChars);
+    return queue.length;
+  }
+
+  /** Sends a frame to the subscribed connections of a shard; negative as {@link Publish}. */
+  publish(codec: Codec, shard: number, frame: Content): number {
+    return this.publishTopic(this.#topic(codec, shard), frame);
   }
 
   /**
-   * A broadcast has thrown, which is a fault of ours. What was stored is acknowledged all the same, so the connections
-   * that it did not reach are closed before anything that follows it, and resume.
+   * A broadcast has thrown, which is a bug. The message is stored and acknowledged all the same, so the connections it
+   * did not reach are closed before they receive a later one; they resume.
    */
-  fail(error: unknown, isAffected: (connection: L) => boolean = () => true): void {
+  fail(error: unknown, isAffected: (connection: Subscriber) => boolean = () => true): void {
     logError("A broadcast failed", error);
-    // A replay reads the history, where it is.
-    for (const each of this.manager.connections())
-      if (isAffected(each) && !this.catchingUp.has(each)) this.dismiss(each, "undelivered");
+    // A replay reads the message from the history.
+    for (const connection of [...this.connections()])
+      if (isAffected(connection) && !this.#replaying.has(connection)) connection.close("undelivered");
   }
 
-  /** Looks who it is, now and then, and sooner the more is being said. */
-  #scheduleSlowCheck(characters: number): void {
-    this.#charactersSinceSlowCheck += characters;
-    if (this.#charactersSinceSlowCheck > SLOW_CONSUMER_BYTES / 4) return this.#disconnectSlow();
-    this.#slowTimer ??= setTimeout(() => this.#disconnectSlow(), SLOW_CHECK_MS);
+  /** Soon, and at once when a lot has been broadcast meanwhile. */
+  #scheduleSlowCheck(chars: number): void {
+    this.#charsSinceSlowCheck += chars;
+    if (this.#charsSinceSlowCheck > SLOW_CONSUMER_BYTES / 4) return this.#disconnectSlow();
+    this.#slowTimer ??= this.clock.setTimeout(() => this.#disconnectSlow(), SLOW_CHECK_MS);
   }
 
   #disconnectSlow(): void {
-    clearTimeout(this.#slowTimer);
+    this.clock.clear(this.#slowTimer);
     this.#slowTimer = undefined;
-    this.#charactersSinceSlowCheck = 0;
-    for (const connection of this.manager.connections())
-      if (connection.socket && isSlowConsumer(connection.socket)) this.dismiss(connection, "tooSlow");
-  }
-
-  #receiverCount(wire: WireFormat): number {
-    let count = this.manager.countByWire(wire);
-    for (const connection of this.catchingUp) if (connection.wire === wire) count--;
-    return count;
+    this.#charsSinceSlowCheck = 0;
+    for (const connection of [...this.connections()])
+      if (connection.socket && isSlowConsumer(connection.socket)) connection.close("tooSlow");
   }
 }
 
-/** @returns whether it does not keep up */
-function sendFrom(waiting: readonly OutboundFrame[], start: number, connection: Listener): boolean {
-  let isSlow = false;
-  for (let i = start; i < waiting.length; i++) {
-    const outgoing = waiting[i];
-    if (outgoing?.to === connection.wire) isSlow = connection.send(outgoing.message) < 0 || isSlow;
+/** @returns whether the socket has backpressure */
+function sendFrom(queue: readonly OutboundFrame[], start: number, connection: Subscriber): boolean {
+  let hasBackpressure = false;
+  for (let i = start; i < queue.length; i++) {
+    const outbound = queue[i];
+    if (outbound?.codec === connection.codec)
+      hasBackpressure = connection.send(outbound.frame) < 0 || hasBackpressure;
   }
-  return isSlow;
-}
-
-/** Only in one of the next two turns does Bun write to the sockets, which takes milliseconds. */
-async function afterSocketWrites(): Promise<void> {
-  for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
+  return hasBackpressure;
 }

@@ -1,152 +1,102 @@
-/** Who is in a room: the tutorial's ConnectionManager, for clients that may hold several connections. */
+/** The tutorial's ConnectionManager: who is in a room, for clients with several connections, on any node, and the announcements of it. */
 
-import type { PresenceChange } from "../protocol/events.ts";
-import type { WireFormat } from "../protocol/codec.ts";
+import { jsonCodec, MAX_LISTED_MEMBERS, textCodec } from "../protocol/codec.ts";
 import type { Content } from "../store/message.ts";
-
-/** As much of a connection as the manager needs. */
-export interface Member {
-  readonly client: string;
-  readonly wire: WireFormat;
-  /** Of the room; given by {@link ConnectionManager.connect}. */
-  shard: number;
-  /** Negative if it does not keep up. */
-  send(message: Content): number;
-}
-
-/** Connections that are written to in one go, which takes about 2 ms; then others have their turn. */
-export const MAX_SHARD_SIZE = 250;
+import type { Clock } from "../util/clock.ts";
+import type { Broadcaster, OutboundFrame, Subscriber } from "./broadcaster.ts";
 
 /**
- * Pending leave announcements of a room. Beyond it, clients that have sent nothing leave unannounced: it takes a flood
- * of clients that come and go at once, and each listener would be sent a line for each of them.
+ * A leave is announced after this time, unless the client is back. Leaves are announced in batches: one by one, 10,000
+ * clients that leave at once would stall the server for 15 s.
+ */
+const LEAVE_DEBOUNCE_MS = 100;
+/**
+ * Pending leave announcements of a room. In a flood of clients that connect and disconnect, further leaves of clients
+ * that have sent nothing are not announced on the text wire.
  */
 const MAX_PENDING_LEAVES = 1_000;
+/** Leave lines × connections per batch; the next batch follows after a pause, which is left to other rooms. */
+const MAX_DELIVERIES_PER_BATCH = 10_000;
+const BATCH_PAUSE_MS = 10;
+const PRESENCE_INTERVAL_MS = 200;
 
-/** Sends to all who are subscribed to a topic; a negative answer says that somebody does not keep up. */
-export type Publish = (topic: string, message: Content) => number;
-
-export class ConnectionManager<M extends Member> {
-  readonly #connections = new Set<M>();
-  /** How many connections each client holds, by any node: two tabs with one id are one client. */
+export class ConnectionManager {
+  /** Connections of each client, on all nodes: two tabs with one id are one client. */
   readonly #connectionCounts = new Map<string, number>();
-  /** Those of them that are with other nodes, by client and node. */
+  /** Those on other nodes, by client and node. */
   readonly #remoteCounts = new Map<string, Map<string, number>>();
-  readonly #speakers: Record<WireFormat, number> = { text: 0, json: 0 };
-  readonly #shardSizes: number[] = [];
-  /** Clients that have sent something since they joined, until their leave is announced. */
+  /** Clients that have sent a message since they joined, until their leave is announced. */
   readonly #senders = new Set<string>();
-  /** Pending leave announcements, each with when the client left. */
   readonly #pendingLeaves = new Leaves();
-  /** Who came or went since the last presence event; who did both is in neither. */
+  /** Since the last presence event; a client that did both is in neither. */
   readonly #joinedSinceEvent = new Set<string>();
   readonly #leftSinceEvent = new Leaves();
+  #leaveTimer: Timer | undefined;
+  #presenceTimer: Timer | undefined;
+  #isAnnouncing = true;
 
   constructor(
-    private readonly room: string,
-    private readonly publish: Publish,
+    private readonly broadcaster: Broadcaster,
+    private readonly clock: Clock,
   ) {}
 
-  connect(connection: M): void {
-    const { client, wire } = connection;
-    const free = this.#shardSizes.findIndex((size) => size < MAX_SHARD_SIZE);
-    connection.shard = free < 0 ? this.#shardSizes.length : free;
-    this.#adjustShard(connection.shard, 1);
-    this.#connections.add(connection);
-    this.#speakers[wire]++;
-    this.#adjustCount(client, 1, 0);
+  connect(connection: Subscriber): void {
+    this.broadcaster.add(connection);
+    this.#adjustCount(connection.client, 1);
   }
 
-  /** Forgets the connection; a client without any other has left, unless it connects before that is said. */
-  disconnect(connection: M, nowMs: number): void {
-    if (!this.#connections.delete(connection)) return;
-    const { client, wire, shard } = connection;
-    this.#adjustShard(shard, -1);
-    this.#speakers[wire]--;
-    this.#adjustCount(client, -1, nowMs);
+  disconnect(connection: Subscriber): void {
+    this.broadcaster.remove(connection);
+    this.#adjustCount(connection.client, -1);
   }
 
-  #adjustShard(section: number, by: number): void {
-    this.#shardSizes[section] = (this.#shardSizes[section] ?? 0) + by;
+  /** Sends to one connection; a message of its client that was broadcast before arrives before. */
+  sendPersonalMessage(message: Content, connection: Subscriber): void {
+    this.broadcaster.sendAfterOwn(message, connection);
   }
 
-  /** So many connections a client has by another node. */
-  setRemoteCount(client: string, node: string, connections: number, nowMs: number): void {
+  /** @param from the client whose message it is */
+  broadcast(frames: readonly OutboundFrame[], from?: string): void {
+    this.broadcaster.enqueue(frames, from);
+  }
+
+  /** Sets how many connections a client has on another node. */
+  setRemoteCount(client: string, node: string, connections: number): void {
     const nodes = this.#remoteCounts.get(client) ?? new Map<string, number>();
     const before = nodes.get(node) ?? 0;
     if (connections > 0) this.#remoteCounts.set(client, nodes.set(node, connections));
     else if (nodes.delete(node) && nodes.size === 0) this.#remoteCounts.delete(client);
-    this.#adjustCount(client, connections - before, nowMs);
+    this.#adjustCount(client, connections - before);
   }
 
-  #adjustCount(client: string, more: number, nowMs: number): void {
+  /** Sets the remote counts of a room that has just opened, whose first connection learns of them by its welcome. */
+  initRemoteCounts(counts: Iterable<readonly [client: string, node: string, connections: number]>): void {
+    for (const [client, node, connections] of counts) this.setRemoteCount(client, node, connections);
+    this.#joinedSinceEvent.clear();
+  }
+
+  #adjustCount(client: string, difference: number): void {
     const before = this.#connectionCounts.get(client) ?? 0;
-    const held = before + more;
-    if (held > 0) this.#connectionCounts.set(client, held);
+    const count = before + difference;
+    if (count > 0) this.#connectionCounts.set(client, count);
     else this.#connectionCounts.delete(client);
-    if (before === 0 && held > 0) {
+    if (before === 0 && count > 0) {
       this.#pendingLeaves.delete(client);
       if (!this.#leftSinceEvent.delete(client)) this.#joinedSinceEvent.add(client);
-    } else if (before > 0 && held === 0) {
+    } else if (before > 0 && count === 0) {
       const isSender = this.#senders.has(client);
+      const nowMs = this.clock.elapsed();
       if (isSender || this.#pendingLeaves.size < MAX_PENDING_LEAVES)
         this.#pendingLeaves.add(client, isSender, nowMs);
       if (!this.#joinedSinceEvent.delete(client)) this.#leftSinceEvent.add(client, isSender, nowMs);
-    }
+    } else return;
+    this.#scheduleLeaves();
+    this.#schedulePresence();
   }
 
-  /** The client has sent a message: its leave is announced, and first. */
-  hasSent(client: string): void {
+  /** The client has sent a message: its leave is announced, and before those of silent clients. */
+  markSender(client: string): void {
     if (this.#connectionCounts.has(client)) this.#senders.add(client);
-  }
-
-  sendPersonalMessage(message: Content, connection: M): void {
-    connection.send(message);
-  }
-
-  /** To everyone in a section who is subscribed to its {@link topic}; negative as {@link Publish} is. */
-  broadcast(wire: WireFormat, section: number, message: Content): number {
-    return this.publish(this.topic(wire, section), message);
-  }
-
-  /** What a connection subscribes to in order to hear {@link broadcast}. */
-  topic(wire: WireFormat, section: number): string {
-    return `${wire}:${section}:${this.room}`;
-  }
-
-  /** How many connections each section has. */
-  get shardSizes(): readonly number[] {
-    return this.#shardSizes;
-  }
-
-  /** How many connections speak that wire. */
-  countByWire(wire: WireFormat): number {
-    return this.#speakers[wire];
-  }
-
-  /** Up to `count` of the clients that have been gone since `sinceMs` or longer; each is handed out once. */
-  *drainLeaves(count: number, sinceMs: number): Generator<string> {
-    for (const client of this.#pendingLeaves.take(count, sinceMs)) {
-      this.#senders.delete(client);
-      yield client;
-    }
-  }
-
-  /** What changed since it was last asked for, up to `count` names each way; the rest comes the next time. */
-  drainPresence(count: number): PresenceChange {
-    return {
-      joined: take(this.#joinedSinceEvent, count),
-      left: [...this.#leftSinceEvent.take(count)],
-      count: this.count,
-    };
-  }
-
-  get hasPendingLeaves(): boolean {
-    return this.#pendingLeaves.size > 0;
-  }
-
-  get hasPendingPresence(): boolean {
-    return this.#joinedSinceEvent.size + this.#leftSinceEvent.size > 0;
   }
 
   /** Clients in the room. */
@@ -154,31 +104,71 @@ export class ConnectionManager<M extends Member> {
     return this.#connectionCounts.size;
   }
 
-  members(count: number): string[] {
-    return this.#connectionCounts.keys().take(count).toArray();
+  /** Up to {@link MAX_LISTED_MEMBERS} of the clients in the room. */
+  get members(): string[] {
+    return this.#connectionCounts.keys().take(MAX_LISTED_MEMBERS).toArray();
   }
 
   connectionCount(client: string): number {
     return this.#connectionCounts.get(client) ?? 0;
   }
 
-  /** Of those, as many as are with this node. */
+  /** The client's connections on this node. */
   localConnectionCount(client: string): number {
-    let here = this.connectionCount(client);
-    for (const connections of this.#remoteCounts.get(client)?.values() ?? []) here -= connections;
-    return here;
+    let count = this.connectionCount(client);
+    for (const remote of this.#remoteCounts.get(client)?.values() ?? []) count -= remote;
+    return count;
   }
 
-  connections(): Iterable<M> {
-    return this.#connections;
+  /** On the text wire each leave is a line. */
+  #scheduleLeaves(afterMs = LEAVE_DEBOUNCE_MS / 2): void {
+    if (!this.#isAnnouncing || this.#pendingLeaves.size === 0) return;
+    this.#leaveTimer ??= this.clock.setTimeout(() => this.#announceLeaves(), afterMs);
   }
 
-  get size(): number {
-    return this.#connections.size;
+  #announceLeaves(): void {
+    this.#leaveTimer = undefined;
+    const batchSize = Math.ceil(MAX_DELIVERIES_PER_BATCH / Math.max(this.broadcaster.size, 1));
+    const clients = [...this.#pendingLeaves.take(batchSize, this.clock.elapsed() - LEAVE_DEBOUNCE_MS)];
+    this.#scheduleLeaves(clients.length === batchSize ? BATCH_PAUSE_MS : undefined);
+    for (const client of clients) {
+      this.#senders.delete(client);
+      if (this.broadcaster.uses(textCodec))
+        this.broadcast([{ codec: textCodec, frame: textCodec.left(client), isStored: false }]);
+    }
+  }
+
+  /** On the JSON wire one event names who joined and who left. */
+  #schedulePresence(): void {
+    if (!this.#isAnnouncing || !this.#hasPendingPresence) return;
+    this.#presenceTimer ??= this.clock.setTimeout(() => this.#announcePresence(), PRESENCE_INTERVAL_MS);
+  }
+
+  #announcePresence(): void {
+    this.#presenceTimer = undefined;
+    if (!this.#hasPendingPresence) return;
+    const joined = this.#joinedSinceEvent.values().take(MAX_LISTED_MEMBERS).toArray();
+    for (const client of joined) this.#joinedSinceEvent.delete(client);
+    const left = [...this.#leftSinceEvent.take(MAX_LISTED_MEMBERS)];
+    this.#schedulePresence();
+    if (!this.broadcaster.uses(jsonCodec)) return;
+    const frame = jsonCodec.presence({ joined, left, count: this.count });
+    this.broadcast([{ codec: jsonCodec, frame, isStored: false }]);
+  }
+
+  get #hasPendingPresence(): boolean {
+    return this.#joinedSinceEvent.size + this.#leftSinceEvent.size > 0;
+  }
+
+  /** The room is empty, or the server shuts down: nothing more is announced. */
+  stopAnnouncing(): void {
+    this.#isAnnouncing = false;
+    this.clock.clear(this.#leaveTimer);
+    this.clock.clear(this.#presenceTimer);
   }
 }
 
-/** Clients that have left, those that had sent something first; among these and the others, the longest gone. */
+/** Clients that have left: senders first, then in the order of leaving. */
 class Leaves {
   readonly #senders = new Map<string, number>();
   readonly #others = new Map<string, number>();
@@ -195,7 +185,7 @@ class Leaves {
     return this.#senders.size + this.#others.size;
   }
 
-  /** Up to `count` of those that left by then; each is handed out once. */
+  /** Removes and returns up to `count` clients that left at `byMs` or earlier. */
   *take(count: number, byMs = Infinity): Generator<string> {
     for (const clients of [this.#senders, this.#others])
       for (const [client, leftMs] of clients) {
@@ -205,10 +195,4 @@ class Leaves {
         yield client;
       }
   }
-}
-
-function take(from: Set<string>, count: number): string[] {
-  const taken = from.values().take(count).toArray();
-  for (const each of taken) from.delete(each);
-  return taken;
 }

@@ -1,159 +1,226 @@
-/** One connection in a room: what it asked for, where it is, and what it is sent. */
+/** One WebSocket in a room. */
 
-import type { ConnectionManager, Member } from "./connection-manager.ts";
-import type { Broadcaster } from "./broadcaster.ts";
-import type { TokenBucket } from "../util/token-bucket.ts";
 import { logError } from "../ops/log.ts";
+import { recordDelivery, resumesTotal } from "../ops/metrics.ts";
+import { jsonCodec, textCodec, type Codec, type WireFormat } from "../protocol/codec.ts";
+import type { CloseReason, ErrorCode } from "../protocol/codes.ts";
+import type { AppendResult, Content, PendingMessage, StoredMessage } from "../store/message.ts";
+import type { AppendCallback, MessageStore } from "../store/store.ts";
+import type { Clock } from "../util/clock.ts";
+import type { TokenBucket } from "../util/token-bucket.ts";
+import type { Subscriber } from "./broadcaster.ts";
 import { PersonalLines } from "./personal-lines.ts";
-import { jsonCodec, textCodec, type WireFormat } from "../protocol/codec.ts";
-import type { ErrorCode } from "../protocol/codes.ts";
-import { closeSocket, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
+import { Replay, replayStart, type ReplayTarget, type ResumeState } from "./replay.ts";
+import type { Room } from "./room.ts";
 import { SendOrder } from "./send-order.ts";
-import type { ReadonlyHistory } from "../store/history.ts";
-import type { AppendResult, Content, PendingMessage } from "../store/message.ts";
-import type { AppendCallback } from "../store/store.ts";
+import { closeSocket, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
 
-/** What surrounds a message at the store, about. */
-const DRAFT_BYTES = 200;
+/** Memory that a pending message takes besides its content: an estimate. */
+const PENDING_MESSAGE_BYTES = 200;
 
-/** What a client asks for with its address. */
+/** What a client asks for in its URL. */
 export interface JoinRequest {
   readonly client: string;
   readonly room: string;
   readonly wire: WireFormat;
   readonly session?: string;
-  /** The last entry heard before, to go on from there. */
+  /** The id of the last message that the client received, to resume after it. */
   readonly after?: string;
-  /** How many of the latest messages to hear first, when not going on. */
+  /** How many of the latest messages to replay when it does not resume. */
   readonly history: number;
 }
 
-export interface Room {
-  readonly name: string;
-  readonly history: ReadonlyHistory;
-  readonly manager: ConnectionManager<Connection>;
-  /** Those that still hear what was said before them. */
-  readonly replaying: Set<Connection>;
-  readonly broadcaster: Broadcaster<Connection>;
-  readonly timers: { leaves?: Timer; presence?: Timer };
-  refCount: number;
+export interface ConnectionContext {
+  readonly store: MessageStore;
+  readonly clock: Clock;
+  readonly pingSeconds: number;
+  readonly maxMessageBytes: number;
 }
 
-/** What somebody comes for, and what the store knows of it. */
-export interface ResumeState {
-  readonly after: string | undefined;
-  readonly history: number;
-  /** The highest number that the store has of its session. */
-  readonly sent: number | null;
-  /** Whether nothing is missing after the entry that it asks to go on from. */
-  readonly isAfterKept: boolean;
-  /** Something is, and the store knows it better than the history. */
-  readonly isDamaged: boolean;
-  /** Where its latest messages begin, if some of them are older than the history that is kept ready. */
-  readonly idBefore: string | undefined;
-}
-
-/** One connection in a room. */
-export class Connection implements Member, AppendCallback {
+export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   readonly client: string;
-  readonly wire: WireFormat;
   readonly session: string | undefined;
+  readonly codec: Codec;
   socket: ConnectionSocket | undefined;
   shard = 0;
-  /** The next position of the room's history to be sent, while catching up. */
-  replayOffset = 0;
-  /** The entry sent last, while those that follow it are older than what is kept ready; then the store is read. */
-  replayAfterId: string | undefined;
-  isReadingStore = false;
-  /** It was told that nothing is missing after what it heard last. */
-  isResuming = false;
-  /** It asked for a sign of life while catching up. */
-  pongPending = false;
-  /** Something sent to it had to wait since this was last looked at. */
-  hadBackpressure = false;
-  #sequence: SendOrder | undefined;
-  #lines: PersonalLines | undefined;
   hasPonged = false;
+  /** Something sent to the client had to wait since {@link closeIfSlow} ran last. */
+  hadBackpressure = false;
+  /** Size of the messages that the store has not answered yet. */
+  unansweredBytes = 0;
+  /** Called once, at the store's next result. */
+  onAnswered: (() => void) | undefined;
+  #replay: Replay | undefined;
+  #isPongPending = false;
+  #sendOrder: SendOrder | undefined;
+  #lines: PersonalLines | undefined;
+  #hasLeft = false;
 
   constructor(
-    { client, wire, session }: JoinRequest,
+    request: JoinRequest,
     readonly room: Room,
+    /** Limits what the client sends. */
     readonly bucket: TokenBucket,
-    /** Dropped once it is in: there are many connections, and it is not needed again. */
-    public resume: ResumeState | undefined,
-    /** The newer of two connections of a session has the higher one, on whichever nodes they are. */
+    private resume: ResumeState | undefined,
+    /** Of two connections of a session, the newer one has the higher token, whichever nodes they are on. */
     readonly fencingToken: number,
+    private readonly onLeave: (connection: Connection) => void,
   ) {
-    this.client = client;
-    this.wire = wire;
-    this.session = session;
+    this.client = request.client;
+    this.session = request.session;
+    this.codec = request.wire === "json" ? jsonCodec : textCodec;
+  }
+
+  get isOpen(): boolean {
+    return this.socket !== undefined;
+  }
+
+  get isReplaying(): boolean {
+    return this.#replay !== undefined;
   }
 
   get sendOrder(): SendOrder {
-    return (this.#sequence ??= new SendOrder());
+    return (this.#sendOrder ??= new SendOrder());
   }
 
-  get lines(): PersonalLines {
+  get #personalLines(): PersonalLines {
     return (this.#lines ??= new PersonalLines(this));
   }
 
-  /** Lines that a replay holds up: those that belong before its next entry, or all when it is over. */
-  sendHeldLines(before?: string): void {
-    this.#lines?.sendHeld(before);
+  /** The WebSocket is open: the client is in the room. {@link welcome} follows, or {@link close}. */
+  open(socket: ConnectionSocket): void {
+    if (this.isOpen) throw new Error("a connection is opened twice");
+    this.socket = socket;
+    this.room.join(this);
   }
 
-  /** Whether it is a slow consumer, which is closed and resumes. One that catches up never is by what it is sent: that waits for the network. */
-  get isBehind(): boolean {
-    const unreadBytes = this.socket?.getBufferedAmount() ?? 0;
-    return unreadBytes + (this.#lines?.characters ?? 0) > SLOW_CONSUMER_BYTES;
+  /** Sends the welcome, where the wire has one, and starts the replay. */
+  welcome({ store, clock, pingSeconds, maxMessageBytes }: ConnectionContext): void {
+    const { room, client, session, resume } = this;
+    if (!resume) return;
+    this.resume = undefined; // there are many connections
+    const { after, sent } = resume;
+    const start = replayStart(resume, room.history);
+    const { recovered } = start;
+    if (after !== undefined) resumesTotal.count(`${recovered}`);
+    const welcome = this.codec.welcome?.({
+      client,
+      room: room.name,
+      last: start.afterId ?? room.history.idBeforeOffset(start.offset),
+      ...(after === undefined ? {} : { recovered }),
+      ...(session === undefined ? {} : { sent }),
+      count: room.manager.count,
+      members: room.manager.members,
+      connections: room.manager.connectionCount(client),
+      pingSeconds,
+      maxMessageBytes,
+    });
+    if (welcome !== undefined) this.send(welcome);
+    this.#replay = new Replay(this, room, start, store, clock);
+    this.#replay.run();
   }
 
-  send(message: Content): number {
-    const sent = this.socket?.send(message) ?? 0;
+  onDrain(): void {
+    this.#replay?.run();
+  }
+
+  sendReplayed(message: StoredMessage): boolean {
+    this.#lines?.sendHeld(message.id);
+    const frame = this.codec.message(message);
+    recordDelivery(frame, 1);
+    return this.send(frame) !== -1;
+  }
+
+  onReplayed(): void {
+    this.#replay = undefined;
+    this.#lines?.sendHeld();
+    if (this.#isPongPending) this.send(jsonCodec.pong);
+    this.room.broadcaster.subscribe(this);
+  }
+
+  /** A pong follows every message stored before it, so it waits for a replay; queued messages are sent before it. */
+  sendPong(): void {
+    if (this.isReplaying) this.#isPongPending = true;
+    else this.room.broadcaster.sendAfterQueued(jsonCodec.pong, this);
+  }
+
+  send(frame: Content): number {
+    const sent = this.socket?.send(frame) ?? 0;
     if (sent < 0) this.hadBackpressure = true;
     return sent;
   }
 
-  /** Tells that something was not said, and why. */
-  sendRejected(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): void {
-    if (this.wire === "text") this.lines.rejected(textCodec.notSent(code, content));
-    else this.send(jsonCodec.error(code, seq, retryAfterSeconds));
+  /** A message goes to the store, which calls {@link onResult}. */
+  expectResult(pending: PendingMessage): void {
+    this.unansweredBytes += bytesOf(pending);
+    if (this.codec.ordersReplies) this.#personalLines.expect(pending);
   }
 
-  /** What its messages take at the store, until they are answered. */
-  unansweredBytes = 0;
-  onAnswered: (() => void) | undefined;
-
-  given({ content }: PendingMessage): void {
-    this.unansweredBytes += DRAFT_BYTES + content.length;
-  }
-
-  /** The store's answer to this sender. A fault here costs this connection: the others receive the message all the same. */
   onResult(pending: PendingMessage, result: AppendResult): void {
-    this.unansweredBytes -= DRAFT_BYTES + pending.content.length;
+    this.unansweredBytes -= bytesOf(pending);
     const { onAnswered } = this;
     this.onAnswered = undefined;
     onAnswered?.();
     try {
-      this.#acknowledge(pending, result);
+      if (pending.seq !== undefined && pending.session !== undefined)
+        this.sendOrder.onResult(pending.seq, result);
+      if ("rejected" in result) {
+        const { content, seq } = pending;
+        this.#sendRejection(this.codec.rejected(result.rejected, content, seq), pending);
+      } else if ("stored" in result) this.#acknowledge(pending, result.stored.id, result.stored.prev);
+      else this.#acknowledge(pending, result.id, this.room.history.lastId);
     } catch (error) {
+      // The other clients receive the message all the same.
       logError("An answer failed", error);
-      if (this.socket) closeSocket(this.socket, "failed");
+      this.close("failed");
     }
   }
 
-  /** What it wrote is kept, was kept before, or is not kept. */
-  #acknowledge(pending: PendingMessage, result: AppendResult): void {
-    const { seq, content } = pending;
-    if (seq !== undefined && pending.session !== undefined) this.sendOrder.onResult(seq, result);
-    if (this.wire === "text") {
-      if ("rejected" in result) this.lines.rejected(textCodec.notSent(result.rejected, content), pending);
-      else {
-        const line = typeof content === "string" ? textCodec.youWrote(content) : undefined;
-        this.lines.stored(pending, line, "stored" in result ? result.stored.prev : this.room.history.lastId);
-      }
-    } else if ("rejected" in result) this.sendRejected(result.rejected, content, seq);
-    else if (seq !== undefined)
-      this.send(jsonCodec.ack(seq, "stored" in result ? result.stored.id : result.id));
+  /** @param afterId the id that the reply follows */
+  #acknowledge(pending: PendingMessage, id: string | undefined, afterId: string): void {
+    const reply = this.codec.stored(pending, id);
+    if (this.codec.ordersReplies) this.#personalLines.stored(pending, reply, afterId);
+    else if (reply !== undefined) this.send(reply);
   }
+
+  /** Rejects a frame before it gets as far as the store. */
+  reject(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): void {
+    this.#sendRejection(this.codec.rejected(code, content, seq, retryAfterSeconds));
+  }
+
+  #sendRejection(reply: string, pending?: PendingMessage): void {
+    if (this.codec.ordersReplies) this.#personalLines.rejected(reply, pending);
+    else this.send(reply);
+  }
+
+  /** Closes a slow consumer. A replay never makes one: it waits for the socket. */
+  closeIfSlow(): void {
+    if (!this.hadBackpressure) return;
+    this.hadBackpressure = false;
+    const unreadBytes = this.socket?.getBufferedAmount() ?? 0;
+    if (unreadBytes + (this.#lines?.characters ?? 0) > SLOW_CONSUMER_BYTES) this.close("tooSlow");
+  }
+
+  /** Closes the WebSocket; the client receives nothing more, and has left. */
+  close(reason: CloseReason): void {
+    if (!this.socket) return;
+    this.room.broadcaster.unsubscribe(this);
+    closeSocket(this.socket, reason);
+    this.leave();
+  }
+
+  /** The WebSocket is closed, or the upgrade failed. */
+  leave(): void {
+    if (this.#hasLeft) return;
+    this.#hasLeft = true;
+    const { isOpen } = this;
+    this.socket = undefined;
+    this.#replay = undefined;
+    if (isOpen) this.room.leave(this);
+    this.onLeave(this);
+  }
+}
+
+function bytesOf({ content }: PendingMessage): number {
+  return PENDING_MESSAGE_BYTES + content.length;
 }

@@ -1,79 +1,84 @@
 /**
- * The text wire's lines for one sender alone, "You wrote" and "Not sent", in the tutorial's order: none overtakes what
- * the sender's earlier messages lead to, nor the replay that it is still receiving.
+ * The text wire's lines for one sender, "You wrote" and "Not sent", in the tutorial's order: a line never overtakes
+ * the broadcasts of the sender's earlier messages, nor the replay that the sender is still receiving.
  */
 
 import { compareIds, type PendingMessage } from "../store/message.ts";
-import type { Connection } from "./connection.ts";
+import type { Subscriber } from "./broadcaster.ts";
+import type { Room } from "./room.ts";
+
+interface Recipient extends Subscriber {
+  readonly room: Room;
+  readonly isReplaying: boolean;
+  hadBackpressure: boolean;
+}
 
 export class PersonalLines {
-  /** In the order of sending: messages that the store has not answered yet, and the rejections among and after them. */
-  readonly #unanswered = new Map<object, string | undefined>();
-  /** Held during a replay, each with the id of the entry that it follows. */
-  readonly #held = new Set<{ readonly line: string; readonly after: string }>();
+  /** In the order of sending: messages without a result (undefined), and the rejections among and after them. */
+  readonly #unsent = new Map<object, string | undefined>();
+  /** Lines held during a replay, each with the id of the message that it follows. */
+  readonly #held = new Set<{ readonly line: string; readonly afterId: string }>();
   #characters = 0;
 
-  constructor(private readonly connection: Connection) {}
+  constructor(private readonly recipient: Recipient) {}
 
-  /** Of lines that wait. */
+  /** Size of the lines that wait. */
   get characters(): number {
     return this.#characters;
   }
 
-  given(pending: PendingMessage): void {
-    this.#unanswered.set(pending, undefined);
+  expect(pending: PendingMessage): void {
+    this.#unsent.set(pending, undefined);
   }
 
-  /** @param line none for a binary message */
-  stored(pending: PendingMessage, line: string | undefined, after: string): void {
+  /**
+   * @param line undefined for a binary message
+   * @param afterId the id that the line follows
+   */
+  stored(pending: PendingMessage, line: string | undefined, afterId: string): void {
     this.#sendRejections();
-    this.#unanswered.delete(pending);
-    if (line !== undefined) this.#send(line, after);
-    // Its broadcast comes first: that follows in this turn.
-    if (this.#hasRejection()) queueMicrotask(() => this.#sendRejections());
+    this.#unsent.delete(pending);
+    if (line !== undefined) this.#send(line, afterId);
+    // The message's broadcast follows in this turn, and comes before the next rejection.
+    if (this.#unsent.values().next().value !== undefined) queueMicrotask(() => this.#sendRejections());
   }
 
-  /** By the store, or before it was given to the store. */
+  /** @param pending the message, if the store rejected it; without one, it did not get as far as the store */
   rejected(line: string, pending: object = {}): void {
-    this.#unanswered.set(pending, line);
+    this.#unsent.set(pending, line);
     this.#wait(line);
     this.#sendRejections();
   }
 
-  /** Those that belong before an entry of the replay, or all of them when it is over. */
-  sendHeld(before?: string): void {
+  /** Sends the held lines that belong before a message of the replay; without an id, all of them. */
+  sendHeld(beforeId?: string): void {
     for (const each of this.#held) {
-      if (before !== undefined && compareIds(each.after, before) >= 0) return;
+      if (beforeId !== undefined && compareIds(each.afterId, beforeId) >= 0) return;
       this.#held.delete(each);
       this.#characters -= each.line.length;
-      this.connection.send(each.line);
+      this.recipient.send(each.line);
     }
   }
 
-  #hasRejection(): boolean {
-    for (const line of this.#unanswered.values()) return line !== undefined;
-    return false;
-  }
-
-  /** Those before which nothing is unanswered. */
+  /** Sends the rejections that no earlier message holds up. */
   #sendRejections(): void {
-    for (const [pending, line] of this.#unanswered) {
+    for (const [pending, line] of this.#unsent) {
       if (line === undefined) return;
-      this.#unanswered.delete(pending);
+      this.#unsent.delete(pending);
       this.#characters -= line.length;
-      this.#send(line, this.connection.room.history.lastId);
+      this.#send(line, this.recipient.room.history.lastId);
     }
   }
 
-  #send(line: string, after: string): void {
-    const { room } = this.connection;
-    if (!room.replaying.has(this.connection)) return room.broadcaster.sendAfterOwn(line, this.connection);
-    this.#held.add({ line, after });
+  #send(line: string, afterId: string): void {
+    const { room, isReplaying } = this.recipient;
+    if (!isReplaying) return room.manager.sendPersonalMessage(line, this.recipient);
+    this.#held.add({ line, afterId });
     this.#wait(line);
   }
 
   #wait(line: string): void {
     this.#characters += line.length;
-    this.connection.hadBackpressure = true;
+    this.recipient.hadBackpressure = true;
   }
 }

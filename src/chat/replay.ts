@@ -1,111 +1,155 @@
-/** What was said before is sent to who has just come, as much at a time as the network takes; then they hear the room. */
+/**
+ * Replay: sends the room's stored messages to a connection that has just joined, as fast as its socket takes them, up to
+ * the moment when it is subscribed to broadcasts.
+ */
 
 import { logError } from "../ops/log.ts";
-import { recordDelivery } from "../ops/metrics.ts";
-import { jsonCodec, textCodec } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
+import type { ReadonlyHistory } from "../store/history.ts";
 import type { StoredMessage } from "../store/message.ts";
 import { StoreUnavailable, type MessageStore } from "../store/store.ts";
-import type { Connection } from "./connection.ts";
+import type { Clock } from "../util/clock.ts";
 
-/** Entries read from the store, or sent, in one go; then others have their turn. */
 const STORE_PAGE_SIZE = 100;
+/** Then other connections have their turn. */
 const MAX_SENDS_PER_TICK = 1000;
-/** How soon the store is asked again when it is ahead of what this node has heard. */
+/** How soon to read the store again when it has messages that this node has not received yet. */
 const STORE_POLL_MS = 20;
 
-type Dismiss = (connection: Connection, why: CloseReason) => void;
+/** What the client asks for, and what the store knows of it. */
+export interface ResumeState {
+  /** The last message that the client received, to resume after it. */
+  readonly after: string | undefined;
+  /** How many of the latest messages to replay when it does not resume. */
+  readonly history: number;
+  /** The highest seq stored for the session; null if it is unknown. */
+  readonly sent: number | null;
+  /** By the store, nothing is missing after `after`. */
+  readonly isAfterStored: boolean;
+  /** By the store, a message after `after` is lost to damage; the room's history does not show that. */
+  readonly isDamaged: boolean;
+  /** The id before the latest `history` messages, if some of them are older than the room's history. */
+  readonly idBefore: string | undefined;
+}
 
-/**
- * Between the last look at the history and the subscription nothing else runs: nothing is missed or heard twice.
- * @param dismiss closes the connection: when entries are forgotten before they could be sent, which resuming tells; and
- * when a replay fails, which resuming repeats
- */
-export function replay(connection: Connection, store: MessageStore, dismiss: Dismiss): void {
-  const { room, socket } = connection;
-  if (!socket || !room.replaying.has(connection)) return;
-  if (connection.replayAfterId !== undefined)
-    return void later(replayFromStore(connection, store, dismiss), connection, dismiss);
-  for (let count = 1; connection.replayOffset < room.history.nextOffset; count++) {
-    const message = room.history.get(connection.replayOffset);
-    if (!message) return dismiss(connection, "tooSlow");
-    connection.replayOffset++;
-    const isTaken = send(connection, message);
-    if (isTaken && count < MAX_SENDS_PER_TICK) continue;
-    connection.replayAfterId = message.id; // when this goes on, the history may no longer have what follows, but the store may
-    if (isTaken)
-      void later(
-        othersTurn().then(() => replay(connection, store, dismiss)),
-        connection,
-        dismiss,
-      );
-    return; // otherwise `drain` goes on
+/** Where a replay starts. */
+export interface ReplayStart {
+  readonly recovered: boolean;
+  /** Set if the first message may be older than the room's history: the id just before it. */
+  readonly afterId: string | undefined;
+  /** Otherwise: the first message's offset in the room's history. */
+  readonly offset: number;
+}
+
+export function replayStart(state: ResumeState, history: ReadonlyHistory): ReplayStart {
+  const { after, isAfterStored, isDamaged, idBefore } = state;
+  const offset = after === undefined || isDamaged ? undefined : history.offsetAfter(after);
+  const recovered = offset !== undefined || isAfterStored;
+  return {
+    recovered,
+    afterId: offset !== undefined ? undefined : recovered ? after : idBefore,
+    offset: offset ?? Math.max(history.firstOffset, history.nextOffset - state.history),
+  };
+}
+
+/** The connection that receives the replay. */
+export interface ReplayTarget {
+  readonly isOpen: boolean;
+  /** @returns whether the socket takes more; if not, {@link Replay.run} is called again when it drains */
+  sendReplayed(message: StoredMessage): boolean;
+  /** All stored messages are sent. Nothing else runs before the call, so the next message can be broadcast to it. */
+  onReplayed(): void;
+  close(reason: CloseReason): void;
+}
+
+export class Replay {
+  /** Of the next message, in the room's history. */
+  #offset: number;
+  /** Set while the next message may be older than the room's history: the last id sent. The store is read then. */
+  #afterId: string | undefined;
+  #isReadingStore = false;
+  #isDone = false;
+
+  constructor(
+    private readonly target: ReplayTarget,
+    private readonly room: { readonly name: string; readonly history: ReadonlyHistory },
+    private readonly start: ReplayStart,
+    private readonly store: MessageStore,
+    private readonly clock: Clock,
+  ) {
+    this.#offset = start.offset;
+    this.#afterId = start.afterId;
   }
-  room.replaying.delete(connection);
-  connection.sendHeldLines();
-  if (connection.pongPending) connection.send(jsonCodec.pong);
-  connection.pongPending = false;
-  room.broadcaster.subscribe(connection);
-}
 
-/** What is older than the history that is kept ready: page by page from the store, until it joins that. */
-async function replayFromStore(connection: Connection, store: MessageStore, dismiss: Dismiss): Promise<void> {
-  const { room } = connection;
-  if (connection.isReadingStore) return;
-  connection.isReadingStore = true;
-  let isTaken = true;
-  while (connection.socket && connection.replayAfterId !== undefined && isTaken) {
-    const position = room.history.offsetAfter(connection.replayAfterId);
-    if (position !== undefined) {
-      connection.replayOffset = position;
-      connection.replayAfterId = undefined;
-      break;
+  /** Sends as much as the socket takes. */
+  run(): void {
+    const { target, room } = this;
+    if (this.#isDone || !target.isOpen) return;
+    if (this.#afterId !== undefined) return void this.#guard(this.#runFromStore());
+    for (let count = 1; this.#offset < room.history.nextOffset; count++) {
+      const message = room.history.get(this.#offset);
+      if (!message) return target.close("tooSlow");
+      this.#offset++;
+      const isWritable = target.sendReplayed(message);
+      if (isWritable && count < MAX_SENDS_PER_TICK) continue;
+      // By the next run, the history may no longer contain the next message.
+      this.#afterId = message.id;
+      if (isWritable) void this.#guard(this.#nextTurn().then(() => this.run()));
+      return;
     }
-    const page = await store.readHistory(room.name, {
-      after: connection.replayAfterId,
-      limit: STORE_PAGE_SIZE,
-    });
-    // A store that answers at once would leave no room for anything else.
-    await othersTurn();
-    if (!connection.socket) return;
-    const isComplete = page.recovered || (page.isDamaged && !connection.isResuming);
-    if (!isComplete) return dismiss(connection, "tooSlow");
-    if (page.messages.length === 0 && page.isDamaged) {
-      // What follows cannot be read.
-      connection.replayOffset = room.history.firstOffset;
-      connection.replayAfterId = undefined;
-      break;
+    this.#isDone = true;
+    target.onReplayed();
+  }
+
+  /** Sends pages from the store until the room's history has the next message. */
+  async #runFromStore(): Promise<void> {
+    if (this.#isReadingStore) return;
+    this.#isReadingStore = true;
+    const { target, room } = this;
+    let isWritable = true;
+    while (target.isOpen && this.#afterId !== undefined && isWritable) {
+      const offset = room.history.offsetAfter(this.#afterId);
+      if (offset !== undefined) {
+        this.#continueFrom(offset);
+        break;
+      }
+      const page = await this.store.readHistory(room.name, { after: this.#afterId, limit: STORE_PAGE_SIZE });
+      await this.#nextTurn(); // the store may answer without one
+      if (!target.isOpen) return;
+      // A gap: the client reconnects, and learns of it by `recovered`.
+      if (!page.recovered && (!page.isDamaged || this.start.recovered)) return target.close("tooSlow");
+      if (page.messages.length === 0 && page.isDamaged) {
+        this.#continueFrom(room.history.firstOffset);
+        break;
+      }
+      if (page.messages.length === 0) await this.clock.sleep(STORE_POLL_MS); // stored by another node, not received here yet
+      for (const message of page.messages) {
+        if (!isWritable) break;
+        this.#afterId = message.id;
+        isWritable = target.sendReplayed(message);
+      }
     }
-    if (page.messages.length === 0) await Bun.sleep(STORE_POLL_MS); // heard by another node, and on its way to this one
-    for (const message of page.messages) {
-      if (!isTaken) break; // `drain` goes on
-      connection.replayAfterId = message.id;
-      isTaken = send(connection, message);
+    this.#isReadingStore = false;
+    if (this.#afterId === undefined) this.run();
+  }
+
+  #continueFrom(offset: number): void {
+    this.#offset = offset;
+    this.#afterId = undefined;
+  }
+
+  #nextTurn(): Promise<void> {
+    return new Promise((resolve) => this.clock.setImmediate(resolve));
+  }
+
+  /** Closes the connection if the replay fails outside of a socket handler; the client reconnects and resumes. */
+  async #guard(run: Promise<void>): Promise<void> {
+    try {
+      await run;
+    } catch (error) {
+      if (error instanceof StoreUnavailable) return this.target.close("tooSlow");
+      logError("A replay failed", error);
+      this.target.close("undelivered");
     }
   }
-  connection.isReadingStore = false;
-  if (connection.replayAfterId === undefined) replay(connection, store, dismiss);
-}
-
-/** No handler waits for it, and so none would close what it leaves half-way. */
-async function later(work: Promise<void>, connection: Connection, dismiss: Dismiss): Promise<void> {
-  try {
-    await work;
-  } catch (error) {
-    if (error instanceof StoreUnavailable) return dismiss(connection, "tooSlow");
-    logError("A replay failed", error);
-    dismiss(connection, "undelivered");
-  }
-}
-
-function othersTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}
-
-/** @returns whether the network takes more */
-function send(connection: Connection, entry: StoredMessage): boolean {
-  connection.sendHeldLines(entry.id);
-  const message = connection.wire === "json" ? jsonCodec.message(entry) : textCodec.message(entry);
-  recordDelivery(message, 1);
-  return connection.send(message) !== -1;
 }

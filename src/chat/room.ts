@@ -1,111 +1,89 @@
-/** The rooms that somebody is in, or on the way to: who takes a place in one opens it, and the last to go closes it. */
+/** A room with connections on this node. */
 
-import { cancelTimers } from "./announcements.ts";
-import { Broadcaster } from "./broadcaster.ts";
-import type { TokenBucket } from "../util/token-bucket.ts";
-import { ConnectionManager, type Publish } from "./connection-manager.ts";
-import type { CloseReason } from "../protocol/codes.ts";
+import { codecs } from "../protocol/codec.ts";
 import type { ReadonlyHistory } from "../store/history.ts";
-import { StoreUnavailable, type Cluster, type MessageStore } from "../store/store.ts";
-import { Connection, type Room, type JoinRequest } from "./connection.ts";
+import type { StoredMessage } from "../store/message.ts";
+import type { Cluster } from "../store/store.ts";
+import type { Clock } from "../util/clock.ts";
+import { Broadcaster, type OutboundFrame, type Publish, type Subscriber } from "./broadcaster.ts";
+import { ConnectionManager } from "./connection-manager.ts";
 
-/** `?history=N` goes back this far also where less than that is kept ready. */
-const MAX_REPLAY = 1000;
+/** What all rooms share. */
+export interface RoomContext {
+  readonly cluster: Cluster | undefined;
+  readonly publish: Publish;
+  readonly flushMs: number;
+  readonly clock: Clock;
+}
 
-export class RoomRegistry {
-  readonly #rooms = new Map<string, Room>();
-  /** How often the store has lost what was open. */
-  #generation = 0;
-  #nextFencingToken = 0;
+export class Room {
+  readonly manager: ConnectionManager;
+  readonly broadcaster: Broadcaster;
+  readonly #cluster: Cluster | undefined;
+  /** Connections that are open or being upgraded; the room closes with the last one. */
+  refCount = 0;
+  #isDetached = false;
+  #isShuttingDown = false;
 
-  /** @param dismiss closes a connection */
   constructor(
-    private readonly store: MessageStore,
-    private readonly cluster: Cluster | undefined,
-    private readonly publish: Publish,
-    private readonly flushMs: number,
-    private readonly dismiss: (connection: Connection, why: CloseReason) => void,
-  ) {}
-
-  get size(): number {
-    return this.#rooms.size;
+    readonly name: string,
+    readonly history: ReadonlyHistory,
+    { cluster, publish, flushMs, clock }: RoomContext,
+  ) {
+    this.#cluster = cluster;
+    this.broadcaster = new Broadcaster(name, publish, flushMs, clock);
+    this.manager = new ConnectionManager(this.broadcaster, clock);
+    this.manager.initRemoteCounts(cluster?.remoteConnections(name) ?? []);
   }
 
-  get(name: string): Room | undefined {
-    return this.#rooms.get(name);
+  join(connection: Subscriber): void {
+    this.manager.connect(connection);
+    this.#publishPresence(connection);
   }
 
-  all(): readonly Room[] {
-    return [...this.#rooms.values()];
+  leave(connection: Subscriber): void {
+    this.manager.disconnect(connection);
+    if (!this.#isShuttingDown) this.#publishPresence(connection);
   }
 
-  /** Whether it is not one that the store had lost. */
-  isCurrent(room: Room): boolean {
-    return this.#rooms.get(room.name) === room;
+  #publishPresence({ client }: Subscriber): void {
+    if (!this.#isDetached)
+      this.#cluster?.publishPresence(this.name, client, this.manager.localConnectionCount(client));
   }
 
-  /** Takes a place, until {@link release}. @throws StoreUnavailable */
-  async acquire(joinRequest: JoinRequest, bucket: TokenBucket): Promise<Connection> {
-    const losses = this.#generation;
-    const { client, session, after } = joinRequest;
-    // First of all: what follows may take one of two connections of a session longer than the other.
-    const ticket = session === undefined ? 0 : await this.#fencingToken();
-    const history = await this.store.acquireRoom(joinRequest.room);
-    if (losses !== this.#generation) {
-      this.store.releaseRoom(joinRequest.room);
-      throw new StoreUnavailable();
-    }
-    const room = this.#rooms.get(joinRequest.room) ?? this.#make(joinRequest.room, history);
-    room.refCount++;
+  /** Broadcasts a message that the store has given its place in the order. */
+  deliver(message: StoredMessage): void {
+    this.manager.markSender(message.from);
     try {
-      const [sent, kept] = await Promise.all([
-        session === undefined ? null : this.store.lastSeq(client, session),
-        after === undefined ? undefined : this.store.readHistory(joinRequest.room, { after, limit: 1 }),
-      ]);
-      const { recovered: isAfterKept = false, isDamaged = false } = kept ?? {};
-      const idBefore = isAfterKept ? undefined : await this.#idBefore(joinRequest, history);
-      const arrival = { after, history: joinRequest.history, sent, isAfterKept, isDamaged, idBefore };
-      return new Connection(joinRequest, room, bucket, arrival, ticket);
+      const frames: OutboundFrame[] = [];
+      for (const codec of codecs)
+        if (this.broadcaster.uses(codec))
+          frames.push({ codec, frame: codec.message(message), isStored: true });
+      this.manager.broadcast(frames, message.from);
     } catch (error) {
-      this.release(room);
-      throw error;
+      this.broadcaster.fail(error);
     }
   }
 
-  #fencingToken(): number | Promise<number> {
-    return this.cluster?.nextFencingToken() ?? ++this.#nextFencingToken;
+  /** From here on nothing is announced: clients that leave because the server shuts down reconnect. */
+  beginShutdown(): void {
+    this.#isShuttingDown = true;
+    this.manager.stopAnnouncing();
   }
 
-  /** Where the latest messages begin that it asks for, if not all of them are in the history. */
-  async #idBefore(joinRequest: JoinRequest, history: ReadonlyHistory): Promise<string | undefined> {
-    const count = Math.min(joinRequest.history, MAX_REPLAY);
-    if (count <= history.nextOffset - history.firstOffset) return undefined;
-    return this.store.idBeforeLatest?.(joinRequest.room, count);
+  /** The store has lost its state: all clients reconnect, to another room of this name, and resume. */
+  detach(): void {
+    for (const connection of [...this.broadcaster.connections()]) connection.close("restarting");
+    this.#isDetached = true;
+    this.broadcaster.close();
   }
 
-  #make(name: string, history: ReadonlyHistory): Room {
-    const manager = new ConnectionManager<Connection>(name, this.publish);
-    const replaying = new Set<Connection>();
-    const broadcaster = new Broadcaster(manager, replaying, this.flushMs, this.dismiss);
-    for (const present of this.cluster?.remoteConnections(name) ?? []) manager.setRemoteCount(...present, 0);
-    manager.drainPresence(Infinity); // a newcomer learns of these by its welcome
-    const room = { name, history, manager, replaying, broadcaster, timers: {}, refCount: 0 };
-    this.#rooms.set(name, room);
-    return room;
+  get isDetached(): boolean {
+    return this.#isDetached;
   }
 
-  release(room: Room): void {
-    this.store.releaseRoom(room.name);
-    if (--room.refCount > 0) return;
-    if (this.isCurrent(room)) this.#rooms.delete(room.name);
-    cancelTimers(room);
-    room.broadcaster.close();
-  }
-
-  /** The store has lost what was open: whoever takes a place from here on does so in another room of that name. */
-  detachAll(): void {
-    this.#generation++;
-    for (const { broadcaster } of this.#rooms.values()) broadcaster.close();
-    this.#rooms.clear();
+  close(): void {
+    this.manager.stopAnnouncing();
+    this.broadcaster.close();
   }
 }

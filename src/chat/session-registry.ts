@@ -1,52 +1,48 @@
-/** Which connection has a session: the newest one, on this node or another. */
+/** Which connection holds a session: the newest one, on this node or another. */
 
-import type { Cluster } from "../store/store.ts";
 import { sessionKey } from "../store/dedup.ts";
+import type { Cluster } from "../store/store.ts";
 import type { Connection } from "./connection.ts";
 
 export class SessionRegistry {
   readonly #holders = new Map<string, Connection>();
 
-  /** @param dismiss what happens to a connection that has its session no longer */
-  constructor(
-    private readonly others: Cluster | undefined,
-    private readonly dismiss: (older: Connection) => void,
-  ) {}
+  constructor(private readonly cluster: Cluster | undefined) {}
 
-  /** @returns false if a newer connection of its session has come in before it */
+  /** Closes the session's older connection on this node. @returns false if a newer connection holds the session */
   claim(connection: Connection): boolean {
-    const session = keyOf(connection);
-    if (!session) return true;
-    const other = this.#holders.get(session);
-    if (other && other.fencingToken > connection.fencingToken) return false;
-    this.#holders.set(session, connection);
-    if (other) this.dismiss(other);
-    if (this.others) connection.socket?.ping();
+    const key = keyOf(connection);
+    if (key === undefined) return true;
+    const previous = this.#holders.get(key);
+    if (previous && previous.fencingToken > connection.fencingToken) return false;
+    this.#holders.set(key, connection);
+    previous?.close("replaced");
+    if (this.cluster) connection.socket?.ping();
     return true;
   }
 
   release(connection: Connection): void {
-    const session = keyOf(connection);
-    if (session && this.#holders.get(session) === connection) this.#holders.delete(session);
+    const key = keyOf(connection);
+    if (key !== undefined && this.#holders.get(key) === connection) this.#holders.delete(key);
   }
 
   /**
-   * It answers: then its session is no longer with another node. Whoever asked to come in may have gone long ago,
-   * and be with the other one by now.
+   * The connection has answered a ping: only now the other nodes learn that it holds the session, because a client whose
+   * upgrade took long may have gone on to another node meanwhile.
    */
-  confirm(connection: Connection): void {
+  onPong(connection: Connection): void {
     const { client, session, fencingToken, hasPonged } = connection;
     connection.hasPonged = true;
-    if (session !== undefined && !hasPonged) this.others?.announceSession(client, session, fencingToken);
+    if (session !== undefined && !hasPonged) this.cluster?.announceSession(client, session, fencingToken);
   }
 
-  /** A session was opened by another node. */
-  onRemoteClaim(client: string, session: string, ticket: number): void {
-    const here = this.#holders.get(sessionKey(client, session));
-    if (!here) return;
-    if (here.fencingToken < ticket) this.dismiss(here);
-    // It was not there yet when the other node was told of this one.
-    else if (here.hasPonged) this.others?.announceSession(client, session, here.fencingToken);
+  /** A connection on another node has claimed a session. */
+  onRemoteClaim(client: string, session: string, fencingToken: number): void {
+    const local = this.#holders.get(sessionKey(client, session));
+    if (!local) return;
+    if (local.fencingToken < fencingToken) local.close("replaced");
+    // The other node has missed the announcement of the newer connection here.
+    else if (local.hasPonged) this.cluster?.announceSession(client, session, local.fencingToken);
   }
 }
 

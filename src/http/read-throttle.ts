@@ -91,7 +91,7 @@ export class ReadThrottle {
 
   #checkStalled(socket: ServerSocket): void {
     const { throttled, connection } = socket.data;
-    const isReplaying = connection?.room.replaying.has(connection); // a replay waits for its reader without limit
+    const isReplaying = connection?.isReplaying; // a replay waits for its reader without limit
     if (!throttled || isReplaying) return;
     if (socket.getBufferedAmount() <= MAX_PENDING_BYTES) return this.#resumeSafely(socket);
     if (++throttled.stalledChecks >= CHECKS_UNTIL_STALLED) closeSocket(socket, "tooSlow");

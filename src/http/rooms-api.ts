@@ -9,7 +9,13 @@ import type { HandleRejections, Handler, HttpServer } from "./rejections.ts";
 import { queryParams, requireName } from "./request.ts";
 import type { Right } from "../auth/tokens.ts";
 import type { Hub } from "../chat/hub.ts";
-import { exceedsBytes, hasTooMuchAround, maxFrameBytes, parseSeq, toChatMessage } from "../protocol/codec.ts";
+import {
+  exceedsBytes,
+  hasTooMuchOverhead,
+  maxFrameBytes,
+  parseSeq,
+  toChatMessage,
+} from "../protocol/codec.ts";
 import { ERROR_MESSAGES, type ErrorCode } from "../protocol/codes.ts";
 import type { Clock } from "../util/clock.ts";
 import { costOf, TokenBuckets } from "../util/token-bucket.ts";
@@ -94,7 +100,7 @@ export function roomRoutes(
     const limit = query.get("limit") ?? `${DEFAULT_LIMIT}`;
     if (!/^\d{1,4}$/.test(limit) || Number(limit) < 1 || Number(limit) > MAX_LIMIT)
       throw new HttpProblem(400, "bad-limit", `limit must be a whole number from 1 to ${MAX_LIMIT}.`);
-    const { messages, more, recovered } = await hub.read(room, {
+    const { messages, more, recovered } = await hub.store.readHistory(room, {
       ...(after !== null && { after }),
       ...(before !== null && { before }),
       limit: Number(limit),
@@ -175,7 +181,7 @@ async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array
 
 /** Fields that are null count as left out, because many programs send them. @throws HttpProblem 400 or 413 */
 function parsePublishRequest(body: string, maxMessageBytes: number): PublishRequest {
-  if (hasTooMuchAround(body)) throw protocolProblem(413, "message-too-big");
+  if (hasTooMuchOverhead(body)) throw protocolProblem(413, "message-too-big");
   let value: { readonly [name in keyof PublishRequest]?: unknown } | null;
   try {
     value = JSON.parse(body);

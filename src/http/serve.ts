@@ -51,7 +51,7 @@ export async function serve(
       `--max-connections: ${maxConnections} is more than the file descriptor limit of ${descriptors} allows, which is ${possible} (ulimit -n)`,
     );
   const sockets = new SocketRegistry({ ...options, maxConnections }, clock);
-  const hub = new Hub(createStore, (topic, message) => server.publish(topic, message, false), options);
+  const hub = new Hub(createStore, (topic, message) => server.publish(topic, message, false), options, clock);
   const durability = await hub.start();
 
   const handleRejections = rejectionHandler(access, addresses);

@@ -48,11 +48,11 @@ export function socketHandlers(
     ping: isolateErrors(onControlFrame),
     pong: isolateErrors((socket) => {
       onControlFrame(socket);
-      if (socket.data.connection?.socket) hub.onPong(socket.data.connection);
+      if (socket.data.connection?.socket) hub.sessions.onPong(socket.data.connection);
     }),
     drain: isolateErrors((socket) => {
       socket.data.missedPongs = 0; // it is reading
-      if (socket.data.connection) hub.catchUp(socket.data.connection);
+      socket.data.connection?.onDrain();
       throttle.resume(socket);
     }),
     close: isolateErrors((socket, code: number, reason: string) => {
@@ -68,7 +68,7 @@ export function socketHandlers(
           ? { reason: disconnectReason === "silent" ? "missed pongs" : reason }
           : { client_reason: reason || undefined }),
       });
-      if (socket.data.connection) hub.leave(socket.data.connection);
+      socket.data.connection?.leave();
     }),
   };
 }
@@ -78,7 +78,7 @@ function connectionFields({ data: { connection, addressGroup } }: ServerSocket):
   return {
     client: connection.client,
     room: connection.room.name,
-    wire: connection.wire,
+    wire: connection.codec.name,
     address: addressGroup,
   };
 }

@@ -83,7 +83,7 @@ export class Upgrader {
       // Without this header Bun accepts the first subprotocol offered.
       const protocol = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };
       isUpgraded = server.upgrade(request, { data, headers: protocol });
-      if (connection && !isUpgraded) this.hub.release(connection);
+      if (!isUpgraded) connection?.leave();
     } finally {
       if (!isUpgraded) this.sockets.release(addressGroup);
     }

@@ -1,57 +1,72 @@
-/** What goes over the wires: frames in, commands out; entries and events in, frames out. */
+/**
+ * The two wires, one codec each: frames from clients become commands, messages and events become frames. README.md is
+ * their specification.
+ */
 
-import { ERROR_MESSAGES, type ErrorCode } from "./codes.ts";
-import type { ServerEvent, ChatMessage, PresenceChange, Welcome } from "./events.ts";
-import type { Content, StoredMessage } from "../store/message.ts";
+import type { Content, PendingMessage, StoredMessage } from "../store/message.ts";
+import { ERROR_MESSAGES, type CloseReason, type ErrorCode } from "./codes.ts";
+import type { ChatMessage, PresenceChange, ServerEvent, Welcome } from "./events.ts";
 
-/** `text` is the tutorial's; `json` the subprotocol below. */
+/** `text` is the tutorial's wire, `json` the subprotocol {@link SUBPROTOCOL}. */
 export type WireFormat = "text" | "json";
 
-/** The subprotocol by whose name a client asks for the JSON wire. */
 export const SUBPROTOCOL = "hubbub.v1";
 
-/** What surrounds the text in a frame, at most. */
+/** A frame may be larger than its text by this. */
 const FRAME_ALLOWANCE_BYTES = 1024;
-/** Ids named in one event; `count` counts them all. */
+/** Ids listed in a `welcome` or `presence` event; its `count` is exact. */
 export const MAX_LISTED_MEMBERS = 100;
 
 export type ClientCommand =
   | {
       readonly type: "message";
-      readonly text: string;
-      readonly seq: number | undefined;
-      readonly skip: boolean;
+      readonly content: Content;
+      readonly seq?: number | undefined;
+      readonly skip?: boolean;
     }
   | { readonly type: "ping" };
 
-export interface ParseError {
-  readonly error: ErrorCode;
-  readonly seq?: number | undefined;
+/** The sender receives an error, or, on a wire that has none for this, a close code. */
+export type ParseError =
+  { readonly error: ErrorCode; readonly seq?: number | undefined } | { readonly close: CloseReason };
+
+/** How one wire reads and writes. */
+export interface Codec {
+  readonly name: WireFormat;
+  parse(frame: Content, maxMessageBytes: number): ClientCommand | ParseError;
+  message(message: StoredMessage): Content;
+  /** Tells the sender that its message is stored, under `id` if that is known; undefined where the wire tells nothing. */
+  stored(pending: PendingMessage, id: string | undefined): string | undefined;
+  /** Tells the sender that its message is not stored, or that its frame is no message. */
+  rejected(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): string;
+  /** Whether the place of these two among the messages has a meaning; on the JSON wire a `seq` says what they are about. */
+  readonly ordersReplies: boolean;
+  welcome?(welcome: Welcome): string;
 }
 
-/** Names, numbers, brackets and blanks around a message's strings, as many as a program may write. */
-export const MAX_AROUND_CHARACTERS = 4096;
+/** Characters of a JSON frame outside of its strings, or besides its text: more than any program needs. */
+export const MAX_OVERHEAD_CHARACTERS = 4096;
 
 /**
- * Whether there is more around the strings of a JSON text than any message takes: to parse brackets, names or numbers by
- * the hundred thousand takes many milliseconds.
+ * Whether a JSON text has more outside of its strings than any message needs. Parsing brackets, names or numbers by the
+ * hundred thousand would block the event loop for many milliseconds.
  */
-export function hasTooMuchAround(json: string): boolean {
-  if (json.length <= MAX_AROUND_CHARACTERS) return false;
-  let around = 0;
+export function hasTooMuchOverhead(json: string): boolean {
+  if (json.length <= MAX_OVERHEAD_CHARACTERS) return false;
+  let overhead = 0;
   for (let from = 0; ;) {
     const start = json.indexOf('"', from);
-    around += (start < 0 ? json.length : start) - from;
-    if (around > MAX_AROUND_CHARACTERS) return true;
+    overhead += (start < 0 ? json.length : start) - from;
+    if (overhead > MAX_OVERHEAD_CHARACTERS) return true;
     if (start < 0) return false;
     const end = endOfString(json, start + 1);
-    if (end < 0) return false; // and so it is no JSON
-    around += 2;
+    if (end < 0) return false; // not JSON
+    overhead += 2;
     from = end + 1;
   }
 }
 
-/** Where a JSON string ends; -1 if it does not. */
+/** The index of a JSON string's closing quote; -1 if there is none. */
 function endOfString(json: string, from: number): number {
   const quote = json.indexOf('"', from);
   if (json[quote - 1] !== "\\") return quote;
@@ -61,9 +76,9 @@ function endOfString(json: string, from: number): number {
   return -1;
 }
 
-/** A text frame of the JSON wire. Unknown fields are ignored. */
-export function parseFrame(frame: string, maxMessageBytes: number): ClientCommand | ParseError {
-  if (hasTooMuchAround(frame)) return { error: "message-too-big" };
+/** Unknown fields are ignored. */
+function parseJson(frame: string, maxMessageBytes: number): ClientCommand | ParseError {
+  if (hasTooMuchOverhead(frame)) return { error: "message-too-big" };
   let value: unknown;
   try {
     value = JSON.parse(frame);
@@ -78,45 +93,82 @@ export function parseFrame(frame: string, maxMessageBytes: number): ClientComman
   if (number === "bad-seq") return { error: number };
   if (typeof text !== "string") return { error: "no-text", seq: number };
   if (exceedsBytes(text, maxMessageBytes)) return { error: "message-too-big", seq: number };
-  return { type, text: text.toWellFormed(), seq: number, skip: skip === true };
+  return { type, content: text.toWellFormed(), seq: number, skip: skip === true };
 }
 
+/** The `seq` of a frame or a request body: a whole number from 1, or none. */
 export function parseSeq(seq: unknown): number | undefined | "bad-seq" {
   if (seq === undefined || (typeof seq === "number" && Number.isSafeInteger(seq) && seq > 0)) return seq;
   return "bad-seq";
 }
 
-/** Whether a text, counted in UTF-8, or so many bytes are more than that. */
+/** Whether content is larger than `maxBytes`; text counts in UTF-8. */
 export function exceedsBytes(content: Content, maxBytes: number): boolean {
   if (typeof content !== "string") return content.byteLength > maxBytes;
   // A UTF-16 unit takes one to three bytes in UTF-8; most texts need no counting.
   return content.length * 3 > maxBytes && Buffer.byteLength(content) > maxBytes;
 }
 
-/** The largest frame: the largest text with each of its bytes written as `\u0000`, and what surrounds it. */
+/** The frame limit: the largest text with each byte escaped as `\u0000`, and some JSON besides it. */
 export function maxFrameBytes(maxMessageBytes: number): number {
   return 6 * maxMessageBytes + FRAME_ALLOWANCE_BYTES;
 }
 
+/** The tutorial's wire. */
 export const textCodec = {
+  name: "text",
+  ordersReplies: true,
+  parse(content: Content, maxMessageBytes: number): ClientCommand | ParseError {
+    return exceedsBytes(content, maxMessageBytes) ? { close: "tooBig" } : { type: "message", content };
+  },
   message({ from, content }: StoredMessage): Content {
     return typeof content === "string" ? `Client #${from} says: ${content}` : content;
   },
-  echo(content: string): string {
-    return `Message text was: ${content}`;
+  stored({ content }: PendingMessage): string | undefined {
+    return typeof content === "string" ? `You wrote: ${content}` : undefined;
   },
-  youWrote(content: string): string {
-    return `You wrote: ${content}`;
-  },
-  notSent(code: ErrorCode, content: Content): string {
+  rejected(code: ErrorCode, content: Content): string {
     return `Not sent (${code}): ${typeof content === "string" ? content : `${content.byteLength} bytes`}`;
   },
   left(client: string): string {
     return `Client #${client} left the chat`;
   },
-};
+  /** The reply of `/websocket`. */
+  echo(content: string): string {
+    return `Message text was: ${content}`;
+  },
+} satisfies Codec & Record<string, unknown>;
 
-/** What a client learns of an entry. */
+/** The `hubbub.v1` subprotocol. */
+export const jsonCodec = {
+  name: "json",
+  ordersReplies: false,
+  parse(frame: Content, maxMessageBytes: number): ClientCommand | ParseError {
+    if (typeof frame === "string") return parseJson(frame, maxMessageBytes);
+    if (exceedsBytes(frame, maxMessageBytes)) return { error: "message-too-big" };
+    return { type: "message", content: frame };
+  },
+  message(message: StoredMessage): string {
+    return encode({ type: "message", ...toChatMessage(message) });
+  },
+  stored({ seq }: PendingMessage, id: string | undefined): string | undefined {
+    return seq === undefined ? undefined : encode({ type: "ack", seq, id });
+  },
+  rejected(code: ErrorCode, _: Content, seq?: number, retryAfterSeconds?: number): string {
+    return encode({ type: "error", code, message: ERROR_MESSAGES[code], seq, retryAfterSeconds });
+  },
+  welcome(welcome: Welcome): string {
+    return encode({ type: "welcome", ...welcome });
+  },
+  presence(change: PresenceChange): string {
+    return encode({ type: "presence", ...change });
+  },
+  pong: encode({ type: "pong" }),
+} satisfies Codec & Record<string, unknown>;
+
+export const codecs: readonly Codec[] = [textCodec, jsonCodec];
+
+/** A message as the JSON wire and the HTTP API show it. */
 export function toChatMessage({ id, time, from, content }: StoredMessage): ChatMessage {
   return typeof content === "string"
     ? { id, time, from, text: content }
@@ -126,22 +178,3 @@ export function toChatMessage({ id, time, from, content }: StoredMessage): ChatM
 function encode(event: ServerEvent): string {
   return JSON.stringify(event);
 }
-
-export const jsonCodec = {
-  message(entry: StoredMessage): string {
-    return encode({ type: "message", ...toChatMessage(entry) });
-  },
-  welcome(welcome: Welcome): string {
-    return encode({ type: "welcome", ...welcome });
-  },
-  presence(presence: PresenceChange): string {
-    return encode({ type: "presence", ...presence });
-  },
-  ack(seq: number, id?: string): string {
-    return encode({ type: "ack", seq, id });
-  },
-  error(code: ErrorCode, seq?: number, retryAfterSeconds?: number): string {
-    return encode({ type: "error", code, message: ERROR_MESSAGES[code], seq, retryAfterSeconds });
-  },
-  pong: encode({ type: "pong" }),
-};

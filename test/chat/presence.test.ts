@@ -1,7 +1,6 @@
 /** "Client #ID left the chat": once, when the client's last connection is gone, however it went. */
 
 import { describe, expect, test } from "bun:test";
-import { ConnectionManager, type Member } from "../../src/chat/connection-manager.ts";
 import { startHub } from "../support/hub.ts";
 import { startServer, STORES } from "../support/server.ts";
 
@@ -83,47 +82,6 @@ describe.each(STORES)("with the store $name", (store) => {
 });
 
 describe("when thousands leave at once", () => {
-  const CROWD = 3_000;
-
-  test("senders are announced first, then at most 1,000 others", () => {
-    const manager = new ConnectionManager<Member>("tea", () => 1);
-    const clients = [...Array.from({ length: CROWD }, (_, i) => `c${i}`), "ann"];
-    const connections = clients.map((client): Member => ({
-      client,
-      wire: "text",
-      shard: 0,
-      send: () => 1,
-    }));
-    for (const each of connections) manager.connect(each);
-    manager.hasSent("ann");
-    for (const each of connections) manager.disconnect(each, 1);
-    expect([...manager.drainLeaves(300, 0)]).toEqual([]);
-    expect([...manager.drainLeaves(300, 1)]).toEqual(["ann", ...clients.slice(0, 299)]);
-    expect([...manager.drainLeaves(Infinity, 1)]).toEqual(clients.slice(299, 1_000));
-    for (const each of connections) manager.connect(each);
-    for (const each of connections.slice(2_000)) manager.disconnect(each, 2);
-    // It has sent nothing since it joined again.
-    expect([...manager.drainLeaves(Infinity, 2)]).toEqual(clients.slice(2_000, 3_000));
-  });
-
-  test("the text wire announces all senders, and at most 1,000 others", async () => {
-    const { hub, join } = startHub();
-    const bob = await join("bob");
-    const senders = await Promise.all(["ann", "eve"].map((client) => join(client)));
-    for (const sender of senders) sender.says("hi");
-    const crowd = await Promise.all(Array.from({ length: CROWD }, (_, i) => join(`c${i}`)));
-    bob.socket.takes();
-    for (const each of [...crowd, ...senders]) each.leaves();
-    const pending = ["ann", "eve", ...Array.from({ length: 1_000 }, (_, i) => `c${i}`)];
-    const announced = pending.map((client) => `Client #${client} left the chat`);
-    while (bob.socket.received.length < announced.length) await Bun.sleep(5);
-    expect(bob.socket.takes().toSorted()).toEqual(announced.toSorted());
-    (await join("last")).leaves();
-    while (bob.socket.received.length === 0) await Bun.sleep(5);
-    expect(bob.socket.takes()).toEqual(["Client #last left the chat"]);
-    expect(await hub.getPresence("tea")).toEqual({ count: 1, members: ["bob"] });
-  });
-
   test("the JSON wire names everyone, senders first", async () => {
     const { join } = startHub();
     const bob = await join("bob", "json");

@@ -1,7 +1,7 @@
 /** Wire 2: what is malformed is told, with a code, and costs nothing else. */
 
 import { describe, expect, spyOn, test } from "bun:test";
-import { jsonCodec, maxFrameBytes, parseFrame } from "../../src/protocol/codec.ts";
+import { jsonCodec, maxFrameBytes } from "../../src/protocol/codec.ts";
 import { CLOSE_CODES, ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codes.ts";
 import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
@@ -87,14 +87,16 @@ describe("what is around the strings of a frame", () => {
       " ".repeat(4097),
       `"${'\\\\","'.repeat(3000)}"`,
     ])
-      expect(parseFrame(frame, 65_536)).toEqual({ error: "message-too-big" });
+      expect(jsonCodec.parse(frame, 65_536)).toEqual({ error: "message-too-big" });
     expect(parseJson).not.toHaveBeenCalled();
   });
 
   test("is not what is in them", () => {
     const text = '"\\[{,'.repeat(10_000);
-    expect<unknown>(parseFrame(JSON.stringify({ type: "message", text, x: text }), 65_536)).toMatchObject({
-      text,
+    expect<unknown>(
+      jsonCodec.parse(JSON.stringify({ type: "message", text, x: text }), 65_536),
+    ).toMatchObject({
+      content: text,
     });
   });
 });

@@ -1,31 +1,33 @@
 /** Preloaded by survival.test.ts: whatever the client "boom" does fails inside the server. */
 
 import { SocketRegistry } from "../../src/http/sockets.ts";
-import { Hub } from "../../src/chat/hub.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
+import { Broadcaster } from "../../src/chat/broadcaster.ts";
+import { Connection } from "../../src/chat/connection.ts";
 import { ConnectionManager } from "../../src/chat/connection-manager.ts";
 import { jsonCodec, textCodec } from "../../src/protocol/codec.ts";
 
-const { connect, disconnect, broadcast } = ConnectionManager.prototype;
+const { connect, disconnect } = ConnectionManager.prototype;
+const { publish } = Broadcaster.prototype;
 
 ConnectionManager.prototype.connect = function (connection) {
   if (connection.client === "boom-open") throw new Error("injected into open");
   connect.call(this, connection);
 };
 
-ConnectionManager.prototype.disconnect = function (connection, nowMs) {
+ConnectionManager.prototype.disconnect = function (connection) {
   if (connection.client === "boom-close") throw new Error("injected into close");
-  disconnect.call(this, connection, nowMs);
+  disconnect.call(this, connection);
 };
 
-ConnectionManager.prototype.broadcast = function (wire, section, content) {
+Broadcaster.prototype.publish = function (codec, shard, content) {
   const message = String(content);
   if (message.includes("boom-message")) throw new Error("injected into message");
-  if (message.includes(`boom-${wire}`)) throw new Error(`injected into ${wire}`);
+  if (message.includes(`boom-${codec.name}`)) throw new Error(`injected into ${codec.name}`);
   if (message === "Client #boom-timer left the chat") throw new Error("injected into the timer");
   if (message.endsWith("boom-ping") || message.endsWith("boom-pong")) armed = message.slice(-4);
   if (message.endsWith("boom-later")) void Promise.reject(new Error("injected into a promise"));
-  return broadcast.call(this, wire, section, content);
+  return publish.call(this, codec, shard, content);
 };
 
 const encodeMessage = jsonCodec.message;
@@ -38,16 +40,16 @@ jsonCodec.message = (message) => {
   return encodeMessage(message);
 };
 
-const { youWrote } = textCodec;
-textCodec.youWrote = (content) => {
-  if (content === "boom-answer") throw new Error("injected into the answer");
-  return youWrote(content);
+const { stored } = textCodec;
+textCodec.stored = (pending) => {
+  if (pending.content === "boom-answer") throw new Error("injected into the answer");
+  return stored(pending);
 };
 
 /** A control frame has no author: what is to break next is said before it. */
 let armed: string | undefined;
 const { chargeAbuse: bear } = TokenBucket.prototype;
-const { catchUp } = Hub.prototype;
+const { onDrain } = Connection.prototype;
 const { pingAndReap: sweep } = SocketRegistry.prototype;
 let sweeps = 0;
 
@@ -58,10 +60,9 @@ TokenBucket.prototype.chargeAbuse = function (nowMs) {
   return bear.call(this, nowMs);
 };
 
-Hub.prototype.catchUp = function (connection) {
-  if (connection.client === "boom-drain" && connection.replayOffset > 0)
-    throw new Error("injected into drain");
-  catchUp.call(this, connection);
+Connection.prototype.onDrain = function () {
+  if (this.client === "boom-drain" && this.isReplaying) throw new Error("injected into drain");
+  onDrain.call(this);
 };
 
 SocketRegistry.prototype.pingAndReap = function () {

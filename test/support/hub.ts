@@ -75,6 +75,7 @@ export function startHub({
     (topic, message) =>
       Math.min(1, ...(topics.get(topic) ?? new Set()).values().map((socket) => socket.send(message))),
     { maxMessageBytes: 65_536, pingSeconds: 25, flushMs },
+    systemClock,
   );
   const join = async (
     client: string,
@@ -90,8 +91,8 @@ export function startHub({
     return {
       socket,
       says: (text: string) => hub.receive(connection, text),
-      leaves: () => hub.leave(connection),
-      drains: () => hub.catchUp(connection),
+      leaves: () => connection.leave(),
+      drains: () => connection.onDrain(),
     };
   };
   return { hub, join };

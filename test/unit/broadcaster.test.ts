@@ -1,19 +1,16 @@
 /** When queued messages are written to a room, and to how much of a large room at once. */
 
 import { describe, expect, test } from "bun:test";
-import { Broadcaster } from "../../src/chat/broadcaster.ts";
-import { ConnectionManager, type Member } from "../../src/chat/connection-manager.ts";
+import { Broadcaster, type Subscriber } from "../../src/chat/broadcaster.ts";
+import { textCodec } from "../../src/protocol/codec.ts";
+import { systemClock } from "../../src/util/clock.ts";
 import type { CloseReason } from "../../src/protocol/codes.ts";
-import { RoomRegistry } from "../../src/chat/room.ts";
+import { Hub } from "../../src/chat/hub.ts";
+import { systemRandom } from "../../src/util/random.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
-import type { Content } from "../../src/store/message.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
-import { startHub } from "../support/hub.ts";
-import { systemClock } from "../../src/util/clock.ts";
-import { systemRandom } from "../../src/util/random.ts";
-
-type Listener = Member & { socket: undefined };
+import { FakeSocket, startHub } from "../support/hub.ts";
 
 describe("a busy room", () => {
   useFakeTime();
@@ -115,23 +112,37 @@ describe("a busy room", () => {
 });
 
 describe("a large room, which is written to in several turns", () => {
-  /** A room of three shards. */
+  /** A room of 600 connections: three shards. */
   function crowd(
-    publish: (topic: string, message: string) => void,
-    stays = (_: Listener) => true,
-    dismiss: (connection: Listener, why: CloseReason) => void = () => {},
+    publish: (topic: string, frame: string) => void,
+    stays = (_: Subscriber) => true,
+    onClose: (connection: Subscriber, reason: CloseReason) => void = () => {},
   ) {
-    const manager = new ConnectionManager<Listener>("crowd", (topic, message) => {
-      publish(topic, String(message));
-      return 1;
-    });
-    const all = Array.from({ length: 600 }, (_, i): Listener => {
-      return { client: `c${i}`, wire: "text", shard: 0, socket: undefined, send: () => 1 };
-    });
-    for (const each of all) manager.connect(each);
-    for (const each of all) if (!stays(each)) manager.disconnect(each, 0);
-    const broadcaster = new Broadcaster<Listener>(manager, new Set(), 1, dismiss);
-    return (message: string) => broadcaster.enqueue([{ to: "text", message, isStored: true }]);
+    const broadcaster = new Broadcaster(
+      "crowd",
+      (topic, frame) => {
+        publish(topic, String(frame));
+        return 1;
+      },
+      1,
+      systemClock,
+    );
+    const all = Array.from({ length: 600 }, (_, i): Subscriber => ({
+      client: `c${i}`,
+      codec: textCodec,
+      shard: 0,
+      socket: undefined,
+      send: () => 1,
+      close(reason) {
+        onClose(this, reason);
+      },
+    }));
+    for (const each of all) {
+      broadcaster.add(each);
+      broadcaster.subscribe(each);
+    }
+    for (const each of all) if (!stays(each)) broadcaster.remove(each);
+    return (frame: string) => broadcaster.enqueue([{ codec: textCodec, frame, isStored: true }]);
   }
 
   test("gives other rooms a turn in between", async () => {
@@ -211,28 +222,27 @@ describe("a large room, which is written to in several turns", () => {
 });
 
 test("messages queued in a room that the store has lost do not reach its successor of the same name", async () => {
-  const heard: string[] = [];
-  const publish = (_: string, message: Content) => heard.push(String(message));
-  const rooms = new RoomRegistry(
-    new MemoryStore(10, () => {}, systemClock, systemRandom),
-    undefined,
-    publish,
-    20,
-    () => {},
+  const published: string[] = [];
+  let loseState = () => {};
+  const hub = new Hub(
+    ({ onMessage, onStateLost }) => {
+      loseState = onStateLost;
+      return { store: new MemoryStore(10, onMessage, systemClock, systemRandom) };
+    },
+    (_, frame) => published.push(String(frame)),
+    { maxMessageBytes: 65_536, pingSeconds: 25, flushMs: 20 },
+    systemClock,
   );
-  const come = () =>
-    rooms.acquire(
+  const reserve = () =>
+    hub.reserve(
       { client: "ann", room: "tea", wire: "text", history: 0 },
       new TokenBucket({ perSecond: 0, burst: 0 }),
     );
-  const here = await come();
-  await come(); // still connecting
-  const { room } = here;
-  room.manager.connect(here);
-  for (const message of ["1", "2"]) room.broadcaster.enqueue([{ to: "text", message, isStored: false }]);
-  rooms.detachAll();
-  room.manager.disconnect(here, 0);
-  rooms.release(room);
-  await Bun.sleep(100); // longer than the pause
-  expect(heard).toEqual(["1"]);
+  const connection = await reserve();
+  await reserve(); // the room stays open for it
+  hub.join(connection, new FakeSocket(new Map()));
+  for (const text of ["1", "2"]) hub.receive(connection, text);
+  loseState();
+  await Bun.sleep(100); // the flush cycle is over
+  expect(published).toEqual(["Client #ann says: 1"]);
 });

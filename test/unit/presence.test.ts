@@ -48,6 +48,28 @@ describe("leaves", () => {
     const times = goes.flatMap((count, ms) => (count > 0 ? [ms] : []));
     for (const [i, ms] of times.slice(1).entries()) expect(ms - (times[i] ?? NaN)).toBeGreaterThanOrEqual(10);
   });
+
+  test("are announced senders first, then up to 1,000 others in the order of leaving", async () => {
+    const { hub, join } = startHub();
+    const bob = await join("bob");
+    const silent = Array.from({ length: 3_000 }, (_, i) => `c${i}`);
+    const joinAll = () => Promise.all([...silent, "ann"].map((client) => join(client)));
+    const announced = async () => {
+      bob.socket.takes();
+      await passes(3_000);
+      return bob.socket.takes();
+    };
+    const lines = (clients: string[]) => clients.map((client) => `Client #${client} left the chat`);
+    const crowd = await joinAll();
+    crowd.at(-1)?.says("hi");
+    for (const each of crowd) each.leaves();
+    expect(await announced()).toEqual(lines(["ann", ...silent.slice(0, 1_000)]));
+    const again = await joinAll();
+    for (const each of again.slice(2_000)) each.leaves();
+    // Since it joined again, ann has sent nothing.
+    expect(await announced()).toEqual(lines(silent.slice(2_000)));
+    expect((await hub.getPresence("tea")).count).toBe(2_001);
+  });
 });
 
 describe("presence", () => {
