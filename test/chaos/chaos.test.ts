@@ -15,7 +15,11 @@ for (let seed = 1; seed <= 10; seed++) {
   const perClient = late ? 60 : 300;
   test(`seed ${seed}: ${late ? "a store that delays and rejects" : "the memory store"}, a history of ${history}`, async () => {
     const store = late
-      ? { name: "a late store", url: `late:?delay=8&refuse=0.05&seed=${seed}`, preload: "delayed-store.ts" }
+      ? {
+          name: "a delayed store",
+          url: `late:?delay=8&refuse=0.05&seed=${seed}`,
+          preload: "delayed-store.ts",
+        }
       : { name: "memory", url: "memory:" };
     const counts = await runChaos(() => singleServer({ store, args: ["--history", `${history}`] }), {
       seed,

@@ -494,7 +494,11 @@ test("frames before a welcome, from a server that is not Hubbub, are ignored", a
 });
 
 test("a rejected message does not hold up the others; after a transient error it is resent in its place", async () => {
-  const store = { name: "a late store", url: "late:?delay=2&refuse=0.3&seed=3", preload: "delayed-store.ts" };
+  const store = {
+    name: "a delayed store",
+    url: "late:?delay=2&refuse=0.3&seed=3",
+    preload: "delayed-store.ts",
+  };
   await using server = await startServer({ store });
   await using bob = await server.join("bob");
   const ann = connect({ server: server.origin, id: "ann" });

@@ -10,7 +10,7 @@ import { startServer, STORES } from "../support/server.ts";
 setDefaultTimeout(60_000);
 
 // What holds with two nodes on one Redis does with one, and with any other store that answers late.
-for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a late store"))
+for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a delayed store"))
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two tabs talk, and one closes", async () => {
       await using server = await startServer({ store });

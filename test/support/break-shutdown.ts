@@ -1,4 +1,4 @@
-/** Preloaded: a step of the memory store fails, or never ends; `BREAK` says which. */
+/** Preloaded: the step of the memory store that `BREAK` names fails, or never ends. */
 
 import { MemoryStore } from "../../src/store/memory.ts";
 

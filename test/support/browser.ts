@@ -1,4 +1,4 @@
-/** The page in a real Chromium: what a person does, and what they then see. */
+/** The page in a real Chromium: user input, and what is shown. */
 
 import { hostname } from "node:os";
 import { withDeadline } from "./deadline.ts";
@@ -8,10 +8,10 @@ import type { TestServer } from "./server.ts";
 const { path: chromium, skipped } = findProgram("chromium", "chromium", "chromium-browser", "google-chrome");
 export { skipped };
 
-/** A browser takes its time, and a page waits for 2 s before it speaks of a lost connection. */
+/** Chromium can be slow, and the page waits 2 s before it shows that the connection is lost. */
 const DEADLINE_MS = 15_000;
 
-/** As this machine is called on a local network. All pages share one browser, and so one way to find names. */
+/** This machine's name on a local network. All pages share one browser, and so its rules for host names. */
 export const LOCAL_NAME = `${hostname()}.local`.toLowerCase();
 
 interface Look {
@@ -19,14 +19,14 @@ interface Look {
   readonly height?: number;
   readonly dark?: boolean;
   readonly language?: string;
-  /** A name by which the page goes instead of the address, as on a local network. */
+  /** Host name to open the page by, instead of the address. */
   readonly name?: string;
 }
 
-/** Tabs that nobody needs just now: in one of these a page opens in a third of the time. */
+/** Unused tabs; reusing one takes a third of the time of opening a new one. */
 const free: Page[] = [];
 
-/** Opens the page of that server in a tab of its own; disposing it leaves the page. */
+/** Opens the page in a tab; disposing it makes the tab available to the next test. */
 export async function openPage(
   server: Pick<TestServer, "origin"> & Partial<Pick<TestServer, "next">>,
   path = "/client",
@@ -41,14 +41,14 @@ export async function openPage(
 }
 
 export class Page implements Disposable {
-  /** What the page wrote to its console as an error or a warning, and exceptions that nobody caught. */
+  /** Errors and warnings in its console, and uncaught exceptions. */
   readonly complaints: string[] = [];
   readonly #view: Bun.WebView;
   #isClosed = false;
   #origin = "";
-  /** Until it has left the page that it showed last. */
+  /** Resolves when it has left the previous page. */
   #left: Promise<unknown> | undefined;
-  /** The page answers one question at a time. */
+  /** Only one `evaluate` may run at a time. */
   #asked: Promise<unknown> | undefined;
 
   constructor() {
@@ -109,7 +109,7 @@ export class Page implements Disposable {
       this.#view.addEventListener(event, (happened) => this.#complain(Bun.inspect(happened)));
   }
 
-  /** What the page before this one has to say is no matter of this one's. */
+  /** Ignores what still comes from the previous page. */
   #complain(what: string): void {
     if (!what.includes("://") || what.includes(this.#origin)) this.complaints.push(what);
   }
@@ -142,20 +142,20 @@ export class Page implements Disposable {
     await this.#view.press(key, { modifiers });
   }
 
-  /** Writes into the composer and presses Enter. */
+  /** Sends a message with the composer. */
   async says(text: string): Promise<void> {
     await this.run("document.getElementById('messageText').focus()");
     await this.type(text);
     await this.press("Enter");
   }
 
-  /** Waits until the expression's value is this one, compared as a whole. */
+  /** Waits until the expression has this value. */
   async shows(expression: string, expected: unknown): Promise<void> {
     let seen: unknown;
     let late = false;
     const wait = (async () => {
       while (!late) {
-        // Between two pages there is nothing to ask.
+        // Between two pages it throws.
         seen = await this.run(expression).catch((error: Error) => error.message);
         if (Bun.deepEquals(seen, expected)) return;
         await this.run("new Promise(requestAnimationFrame)").catch(() => {});
@@ -183,17 +183,17 @@ export class Page implements Disposable {
     })`;
   }
 
-  /** The dates that stand in the conversation. */
+  /** The dates shown in the conversation. */
   get days(): string {
     return `[...document.querySelectorAll(".day:not([hidden])")].map((day) => day.textContent)`;
   }
 
-  /** The line on top of the conversation, "" while there is none. */
+  /** The status line above the conversation, "" if hidden. */
   get line(): string {
     return `["what", "when", "action", "other"].map((id) => $("connection").hidden ? "" : $(id).textContent).filter(Boolean).join(" ")`;
   }
 
-  /** The tab is gone, as when a person closes it. */
+  /** Closes the tab, as a user would. */
   close(): void {
     this.#isClosed = true;
     this.#view.close();
@@ -201,7 +201,7 @@ export class Page implements Disposable {
 
   [Symbol.dispose](): void {
     if (this.#isClosed) return;
-    // Going on from here to the next page is faster than by way of a blank one.
+    // Navigating directly to the next page is faster than via a blank one.
     this.#left = Promise.resolve(this.#asked)
       .then(() => this.run("[room?.close(), pending.clear()]"))
       .catch(() => {});

@@ -1,16 +1,16 @@
-/** A network that fails: a TCP proxy in front of a server that cuts connections at random moments, also within a frame. */
+/** A TCP proxy that cuts connections at random, also within a frame. */
 
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 
 export interface CuttingProxy extends AsyncDisposable {
   readonly origin: string;
   cuts: number;
-  /** How often the server said that something could not be kept for now. */
+  /** Messages that the server rejected as unavailable or unconfirmed. */
   refusals: number;
   cutting: boolean;
 }
 
-/** @param upstream the server's port, asked for each connection, so that the server may come back elsewhere */
+/** @param upstream the server's port, read for each connection, since a restarted server may have another */
 export async function startCuttingProxy(upstream: () => number, random: () => number): Promise<CuttingProxy> {
   const open = new Set<Socket>();
   const server = createServer((client) => {
@@ -29,7 +29,7 @@ export async function startCuttingProxy(upstream: () => number, random: () => nu
             chunk.toString("latin1").match(/"code":"un(available|confirmed)"/g) ?? []
           ).length;
         if (proxy.cutting && random() < chance) {
-          from.removeAllListeners("data"); // nothing may come after what is missing
+          from.removeAllListeners("data"); // nothing may follow the gap
           to.write(chunk.subarray(0, random() * chunk.length));
           setTimeout(cut, random() * 2);
         } else if (!to.write(chunk)) {
@@ -37,7 +37,7 @@ export async function startCuttingProxy(upstream: () => number, random: () => nu
           to.once("drain", () => from.resume());
         }
       });
-    // Between sending and the ack, and in the middle of what is sent; in a replay, and in the middle of it.
+    // Cuts between a message and its ack, within a frame, and within a replay.
     forward(client, up, 0.004);
     forward(up, client, 0.002);
     for (const [one, other] of [
@@ -48,7 +48,7 @@ export async function startCuttingProxy(upstream: () => number, random: () => nu
       one.on("close", () => other.destroy());
     }
     client.on("close", () => open.delete(client));
-    // At any moment, often soon after it was opened, and so twice in a row.
+    // Cuts at any time, often early, and so again right after a reconnect.
     if (random() < 0.8) setTimeout(() => proxy.cutting && cut(), random() ** 3 * 400);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

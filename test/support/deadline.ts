@@ -1,9 +1,9 @@
-/** What is awaited has to happen some time. */
+/** Waiting with a deadline, and an error that says what was waited for. */
 
-/** How long anything may take before it counts as not happening: on a busy machine, and less than a test may take. */
+/** Enough for a busy machine, and less than the timeout of a test. */
 const DEADLINE_MS = 20_000;
 
-/** The promise's value, or after the deadline an error that says what happened instead. */
+/** @throws an error with the text of `complain()` after the deadline */
 export async function withDeadline<T>(
   promise: Promise<T>,
   complain: () => string,
@@ -18,7 +18,7 @@ export async function withDeadline<T>(
   }
 }
 
-/** Looks again and again until it is so, for what nobody tells of by itself. */
+/** Polls until the condition holds. */
 export async function eventually(
   isSo: () => Promise<boolean>,
   what: string,

@@ -1,6 +1,6 @@
 /**
- * Preloaded: a store that answers late, in bursts, and refuses on purpose, around the memory store.
- * `--store "late:?delay=20&refuse=0.2&seed=7"`: up to 20 ms late, every fifth draft refused; the seed repeats a run.
+ * Preloaded: a memory store that answers late and in bursts, and rejects some messages.
+ * `--store "late:?delay=20&refuse=0.2&seed=7"`: up to 20 ms late, one message in five rejected. A seed makes it repeatable.
  */
 
 import { MemoryStore } from "../../src/store/memory.ts";

@@ -1,4 +1,4 @@
-/** Preloaded by survival.test.ts: whatever the client "boom" does fails inside the server. */
+/** Preloaded by survival.test.ts: handlers, broadcasts and timers throw for clients and messages called "boom-…". */
 
 import { SocketRegistry } from "../../src/http/sockets.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
@@ -31,7 +31,7 @@ Broadcaster.prototype.publish = function (codec, shard, content) {
 };
 
 const encodeMessage = jsonCodec.message;
-/** A replay encodes it again. */
+/** Only once: a replay encodes the message again. */
 let hasFailed = false;
 jsonCodec.message = (message) => {
   const fails = message.content === "boom-encoding" && !hasFailed;
@@ -46,7 +46,7 @@ textCodec.stored = (pending) => {
   return stored(pending);
 };
 
-/** A control frame has no author: what is to break next is said before it. */
+/** A control frame carries no name, so the message before it says what to break. */
 let armed: string | undefined;
 const { chargeAbuse: bear } = TokenBucket.prototype;
 const { onDrain } = Connection.prototype;

@@ -1,4 +1,4 @@
-/** The hub in the test's own process, with sockets that are none: for what depends on a clock or on the network. */
+/** A hub in the test's process with fake sockets, for behaviour that depends on time or backpressure. */
 
 import { Hub } from "../../src/chat/hub.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
@@ -10,7 +10,7 @@ import type { DisconnectReason, ConnectionSocket } from "../../src/chat/socket.t
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 
-/** A connection's socket, whose network takes as much as the test says. */
+/** A socket whose backpressure the test sets. */
 export class FakeSocket implements ConnectionSocket {
   readonly data: { disconnectReason?: DisconnectReason } = {};
   readonly received: Content[] = [];
@@ -48,12 +48,12 @@ export class FakeSocket implements ConnectionSocket {
     return 1;
   }
 
-  /** What has been received since this was last asked. */
+  /** What it has received since the last call. */
   takes(): Content[] {
     return this.received.splice(0);
   }
 
-  /** The presence events among it. */
+  /** The presence events among what it has received since the last call. */
   takesPresence(): { joined: string[]; left: string[]; count: number }[] {
     return this.takes().flatMap((frame) => {
       const { type, ...event } = JSON.parse(String(frame));
@@ -62,7 +62,7 @@ export class FakeSocket implements ConnectionSocket {
   }
 }
 
-/** A hub, and a way to join its room `tea`. */
+/** A hub, and a function to join its room `tea`. */
 export function startHub({
   history = 100,
   flushMs = 0,

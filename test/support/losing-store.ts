@@ -1,4 +1,4 @@
-/** Preloaded: a memory store that loses all it has, once, while the second client joins: `--store losing:?while=open`, or `sent`. */
+/** Preloaded: a memory store that loses its data once, while the second client joins: `--store losing:?while=open`, or `sent`. */
 
 import { MemoryStore } from "../../src/store/memory.ts";
 import type { PageQuery } from "../../src/store/history.ts";
@@ -25,7 +25,7 @@ class LosingStore implements MessageStore {
 
   async acquireRoom(room: string) {
     const history = await this.#inner.acquireRoom(room);
-    // The first opens it.
+    // The first client opens the room.
     if (this.#isOpen && this.moment === "open") this.#lose();
     this.#isOpen = true;
     return history;

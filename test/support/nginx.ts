@@ -1,4 +1,4 @@
-/** A real nginx, set up by the README's own lines, on free ports and out of a folder of its own. */
+/** A real nginx with the documented configuration, on free ports, in a temporary folder. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -65,7 +65,7 @@ export async function startNginx(upstream: number, more = "", other?: number): P
   void (async () => {
     for await (const text of process.stderr.pipeThrough(new TextDecoderStream())) {
       said += text;
-      // Its version: the first that it notes when its ports are open.
+      // The line with its version is logged once its ports are open.
       if (said.includes(" nginx/")) listening.resolve();
     }
     listening.reject(new Error(`nginx ended: ${said}`));
@@ -79,7 +79,7 @@ export async function startNginx(upstream: number, more = "", other?: number): P
   return { httpPort, httpsPort, [Symbol.asyncDispose]: stop };
 }
 
-/** One that nobody listens on just now. */
+/** A port that is free at the moment. */
 export function freePort(): number {
   using listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
   return listener.port;

@@ -1,27 +1,27 @@
-/** Clients over real sockets: what a test says, and what it receives, in order. */
+/** Clients over real WebSockets. What they receive is kept in order until the test asks for it. */
 
 import { deepEquals } from "bun";
 import { withDeadline } from "./deadline.ts";
 
 type Heard = string | Uint8Array;
 
-/** A message that proves silence, and which no test hears as one. */
+/** Messages that prove silence; tests do not see them. */
 const MARKER = /(?:^Client #marker says: |"from":"marker","text":")(marker \d+)"?\}?$/;
 let markers = 0;
 
-/** One connection. What comes in is kept in order until the test asks for it. */
+/** One connection. */
 export class Peer implements AsyncDisposable {
   readonly #socket: WebSocket;
   readonly #heard: Heard[] = [];
   readonly #closed = Promise.withResolvers<{ code: number; reason: string }>();
   readonly #askers: { resolve(message: Heard): void; reject(why: string): void }[] = [];
-  /** What waits for a marker. */
+  /** The marker that is being waited for. */
   #awaited: { readonly marker: string; arrived(): void } | undefined;
   readonly opened: Promise<void>;
 
   /**
-   * @param ca the certificate to trust, over TLS
-   * @param posts post a marker to its room; without one it has no room, or none that others may post to
+   * @param ca the CA certificate to trust, for TLS
+   * @param posts post a marker to its room, once over each node; empty where nothing can be posted
    */
   constructor(
     url: string,
@@ -57,12 +57,12 @@ export class Peer implements AsyncDisposable {
     this.#socket.send(message);
   }
 
-  /** A control frame, not a message. */
+  /** Sends a ping frame. */
   pings(): void {
     this.#socket.ping();
   }
 
-  /** The very next messages are these, each equal as a whole. */
+  /** Expects exactly these messages next. */
   async hears(...expected: Heard[]): Promise<void> {
     for (const message of expected) {
       const heard = await this.next(`expected ${show(message)}`);
@@ -70,12 +70,12 @@ export class Peer implements AsyncDisposable {
     }
   }
 
-  /** Everything up to that message, whatever it is. */
+  /** Skips messages up to this one. */
   async hearsUpTo(message: string): Promise<void> {
     while ((await this.next(`expected ${show(message)}`)) !== message);
   }
 
-  /** The next message, whatever it is. */
+  /** The next message. */
   async next(expectation = "expected a message"): Promise<Heard> {
     const waiting = this.#heard.shift();
     if (waiting !== undefined) return waiting;
@@ -85,22 +85,22 @@ export class Peer implements AsyncDisposable {
   }
 
   /**
-   * Nothing was sent here, and nothing is on its way: a marker that is posted to the room now is the very next thing,
-   * with any store and on any number of nodes. On the echo, the answer to a ping is.
+   * Expects that nothing was sent and nothing is in flight: a marker posted to the room now is the next message, with any
+   * store and any number of nodes. On the echo, the pong is.
    */
   async hearsNothing(): Promise<void> {
     expectSilence(await this.heardBeforeMarker());
   }
 
   /**
-   * Nothing was sent here by this node so far. What the store, or another node, has not passed on yet is not excluded:
-   * for servers whose store is away, or which do not let a marker in.
+   * Expects that this node has sent nothing so far. Messages still in the store or on another node are not excluded, so
+   * this is for servers whose store is unavailable, or which reject a marker.
    */
   async hearsNothingBeforePong(): Promise<void> {
     expectSilence(await this.#heardBeforePong());
   }
 
-  /** What was not asked for yet, up to a marker that is posted now. */
+  /** What has not been read yet, up to a marker posted now. */
   async heardBeforeMarker(): Promise<Heard[]> {
     if (this.posts.length === 0) return this.#heardBeforePong();
     const heard: Heard[] = [];
@@ -126,13 +126,13 @@ export class Peer implements AsyncDisposable {
     return withDeadline(pong.promise, () => "no answer to a ping");
   }
 
-  /** Closes as a client should, and waits until that is done. */
+  /** Closes properly, and waits for the server's close frame. */
   async leaves(): Promise<void> {
     this.#socket.close();
     await this.closes();
   }
 
-  /** Stops reading, and goes on. */
+  /** Stops reading from the socket. */
   pauses(): void {
     this.#socket.pause();
   }
@@ -141,12 +141,12 @@ export class Peer implements AsyncDisposable {
     this.#socket.resume();
   }
 
-  /** Bytes that the server has not taken yet. */
+  /** Bytes not yet taken by the network. */
   get unsent(): number {
     return this.#socket.bufferedAmount;
   }
 
-  /** What has come in and was not asked for. */
+  /** What has been received but not read by the test. */
   unread(): Heard[] {
     return this.#heard.splice(0);
   }
@@ -156,7 +156,7 @@ export class Peer implements AsyncDisposable {
     this.#socket.terminate();
   }
 
-  /** How the connection ended: close code and reason. */
+  /** Waits for the end of the connection. */
   closes(): Promise<{ code: number; reason: string }> {
     return withDeadline(this.#closed.promise, () => `still open, heard ${this.#heard.map(show).join(", ")}`);
   }
@@ -166,12 +166,12 @@ export class Peer implements AsyncDisposable {
   }
 }
 
-/** An event of the JSON wire. */
+/** An event on the JSON wire. */
 export type Event = { readonly type: string } & Record<string, unknown>;
 
-/** A connection on the JSON wire. Presence comes when it comes, and is kept apart from the rest. */
+/** A connection on the JSON wire. Presence events, which arrive at their own pace, are kept apart. */
 export class JsonPeer implements AsyncDisposable {
-  /** The id of the last message heard: where to go on. */
+  /** The id of the last message received, for resuming. */
   after: string;
   readonly #presence: Event[] = [];
 
@@ -190,7 +190,7 @@ export class JsonPeer implements AsyncDisposable {
     this.sends({ type: "message", text, ...more });
   }
 
-  /** Says it, and goes on when it has heard it itself: then it is stored, and broadcast. */
+  /** Resolves once the message has been stored and broadcast back. */
   async saysAndHears(text: string, more: { seq?: number } = {}): Promise<void> {
     this.says(text, more);
     while ((await this.next(`expected its own ${show(text)}`)).text !== text);
@@ -200,7 +200,7 @@ export class JsonPeer implements AsyncDisposable {
     this.peer.says(typeof frame === "string" || frame instanceof Uint8Array ? frame : JSON.stringify(frame));
   }
 
-  /** The next event that is no presence. */
+  /** The next event other than presence. */
   async next(expectation?: string): Promise<Event> {
     for (;;) {
       const event = eventOf(await this.peer.next(expectation));
@@ -212,7 +212,7 @@ export class JsonPeer implements AsyncDisposable {
     }
   }
 
-  /** The very next events are these; a message's id and time, and an ack's id, are checked only where they are given. */
+  /** Expects exactly these events next. The id and time of a message, and the id of an ack, are compared only if given. */
   async hears(...expected: Event[]): Promise<void> {
     for (const event of expected) {
       const { ...heard } = await this.next(`expected ${JSON.stringify(event)}`);
@@ -224,7 +224,7 @@ export class JsonPeer implements AsyncDisposable {
     }
   }
 
-  /** The next presence event, heard already or not. */
+  /** The next presence event, including those received earlier. */
   async nextPresence(expectation = "expected presence"): Promise<Event> {
     return this.#presence.shift() ?? eventOf(await this.peer.next(expectation));
   }
@@ -236,7 +236,7 @@ export class JsonPeer implements AsyncDisposable {
       throw new Error(`expected ${JSON.stringify(event)}, heard ${JSON.stringify(heard)}`);
   }
 
-  /** As {@link Peer.hearsNothing}; presence comes when it comes. */
+  /** As {@link Peer.hearsNothing}, presence aside. */
   async hearsNothing(): Promise<void> {
     const events = (await this.peer.heardBeforeMarker()).map(eventOf);
     this.#presence.push(...events.filter(({ type }) => type === "presence"));
@@ -258,7 +258,7 @@ export class JsonPeer implements AsyncDisposable {
   }
 }
 
-/** What a test stores is stored while it runs. */
+/** Longer than a test runs. */
 const MAX_AGE_MS = 2 * 60 * 1000;
 
 export function isRecent(time: unknown): boolean {

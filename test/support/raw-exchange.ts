@@ -1,16 +1,16 @@
-/** An exchange over raw TCP as a row of a table: what is sent, all that comes back, and that nobody else notices. */
+/** Tables of exchanges over raw TCP: what ann sends, everything she receives, and what a witness in her room sees of it. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { startServer, type TestServer } from "./server.ts";
 import { openRaw, close, ping, text, describeFrame } from "./raw-websocket.ts";
 
-/** What ann hears of what she says; of which the second is for everyone. */
+/** What ann receives for a message of hers; the second line goes to the whole room. */
 export const chatLines = (content: string) => [
   `text You wrote: ${content}`,
   `text Client #ann says: ${content}`,
 ];
 
-/** One server for all rows of a file, which has nothing to complain of in the end. */
+/** One server for all tests of a file; at the end its stderr must be empty. */
 export function sharedServer(): () => TestServer {
   let server: TestServer | undefined;
   beforeAll(async () => {
@@ -33,7 +33,7 @@ interface Came {
 
 let rooms = 0;
 
-/** A room with bob in it. He hears what ann says, that she leaves, once, and who leaves after her; no more. */
+/** Runs in a new room with bob, who must receive ann's messages, her leave, and nothing else. */
 export async function withWitness(server: TestServer, ann: (path: string) => Promise<Came>): Promise<void> {
   const room = `room-${rooms++}`;
   await using bob = await server.join("bob", { room });
@@ -55,11 +55,11 @@ function forEveryone(line: string): (string | Uint8Array)[] {
 export interface Row {
   readonly name: string;
   readonly sends: readonly Uint8Array[];
-  /** As {@link describeFrame} writes it: all that comes back before the connection ends. */
+  /** Everything that comes back, as {@link describeFrame} writes it. */
   readonly hears: readonly (string | RegExp)[];
 }
 
-/** It is answered, and the connection goes on until ann closes it. */
+/** The server answers, and the connection stays open until ann closes it. */
 export function answered(name: string, sends: readonly Uint8Array[], hears: readonly string[]): Row {
   return {
     name,
@@ -68,7 +68,7 @@ export function answered(name: string, sends: readonly Uint8Array[], hears: read
   };
 }
 
-/** The server ends it with that code; what is sent afterwards does not count. */
+/** The server closes with that code, and ignores what is sent afterwards. */
 export function closedWith(code: number, name: string, ...sends: readonly Uint8Array[]): Row {
   return {
     name: `${name}: ${code}`,
@@ -77,7 +77,7 @@ export function closedWith(code: number, name: string, ...sends: readonly Uint8A
   };
 }
 
-/** Ann ends it herself. */
+/** Ann closes the connection. */
 export function closedByPeer(name: string, sends: readonly Uint8Array[], answer: string): Row {
   return { name, sends, hears: [answer] };
 }

@@ -1,13 +1,13 @@
-/** A WebSocket client that does only what it is told: bytes out; the response's head, frames and the end in. */
+/** A WebSocket client over raw TCP: sends any bytes, and reads response heads, frames and the end of the connection. */
 
 import { connect, type Socket } from "node:net";
 import { withDeadline } from "./deadline.ts";
 
-/** The key and what it is accepted with, as in RFC 6455, section 1.3. */
+/** The key and its accept value from RFC 6455, section 1.3. */
 const KEY = "dGhlIHNhbXBsZSBub25jZQ==";
 export const ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/** What a right handshake says after its first line; a name that is changed to undefined is left out. */
+/** The headers of a valid handshake; a header set to undefined is left out. */
 export const HANDSHAKE: Readonly<Record<string, string | undefined>> = {
   Host: "localhost",
   Upgrade: "websocket",
@@ -24,19 +24,19 @@ export function request(
   const headers = Object.entries({ ...HANDSHAKE, ...changes }).flatMap(([name, value]) =>
     value === undefined ? [] : [`${name}: ${value}\r\n`],
   );
-  // One byte for each character, so that a header can hold any byte.
+  // Latin-1, so that a header can hold any byte.
   return Buffer.from(`${firstLine}\r\n${headers.join("")}\r\n`, "latin1");
 }
 
-/** What is not said about a frame is as it should be: final, masked, with the shortest length. */
+/** By default a frame is valid: final, masked, with the shortest form of the length. */
 interface FrameShape {
   readonly fin?: boolean;
   /** The three reserved bits, as a number from 0 to 7. */
   readonly reserved?: number;
   readonly isMasked?: boolean;
-  /** The bytes that the length takes after the second one. */
+  /** Bytes of the extended payload length. */
   readonly lengthBytes?: 0 | 2 | 8;
-  /** A length that is not the payload's. */
+  /** A false length. */
   readonly length?: bigint;
 }
 
@@ -44,7 +44,7 @@ type Payload = string | Uint8Array | readonly number[];
 
 const MASK = [0x37, 0xfa, 0x21, 0x3d];
 
-/** A client's frame, byte for byte (RFC 6455, section 5.2). */
+/** A client's frame (RFC 6455, section 5.2). */
 export function frame(opcode: number, payload: Payload = "", shape: FrameShape = {}): Buffer {
   const data = typeof payload === "string" ? Buffer.from(payload) : Uint8Array.from(payload);
   const { fin = true, reserved = 0, isMasked = true, length = BigInt(data.length) } = shape;
@@ -67,7 +67,6 @@ export function closing(code: number, reason: string | Uint8Array = ""): Buffer 
 
 export const text = (payload?: Payload, shape?: FrameShape) => frame(1, payload, shape);
 export const binary = (payload?: Payload, shape?: FrameShape) => frame(2, payload, shape);
-/** A continuation. */
 export const continuation = (payload?: Payload, shape?: FrameShape) => frame(0, payload, shape);
 export const ping = (payload?: Payload, shape?: FrameShape) => frame(9, payload, shape);
 export const pong = (payload?: Payload, shape?: FrameShape) => frame(10, payload, shape);
@@ -101,7 +100,7 @@ export function describeFrame({ fin, opcode, payload }: Heard): string {
 
 export interface Head {
   readonly status: number;
-  /** By lower-case name; what comes twice is joined by commas. */
+  /** By lower-case name; repeated headers are joined by commas. */
   readonly headers: ReadonlyMap<string, string>;
 }
 
@@ -111,7 +110,7 @@ export class RawClient implements AsyncDisposable {
   #hasEnded = false;
   #changed = Promise.withResolvers<void>();
 
-  /** @param from one of this machine's own addresses */
+  /** @param from the local address */
   constructor(port: number, from?: string) {
     const localAddress = from === undefined ? {} : { localAddress: from };
     this.#socket = connect({ port, host: "127.0.0.1", noDelay: true, ...localAddress });
@@ -119,7 +118,7 @@ export class RawClient implements AsyncDisposable {
       this.#unread = Buffer.concat([this.#unread, chunk]);
       this.#tell();
     });
-    this.#socket.on("error", () => {}); // an end like another: `close` follows
+    this.#socket.on("error", () => {}); // `close` follows
     this.#socket.on("close", () => {
       this.#hasEnded = true;
       this.#tell();
@@ -131,17 +130,17 @@ export class RawClient implements AsyncDisposable {
     this.#changed = Promise.withResolvers();
   }
 
-  /** All at once: an end that comes in the middle of several writes could take back what was heard. */
+  /** In one write: if the server closed between several, a reset could discard what was received. */
   sends(...bytes: readonly Uint8Array[]): void {
     this.#socket.write(Buffer.concat(bytes));
   }
 
-  /** Sends no more, and goes on hearing. */
+  /** Closes its sending side. */
   ends(): void {
     this.#socket.end();
   }
 
-  /** The head of the response; undefined if the connection ended without one. */
+  /** The response head, or undefined if the connection ends without one. */
   head(): Promise<Head | undefined> {
     return this.#take("a response", (bytes) => {
       const end = bytes.indexOf("\r\n\r\n");
@@ -157,12 +156,12 @@ export class RawClient implements AsyncDisposable {
     });
   }
 
-  /** The next frame; undefined if the connection ended. */
+  /** The next frame, or undefined at the end of the connection. */
   next(): Promise<Heard | undefined> {
     return this.#take("a frame", readFrame);
   }
 
-  /** The very next frames are these, as {@link describeFrame} writes them. */
+  /** Expects exactly these frames next, as {@link describeFrame} writes them. */
   async hears(...expected: readonly string[]): Promise<void> {
     for (const line of expected) {
       const next = await this.next();
@@ -171,14 +170,14 @@ export class RawClient implements AsyncDisposable {
     }
   }
 
-  /** What is left until the end of the connection. */
+  /** All frames up to the end of the connection. */
   async rest(): Promise<Heard[]> {
     const heard: Heard[] = [];
     for (let each = await this.next(); each; each = await this.next()) heard.push(each);
     return heard;
   }
 
-  /** Bytes that have come and were not asked for; after {@link rest}, what is left of a frame that was cut off. */
+  /** Bytes received but not read; after {@link rest}, those of an incomplete frame. */
   get unread(): number {
     return this.#unread.length;
   }
@@ -195,7 +194,7 @@ export class RawClient implements AsyncDisposable {
     }
   }
 
-  /** The end of the connection, whatever came before it. */
+  /** Waits for the end of the connection. */
   async ended(): Promise<void> {
     while (!this.#hasEnded)
       await withDeadline(this.#changed.promise, () => "expected the end, but nothing came");
@@ -210,7 +209,7 @@ export class RawClient implements AsyncDisposable {
   }
 }
 
-/** A client that has sent this request. */
+/** Connects and sends a handshake with these changes. */
 export function openRaw(
   { port = 0 }: { readonly port?: number | undefined },
   ...what: Parameters<typeof request>
@@ -220,7 +219,7 @@ export function openRaw(
   return client;
 }
 
-/** A server's frame: never masked (RFC 6455, section 5.1). */
+/** A server's frame is never masked (RFC 6455, section 5.1). */
 function readFrame(bytes: Buffer): { value: Heard; size: number } | undefined {
   const [first = 0, second = 0] = bytes;
   if (bytes.length < 2) return undefined;

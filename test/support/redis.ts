@@ -1,4 +1,4 @@
-/** A real Redis for the tests: one that all share, each under a prefix of its own; or one to be killed and frozen. */
+/** Real Redis processes: one that tests share, with a prefix each, or one of their own to kill and freeze. */
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,7 +9,7 @@ import { findProgram } from "./programs.ts";
 const { path: program, skipped } = findProgram("redis-server", "redis-server");
 export { skipped };
 
-/** How it keeps what it is given: nothing, or each command before it is answered. */
+/** Nothing is written to disk, or each command is before it is answered. */
 const VOLATILE = ["--save", "", "--appendonly", "no"];
 export const DURABLE = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"];
 
@@ -22,7 +22,7 @@ export class Redis implements AsyncDisposable {
     private readonly args: readonly string[],
   ) {}
 
-  /** Starts one on a free port of 127.0.0.1; disposing it ends it and removes what it kept. */
+  /** Starts a Redis on a free port of 127.0.0.1; disposing it kills it and removes its data. */
   static async start(args: readonly string[] = VOLATILE): Promise<Redis> {
     const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
     const { port } = probe;
@@ -32,7 +32,7 @@ export class Redis implements AsyncDisposable {
     return redis;
   }
 
-  /** Once more, after {@link stop}, with what it kept. */
+  /** Starts it again after {@link stop}, with its data. */
   async start(): Promise<void> {
     this.#process = Bun.spawn({
       cmd: [
@@ -82,13 +82,13 @@ export class Redis implements AsyncDisposable {
     this.#process?.kill("SIGCONT");
   }
 
-  /** Where a {@link DURABLE} one writes the commands that it was given. */
+  /** The append-only file of a {@link DURABLE} Redis. */
   async appendedFile(): Promise<string> {
     const files = new Bun.Glob("appendonlydir/*.incr.aof").scan({ cwd: this.folder, absolute: true });
     return (await Array.fromAsync(files)).sort().at(-1) ?? "";
   }
 
-  /** However this process ends: the pipe that another one waits at closes with it. */
+  /** Kills it however this process ends: a helper waits for the end of a pipe. */
   endWithUs(): void {
     const end = `read _; kill -9 ${this.#process?.pid}; rm -r "${this.folder}"`;
     Bun.spawn({ cmd: ["sh", "-c", end], stdin: "pipe", stdout: "ignore", stderr: "ignore" }).unref();
@@ -102,7 +102,7 @@ export class Redis implements AsyncDisposable {
 
 let shared: Promise<Redis> | undefined;
 
-/** The one that is there for all who do nothing to it. */
+/** The shared Redis, for tests that do not disturb it. */
 export function sharedRedis(): Promise<Redis> {
   shared ??= Redis.start().then((redis) => {
     redis.endWithUs();

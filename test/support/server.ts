@@ -1,4 +1,4 @@
-/** The tests' hands: a real server process, real sockets, and clients that say and hear. */
+/** Real server processes, on free ports of 127.0.0.1. */
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -10,26 +10,26 @@ import { JsonPeer, Peer } from "./peer.ts";
 
 const SOURCE = [process.execPath, `${import.meta.dir}/../../src/server.ts`];
 
-/** Stands for a part of the Redis that the tests share, of its own for each folder. */
+/** Stands for the Redis that all tests share; each server, or pair of servers, gets its own prefix. */
 const SHARED_REDIS = "redis:";
 
 interface Store {
-  /** For titles, where the URL says too little. */
+  /** For test titles. */
   readonly name: string;
-  /** A file's name without a folder lies in one of its own, which goes with the server. */
+  /** A relative path lies in a temporary folder, which is removed with the server. */
   readonly url: string;
-  /** So many servers, whose clients are with each in turn. */
+  /** Two servers, which clients connect to in turn. */
   readonly nodes?: 2;
-  /** Its history goes back to the beginning, and not only as far as `--history`. */
+  /** Its history is not limited by `--history`. */
   readonly keepsEverything?: true;
   readonly preload?: string;
 }
 
-/** What rooms, wires and resuming are tested on: the same tests, each store. */
+/** The stores that all tests of rooms, wires and resuming run on. */
 export const STORES: readonly Store[] = [
   { name: "memory", url: "memory:" },
   { name: "SQLite", url: "sqlite:chat.db", keepsEverything: true },
-  { name: "a late store", url: "late:?delay=10&seed=1", preload: "delayed-store.ts" },
+  { name: "a delayed store", url: "late:?delay=10&seed=1", preload: "delayed-store.ts" },
   ...(skipped
     ? []
     : ([
@@ -41,18 +41,18 @@ export const STORES: readonly Store[] = [
 interface Setup {
   readonly args?: readonly string[];
   readonly env?: Record<string, string>;
-  /** One of {@link STORES}; the server's default if not said. */
+  /** By default the server's own default. */
   readonly store?: Store;
-  /** A module that runs before the server's own, to break something on purpose. */
+  /** A module of this folder that runs before the server's, to inject a fault or a clock. */
   readonly preload?: string;
-  /** What to start instead of the source: an executable. */
+  /** What to start instead of `bun src/server.ts`. */
   readonly command?: readonly string[];
   readonly cwd?: string;
-  /** How much of its stdout is read; then the pipe is closed. */
+  /** How much of its stdout is read before the pipe is closed. */
   readonly reads?: "all" | "first line";
 }
 
-/** Starts a server on a free port of 127.0.0.1, or two; disposing it ends the processes. */
+/** Starts one server, or the two of the store; disposing it kills them. */
 export async function startServer(setup: Setup = {}): Promise<TestServer> {
   const { store, cwd } = setup;
   const folder = store && cwd === undefined ? await mkdtemp(join(tmpdir(), "hubbub-")) : undefined;
@@ -77,9 +77,9 @@ async function startNode(
       ...cmd,
       ...(url ? ["--store", url] : []),
       ...(args.includes("--port") ? [] : ["--port", "0"]),
-      // What a test says is heard at once, so that silence can be proven.
+      // Broadcasts are not delayed, which keeps the tests fast.
       ...(args.includes("--flush-ms") ? [] : ["--flush-ms", "0"]),
-      // Nobody reads it here.
+      // The log is not read.
       ...(args.includes("--log") ? [] : ["--log", "off"]),
       ...args,
     ],
@@ -116,20 +116,20 @@ async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "fi
 
 export class TestServer implements AsyncDisposable {
   readonly #peers: Peer[] = [];
-  /** A second node: clients and requests come to each in turn. */
+  /** The second node of a store with two. */
   other: TestServer | undefined;
   #turns = 0;
 
   constructor(
     readonly process: Bun.Subprocess,
     readonly port: number,
-    /** What it printed first. */
+    /** The first line of its output. */
     readonly greeting: string,
-    /** All that it printed after that, once it has ended. */
+    /** The rest of its output, once it has exited. */
     readonly output: Promise<string>,
-    /** All that the server wrote to stderr, once it has ended. */
+    /** Its stderr, once it has exited. */
     readonly errors: Promise<string>,
-    /** Made for it alone, and removed when it is disposed. */
+    /** Removed when the server is disposed. */
     private readonly folder: string | undefined,
   ) {}
 
@@ -137,12 +137,12 @@ export class TestServer implements AsyncDisposable {
     return `http://127.0.0.1:${this.port}`;
   }
 
-  /** Opens the chat as a client with that id, on the tutorial's wire. */
+  /** Joins a room on the text wire. */
   join(id: string, query: Query = {}): Promise<Peer> {
     return this.open(pathOf(id, query));
   }
 
-  /** Opens the chat on the JSON wire, and has heard the welcome. */
+  /** Joins a room on the JSON wire; resolves after the welcome. */
   async joinJson(id: string, query: Query = {}): Promise<JsonPeer> {
     const peer = await this.open(pathOf(id, query), { "Sec-WebSocket-Protocol": SUBPROTOCOL });
     return JsonPeer.over(peer);
@@ -151,7 +151,7 @@ export class TestServer implements AsyncDisposable {
   async open(path: string, headers: Record<string, string> = {}): Promise<Peer> {
     const url = new URL(path, this.origin);
     const room = (url.searchParams.get("room") ?? "lobby").normalize();
-    // By way of each node, so that a marker comes after all that either has accepted before.
+    // Over each node, so that the markers follow everything that either of them has accepted before.
     const nodes = url.pathname === "/websocket" ? [] : [this, ...(this.other ? [this.other] : [])];
     const posts = nodes.map((node) => (marker: string) => node.#post(room, marker));
     const peer = new Peer(this.next().origin.replace("http", "ws") + path, headers, undefined, posts);
@@ -170,18 +170,18 @@ export class TestServer implements AsyncDisposable {
     if (response.status !== 201) throw new Error(`a marker: ${response.status} ${await response.text()}`);
   }
 
-  /** Who comes next comes to this one. */
+  /** The node for the next client or request. */
   next(): TestServer {
     return this.other && this.#turns++ % 2 === 1 ? this.other : this;
   }
 
-  /** A node learns a moment later than one's own of who has come. */
+  /** The other node learns of a join a moment later. */
   async #isSeenByBoth({ pathname, searchParams }: URL): Promise<void> {
     const id = decodeURIComponent(pathname.split("/").at(-1) ?? "").normalize();
     const room = encodeURIComponent((searchParams.get("room") ?? "lobby").normalize());
     const look = async (node: TestServer | undefined): Promise<{ count: number; members: string[] }> =>
       JSON.parse(await (await fetch(`${node?.origin}/rooms/${room}/members`)).text());
-    const MANY = 100; // of whom not all are named
+    const MANY = 100; // the limit of members that are named
     const seen = (async () => {
       for (;;) {
         const [one, other] = await Promise.all([look(this), look(this.other)]);
@@ -197,13 +197,13 @@ export class TestServer implements AsyncDisposable {
     return fetch(this.next().origin + path, { redirect: "manual", ...init });
   }
 
-  /** Status and body of a GET, for comparing whole. */
+  /** Status and body of a response, for comparisons as a whole. */
   async answer(path: string, init: RequestInit = {}): Promise<{ status: number; body: string }> {
     const response = await this.get(path, init);
     return { status: response.status, body: await response.text() };
   }
 
-  /** The samples of /metrics, by name and labels. */
+  /** The samples of /metrics by name and labels. */
   async metrics(init: RequestInit = {}): Promise<Map<string, number>> {
     const { status, body } = await this.answer("/metrics", init);
     if (status !== 200) throw new Error(`/metrics is ${status}: ${body}`);
