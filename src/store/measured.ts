@@ -1,3 +1,5 @@
+/** Metrics of a store, recorded outside of it. */
+
 import { messagesRejected, recordAppend, recordStored } from "../ops/metrics.ts";
 import type { Clock } from "../util/clock.ts";
 import type { Backend } from "./store.ts";

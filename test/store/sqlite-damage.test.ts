@@ -1,4 +1,4 @@
-/** What disks do to the SQLite store's files while the server is down: nothing is lost silently, and no garbage is served. */
+/** Damage to the SQLite store's files while the server is down: nothing is lost silently, and no garbage is served. */
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, expect, test } from "bun:test";
@@ -41,7 +41,7 @@ async function flip(name: string, position: number): Promise<void> {
   await Bun.write(file(name), bytes);
 }
 
-/** Every stored message, as anybody may read them. */
+/** All stored messages, read over HTTP. */
 async function read(server: TestServer): Promise<{ id: string; text: string }[]> {
   const response = await server.get("/rooms/lobby/messages?limit=1000");
   return response.ok ? JSON.parse(await response.text()).messages : [];
@@ -50,16 +50,16 @@ async function read(server: TestServer): Promise<{ id: string; text: string }[]>
 const intact = (ids: string[]) => ids.slice(1).map((id, i) => ({ id, text: textOf(i + 1) }));
 
 /**
- * The promise: it is refused in a sentence; or what is served was stored, and a client that resumes is told if anything
- * that it had not received is missing. @returns which of them
+ * Either the server does not start, and prints why; or everything it serves was stored, and a client that resumes learns
+ * if anything it has not received is missing.
  */
-async function holds(ids: string[]): Promise<"refused" | "complete" | "reported"> {
+async function startAfterDamage(ids: string[]): Promise<"rejected" | "complete" | "reported"> {
   const started = await start().catch((error: Error) => error.message);
   if (typeof started === "string") {
     expect(started).toMatch(
-      /chat\.db (is damaged|cannot be used|is not a database|is a database of|was written by a newer)/,
+      /chat\.db (is damaged|cannot be used|is not a database|is a database of another program|was written by a newer)/,
     );
-    return "refused";
+    return "rejected";
   }
   await using server = started;
   const stored = (await read(server)).map(({ id, text }) => ({ id, text }));
@@ -80,18 +80,18 @@ async function holds(ids: string[]): Promise<"refused" | "complete" | "reported"
   return stored.length === all.length ? "complete" : "reported";
 }
 
-test("a write-ahead log with a flipped byte, wherever it is", async () => {
+test("a flipped byte anywhere in the write-ahead log", async () => {
   const random = randomFrom(1);
   for (let round = 0; round < 6; round++) {
     const ids = await fill(20);
     const { size } = await stat(file("chat.db-wal"));
     await flip("chat.db-wal", Math.floor(random() * size));
-    expect(await holds(ids)).not.toBe("refused");
+    expect(await startAfterDamage(ids)).not.toBe("rejected");
     for (const name of ["chat.db", "chat.db-wal", "chat.db-newest"]) await rm(file(name), { force: true });
   }
 });
 
-test("a write-ahead log whose first half is damaged, or whose second is missing, or that is gone", async () => {
+test("a write-ahead log that is damaged in its first half, cut in half, emptied or removed", async () => {
   const damages = [
     async (size: number) => flip("chat.db-wal", Math.floor(size / 4)),
     async (size: number) => truncate(file("chat.db-wal"), Math.floor(size / 2)),
@@ -101,7 +101,7 @@ test("a write-ahead log whose first half is damaged, or whose second is missing,
   for (const damage of damages) {
     const ids = await fill(20);
     await damage((await stat(file("chat.db-wal"))).size);
-    expect(await holds(ids)).toBe("reported");
+    expect(await startAfterDamage(ids)).toBe("reported");
     await using server = await start();
     const ann = await server.joinJson("ann", { session: "s" });
     ann.says("new", { seq: 1000 });
@@ -115,7 +115,7 @@ test("a write-ahead log whose first half is damaged, or whose second is missing,
   }
 });
 
-test("what is missing is told at the start", async () => {
+test("missing messages are reported at the start", async () => {
   await fill();
   await rm(file("chat.db-wal"));
   await using server = await start();
@@ -124,24 +124,24 @@ test("what is missing is told at the start", async () => {
   );
 });
 
-test("a complete file is told nothing about, also after kill -9, and when a copy is opened elsewhere", async () => {
+test("nothing is reported for a complete file after kill -9", async () => {
   const ids = await fill();
-  expect(await holds(ids)).toBe("complete");
+  expect(await startAfterDamage(ids)).toBe("complete");
   await using server = await start();
   expect(server.greeting).not.toContain("missing");
   expect(await read(server)).toHaveLength(COUNT);
 });
 
-/** The main file has everything: the server was stopped in order. */
+/** Starts and shuts down a server, which moves everything to the main file. */
 async function settle(): Promise<void> {
   const server = await start();
-  await server.get("/readyz"); // it listens to signals by now
+  await server.get("/readyz"); // its signal handlers are installed
   server.process.kill("SIGTERM");
   await server.process.exited;
   expect(existsSync(file("chat.db-wal"))).toBe(false);
 }
 
-test("a message whose text, sender, time or number was changed on the disk is not served, and nobody resumes across it", async () => {
+test("a message whose content, sender, time or predecessor was changed is not served, and no client resumes across it", async () => {
   for (const change of [
     "content = replace(content, 'x', 'y')",
     "sender = 'eve'",
@@ -156,10 +156,10 @@ test("a message whose text, sender, time or number was changed on the disk is no
         `UPDATE messages SET ${change} WHERE id = (SELECT id FROM messages ORDER BY id LIMIT 1 OFFSET 9)`,
       );
     }
-    expect(await holds(ids)).toBe("reported");
+    expect(await startAfterDamage(ids)).toBe("reported");
     await using server = await start();
     expect((await read(server)).map(({ id }) => id)).toEqual(ids.filter((_, i) => i > 0 && i !== 10));
-    // The text wire has its history all the same, without the damaged one.
+    // The text wire replays the rest.
     await using eve = await server.join("eve", { history: 1000 });
     for (let i = 1; i <= 20; i++) if (i !== 10) await eve.hears(`Client #ann says: ${textOf(i)}`);
     await eve.hearsNothing();
@@ -170,17 +170,17 @@ test("a message whose text, sender, time or number was changed on the disk is no
   }
 });
 
-test("a message that is missing in the middle", async () => {
+test("a message missing in the middle", async () => {
   const ids = await fill();
   await settle();
   {
     using db = new Database(file("chat.db"));
     db.run("DELETE FROM messages WHERE id = (SELECT id FROM messages ORDER BY id LIMIT 1 OFFSET 9)");
   }
-  expect(await holds(ids)).toBe("reported");
+  expect(await startAfterDamage(ids)).toBe("reported");
 });
 
-test("a session's number that was changed on the disk acknowledges nothing that is not stored", async () => {
+test("a session whose seq was changed acknowledges nothing that is not stored", async () => {
   await fill(3);
   await settle();
   {
@@ -194,7 +194,7 @@ test("a session's number that was changed on the disk acknowledges nothing that 
   await ann.hears({ type: "ack", seq: 4 }, { type: "message", from: "ann", text: "new" });
 });
 
-test("a main file with flipped bytes, or cut off", async () => {
+test("a main file with flipped bytes, or truncated", async () => {
   const random = randomFrom(7);
   const ids = await fill();
   await settle();
@@ -204,13 +204,13 @@ test("a main file with flipped bytes, or cut off", async () => {
     await rm(file("chat.db-wal"), { force: true });
     await Bun.write(file("chat.db"), bytes);
     await flip("chat.db", Math.floor(random() * bytes.length));
-    results.push(await holds(ids));
+    results.push(await startAfterDamage(ids));
   }
   for (const size of [bytes.length - 4096, Math.floor(bytes.length / 2), 4096, 100, 0]) {
     await rm(file("chat.db-wal"), { force: true });
     await Bun.write(file("chat.db"), bytes);
     await truncate(file("chat.db"), size);
-    results.push(await holds(ids));
+    results.push(await startAfterDamage(ids));
   }
   expect(new Set(results.slice(-5))).not.toContain("complete");
 });

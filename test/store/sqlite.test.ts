@@ -1,4 +1,4 @@
-/** The SQLite store: what is acknowledged is in the file, and what the file is worth. */
+/** The SQLite store: what is acknowledged is in the file, and is there after a restart. */
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
@@ -25,19 +25,19 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }));
 
 const start = (...args: string[]) => startServer({ store: STORE, cwd: folder, args });
-/** Changes a file by hand. */
+/** Runs SQL on a file. */
 function edit(file: string, ...statements: string[]): void {
   using db = new Database(join(folder, file));
   for (const statement of statements) db.run(statement);
 }
-/** What a start that is refused says. */
+/** What a server prints that does not start. */
 const refusal = (url = STORE.url) =>
   startServer({ store: { name: url, url }, cwd: folder }).then(
     () => "it started",
     (error: Error) => error.message.replace("the server did not start: ", ""),
   );
 
-test("a conversation, its sessions and its order outlive kill -9, and go on", async () => {
+test("messages, their order and sessions survive kill -9", async () => {
   const first = await start();
   const ann = await first.joinJson("ann", { session: "s" });
   for (let seq = 1; seq <= 50; seq++) ann.says(`${seq}`, { seq });
@@ -68,7 +68,7 @@ test("a conversation, its sessions and its order outlive kill -9, and go on", as
   expect(ids).toEqual(ids.toSorted());
 });
 
-test("binary messages, NULs and nothing at all come back as they were", async () => {
+test("binary messages, NULs and empty messages are unchanged after a restart", async () => {
   const contents = [new Uint8Array([0, 255, 10]), new Uint8Array(), "NUL \0 語 😀", ""];
   const first = await start();
   const ann = await first.join("ann");
@@ -84,7 +84,7 @@ test("binary messages, NULs and nothing at all come back as they were", async ()
   );
 });
 
-test("one who has been away for longer than the history that is kept ready still misses nothing", async () => {
+test("a client that was away for longer than the cached history misses nothing", async () => {
   await using server = await start("--history", "10");
   await using ann = await server.joinJson("ann");
   const start10 = String(ann.welcome.last);
@@ -100,7 +100,7 @@ test("one who has been away for longer than the history that is kept ready still
   await bob.hearsNothing();
 });
 
-test("a long history, asked for by a reader that stalls, is neither cut off nor reordered by what is sent meanwhile", async () => {
+test("a long history, requested by a reader that stalls, is neither cut off nor reordered by live messages", async () => {
   await using server = await start("--history", "100");
   await using ann = await server.joinJson("ann", { session: "s" });
   const pad = (i: number) => `${i} `.padEnd(60_000, "x");
@@ -118,7 +118,7 @@ test("a long history, asked for by a reader that stalls, is neither cut off nor 
   for (let i = 51; i <= 300; i++) await eve.hears(`Client #ann says: ${pad(i)}`);
 });
 
-test("who reads a long conversation leaves room for everyone else", async () => {
+test("a long replay leaves time for everyone else", async () => {
   await using server = await start("--history", "10");
   const ann = await server.joinJson("ann");
   const from = String(ann.welcome.last);
@@ -131,9 +131,8 @@ test("who reads a long conversation leaves room for everyone else", async () => 
   const reading = (async () => {
     await using bob = await server.joinJson("bob", { after: from });
     for (let i = 0; i < 20_000; i++) await bob.hears({ type: "message", from: "ann", text: `${i}` });
-    isOver = true;
-  })();
-  // Somebody is answered in the middle of it.
+  })().finally(() => (isOver = true));
+  // Requests are answered in the middle of it.
   let answers = 0;
   while (!isOver) {
     const count = (await sent()) - before;
@@ -143,20 +142,24 @@ test("who reads a long conversation leaves room for everyone else", async () => 
   expect(answers).toBeGreaterThan(0);
 });
 
-test("a file that is taken away takes no more messages; when it is back it does", async () => {
+test("while the file is missing messages are rejected; once it is back they are stored", async () => {
   await using server = await start();
   const ann = await server.join("ann");
   await rename(join(folder, "chat.db"), join(folder, "elsewhere.db"));
-  await eventually(async () => (await server.get("/readyz")).status === 503, "it is noticed", 20_000);
+  await eventually(
+    async () => (await server.get("/readyz")).status === 503,
+    "the server is not ready",
+    20_000,
+  );
   ann.says("into nothing");
   await ann.hears("Not sent (unavailable): into nothing");
   await rename(join(folder, "elsewhere.db"), join(folder, "chat.db"));
-  await eventually(async () => (await server.get("/readyz")).status === 200, "it goes on", 20_000);
-  ann.says("kept");
-  await ann.hears("You wrote: kept", "Client #ann says: kept");
+  await eventually(async () => (await server.get("/readyz")).status === 200, "the server is ready", 20_000);
+  ann.says("stored");
+  await ann.hears("You wrote: stored", "Client #ann says: stored");
 });
 
-test("a file that is only touched keeps working", async () => {
+test("a new modification time alone does no harm", async () => {
   await using server = await start();
   await using ann = await server.join("ann");
   await utimes(join(folder, "chat.db"), new Date(), new Date());
@@ -165,7 +168,7 @@ test("a file that is only touched keeps working", async () => {
   expect((await server.get("/readyz")).status).toBe(200);
 });
 
-describe("files that change under a running server: nothing more is acknowledged", () => {
+describe("after its files were changed by another program a server acknowledges nothing", () => {
   const file = (name: string) => join(folder, name);
   const changes: Record<string, () => Promise<unknown>> = {
     "the file is removed": () => rm(file("chat.db")),
@@ -198,7 +201,7 @@ describe("files that change under a running server: nothing more is acknowledged
     expect((await server.get("/readyz")).status).toBe(503);
   });
 
-  test("what a log that is removed held is saved, and it goes on", async () => {
+  test("the contents of a removed log are saved, and the server recovers", async () => {
     const first = await start("--log", "text");
     const ann = await first.joinJson("ann", { session: "s", history: 0 });
     const say = async (seq: number) => {
@@ -211,11 +214,11 @@ describe("files that change under a running server: nothing more is acknowledged
     };
     for (let seq = 1; seq <= 10; seq++) expect(await say(seq)).toBe("stored");
     await rm(file("chat.db-wal"));
-    await eventually(async () => (await say(11)) === "stored", "it goes on");
+    await eventually(async () => (await say(11)) === "stored", "the server is ready");
     for (let seq = 12; seq <= 20; seq++) expect(await say(seq)).toBe("stored");
     await first.stop("SIGKILL");
-    const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
-    expect(facts).toEqual(["store unavailable", "store available"]);
+    const events = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, event]) => event);
+    expect(events).toEqual(["store unavailable", "store available"]);
     await using second = await start();
     await using bob = await second.joinJson("bob", { after: String(ann.welcome.last) });
     expect(bob.welcome.recovered).toBe(true);
@@ -224,7 +227,7 @@ describe("files that change under a running server: nothing more is acknowledged
   });
 });
 
-test("--keep-days works by itself, a while after the start", async () => {
+test("--keep-days prunes in the background", async () => {
   edit(
     "chat.db",
     ...VERSION_1.map((statement) =>
@@ -236,29 +239,29 @@ test("--keep-days works by itself, a while after the start", async () => {
   await using bob = await server.join("bob", { room: "elsewhere" });
   bob.says("new");
   await bob.hears("You wrote: new", "Client #bob says: new");
-  await eventually(async () => (await texts()) === 0, "what is old is forgotten", 20_000);
+  await eventually(async () => (await texts()) === 0, "old messages are pruned", 20_000);
   expect(JSON.parse((await server.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
 });
 
-test("a commit is on the disk before it is answered, as far as SQLite can see to it", () => {
+test("commits are synced to disk, and the file is locked", () => {
   using db = openDatabase(join(folder, "chat.db"), Date.now(), systemRandom);
   const of = (pragma: string) =>
     Object.values(db.query<Record<string, unknown>, []>(`PRAGMA ${pragma}`).get() ?? {});
   expect(["synchronous", "journal_mode", "locking_mode"].flatMap(of)).toEqual([2, "wal", "exclusive"]);
 });
 
-test("after a stop everything is in the one file", async () => {
+test("after a shutdown everything is in one file", async () => {
   const server = await start();
   const ann = await server.join("ann");
   ann.says("hi");
   await ann.hears("You wrote: hi", "Client #ann says: hi");
   server.process.kill("SIGTERM");
   expect(await server.process.exited).toBe(0);
-  // The other has one id, for the next start to compare.
+  // The second one holds a single id.
   expect((await readdir(folder)).toSorted()).toEqual(["chat.db", "chat.db-newest"]);
 });
 
-test("a file is the owner's alone, and one server's", async () => {
+test("only the owner can read the file, and only one server can use it", async () => {
   await using server = await start();
   expect((await stat(join(folder, "chat.db"))).mode & 0o777).toBe(0o600);
   expect((await stat(join(folder, "chat.db-wal"))).mode & 0o777).toBe(0o600);
@@ -268,8 +271,8 @@ test("a file is the owner's alone, and one server's", async () => {
   await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
 });
 
-describe("what cannot be used is said at the start", () => {
-  test("no folder, no database, no Hubbub's, a newer Hubbub's, a folder", async () => {
+describe("a file that cannot be used prevents the start, with a reason", () => {
+  test("a missing folder, no database, the database of another program or of a newer version, a folder", async () => {
     expect(await refusal("sqlite:no/such/chat.db")).toBe(
       "no/such/chat.db cannot be created: its folder does not exist.\n",
     );
@@ -293,7 +296,7 @@ describe("what cannot be used is said at the start", () => {
       );
   });
 
-  test("a name that means memory to SQLite is a file like any other", async () => {
+  test("a file name that has a special meaning in SQLite is an ordinary file", async () => {
     const first = await startServer({ store: { name: "SQLite", url: "sqlite::memory:" }, cwd: folder });
     const ann = await first.join("ann");
     ann.says("hi");
@@ -307,7 +310,7 @@ describe("what cannot be used is said at the start", () => {
     await bob.hears("Client #ann says: hi");
   });
 
-  /** In a mount namespace, where `/mnt` may be anything: what the start says, and its exit code. */
+  /** Starts a server in a mount namespace, with its database on `/mnt`. */
   const onMount = async (prepare: string) => {
     const command = `${prepare} && exec "$0" "$1" --port 0 --store sqlite:/mnt/chat.db`;
     const { exitCode, stderr } =
@@ -318,7 +321,7 @@ describe("what cannot be used is said at the start", () => {
   };
   const canMount = Bun.spawnSync(["sh", "-c", "unshare -rm mount -t tmpfs tmpfs /mnt"]).success;
   const skippedMounts = canMount ? "" : " (skipped: file systems cannot be mounted here)";
-  test.skipIf(!canMount)(`a full disk and a read-only one are exit 1${skippedMounts}`, async () => {
+  test.skipIf(!canMount)(`a full or read-only file system exits with 1${skippedMounts}`, async () => {
     const full = "mount -t tmpfs -o size=64k tmpfs /mnt && (head -c 100000 /dev/zero > /mnt/full || true)";
     const fullDisk = await onMount(`${full} 2> /dev/null`);
     expect(fullDisk).toEqual({
@@ -332,7 +335,7 @@ describe("what cannot be used is said at the start", () => {
     });
   });
 
-  test("a file that another server still has is exit 1", async () => {
+  test("a file in use by another server exits with 1", async () => {
     await using server = await start();
     const command = [process.execPath, `${import.meta.dir}/../../src/server.ts`, "--store", STORE.url];
     const { exitCode } = await Bun.$`${command} --port 0`.cwd(folder).quiet().nothrow();
@@ -340,14 +343,14 @@ describe("what cannot be used is said at the start", () => {
     await (await server.join("ann")).hearsNothing();
   });
 
-  test("a refused file is left as it was", async () => {
+  test("a rejected file is left unchanged", async () => {
     await Bun.write(join(folder, "text.db"), "not a database");
     await refusal("sqlite:text.db");
     expect(await Bun.file(join(folder, "text.db")).text()).toBe("not a database");
   });
 });
 
-test("a file of version 1 opens with all that is in it", async () => {
+test("a file of schema version 1 opens with everything in it", async () => {
   edit("chat.db", ...VERSION_1);
   await using server = await start();
   await using ann = await server.joinJson("ann", { session: "s" });
@@ -360,7 +363,7 @@ test("a file of version 1 opens with all that is in it", async () => {
   await ann.hears({ type: "message", from: "ann", text: "new" });
 });
 
-/** As the first version made it. */
+/** A file as the first development version wrote it. */
 const VERSION_1 = [
   "PRAGMA application_id = 1215652450",
   "PRAGMA user_version = 1",
@@ -377,14 +380,14 @@ const VERSION_1 = [
   `INSERT INTO sessions VALUES ('ann', 's', 7, 1783529386033157, ${Date.now()})`,
 ];
 
-describe("a store by itself", () => {
-  const heard: StoredMessage[] = [];
-  beforeEach(() => void heard.splice(0));
+describe("the store without a server", () => {
+  const emitted: StoredMessage[] = [];
+  beforeEach(() => void emitted.splice(0));
   const open = (nowMs = Date.now(), keepDays = 0) =>
     new SqliteStore(
       join(folder, "chat.db"),
       { history: 10, keepDays },
-      (message) => heard.push(message),
+      (message) => emitted.push(message),
       { ...systemClock, now: () => nowMs },
       systemRandom,
     );
@@ -406,41 +409,41 @@ describe("a store by itself", () => {
     return page.messages.map(({ content }) => content);
   };
 
-  test("what comes in one turn of the event loop shares a commit", async () => {
+  test("messages of one turn of the event loop share a commit", async () => {
     const store = open();
     using transaction = spyOn(Database.prototype, "transaction");
     for (let turn = 1; turn <= 2; turn++) {
       await Promise.all(Array.from({ length: 100 }, (_, i) => say(store, `${i}`)));
       expect(transaction).toHaveBeenCalledTimes(turn);
     }
-    expect(heard).toHaveLength(200);
+    expect(emitted).toHaveLength(200);
     store.close();
   });
 
-  test("ids grow also when the clock goes back, from one start to the next", async () => {
+  test("ids increase even when the clock goes back between two starts", async () => {
     const now = Date.now();
-    open(now - 2 * DAY_MS).close(); // so that the file's own first id is not among those of now
+    open(now - 2 * DAY_MS).close(); // creates the file, whose origin id is older than the first message
     const first = open(now);
     await say(first, "1");
     first.close();
     const second = open(now - DAY_MS);
     await say(second, "2");
     await say(second, "3");
-    const sequences = heard.map(({ id }) => Number(id.split("-")[1]));
-    expect(heard.map(({ time }) => time)).toEqual([now, now - DAY_MS, now - DAY_MS]);
+    const sequences = emitted.map(({ id }) => Number(id.split("-")[1]));
+    expect(emitted.map(({ time }) => time)).toEqual([now, now - DAY_MS, now - DAY_MS]);
     const stored = await second.readHistory("r", { limit: 10 });
-    expect(stored).toEqual({ messages: heard, more: false });
+    expect(stored).toEqual({ messages: emitted, more: false });
     expect(sequences.map((sequence) => sequence - (sequences[0] ?? 0))).toEqual([0, 1, 2]);
-    expect(heard.map(({ prev }) => prev).slice(1)).toEqual(heard.map(({ id }) => id).slice(0, 2));
+    expect(emitted.map(({ prev }) => prev).slice(1)).toEqual(emitted.map(({ id }) => id).slice(0, 2));
     second.close();
   });
 
-  test("a clock that is decades ahead for a moment hides nothing, and stops nothing", async () => {
+  test("a clock that is decades ahead for a moment neither hides nor stops messages", async () => {
     let now = Date.now();
     const store = new SqliteStore(
       join(folder, "chat.db"),
       { history: 10, keepDays: 0 },
-      (message) => heard.push(message),
+      (message) => emitted.push(message),
       { ...systemClock, now: () => now },
       systemRandom,
     );
@@ -458,9 +461,9 @@ describe("a store by itself", () => {
 
   test("a session's seq counts while its message is still queued, and for 30 days", async () => {
     const store = open();
-    const answered = say(store, "1", { session: "s", seq: 1 });
+    const result = say(store, "1", { session: "s", seq: 1 });
     expect(await store.lastSeq("ann", "s")).toBe(1);
-    await answered;
+    await result;
     store.prune();
     store.close();
     const again = open(Date.now() + 30 * DAY_MS - 1000);
@@ -473,16 +476,16 @@ describe("a store by itself", () => {
     later.close();
   });
 
-  test("connections that open a session wait for the commit that is scheduled anyway, and force none", async () => {
+  test("looking up a session waits for the scheduled commit and does not force one", async () => {
     const store = open();
     const commits = spyOn(Database.prototype, "transaction");
-    const answers = Array.from({ length: 200 }, async (_, i) => {
+    const results = Array.from({ length: 200 }, async (_, i) => {
       const session = `s${i}`;
-      const answered = say(store, `${i}`, { session, seq: 7 });
+      const result = say(store, `${i}`, { session, seq: 7 });
       expect(await store.lastSeq("ann", session)).toBe(7);
-      return answered;
+      return result;
     });
-    for (const result of await Promise.all(answers)) expect(result).toHaveProperty("stored");
+    for (const result of await Promise.all(results)) expect(result).toHaveProperty("stored");
     expect(commits).toHaveBeenCalledTimes(1);
     expect(await store.lastSeq("ann", "s5")).toBe(7);
     expect(commits).toHaveBeenCalledTimes(1);
@@ -490,7 +493,7 @@ describe("a store by itself", () => {
     store.close();
   });
 
-  test("what is older than --keep-days is forgotten, and a gap is known for one", async () => {
+  test("messages older than --keep-days are pruned, and a gap is detected", async () => {
     const now = Date.now();
     const first = open(now - 10 * DAY_MS);
     await say(first, "old");
@@ -506,14 +509,14 @@ describe("a store by itself", () => {
       const page = await second.readHistory("r", { after, limit: 10 });
       return page.recovered;
     };
-    const [old, , elsewhere] = heard;
-    expect(await recovered(old?.id)).toBe(true); // just before the oldest that is kept
+    const [old, , elsewhere] = emitted;
+    expect(await recovered(old?.id)).toBe(true); // just before the oldest stored message
     expect(await recovered(old?.prev)).toBe(false);
     expect(await recovered(elsewhere?.id)).toBe(false);
     second.close();
   });
 
-  test("nothing is acknowledged once the log is gone, from the very next message", async () => {
+  test("once the log is removed, the very next message is rejected", async () => {
     const store = open();
     expect(await say(store, "1")).toHaveProperty("stored");
     rmSync(join(folder, "chat.db-wal"));
@@ -523,7 +526,7 @@ describe("a store by itself", () => {
     store.close();
   });
 
-  test("a commit that failed claims nothing: the next start reports no loss", async () => {
+  test("after a failed commit the next start reports no loss", async () => {
     const store = open();
     expect(await say(store, "1", { session: "s", seq: 1 })).toHaveProperty("stored");
     const failed = say(store, "2", { session: "s", seq: 2 });
@@ -531,7 +534,7 @@ describe("a store by itself", () => {
       {
         ...{ room: "r", from: "ann", session: undefined, seq: undefined, requiresSeq: undefined },
         get content(): string {
-          throw new Error("A failure in the middle of a transaction, on purpose");
+          throw new Error("injected into a transaction");
         },
       },
       { onResult() {} },
@@ -544,13 +547,13 @@ describe("a store by itself", () => {
     again.close();
   });
 
-  test("--keep-days prunes from the front of a room only, and a time in the future counts as the next message's", async () => {
+  test("--keep-days prunes only from the front of a room; a time in the future counts as the next message's", async () => {
     let now = Date.now() - 10 * DAY_MS;
     const open7 = () =>
       new SqliteStore(
         join(folder, "chat.db"),
         { history: 10, keepDays: 7 },
-        (message) => heard.push(message),
+        (message) => emitted.push(message),
         { ...systemClock, now: () => now },
         systemRandom,
       );
@@ -570,13 +573,13 @@ describe("a store by itself", () => {
     store = open7();
     store.prune();
     expect(await texts(store)).toEqual(["4", "late, but behind a newer one", "ahead again", "5"]);
-    const resumed = async (i: number) => store.readHistory("r", { after: heard[i]?.id ?? "", limit: 10 });
-    expect(await resumed(3)).toMatchObject({ recovered: true, messages: heard.slice(4) });
+    const resumed = async (i: number) => store.readHistory("r", { after: emitted[i]?.id ?? "", limit: 10 });
+    expect(await resumed(3)).toMatchObject({ recovered: true, messages: emitted.slice(4) });
     expect(await resumed(2)).toMatchObject({ recovered: false });
     store.close();
   });
 
-  test("--keep-days gets through more rooms and messages than it looks at in one step", async () => {
+  test("--keep-days prunes more rooms and messages than fit in one step", async () => {
     const first = open(Date.now() - 10 * DAY_MS);
     const saying = Array.from({ length: 1200 }, (_, i) => say(first, "old", { room: `r${i % 1100}` }));
     await Promise.all([...saying, ...Array.from({ length: 700 }, () => say(first, "old", { room: "r5" }))]);
@@ -593,12 +596,12 @@ describe("a store by itself", () => {
     second.close();
   });
 
-  test("what is cached of rooms stays within its bound when they grow, too, and each room has the rest in the file", async () => {
+  test("the cache stays within its budget when rooms grow; the file has the rest", async () => {
     const cache = new RoomCache<CachedRoom>(1_000_000);
     const store = new SqliteStore(
       join(folder, "chat.db"),
       { history: 1000, keepDays: 0 },
-      (message) => heard.push(message),
+      (message) => emitted.push(message),
       systemClock,
       systemRandom,
       cache,
@@ -616,7 +619,7 @@ describe("a store by itself", () => {
     store.close();
   });
 
-  test("a room whose messages are all forgotten still knows who has missed something", async () => {
+  test("a room whose messages were all pruned still detects a gap", async () => {
     const now = Date.now();
     const first = open(now - 10 * DAY_MS);
     const origin = (await first.acquireRoom("r")) as { lastId: string };
@@ -629,8 +632,8 @@ describe("a store by itself", () => {
     expect(await texts(second)).toEqual([]);
     for (const [after, expected] of [
       [before, false],
-      [heard[0]?.id ?? "", false],
-      [heard[1]?.id ?? "", true],
+      [emitted[0]?.id ?? "", false],
+      [emitted[1]?.id ?? "", true],
     ] as const)
       expect(await second.readHistory("r", { after, limit: 1 })).toEqual({
         messages: [],
@@ -642,10 +645,10 @@ describe("a store by itself", () => {
 });
 
 const prlimit = Bun.which("prlimit");
-const skipped = prlimit ? "" : " (skipped: there is no prlimit here, which comes with util-linux)";
+const skipped = prlimit ? "" : " (skipped: needs prlimit, part of util-linux)";
 
 test.skipIf(skipped !== "")(
-  `when the file cannot grow nothing is acknowledged; when it can again it goes on${skipped}`,
+  `while the file cannot grow nothing is acknowledged; afterwards the server recovers${skipped}`,
   async () => {
     const first = await start("--log", "text");
     const limit = (bytes: number | "unlimited") =>
@@ -653,7 +656,7 @@ test.skipIf(skipped !== "")(
     const ann = await first.joinJson("ann", { session: "s" });
     let seq = 0;
     const said: string[] = [];
-    /** Says the next one until it is answered for good, or refused. */
+    /** Sends the next message. @returns "stored", or the code of the error */
     const say = async () => {
       const text = `${seq + 1} `.padEnd(30_000, "x");
       ann.says(text, { seq: seq + 1 });
@@ -662,15 +665,15 @@ test.skipIf(skipped !== "")(
         if (type === "ack") {
           said.push(text);
           seq++;
-          return "kept";
+          return "stored";
         }
         if (type === "error") return code;
       }
     };
-    for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
+    for (let i = 0; i < 5; i++) expect(await say()).toBe("stored");
     await limit(400_000);
-    let last: unknown = "kept";
-    for (let i = 0; i < 50 && last === "kept"; i++) last = await say();
+    let last: unknown = "stored";
+    for (let i = 0; i < 50 && last === "stored"; i++) last = await say();
     expect(last).toBe("unavailable");
     expect(await first.answer("/readyz")).toEqual({
       status: 503,
@@ -683,11 +686,11 @@ test.skipIf(skipped !== "")(
     expect([posted.status, posted.headers.get("retry-after")]).toEqual([503, "5"]);
 
     await limit("unlimited");
-    await eventually(async () => (await first.get("/readyz")).status === 200, "it goes on", 20_000);
-    for (let i = 0; i < 5; i++) expect(await say()).toBe("kept");
+    await eventually(async () => (await first.get("/readyz")).status === 200, "the server is ready", 20_000);
+    for (let i = 0; i < 5; i++) expect(await say()).toBe("stored");
     await first.stop("SIGKILL");
-    const facts = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, fact]) => fact);
-    expect(facts).toEqual(["store unavailable", "store available"]);
+    const events = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, event]) => event);
+    expect(events).toEqual(["store unavailable", "store available"]);
     await using second = await start();
     await using bob = await second.joinJson("bob", { after: String(ann.welcome.last) });
     for (const text of said) await bob.hears({ type: "message", from: "ann", text });
