@@ -31,13 +31,13 @@ function receiveMessage(
   context: ConnectionContext,
   { content, seq, skip = false }: Extract<ClientCommand, { type: "message" }>,
 ): void {
+  const { client, room, sendOrder } = connection;
   const session = seq === undefined ? undefined : connection.session;
-  const message = { room: connection.room.name, from: connection.client, content, session, seq };
-  if (session === undefined || seq === undefined)
-    return append(connection, context, { ...message, requiresSeq: undefined });
-  const admitted = connection.sendOrder.admit(seq, skip);
-  if ("rejected" in admitted) reject(connection, context, admitted.rejected, content, seq);
-  else append(connection, context, { ...message, requiresSeq: admitted.after });
+  const admitted =
+    session === undefined || seq === undefined ? { requiresSeq: undefined } : sendOrder.admit(seq, skip);
+  if ("rejected" in admitted) return reject(connection, context, admitted.rejected, content, seq);
+  const { requiresSeq } = admitted;
+  append(connection, context, { room: room.name, from: client, content, session, seq, requiresSeq });
 }
 
 /** Gives a message to the store, within the rate limit. */

@@ -1,68 +1,70 @@
+/** The order of one connection's numbered messages, up to the store. */
+
 import type { AppendResult, RejectReason } from "../store/message.ts";
 
-/** More than these are not told apart: a sender with so many refused has to send all of them again in order. */
+/** If more than these are rejected, the lowest are remembered: they hold back all others, so the sender resends in order. */
 const MAX_REJECTED = 1_000;
-/** Numbers that one connection may have at the store; more are told to wait. */
+/** Messages of one connection that the store may be processing; more are rejected as unavailable. */
 const MAX_IN_FLIGHT = 10_000;
 
 /**
- * A connection's side: which of its numbers may go on to the store. Once one is refused, no higher one may be said
- * before it, or its repeat would look like one that has been said already, and be lost.
+ * Decides which messages may go to the store. After a rejection, no higher seq may be stored before the rejected one, or
+ * that one would count as a duplicate when it is resent, and be lost.
  */
 export class SendOrder {
-  /** Refused and not come again since, in rising order. */
+  /** Rejected and not resent since, in rising order. */
   readonly #rejected: number[] = [];
-  /** The highest that is kept: at or below it nothing can be said any more, and so nothing holds anything back. */
+  /** A seq up to this one can only be a duplicate, so its rejection holds nothing back. */
   #highestStored = 0;
-  /** Given to the store and not answered, in that order; a number that came again is in it again. */
+  /** At the store, without a result yet, in the order of sending. A resent seq is in it twice. */
   readonly #inFlight: number[] = [];
 
-  /** Asks for a number to go on to the store; `after` is what its draft has to say. */
+  /** @returns the seq that the store has to have stored before this one, if any; or why it may not go to the store */
   admit(
     seq: number,
     skip: boolean,
-  ): { readonly after: number | undefined } | { readonly rejected: RejectReason } {
+  ): { readonly requiresSeq: number | undefined } | { readonly rejected: RejectReason } {
     const lowest = this.#rejected[0];
     if (lowest !== undefined && skip) this.#forgetUpTo(seq);
-    else if (lowest !== undefined && seq > lowest) return this.#refuse(seq, "out-of-order");
+    else if (lowest !== undefined && seq > lowest) return this.#reject(seq, "out-of-order");
     else if (seq === lowest) this.#rejected.shift();
-    if (this.#inFlight.length >= MAX_IN_FLIGHT) return this.#refuse(seq, "unavailable");
-    const after = this.#inFlightBefore(seq);
+    if (this.#inFlight.length >= MAX_IN_FLIGHT) return this.#reject(seq, "unavailable");
+    const requiresSeq = this.#inFlightBefore(seq);
     this.#inFlight.push(seq);
-    return { after: after || undefined };
+    return { requiresSeq };
   }
 
-  /** What is answered needs no condition: it was kept, or holds back every higher number itself. 0 for none. */
-  #inFlightBefore(seq: number): number {
-    let highest = 0;
+  /** The highest lower seq without a result. One with a result needs no condition: it is stored, or holds this one back. */
+  #inFlightBefore(seq: number): number | undefined {
+    let highest: number | undefined;
     for (let i = this.#inFlight.length - 1; i >= 0; i--) {
       const other = this.#inFlight[i] ?? 0;
-      if (other === seq - 1) return other; // the usual case: one after the other
-      if (other < seq && other > highest) highest = other;
+      if (other === seq - 1) return other; // the usual case
+      if (other < seq && other > (highest ?? 0)) highest = other;
     }
     return highest;
   }
 
-  /** The number admitted last does not go on to the store after all. */
+  /** The seq admitted last does not go to the store after all. */
   rollback(seq: number): void {
     this.#inFlight.pop();
     this.markRejected(seq);
   }
 
-  /** A number that did not get as far as the store. */
+  /** A message was rejected before it got as far as the store. */
   markRejected(seq: number): void {
     if (seq <= this.#highestStored || this.#rejected.includes(seq)) return;
-    const place = this.#rejected.findIndex((other) => other > seq);
-    this.#rejected.splice(place < 0 ? this.#rejected.length : place, 0, seq);
-    if (this.#rejected.length > MAX_REJECTED) this.#rejected.pop(); // the lowest hold back all others
+    const index = this.#rejected.findIndex((other) => other > seq);
+    this.#rejected.splice(index < 0 ? this.#rejected.length : index, 0, seq);
+    if (this.#rejected.length > MAX_REJECTED) this.#rejected.pop();
   }
 
-  #refuse(seq: number, rejected: RejectReason): { readonly rejected: RejectReason } {
+  #reject(seq: number, rejected: RejectReason): { readonly rejected: RejectReason } {
     this.markRejected(seq);
     return { rejected };
   }
 
-  /** Mostly they are answered in the order in which they were given, but a refusal may come sooner. */
+  /** Results arrive in the order of sending, except that a rejection may arrive early. */
   onResult(seq: number, result: AppendResult): void {
     this.#inFlight.splice(this.#inFlight.indexOf(seq), 1);
     if (!("rejected" in result)) {
@@ -72,7 +74,7 @@ export class SendOrder {
   }
 
   #forgetUpTo(seq: number): void {
-    const kept = this.#rejected.findIndex((other) => other > seq);
-    this.#rejected.splice(0, kept < 0 ? this.#rejected.length : kept);
+    const count = this.#rejected.findIndex((other) => other > seq);
+    this.#rejected.splice(0, count < 0 ? this.#rejected.length : count);
   }
 }

@@ -1,18 +1,18 @@
-/** What the server says on the JSON wire, as types alone: it encodes them, and the client hears them. */
+/** The events that the server sends on the JSON wire, as types for the server and the client library. README.md specifies them. */
 
 export interface Welcome {
   readonly client: string;
   readonly room: string;
   /** The id just before the first message that follows. */
   readonly last: string;
-  /** Only where one goes on: whether nothing is missing in between. */
+  /** Only when resuming: whether nothing is missing since. */
   readonly recovered?: boolean;
-  /** Only with a session: the highest number kept of it, or null if nothing is known of it. */
+  /** Only with a session: its highest stored seq; null if the session is unknown. */
   readonly sent?: number | null;
-  /** Clients in the room; `members` names some of them. */
+  /** Clients in the room; `members` lists up to 100 of them. */
   readonly count: number;
   readonly members: readonly string[];
-  /** This client's own in the room, this one included. */
+  /** This client's connections in the room, including this one. */
   readonly connections: number;
   readonly pingSeconds: number;
   readonly maxMessageBytes: number;

@@ -1,19 +1,19 @@
-/** Client ids, rooms and sessions: what may be one, and its one spelling. */
+/** Client ids, room names and session names: which are valid, and their normal form. */
 
 const MAX_NAME_CHARACTERS = 64;
-/** No mark without a letter to sit on; no `.` and `..`, which browsers take out of an address. */
+/** The first character is not a combining mark; `.` and `..` are excluded, because browsers remove them from a path. */
 const NAME = new RegExp(
   `^(?!\\.{1,2}$)[\\p{L}\\p{N}_.-][\\p{L}\\p{M}\\p{N}_.-]{0,${MAX_NAME_CHARACTERS - 1}}$`,
   "u",
 );
-/** NFC makes one character of up to four; of those outside the basic plane, two UTF-16 units each, of up to three. */
+/** Checked before normalizing: NFC composes at most four characters into one, or three outside the BMP, of two UTF-16 units each. */
 const MAX_UNNORMALIZED_LENGTH = 6 * MAX_NAME_CHARACTERS;
-/** More marks in a row than any text needs (UAX #15, Stream-Safe Text Format): to sort them takes quadratic time. */
+/** More than any text needs (UAX #15, Stream-Safe Text Format); normalizing them takes quadratic time. */
 const TOO_MANY_MARKS = /\p{M}{31}/u;
-/** Invisible by the Unicode standard (UAX #44), though some of these are letters or marks; and three that are drawn blank. */
+/** Invisible characters (UAX #44), some of which are letters or marks, and three that are rendered blank. */
 const INVISIBLE = /[\p{Default_Ignorable_Code_Point}\u{13441}\u{13442}\u{16FE4}]/u;
 
-/** A name in its one spelling (Unicode's NFC), already percent-decoded; or the sentence that says what is none. */
+/** @param text percent-decoded @returns the name in its normal form (Unicode's NFC), or a sentence that says why it is invalid */
 export function parseName(
   what: "client id" | "room" | "session",
   text: string,

@@ -8,13 +8,17 @@ const stored = (id: string) => ({
 });
 const duplicate = (seq: number) => ({ duplicateSeq: seq });
 const unavailable = { rejected: "unavailable" } as const;
-const none = { after: undefined };
+const none = { requiresSeq: undefined };
 const outOfOrder = { rejected: "out-of-order" } as const;
 
 describe("the send order", () => {
   test("makes each message require the one before it, while that is in flight", () => {
     const order = new SendOrder();
-    expect([1, 2, 3].map((seq) => order.admit(seq, false))).toEqual([none, { after: 1 }, { after: 2 }]);
+    expect([1, 2, 3].map((seq) => order.admit(seq, false))).toEqual([
+      none,
+      { requiresSeq: 1 },
+      { requiresSeq: 2 },
+    ]);
     for (const seq of [1, 2, 3]) order.onResult(seq, stored(`${seq}-0`));
     expect(order.admit(4, false)).toEqual(none);
   });
@@ -29,7 +33,7 @@ describe("the send order", () => {
     expect(order.admit(1, false)).toEqual(none);
     expect(order.admit(5, false)).toEqual(outOfOrder);
     expect([2, 3, 4, 5, 6].map((seq) => order.admit(seq, false))).toEqual(
-      [1, 2, 3, 4, 5].map((after) => ({ after })),
+      [1, 2, 3, 4, 5].map((requiresSeq) => ({ requiresSeq })),
     );
   });
 
@@ -40,7 +44,7 @@ describe("the send order", () => {
     for (const seq of [1, 2, 3]) order.admit(seq, false);
     order.onResult(2, unavailable);
     order.onResult(1, stored("1-0"));
-    expect(order.admit(4, false)).toEqual({ after: 3 });
+    expect(order.admit(4, false)).toEqual({ requiresSeq: 3 });
   });
 
   test("a stored number blocks nothing when it is sent again and rejected", () => {
@@ -52,7 +56,7 @@ describe("the send order", () => {
     expect(order.admit(3, false)).toEqual(none);
     order.admit(2, false);
     order.rollback(2);
-    expect(order.admit(4, false)).toEqual({ after: 3 });
+    expect(order.admit(4, false)).toEqual({ requiresSeq: 3 });
   });
 
   test("with skip, a message requires only what is in flight, not what was rejected", () => {
@@ -61,7 +65,7 @@ describe("the send order", () => {
     order.onResult(1, unavailable);
     order.admit(1, false);
     order.onResult(3, outOfOrder);
-    expect(order.admit(4, true)).toEqual({ after: 1 });
+    expect(order.admit(4, true)).toEqual({ requiresSeq: 1 });
   });
 
   test("skip continues above rejected numbers, and so does a duplicate", () => {
@@ -90,5 +94,5 @@ test("at most 10,000 messages of a connection are in flight; the next one is rej
   for (let seq = 1; seq <= 10_000; seq++) order.admit(seq, false);
   expect(order.admit(10_001, false)).toEqual(unavailable);
   order.onResult(1, stored("1-0"));
-  expect(order.admit(10_001, false)).toEqual({ after: 10_000 });
+  expect(order.admit(10_001, false)).toEqual({ requiresSeq: 10_000 });
 });
