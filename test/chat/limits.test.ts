@@ -1,4 +1,4 @@
-/** How much one may send, and how many may come: what is too much is refused in so many words, and others go on. */
+/** Rate limits and connection limits: what exceeds them is rejected with a reason, and others are not affected. */
 
 import { describe, expect, test } from "bun:test";
 import { connect } from "../../src/client/client.ts";
@@ -11,10 +11,10 @@ import { openRaw, RawClient, request } from "../support/raw-websocket.ts";
 
 const ABUSE = { code: 1008, reason: "Far above the rate limit. Slow down." };
 
-describe("an allowance", () => {
+describe("a token bucket", () => {
   const bucket = () => new TokenBucket({ perSecond: 20, burst: 40 });
 
-  test("is a burst, and then what comes each second", () => {
+  test("allows a burst, then a rate per second", () => {
     const mine = bucket();
     for (let i = 0; i < 40; i++) expect(mine.take(1, 1000)).toBe(0);
     expect(mine.take(1, 1000)).toBe(0.05);
@@ -25,7 +25,7 @@ describe("an allowance", () => {
     expect(mine.take(1, 1_000_000)).toBe(0.05);
   });
 
-  test("pays for size: each 4 KiB are one more", () => {
+  test("charges for size: one more for each 4 KiB", () => {
     const mine = bucket();
     expect(
       ["", "x".repeat(4095), new Uint8Array(4096), "語".repeat(21_845), "x".repeat(65_536)].map(costOf),
@@ -34,21 +34,21 @@ describe("an allowance", () => {
     expect(mine.take(1, 1000)).toBe(0.05);
   });
 
-  test("lets the largest message through, however small the burst", () => {
+  test("allows the largest message, however small the burst", () => {
     const mine = new TokenBucket({ perSecond: 1, burst: 2 });
     expect(mine.take(17, 1000)).toBe(0);
     expect(mine.take(17, 1000)).toBe(2);
     expect(mine.take(17, 3000)).toBe(0);
   });
 
-  test("has patience with ten times as much in vain", () => {
+  test("tolerates ten times as much abuse", () => {
     const mine = bucket();
     for (let i = 0; i < 400; i++) expect(mine.chargeAbuse(1000)).toBe(true);
     expect(mine.chargeAbuse(1000)).toBe(false);
     expect(mine.chargeAbuse(1010)).toBe(true);
   });
 
-  test("bears little of what is large, and enough of a small burst's", () => {
+  test("tolerates little abuse by large frames, and enough with a small burst", () => {
     const mine = bucket();
     for (let i = 0; i < 4; i++) expect(mine.chargeAbuse(1000, costOf("[".repeat(380_000)))).toBe(true);
     expect(mine.chargeAbuse(1000, costOf("[".repeat(380_000)))).toBe(false);
@@ -56,7 +56,7 @@ describe("an allowance", () => {
     for (let i = 0; i < 100; i++) expect(small.chargeAbuse(1000)).toBe(true);
   });
 
-  test("may start with less than a burst", () => {
+  test("can start with less than a burst", () => {
     const many = new TokenBucket({ perSecond: 20, burst: 50 });
     expect([
       many.takeAvailable(40, 1000),
@@ -68,13 +68,13 @@ describe("an allowance", () => {
     expect(mine.take(1, 1050)).toBe(0);
   });
 
-  test("is without end at a rate of 0", () => {
+  test("is unlimited at a rate of 0", () => {
     const mine = new TokenBucket({ perSecond: 0, burst: 1 });
     for (let i = 0; i < 1000; i++) expect([mine.take(1, 0), mine.chargeAbuse(0)]).toEqual([0, true]);
   });
 });
 
-test("10,000 addresses are told apart; beyond that the one that was silent for longest starts anew", () => {
+test("10,000 addresses are tracked; beyond that the least recently active one is forgotten", () => {
   const allowances = new TokenBuckets({ perSecond: 1, burst: 1 });
   const isFull = (address: string) => allowances.get(address).take(1, 0) === 0;
   for (const address of ["first", "second"]) expect(isFull(address)).toBe(true);
@@ -84,10 +84,10 @@ test("10,000 addresses are told apart; beyond that the one that was silent for l
   expect([isFull("first"), isFull("second")]).toEqual([false, true]);
 });
 
-/** A second between two messages: with a clock that stands still nothing comes back, and otherwise little. */
+/** So slow a rate that hardly anything is refilled during a test. */
 const slow = (burst: number) => ["--message-rate", "1", "--message-burst", `${burst}`];
 
-test("the text wire: what is too much is not said, and its sender is told so", async () => {
+test("the text wire: a message beyond the limit is not broadcast, and its sender is told", async () => {
   using clock = new TestClock();
   await using server = await startServer({ ...clock.setup, args: slow(2) });
   await using ann = await server.join("ann");
@@ -102,7 +102,7 @@ test("the text wire: what is too much is not said, and its sender is told so", a
   await ann.hears("Client #bob says: I may", "Not sent (rate-limited): 8192 bytes");
 });
 
-test("the echo is never rate-limited: messages or pings, and its connections take nothing from those in rooms", async () => {
+test("the echo is never rate-limited, and its connections do not count against those in rooms", async () => {
   using clock = new TestClock();
   await using server = await startServer({ ...clock.setup, args: slow(1) });
   await using ann = await server.open("/websocket");
@@ -117,7 +117,7 @@ test("the echo is never rate-limited: messages or pings, and its connections tak
   await ann.hearsNothing();
 });
 
-test("the JSON wire: told when to come again, and what follows waits for it", async () => {
+test("the JSON wire: the error says when to retry, and later messages wait for it", async () => {
   using clock = new TestClock();
   const args = ["--message-rate", "2", "--message-burst", "1"];
   await using server = await startServer({ ...clock.setup, args });
@@ -137,7 +137,7 @@ test("the JSON wire: told when to come again, and what follows waits for it", as
   await ann.hears({ type: "ack", seq: 2 }, { type: "message", from: "ann", text: "2" });
 });
 
-test("who goes on regardless is closed: with messages, empty ones, pings or malformed frames, on either wire", async () => {
+test("a client that continues regardless is closed, on either wire: messages, empty ones, pings or malformed frames", async () => {
   await using server = await startServer({ args: slow(10) });
   await using bob = await server.join("bob");
   const flood = async (what: string, peer: Awaited<ReturnType<typeof server.join>>, frame: string) => {
@@ -157,24 +157,24 @@ test("who goes on regardless is closed: with messages, empty ones, pings or malf
   await bob.hears("You wrote: all quiet", "Client #bob says: all quiet");
 });
 
-test("what surrounds a text costs as what is sent in vain does, beyond 4 KiB", async () => {
+test("a frame much longer than its text is charged as abuse beyond 4 KiB", async () => {
   await using server = await startServer({ args: slow(100) });
   const padded = (blanks: number) => `{"type":"message",${" ".repeat(blanks)}"text":"hi"}`;
   await using ann = await server.joinJson("ann", { room: "a" });
   for (let i = 0; i < 50; i++) ann.sends(padded(4000));
   for (let i = 0; i < 50; i++) await ann.hears({ type: "message", from: "ann", text: "hi" });
   await using eve = await server.joinJson("eve", { room: "b" });
-  // Each costs 74, and there is patience for ten bursts; by their number they are allowed.
+  // Each costs 74 against ten bursts of abuse; by number they would be allowed.
   for (let i = 0; i < 20; i++) eve.sends(padded(300_000));
   expect(await eve.peer.closes()).toEqual(ABUSE);
 });
 
-test("who comes again and again has no whole burst each time", async () => {
+test("reconnecting does not yield a new burst each time", async () => {
   using clock = new TestClock();
   const args = ["--message-rate", "1", "--message-burst", "2"];
   await using server = await startServer({ ...clock.setup, args });
   await using bob = await server.join("bob", { room: "elsewhere" });
-  /** How many of two messages are stored of each of so many connections, one after the other. */
+  /** Of two messages on each of several connections, one after the other, how many are stored. */
   const comes = async (times: number) => {
     let stored = 0;
     for (let i = 0; i < times; i++) {
@@ -190,7 +190,7 @@ test("who comes again and again has no whole burst each time", async () => {
     }
     return stored;
   };
-  // The bursts of a hundred connections, of which bob has had one; and what comes back to a hundred.
+  // The bursts of a hundred connections less bob's, plus what is refilled for a hundred.
   expect(await comes(120)).toBe(2 * 99);
   clock.advance(100);
   expect(await comes(20)).toBe(10);
@@ -198,7 +198,7 @@ test("who comes again and again has no whole burst each time", async () => {
   await bob.hears("You wrote: nobody else notices", "Client #bob says: nobody else notices");
 });
 
-test("the smallest burst does not throw our own client out", async () => {
+test("the smallest burst does not close our own client", async () => {
   await using server = await startServer({ args: ["--message-rate", "500", "--message-burst", "1"] });
   await using bob = await server.join("bob");
   const ann = connect({ server: server.origin, id: "ann" });
@@ -207,7 +207,7 @@ test("the smallest burst does not throw our own client out", async () => {
   ann.close();
 });
 
-test("our own client slows down by itself, and loses nothing", async () => {
+test("our own client slows down, and loses nothing", async () => {
   await using server = await startServer({ args: ["--message-rate", "200", "--message-burst", "20"] });
   await using bob = await server.join("bob");
   const ann = connect({ server: server.origin, id: "ann" });
@@ -224,7 +224,7 @@ describe("connections", () => {
     "Sec-WebSocket-Version": "13",
   };
 
-  test("in all: the next one is told to come later, and may when one has gone", async () => {
+  test("in total: the next one is rejected until one leaves", async () => {
     await using server = await startServer({ args: ["--max-connections", "2"] });
     await using ann = await server.join("ann");
     await using echo = await server.open("/websocket");
@@ -240,7 +240,7 @@ describe("connections", () => {
     await echo.hearsNothing();
   });
 
-  // Bun makes the soft limit the hard one, so it is the hard one that is set.
+  // Bun raises the soft limit to the hard one, so the hard one is set.
   const withDescriptors = (count: number) => [
     "sh",
     "-c",
@@ -250,7 +250,7 @@ describe("connections", () => {
   ];
 
   test.skipIf(process.platform === "win32")(
-    "as many as there are file descriptors for, and the rest is told so; one line of the log says that it is full",
+    "are limited by the file descriptors: the rest are rejected, and the log says once that the server is full",
     async () => {
       const env = { ...process.env, LANG: "C" };
       await using server = await startServer({ command: withDescriptors(80), env, args: ["--log", "text"] });
@@ -261,7 +261,7 @@ describe("connections", () => {
         101: 48,
         503: 72,
       });
-      // A rejected connection that stayed open would take the place of another.
+      // A rejected connection that stayed open would use up a descriptor.
       await Promise.all(clients.filter((_, i) => heads[i]?.status === 503).map((client) => client.ended()));
       expect(await server.answer("/healthz")).toHaveProperty("status", 200);
       for (const client of clients) client.vanishes();
@@ -274,7 +274,7 @@ describe("connections", () => {
   );
 
   test.skipIf(process.platform === "win32")(
-    "connections that wait for a next request make room when file descriptors run out",
+    "idle keep-alive connections are closed when file descriptors run out",
     async () => {
       const env = { ...process.env, LANG: "C" };
       await using server = await startServer({ command: withDescriptors(80), env, args: ["--log", "text"] });
@@ -292,7 +292,7 @@ describe("connections", () => {
   );
 
   test.skipIf(process.platform === "win32")(
-    "more than there are file descriptors for: a warning says so",
+    "more than the file descriptors allow: the start warns",
     async () => {
       const args = ["--max-connections", "49"];
       await using server = await startServer({
@@ -307,7 +307,7 @@ describe("connections", () => {
     },
   );
 
-  test("rejected ones are not kept open for another request", async () => {
+  test("rejected ones are not kept alive", async () => {
     await using server = await startServer();
     for (const path of ["/ws/a%20b", "/websocket"]) {
       await using client = openRaw(server, path, { Origin: "http://evil.example" });
@@ -317,7 +317,7 @@ describe("connections", () => {
     }
   });
 
-  test("new ones from an address: beyond the rate they are told to come again, and other addresses are not", async () => {
+  test("new ones from one address: beyond the rate they are rejected, other addresses are not affected", async () => {
     using clock = new TestClock();
     const args = ["--connection-rate", "2", "--trust-proxy"];
     await using server = await startServer({ ...clock.setup, args });
@@ -331,7 +331,7 @@ describe("connections", () => {
       }
       return counts;
     };
-    // A burst is 25 seconds' worth, and one IPv6 network is one address.
+    // The burst is 25 seconds' worth; an IPv6 /64 counts as one address.
     expect(await answersTo("2001:db8::1", 40)).toEqual({ 101: 40 });
     expect(await answersTo("2001:db8::2", 20)).toEqual({ 101: 10, "429 1": 10 });
     for (const other of ["2001:db8:0:1::1", "192.0.2.1"])
@@ -344,7 +344,7 @@ describe("connections", () => {
     expect(await answersTo("2001:db8::1", 3)).toEqual({ 101: 2, "429 1": 1 });
   });
 
-  test("who fails to become a WebSocket gives its place back, and the room's", async () => {
+  test("a failed upgrade releases its place and the room", async () => {
     await using server = await startServer({ args: ["--max-connections", "1"] });
     for (const path of ["/ws/ann", "/websocket"])
       for (let i = 0; i < 5; i++) {
@@ -359,7 +359,7 @@ describe("connections", () => {
     expect(body).toContain("hubbub_rooms 0\n");
   });
 
-  test("each address: others come in; who cannot be let in for another reason takes no place", async () => {
+  test("per address: others can connect; a request rejected for another reason takes no place", async () => {
     const args = ["--max-connections-per-address", "2", "--trust-proxy"];
     await using server = await startServer({ args });
     const from = (address: string) => ({ "X-Forwarded-For": `1.1.1.1, ${address}` });
@@ -385,7 +385,7 @@ describe("connections", () => {
       429,
     );
     await using other = await server.open("/ws/other", from("2001:db8:0:2::1"));
-    // When all of an address have gone, all of its places are free again.
+    // When all connections of the address have closed, all of its places are free.
     for (const peer of [ann, again]) await peer.leaves();
     await using first = await server.open("/ws/ann", from("192.0.2.1"));
     await using second = await server.open("/ws/ann", from("192.0.2.1"));
@@ -394,7 +394,7 @@ describe("connections", () => {
     for (const peer of [one, two, other]) await peer.hearsNothing();
   });
 
-  test("without --trust-proxy what X-Forwarded-For says counts for nothing, and one line of the log says so", async () => {
+  test("without --trust-proxy X-Forwarded-For is ignored, and the log says so once", async () => {
     await using server = await startServer({ args: ["--max-connections-per-address", "1", "--log", "text"] });
     await using ann = await server.open("/ws/ann", { "X-Forwarded-For": "192.0.2.1" });
     for (const address of ["192.0.2.2", "192.0.2.3"])
@@ -440,7 +440,7 @@ describe("connections", () => {
     };
     for (const [network, values] of Object.entries(spellings))
       for (const value of values)
-        test(`${value} is of ${network}`, () => expect(addressGroup(forwarded(value) ?? "")).toBe(network));
+        test(`${value} is in ${network}`, () => expect(addressGroup(forwarded(value) ?? "")).toBe(network));
 
     const none = [
       "",
@@ -465,7 +465,7 @@ describe("connections", () => {
       `${"1:".repeat(8_000)}1`,
     ];
     for (const value of none)
-      test(`${value.slice(0, 40)} names nobody`, () => expect(forwarded(value)).toBeUndefined());
+      test(`${value.slice(0, 40)} is not an address`, () => expect(forwarded(value)).toBeUndefined());
   });
 
   const networks: [string, string][] = [
@@ -482,10 +482,10 @@ describe("connections", () => {
     ["", ""],
   ];
   for (const [address, network] of networks)
-    test(`${address} is of ${network}`, () => expect(addressGroup(address)).toBe(network));
+    test(`${address} is in ${network}`, () => expect(addressGroup(address)).toBe(network));
 });
 
-test("the largest message is what the operator says, on both wires", async () => {
+test("--max-message-bytes is the largest message, on both wires", async () => {
   await using server = await startServer({ args: ["--max-message-bytes", "10"] });
   await using ann = await server.joinJson("ann");
   expect(ann.welcome.maxMessageBytes).toBe(10);

@@ -1,4 +1,4 @@
-/** Running it for others as the README says: its unit for systemd, its lines for Caddy; nginx has proxy.test.ts. */
+/** The documented systemd unit and Caddy configuration. For nginx see proxy.test.ts. */
 
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -12,7 +12,7 @@ const BINARY = "/usr/local/bin/hubbub";
 const SECRET_FILE = "/etc/hubbub/secret";
 const source = `${import.meta.dir}/../../src/server.ts`;
 
-/** A file of that name in a folder that goes with it. */
+/** A file in a temporary folder, which is removed with it. */
 async function temporary(name: string, text: string) {
   const folder = mkdtempSync(`${tmpdir()}/hubbub-deploy-`);
   await Bun.write(`${folder}/${name}`, text);
@@ -24,11 +24,11 @@ async function run(...cmd: readonly string[]) {
   return { exitCode, stdout: `${stdout}`, stderr: `${stderr}` };
 }
 
-describe("the unit", () => {
+describe("the systemd unit", () => {
   const unit = codeBlock("src/ops/README.md", "ini");
   const [, command = ""] = /^ExecStart=(.*)$/m.exec(unit) ?? [];
 
-  test("starts what it says, and the line below it prints a link that lets in", async () => {
+  test("starts the server, and the documented command prints a link with a valid token", async () => {
     using secret = await temporary("secret", `${Buffer.alloc(48, 7).toBase64()}\n`);
     const args = substitute(command, { "${CREDENTIALS_DIRECTORY}/secret": secret.path }).split(" ").slice(1);
     await using server = await startServer({ args });
@@ -44,15 +44,15 @@ describe("the unit", () => {
     expect(await server.answer("/ws/ann", { headers })).toHaveProperty("status", 401);
   });
 
-  test("gives stopping the time that it may take", () => {
-    const args = command.split(" ").slice(1, -2); // without the secret, which is not there
+  test("allows the time that a graceful shutdown may take", () => {
+    const args = command.split(" ").slice(1, -2); // without the secret file, which does not exist here
     const read = parseCommand(args, {});
     if (read.kind !== "serve") throw new Error(`the command is refused: ${command}`);
     const [, seconds] = /^TimeoutStopSec=(\d+)$/m.exec(unit) ?? [];
     expect(Number(seconds)).toBeGreaterThan(read.options.drainSeconds);
   });
 
-  test("is started again for as long as the port is in use, and not when an option is wrong", async () => {
+  test("restarts the server while the port is in use, but not after a wrong option", async () => {
     const [, final] = /^RestartPreventExitStatus=(\d+)$/m.exec(unit) ?? [];
     expect(unit).toMatch(/^Restart=always$/m);
     expect(unit).toMatch(/^StartLimitIntervalSec=0$/m); // systemd's own limit is five starts in ten seconds
@@ -65,18 +65,18 @@ describe("the unit", () => {
   });
 
   const { skipped } = findProgram("systemd", "systemd-analyze");
-  test.skipIf(skipped !== "")(`is one that systemd has nothing to say about${skipped}`, async () => {
+  test.skipIf(skipped !== "")(`is valid${skipped}`, async () => {
     using file = await temporary("hubbub.service", substitute(unit, { [BINARY]: process.execPath }));
     const verified = await run("systemd-analyze", "verify", "--man=no", file.path);
-    // Of other units of this machine it may have something to say, too.
+    // It may complain about other units of this machine.
     const about = verified.stderr.split("\n").filter((line) => line.includes("hubbub"));
     expect({ exitCode: verified.exitCode, about }).toEqual({ exitCode: 0, about: [] });
   });
 });
 
-describe("the lines for Caddy", () => {
+describe("the Caddy configuration", () => {
   const { skipped } = findProgram("caddy", "caddy");
-  test.skipIf(skipped !== "")(`are valid${skipped}`, async () => {
+  test.skipIf(skipped !== "")(`is valid${skipped}`, async () => {
     using file = await temporary("Caddyfile", codeBlock("src/ops/README.md", "caddy"));
     const { exitCode, stderr } = await run(
       ...["caddy", "validate", "--adapter", "caddyfile", "--config", file.path],

@@ -1,4 +1,4 @@
-/** How it stops: everything accepted is kept and answered, everyone is told to come back, nobody is said to have left. */
+/** Graceful shutdown: accepted messages are stored and answered, clients are told to reconnect, no leaves are announced. */
 
 import { expect, jest, setDefaultTimeout, test } from "bun:test";
 import { connect, type Client } from "../../src/client/client.ts";
@@ -25,7 +25,7 @@ const RESTARTING = {
 };
 
 for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
-  test(`${signal}: told to come back, no farewells, exit 0`, async () => {
+  test(`${signal}: clients are told to reconnect, no leaves are announced, exit code 0`, async () => {
     const server = await startServer();
     const peers = [await server.join("ann"), await server.join("bob"), (await server.joinJson("eve")).peer];
     const echo = await server.open("/websocket");
@@ -39,7 +39,7 @@ for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
     expect(await server.errors).toBe("");
   });
 
-test("SIGHUP without a terminal changes nothing, and is logged", async () => {
+test("SIGHUP without a terminal is ignored, and logged", async () => {
   const server = await startServer({ args: ["--log", "text"] });
   await using ann = await server.join("ann");
   for (let i = 0; i < 2; i++) server.process.kill("SIGHUP");
@@ -51,7 +51,7 @@ test("SIGHUP without a terminal changes nothing, and is logged", async () => {
   expect((await server.output).match(/ ignored signal=SIGHUP$/gm)).not.toBeNull();
 });
 
-test("a terminal that is closed stops it", async () => {
+test("closing its terminal stops the server", async () => {
   let printed = "";
   const source = `${import.meta.dir}/../../src/server.ts`;
   await using server = Bun.spawn([process.execPath, source, "--port", "0"], {
@@ -71,7 +71,7 @@ for (const [broken, exitCode] of [
   ["close", 1],
   ["endless drain", 0],
 ] as const)
-  test(`stopping ends although a step of it fails or does not end: ${broken}`, async () => {
+  test(`shutdown completes although a step fails or hangs: ${broken}`, async () => {
     const args = ["--drain-seconds", "1"];
     const server = await startServer({ args, preload: "break-shutdown.ts", env: { BREAK: broken } });
     const ann = await server.join("ann");
@@ -84,7 +84,7 @@ for (const [broken, exitCode] of [
   });
 
 for (const store of STORES.filter(({ nodes }) => nodes === undefined))
-  test(`with no time to stop, everyone is told to come back, and what is acknowledged is kept, on ${store.name}`, async () => {
+  test(`with --drain-seconds 0 clients are still told to reconnect, with the store ${store.name}`, async () => {
     const server = await startServer({ store, args: ["--drain-seconds", "0"] });
     const peers = await Promise.all(Array.from({ length: 20 }, (_, i) => server.join(`c${i}`)));
     server.process.kill("SIGTERM");
@@ -94,7 +94,7 @@ for (const store of STORES.filter(({ nodes }) => nodes === undefined))
     await server[Symbol.asyncDispose]();
   });
 
-test("nobody is said to leave while it stops, also if somebody had just left", async () => {
+test("no leaves are announced during shutdown, not even right after a client left", async () => {
   const server = await startServer({ args: ["--drain-seconds", "2"] });
   const crowd = await Promise.all(Array.from({ length: 300 }, (_, i) => server.join(`c${i}`)));
   const eve = await server.joinJson("eve");
@@ -112,7 +112,7 @@ test("nobody is said to leave while it stops, also if somebody had just left", a
 });
 
 for (const store of STORES)
-  test(`what was accepted before the signal is answered, on ${store.name}`, async () => {
+  test(`messages accepted before the signal are acknowledged, with the store ${store.name}`, async () => {
     await using server = await startServer({ store });
     await using ann = await server.joinJson("ann", { session: "s" });
     for (let seq = 1; seq <= 200; seq++) ann.says(`${seq}`, { seq });
@@ -120,14 +120,14 @@ for (const store of STORES)
     let acks = 0;
     const count = ({ type }: { readonly type: unknown }) => (acks += Number(type === "ack"));
     for (let event = await ann.next(); event.type !== "pong"; event = await ann.next()) count(event);
-    server.process.kill("SIGTERM"); // all of them are with the server, and perhaps not yet kept
+    server.process.kill("SIGTERM"); // the server has read all of them, and may not have stored them yet
     expect(await ann.peer.closes()).toEqual(RESTARTING);
     for (const event of ann.peer.unread()) count(JSON.parse(String(event)));
     expect(acks).toBe(200);
     expect(await server.process.exited).toBe(0);
   });
 
-test("while it stops a message over HTTP is rejected, since nobody may wait for its answer; on a socket it is still stored", async () => {
+test("during shutdown a message over HTTP is rejected, since its response might not arrive; on a socket it is still stored", async () => {
   const { hub, join } = startHub();
   const ann = await join("ann");
   hub.beginShutdown();
@@ -137,8 +137,8 @@ test("while it stops a message over HTTP is rejected, since nobody may wait for 
   expect(ann.socket.takes()).toEqual(["You wrote: still here", "Client #ann says: still here"]);
 });
 
-test.each(["a quiet room", "a room that somebody just left"])(
-  "while it stops nobody is said to leave %s, on either wire: whoever does comes back",
+test.each(["a quiet room", "a room that a client just left"])(
+  "during shutdown no leave is announced in %s, on either wire, since clients reconnect",
   (room) =>
     inFakeTime(async () => {
       const { hub, join } = startHub();
@@ -154,14 +154,14 @@ test.each(["a quiet room", "a room that somebody just left"])(
     }),
 );
 
-test("while it stops nobody new comes in; a second signal ends it at once", async () => {
+test("during shutdown new connections are refused; a second signal exits at once", async () => {
   await using server = await startServer({ args: ["--drain-seconds", "3600"] });
   expect(await server.answer("/readyz")).toEqual({ status: 200, body: "Ready.\n" });
   const crowd = await Promise.all(Array.from({ length: 50 }, (_, i) => server.join(`c${i}`)));
   server.process.kill("SIGTERM");
   await crowd[0]?.closes();
   for (const path of ["/readyz", "/client", "/ws/ann"]) await expect(server.get(path)).rejects.toThrow();
-  // Who is still here goes on as before.
+  // Open connections work as before.
   const last = crowd.at(-1);
   last?.says("still here");
   await last?.hearsUpTo("Client #c49 says: still here");
@@ -169,11 +169,11 @@ test("while it stops nobody new comes in; a second signal ends it at once", asyn
   expect(await withDeadline(server.process.exited, () => "still running")).toBe(1);
 });
 
-test("nobody is waited for longer than --drain-seconds: not who reads nothing, nor who never ends a request", async () => {
+test("clients that do not read, or never end a request, delay shutdown by --drain-seconds at most", async () => {
   await using server = await startServer({ args: ["--drain-seconds", "1", "--history", "400"] });
   await using ann = await server.joinJson("ann");
   for (let i = 0; i < 400; i++) await ann.saysAndHears(`${i} `.padEnd(60_000, "x"));
-  // More than the network takes: what waits is before the close frame.
+  // More than the network takes, so the close frame is queued behind it.
   await using slow = await server.joinJson("slow", { history: 400 });
   slow.peer.pauses();
   await using endless = new RawClient(server.port);
@@ -186,7 +186,7 @@ test("nobody is waited for longer than --drain-seconds: not who reads nothing, n
   expect(await withDeadline(server.process.exited, () => "still running", 20_000)).toBe(0);
 });
 
-test("a thousand clients come back to the next server, and everything that they say meanwhile is kept", async () => {
+test("a thousand clients reconnect to the next server, and every message they send meanwhile is stored", async () => {
   const CLIENTS = 1000;
   const first = await startServer({ args: ["--drain-seconds", "1"] });
   const acknowledged = new Set<string>();
@@ -216,7 +216,7 @@ test("a thousand clients come back to the next server, and everything that they 
   first.process.kill("SIGTERM");
   say();
   expect(await withDeadline(first.process.exited, () => "still running", 40_000)).toBe(0);
-  say(); // to nobody: it waits
+  say(); // no server: kept in the outbox
   await using second = await startServer({ args: ["--port", `${first.port}`] });
   const everything = Promise.withResolvers<void>();
   const look = setInterval(() => {

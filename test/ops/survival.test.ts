@@ -1,4 +1,4 @@
-/** Nothing that a client or a handler does ends the process. */
+/** No input and no exception in a handler ends the process. */
 
 import { describe, expect, test } from "bun:test";
 import type { JsonPeer } from "../support/peer.ts";
@@ -8,7 +8,7 @@ import { frame, RawClient, request, describeFrame } from "../support/raw-websock
 const OUR_FAULT = { code: 1011, reason: "Internal error. Reconnect." };
 const UNDELIVERED = { code: 1012, reason: "A message could not be delivered. Reconnect and resume." };
 
-test("a handler that fails costs its own connection, and nobody else notices", async () => {
+test("a handler that throws closes its own connection, and no other", async () => {
   const server = await startServer({ preload: "fault-injection.ts", args: ["--ping-seconds", "1"] });
   await using bob = await server.join("bob", { room: "bob" });
 
@@ -55,7 +55,7 @@ test("a handler that fails costs its own connection, and nobody else notices", a
   }
   const drains = await server.joinJson("boom-drain", { room: "drain", history: 100 });
   drains.peer.pauses();
-  await server.answer("/healthz"); // it has been written to as far as it takes
+  await server.answer("/healthz"); // by now the server has sent what the network takes
   drains.peer.resumes();
   expect(await drains.peer.closes()).toEqual(OUR_FAULT);
 
@@ -76,7 +76,7 @@ describe.each(STORES.filter(({ preload }) => !preload))(
     const start = (args: readonly string[] = []) =>
       startServer({ store, preload: "fault-injection.ts", args });
 
-    /** Who was closed comes back where they were, receives that message once, and then what follows. */
+    /** A closed client resumes, and receives that message once, then those that follow. */
     async function resumes(
       server: TestServer,
       before: JsonPeer,
@@ -110,7 +110,7 @@ describe.each(STORES.filter(({ preload }) => !preload))(
       },
     );
 
-    test("on one wire costs the other nothing", async () => {
+    test("on one wire does not affect the other", async () => {
       await using server = await start();
       await using ann = await server.join("ann");
       await using bob = await server.joinJson("bob");
@@ -144,7 +144,7 @@ describe.each(STORES.filter(({ preload }) => !preload))(
   },
 );
 
-test("a replay that fails half-way closes its connection with 1012, and resuming repeats it", async () => {
+test("a replay that fails midway closes its connection with 1012, and is repeated on resuming", async () => {
   const store = STORES.find(({ name }) => name === "SQLite");
   await using server = await startServer({
     ...(store ? { store } : {}),
@@ -157,7 +157,7 @@ test("a replay that fails half-way closes its connection with 1012, and resuming
   const texts = ["1", "boom-encoding", "3"];
   for (const text of texts) ann.says(text);
   await ann.hearsUpTo("Client #ann says: 3");
-  // It begins before what is kept ready, and so is read from the file, when the handler has returned.
+  // It begins before the cached history, and so is read from the file after the handler has returned.
   await using bob = await server.joinJson("bob", { after: before.after });
   await bob.hears({ type: "message", from: "ann", text: "1" });
   expect(await bob.peer.closes()).toEqual(UNDELIVERED);
@@ -179,7 +179,7 @@ test("a broadcast over HTTP that fails is answered as stored, and those it did n
   await back.hears({ type: "message", from: "ann", text: "boom-message" });
 });
 
-test("garbage on the wire closes its own connection only", async () => {
+test("malformed frames close their own connection only", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const frames = {

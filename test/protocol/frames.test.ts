@@ -1,4 +1,4 @@
-/** RFC 6455, sections 5, 7 and 8: each frame, and what becomes of its connection, over raw TCP. */
+/** RFC 6455, sections 5, 7 and 8, over raw TCP: valid and invalid frames, and their effect on the connection. */
 
 import { expect, test } from "bun:test";
 import { maxFrameBytes } from "../../src/protocol/codec.ts";
@@ -193,7 +193,7 @@ const rows: readonly Row[] = [
 
 testRows(server, rows);
 
-test("every byte by itself, from the handshake to the close", () =>
+test("every byte in a packet by itself, from the handshake to the close", () =>
   withWitness(server(), async (path) => {
     await using other = await server().open("/websocket");
     await using ann = new RawClient(server().port);
@@ -206,7 +206,7 @@ test("every byte by itself, from the handshake to the close", () =>
     ];
     for (const byte of Buffer.concat(all)) {
       ann.sends(Uint8Array.of(byte));
-      await other.hearsNothing(); // whose answer shows that the server has been round
+      await other.hearsNothing(); // its pong shows that the server has read the byte
     }
     expect((await ann.head())?.status).toBe(101);
     const heard = (await ann.rest()).map(describeFrame);

@@ -1,4 +1,4 @@
-/** RFC 6455, sections 1.3 and 4: who is let in, over raw TCP. */
+/** RFC 6455, sections 1.3 and 4, over raw TCP: which handshakes are accepted. */
 
 import { expect, test } from "bun:test";
 import { chatLines, sharedServer, withWitness } from "../support/raw-exchange.ts";
@@ -10,7 +10,7 @@ interface Handshake {
   readonly name: string;
   readonly changes?: Readonly<Record<string, string | undefined>>;
   readonly firstLine?: (path: string) => string;
-  /** Undefined if the connection ends without an answer. */
+  /** Undefined if the connection ends without a response. */
   readonly status: number | undefined;
   readonly headers?: Readonly<Record<string, string>>;
 }

@@ -1,4 +1,4 @@
-/** Wire 2: what is malformed is told, with a code, and costs nothing else. */
+/** The JSON wire: malformed frames are answered with an error code, and have no other effect. */
 
 import { describe, expect, spyOn, test } from "bun:test";
 import { jsonCodec, maxFrameBytes } from "../../src/protocol/codec.ts";
@@ -40,7 +40,7 @@ describe("malformed frames", () => {
       await ann.hears({ type: "message", from: "ann", text: "still here" });
     });
 
-  test("a binary message over 64 KiB is an error, one of 64 KiB is none", async () => {
+  test("a binary message of 64 KiB is accepted, a larger one is an error", async () => {
     await using server = await startServer();
     await using ann = await server.joinJson("ann");
     ann.sends(new Uint8Array(65_537));
@@ -49,7 +49,7 @@ describe("malformed frames", () => {
     await ann.hears({ type: "message", from: "ann", data: new Uint8Array(65_536).toBase64() });
   });
 
-  test("the longest way to write the largest text fits into a frame; a frame beyond that is closed with 1009", async () => {
+  test("the longest encoding of the largest text fits into a frame; a longer frame is closed with 1009", async () => {
     await using server = await startServer();
     await using ann = await server.joinJson("ann");
     ann.sends(`{"type":"message","text":"${"\\u0000".repeat(65_536)}","seq":9007199254740991}`);
@@ -76,8 +76,8 @@ test("the documented errors and close codes are those of the code", () => {
     expect(readme).toContain(`| ${code} | ${reason} |`);
 });
 
-describe("what is around the strings of a frame", () => {
-  test("is bounded before it is parsed, as brackets and names by the hundred thousand take long", () => {
+describe("the structure around the strings of a frame", () => {
+  test("is limited before it is parsed, since hundreds of thousands of brackets and keys take long", () => {
     using parseJson = spyOn(JSON, "parse");
     for (const frame of [
       "[".repeat(380_000),
@@ -91,7 +91,7 @@ describe("what is around the strings of a frame", () => {
     expect(parseJson).not.toHaveBeenCalled();
   });
 
-  test("is not what is in them", () => {
+  test("does not include their contents", () => {
     const text = '"\\[{,'.repeat(10_000);
     expect<unknown>(
       jsonCodec.parse(JSON.stringify({ type: "message", text, x: text }), 65_536),

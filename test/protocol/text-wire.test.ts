@@ -1,4 +1,4 @@
-/** Wire 1, the tutorial's: echo and chat in plain text, to the letter. */
+/** The text wire: the tutorial's echo and chat, to the letter. */
 
 import { describe, expect, test } from "bun:test";
 import type { Peer } from "../support/peer.ts";
@@ -13,7 +13,7 @@ const EVERY_KIND: Record<string, string> = {
   "many scripts": "Grüße, 你好, שלום, नमस्ते, 👩‍👩‍👧‍👦, e\u0301",
   "control characters": "\0\x01\x1b[31m\r\n\t\x7f\u0085\u2028\ufeff",
   JSON: '{"type":"message","text":"hi","seq":1}',
-  "what looks like the wire itself": "Client #9 says: You wrote: Client #9 left the chat",
+  "lines of the wire itself": "Client #9 says: You wrote: Client #9 left the chat",
   "a percent and a dollar": "100% $& $1 \\ `",
 };
 
@@ -26,7 +26,7 @@ describe("the echo", () => {
       await ann.hears(`Message text was: ${text}`);
     });
 
-  test("returns a binary message as it went", async () => {
+  test("returns a binary message unchanged", async () => {
     await using server = await startServer();
     await using ann = await server.open("/websocket");
     ann.says(new Uint8Array([0, 255, 128, 10]));
@@ -34,7 +34,7 @@ describe("the echo", () => {
     await ann.hears(new Uint8Array([0, 255, 128, 10]), new Uint8Array());
   });
 
-  test("is heard by nobody else", async () => {
+  test("is sent to no other client", async () => {
     await using server = await startServer();
     await using ann = await server.open("/websocket");
     await using bob = await server.open("/websocket");
@@ -66,7 +66,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     await bob.hearsNothing();
   });
 
-  test("a binary message reaches everyone, its sender included, and nobody is told that it was written", async () => {
+  test("a binary message reaches everyone including its sender, without a personal line", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using bob = await server.join("bob");
@@ -78,7 +78,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     await ann.hearsNothing();
   });
 
-  test("everyone hears one order", async () => {
+  test("everyone receives one order", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using bob = await server.join("bob");
@@ -117,7 +117,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     },
   );
 
-  test("what is rejected is told in its place, after what was stored before it", async () => {
+  test("a rejection arrives in its place, after the messages stored before it", async () => {
     await using server = await startServer({
       store,
       args: ["--flush-ms", "10", "--message-rate", "1", "--message-burst", "5"],
@@ -136,7 +136,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     await ann.hears("You wrote: hi", "Client #ann says: hi", "Client #bob says: ho");
   });
 
-  test("an id may be written in any script, and its two Unicode spellings are one client", async () => {
+  test("an id may be in any script, and its Unicode spellings are one client", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("Ame\u0301lie");
     await using twin = await server.join("Am\u00e9lie");
@@ -152,7 +152,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     await bob.hearsNothing();
   });
 
-  test("an id is a name and nothing else", async () => {
+  test("an id is only a name, whatever it spells", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob");
     for (const id of ["__proto__", "constructor", "0", "...", "-"]) {
@@ -164,7 +164,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
     }
   });
 
-  test("a message over 64 KiB closes its own connection, and the others hear no more than that it left", async () => {
+  test("a message over 64 KiB closes its connection; the others only receive the leave", async () => {
     await using server = await startServer({ store });
     await using ann = await server.join("ann");
     await using bob = await server.join("bob");
@@ -174,7 +174,7 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 });
 
-test("what the store rejects is told in its place, too", async () => {
+test("a rejection by the store arrives in its place, too", async () => {
   await using server = await startServer({
     store: {
       name: "a store that rejects",
@@ -187,7 +187,7 @@ test("what the store rejects is told in its place, too", async () => {
   await hearsAllOf(ann, 200, "unavailable");
 });
 
-/** It pipelines that many lines; each is stored, or rejected, as some of them are, in its place. */
+/** Pipelines lines, some of which are rejected; every result arrives in its place. */
 async function hearsAllOf(ann: Peer, count: number, reason: string): Promise<void> {
   for (let i = 0; i < count; i++) ann.says(`${i}`);
   let rejected = 0;
