@@ -6,9 +6,8 @@
 
 import { logError } from "../ops/log.ts";
 import { recordDelivery } from "../ops/metrics.ts";
-import type { Codec, WireFormat } from "../protocol/codec.ts";
+import type { Codec, WireFormat, Content } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import type { Content } from "../store/message.ts";
 import type { Clock } from "../util/clock.ts";
 import { isSlowConsumer, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
 

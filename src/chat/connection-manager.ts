@@ -1,7 +1,6 @@
 /** The tutorial's ConnectionManager: who is in a room, for clients with several connections, on any node, and the announcements of it. */
 
-import { jsonCodec, MAX_LISTED_MEMBERS, textCodec } from "../protocol/codec.ts";
-import type { Content } from "../store/message.ts";
+import { jsonCodec, MAX_LISTED_MEMBERS, textCodec, type Content } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
 import type { Broadcaster, OutboundFrame, Subscriber } from "./broadcaster.ts";
 

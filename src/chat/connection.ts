@@ -2,9 +2,9 @@
 
 import { logError } from "../ops/log.ts";
 import { recordDelivery, resumesTotal } from "../ops/metrics.ts";
-import { jsonCodec, textCodec, type Codec, type WireFormat } from "../protocol/codec.ts";
+import { jsonCodec, textCodec, type Codec, type WireFormat, type Content } from "../protocol/codec.ts";
 import type { CloseReason, ErrorCode } from "../protocol/codes.ts";
-import type { AppendResult, Content, PendingMessage, StoredMessage } from "../store/message.ts";
+import type { AppendResult, PendingMessage, StoredMessage } from "../store/message.ts";
 import type { AppendCallback, MessageStore } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";

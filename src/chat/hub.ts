@@ -1,8 +1,8 @@
 /** The hub: the registry of the rooms on this node, and the listener of the store. */
 
-import { MAX_LISTED_MEMBERS } from "../protocol/codec.ts";
+import { MAX_LISTED_MEMBERS, type Content } from "../protocol/codec.ts";
 import type { ReadonlyHistory } from "../store/history.ts";
-import type { AppendResult, Content, PendingMessage } from "../store/message.ts";
+import type { AppendResult, PendingMessage } from "../store/message.ts";
 import {
   StoreUnavailable,
   type Backend,

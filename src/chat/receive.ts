@@ -1,9 +1,9 @@
 /** Handles a frame from a client: parses it, applies the limits, and gives its message to the store. */
 
 import { messagesRejected } from "../ops/metrics.ts";
-import { MAX_OVERHEAD_CHARACTERS, type ClientCommand } from "../protocol/codec.ts";
+import { MAX_OVERHEAD_CHARACTERS, type ClientCommand, type Content } from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
-import type { Content, PendingMessage } from "../store/message.ts";
+import type { PendingMessage } from "../store/message.ts";
 import { costOf } from "../util/token-bucket.ts";
 import type { Connection, ConnectionContext } from "./connection.ts";
 

@@ -1,7 +1,7 @@
 /** The part of Bun's WebSocket that the chat uses, and closing it. */
 
 import { CLOSE_CODES, type CloseReason } from "../protocol/codes.ts";
-import type { Content } from "../store/message.ts";
+import type { Content } from "../protocol/codec.ts";
 
 /** A connection with more unread bytes than this is a slow consumer. Bun's own limit is higher, and gives no close code. */
 export const SLOW_CONSUMER_BYTES = 1024 * 1024;

@@ -2,8 +2,7 @@
 
 import type { ServerSocket } from "./sockets.ts";
 import { closeSocket, isSlowConsumer } from "../chat/socket.ts";
-import { exceedsBytes, textCodec } from "../protocol/codec.ts";
-import type { Content } from "../store/message.ts";
+import { exceedsBytes, textCodec, type Content } from "../protocol/codec.ts";
 
 export function echo(socket: ServerSocket, frame: Content, maxMessageBytes: number): void {
   if (exceedsBytes(frame, maxMessageBytes)) return closeSocket(socket, "tooBig");

@@ -7,7 +7,7 @@
 import type { ServerSocket } from "./sockets.ts";
 import { closeSocket } from "../chat/socket.ts";
 import { logError } from "../ops/log.ts";
-import type { Content } from "../store/message.ts";
+import type { Content } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
 
 /** Well below what makes a slow consumer: one more message, and the room's next write, come on top. */

@@ -7,7 +7,7 @@ import { closeSocket } from "../chat/socket.ts";
 import type { Hub } from "../chat/hub.ts";
 import { logError, logEvent } from "../ops/log.ts";
 import { CLIENT_CODES, disconnectsTotal } from "../ops/metrics.ts";
-import type { Content } from "../store/message.ts";
+import type { Content } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
 
 export interface SocketHandlers {

@@ -4,7 +4,7 @@ import { HttpProblem } from "./problem.ts";
 import type { Connection } from "../chat/connection.ts";
 import { closeSocket, type ConnectionSocket, type DisconnectReason } from "../chat/socket.ts";
 import { logEvent } from "../ops/log.ts";
-import type { Content } from "../store/message.ts";
+import type { Content } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
 
 /** A socket that leaves this many pings unanswered is terminated when the next one is due. */

@@ -3,7 +3,6 @@
  * their specification.
  */
 
-import type { Content, PendingMessage, StoredMessage } from "../store/message.ts";
 import { ERROR_MESSAGES, type CloseReason, type ErrorCode } from "./codes.ts";
 import type { ChatMessage, PresenceChange, ServerEvent, Welcome } from "./events.ts";
 
@@ -16,6 +15,24 @@ export const SUBPROTOCOL = "hubbub.v1";
 const FRAME_ALLOWANCE_BYTES = 1024;
 /** Ids listed in a `welcome` or `presence` event; its `count` is exact. */
 export const MAX_LISTED_MEMBERS = 100;
+
+/** A frame, or what a message contains: text, which is well-formed Unicode, or bytes. */
+export type Content = string | Uint8Array<ArrayBuffer>;
+
+/** What receivers see of a message. */
+interface Message {
+  readonly id: string;
+  /** Unix time in milliseconds. */
+  readonly time: number;
+  readonly from: string;
+  readonly content: Content;
+}
+
+/** What its sender's acknowledgement is made of. */
+interface SentMessage {
+  readonly content: Content;
+  readonly seq: number | undefined;
+}
 
 export type ClientCommand =
   | {
@@ -34,9 +51,9 @@ export type ParseError =
 export interface Codec {
   readonly name: WireFormat;
   parse(frame: Content, maxMessageBytes: number): ClientCommand | ParseError;
-  message(message: StoredMessage): Content;
+  message(message: Message): Content;
   /** Tells the sender that its message is stored, under `id` if that is known; undefined where the wire tells nothing. */
-  stored(pending: PendingMessage, id: string | undefined): string | undefined;
+  stored(pending: SentMessage, id: string | undefined): string | undefined;
   /** Tells the sender that its message is not stored, or that its frame is no message. */
   rejected(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): string;
   /** Whether the place of these two among the messages has a meaning; on the JSON wire a `seq` says what they are about. */
@@ -121,10 +138,10 @@ export const textCodec = {
   parse(content: Content, maxMessageBytes: number): ClientCommand | ParseError {
     return exceedsBytes(content, maxMessageBytes) ? { close: "tooBig" } : { type: "message", content };
   },
-  message({ from, content }: StoredMessage): Content {
+  message({ from, content }: Message): Content {
     return typeof content === "string" ? `Client #${from} says: ${content}` : content;
   },
-  stored({ content }: PendingMessage): string | undefined {
+  stored({ content }: SentMessage): string | undefined {
     return typeof content === "string" ? `You wrote: ${content}` : undefined;
   },
   rejected(code: ErrorCode, content: Content): string {
@@ -148,10 +165,10 @@ export const jsonCodec = {
     if (exceedsBytes(frame, maxMessageBytes)) return { error: "message-too-big" };
     return { type: "message", content: frame };
   },
-  message(message: StoredMessage): string {
+  message(message: Message): string {
     return encode({ type: "message", ...toChatMessage(message) });
   },
-  stored({ seq }: PendingMessage, id: string | undefined): string | undefined {
+  stored({ seq }: SentMessage, id: string | undefined): string | undefined {
     return seq === undefined ? undefined : encode({ type: "ack", seq, id });
   },
   rejected(code: ErrorCode, _: Content, seq?: number, retryAfterSeconds?: number): string {
@@ -169,7 +186,7 @@ export const jsonCodec = {
 export const codecs: readonly Codec[] = [textCodec, jsonCodec];
 
 /** A message as the JSON wire and the HTTP API show it. */
-export function toChatMessage({ id, time, from, content }: StoredMessage): ChatMessage {
+export function toChatMessage({ id, time, from, content }: Message): ChatMessage {
   return typeof content === "string"
     ? { id, time, from, text: content }
     : { id, time, from, data: content.toBase64() };

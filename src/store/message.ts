@@ -1,5 +1,7 @@
 /** Messages: pending on their way in, stored once the store has accepted them. */
 
+import type { Content } from "../protocol/codec.ts";
+
 /** A message before it is stored. */
 export interface PendingMessage {
   readonly room: string;
@@ -11,9 +13,6 @@ export interface PendingMessage {
   /** The number before this one, if its result is still pending: unless that was stored, this one is rejected. */
   readonly requiresSeq: number | undefined;
 }
-
-/** Text, which is well-formed Unicode, or the bytes of a binary message. */
-export type Content = string | Uint8Array<ArrayBuffer>;
 
 export interface StoredMessage {
   /** `<milliseconds>-<sequence>`: order and resume point in one; strictly increasing even when the clock goes back. */

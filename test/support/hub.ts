@@ -3,8 +3,7 @@
 import { Hub } from "../../src/chat/hub.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
-import type { WireFormat } from "../../src/protocol/codec.ts";
-import type { Content } from "../../src/store/message.ts";
+import type { WireFormat, Content } from "../../src/protocol/codec.ts";
 import type { StoreListener, MessageStore } from "../../src/store/store.ts";
 import type { DisconnectReason, ConnectionSocket } from "../../src/chat/socket.ts";
 import { systemClock } from "../../src/util/clock.ts";

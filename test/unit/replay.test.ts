@@ -9,7 +9,7 @@ import { MemoryStore } from "../../src/store/memory.ts";
 import { renderMetrics } from "../../src/ops/metrics.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import { History } from "../../src/store/history.ts";
-import type { Content } from "../../src/store/message.ts";
+import type { Content } from "../../src/protocol/codec.ts";
 import type { MessageStore } from "../../src/store/store.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { type FakeSocket, startHub } from "../support/hub.ts";

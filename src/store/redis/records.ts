@@ -1,6 +1,7 @@
 /** Parses and validates what Redis returns, which other programs may have written. */
 
-import type { AppendResult, Content, StoredMessage } from "../message.ts";
+import type { Content } from "../../protocol/codec.ts";
+import type { AppendResult, StoredMessage } from "../message.ts";
 
 /** A record of the log: a batch of one node. */
 export interface LogRecord {

@@ -4,7 +4,7 @@ import { Database } from "bun:sqlite";
 import { resolve } from "node:path";
 import { lazyFs } from "../../util/lazy-node.ts";
 import type { Random } from "../../util/random.ts";
-import type { Content } from "../message.ts";
+import type { Content } from "../../protocol/codec.ts";
 import { StoreError } from "../store.ts";
 
 /** "Hubb": marks a database file as this program's (https://sqlite.org/fileformat2.html, application ID). */
