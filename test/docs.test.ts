@@ -1,4 +1,4 @@
-/** The documentation names only what exists: files, links, headings, options, scripts, log events. */
+/** The documentation names only what exists: files, links, headings, options, scripts. */
 
 import { describe, expect, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
@@ -97,12 +97,4 @@ test("each file in src, test/bench and test/chaos is listed in the README of its
     return false;
   };
   expect(files.filter((file) => !isListed(file))).toEqual([]);
-});
-
-test("the documented log events are those of the code", () => {
-  const code = [...new Bun.Glob("src/**/*.ts").scanSync(ROOT)].map(readDoc).join("\n");
-  const logged = matches(code, /\b(?:logEvent|report|write)\((?:\w+, )?"([\w -]+)"/g);
-  const section = /^## Logs\n(.*?)^## /ms.exec(readDoc("src/ops/README.md"))?.[1] ?? "";
-  const documented = matches(section, /^\| `([^`]+)`/gm).filter((name) => name !== "failed");
-  expect(documented.toSorted()).toEqual([...new Set(logged)].sort());
 });
