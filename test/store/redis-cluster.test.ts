@@ -4,6 +4,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
 import { redisTiming } from "../../src/store/redis/timing.ts";
+import { systemClock } from "../../src/util/clock.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import "../support/fast-redis.ts";
 import type { JsonPeer } from "../support/peer.ts";
@@ -320,7 +321,7 @@ describe.skipIf(skipped !== "")(`a node${skipped}`, () => {
         .map(String)
         .find((node) => !others.includes(node));
     const node = await nodeOf();
-    const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, "p:");
+    const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, "p:", redisTiming, systemClock);
     for (const isRemoved of [false, true]) {
       other.process.kill("SIGSTOP");
       await redis.send("DEL", `p:lease:${await nodeOf()}`);

@@ -4,6 +4,8 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
 import { RedisStore } from "../../src/store/redis/store.ts";
 import { redisTiming } from "../../src/store/redis/timing.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 import type { AppendResult } from "../../src/store/message.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import "../support/fast-redis.ts";
@@ -332,14 +334,18 @@ test.skipIf(skipped !== "")(
   async () => {
     await using redis = await Redis.start();
     const lost = Promise.withResolvers<void>();
-    const address = { url: `redis://127.0.0.1:${redis.port}`, prefix: "held:", name: "Redis" };
+    const config = { url: `redis://127.0.0.1:${redis.port}`, prefix: "held:", name: "Redis" };
     const listener = {
       onMessage() {},
       onRemotePresence() {},
       onSessionClaimed() {},
       onStateLost: () => lost.resolve(),
     };
-    const store = new RedisStore(address, { history: 100, keepDays: 0 }, listener);
+    const store = new RedisStore(config, { history: 100, keepDays: 0 }, listener, {
+      clock: systemClock,
+      random: systemRandom,
+      timing: redisTiming,
+    });
     await store.open();
     const append = (content: string) =>
       new Promise<AppendResult>((resolve) => {

@@ -3,6 +3,8 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
+import { redisTiming } from "../../src/store/redis/timing.ts";
+import { systemClock } from "../../src/util/clock.ts";
 import { sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
@@ -11,7 +13,12 @@ const connections: RedisConnection[] = [];
 
 async function connect(prefix: string) {
   const redis = await sharedRedis();
-  const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, `${prefix}:`);
+  const connection = new RedisConnection(
+    `redis://127.0.0.1:${redis.port}`,
+    `${prefix}:`,
+    redisTiming,
+    systemClock,
+  );
   connections.push(connection);
   return {
     join: (node: string) => connection.run(scripts.join, node, 60_000, 5),

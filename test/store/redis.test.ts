@@ -3,6 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import { startServer } from "../support/server.ts";
+import { readDoc } from "../support/docs.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
@@ -311,13 +312,15 @@ describe.skipIf(skipped !== "")(`Redis stores${skipped}`, () => {
       await redis.send("HSET", "days:sessions", key, `7 ${old}`);
       await redis.send("ZADD", "days:sessions:used", `${usedMs}`, key);
     }
-    await using server = await start(redis.url("days"), ["--keep-days", "30"]);
-    await using ann = await server.joinJson("ann", { session: "new" });
+    await using first = await start(redis.url("days"));
+    const ann = await first.joinJson("ann", { session: "new" });
     ann.says("new");
     await ann.hears(
       { type: "message", time: LONG_AGO_MS, from: "eve", text: "old" },
       { type: "message", from: "ann", text: "new" },
     );
+    await ann.leaves();
+    await using server = await start(redis.url("days"), ["--keep-days", "30"]);
     const texts = async () => {
       const { body } = await server.answer("/rooms/lobby/messages");
       return JSON.parse(body).messages.map((message: { text: string }) => message.text);
@@ -336,10 +339,47 @@ describe.skipIf(skipped !== "")(`Redis stores${skipped}`, () => {
     const known = await server.joinJson("ann", { session: "new", room: "tea" });
     const unknown = await server.joinJson("ann", { session: "old", room: "tea" });
     expect([known.welcome.sent, unknown.welcome.sent]).toEqual([7, null]);
-    for (const peer of [ann, known, unknown]) await peer.leaves();
+    for (const peer of [known, unknown]) await peer.leaves();
     // Nothing is missing just before the oldest stored message.
     await using bob = await server.joinJson("bob", { after: old });
     await using eve = await server.joinJson("eve", { after: `${LONG_AGO_MS}-0` });
     expect([bob.welcome.recovered, eve.welcome.recovered]).toEqual([true, false]);
+  });
+
+  test("exactly the keys and fields that its README lists", async () => {
+    const redis = await sharedRedis();
+    await using server = await start(redis.url("keys"));
+    await using ann = await server.joinJson("ann", { session: "s" });
+    const post = async (seq: number) => {
+      const body = JSON.stringify({ from: "ann", text: "x".repeat(65_000), session: "s", seq });
+      expect((await server.get("/rooms/lobby/messages", { method: "POST", body })).ok).toBe(true);
+    };
+    for (let seq = 1; seq <= 20; seq++) await post(seq); // more than 1 MiB, for a trim point
+    await post(20);
+    await heartbeats(redis, "keys");
+    expect(ann.welcome.members).toEqual(["ann"]);
+
+    const tables = readDoc("src/store/redis/README.md").split(/\n\n+/);
+    /** The names in the first column of the table with this title and this first name. */
+    const documented = (title: string, first: string) => {
+      const table = tables.find(
+        (rows) => rows.startsWith(`| ${title} `) && rows.includes(`|\n| \`${first}\``),
+      );
+      const cells = [...(table ?? "").matchAll(/^\| (`.*?`) *\|/gm)].map(([, cell]) => cell ?? "");
+      return cells.flatMap((cell) => [...cell.matchAll(/`(.*?)`/g)].map(([, name = ""]) => name)).toSorted();
+    };
+    const keys = [await redis.send("KEYS", "keys:*")].flat().map((key) =>
+      String(key)
+        .replace(/^keys:/, "")
+        .replace(/[\da-f-]{36}/, "NODE")
+        .replace("lobby", "ROOM"),
+    );
+    expect(keys.toSorted()).toEqual(documented("key", "meta"));
+    const meta = [await redis.send("HKEYS", "keys:meta")].flat().map(String);
+    expect(meta.toSorted()).toEqual(documented("field", "epoch"));
+    const records = Object(await redis.send("XRANGE", "keys:log", "-", "+"));
+    const fields = new Set<string>();
+    for (const [, values] of records) for (let i = 0; i < values.length; i += 2) fields.add(values[i]);
+    for (const field of fields) expect(documented("field", "h").concat("c")).toContain(field);
   });
 });

@@ -1,10 +1,10 @@
 /** A connection to Redis. It is replaced when it is lost, and every command has a deadline. */
 
 import { logError } from "../../ops/log.ts";
-import { systemClock, type Clock } from "../../util/clock.ts";
+import type { Clock } from "../../util/clock.ts";
 import type { Random } from "../../util/random.ts";
 import type { RedisScript } from "./scripts.ts";
-import { redisTiming, type RedisTiming } from "./timing.ts";
+import type { RedisTiming } from "./timing.ts";
 
 /** Redis rejected the command, so it had no effect. After any other error, it may have been executed. */
 export class RedisReplyError extends Error {}
@@ -53,8 +53,8 @@ export class RedisConnection {
   constructor(
     private readonly url: string,
     readonly prefix: string,
-    private readonly timing: RedisTiming = redisTiming,
-    private readonly clock: Clock = systemClock,
+    private readonly timing: RedisTiming,
+    private readonly clock: Clock,
   ) {}
 
   /** Sends a command once. @throws RedisReplyError if Redis rejects it, another error if there is no reply */

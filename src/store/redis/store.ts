@@ -1,8 +1,6 @@
 /** The Redis store: any number of nodes with one order of messages. A message counts as stored when it comes back in the log. */
 
 import { logEvent, logError } from "../../ops/log.ts";
-import { systemClock } from "../../util/clock.ts";
-import { systemRandom } from "../../util/random.ts";
 import { ClusterMembership } from "./cluster.ts";
 import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
 import { Faults, RedisConnection, type RedisContext } from "./connection.ts";
@@ -18,7 +16,6 @@ import {
 } from "./records.ts";
 import { RedisRooms } from "./rooms.ts";
 import { scripts, type RedisScript } from "./scripts.ts";
-import { redisTiming } from "./timing.ts";
 import { BatchWriter } from "./writer.ts";
 import { sessionKey } from "../dedup.ts";
 import {
@@ -60,11 +57,7 @@ export class RedisStore implements MessageStore {
     private readonly config: RedisConfig,
     { history, keepDays }: StoreOptions,
     private readonly listener: StoreListener,
-    { clock, random, timing }: Omit<RedisContext, "connection"> = {
-      clock: systemClock,
-      random: systemRandom,
-      timing: redisTiming,
-    },
+    { clock, random, timing }: Omit<RedisContext, "connection">,
   ) {
     const connect = () => new RedisConnection(config.url, config.prefix, timing, clock);
     this.#context = { connection: connect(), clock, random, timing };
