@@ -1,4 +1,4 @@
-/** The benchmark's load generator counts right: it fails where a delivery is missing, or comes twice. */
+/** The load generator of the benchmark fails when a delivery is missing or duplicated. */
 
 import { describe, expect, test } from "bun:test";
 import { Crowd } from "./load.ts";
@@ -10,7 +10,7 @@ import { Server, SIDES } from "./servers.ts";
 const CLIENTS = 6;
 const PLAN = { senders: 2, seconds: 0.3 };
 const RATE = { ...PLAN, rate: 200 };
-/** For servers from which something will never come. */
+/** For servers that will never deliver something. */
 const SOON_MS = 400;
 const noCpu = () => 0;
 
@@ -21,7 +21,7 @@ describe.each(SIDES)("%s", (side) => {
       using server = await Server.start(side);
       using crowd = await Crowd.gather(server.port, wire, CLIENTS);
       const offered = await crowd.run(RATE, server.cpuSeconds);
-      // One more ends the run.
+      // One more message ends the run.
       expect(offered).toMatchObject({ messages: 61, deliveries: 61 * CLIENTS });
       const { messages, deliveries } = await crowd.run(PLAN, server.cpuSeconds);
       expect(messages).toBeGreaterThan(PLAN.senders);
@@ -38,7 +38,7 @@ describe.each(SIDES)("%s", (side) => {
   });
 });
 
-/** A chat that does something else to the tenth message, for the client that came first. */
+/** A chat server that treats the tenth message wrongly, for the first client. */
 function wrongServer(times: (text: string, tenth: string) => readonly string[]) {
   const sockets: Bun.ServerWebSocket<string>[] = [];
   const said: string[] = [];
@@ -69,9 +69,9 @@ test.concurrent.each([
   ["is dropped", (text, tenth) => (text === tenth ? [] : [text]), "deliveries missing: 1"],
   ["is repeated", (text, tenth) => (text === tenth ? [text, text] : [text]), "deliveries too many: 1"],
   [
-    "comes in another's place",
+    "is replaced by another",
     (text, tenth) => [tenth && !isLast(text) ? tenth : text],
-    "connections that heard other messages than were said: 1",
+    "connections that received other messages than were sent: 1",
   ],
   ["is the last and is dropped", (text) => (isLast(text) ? [] : [text]), "deliveries missing: 1"],
 ] satisfies [string, Parameters<typeof wrongServer>[0], string][])(

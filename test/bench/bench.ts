@@ -1,6 +1,6 @@
 /**
- * `bun run bench`: Hubbub and plain Bun.serve side by side, under the same load. Every delivery is counted;
- * it exits with 1 when one is missing or came twice. The results go into results.json and chart.svg, beside this file.
+ * `bun run bench`: Hubbub and plain Bun.serve under the same load. Every delivery is counted; the exit code is 1 if one is
+ * missing or duplicated. Writes results.json and chart.svg next to this file.
  */
 
 import { chart } from "./chart.ts";
@@ -15,11 +15,11 @@ interface Scenario extends Plan {
   readonly name: string;
   readonly clients: number;
   readonly wires: readonly Wire[];
-  /** Both servers at once, that far apart: for where there is so little to do that they hardly ever meet. */
+  /** Measures both servers at once, this far apart: for loads so small that they hardly ever meet. */
   readonly apartMs?: number;
 }
 
-/** The less a server works in a second, the longer: its work is known to 10 ms. */
+/** The smaller the load, the longer the run: CPU time is known to 10 ms. */
 const SCENARIOS: readonly Scenario[] = [
   { name: "busy room", wires: ["text", "json"], clients: 200, senders: 20, rate: 1_000, seconds: 2.2 },
   { name: "crowd", wires: ["text", "json"], clients: 1_000, senders: 20, rate: 500, seconds: 1.2 },
@@ -35,7 +35,7 @@ const SCENARIOS: readonly Scenario[] = [
   },
   { name: "echo", wires: ["echo"], clients: 32, senders: 32, seconds: 0.8 },
 ];
-/** Long and lively enough for the engine to compile what is used; a quiet room would take hours for that. */
+/** Enough for the engine to compile the hot code; at the rate of a quiet room that would take hours. */
 const WARM_UP = { seconds: 1, quietSeconds: 3, leastDeliveries: 200_000 };
 
 const plans = SCENARIOS.flatMap((scenario) => scenario.wires.map((wire) => ({ scenario, wire })));
@@ -65,7 +65,7 @@ console.log("delivery. Every delivery arrived, once.");
 if (!isCpuMeasured) console.log("Only Linux says what a process worked: here the seconds are the clock's.");
 for (const warning of warnings(all)) console.log(warning);
 
-/** Both servers run all the time, and but for the quiet room only one of them at a time is given something to do. */
+/** Both servers run all the time, but only one of them is under load at a time, except in the quiet room. */
 async function compare(scenario: Scenario, wire: Wire, progress: (now: string) => void): Promise<Result> {
   const { name, clients, apartMs } = scenario;
   progress("");
@@ -85,9 +85,9 @@ async function compare(scenario: Scenario, wire: Wire, progress: (now: string) =
       });
       if (run > 0) runs[side].push(result);
     };
-    // Whoever comes first has what the machine did before: they take turns at that, too.
+    // Being first can be an advantage or not, so the servers take turns at that, too.
     const order = run % 2 === 0 ? SIDES : SIDES.toReversed();
-    // The first message is not to follow the last of the run before as it would in a busy room.
+    // The first message must not follow the previous run closely, as in a busy room.
     if (run > 0 && apartMs !== undefined)
       await Promise.all(order.map((side, i) => Bun.sleep((i + 1) * apartMs).then(() => measure(side))));
     else for (const side of order) await measure(side);
@@ -105,7 +105,7 @@ function warmUp({ clients, senders, rate, apartMs }: Scenario): Plan {
   };
 }
 
-/** A line that the next one takes the place of. */
+/** Shows a line until the next one replaces it. */
 function tell(line: string): void {
   if (process.stdout.isTTY) process.stdout.write(`\r\x1b[K${line}`);
 }

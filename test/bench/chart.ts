@@ -1,4 +1,4 @@
-/** The ratios as a picture: plain Bun.serve is 1. It reads in light and in dark, and is a few kilobytes. */
+/** Draws the ratios to plain Bun.serve as an SVG of a few kilobytes, for light and dark backgrounds. */
 
 import type { Result, Results } from "./results.ts";
 
@@ -9,7 +9,7 @@ const TOP = 92;
 const ROW = 34;
 const BAR = 20;
 const BELOW = 58;
-/** What differs by less from run to run is no difference. */
+/** Smaller differences are within the noise. */
 const CLEARLY = 1.1;
 
 export function chart({ machine, results }: Results): string {

@@ -1,17 +1,17 @@
 /**
- * One client of the load generator: raw TCP, and as little as possible for each frame, so that the server is what is
- * measured. It counts what it hears and adds up the messages' numbers: something lost, and something else heard
- * twice, cannot make up for each other.
+ * One client of the load generator, over raw TCP, with as little work per frame as possible, so that the server is what
+ * is measured. It counts the messages received and sums up their numbers, so that a lost message and a duplicate do not
+ * cancel out.
  */
 
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 
 export type Wire = "text" | "json" | "echo";
 
-/** A message begins with its number, in so many digits, and is filled up to this length. */
+/** A message begins with its number, in this many digits, and is padded to this length. */
 const DIGITS = 8;
 const TEXT_BYTES = 64;
-/** What follows the text in a JSON frame, since the text comes last in it. */
+/** What follows the text in a JSON frame; the text is its last field. */
 const JSON_TAIL = '"}';
 const ZERO = 0x30;
 
@@ -25,24 +25,24 @@ const PING = 9;
 const CLOSE = 8;
 
 export interface Watcher {
-  /** The answer to its own message: an ack, "You wrote", or on the echo the reply. */
+  /** The reply to its own message: an ack, "You wrote", or the echo. */
   acknowledged(connection: Connection): void;
-  /** A message that this connection waits for, or any if it is watched. */
+  /** A message that this connection waits for, or any message if it is watched. */
   heard(connection: Connection, number: number): void;
   failed(why: string): void;
 }
 
-/** A client's frame, made once; only the number in it changes. */
+/** A client's frame, built once; only its number changes. */
 export class Draft {
   readonly #frame: Buffer;
   readonly #numbers: readonly number[];
 
   constructor(wire: Wire) {
     const text = "0".repeat(DIGITS).padEnd(TEXT_BYTES, "x");
-    // On the JSON wire the number is the seq, too; the 1 keeps it from beginning with zeros.
+    // On the JSON wire the number is also the seq; the 1 prevents leading zeros.
     const payload =
       wire === "json" ? `{"type":"message","text":"${text}","seq":1${"0".repeat(DIGITS)}}` : text;
-    // A mask of zeros is a mask, too (RFC 6455 leaves the choice to the client), and lets the number be written as it is.
+    // The mask is zero, which RFC 6455 allows, so that the number can be written unmasked.
     const mask = [0, 0, 0, 0];
     const { length } = payload;
     const head = length < 126 ? [0x81, 0x80 | length] : [0x81, 0x80 | 126, length >> 8, length & 255];
@@ -64,20 +64,20 @@ export class Draft {
 }
 
 export class Connection {
-  /** Messages heard, and the sum of their numbers. */
+  /** Messages received, and the sum of their numbers. */
   count = 0;
   sum = 0;
-  /** Messages said, and the sum of their numbers. */
+  /** Messages sent, and the sum of their numbers. */
   said = 0;
   saidSum = 0;
-  /** Whether each of its deliveries is told to the watcher. */
+  /** Whether every delivery is reported to the watcher. */
   isWatched = false;
-  /** The number of the message after which it has heard all. */
+  /** The number of the last message of the run. */
   awaits = -1;
-  /** Whether it stops reading after each time until it is woken. */
+  /** Whether it pauses after each read until it is woken. */
   dozes = false;
   readonly #opened = Promise.withResolvers<void>();
-  /** How far from a frame's begin its kind is told, and from its end the text begins. */
+  /** Offset of the kind from the start of a frame, and of the text from its end. */
   readonly #kindAt: number;
   readonly #tail: number;
   #socket: Bun.Socket | undefined;
@@ -118,7 +118,7 @@ export class Connection {
   }
 
   #send(frame: Uint8Array): void {
-    // What the kernel does not take at once is a backlog of megabytes: there is nothing left to measure.
+    // The kernel refuses only after megabytes of backlog, when there is nothing left to measure.
     if (this.#socket?.write(frame) !== frame.length) this.#fail("the server does not read what it is sent");
   }
 
@@ -174,10 +174,10 @@ export class Connection {
     return end + 4;
   }
 
-  /** A frame's kind is told by one byte of it: the text's first, or in JSON the first of its type. */
+  /** One byte tells the kind of a frame: the first of the text, or in JSON the first of the type. */
   #hear(bytes: Buffer, start: number, end: number): void {
     switch (bytes[start + this.#kindAt]) {
-      case SAYS: // that somebody has left is shorter
+      case SAYS: // a leave is shorter
         if (end - start > TEXT_BYTES) this.#deliver(bytes, end - this.#tail);
         break;
       case MESSAGE:
@@ -206,7 +206,7 @@ export class Connection {
     if (this.isWatched || number === this.awaits) this.watcher.heard(this, number);
   }
 
-  /** A control frame is at most 125 bytes long, so its length is always the second byte. */
+  /** A control frame has at most 125 bytes, so its length is in the second byte. */
   #pong(payload: Buffer): void {
     this.#send(Buffer.concat([Uint8Array.of(0x8a, 0x80 | payload.length, 0, 0, 0, 0), payload]));
   }

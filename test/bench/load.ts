@@ -1,30 +1,30 @@
 /**
- * The load generator: a crowd in one room (or on the echo) of which some talk, in one process.
+ * The load generator: many clients in one room, or on the echo, some of which send, in one process.
  *
- * A run ends with one more message once all others are acknowledged. Whoever has heard that one has heard all there
- * is to hear, since a room has one order: so what is missing or was heard twice is known without waiting for it.
+ * A run ends with one more message, once all others are acknowledged. A room has one order, so a client that has received
+ * that message has received all of them, and what is missing or duplicated is known without further waiting.
  */
 
 import { withDeadline } from "../support/deadline.ts";
 import { Connection, Draft, type Watcher, type Wire } from "./connection.ts";
 
-/** So many connect at once: a port's queue is not endless. */
+/** Clients that connect at once; the accept queue is limited. */
 const CONNECT_AT_ONCE = 100;
-/** Who has come is told within 200 ms; that is not what is measured. */
+/** Presence is announced within 200 ms; it is not part of the measurement. */
 const SETTLE_MS = 300;
-/** How often those read who need not at once: what is said meanwhile is less than a socket's buffers hold. */
+/** Read interval of clients that are not watched; the socket's buffers hold what arrives meanwhile. */
 const DOZE_MS = 100;
-/** On so many connections it is measured how long each message took; of 20 talkers they are the talkers' own. */
+/** Connections on which the latency of each message is measured; with 20 senders these are the senders. */
 const WATCHED = 20;
-/** How long the last delivery may take after the sending ended. */
+/** For the last delivery, after sending has ended. */
 const DEADLINE_MS = 10_000;
-/** Above it the generator was what was measured. */
+/** Above this share of a core, the generator may have been the bottleneck. */
 export const TOO_BUSY = 0.85;
 
 export interface Plan {
   readonly seconds: number;
   readonly senders: number;
-  /** Messages a second, in all. Without it each sender says its next when its last is acknowledged. */
+  /** Messages a second in total. Without it each sender sends its next message once the last is acknowledged. */
   readonly rate?: number;
 }
 
@@ -32,12 +32,12 @@ export interface Run {
   readonly messages: number;
   readonly deliveries: number;
   readonly seconds: number;
-  /** What the server worked meanwhile. */
+  /** CPU time of the server. */
   readonly cpuSeconds: number;
   /** From sending to delivery, in milliseconds. */
   readonly p50: number;
   readonly p99: number;
-  /** The share of a core that all load took: where both servers are measured at once, that of both. */
+  /** The generator's share of a core; where both servers are measured at once, for both. */
   readonly busy: number;
 }
 
@@ -51,14 +51,14 @@ export class Crowd implements Watcher, Disposable {
   #first = 1;
   #acknowledged = 0;
   #repliesAreAnswered = false;
-  /** Connections that have not heard their last. */
+  /** Connections that have not received the last message. */
   #waiting = 0;
   #settled = Promise.withResolvers<void>();
   #isClosed = false;
 
   private constructor(private readonly wire: Wire) {
     this.#draft = new Draft(wire);
-    this.#failed.promise.catch(() => {}); // it may come while nobody waits
+    this.#failed.promise.catch(() => {}); // it may fail between two waits
   }
 
   static async gather(port: number, wire: Wire, clients: number): Promise<Crowd> {
@@ -74,7 +74,7 @@ export class Crowd implements Watcher, Disposable {
     return crowd;
   }
 
-  /** @throws Error when a delivery or an answer was missing, or came twice */
+  /** @throws Error if a delivery or a reply is missing or duplicated */
   async run(plan: Plan, cpuSeconds: () => number, deadlineMs = DEADLINE_MS): Promise<Run> {
     this.#begin();
     const start = performance.now();
@@ -86,7 +86,8 @@ export class Crowd implements Watcher, Disposable {
     else await this.#offer(talkers, plan.rate, plan.seconds);
     await this.#until(() => `${this.#said - this.#acknowledged} messages were not acknowledged`, deadlineMs);
     this.#sayLast(talkers);
-    const complain = () => this.#mistakes() || `${this.#waiting} connections did not hear the last message`;
+    const complain = () =>
+      this.#mistakes() || `${this.#waiting} connections did not receive the last message`;
     await this.#until(complain, deadlineMs);
     const mistakes = this.#mistakes();
     if (mistakes) throw new Error(mistakes);
@@ -116,7 +117,7 @@ export class Crowd implements Watcher, Disposable {
     this.#acknowledged = this.#waiting = 0;
   }
 
-  /** Spread over the crowd, and so over the order in which a server writes to it. */
+  /** Spread over the clients, and so over the order in which a server writes to them. */
   #talkers(senders: number): Connection[] {
     const stride = this.#connections.length / senders;
     return this.#connections.filter((_, i) => Math.floor(i / stride) !== Math.floor((i - 1) / stride));
@@ -136,11 +137,11 @@ export class Crowd implements Watcher, Disposable {
     this.#repliesAreAnswered = false;
   }
 
-  /** Most listeners read now and then, so that the generator has time to send evenly. */
+  /** Most clients read only from time to time, so that the generator can send evenly. */
   #doze(talkers: readonly Connection[]): Disposable {
     const dozing = this.#connections.filter((each) => !each.isWatched && !talkers.includes(each));
     for (const connection of dozing) connection.dozes = true;
-    // A few each millisecond, rather than all at once and everyone else late.
+    // A few each millisecond, since all at once would delay the others.
     let turn = 0;
     const timer = setInterval(() => {
       turn = (turn + 1) % DOZE_MS;
@@ -176,7 +177,7 @@ export class Crowd implements Watcher, Disposable {
   #sayLast(talkers: readonly Connection[]): void {
     const hearers = this.wire === "echo" ? talkers : this.#connections;
     this.#waiting = hearers.length;
-    // Nothing is heard before this function is through.
+    // Nothing is received before this function returns.
     if (this.wire === "echo") for (const talker of talkers) talker.awaits = this.#say(talker);
     else if (talkers[0]) {
       const last = this.#say(talkers[0]);
@@ -184,7 +185,7 @@ export class Crowd implements Watcher, Disposable {
     }
   }
 
-  /** All that was said is acknowledged, and nobody has something left to hear. */
+  /** Everything is acknowledged, and every client has received the last message. */
   async #until(complain: () => string, deadlineMs: number): Promise<void> {
     this.#settled = Promise.withResolvers();
     this.#settle();
@@ -195,7 +196,7 @@ export class Crowd implements Watcher, Disposable {
     if (this.#acknowledged >= this.#said && this.#waiting === 0) this.#settled.resolve();
   }
 
-  /** Everyone in a room hears all of it; on the echo everyone hears what they said. */
+  /** In a room every client receives all messages, on the echo its own. */
   #mistakes(): string {
     const isEcho = this.wire === "echo";
     const sum = this.#said * (this.#first + (this.#said - 1) / 2);
@@ -209,7 +210,7 @@ export class Crowd implements Watcher, Disposable {
     return [
       missing > 0 ? `deliveries missing: ${missing}` : "",
       surplus > 0 ? `deliveries too many: ${surplus}` : "",
-      mixed > 0 ? `connections that heard other messages than were said: ${mixed}` : "",
+      mixed > 0 ? `connections that received other messages than were sent: ${mixed}` : "",
       this.#acknowledged > this.#said ? "a message was acknowledged twice" : "",
     ]
       .filter(Boolean)

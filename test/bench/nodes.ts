@@ -1,6 +1,6 @@
 /**
- * Two nodes on one Redis: how much they acknowledge in all, and how long a message takes from one to the other.
- * `bun test/bench/nodes.ts` takes under two minutes; the clients, both nodes and Redis share the machine.
+ * Two nodes on one Redis: messages acknowledged per second in total, and latency from node to node. `bun
+ * test/bench/nodes.ts` takes under two minutes; clients, nodes and Redis share the machine.
  */
 
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
@@ -10,11 +10,11 @@ import { Redis } from "../support/redis.ts";
 const RUNS = 3;
 const WARM_MS = 1000;
 const MEASURE_MS = 3000;
-/** Each room has a client on each node, who both say their next as soon as one of so many is acknowledged. */
+/** Each room has a client on each node, with a window of unacknowledged messages. */
 const ROOMS = 20;
 const WINDOW = 50;
 const TEXT = "x".repeat(60);
-/** At a given rate: so many messages a second in all, from as many clients of one node, heard by one of the other. */
+/** For the latency: messages a second in total, from clients of one node to one of the other. */
 const RATE = 1000;
 const SENDERS = 20;
 const SEND_EVERY_MS = (1000 * SENDERS) / RATE;
@@ -45,7 +45,7 @@ for (const [name, args] of Object.entries(settings)) {
 }
 process.exit();
 
-/** The median, and from where to where. */
+/** The median and the range. */
 function spread(values: readonly number[], digits: number): string {
   const sorted = values.toSorted((a, b) => a - b);
   const [lowest = NaN, median = NaN, highest = NaN] = [0, 0.5, 1].map(
@@ -82,7 +82,7 @@ async function acknowledgedPerSecond(nodes: readonly TestServer[]): Promise<numb
   return perSecond;
 }
 
-/** Milliseconds from sending to hearing, the shortest first. */
+/** Milliseconds from sending to delivery, ascending. */
 async function delaysBetween(one: TestServer, other: TestServer): Promise<readonly number[]> {
   const delays: number[] = [];
   const listener = connect(other, "listener", "rate");

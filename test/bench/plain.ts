@@ -1,7 +1,7 @@
 /**
- * What Hubbub is compared with: the tutorial's server as one writes it with Bun.serve alone, publishing each message
- * as it comes. It keeps nothing, checks nothing and has one room. With the subprotocol hubbub.v1 it speaks JSON in
- * the shape of ours, so that both wires are compared like for like.
+ * What Hubbub is compared with: the tutorial's server written with Bun.serve alone, which publishes each message as it
+ * arrives. It stores nothing, checks nothing and has one room. With the subprotocol hubbub.v1 it sends JSON of the same
+ * shape as Hubbub, so that both wires can be compared.
  */
 
 const SUBPROTOCOL = "hubbub.v1";

@@ -1,13 +1,13 @@
-/** What came of the runs: medians, and how they are told in a table. */
+/** Results: medians, and their table. */
 
 import { cpus, release, type } from "node:os";
 import { TOO_BUSY, type Run } from "./load.ts";
 import { SIDES, type Side } from "./servers.ts";
 import type { Wire } from "./connection.ts";
 
-/** Of one server in one scenario. */
+/** One server in one scenario. */
 interface Outcome {
-  /** Deliveries for each second of CPU that the server worked; 0 where that was too little to be measured. */
+  /** Deliveries per second of the server's CPU time; 0 if that was too little to measure. */
   readonly perCpuSecond: number;
   readonly lowest: number;
   readonly highest: number;
@@ -20,7 +20,7 @@ interface Outcome {
 export interface Result {
   readonly scenario: string;
   readonly wire: Wire;
-  /** Ours to plain; 0 where the work was too little to be measured. */
+  /** Hubbub to plain; 0 if the CPU time was too little to measure. */
   readonly ratio: number;
   readonly ours: Outcome;
   readonly plain: Outcome;
@@ -31,7 +31,7 @@ export interface Results {
   readonly results: readonly Result[];
 }
 
-/** Where a server works for less, its clock ticks too seldom (every 10 ms) to say how much. */
+/** Below this, a clock that ticks every 10 ms is too coarse. */
 const LEAST_CPU_SECONDS = 0.2;
 
 export function machine(): Results["machine"] {
@@ -84,7 +84,7 @@ function outcome(runs: readonly Run[]): Outcome {
   };
 }
 
-/** Lines of Markdown, which read well in a terminal, too; the README has the same ones. */
+/** Lines of Markdown, also for the terminal; README.md has the same. */
 export function table({ results }: Results): string[] {
   const rows = [
     ["scenario", "wire", "Hubbub", "plain", "ratio", "Hubbub p50 / p99", "plain p50 / p99"],
@@ -103,13 +103,13 @@ export function table({ results }: Results): string[] {
   return [lines[0] ?? "", `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...lines.slice(1)];
 }
 
-/** Runs in which the generator, and not the server, may have been what was measured. */
+/** Names the runs in which the generator may have been the bottleneck. */
 export function warnings({ results }: Results): string[] {
   return results.flatMap((result) =>
     SIDES.filter((side) => result[side].generatorBusy > TOO_BUSY).map(
       (side) =>
         `The load generator was the bottleneck (${Math.round(100 * result[side].generatorBusy)} % of a core): ` +
-        `${result.scenario}, ${result.wire}, ${side}. The work is the server's all the same; the latency is both of theirs.`,
+        `${result.scenario}, ${result.wire}, ${side}. The CPU time is the server's nevertheless; the latency includes the generator's.`,
     ),
   );
 }

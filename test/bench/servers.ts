@@ -1,4 +1,4 @@
-/** The two servers that are compared, each a process of its own, and what they have worked. */
+/** The two servers that are compared, each in a separate process, and their CPU time. */
 
 import { readFileSync } from "node:fs";
 
@@ -10,9 +10,9 @@ export const COMMANDS = {
 export type Side = keyof typeof COMMANDS;
 export const SIDES: readonly Side[] = ["ours", "plain"];
 
-/** USER_HZ, which Linux promises to programs, whatever the kernel's own clock is. */
+/** USER_HZ: fixed for programs on Linux, whatever the kernel's timer frequency. */
 const TICKS_PER_SECOND = 100;
-/** Elsewhere the work is taken to be the time that passed. */
+/** Elsewhere, wall time stands for CPU time. */
 export const isCpuMeasured = process.platform === "linux";
 
 export class Server implements Disposable {
@@ -24,7 +24,7 @@ export class Server implements Disposable {
   static async start(side: Side): Promise<Server> {
     const [file, ...args] = COMMANDS[side];
     const server = Bun.spawn([process.execPath, `${import.meta.dir}/${file}`, ...args], {
-      // The options' defaults, whatever this shell has set.
+      // Default options, whatever is set in this shell.
       env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(HUBBUB_|PORT$)/.test(name))),
       stdout: "pipe",
       stderr: "inherit",
@@ -39,11 +39,11 @@ export class Server implements Disposable {
     return new Server(server, port);
   }
 
-  /** User and system time of all its threads (proc(5), fields 14 and 15 of stat). */
+  /** User and system time of all threads (proc(5), fields 14 and 15 of stat). */
   readonly cpuSeconds = (): number => {
     if (!isCpuMeasured) return performance.now() / 1000;
     const stat = readFileSync(`/proc/${this.process.pid}/stat`, "latin1");
-    // The second field is a name in parentheses, and may hold spaces.
+    // The second field is a name in parentheses, which may contain spaces.
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
   };

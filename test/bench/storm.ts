@@ -1,7 +1,7 @@
 /**
- * A crowd that comes within a second, hears some messages, and goes within a second: how long somebody else
- * waits meanwhile for an answer. `bun test/bench/storm.ts` takes two minutes; it and the server need a file for each
- * client (`ulimit -n`), and they share the machine.
+ * Thousands of clients join within a second, receive some messages, and leave within a second: how long another client
+ * waits for an echo meanwhile. `bun test/bench/storm.ts` takes two minutes; it and the server need a file descriptor for
+ * each client (`ulimit -n`), and share the machine.
  */
 
 import { isMainThread } from "node:worker_threads";
@@ -14,10 +14,10 @@ const STEP_MS = (1000 * AT_ONCE) / CROWD;
 const MESSAGES = 10;
 const MESSAGE_EVERY_MS = 300;
 const SETTLE_MS = 3000;
-/** Plain Bun.serve takes a minute for one. */
+/** One round of plain Bun.serve takes a minute. */
 const ROUNDS = { ours: 3, plain: 1 };
 const ASK_EVERY_MS = 3;
-const PHASES = ["coming", "hearing", "going"] as const;
+const PHASES = ["joining", "receiving", "leaving"] as const;
 type Phase = (typeof PHASES)[number];
 
 declare const self: Worker;
@@ -30,8 +30,8 @@ if (isMainThread) {
 async function measure(side: (typeof SIDES)[number]): Promise<void> {
   using server = await Server.start(side);
   const asker = new Worker(import.meta.url);
-  const waits: Record<Phase, number[]> = { coming: [], hearing: [], going: [] };
-  let phase: Phase = "coming";
+  const waits: Record<Phase, number[]> = { joining: [], receiving: [], leaving: [] };
+  let phase: Phase = "joining";
   let answered = Promise.withResolvers<void>();
   asker.onmessage = ({ data }) => {
     waits[phase].push(data);
@@ -45,24 +45,24 @@ async function measure(side: (typeof SIDES)[number]): Promise<void> {
   const watcher = {
     acknowledged() {},
     heard() {},
-    failed: (why: string) => void (phase === "going" || fail(why)),
+    failed: (why: string) => void (phase === "leaving" || fail(why)),
   };
   for (let round = 0; round < ROUNDS[side]; round++) {
-    phase = "coming";
+    phase = "joining";
     const crowd: Connection[] = [];
     await inSteps(async (first) => {
       const ids = Array.from({ length: AT_ONCE }, (_, i) => `c${first + i}`);
       crowd.push(...(await Promise.all(ids.map((id) => Connection.open(server.port, id, "text", watcher)))));
     });
     await Bun.sleep(SETTLE_MS);
-    phase = "hearing";
+    phase = "receiving";
     for (let number = 0; number < MESSAGES; number++) {
       crowd[number]?.say(pending, number);
       await Bun.sleep(MESSAGE_EVERY_MS);
     }
     const missing = crowd.reduce((sum, { count }) => sum + MESSAGES - count, 0);
     if (missing > 0) fail(`${missing} deliveries are missing`);
-    phase = "going";
+    phase = "leaving";
     await inSteps(async (first) => {
       for (const each of crowd.slice(first, first + AT_ONCE)) each.close();
     });
@@ -79,7 +79,7 @@ async function measure(side: (typeof SIDES)[number]): Promise<void> {
   }
 }
 
-/** The whole crowd within a second, if the server keeps up. */
+/** All of them within a second, if the server keeps up. */
 async function inSteps(step: (first: number) => Promise<void>): Promise<void> {
   const startMs = performance.now();
   for (let first = 0; first < CROWD; first += AT_ONCE) {
@@ -88,7 +88,7 @@ async function inSteps(step: (first: number) => Promise<void>): Promise<void> {
   }
 }
 
-/** A connection of its own, whose every answer is timed. */
+/** A separate connection, on which the time of every echo is measured. */
 function askOnAndOn(port: number): void {
   const socket = new WebSocket(`ws://127.0.0.1:${port}/websocket`);
   let askedMs = 0;

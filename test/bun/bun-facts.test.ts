@@ -1,4 +1,4 @@
-/** What src/ leans on in Bun, but for WebSockets, without src/: what fails after an upgrade of Bun is what changed. */
+/** What src/ relies on in Bun, WebSockets aside. A test that fails after an upgrade of Bun shows what has changed. */
 import { expect, test } from "bun:test";
 import { withDeadline } from "../support/deadline.ts";
 import { openRaw } from "../support/raw-websocket.ts";
@@ -21,7 +21,7 @@ test("a static Response under GET answers HEAD and If-None-Match, and leaves oth
     expect(await (await fetch(server.url, { method })).text()).toBe(`fetch ${method}`);
 });
 
-test("a route's parameters come percent-decoded, with U+FFFD for what is no UTF-8 or no code", async () => {
+test("route parameters are percent-decoded, with U+FFFD for invalid UTF-8 and invalid escapes", async () => {
   await using server = Bun.serve({
     ...LISTEN,
     routes: { "/ws/:id": { GET: ({ params }) => Response.json(params.id) } },
@@ -31,7 +31,7 @@ test("a route's parameters come percent-decoded, with U+FFFD for what is no UTF-
     expect(await (await fetch(`${server.url}ws/${id}`)).json()).toBe(decoded);
 });
 
-test("header lines of one name come joined in their order, so that a second Host shows", async () => {
+test("repeated headers are joined in order, so that a second Host is visible", async () => {
   let seen: unknown;
   await using server = Bun.serve({
     ...LISTEN,
@@ -49,7 +49,7 @@ test("header lines of one name come joined in their order, so that a second Host
   expect(seen).toEqual(["localhost, other", "1, 2, 3"]);
 });
 
-test("a throw and a rejection in a route reach error", async () => {
+test("an exception or a rejection in a route reaches `error`", async () => {
   const fail = (how: string): Response => {
     throw new Error(how);
   };
@@ -62,7 +62,7 @@ test("a throw and a rejection in a route reach error", async () => {
   expect(await (await fetch(`${server.url}later`)).text()).toBe("rejected");
 });
 
-test("server.requestIP is the other end's address", async () => {
+test("server.requestIP is the address of the peer", async () => {
   await using server = Bun.serve({
     ...LISTEN,
     fetch: (request, server) => new Response(server.requestIP(request)?.address ?? "unknown"),
@@ -70,7 +70,7 @@ test("server.requestIP is the other end's address", async () => {
   expect(await (await fetch(server.url)).text()).toBe("127.0.0.1");
 });
 
-test("outside development a port is shared, unless reusePort is false: then it is EADDRINUSE", async () => {
+test("outside development mode a port is shared, unless reusePort is false: then it is EADDRINUSE", async () => {
   const serve = (port: number | undefined, more: { reusePort?: false }) =>
     Bun.serve({ ...LISTEN, port: port ?? 0, fetch: () => new Response(), ...more });
   await using shared = serve(0, {});
@@ -82,7 +82,7 @@ test("outside development a port is shared, unless reusePort is false: then it i
   );
 });
 
-test("an upgrade after an await works, and is false for a client that has gone or sent no key", async () => {
+test("an upgrade after an await works, and is false for a client that has disconnected or sent no key", async () => {
   const asked = Promise.withResolvers<AbortSignal>();
   const gate = Promise.withResolvers<void>();
   const gone = Promise.withResolvers<boolean>();
@@ -111,7 +111,7 @@ test("an upgrade after an await works, and is false for a client that has gone o
   expect((await staying.head())?.status).toBe(101);
 });
 
-test("Bun agrees to the first subprotocol offered, to the one it is given, and to none for an empty one", async () => {
+test("Bun selects the first subprotocol offered, or the one it is given, or none if that is empty", async () => {
   const given = new Map([
     ["/given", "b"],
     ["/none", ""],
@@ -164,7 +164,7 @@ for (const how of ["throw", "reject", "timer"])
     }),
   );
 
-test.concurrent("with listeners for what nobody caught the process goes on", async () => {
+test.concurrent("with listeners for uncaught errors the process continues", async () => {
   const script = `
     process.on("uncaughtException", ({ message }) => console.log(message));
     process.on("unhandledRejection", ({ message }) => console.log(message));
@@ -178,7 +178,7 @@ test("CryptoHasher with a key is HMAC, in one Buffer (RFC 4231, test case 2)", (
   expect(digest.toString("hex")).toBe("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
 });
 
-test("Buffer.from(…, 'base64url') takes anything: padding, the other alphabet, letters that are none", () => {
+test("Buffer.from(…, 'base64url') accepts anything: padding, the other alphabet, invalid characters", () => {
   const bytes = Buffer.from([0xfb, 0xff]);
   for (const text of ["-_8", "-_8=", "+/8", "-_9", "- _\n8", "-_8*", "-_8=A"])
     expect([text, Buffer.from(text, "base64url")]).toEqual([text, bytes]);

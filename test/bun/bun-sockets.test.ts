@@ -1,4 +1,4 @@
-/** What src/ leans on in Bun's WebSockets, without src/: what fails here after an upgrade of Bun is what changed. */
+/** What src/ relies on in Bun's WebSockets. A test that fails after an upgrade of Bun shows what has changed. */
 import { expect, test } from "bun:test";
 import { withDeadline } from "../support/deadline.ts";
 import { Peer } from "../support/peer.ts";
@@ -15,7 +15,7 @@ import {
 
 const BACKPRESSURE_LIMIT = 4 * 1024 * 1024;
 const BLOCK = "x".repeat(65_536);
-/** More than the kernel and Bun take for a reader that does not read. */
+/** More than the kernel and Bun buffer for a client that does not read. */
 const MANY_BLOCKS = 1000;
 
 type Socket = Bun.ServerWebSocket<undefined>;
@@ -50,7 +50,7 @@ async function connectRaw(server: Server): Promise<RawClient> {
   return raw;
 }
 
-/** All that comes before the end, to the last byte. */
+/** Everything received before the end, to the last byte. */
 async function lastLines(raw: RawClient): Promise<string[]> {
   const heard = await raw.rest();
   expect(raw.unread).toBe(0);
@@ -77,7 +77,7 @@ test("all handlers get the same object for a socket", async () => {
   expect(new Set(seen.map(([, socket]) => socket)).size).toBe(1);
 });
 
-test("close and terminate call the close handler before they return, and no frame behind them is delivered", async () => {
+test("close and terminate call the close handler before they return, and later frames are not delivered", async () => {
   const events: unknown[] = [];
   await using server = listen({
     message(socket, message) {
@@ -96,7 +96,7 @@ test("close and terminate call the close handler before they return, and no fram
   expect(events).toEqual([[4000, "enough"], "close", [1006, ""], "terminate"]);
 });
 
-test("what is done with a closed socket does nothing and throws nothing, also in open and in close", async () => {
+test("methods of a closed socket do nothing and do not throw, also in open and close handlers", async () => {
   const events: unknown[] = [];
   const touch = (socket: Socket) => {
     socket.close(1011, "again");
@@ -122,7 +122,7 @@ test("what is done with a closed socket does nothing and throws nothing, also in
   expect(events).toEqual(Array(2).fill([0, 0, false, false, WebSocket.CLOSED]));
 });
 
-test("Bun answers a ping by itself; pings and pongs, also one that nobody asked for, reach their handlers", async () => {
+test("Bun answers pings; pings and pongs, also unsolicited ones, reach their handlers", async () => {
   const events: string[] = [];
   await using server = listen({
     ping(socket, data) {
@@ -151,7 +151,7 @@ test("publish, send and publish arrive in that order, and a pong after them", as
   expect(await lastLines(raw)).toEqual(["text 1", "text 2", "text 3", "pong ", "close 1000 "]);
 });
 
-test("who subscribes after a publish of the same tick does not hear it; who unsubscribes after it does", async () => {
+test("a socket that subscribes after a publish in the same tick does not receive it; one that unsubscribes after it does", async () => {
   await using server = listen({
     message(socket, message) {
       if (message === "come") server.publish("t", "before", false);
@@ -174,7 +174,7 @@ test("who subscribes after a publish of the same tick does not hear it; who unsu
   await other.hears("before", "last", "after");
 });
 
-test("a binary message is a Buffer of its own, which later messages leave alone", async () => {
+test("a binary message is a separate Buffer, which later messages do not overwrite", async () => {
   const kept: unknown[] = [];
   await using server = listen({ message: (_, message) => void kept.push(message) });
   await using raw = await connectRaw(server);
@@ -201,14 +201,14 @@ test("a message beyond maxPayloadLength ends with 1009 and one that is not UTF-8
   expect(events).toEqual([100, 1006, 100, 1006]);
 });
 
-test("send and publish say -1 if any reader is behind; it misses nothing, and drain tells that it caught up", async () => {
+test("send and publish return -1 if any reader is behind; it misses nothing, and drain reports that it has caught up", async () => {
   const drained = Promise.withResolvers<number>();
   let blocks = 0;
   let waiting: number[] = [];
   await using server = listen({
     open: (socket) => void socket.subscribe("t"),
     message(socket) {
-      // The reader is in this very process: it cannot read before this has returned.
+      // The reader is in the same process, and cannot read before this returns.
       do blocks++;
       while (socket.send(BLOCK) > 0 && blocks < MANY_BLOCKS);
       waiting = [socket.getBufferedAmount(), server.publish("t", BLOCK, false), socket.getBufferedAmount()];
@@ -227,7 +227,7 @@ test("send and publish say -1 if any reader is behind; it misses nothing, and dr
   for (const peer of [before, slow, after]) await peer.hearsNothing();
 });
 
-test("close sends all that waits, below the backpressure limit, and then its code", async () => {
+test("close sends what is buffered, below the backpressure limit, and then its code", async () => {
   let blocks = 0;
   await using server = listen({
     message(socket) {
@@ -242,7 +242,7 @@ test("close sends all that waits, below the backpressure limit, and then its cod
   expect(peer.unread()).toEqual(Array<string>(blocks).fill(BLOCK));
 });
 
-test("beyond the backpressure limit a publish is not sent, and its reader cut off with 1006, but only later", async () => {
+test("beyond the backpressure limit a publish is not sent, and its reader is closed with 1006, but only later", async () => {
   const events: unknown[] = [];
   await using server = listen({
     open: (socket) => void socket.subscribe("t"),

@@ -1,6 +1,6 @@
 /**
- * A room in which garbage is sent without a pause, while two witnesses, one on each wire, talk to each other: they hear
- * each word once and in order, and the server never fails. `bun test/chaos/fuzz.ts --seconds 600 --seed 1` goes on for longer.
+ * Malformed input is sent to a server without pause, while two witnesses in one room, one on each wire, must receive each
+ * other's messages once and in order. `bun test/chaos/fuzz.ts --seconds 600 --seed 1` runs longer.
  */
 
 import { readFile } from "node:fs/promises";
@@ -12,7 +12,7 @@ import { startServer, type TestServer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
 import { RawClient, describeFrame } from "../support/raw-websocket.ts";
 
-/** So many senders stay, some in the middle of a frame, while others come. */
+/** Connections that stay open, some within a frame, while new ones are opened. */
 const LINGERING = 12;
 const EVENTS = new Set(["welcome", "presence", "message", "ack", "error", "pong"]);
 const ABUSE = CLOSE_CODES.abuse.join(" ");
@@ -23,26 +23,26 @@ export interface Fuzz {
   readonly rounds?: number;
   readonly seconds?: number;
   readonly args?: readonly string[];
-  /** Only who has a token comes in. */
+  /** The server requires tokens. */
   readonly withTokens?: boolean;
-  /** The witnesses keep silent for so long between two words, if there is a limit to what they may say. */
+  /** Pause between two messages of the witnesses, to stay within a rate limit. */
   readonly pauseMs?: number;
 }
 
 export interface Counts {
   rounds: number;
   readonly targets: Record<Input["target"], number>;
-  /** How the server answered requests: by status, or `none`. */
+  /** Responses by status, or `none`. */
   readonly answers: Record<string, number>;
-  /** Why connections were closed, by code. */
+  /** Closed connections by close code. */
   readonly closes: Record<string, number>;
   abuses: number;
-  /** By the witnesses. */
-  said: number;
+  /** Messages of the witnesses. */
+  sent: number;
   rssMiB: number;
 }
 
-/** @throws an error that names the seed, and the input that was sent last or that was answered wrongly */
+/** @throws an error that names the seed and the last or the wrongly answered input */
 export async function runFuzz(fuzz: Fuzz): Promise<Counts> {
   const { seed, rounds = Infinity, seconds = Infinity, args = [], withTokens = false, pauseMs = 0 } = fuzz;
   const garbage = new FuzzInput(randomFrom(seed));
@@ -53,7 +53,7 @@ export async function runFuzz(fuzz: Fuzz): Promise<Counts> {
     answers: {},
     closes: {},
     abuses: 0,
-    said: 0,
+    sent: 0,
     rssMiB: 0,
   };
   const server = await startServer({ args, env: withTokens ? { HUBBUB_SECRET: SECRET } : {} });
@@ -72,15 +72,15 @@ export async function runFuzz(fuzz: Fuzz): Promise<Counts> {
       else senders.push(sender);
       if (performance.now() - spokeMs >= pauseMs) {
         spokeMs = performance.now();
-        await witnesses.speak();
+        await witnesses.talk();
       }
       if (server.process.exitCode !== null || server.process.signalCode !== null)
         throw new Error(`the server exited: ${await server.errors}`);
       if (senders.length > LINGERING) await senders.shift()?.ends(counts);
     }
     for (const sender of senders.splice(0)) await sender.ends(counts);
-    await witnesses.speak();
-    counts.said = witnesses.said;
+    await witnesses.talk();
+    counts.sent = witnesses.count;
     counts.rssMiB = await rssMiB(server.process.pid);
   } catch (error) {
     throw new Error(`seed ${seed}, round ${counts.rounds}: ${error}\nsent last: ${show(last)}`, {
@@ -106,7 +106,7 @@ class Sender {
     this.#client = new RawClient(server.port);
   }
 
-  /** @param fence answered by the server when it has seen what was sent before */
+  /** @param fence resolves once the server has read everything sent before */
   async sends(fence: () => Promise<unknown>): Promise<void> {
     this.#client.sends(this.input.request);
     if (this.input.target === "frames" || this.input.target === "json")
@@ -116,7 +116,7 @@ class Sender {
     await fence();
   }
 
-  /** Ends its side, and looks at all that was ever answered. */
+  /** Closes its side, and checks everything received. */
   async ends(counts: Counts): Promise<void> {
     this.#client.ends();
     try {
@@ -124,7 +124,7 @@ class Sender {
       const status = this.#head?.status ?? "none";
       count(counts.answers, `${status}`);
       if (status === 101)
-        for (const frame of await this.#client.rest()) this.#looksAt(describeFrame(frame), counts);
+        for (const frame of await this.#client.rest()) this.#check(describeFrame(frame), counts);
       else if (Number(status) >= 500 && status !== 505) throw new Error(`answered with ${status}`);
     } catch (error) {
       throw new Error(`${error}, after ${show(this.input)}`, { cause: error });
@@ -133,15 +133,15 @@ class Sender {
     }
   }
 
-  #looksAt(line: string, counts: Counts): void {
+  #check(line: string, counts: Counts): void {
     const [kind, word = ""] = line.split(" ", 2);
     if (kind === "close") count(counts.closes, word || "none");
     if (line === `close ${ABUSE}`) counts.abuses++;
-    if (line === `close ${FAILED}`) throw new Error("the server closed it as its own fault");
-    if (!/^(text|binary|close|ping|pong)/.test(line)) throw new Error(`heard ${line}`);
+    if (line === `close ${FAILED}`) throw new Error("the server closed it because of an error of its own");
+    if (!/^(text|binary|close|ping|pong)/.test(line)) throw new Error(`received ${line}`);
     if (kind === "text" && this.#head?.headers.has("sec-websocket-protocol")) {
       const event: { type?: unknown } = JSON.parse(line.slice("text ".length));
-      if (!EVENTS.has(String(event.type))) throw new Error(`heard ${line}`);
+      if (!EVENTS.has(String(event.type))) throw new Error(`received ${line}`);
     }
   }
 
@@ -150,10 +150,10 @@ class Sender {
   }
 }
 
-/** Two who answer each other. Whatever else is said in the room, they hear one another's words once, in one order. */
+/** Two clients that answer each other, and must receive each other's messages once and in one order. */
 class Witnesses {
-  readonly #words: string[] = [];
-  readonly #heard = { text: 0, json: 0 };
+  readonly #sent: string[] = [];
+  readonly #received = { text: 0, json: 0 };
   #round = 0;
 
   private constructor(
@@ -167,37 +167,37 @@ class Witnesses {
     return new Witnesses(text, await server.joinJson("witness-json", query));
   }
 
-  get said(): number {
-    return this.#words.length;
+  get count(): number {
+    return this.#sent.length;
   }
 
-  async speak(): Promise<void> {
+  async talk(): Promise<void> {
     this.#round++;
-    this.#words.push(`text ${this.#round}`);
+    this.#sent.push(`text ${this.#round}`);
     this.text.says(`text ${this.#round}`);
-    await this.#hearAll();
-    this.#words.push(`json ${this.#round}`);
+    await this.#receiveAll();
+    this.#sent.push(`json ${this.#round}`);
     this.json.says(`json ${this.#round}`, { seq: this.#round });
-    await this.#hearAll();
+    await this.#receiveAll();
   }
 
-  async #hearAll(): Promise<void> {
-    const expectation = `a witness waits for “${this.#words.at(-1)}”`;
-    while (this.#heard.json < this.#words.length) {
+  async #receiveAll(): Promise<void> {
+    const expectation = `a witness waits for “${this.#sent.at(-1)}”`;
+    while (this.#received.json < this.#sent.length) {
       const { type, from, text } = await this.json.next(expectation);
-      if (type === "error") throw new Error(`a witness was refused: ${text}`);
-      if (type === "message" && String(from).startsWith("witness-")) this.#hears("json", `${text}`);
+      if (type === "error") throw new Error(`a message of a witness was rejected: ${text}`);
+      if (type === "message" && String(from).startsWith("witness-")) this.#receives("json", `${text}`);
     }
-    while (this.#heard.text < this.#words.length) {
+    while (this.#received.text < this.#sent.length) {
       const line = await this.text.next(expectation);
       const [, word] = /^Client #witness-\w+ says: (.*)$/s.exec(String(line)) ?? [];
-      if (word !== undefined) this.#hears("text", word);
+      if (word !== undefined) this.#receives("text", word);
     }
   }
 
-  #hears(wire: "text" | "json", word: string): void {
-    const expected = this.#words[this.#heard[wire]++];
-    if (word !== expected) throw new Error(`a witness heard “${word}” where “${expected}” was next`);
+  #receives(wire: "text" | "json", text: string): void {
+    const expected = this.#sent[this.#received[wire]++];
+    if (text !== expected) throw new Error(`a witness received “${text}” instead of “${expected}”`);
   }
 }
 
@@ -205,7 +205,7 @@ function count(counts: Record<string, number>, what: string): void {
   counts[what] = (counts[what] ?? 0) + 1;
 }
 
-/** As Linux tells it; NaN elsewhere. */
+/** Resident memory on Linux, NaN elsewhere. */
 async function rssMiB(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
   return Math.round(Number(/^VmRSS:\s*(\d+)/m.exec(status)?.[1]) / 1024);

@@ -1,4 +1,4 @@
-/** What nobody in their right mind would send, by the seed: frames, JSON, addresses and headers. */
+/** Malformed frames, JSON, paths and headers, repeatable by seed. */
 
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { closing, frame, HANDSHAKE, request } from "./raw-websocket.ts";
@@ -8,7 +8,7 @@ export const TARGETS = ["frames", "json", "path", "headers"] as const;
 export interface Input {
   readonly target: (typeof TARGETS)[number];
   readonly request: Buffer;
-  /** Sent once the request is answered. */
+  /** Sent after the response. */
   readonly frames: readonly Buffer[];
 }
 
@@ -26,7 +26,7 @@ const CLOSE_CODES = [0, 999, 1000, 1001, 1004, 1005, 1006, 1009, 1011, 1015, 299
 const SCRAPS = "% %zz %00 %FF %C0%AF %E2%80%AE %u0041 %25%2e .. // ? # &= ; a tea 語".split(" ");
 const BYTES = [...'\0\x7f\xff\t \r\n\\"*[', "\xe8\xaa\x9e", "\xed\xa0\x80"];
 const KEYS = ["", ..."type text seq skip __proto__ constructor toString then toJSON length".split(" ")];
-/** As it is written, since not all of it is the text of a value. */
+/** JSON as text, since some of it is malformed. */
 const VALUES = [
   ..."null true 0 -1 0.5 1 9007199254740991 9007199254740993 1e308 1e999 -0 -1e-999 NaN undefined".split(" "),
   ...'"1" "" [] {} [[]] {"text":{}} "ping" "message" "\\ud800" "\\udc00\\ud800" "\\u0000" "'.split(" "),
@@ -61,7 +61,7 @@ export function tokenOf(client: string): string {
   return signed(RIGHT_HEADER, JSON.stringify({ sub: client }));
 }
 
-/** With the right secret, whatever it says. */
+/** A correctly signed token with any claims. */
 function signed(header: string, claims: string): string {
   const said = [header, claims].map((part) => Buffer.from(part).toString("base64url")).join(".");
   return `${said}.${new Bun.CryptoHasher("sha256", SECRET).update(said).digest().toString("base64url")}`;
@@ -101,7 +101,7 @@ export class FuzzInput {
     return frames.map((each) => this.#spoil(each, 0.04));
   }
 
-  /** Mostly a right one: in one frame, in fragments with a ping in between, or a control frame. */
+  /** Mostly valid: one frame, fragments with a ping in between, or a control frame. */
   #message(): Buffer[] {
     const opcode = this.#chance(0.97) ? this.#pick([1, 1, 1, 2, 9, 10]) : this.#int(16);
     if (this.#chance(0.05)) return [frame(8, this.#closing())];
@@ -136,7 +136,7 @@ export class FuzzInput {
     return this.#pick(TEXTS);
   }
 
-  /** As one text frame, or as two fragments that may part a character. */
+  /** One text frame, or two fragments that may split a character. */
   #wrapped(json: string): Buffer {
     const bytes = Buffer.from(json);
     const cut = this.#int(bytes.length + 1);
@@ -200,7 +200,7 @@ export class FuzzInput {
     return request(path, Object.fromEntries(changes), `${method} ${path} HTTP/1.1`);
   }
 
-  /** With that probability some of its bytes are changed, cut out, doubled, or followed by others. */
+  /** With this probability, changes, removes, repeats or appends some bytes. */
   #spoil(whole: Buffer, probability: number): Buffer {
     if (!this.#chance(probability)) return whole;
     const at = this.#int(whole.length);
