@@ -1,4 +1,4 @@
-/** What is refused is refused before the upgrade, with the fitting status and one sentence that says what to do. */
+/** Requests are rejected before the upgrade, with the proper status, a code, and one sentence that says what to do. */
 
 import { describe, expect, spyOn, test } from "bun:test";
 import { hostname } from "node:os";
@@ -17,14 +17,14 @@ const UPGRADE = {
 
 const codeOf = ({ headers }: Response) => headers.get("hubbub-code");
 
-const NOTHING_HERE = "Not found. The chat is at /client.\n";
-const NOT_AN_ID = 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n';
-const NOT_OUR_NAME =
+const NOT_FOUND = "Not found. The chat is at /client.\n";
+const INVALID_ID = 'A client id is 1 to 64 letters, digits, "_", "-" or ".": choose another one.\n';
+const UNKNOWN_HOST =
   "Unknown host name. Use localhost, or this machine's name or IP address, or allow this one with --allow-host.\n";
-const NOT_OUR_PAGE =
+const FOREIGN_ORIGIN =
   "Pages of other sites may not connect. Use this server's own /client, or allow the site with --allow-origin.\n";
 
-describe("ids", () => {
+describe("client ids", () => {
   const good = [
     "7",
     "ann",
@@ -38,7 +38,7 @@ describe("ids", () => {
     "𠮷".repeat(64),
   ];
   for (const id of good)
-    test(`${id} is one`, () => expect(parseName("client id", id)).toEqual({ name: id.normalize("NFC") }));
+    test(`${id} is valid`, () => expect(parseName("client id", id)).toEqual({ name: id.normalize("NFC") }));
 
   const bad = {
     "an empty one": "",
@@ -54,32 +54,32 @@ describe("ids", () => {
     "a soft hyphen": "a\u00ADb",
     "an invisible letter": "a\u3164b",
     "a variation selector": "a\uFE0Fb",
-    "a mark with nothing to sit on": "\u0301a",
-    "a single dot, which browsers take out of an address": ".",
+    "a combining mark without a letter": "\u0301a",
+    "a single dot, which browsers remove from a path": ".",
     "two dots": "..",
     "a blank hieroglyph": "a\u{13441}",
-    "half a character": "a\uD800",
-    "what was not UTF-8": "\uFFFD",
+    "half a surrogate pair": "a\uD800",
+    "bytes that are not UTF-8": "\uFFFD",
   };
   for (const [kind, id] of Object.entries(bad))
-    test(`${kind} is none`, () => expect(parseName("client id", id)).toHaveProperty("detail"));
+    test(`${kind} is not`, () => expect(parseName("client id", id)).toHaveProperty("detail"));
 });
 
-describe("normalising, which takes quadratic time", () => {
-  test("is not begun for what is too long, or has too many marks in a row, to be a name", () => {
+describe("normalisation, which takes quadratic time,", () => {
+  test("is skipped for texts that are too long for a name, or have too many marks in a row", () => {
     using normalize = spyOn(String.prototype, "normalize");
     for (const text of ["\u0301".repeat(60_000), `a${"\u0316\u0301".repeat(30)}`, "a".repeat(400)])
       expect(parseName("session", text)).toHaveProperty("detail");
     expect(normalize).not.toHaveBeenCalled();
   });
 
-  test("may make a name four times as short", () => {
+  test("can shorten a name to a quarter", () => {
     for (const name of ["\u1f82".repeat(64), "\u01d6".repeat(64), "\u{1109a}".repeat(64), "한".repeat(64)])
       expect(parseName("room", name.normalize("NFD"))).toEqual({ name });
   });
 });
 
-test("of an address no more is read than a client says: 32 parameters, and an id's length", () => {
+test("a join request is parsed up to 32 parameters, and up to the length of an id", () => {
   const json = new Headers({ "Sec-WebSocket-Protocol": SUBPROTOCOL });
   const read = (query: string) => parseJoinRequest("ann", `http://localhost/ws/ann?${query}`, json, 100);
   expect(read(`${"a=b&".repeat(31)}room=tea&room=x`)).toMatchObject({ room: "tea" });
@@ -88,7 +88,7 @@ test("of an address no more is read than a client says: 32 parameters, and an id
   expect(read(`after=1-${"2".repeat(15_000)}`)).toMatchObject({ after: `1-${"2".repeat(38)}` });
 });
 
-test("addresses that are not ours", async () => {
+test("unknown paths are 404", async () => {
   await using server = await startServer();
   for (const path of [
     "/nope",
@@ -100,10 +100,10 @@ test("addresses that are not ours", async () => {
     "/index.html",
     "/favicon.ico",
   ])
-    expect(await server.answer(path)).toEqual({ status: 404, body: NOTHING_HERE });
+    expect(await server.answer(path)).toEqual({ status: 404, body: NOT_FOUND });
 });
 
-test("ids that are none, asked for by a WebSocket and by a plain GET", async () => {
+test("an invalid id is 400, for a WebSocket and for a plain GET", async () => {
   await using server = await startServer();
   for (const headers of [{}, UPGRADE])
     for (const path of [
@@ -115,10 +115,10 @@ test("ids that are none, asked for by a WebSocket and by a plain GET", async () 
       `/ws/${"x".repeat(65)}`,
       "/websocket/%E2%80%AE",
     ])
-      expect(await server.answer(path, { headers })).toEqual({ status: 400, body: NOT_AN_ID });
+      expect(await server.answer(path, { headers })).toEqual({ status: 400, body: INVALID_ID });
 });
 
-test("what is not a WebSocket is told so, once all else is in order", async () => {
+test("a plain GET of a WebSocket address is 426 if nothing else is wrong", async () => {
   await using server = await startServer();
   for (const path of ["/websocket", "/ws/7", "/websocket/7"]) {
     const response = await server.get(path);
@@ -128,7 +128,7 @@ test("what is not a WebSocket is told so, once all else is in order", async () =
   }
 });
 
-test("methods other than GET and HEAD", async () => {
+test("methods other than GET and HEAD are 405", async () => {
   await using server = await startServer();
   for (const path of ["/", "/client", "/websocket", "/ws/7", "/websocket/7"])
     for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]) {
@@ -138,7 +138,7 @@ test("methods other than GET and HEAD", async () => {
     }
 });
 
-test("a Host that another site's DNS could name", async () => {
+test("a Host that DNS could point here is rejected", async () => {
   await using server = await startServer();
   const foreign = [
     "evil.example",
@@ -154,13 +154,13 @@ test("a Host that another site's DNS could name", async () => {
       for (const path of ["/ws/7", "/websocket"])
         expect(await server.answer(path, { headers: { ...headers, Host: host } })).toEqual({
           status: 403,
-          body: NOT_OUR_NAME,
+          body: UNKNOWN_HOST,
         });
 });
 
-test("a Host that only this machine can be meant by", async () => {
+test("a Host that can only mean this machine is accepted", async () => {
   await using server = await startServer();
-  const ours = [
+  const accepted = [
     "localhost",
     "LOCALHOST:8000",
     "localhost.",
@@ -171,14 +171,14 @@ test("a Host that only this machine can be meant by", async () => {
     hostname(),
     `${hostname()}.local`,
   ];
-  for (const host of ours) {
+  for (const host of accepted) {
     await using ann = await server.open("/websocket", { Host: host });
     ann.says(host);
     await ann.hears(`Message text was: ${host}`);
   }
 });
 
-test("the page of another site", async () => {
+test("pages of other sites are rejected", async () => {
   await using server = await startServer();
   const foreign = [
     "http://evil.example",
@@ -194,11 +194,11 @@ test("the page of another site", async () => {
   for (const origin of foreign)
     expect(await server.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
       status: 403,
-      body: NOT_OUR_PAGE,
+      body: FOREIGN_ORIGIN,
     });
 });
 
-test("what a page of another site asks for without an Origin, such as an image", async () => {
+test("requests of other sites' pages without an Origin, such as for an image, are rejected", async () => {
   await using server = await startServer({ args: ["--allow-origin", "https://a.example"] });
   const paths = [
     "/ws/7",
@@ -214,12 +214,12 @@ test("what a page of another site asks for without an Origin, such as an image",
     for (const path of paths) expect(await server.answer(path, { headers })).toHaveProperty("status", 403);
     expect(await server.answer("/ws/7", { headers: { ...UPGRADE, ...headers } })).toEqual({
       status: 403,
-      body: NOT_OUR_PAGE,
+      body: FOREIGN_ORIGIN,
     });
     for (const path of ["/client", "/hubbub.js"])
       expect(await server.answer(path, { headers })).toHaveProperty("status", 200);
     expect(await server.answer("/", { headers })).toHaveProperty("status", 302);
-    // With an Origin it is the Origin that counts.
+    // If there is an Origin, it decides.
     for (const origin of ["https://a.example", server.origin]) {
       const response = await server.answer("/rooms/tea/members", { headers: { ...headers, Origin: origin } });
       expect(response.status).toBe(200);
@@ -233,7 +233,7 @@ test("what a page of another site asks for without an Origin, such as an image",
       );
 });
 
-test("our own page, also behind a proxy that speaks TLS; and programs, which send no Origin", async () => {
+test("the server's own page is accepted, also behind a proxy with TLS, and so are programs, which send no Origin", async () => {
   await using server = await startServer();
   for (const headers of [
     { Host: `localhost:${server.port}`, Origin: `http://localhost:${server.port}` },
@@ -248,7 +248,7 @@ test("our own page, also behind a proxy that speaks TLS; and programs, which sen
   }
 });
 
-test("no subprotocol is agreed to that is not spoken", async () => {
+test("an unknown subprotocol is not accepted", async () => {
   await using server = await startServer();
   const response = await server.get("/websocket", {
     headers: { ...UPGRADE, "Sec-WebSocket-Protocol": "chat, token.secret" },
@@ -256,11 +256,11 @@ test("no subprotocol is agreed to that is not spoken", async () => {
   expect([response.status, response.headers.get("sec-websocket-protocol")]).toEqual([101, null]);
 });
 
-describe("with a public address", () => {
+describe("with --public-url", () => {
   const PUBLIC = "Unknown host name. Use https://chat.example, or allow this one with --allow-host.\n";
   const args = ["--public-url", "https://chat.example"];
 
-  test("its host is ours, with or without the port of its scheme, and its site is the only own one", async () => {
+  test("its host is accepted, with or without its default port, and its origin is the only own one", async () => {
     await using server = await startServer({ args });
     expect(server.greeting).toEndWith(
       ` is listening on port ${server.port}, reached as https://chat.example/client; who can join: anyone who can reach it, under any name\n`,
@@ -283,11 +283,11 @@ describe("with a public address", () => {
     ] as const)
       expect(await server.answer("/ws/7", { headers: { Host: host, Origin: origin } })).toEqual({
         status: 403,
-        body: NOT_OUR_PAGE,
+        body: FOREIGN_ORIGIN,
       });
   });
 
-  test("programs on this machine and network need not go by way of it", async () => {
+  test("programs on this machine and network can still connect directly", async () => {
     await using server = await startServer({ args });
     for (const host of [`localhost:${server.port}`, "127.0.0.1", "[::1]:8000", "10.1.2.3:8000", hostname()]) {
       await using ann = await server.open("/websocket", { Host: host });
@@ -300,7 +300,7 @@ describe("with a public address", () => {
   });
 });
 
-test("other host names that are allowed are ours on any port, and nothing below them is", async () => {
+test("--allow-host accepts a name on any port, and no subdomains", async () => {
   const names = ["--allow-host", "Hubbub", "--allow-host", "hubbub.chat.svc.cluster.local"];
   for (const args of [names, [...names, "--public-url", "https://chat.example"]]) {
     await using server = await startServer({ args });
@@ -317,12 +317,12 @@ test("other host names that are allowed are ours on any port, and nothing below 
   }
 });
 
-describe("pages of other sites that are allowed", () => {
+describe("pages of origins in --allow-origin", () => {
   const args = ["--allow-origin", "https://a.example", "--allow-origin", "http://b.example:81"];
   const cors = ({ headers }: Response) =>
     ["access-control-allow-origin", "access-control-expose-headers", "vary"].map((name) => headers.get(name));
 
-  test("come in, and those of no other", async () => {
+  test("can connect; those of other origins cannot", async () => {
     await using server = await startServer({ args });
     for (const origin of ["https://a.example", "http://b.example:81"]) {
       await using ann = await server.open("/ws/ann", { Origin: origin });
@@ -331,11 +331,11 @@ describe("pages of other sites that are allowed", () => {
     for (const origin of ["http://a.example", "https://a.example:444", "https://x.a.example", "null"])
       expect(await server.answer("/ws/7", { headers: { ...UPGRADE, Origin: origin } })).toEqual({
         status: 403,
-        body: NOT_OUR_PAGE,
+        body: FOREIGN_ORIGIN,
       });
   });
 
-  test("may read why they are rejected; any other page learns only that it is not allowed", async () => {
+  test("can read why they are rejected; other pages learn only that their origin is not allowed", async () => {
     await using server = await startServer({ args });
     const allowed = await server.get("/ws/a%20b", { headers: { Origin: "https://a.example" } });
     expect([allowed.status, codeOf(allowed), ...cors(allowed)]).toEqual([
@@ -345,7 +345,7 @@ describe("pages of other sites that are allowed", () => {
       "Hubbub-Code, Retry-After",
       "Origin",
     ]);
-    // Whatever else is wrong, so that it tells nothing about this server.
+    // Whatever else is wrong, so that the page learns nothing about this server.
     for (const origin of ["https://evil.example", "null"])
       for (const path of ["/ws/a%20b", "/ws/ann?history=x", "/websocket", "/rooms/a%20b/messages"])
         for (const headers of [{}, { Host: "elsewhere.example" }]) {
@@ -358,12 +358,12 @@ describe("pages of other sites that are allowed", () => {
             "Origin",
           ]);
         }
-    // Only a rejection is readable.
+    // Other pages can read that rejection and nothing else.
     const health = await server.get("/healthz", { headers: { Origin: "https://evil.example" } });
     expect(cors(health)).toEqual([null, null, null]);
   });
 
-  test("may show a token, when the browser asks first", async () => {
+  test("can send a token after a preflight", async () => {
     await using server = await startServer({ args });
     const ask = (origin: string) =>
       server.get("/ws/ann", {
@@ -387,7 +387,7 @@ describe("pages of other sites that are allowed", () => {
   });
 });
 
-test("every rejection carries a code, which no proxy's error page has", async () => {
+test("every rejection has a Hubbub-Code, which no proxy's error page has", async () => {
   const secret = "a secret of thirty-two bytes, or more";
   await using server = await startServer({ args: ["--max-connections", "1"] });
   await using secured = await startServer({ env: { HUBBUB_SECRET: secret } });
@@ -428,7 +428,7 @@ test("every rejection carries a code, which no proxy's error page has", async ()
   await ann.hearsNothing();
 });
 
-test("what is special to JavaScript is a name like any other", async () => {
+test("property names that are special in JavaScript are ordinary names", async () => {
   await using server = await startServer();
   const names = ["__proto__", "constructor", "toString", "hasOwnProperty", "valueOf"];
   for (const name of names) {
@@ -443,7 +443,7 @@ test("what is special to JavaScript is a name like any other", async () => {
   }
 });
 
-test("half a character of an escape is mended at the door", async () => {
+test("lone surrogates in JSON escapes are replaced", async () => {
   await using server = await startServer();
   await using ann = await server.joinJson("ann");
   ann.sends('{"type":"message","text":"a\\ud800b\\udc00\\ud83d\\ude00"}');

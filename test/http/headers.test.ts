@@ -1,4 +1,4 @@
-/** The headers of every kind of response, each set as a whole. */
+/** The headers of every kind of response, compared as a whole. */
 
 import { describe, expect, test } from "bun:test";
 import { startServer, type TestServer } from "../support/server.ts";
@@ -18,8 +18,8 @@ const TEXT = { "content-type": "text/plain; charset=utf-8", "x-content-type-opti
 const JSON_TYPE = { "content-type": "application/json;charset=utf-8" };
 const PROBLEM = { "content-type": "application/problem+json" };
 
-describe("the page and its module", () => {
-  test("the page runs only what it brings along, in no other page's frame, and is asked for again each time", async () => {
+describe("the page and the client library", () => {
+  test("the page runs only its own script and style, cannot be framed, and is revalidated", async () => {
     await using server = await startServer();
     const { "content-security-policy": policy = "", ...page } = await headersOf(server, "/client");
     expect(page).toEqual({
@@ -46,7 +46,7 @@ describe("the page and its module", () => {
     ]);
   });
 
-  test("the module may be imported by any page", async () => {
+  test("any page may import the library", async () => {
     await using server = await startServer();
     expect(await headersOf(server, "/hubbub.js")).toEqual({
       status: 200,
@@ -58,7 +58,7 @@ describe("the page and its module", () => {
     });
   });
 
-  test("/ leads to the page, and keeps the query", async () => {
+  test("/ redirects to the page and keeps the query", async () => {
     await using server = await startServer();
     expect(await headersOf(server, "/?room=tea&id=ann")).toEqual({
       status: 302,
@@ -68,7 +68,7 @@ describe("the page and its module", () => {
   });
 });
 
-test("what is not there, and what is no method", async () => {
+test("404 and 405", async () => {
   await using server = await startServer();
   expect(await headersOf(server, "/nope")).toEqual({ status: 404, "hubbub-code": "not-found", ...TEXT });
   expect(await headersOf(server, "/ws/ann", { method: "POST" })).toEqual({
@@ -85,7 +85,7 @@ test("what is not there, and what is no method", async () => {
   });
 });
 
-test("the rooms over HTTP are not cached", async () => {
+test("responses of the rooms API are not cached", async () => {
   await using server = await startServer();
   const fresh = { ...JSON_TYPE, "cache-control": "no-store", "x-content-type-options": "nosniff" };
   const body = JSON.stringify({ text: "hi", from: "ci" });
@@ -102,14 +102,14 @@ test("the rooms over HTTP are not cached", async () => {
   });
 });
 
-test("who has no token is told which kind to bring", async () => {
+test("401 names the scheme: Bearer", async () => {
   await using server = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
   const rejected = { status: 401, "hubbub-code": "no-token", "www-authenticate": "Bearer" };
   expect(await headersOf(server, "/ws/ann")).toEqual({ ...rejected, ...TEXT, connection: "close" });
   expect(await headersOf(server, "/rooms/tea/members")).toEqual({ ...rejected, ...PROBLEM });
 });
 
-describe("pages of an allowed site", () => {
+describe("pages of an allowed origin", () => {
   const args = ["--allow-origin", "https://a.example"];
   const headers = { Origin: "https://a.example" };
   const readable = {
@@ -118,13 +118,13 @@ describe("pages of an allowed site", () => {
     vary: "Origin",
   };
 
-  test("may read answers and rejections, and caches keep them apart from those for other sites", async () => {
+  test("can read responses and rejections, and Vary keeps caches from mixing them up", async () => {
     await using server = await startServer({ args });
     for (const path of ["/ws/a%20b", "/rooms/tea/members", "/rooms/a%20b/members"])
       expect(await headersOf(server, path, { headers })).toMatchObject(readable);
   });
 
-  test("may show a token and send JSON, once their browser has asked, which it need not do for a day", async () => {
+  test("can send a token and JSON after a preflight, which browsers may cache for a day", async () => {
     await using server = await startServer({ args });
     for (const [path, methods] of [
       ["/ws/ann", "GET"],

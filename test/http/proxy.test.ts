@@ -1,4 +1,4 @@
-/** Behind a real nginx, as the README sets it up. */
+/** Behind a real nginx, configured as the documentation says. */
 
 import { describe, expect, test } from "bun:test";
 import { connect, type Client } from "../../src/client/client.ts";
@@ -21,17 +21,17 @@ async function open(url: string, headers: Record<string, string> = {}): Promise<
   return peer;
 }
 
-/** Resolves when all of these were heard, in this order and nothing else. */
+/** Resolves once exactly these were received, in this order. */
 async function hears(client: Client, ...texts: readonly string[]): Promise<void> {
-  const heard: (string | undefined)[] = [];
+  const received: (string | undefined)[] = [];
   const all = Promise.withResolvers<void>();
-  client.on("message", ({ text }) => heard.push(text) === texts.length && all.resolve());
-  await withDeadline(all.promise, () => `expected ${texts}, heard ${heard}`);
-  expect(heard).toEqual([...texts]);
+  client.on("message", ({ text }) => received.push(text) === texts.length && all.resolve());
+  await withDeadline(all.promise, () => `expected ${texts}, received ${received}`);
+  expect(received).toEqual([...texts]);
 }
 
 describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
-  test("the page, both wires and the rooms over HTTP, by its public name and over TLS", async () => {
+  test("the page, both wires and the rooms API work by the public name and over TLS", async () => {
     await using server = await startServer({
       args: ["--public-url", "https://chat.example", "--trust-proxy"],
     });
@@ -69,7 +69,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
       expect(await get("/ws/ann", headers)).toHaveProperty("status", status);
   });
 
-  test("a public name with a port reaches the server as it was asked for", async () => {
+  test("a public name with a port reaches the server unchanged", async () => {
     const port = freePort();
     await using nginx = await startNginx(port);
     const host = `chat.example:${nginx.httpPort}`;
@@ -85,7 +85,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     expect(without.status).toBe(403);
   });
 
-  // Only Linux has all of 127.0.0.0/8 without being told.
+  // Only Linux has all of 127.0.0.0/8 without configuration.
   test.skipIf(process.platform !== "linux")(
     "--trust-proxy: each address has its own places, and none by what it says of itself",
     async () => {
@@ -109,7 +109,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     },
   );
 
-  test("/metrics is refused through it, and answered on the machine itself", async () => {
+  test("/metrics is rejected through it, and answered on the machine itself", async () => {
     await using server = await startServer();
     await using nginx = await startNginx(server.port);
     const through = await fetch(`http://localhost:${nginx.httpPort}/metrics`);
@@ -117,7 +117,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     expect(await server.answer("/metrics")).toHaveProperty("status", 200);
   });
 
-  test("pings keep a silent connection open that nginx would cut", async () => {
+  test("pings keep an idle connection open that nginx would close", async () => {
     await using server = await startServer({ args: ["--ping-seconds", "1"] });
     await using quiet = await startServer();
     const impatient = "proxy_read_timeout 2s; proxy_send_timeout 2s;";
@@ -135,7 +135,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
     await ann.hears("Client #bob left the chat");
   }, 15_000);
 
-  test("while the server is away it is a 502; our client comes back, and nothing is lost", async () => {
+  test("while the server is down, nginx answers 502; the client library reconnects and loses nothing", async () => {
     const port = freePort();
     const args = ["--port", `${port}`];
     await using nginx = await startNginx(port);
@@ -162,7 +162,7 @@ describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
   });
 
   test.skipIf(withoutRedis !== "")(
-    `two nodes on one Redis: whose server dies goes on with the other${withoutRedis}`,
+    `two nodes on one Redis: clients of a node that dies resume on the other${withoutRedis}`,
     async () => {
       const [redisLine = "", ...lines] = codeBlock("src/store/redis/README.md", "sh", "redis-server")
         .trim()

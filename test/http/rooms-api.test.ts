@@ -1,4 +1,4 @@
-/** The rooms over HTTP, with the same door, limits and sessions as the sockets. */
+/** The rooms API: the same access control, limits and sessions as on sockets. */
 
 import { describe, expect, test } from "bun:test";
 import type { ChatMessage } from "../../src/protocol/events.ts";
@@ -9,7 +9,7 @@ import { TokenSigner } from "../../src/auth/tokens.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 import { readDoc } from "../support/docs.ts";
 
-/** Of the many answers each has some of these. */
+/** The fields of all responses; each has some of them. */
 interface Body {
   readonly id?: string;
   readonly messages: readonly ChatMessage[];
@@ -28,12 +28,12 @@ async function call(server: TestServer, path: string, body?: unknown, headers: R
   return { status: response.status, type: response.headers.get("content-type"), body: answered };
 }
 
-/** Problem details (RFC 9457), as a whole. */
+/** Problem details (RFC 9457). */
 function problem(status: number, title: string, code: string, detail: string) {
   return { status, type: "application/problem+json", body: { title, status, detail, code } };
 }
 
-/** Without what a handshake says. */
+/** A connection's events without the welcome. */
 const HTTP_ONLY = {
   Upgrade: undefined,
   Connection: undefined,
@@ -44,7 +44,7 @@ const JSON_TYPE = "application/json;charset=utf-8";
 
 for (const store of STORES)
   describe(`on ${store.name}`, () => {
-    test("what is posted is heard on both wires, and read again", async () => {
+    test("a posted message is broadcast on both wires and appears in the history", async () => {
       await using server = await startServer({ store });
       await using ann = await server.join("ann", { room: "tea" });
       await using bob = await server.joinJson("bob", { room: "tea" });
@@ -69,7 +69,7 @@ for (const store of STORES)
       expect<unknown>((await call(server, "coffee/members")).body).toEqual({ count: 0, members: [] });
     });
 
-    test("with a session each number is kept once, from wherever it comes", async () => {
+    test("within a session each seq is stored once, whether it comes over HTTP or a socket", async () => {
       await using server = await startServer({ store });
       await using bob = await server.join("bob");
       const say = (text: string, seq: number) =>
@@ -97,7 +97,7 @@ for (const store of STORES)
         const text = `${seq}`;
         const post = () => call(server, "lobby/messages", { text, from: "ci", session: "s", seq });
         let posted;
-        // Which of them comes first, and whether both are pending at once, is another each time.
+        // Which one arrives first, and whether both are pending at once, varies.
         if (seq % 4 === 0) posted = await post();
         if (seq % 4 === 1) posted = post();
         ci.says(text, { seq });
@@ -123,7 +123,7 @@ for (const store of STORES)
       await bob.hears({ type: "message", from: "ci", text: "new" });
     });
 
-    test("a long conversation is read page by page, both ways", async () => {
+    test("a long history is read page by page, in both directions", async () => {
       await using server = await startServer({ store });
       await using ann = await server.joinJson("ann");
       const ids: string[] = [];
@@ -157,7 +157,7 @@ for (const store of STORES)
     });
   });
 
-test("a page holds 100 messages if it is not asked for more", async () => {
+test("a page holds 100 messages by default", async () => {
   await using server = await startServer({ args: ["--history", "1000"] });
   await using ann = await server.join("ann");
   for (let i = 1; i <= 101; i++) ann.says(`${i}`);
@@ -166,7 +166,7 @@ test("a page holds 100 messages if it is not asked for more", async () => {
   expect([messages.length, messages[0]?.text, more]).toEqual([100, "2", true]);
 });
 
-test("a page holds no more than a megabyte, whatever it is asked for", async () => {
+test("a page holds at most 1 MiB, whatever the limit", async () => {
   await using server = await startServer();
   await using ann = await server.join("ann");
   for (let i = 0; i < 40; i++) ann.says(`${i} `.padEnd(60_000, "x"));
@@ -178,7 +178,7 @@ test("a page holds no more than a megabyte, whatever it is asked for", async () 
   expect(Number(earlier.messages.at(-1)?.text?.split(" ")[0])).toBe(39 - messages.length);
 });
 
-test("what is malformed gets its problem, and nothing is said", async () => {
+test("malformed requests are rejected, and nothing is broadcast", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const notAName = (what: string) =>
@@ -242,7 +242,7 @@ test("what is malformed gets its problem, and nothing is said", async () => {
   await bob.hearsNothing();
 });
 
-test("null is what is left out", async () => {
+test("null counts as left out", async () => {
   await using server = await startServer();
   for (const text of ["one", "two"])
     expect(
@@ -250,7 +250,7 @@ test("null is what is left out", async () => {
     ).toBe(201);
 });
 
-test("a body without a length is read no further than a message goes, and one that is cut off is said to be", async () => {
+test("a body of unknown length is read up to the size of a message; a truncated one is rejected", async () => {
   await using server = await startServer({ args: ["--log", "text"] });
   const post = (body: ReadableStream) => server.get("/rooms/lobby/messages", { method: "POST", body });
   const chunk = new Uint8Array(65_536).fill(120);
@@ -275,7 +275,7 @@ test("a body without a length is read no further than a message goes, and one th
   expect(body).not.toContain('reason="message-too-big"} 2');
 });
 
-test("a body that is too large is rejected in a sentence before it has come, whether it says its length or not", async () => {
+test("a body that is too large is rejected before it has arrived, with or without a length", async () => {
   await using server = await startServer();
   for (const framing of ["Content-Length: 99999999", "Transfer-Encoding: chunked"]) {
     await using client = new RawClient(server.port);
@@ -292,7 +292,7 @@ test("a body that is too large is rejected in a sentence before it has come, whe
   }
 });
 
-test("a body may take its time, as long as it keeps coming", async () => {
+test("a slow body is accepted while it keeps arriving", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const body = Buffer.from(JSON.stringify({ text: "slowly", from: "ci" }));
@@ -302,7 +302,7 @@ test("a body may take its time, as long as it keeps coming", async () => {
       `POST /rooms/lobby/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n`,
     ),
   );
-  // Longer than the 12 s after which Bun would cut it off.
+  // Longer than the 12 s after which Bun would cut it off by default.
   for (const byte of body) {
     client.sends(Uint8Array.of(byte));
     await Bun.sleep(15_000 / body.length);
@@ -311,7 +311,7 @@ test("a body may take its time, as long as it keeps coming", async () => {
   await bob.hears("Client #ci says: slowly");
 }, 30_000);
 
-test("a body is no longer than the largest message makes it, with a length or without, whatever fills it", async () => {
+test("a body larger than any message could make it is rejected, with or without a length, whatever fills it", async () => {
   await using server = await startServer({ args: ["--max-message-bytes", "1000"] });
   const most = 6 * 1000 + 1024;
   const post = async (bytes: number, isChunked: boolean) => {
@@ -328,7 +328,7 @@ test("a body is no longer than the largest message makes it, with a length or wi
     expect([await post(most, isChunked), await post(most + 1, isChunked)]).toEqual([201, 413]);
 });
 
-test("a body that is no UTF-8, or has too much around its strings, is not parsed", async () => {
+test("a body that is not UTF-8, or has too much besides its strings, is not parsed", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob");
   const latin1 = await server.get("/rooms/lobby/messages", {
@@ -345,7 +345,7 @@ test("a body that is no UTF-8, or has too much around its strings, is not parsed
   await bob.hearsNothing();
 });
 
-test("an address that has nothing left to say is told so before its body is read; what is malformed costs by its size", async () => {
+test("a rate-limited request is rejected before its body is read; malformed bodies cost by their size", async () => {
   using clock = new TestClock();
   const args = ["--message-rate", "1", "--message-burst", "10"];
   await using server = await startServer({ ...clock.setup, args });
@@ -355,17 +355,17 @@ test("an address that has nothing left to say is told so before its body is read
   expect((await client.head())?.status).toBe(429);
 });
 
-test("the door is the sockets': Host, Origin, and pages of allowed sites may read the answers", async () => {
+test("access control is that of sockets: Host, Origin, and pages of allowed origins can read responses", async () => {
   await using server = await startServer({ args: ["--allow-origin", "https://a.example"] });
-  const said = { text: "hi", from: "ci" };
-  expect((await call(server, "lobby/messages", said, { Host: "evil.example" })).body).toMatchObject({
+  const message = { text: "hi", from: "ci" };
+  expect((await call(server, "lobby/messages", message, { Host: "evil.example" })).body).toMatchObject({
     code: "host",
   });
-  expect((await call(server, "lobby/messages", said, { Origin: "https://evil.example" })).body).toMatchObject(
-    {
-      code: "origin",
-    },
-  );
+  expect(
+    (await call(server, "lobby/messages", message, { Origin: "https://evil.example" })).body,
+  ).toMatchObject({
+    code: "origin",
+  });
   expect((await call(server, "lobby/members", undefined, { Origin: "null" })).status).toBe(403);
   const allowed = await server.get("/rooms/lobby/messages", { headers: { Origin: "https://a.example" } });
   expect([allowed.status, allowed.headers.get("access-control-allow-origin")]).toEqual([
@@ -379,7 +379,7 @@ test("the door is the sockets': Host, Origin, and pages of allowed sites may rea
   expect([asked.status, asked.headers.get("access-control-allow-methods")]).toEqual([204, "GET, POST"]);
 });
 
-test("tokens: who speaks is who the token names, in its rooms", async () => {
+test("with tokens, messages are from the token's client, in its rooms", async () => {
   const secret = "a secret of thirty-two bytes, or more";
   await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
   const token = new TokenSigner(Buffer.from(secret)).sign("ci", ["tea"], Math.floor(Date.now() / 1000) + 60);
@@ -403,20 +403,20 @@ test("tokens: who speaks is who the token names, in its rooms", async () => {
   ]);
 });
 
-test("the rate is that of an address, and says when to come again", async () => {
+test("the rate limit is per address, with Retry-After", async () => {
   using clock = new TestClock();
   const args = ["--message-rate", "1", "--message-burst", "2", "--trust-proxy"];
   await using server = await startServer({ ...clock.setup, args });
   const from = (address: string) => ({ "X-Forwarded-For": address });
   const say = (address: string) => call(server, "lobby/messages", { text: "hi", from: "ci" }, from(address));
   expect([(await say("192.0.2.1")).status, (await say("192.0.2.1")).status]).toEqual([201, 201]);
-  const refused = await server.get("/rooms/lobby/messages", {
+  const limited = await server.get("/rooms/lobby/messages", {
     method: "POST",
     body: '{"text":"hi","from":"ci"}',
     headers: from("192.0.2.1"),
   });
-  expect([refused.status, refused.headers.get("retry-after")]).toEqual([429, "1"]);
-  expect(JSON.parse(await refused.text())).toEqual({
+  expect([limited.status, limited.headers.get("retry-after")]).toEqual([429, "1"]);
+  expect(JSON.parse(await limited.text())).toEqual({
     title: "Too Many Requests",
     status: 429,
     detail: ERROR_MESSAGES["rate-limited"],
@@ -424,13 +424,13 @@ test("the rate is that of an address, and says when to come again", async () => 
     retryAfterSeconds: 1,
   });
   expect((await say("192.0.2.2")).status).toBe(201);
-  // Reading counts by itself, as much as a message for each request.
+  // Reads have their own limit; each costs as much as one message.
   for (const path of ["lobby/members", "lobby/messages"]) {
     const read = () => call(server, path, undefined, from("192.0.2.1"));
     expect([(await read()).status, (await read()).status, (await read()).status]).toEqual([200, 200, 429]);
     clock.advance(2000);
   }
-  // Size counts as on a socket.
+  // Large messages cost more, as on a socket.
   const large = { text: "x".repeat(65_536), from: "ci" };
   const post = () => call(server, "lobby/messages", large, from("192.0.2.3"));
   expect([(await post()).status, (await post()).status]).toEqual([201, 429]);

@@ -42,7 +42,7 @@ describe("with a certificate and its key", () => {
     return peer;
   }
 
-  test("both wires are one room, and what is large arrives whole", async () => {
+  test("both wires share a room, and large messages arrive whole", async () => {
     await using server = await startServer({ args: TLS });
     await using ann = await open(server, "/ws/ann");
     const headers = { "Sec-WebSocket-Protocol": SUBPROTOCOL };
@@ -58,7 +58,7 @@ describe("with a certificate and its key", () => {
     await ann.hears("Client #bob left the chat");
   });
 
-  test("the page is there, and its own origin may connect; another one may not", async () => {
+  test("the page is served, and its own origin may connect; another may not", async () => {
     await using server = await startServer({ args: TLS });
     const page = await fetch(`${originOf(server)}/client`, secure);
     expect([page.status, page.headers.get("content-type")]).toEqual([200, "text/html; charset=utf-8"]);
@@ -68,7 +68,7 @@ describe("with a certificate and its key", () => {
     expect(await fetch(`${originOf(server)}/ws/ann`, { ...secure, headers })).toHaveProperty("status", 403);
   });
 
-  test("what is printed to be clicked says https", async () => {
+  test("the printed link says https", async () => {
     await using server = await startServer({ args: TLS });
     expect(server.greeting).toBe(`Hubbub ${version} is listening on ${originOf(server)}/client\n`);
     const env = { ...process.env, HUBBUB_SECRET: SECRET, HUBBUB_TLS_CERT: CERT };
@@ -76,7 +76,7 @@ describe("with a certificate and its key", () => {
     expect(link).toStartWith(`${originOf(server)}/client?token=`);
   });
 
-  test("hubbub join comes in that way, where the certificate is trusted", async () => {
+  test("hubbub join connects if the certificate is trusted", async () => {
     await using server = await startServer({ args: TLS });
     await using bob = await open(server, "/ws/bob");
     await using join = Bun.spawn([process.execPath, source, "join", `${originOf(server)}/client?id=ann`], {
@@ -89,7 +89,7 @@ describe("with a certificate and its key", () => {
     expect(await withDeadline(join.exited, () => "join does not end")).toBe(0);
   });
 
-  test("plain HTTP gets no page, and disturbs nobody", async () => {
+  test("plain HTTP gets no page and does not disturb others", async () => {
     await using server = await startServer({ args: TLS });
     await using ann = await open(server, "/ws/ann");
     await using stranger = openRaw(server, "/client");
@@ -102,34 +102,35 @@ describe("with a certificate and its key", () => {
   });
 });
 
-describe("what cannot work is one sentence, and exit 2", () => {
+describe("files that cannot work: one sentence and exit code 2", () => {
   const NOT_CERTIFICATE = "--tls-cert: expected a PEM certificate, got";
   const NOT_KEY = "--tls-key: expected a PEM key without a passphrase, got";
   const NEEDED = "expected a file: a certificate and its key are needed together";
 
-  async function refuses(cert: string, key: string, ...sentences: readonly string[]): Promise<void> {
+  async function rejects(cert: string, key: string, ...sentences: readonly string[]): Promise<void> {
     const stderr = sentences.map((sentence) => `${sentence}\n`).join("");
     expect(await run("--tls-cert", cert, "--tls-key", key)).toEqual({ exitCode: 2, stdout: "", stderr });
   }
 
-  test("one without the other", async () => {
+  test("a certificate without a key, and the reverse", async () => {
     const stdout = "";
     expect(await run("--tls-cert", CERT)).toEqual({ exitCode: 2, stdout, stderr: `--tls-key: ${NEEDED}\n` });
     expect(await run("--tls-key", KEY)).toEqual({ exitCode: 2, stdout, stderr: `--tls-cert: ${NEEDED}\n` });
   });
 
-  test("a file that is not there", () =>
-    refuses("/nowhere", KEY, '--tls-cert: expected a readable file, got "/nowhere"'));
+  test("a missing file", () =>
+    rejects("/nowhere", KEY, '--tls-cert: expected a readable file, got "/nowhere"'));
 
-  test("files of another kind", () =>
-    refuses(import.meta.path, source, `${NOT_CERTIFICATE} "${import.meta.path}"`, `${NOT_KEY} "${source}"`));
+  test("files that are not PEM", () =>
+    rejects(import.meta.path, source, `${NOT_CERTIFICATE} "${import.meta.path}"`, `${NOT_KEY} "${source}"`));
 
-  test("the two mixed up", () => refuses(KEY, CERT, `${NOT_CERTIFICATE} "${KEY}"`, `${NOT_KEY} "${CERT}"`));
+  test("certificate and key swapped", () =>
+    rejects(KEY, CERT, `${NOT_CERTIFICATE} "${KEY}"`, `${NOT_KEY} "${CERT}"`));
 
-  test("empty files, which Bun would take for no TLS at all", () =>
-    refuses("/dev/null", "/dev/null", `${NOT_CERTIFICATE} "/dev/null"`, `${NOT_KEY} "/dev/null"`));
+  test("empty files, which Bun takes for no TLS at all", () =>
+    rejects("/dev/null", "/dev/null", `${NOT_CERTIFICATE} "/dev/null"`, `${NOT_KEY} "/dev/null"`));
 
-  test("a key of another certificate, one with a passphrase, a certificate that is damaged", async () => {
+  test("a key of another certificate, a key with a passphrase, a damaged certificate", async () => {
     const folder = mkdtempSync(`${tmpdir()}/hubbub-tls-`);
     const write = async (name: string, text: string) => {
       await Bun.write(`${folder}/${name}`, text);
@@ -139,7 +140,7 @@ describe("what cannot work is one sentence, and exit 2", () => {
       const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
       const form = { type: "pkcs8", format: "pem" } as const;
       const other = await write("other.key", `${privateKey.export(form)}`);
-      await refuses(
+      await rejects(
         CERT,
         other,
         "The key does not belong to the certificate. Choose matching files with --tls-cert and --tls-key.",
@@ -148,7 +149,7 @@ describe("what cannot work is one sentence, and exit 2", () => {
         "locked.key",
         `${privateKey.export({ ...form, cipher: "aes-256-cbc", passphrase: "tea" })}`,
       );
-      await refuses(CERT, locked, `${NOT_KEY} "${locked}"`);
+      await rejects(CERT, locked, `${NOT_KEY} "${locked}"`);
       const damaged = await write("damaged.crt", ca.replace("CERTIFICATE-----\nM", "CERTIFICATE-----\nN"));
       expect((await run("--tls-cert", damaged, "--tls-key", KEY)).stderr).toMatch(
         /^The certificate or its key cannot be used \(.+\)\. Choose others with --tls-cert and --tls-key\.\n$/,
