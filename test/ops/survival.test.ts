@@ -115,6 +115,9 @@ describe.each(STORES.filter(({ preload }) => !preload))(
       await using ann = await server.join("ann");
       await using bob = await server.joinJson("bob");
       await using eve = await server.joinJson("eve");
+      // Second tabs: no leave is announced, however long resuming takes.
+      await using _bobsTab = await server.join("bob");
+      await using _evesTab = await server.join("eve");
       ann.says("boom-json");
       await ann.hears("You wrote: boom-json", "Client #ann says: boom-json");
       await using back = await resumes(server, bob, "bob", "boom-json");
