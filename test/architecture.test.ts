@@ -38,11 +38,14 @@ function runtimeImportsOf(file: string): string[] {
 
 const folderOf = (path: string) => path.split("/")[0] ?? "";
 
-test.todo("every folder has its place", () => {
-  expect([...new Set([...sources.keys()].map(folderOf))].sort()).toEqual([...SERVER, ...BROWSER].sort());
+test("every folder has its place", () => {
+  const unknown = [...sources.keys()]
+    .map(folderOf)
+    .filter((folder) => ![...SERVER, ...BROWSER].includes(folder));
+  expect(unknown).toEqual([]);
 });
 
-test.todo("imports point down", () => {
+test("imports point down", () => {
   const isAllowed = (from: string, to: string) => {
     if (from === to) return true;
     if (BROWSER.includes(from)) return to === "protocol" || (from === "page" && to === "client");
@@ -68,7 +71,7 @@ test("the page and the client import only types from the protocol", () => {
   expect(wrong).toEqual([]);
 });
 
-test.todo("no file imports itself by way of others, types included", () => {
+test("no file imports itself by way of others, types included", () => {
   const isDone = new Set<string>();
   const cycles: string[] = [];
   function visit(file: string, path: readonly string[]): void {
@@ -81,7 +84,7 @@ test.todo("no file imports itself by way of others, types included", () => {
   expect(cycles).toEqual([]);
 });
 
-test.todo("time and randomness come from the clock and the random source that are passed down", () => {
+test("time and randomness come from the clock and the random source that are passed down", () => {
   /** Browsers and `hubbub join` have no server to pass them one; macros run before there is one. */
   const exceptions = /^(client|page)\/|^util\/(clock|random)\.ts$/;
   const globals =
