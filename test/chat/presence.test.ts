@@ -3,13 +3,16 @@
 import { describe, expect, test } from "bun:test";
 import { startHub } from "../support/hub.ts";
 import { startServer, STORES } from "../support/server.ts";
+import { newRoom, sharedServer } from "../support/shared-server.ts";
 
 describe.each(STORES)("with the store $name", (store) => {
+  const server = sharedServer({ store });
+
   test("the leave of a client that closes is announced to everyone else", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("ann");
-    await using bob = await server.join("bob");
-    await using eve = await server.join("eve");
+    const room = newRoom();
+    await using ann = await server().join("ann", { room });
+    await using bob = await server().join("bob", { room });
+    await using eve = await server().join("eve", { room });
     await ann.leaves();
     await bob.hears("Client #ann left the chat");
     await eve.hears("Client #ann left the chat");
@@ -17,9 +20,9 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("so is that of one whose connection drops", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("ann");
-    await using bob = await server.join("bob");
+    const room = newRoom();
+    await using ann = await server().join("ann", { room });
+    await using bob = await server().join("bob", { room });
     ann.vanishes();
     await bob.hears("Client #ann left the chat");
   });
@@ -39,11 +42,11 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("two tabs with one id are one client, which leaves with the last tab", async () => {
-    await using server = await startServer({ store });
-    await using bob = await server.join("bob");
-    await using one = await server.join("ann");
-    await using two = await server.join("ann");
-    await using eve = await server.join("eve");
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
+    await using one = await server().join("ann", { room });
+    await using two = await server().join("ann", { room });
+    await using eve = await server().join("eve", { room });
     one.says("hi");
     await two.hears("Client #ann says: hi");
     await one.leaves();
@@ -54,23 +57,25 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a client that reconnects in time has not left, even while other leaves are announced", async () => {
-    await using server = await startServer({ store });
-    await using bob = await server.join("bob");
-    const others = await Promise.all(Array.from({ length: 20 }, (_, i) => server.join(`other${i}`)));
-    await using first = await server.join("ann");
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
+    const others = await Promise.all(
+      Array.from({ length: 20 }, (_, i) => server().join(`other${i}`, { room })),
+    );
+    await using first = await server().join("ann", { room });
     for (const other of others) other.vanishes();
     await first.leaves();
-    await using again = await server.join("ann");
+    await using again = await server().join("ann", { room });
     for (const _ of others) expect(await bob.next()).toMatch(/^Client #other\d+ left the chat$/);
     again.says("still here");
     await bob.hears("Client #ann says: still here");
   });
 
   test("when many leave at once, each leave is announced once, to everyone who stays", async () => {
-    await using server = await startServer({ store });
-    const stay = await Promise.all(["bob", "eve", "joe"].map((id) => server.join(id)));
+    const room = newRoom();
+    const stay = await Promise.all(["bob", "eve", "joe"].map((id) => server().join(id, { room })));
     const names = Array.from({ length: 500 }, (_, i) => `c${i}`);
-    const crowd = await Promise.all(names.map((id) => server.join(id)));
+    const crowd = await Promise.all(names.map((id) => server().join(id, { room })));
     for (const peer of crowd) peer.vanishes();
     const announced = names.map((id) => `Client #${id} left the chat`).toSorted();
     for (const peer of stay) {

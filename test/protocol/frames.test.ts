@@ -7,11 +7,11 @@ import {
   closedWith,
   answered,
   chatLines,
-  sharedServer,
   testRows,
   withWitness,
   type Row,
 } from "../support/raw-exchange.ts";
+import { sharedServer } from "../support/shared-server.ts";
 import {
   binary,
   close,
@@ -211,5 +211,5 @@ test("every byte in a packet by itself, from the handshake to the close", () =>
     expect((await ann.head())?.status).toBe(101);
     const heard = (await ann.rest()).map(describeFrame);
     expect(heard).toEqual(["pong p", ...chatLines(`語${"x".repeat(126)}`), "close 1000 bye"]);
-    return { heard, cameIn: true };
+    return { heard, hasJoined: true };
   }));

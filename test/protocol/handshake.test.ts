@@ -1,7 +1,8 @@
 /** RFC 6455, sections 1.3 and 4, over raw TCP: which handshakes are accepted. */
 
 import { expect, test } from "bun:test";
-import { chatLines, sharedServer, withWitness } from "../support/raw-exchange.ts";
+import { chatLines, withWitness } from "../support/raw-exchange.ts";
+import { sharedServer } from "../support/shared-server.ts";
 import { ACCEPT, openRaw, close, HANDSHAKE, text, describeFrame } from "../support/raw-websocket.ts";
 
 const server = sharedServer();
@@ -111,10 +112,10 @@ for (const { name, changes, firstLine, status, headers } of handshakes)
       expect(Object.fromEntries(head?.headers ?? [])).toMatchObject(headers ?? {});
       for (const unasked of ["sec-websocket-extensions", "sec-websocket-protocol"])
         expect(head?.headers.has(unasked) ?? false).toBe(false);
-      if (status !== 101) return { heard: [], cameIn: false };
+      if (status !== 101) return { heard: [], hasJoined: false };
       ann.sends(text("hi"), close(1000));
       const heard = (await ann.rest()).map(describeFrame);
       expect(heard).toEqual([...chatLines("hi"), "close 1000 "]);
-      return { heard, cameIn: true };
+      return { heard, hasJoined: true };
     }),
   );

@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import type { Peer } from "../support/peer.ts";
 import { startServer, STORES } from "../support/server.ts";
+import { newRoom, sharedServer } from "../support/shared-server.ts";
 
 const EVERY_KIND: Record<string, string> = {
   "a word": "hi",
@@ -18,27 +19,27 @@ const EVERY_KIND: Record<string, string> = {
 };
 
 describe("the echo", () => {
+  const server = sharedServer();
+
   for (const [kind, text] of Object.entries(EVERY_KIND))
     test(`repeats ${kind}`, async () => {
-      await using server = await startServer();
-      await using ann = await server.open("/websocket");
+      await using ann = await server().open("/websocket");
       ann.says(text);
       await ann.hears(`Message text was: ${text}`);
     });
 
   test("returns a binary message unchanged", async () => {
-    await using server = await startServer();
-    await using ann = await server.open("/websocket");
+    await using ann = await server().open("/websocket");
     ann.says(new Uint8Array([0, 255, 128, 10]));
     ann.says(new Uint8Array());
     await ann.hears(new Uint8Array([0, 255, 128, 10]), new Uint8Array());
   });
 
   test("is sent to no other client", async () => {
-    await using server = await startServer();
-    await using ann = await server.open("/websocket");
-    await using bob = await server.open("/websocket");
-    await using eve = await server.join("eve");
+    const room = newRoom();
+    await using ann = await server().open("/websocket");
+    await using bob = await server().open("/websocket");
+    await using eve = await server().join("eve", { room });
     ann.says("hi");
     await ann.hears("Message text was: hi");
     await ann.leaves();
@@ -48,28 +49,30 @@ describe("the echo", () => {
 });
 
 describe.each(STORES)("the chat, with the store $name", (store) => {
+  const server = sharedServer({ store });
+
   for (const [kind, text] of Object.entries(EVERY_KIND))
     test(`carries ${kind}`, async () => {
-      await using server = await startServer({ store });
-      await using ann = await server.join("ann");
-      await using bob = await server.join("bob");
+      const room = newRoom();
+      await using ann = await server().join("ann", { room });
+      await using bob = await server().join("bob", { room });
       ann.says(text);
       await ann.hears(`You wrote: ${text}`, `Client #ann says: ${text}`);
       await bob.hears(`Client #ann says: ${text}`);
     });
 
   test("joining is silent", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("ann");
-    await using bob = await server.join("bob");
+    const room = newRoom();
+    await using ann = await server().join("ann", { room });
+    await using bob = await server().join("bob", { room });
     await ann.hearsNothing();
     await bob.hearsNothing();
   });
 
   test("a binary message reaches everyone including its sender, without a personal line", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("ann");
-    await using bob = await server.join("bob");
+    const room = newRoom();
+    await using ann = await server().join("ann", { room });
+    await using bob = await server().join("bob", { room });
     const every = Uint8Array.from({ length: 256 }, (_, i) => i);
     ann.says(every);
     ann.says(new Uint8Array());
@@ -79,10 +82,10 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("everyone receives one order", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("ann");
-    await using bob = await server.join("bob");
-    await using eve = await server.join("eve");
+    const room = newRoom();
+    await using ann = await server().join("ann", { room });
+    await using bob = await server().join("bob", { room });
+    await using eve = await server().join("eve", { room });
     for (let i = 0; i < 200; i++) (i % 2 ? ann : bob).says(`${i}`);
     const heard = Array.from({ length: 200 }, () => eve.next());
     const order = await Promise.all(heard);
@@ -137,10 +140,10 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("an id may be in any script, and its Unicode spellings are one client", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("Ame\u0301lie");
-    await using twin = await server.join("Am\u00e9lie");
-    await using bob = await server.join("हिन्दी");
+    const room = newRoom();
+    await using ann = await server().join("Ame\u0301lie", { room });
+    await using twin = await server().join("Am\u00e9lie", { room });
+    await using bob = await server().join("हिन्दी", { room });
     ann.says("hi");
     await bob.hears("Client #Am\u00e9lie says: hi");
     await twin.hears("Client #Am\u00e9lie says: hi");
@@ -153,10 +156,10 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("an id is only a name, whatever it spells", async () => {
-    await using server = await startServer({ store });
-    await using bob = await server.join("bob");
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
     for (const id of ["__proto__", "constructor", "0", "...", "-"]) {
-      await using odd = await server.join(id);
+      await using odd = await server().join(id, { room });
       odd.says("hi");
       await bob.hears(`Client #${id} says: hi`);
       await odd.leaves();
@@ -165,9 +168,9 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("a message over 64 KiB closes its connection; the others only receive the leave", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("ann");
-    await using bob = await server.join("bob");
+    const room = newRoom();
+    await using ann = await server().join("ann", { room });
+    await using bob = await server().join("bob", { room });
     ann.says("x".repeat(65_537));
     expect((await ann.closes()).code).toBe(1009);
     await bob.hears("Client #ann left the chat");

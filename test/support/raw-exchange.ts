@@ -1,7 +1,8 @@
 /** Tables of exchanges over raw TCP: what ann sends, everything she receives, and what a witness in her room sees of it. */
 
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { startServer, type TestServer } from "./server.ts";
+import { expect, test } from "bun:test";
+import type { TestServer } from "./server.ts";
+import { newRoom } from "./shared-server.ts";
 import { openRaw, close, ping, text, describeFrame } from "./raw-websocket.ts";
 
 /** What ann receives for a message of hers; the second line goes to the whole room. */
@@ -10,35 +11,21 @@ export const chatLines = (content: string) => [
   `text Client #ann says: ${content}`,
 ];
 
-/** One server for all tests of a file; at the end its stderr must be empty. */
-export function sharedServer(): () => TestServer {
-  let server: TestServer | undefined;
-  beforeAll(async () => {
-    server = await startServer();
-  });
-  afterAll(async () => {
-    await server?.[Symbol.asyncDispose]();
-    expect(await server?.errors).toBe("");
-  });
-  return () => {
-    if (!server) throw new Error("the server is started before the first test");
-    return server;
-  };
-}
-
-interface Came {
+/** What ann received, and whether she has joined the room. */
+interface Exchange {
   readonly heard: readonly string[];
-  readonly cameIn: boolean;
+  readonly hasJoined: boolean;
 }
-
-let rooms = 0;
 
 /** Runs in a new room with bob, who must receive ann's messages, her leave, and nothing else. */
-export async function withWitness(server: TestServer, ann: (path: string) => Promise<Came>): Promise<void> {
-  const room = `room-${rooms++}`;
+export async function withWitness(
+  server: TestServer,
+  ann: (path: string) => Promise<Exchange>,
+): Promise<void> {
+  const room = newRoom();
   await using bob = await server.join("bob", { room });
-  const { heard, cameIn } = await ann(`/ws/ann?room=${room}`);
-  await bob.hears(...heard.flatMap(forEveryone), ...(cameIn ? ["Client #ann left the chat"] : []));
+  const { heard, hasJoined } = await ann(`/ws/ann?room=${room}`);
+  await bob.hears(...heard.flatMap(forEveryone), ...(hasJoined ? ["Client #ann left the chat"] : []));
   bob.says("still here");
   await bob.hears("You wrote: still here", "Client #bob says: still here");
   await using eve = await server.join("eve", { room });
@@ -93,7 +80,7 @@ export function testRows(server: () => TestServer, rows: readonly Row[]): void {
         expect(heard).toEqual(
           hears.map((line) => (typeof line === "string" ? line : expect.stringMatching(line))),
         );
-        return { heard, cameIn: true };
+        return { heard, hasJoined: true };
       }),
     );
 }
