@@ -1,0 +1,92 @@
+/** The socket handlers without a server, as a simulator calls them. */
+
+import { expect, jest, test } from "bun:test";
+import type { Connection } from "../../src/chat/connection.ts";
+import { socketHandlers } from "../../src/http/socket-handlers.ts";
+import { SocketRegistry, type ServerSocket, type SocketData } from "../../src/http/sockets.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { TokenBucket } from "../../src/util/token-bucket.ts";
+import { useFakeTime } from "../support/fake-time.ts";
+import { FakeSocket, startHub } from "../support/hub.ts";
+
+const PING_SECONDS = 25;
+
+useFakeTime();
+
+class FakeServerSocket extends FakeSocket implements ServerSocket {
+  override readonly data: SocketData;
+  pings = 0;
+  isPaused = false;
+  isTerminated = false;
+
+  constructor(connection?: Connection) {
+    super(new Map());
+    this.data = { connection, addressGroup: "192.0.2.1", expiresMs: Infinity, missedPongs: 0, pingedMs: 0 };
+  }
+
+  override ping(): number {
+    return ++this.pings;
+  }
+
+  pause(): void {
+    this.isPaused = true;
+  }
+
+  resume(): void {
+    this.isPaused = false;
+  }
+
+  terminate(): void {
+    this.isTerminated = true;
+  }
+}
+
+function start() {
+  const { hub } = startHub();
+  const limits = { maxConnections: 0, maxConnectionsPerAddress: 0, pingSeconds: PING_SECONDS };
+  const sockets = new SocketRegistry(limits, systemClock);
+  const handlers = socketHandlers(hub, sockets, { maxMessageBytes: 1000 }, systemClock);
+  return { hub, sockets, handlers };
+}
+
+test("an echo and a chat connection, from open to close", async () => {
+  const { hub, sockets, handlers } = start();
+  const echo = new FakeServerSocket();
+  const request = { client: "ann", room: "tea", wire: "text", history: 0 } as const;
+  const connection = await hub.reserve(request, new TokenBucket({ perSecond: 0, burst: 0 }));
+  const ann = new FakeServerSocket(connection);
+  for (const socket of [echo, ann]) {
+    handlers.open(socket);
+    handlers.message(socket, "hi");
+  }
+  expect([echo.takes(), ann.takes()]).toEqual([["Message text was: hi"], ["You wrote: hi"]]);
+  expect([sockets.size, hub.roomCount]).toEqual([2, 1]);
+  for (const socket of [echo, ann]) handlers.close(socket, 1000, "");
+  expect([sockets.size, hub.roomCount]).toEqual([0, 0]);
+});
+
+test("a socket that answers pings stays; one that misses two is terminated when the third is due", () => {
+  const { sockets, handlers } = start();
+  const [alive, dead] = [new FakeServerSocket(), new FakeServerSocket()];
+  for (const socket of [alive, dead]) handlers.open(socket);
+  sockets.startPinging();
+  for (const pings of [1, 2, 3]) {
+    jest.advanceTimersByTime(PING_SECONDS * 1000);
+    expect(alive.pings).toBe(pings);
+    expect([dead.pings, dead.isTerminated]).toEqual(pings < 3 ? [pings, false] : [2, true]);
+    handlers.pong(alive);
+  }
+  expect([alive.isTerminated, dead.data.disconnectReason]).toEqual([false, "silent"]);
+});
+
+test("a socket whose answers are unread is paused, and resumed once they are read", () => {
+  const { handlers } = start();
+  const socket = new FakeServerSocket();
+  handlers.open(socket);
+  socket.buffered = 300 * 1024;
+  for (const frame of ["1", "2"]) handlers.message(socket, frame);
+  expect([socket.isPaused, socket.takes()]).toEqual([true, ["Message text was: 1"]]);
+  socket.buffered = 0;
+  handlers.drain(socket);
+  expect([socket.isPaused, socket.takes()]).toEqual([false, ["Message text was: 2"]]);
+});
