@@ -111,12 +111,14 @@ export class Broadcaster {
     socket?.unsubscribe(this.#topic(codec, shard));
   }
 
-  remove(connection: Subscriber): void {
+  /** @returns whether the connection was there */
+  remove(connection: Subscriber): boolean {
     const shard = this.#shards[connection.shard];
-    if (!shard?.connections.delete(connection)) return;
+    if (!shard?.connections.delete(connection)) return false;
     shard.ahead.delete(connection);
     this.#counts[connection.codec.name]--;
     if (!this.#replaying.delete(connection)) this.#subscribed[connection.codec.name]--;
+    return true;
   }
 
   /** Connections in the room. */
@@ -273,7 +275,7 @@ export class Broadcaster {
   fail(error: unknown, isAffected: (connection: Subscriber) => boolean = () => true): void {
     logError("A broadcast failed", error);
     // A replay reads the message from the history.
-    for (const connection of [...this.connections()])
+    for (const connection of this.connections())
       if (isAffected(connection) && !this.#replaying.has(connection)) connection.close("undelivered");
   }
 
@@ -288,7 +290,7 @@ export class Broadcaster {
     this.clock.clear(this.#slowTimer);
     this.#slowTimer = undefined;
     this.#charsSinceSlowCheck = 0;
-    for (const connection of [...this.connections()])
+    for (const connection of this.connections())
       if (connection.socket && isSlowConsumer(connection.socket)) connection.close("tooSlow");
   }
 }

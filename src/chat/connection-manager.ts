@@ -1,4 +1,4 @@
-/** The tutorial's ConnectionManager: who is in a room, for clients with several connections, on any node, and the announcements of it. */
+/** The tutorial's ConnectionManager: who is in a room, on any node, and announcing who joins and leaves. */
 
 import { jsonCodec, MAX_LISTED_MEMBERS, textCodec, type Content } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
@@ -45,8 +45,7 @@ export class ConnectionManager {
   }
 
   disconnect(connection: Subscriber): void {
-    this.broadcaster.remove(connection);
-    this.#adjustCount(connection.client, -1);
+    if (this.broadcaster.remove(connection)) this.#adjustCount(connection.client, -1);
   }
 
   /** Sends to one connection; a message of its client that was broadcast before arrives before. */

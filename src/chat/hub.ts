@@ -172,7 +172,7 @@ export class Hub {
 
   /** The store cannot tell which messages were stored: all clients reconnect and resume. */
   #onStateLost(): void {
-    for (const room of [...this.#rooms.values()]) room.detach();
+    for (const room of this.#rooms.values()) room.detach();
     this.#generation++;
     this.#rooms.clear();
   }

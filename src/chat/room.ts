@@ -73,7 +73,7 @@ export class Room {
 
   /** The store has lost its state: all clients reconnect, to another room of this name, and resume. */
   detach(): void {
-    for (const connection of [...this.broadcaster.connections()]) connection.close("restarting");
+    for (const connection of this.broadcaster.connections()) connection.close("restarting");
     this.#isDetached = true;
     this.broadcaster.close();
   }
