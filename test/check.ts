@@ -10,7 +10,7 @@ import { join } from "node:path";
 process.chdir(join(import.meta.dir, ".."));
 /** Programs that are unpacked rather than installed: their packages would start services. */
 const TOOLS = "node_modules/.cache/tools";
-process.env.PATH += `:${join(process.cwd(), TOOLS, "usr/bin")}`;
+const PATH = `${process.env.PATH}:${join(process.cwd(), TOOLS, "usr/bin")}`;
 /** Many tests wait rather than compute, so more of them than cores run at once. */
 const WORKERS = Math.max(3, navigator.hardwareConcurrency);
 
@@ -30,6 +30,7 @@ await step("format", $`bun fmt --no-script --check`);
 const tests = Bun.spawn([process.execPath, "run", "test", `--parallel=${WORKERS}`, "--no-isolate"], {
   stdout: "inherit",
   stderr: "pipe",
+  env: { ...process.env, PATH },
 });
 let report = "";
 for await (const chunk of tests.stderr.pipeThrough(new TextDecoderStream())) {
@@ -58,7 +59,7 @@ async function provide(
   get: (debianPackage: string) => Promise<unknown>,
   ...names: readonly string[]
 ): Promise<void> {
-  const isThere = () => names.some((name) => Bun.which(name, { PATH: process.env.PATH ?? "" }));
+  const isThere = () => names.some((name) => Bun.which(name, { PATH }));
   if (isThere()) return;
   if (process.getuid?.() === 0 && Bun.which("apt-get")) {
     console.log(`Installing ${debianPackage}`);
