@@ -2,7 +2,17 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { copyFile, mkdtemp, readdir, rename, rm, stat, truncate, utimes } from "node:fs/promises";
+import {
+  copyFile,
+  mkdtemp,
+  open as openFile,
+  readdir,
+  rename,
+  rm,
+  stat,
+  truncate,
+  utimes,
+} from "node:fs/promises";
 import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -178,6 +188,10 @@ describe("after its files were changed by another program a server acknowledges 
       await rename(file("new.db"), file("chat.db"));
     },
     "the file is overwritten by another": () => copyFile(file("other.db"), file("chat.db")),
+    "its header is overwritten in place": async () => {
+      await using handle = await openFile(file("chat.db"), "r+");
+      await handle.write(new Uint8Array(4).fill(255), 0, 4, 24); // the file change counter
+    },
     "the log is truncated": () => truncate(file("chat.db-wal"), 40_000),
     "the log is emptied": () => truncate(file("chat.db-wal"), 0),
     "the log is replaced": async () => {
