@@ -5,6 +5,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import pkg from "../package.json";
 import { serverFlags, tokenFlags } from "../src/cli/command.ts";
+import { REJECTION_CODES } from "../src/protocol/codes.ts";
 import { readDoc, ROOT } from "./support/docs.ts";
 
 const documents = [
@@ -97,4 +98,23 @@ test("each file in src, test/bench and test/chaos is listed in the README of its
     return false;
   };
   expect(files.filter((file) => !isListed(file))).toEqual([]);
+});
+
+test("every rejection code is documented", () => {
+  const table = /^\| status .*?\n\n/ms.exec(readDoc("src/http/README.md"))?.[0] ?? "";
+  // Of a message on a WebSocket only: a request has no type.
+  const codes = REJECTION_CODES.filter((code) => code !== "unknown-type");
+  expect(codes.filter((code) => !table.includes(`\`${code}\``))).toEqual([]);
+});
+
+test.each([
+  ["ConnectOptions", "Options of `connect`"],
+  ["ClientEvents", "Events"],
+])("the client's %s are documented", (type, heading) => {
+  const body = new RegExp(`^export interface ${type} \\{\n(.*?)^\\}`, "ms").exec(
+    readDoc("src/client/client.ts"),
+  )?.[1];
+  const section = readDoc("src/client/README.md").split(`\n## ${heading}\n`)[1]?.split("\n## ")[0] ?? "";
+  const names = matches(body ?? "", /^ {2}(?:readonly )?(\w+)\??:/gm);
+  expect(matches(section, /^\| `(\w+)`/gm).toSorted()).toEqual(names.toSorted());
 });
