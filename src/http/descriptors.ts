@@ -4,7 +4,7 @@ import { logEvent } from "../ops/log.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyFs } from "../util/lazy-node.ts";
 
-/** Descriptors kept for everything but WebSockets: the store, the log, HTTP requests, rejections. */
+/** Descriptors reserved for everything but WebSockets: the store, the log, HTTP requests, rejections. */
 const RESERVED_SHARE = 1 / 8;
 const [MIN_RESERVED, MAX_RESERVED] = [32, 1024];
 /** With less than this share of the reserve free, idle HTTP connections are closed. */

@@ -1,4 +1,4 @@
-/** The tutorial's echo at `/websocket`. No rate limits it, because it costs nobody else anything. */
+/** The tutorial's echo at `/websocket`. No rate limits it, because it affects no other connection. */
 
 import type { ServerSocket } from "./sockets.ts";
 import { closeSocket, isSlowConsumer } from "../chat/socket.ts";
