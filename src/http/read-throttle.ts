@@ -12,9 +12,9 @@ import type { Clock } from "../util/clock.ts";
 
 /** Well below what makes a slow consumer: one more message, and the room's next write, come on top. */
 const MAX_PENDING_BYTES = 256 * 1024;
-/** A paused sender that has read nothing for this long is a slow consumer. */
-const MAX_STALLED_MS = 3000;
-const CHECKS_UNTIL_STALLED = 2;
+/** A paused sender that has read nothing for this long is a slow consumer. It costs little memory meanwhile. */
+const MAX_STALLED_MS = 15_000;
+const CHECK_MS = 1000;
 
 export class ReadThrottle {
   constructor(
@@ -34,7 +34,7 @@ export class ReadThrottle {
   resume(socket: ServerSocket): void {
     const { throttled } = socket.data;
     if (!throttled) return;
-    throttled.stalledChecks = 0;
+    throttled.progressMs = this.clock.elapsed();
     let handled = 0;
     for (const frame of throttled.frames) {
       if (isFull(socket) || socket.data.disconnectReason) break;
@@ -57,11 +57,8 @@ export class ReadThrottle {
 
   #pause(socket: ServerSocket): void {
     socket.pause();
-    const watch = this.clock.setInterval(
-      () => this.#checkStalled(socket),
-      MAX_STALLED_MS / CHECKS_UNTIL_STALLED,
-    );
-    socket.data.throttled = { frames: [], stalledChecks: 0, watch };
+    const watch = this.clock.setInterval(() => this.#checkStalled(socket), CHECK_MS);
+    socket.data.throttled = { frames: [], progressMs: this.clock.elapsed(), watch };
     // This turn's frames are written at its end. If the network takes all of them, no drain event follows.
     this.clock.setImmediate(() => this.#resumeSafely(socket));
   }
@@ -94,7 +91,7 @@ export class ReadThrottle {
     const isReplaying = connection?.isReplaying; // a replay waits for its reader without limit
     if (!throttled || isReplaying) return;
     if (socket.getBufferedAmount() <= MAX_PENDING_BYTES) return this.#resumeSafely(socket);
-    if (++throttled.stalledChecks >= CHECKS_UNTIL_STALLED) closeSocket(socket, "tooSlow");
+    if (this.clock.elapsed() - throttled.progressMs >= MAX_STALLED_MS) closeSocket(socket, "tooSlow");
   }
 }
 

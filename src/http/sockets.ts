@@ -40,8 +40,8 @@ export interface SocketData {
 export interface Throttled {
   readonly frames: Content[];
   readonly watch: Timer;
-  /** How often in a row the watch found that it had read nothing. */
-  stalledChecks: number;
+  /** When it last read something, on the clock's `elapsed`. */
+  progressMs: number;
 }
 
 /** The part of `Bun.ServerWebSocket<SocketData>` that the server uses, so that a simulator can provide it. */

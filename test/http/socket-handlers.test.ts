@@ -90,3 +90,18 @@ test("a socket whose answers are unread is paused, and resumed once they are rea
   handlers.drain(socket);
   expect([socket.isPaused, socket.takes()]).toEqual([false, ["Message text was: 2"]]);
 });
+
+test("a paused socket that reads nothing for 15 s is a slow consumer; one that reads a part of it by then is not", () => {
+  const { handlers } = start();
+  const [stuck, slow] = [new FakeServerSocket(), new FakeServerSocket()];
+  for (const socket of [stuck, slow]) {
+    handlers.open(socket);
+    socket.buffered = 300 * 1024;
+    handlers.message(socket, "1");
+  }
+  jest.advanceTimersByTime(14_000);
+  handlers.drain(slow);
+  expect([stuck.closed, slow.closed]).toEqual([undefined, undefined]);
+  jest.advanceTimersByTime(2_000);
+  expect([stuck.closed?.code, slow.closed]).toEqual([1013, undefined]);
+});
