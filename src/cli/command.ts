@@ -229,7 +229,7 @@ export function parseCommand(argv: readonly string[], environment: Env): CliComm
     );
   if (read.options.store.protocol === "memory:" && read.options.keepDays > 0)
     errors.push(
-      "--keep-days: expected 0 with --store memory:, which keeps only --history messages, until it stops",
+      "--keep-days: expected 0 with --store memory:, which keeps the latest --history messages only",
     );
   if (errors.length > 0) return { kind: "invalid", errors };
   return {

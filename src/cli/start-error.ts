@@ -10,16 +10,26 @@ export function describeStartError(error: unknown, { host, port }: CliOptions): 
   const code = "code" in error ? String(error.code) : "";
   if (code.startsWith("ERR_OSSL_")) return describeTlsError(code, error.message);
   switch (code) {
-    case "EADDRINUSE":
-      return `Port ${port} is in use. Stop the program that listens there, or choose another port with --port.`;
+    case "EADDRINUSE": {
+      // Bun reports this code for a host name that cannot be resolved, too.
+      if (port === 0) return chooseHost(host);
+      const isName = /[^\d.:a-f]/.test(host) && host !== "localhost";
+      const otherCause = isName ? `, or the name ${host} is unknown` : "";
+      return `Port ${port} is in use${otherCause}. Stop the program that listens there, or choose another port with --port.`;
+    }
     case "EACCES":
       return `Port ${port} is not allowed for this user. Choose one above 1023 with --port.`;
     case "EADDRNOTAVAIL":
+    case "EINVAL":
     case "ENOTFOUND":
-      return `Cannot listen on ${host}. Choose an address of this machine with --host.`;
+      return chooseHost(host);
     default:
       return code && `Cannot listen on ${host}, port ${port}: ${error.message}`;
   }
+}
+
+function chooseHost(host: string): string {
+  return `Cannot listen on ${host}. Choose an address of this machine with --host.`;
 }
 
 /**

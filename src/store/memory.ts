@@ -21,7 +21,7 @@ const MAX_FIRST_SEQUENCE = 1000;
 
 export class MemoryStore implements MessageStore {
   readonly isReady = true;
-  readonly durability = "in memory, until it stops";
+  readonly durability = "in memory until the server stops";
   readonly #rooms: RoomCache<CachedRoom>;
   /** Unoccupied rooms with history and without, the least recently used first. */
   readonly #unused = new Set<string>();

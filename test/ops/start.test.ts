@@ -179,7 +179,7 @@ describe("options", () => {
 
   test("--keep-days is rejected with the memory store, which has no retention by age", () => {
     const error =
-      "--keep-days: expected 0 with --store memory:, which keeps only --history messages, until it stops";
+      "--keep-days: expected 0 with --store memory:, which keeps the latest --history messages only";
     expect(parseCommand(["--keep-days=7"], {})).toEqual({ kind: "invalid", errors: [error] });
     expect(parseCommand([], { HUBBUB_KEEP_DAYS: "7" })).toEqual({ kind: "invalid", errors: [error] });
     expect(parseCommand(["--keep-days=0"], {}).kind).toBe("serve");
@@ -350,6 +350,15 @@ describe("the command", () => {
       stdout: "",
       stderr: "Cannot listen on 192.0.2.1. Choose an address of this machine with --host.\n",
     }));
+
+  test("a host name that cannot be resolved is one sentence and exit code 1", async () => {
+    const sentence = "Cannot listen on nowhere.invalid. Choose an address of this machine with --host.\n";
+    expect(await run("--host", "nowhere.invalid", "--port", "0")).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: sentence,
+    });
+  });
 
   test("an unexpected error of a store at the start is reported with its stack, and exit code 1", async () => {
     const args = ["--preload", `${import.meta.dir}/../support/break-shutdown.ts`, source, "--port", "0"];
