@@ -17,7 +17,7 @@ for (let seed = 1; seed <= 10; seed++) {
     const store = late
       ? {
           name: "a delayed store",
-          url: `late:?delay=8&refuse=0.05&seed=${seed}`,
+          url: `delayed:?delay=8&reject=0.05&seed=${seed}`,
           preload: "delayed-store.ts",
         }
       : { name: "memory", url: "memory:" };

@@ -241,7 +241,7 @@ describe.each(STORES)("with the store $name", (store) => {
 
 test("of two connections of a session the one requested first is replaced, even if its upgrade took longer", async () => {
   await using server = await startServer({
-    store: { name: "late", url: "late:?delay=20", preload: "delayed-store.ts" },
+    store: { name: "late", url: "delayed:?delay=20", preload: "delayed-store.ts" },
   });
   const codes = Array.from({ length: 30 }, async (_, i) => {
     const asks = () =>

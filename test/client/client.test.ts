@@ -496,7 +496,7 @@ test("frames before a welcome, from a server that is not Hubbub, are ignored", a
 test("a rejected message does not hold up the others; after a transient error it is resent in its place", async () => {
   const store = {
     name: "a delayed store",
-    url: "late:?delay=2&refuse=0.3&seed=3",
+    url: "delayed:?delay=2&reject=0.3&seed=3",
     preload: "delayed-store.ts",
   };
   await using server = await startServer({ store });

@@ -266,7 +266,7 @@ test("a token that expires later than a timer can wait does not expire at once",
 });
 
 test("a client whose token expires while the store opens its room has left, and is not counted", async () => {
-  const store = { name: "a delayed store", url: "late:?delay=100&seed=1", preload: "delayed-store.ts" };
+  const store = { name: "a delayed store", url: "delayed:?delay=100&seed=1", preload: "delayed-store.ts" };
   await using server = await startServer({ env: { HUBBUB_SECRET: SECRET }, store });
   const peers = await Promise.allSettled(
     Array.from({ length: 5 }, (_, i) =>

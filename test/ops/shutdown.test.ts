@@ -1,23 +1,13 @@
 /** Graceful shutdown: accepted messages are stored and answered, clients are told to reconnect, no leaves are announced. */
 
-import { expect, jest, setDefaultTimeout, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { connect, type Client } from "../../src/client/client.ts";
-import { startHub } from "../support/hub.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import { Peer } from "../support/peer.ts";
 import { startServer, STORES } from "../support/server.ts";
 import { RawClient } from "../support/raw-websocket.ts";
 
 setDefaultTimeout(60_000);
-
-async function inFakeTime(run: () => Promise<void>): Promise<void> {
-  jest.useFakeTimers();
-  try {
-    await run();
-  } finally {
-    jest.useRealTimers();
-  }
-}
 
 const RESTARTING = {
   code: 1012,
@@ -126,33 +116,6 @@ for (const store of STORES)
     expect(acks).toBe(200);
     expect(await server.process.exited).toBe(0);
   });
-
-test("during shutdown a message over HTTP is rejected, since its response might not arrive; on a socket it is still stored", async () => {
-  const { hub, join } = startHub();
-  const ann = await join("ann");
-  hub.beginShutdown();
-  const message = { room: "tea", from: "ci", content: "hi", session: undefined, seq: undefined };
-  expect(await hub.publish(message)).toEqual({ rejected: "unavailable" });
-  ann.says("still here");
-  expect(ann.socket.takes()).toEqual(["You wrote: still here", "Client #ann says: still here"]);
-});
-
-test.each(["a quiet room", "a room that a client just left"])(
-  "during shutdown no leave is announced in %s, on either wire, since clients reconnect",
-  (room) =>
-    inFakeTime(async () => {
-      const { hub, join } = startHub();
-      const [bob, eve] = [await join("bob"), await join("eve", "json")];
-      const [first, second] = [await join("first"), await join("second")];
-      jest.advanceTimersByTime(1000);
-      for (const { socket } of [bob, eve]) socket.takes();
-      if (room !== "a quiet room") first.leaves();
-      hub.beginShutdown();
-      second.leaves();
-      jest.advanceTimersByTime(1000);
-      expect([bob.socket.takes(), eve.socket.takes()]).toEqual([[], []]);
-    }),
-);
 
 test("during shutdown new connections are refused; a second signal exits at once", async () => {
   await using server = await startServer({ args: ["--drain-seconds", "3600"] });

@@ -133,7 +133,7 @@ describe.each(STORES.filter(({ preload }) => !preload))(
       await again.hears("You wrote: 3", "Client #ann says: 3");
     });
 
-    test("in a busy room skips nothing: what was broadcast before it arrives, and what follows it after resuming", async () => {
+    test("in a busy room skips nothing: earlier messages arrive before the close, later ones after resuming", async () => {
       await using server = await start(["--flush-ms", "1000"]);
       await using ann = await server.joinJson("ann", { session: "ann" });
       await using bob = await server.joinJson("bob");

@@ -702,7 +702,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("what is written and not sent yet keeps its date and time over a reload", async () => {
     await using server = await startServer({
-      store: { name: "a store that refuses", url: "late:?refuse=1&seed=1", preload: "delayed-store.ts" },
+      store: { name: "a store that refuses", url: "delayed:?reject=1&seed=1", preload: "delayed-store.ts" },
     });
     using page = await openPage(server, "/client?id=ann");
     await page.shows("room?.state.status", "open");

@@ -156,7 +156,7 @@ const rows: readonly Row[] = [
     [ping("x".repeat(125)), ping(), ping([0x80])],
     [`pong ${"x".repeat(125)}`, "pong ", "pong \ufffd"],
   ),
-  answered("5.5.3 a pong that nobody asked for", [pong("hi"), pong()], []),
+  answered("5.5.3 an unsolicited pong", [pong("hi"), pong()], []),
 
   closedByPeer("5.5.1 a close without a code", [frame(8)], "close"),
   closedWith(1002, "5.5.1 a close with half a code", frame(8, [3])),

@@ -181,7 +181,7 @@ test("a rejection by the store arrives in its place, too", async () => {
   await using server = await startServer({
     store: {
       name: "a store that rejects",
-      url: "late:?delay=5&refuse=0.3&seed=3",
+      url: "delayed:?delay=5&reject=0.3&seed=3",
       preload: "delayed-store.ts",
     },
     args: ["--flush-ms", "10"],

@@ -1,6 +1,6 @@
 /**
  * Preloaded: a memory store that answers late and in bursts, and rejects some messages.
- * `--store "late:?delay=20&refuse=0.2&seed=7"`: up to 20 ms late, one message in five rejected. A seed makes it repeatable.
+ * `--store "delayed:?delay=20&reject=0.2&seed=7"`: up to 20 ms late, one message in five rejected. A seed makes it repeatable.
  */
 
 import { MemoryStore } from "../../src/store/memory.ts";
@@ -17,16 +17,16 @@ class DelayedStore implements MessageStore {
   readonly #waiting: [PendingMessage, AppendCallback][] = [];
   readonly #random: () => number;
   readonly #delayMs: number;
-  readonly #refuse: number;
+  readonly #rejectShare: number;
   #working = false;
   readonly isReady = true;
-  readonly durability = "late";
+  readonly durability = "delayed";
 
-  constructor(query: URLSearchParams, maxEntries: number, follow: MessageListener) {
-    this.#inner = new MemoryStore(maxEntries, follow, systemClock, systemRandom);
+  constructor(query: URLSearchParams, history: number, onMessage: MessageListener) {
+    this.#inner = new MemoryStore(history, onMessage, systemClock, systemRandom);
     this.#random = randomFrom(Number(query.get("seed") ?? 1));
     this.#delayMs = Number(query.get("delay") ?? 5);
-    this.#refuse = Number(query.get("refuse") ?? 0);
+    this.#rejectShare = Number(query.get("reject") ?? 0);
   }
 
   async acquireRoom(room: string) {
@@ -66,7 +66,7 @@ class DelayedStore implements MessageStore {
     while (this.#waiting.length > 0) {
       await this.#delay();
       for (const [pending, sender] of this.#waiting.splice(0, 1 + Math.floor(this.#random() * 50)))
-        if (this.#random() < this.#refuse) sender.onResult(pending, { rejected: "unavailable" });
+        if (this.#random() < this.#rejectShare) sender.onResult(pending, { rejected: "unavailable" });
         else this.#inner.append(pending, sender);
     }
     this.#working = false;
@@ -77,6 +77,6 @@ class DelayedStore implements MessageStore {
   }
 }
 
-storeFactories.set("late:", ({ searchParams }) => async () => ({ history }, { onMessage }) => ({
+storeFactories.set("delayed:", ({ searchParams }) => async () => ({ history }, { onMessage }) => ({
   store: new DelayedStore(searchParams, history, onMessage),
 }));

@@ -48,16 +48,16 @@ textCodec.stored = (pending) => {
 
 /** A control frame carries no name, so the message before it says what to break. */
 let armed: string | undefined;
-const { chargeAbuse: bear } = TokenBucket.prototype;
+const { chargeAbuse } = TokenBucket.prototype;
 const { onDrain } = Connection.prototype;
-const { pingAndReap: sweep } = SocketRegistry.prototype;
+const { pingAndReap } = SocketRegistry.prototype;
 let sweeps = 0;
 
 TokenBucket.prototype.chargeAbuse = function (nowMs) {
   const what = armed;
   armed = undefined;
   if (what) throw new Error(`injected into ${what}`);
-  return bear.call(this, nowMs);
+  return chargeAbuse.call(this, nowMs);
 };
 
 Connection.prototype.onDrain = function () {
@@ -67,5 +67,5 @@ Connection.prototype.onDrain = function () {
 
 SocketRegistry.prototype.pingAndReap = function () {
   if (sweeps++ === 0) throw new Error("injected into the sweep");
-  sweep.call(this);
+  pingAndReap.call(this);
 };

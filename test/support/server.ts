@@ -29,7 +29,7 @@ interface Store {
 export const STORES: readonly Store[] = [
   { name: "memory", url: "memory:" },
   { name: "SQLite", url: "sqlite:chat.db", keepsEverything: true },
-  { name: "a delayed store", url: "late:?delay=10&seed=1", preload: "delayed-store.ts" },
+  { name: "a delayed store", url: "delayed:?delay=10&seed=1", preload: "delayed-store.ts" },
   ...(skipped
     ? []
     : ([
