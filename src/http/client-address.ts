@@ -59,19 +59,21 @@ function mappedIpv4(groups: readonly string[]): string {
 
 /**
  * The last address of `X-Forwarded-For`, which the nearest proxy wrote, without port, brackets, quotes and zone
- * (RFC 7239, section 6). Undefined for `unknown` and obfuscated identifiers.
+ * (RFC 7239, section 6). Empty list elements are ignored (RFC 9110, section 5.6.1). Undefined for `unknown` and
+ * obfuscated identifiers.
  */
 export function forwardedFor(headers: Headers): string | undefined {
-  const list = headers.get("x-forwarded-for") ?? "";
-  const node = list.slice(list.lastIndexOf(",") + 1).trim();
+  const node = (headers.get("x-forwarded-for") ?? "").split(",").findLast((element) => element.trim())?.trim() ?? "";
   if (node.length > MAX_NODE_CHARACTERS) return undefined;
   const [, quoted, bare] = /^(?:"(.*)"|([^"]*))$/.exec(node) ?? [];
   const [, bracketed, plain] =
-    /^(?:\[([^\]]*)\]|([\d.]+|[^[\]]*))(?::(?:\d{1,5}|_[\w.-]+))?$/.exec(quoted ?? bare ?? "") ?? [];
+    /^(?:\[([^\]]*)\]|([\d.]+|[^[\]]*))(?::(?:\d{0,5}|_[\w.-]+))?$/.exec(quoted ?? bare ?? "") ?? [];
   const address = bracketed ?? plain ?? "";
   if (IPV4.test(address)) return address;
-  // Without brackets, only a full IPv6 address of eight groups can be told from its port.
-  const ipv6 = address.replace(/%.*/, "").replace(/^((?:[\da-f]{1,4}:){7}[\da-f]{1,4}):\d{1,5}$/i, "$1");
+  // Without brackets, a port can be told from a group only after eight groups, or by its five digits.
+  const ipv6 = address
+    .replace(/%.*/, "")
+    .replace(/^((?:[\da-f]{1,4}:){7}[\da-f]{1,4}):\d{1,5}$|:\d{5}$/i, "$1");
   return isIpv6(ipv6) ? ipv6 : undefined;
 }
 
