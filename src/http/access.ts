@@ -27,7 +27,7 @@ const TOKEN_PROTOCOL_PREFIX = "token.";
 
 export interface AccessRules extends Pick<
   ServerOptions,
-  "publicUrl" | "allowHost" | "allowOrigin" | "openMetrics"
+  "publicUrl" | "trustProxy" | "allowHost" | "allowOrigin" | "openMetrics"
 > {
   /** If set, a token is required. */
   readonly tokens: TokenSigner | undefined;
@@ -116,15 +116,24 @@ export class AccessControl {
     return claims;
   }
 
-  /** Direct requests from this machine may read the metrics, and tokens that grant it; or anyone. @throws HttpProblem 401 or 403 */
+  /**
+   * Direct requests from this machine may read the metrics, and tokens that grant it; or anyone. Not every proxy shows
+   * in the headers, so with an option for proxies no request counts as direct.
+   * @throws HttpProblem 401 or 403
+   */
   authorizeMetrics(request: Request, peerAddress: string): void {
     const { headers } = request;
     this.checkOrigin(headers);
-    const isProxied = PROXY_HEADERS.some((name) => headers.has(name));
-    const isLocal = isLoopback(peerAddress) && !isProxied && isLocalHost(headers.get("host") ?? "");
-    if (isLocal || this.rules.openMetrics) return;
-    if (!this.rules.tokens)
-      throw new HttpProblem(403, "not-local", "Metrics are available only on the machine itself.");
+    const { publicUrl, trustProxy, openMetrics, tokens } = this.rules;
+    const isProxied = publicUrl || trustProxy || PROXY_HEADERS.some((name) => headers.has(name));
+    const isLocal = isLoopback(peerAddress) && !isProxied && isLoopbackHost(headers.get("host") ?? "");
+    if (isLocal || openMetrics) return;
+    if (!tokens)
+      throw new HttpProblem(
+        403,
+        "not-local",
+        "Metrics are available only on the machine itself; behind a proxy, only with a token or --open-metrics.",
+      );
     this.checkHostAndOrigin(headers);
     if (!this.authorize(request).can?.has("metrics"))
       throw new HttpProblem(
@@ -194,8 +203,18 @@ function hostName(host: string): string | undefined {
 
 /** A name that DNS cannot redefine: an IP address or a loopback name. */
 function isLocalHost(host: string): boolean {
+  return isLoopbackHost(host) || isIpAddress(hostAddress(host));
+}
+
+function isLoopbackHost(host: string): boolean {
   const name = hostName(host) ?? "";
-  return isIpAddress(name.replace(/^\[|\]$/g, "")) || name === "localhost" || name.endsWith(".localhost");
+  const address = hostAddress(host);
+  return (isIpAddress(address) && isLoopback(address)) || name === "localhost" || name.endsWith(".localhost");
+}
+
+/** The name without the brackets of an IPv6 address. */
+function hostAddress(host: string): string {
+  return (hostName(host) ?? "").replace(/^\[|\]$/g, "");
 }
 
 /** Compares URLs, so that `Host: name:443` matches `Origin: https://name`. Never true for an opaque origin. */

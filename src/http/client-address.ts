@@ -63,7 +63,11 @@ function mappedIpv4(groups: readonly string[]): string {
  * obfuscated identifiers.
  */
 export function forwardedFor(headers: Headers): string | undefined {
-  const node = (headers.get("x-forwarded-for") ?? "").split(",").findLast((element) => element.trim())?.trim() ?? "";
+  const node =
+    (headers.get("x-forwarded-for") ?? "")
+      .split(",")
+      .findLast((element) => element.trim())
+      ?.trim() ?? "";
   if (node.length > MAX_NODE_CHARACTERS) return undefined;
   const [, quoted, bare] = /^(?:"(.*)"|([^"]*))$/.exec(node) ?? [];
   const [, bracketed, plain] =

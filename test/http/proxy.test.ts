@@ -13,7 +13,8 @@ import { Redis, skipped as withoutRedis } from "../support/redis.ts";
 
 const ca = await Bun.file(`${import.meta.dir}/../support/tls/localhost.crt`).text();
 const JSON_WIRE = { "Sec-WebSocket-Protocol": SUBPROTOCOL };
-const NOT_LOCAL = "Metrics are available only on the machine itself.\n";
+const NOT_LOCAL =
+  "Metrics are available only on the machine itself; behind a proxy, only with a token or --open-metrics.\n";
 
 async function open(url: string, headers: Record<string, string> = {}): Promise<Peer> {
   const peer = new Peer(url, headers, ca);

@@ -156,15 +156,19 @@ test("a slow consumer that is closed is counted", async () => {
 
 const SECRET = "a secret of thirty-two bytes, or more";
 const FORWARDED = { "X-Forwarded-For": "192.0.2.1" };
-const NOT_LOCAL = { status: 403, body: "Metrics are available only on the machine itself.\n" };
+const NOT_LOCAL = {
+  status: 403,
+  body: "Metrics are available only on the machine itself; behind a proxy, only with a token or --open-metrics.\n",
+};
 const NOT_OUR_PAGE = {
   status: 403,
   body: "Pages of other sites may not connect. Use this server's own /client, or allow the site with --allow-origin.\n",
 };
 
 test("they are available from this machine, but not through a proxy", async () => {
-  await using server = await startServer({ args: ["--public-url", "https://chat.example"] });
-  await server.metrics({ headers: { Host: "localhost:9090" } });
+  await using server = await startServer();
+  for (const host of ["localhost:9090", "127.0.0.1", "[::1]:8000", "hubbub.localhost"])
+    await server.metrics({ headers: { Host: host } });
   for (const headers of [
     { Host: "localhost", "X-Forwarded-For": "192.0.2.1" },
     { Host: "localhost", Forwarded: "for=192.0.2.1" },
@@ -172,9 +176,18 @@ test("they are available from this machine, but not through a proxy", async () =
     { Host: "localhost", "X-Forwarded-Proto": "https" },
     { Host: "chat.example" },
     { Host: "evil.example" },
+    { Host: "192.0.2.1" },
+    { Host: "[2001:db8::1]:8000" },
   ])
     expect(await server.answer("/metrics", { headers })).toEqual(NOT_LOCAL);
 });
+
+for (const args of [["--public-url", "https://chat.example"], ["--trust-proxy"]])
+  test(`with ${args[0]}, a request without a proxy's headers may have come through one, too`, async () => {
+    await using server = await startServer({ args });
+    for (const Host of ["localhost", "127.0.0.1", "chat.example"])
+      expect(await server.answer("/metrics", { headers: { Host } })).toEqual(NOT_LOCAL);
+  });
 
 test("they are available with a token that grants metrics, but not with any other", async () => {
   await using server = await startServer({ env: { HUBBUB_SECRET: SECRET } });
@@ -219,6 +232,7 @@ test("they are available to anyone with --open-metrics", async () => {
 test("they are not available to another machine that sends Host: localhost", () => {
   const rules = {
     publicUrl: undefined,
+    trustProxy: false,
     allowHost: [],
     allowOrigin: [],
     openMetrics: false,
