@@ -9,13 +9,16 @@ import { startServer, STORES } from "../support/server.ts";
 
 setDefaultTimeout(60_000);
 
+/** How long the page waits before it says that someone left. */
+const LEAVE_GRACE_MS = 5_000;
+
 // What holds with two nodes on one Redis does with one, and with any other store that answers late.
 for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a delayed store"))
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two tabs talk, and one closes", async () => {
       await using server = await startServer({ store });
       using ann = await openPage(server, "/client?id=ann");
-      await ann.shows("room?.state.status", "open");
+      await ann.shows(ann.state, "open");
       using bob = await openPage(server, "/client?id=bob");
       await ann.shows(ann.conversation, ["bob joined"]);
       await ann.says("hi bob");
@@ -32,7 +35,8 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     test("a client that speaks as soon as it has joined is first said to have joined", async () => {
       await using server = await startServer({ store });
       using page = await openPage(server, "/client?id=ann");
-      await page.shows("room?.state.status", "open");
+      await page.shows(page.state, "open");
+      await page.holdsTimers(LEAVE_GRACE_MS);
       for (const id of ["bob", "eve"]) {
         await using peer = await server.join(id);
         peer.says("hi");
@@ -40,10 +44,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
         peer.says("hi again");
         await page.shows(`${page.conversation}.slice(-3)`, [`${id} joined`, `${id}: hi`, "hi again"]);
         await peer.leaves();
-        await page.shows("leaving.size", 1);
-        await page.run(
-          "[...leaving.keys()].forEach((name) => (clearTimeout(leaving.get(name)), leaving.delete(name)))",
-        );
+        await page.shows(page.here, "1 here");
       }
     });
 
@@ -51,7 +52,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await using server = await startServer({ store });
       using one = await openPage(server, "/client?id=ann");
       using two = await openPage(server, "/client?id=ann");
-      await two.shows("room?.state.status", "open");
+      await two.shows(two.state, "open");
       await one.says("hi");
       await two.shows(two.conversation, ["me: hi"]);
       await two.says("hi");
@@ -63,7 +64,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await using server = await startServer({ store });
       await using bob = await server.joinJson("bob");
       using page = await openPage(server, "/client?id=ann");
-      await page.shows("room?.state.status", "open");
+      await page.shows(page.state, "open");
       server.freeze();
       for (const text of ["1", "2", "3"]) {
         await page.says(`ann ${text}`);
@@ -88,7 +89,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await using server = await startServer({ store });
       await using bob = await server.join("bob");
       using page = await openPage(server, "/client?id=ann");
-      await page.shows("room?.state.status", "open");
+      await page.shows(page.state, "open");
       await page.says("mine");
       await bob.hears("Client #ann says: mine");
       bob.says("and mine");
@@ -108,16 +109,16 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await using zoe = await server.join("zoe"); // with the same node as the page
       await using bob = await server.join("bob");
       using page = await openPage(server, "/client?id=ann");
-      await page.shows("room?.state.status", "open");
+      await page.shows(page.state, "open");
       await page.says("1");
-      await page.shows("pending.size", 0);
-      // Two pings without an answer; the next attempt is some seconds away.
-      await page.run(
-        "((Math.random = () => 20), room.checkAlive(), room.checkAlive(), (line.lostAt -= 5000), showConnection())",
-      );
+      await page.shows(page.pending, 0);
+      await page.losesConnection();
+      await page.advancesClock(5000);
+      await page.shows("$('what').textContent", "Connection lost. What you write is kept.");
+      await zoe.hears("Client #ann says: 1", "Client #ann left the chat");
       for (const text of ["2", "3", "4"]) bob.says(text);
-      await zoe.hears("Client #ann says: 1", ...["2", "3", "4"].map((text) => `Client #bob says: ${text}`));
-      await page.run("room.retryNow()");
+      await zoe.hears(...["2", "3", "4"].map((text) => `Client #bob says: ${text}`));
+      await page.isBackOnline();
       await page.shows(page.line, "Back. 3 messages caught up, nothing missing.");
       await page.shows(page.conversation, ["me: 1", "bob: 2", "3", "4"]);
     });
@@ -150,19 +151,23 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await using bob = await server.join("bob", { room: "tea" });
       await using eve = await server.join("eve");
       using page = await openPage(server, "/client?id=ann&room=tea");
-      await page.shows("room?.state.status", "open");
+      await page.shows(page.state, "open");
       server.freeze();
       await page.says("for tea");
       await page.shows(page.conversation, ["me: for tea: Sending…"]);
-      await page.run("(undecide({ text: 'in doubt' }, words.unsure), keepOutbox())");
-      // A page that is closed before the answer, without the question that a person would be asked.
-      await page.run("pending.clear()");
+      // The tab closes before the acknowledgement.
+      const stored = await page.run<object>("JSON.parse(sessionStorage['hubbub.outbox.tea'])");
       server.thaw();
       await bob.hears("Client #ann says: for tea");
+      await page.shows(page.pending, 0);
+      await page.stores("outbox.tea", {
+        ...stored,
+        undecided: [{ text: "in doubt", writtenAt: Date.now() }],
+      });
       await page.reload();
       await page.shows(page.conversation, ["me: for tea", "me: in doubt: Maybe not sent Retry Delete"]);
       await page.run("(location.search = '?id=ann', 0)");
-      await page.shows("[$('room')?.textContent, room?.state.status]", ["lobby", "open"]);
+      await page.shows(`[$('room')?.textContent, ${page.state}]`, ["lobby", "open"]);
       await page.shows(page.conversation, []);
       await bob.hears("Client #ann left the chat");
       await eve.hearsNothing();
@@ -174,14 +179,14 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       for (let i = 0; i < 250; i++) bob.says(`${i}`);
       await bob.hearsUpTo("Client #bob says: 249");
       using page = await openPage(server, "/client?id=ann", { width: 360, height: 740, name: LOCAL_NAME });
-      const texts = "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)";
+      const { texts } = page;
       const from = (start: number) => Array.from({ length: 250 - start }, (_, i) => `${start + i}`);
       await page.shows(texts, from(150));
       expect(await page.run("isSecureContext")).toBe(false);
       await page.says("hi");
       await page.shows(`${texts}.at(-1)`, "hi");
-      // Until it stands where everyone hears it, the view follows it.
-      await page.shows("pending.size + confirmed.size", 0);
+      // Until it is in its final place, the view follows it.
+      await page.shows(page.pending, 0);
 
       // What stands in the middle stays there while what is older comes in above it.
       const up = (text: number) =>
@@ -197,11 +202,11 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
         expect(
           Math.abs((await page.run<number>("watched.getBoundingClientRect().top")) - before),
         ).toBeLessThan(1.01);
-        await page.shows("following", false);
       }
       await page.shows("$('announcer').textContent", "50 earlier messages");
-      await page.run("scroller.scrollTop = 0");
-      await page.shows("hasEarlier", false);
+      // The server has said that there are no more.
+      await page.scrolls(-100_000);
+      await page.shows(page.earlierRequests, 2);
       await page.shows(page.days.concat(".length"), 1);
       await page.shows(`${texts}.length`, 251);
       expect(page.complaints).toEqual([]);
@@ -211,13 +216,12 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await using server = await startServer({ store });
       await using bob = await server.join("bob");
       using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
-      await page.shows("room?.state.status", "open");
+      await page.shows(page.state, "open");
       for (let i = 0; i < 40; i++) bob.says(`${i}`);
       await page.shows("document.querySelectorAll('.message').length", 40);
-      await page.shows("[document.title, unread]", ["lobby · Hubbub", 0]);
-      await page.shows("Math.round(scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight)", 0);
-      await page.run("scroller.scrollTop -= 500");
-      await page.shows("following", false);
+      await page.shows("document.title", "lobby · Hubbub");
+      await page.shows(page.fromEnd, 0);
+      await page.scrolls(-500);
       for (const text of ["a", "b", "c"]) bob.says(text);
       await page.shows("document.title", "(3) lobby · Hubbub");
       await page.shows(`${page.conversation}.slice(-4)`, ["New", "bob: a", "b", "c"]);
@@ -233,21 +237,18 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
         const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
         const first = await startServer({ store, cwd: folder });
         using page = await openPage(first, "/client?id=ann");
-        await page.shows("room?.state.status", "open");
+        await page.shows(page.state, "open");
         await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
         await page.says("before");
-        await page.shows("room.outbox.length", 0);
+        await page.shows(page.pending, 0);
         await first.stop("SIGKILL");
-        await page.shows("room.state.status", "reconnecting");
+        await page.shows(page.state, "reconnecting");
         await page.says("meanwhile");
         await using second = await startServer({ store, cwd: folder, args: ["--port", `${first.port}`] });
         await using bob = await second.join("bob", { history: 1 });
         await bob.hears("Client #ann says: before", "Client #ann says: meanwhile");
-        await page.shows("room.outbox.length", 0);
-        await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)", [
-          "before",
-          "meanwhile",
-        ]);
+        await page.shows(page.pending, 0);
+        await page.shows(page.texts, ["before", "meanwhile"]);
         await page.shows("document.querySelectorAll('.gap, .state').length", 0);
         await rm(folder, { recursive: true });
       });

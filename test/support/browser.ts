@@ -26,6 +26,22 @@ interface Look {
 /** Unused tabs; reusing one takes a third of the time of opening a new one. */
 const free: Page[] = [];
 
+/**
+ * Runs before the page's own script. Tests hold the sockets, to deliver frames and to break connections;
+ * and no dialog asks whether to leave.
+ */
+const PRELUDE = `
+  window.$ = (id) => document.getElementById(id);
+  window.sockets = [];
+  window.WebSocket = class extends WebSocket {
+    constructor(...args) {
+      super(...args);
+      sockets.push(this);
+    }
+  };
+  addEventListener("beforeunload", (event) => event.stopImmediatePropagation(), true);
+`;
+
 /** Opens the page in a tab; disposing it makes the tab available to the next test. */
 export async function openPage(
   server: Pick<TestServer, "origin"> & Partial<Pick<TestServer, "next">>,
@@ -105,6 +121,8 @@ export class Page implements Disposable {
     await this.#view.navigate("about:blank");
     await this.#view.cdp("Runtime.enable");
     await this.#view.cdp("Log.enable");
+    await this.#view.cdp("Page.enable");
+    await this.#view.cdp("Page.addScriptToEvaluateOnNewDocument", { source: PRELUDE });
     for (const event of ["Runtime.exceptionThrown", "Log.entryAdded"])
       this.#view.addEventListener(event, (happened) => this.#complain(Bun.inspect(happened)));
   }
@@ -130,7 +148,7 @@ export class Page implements Disposable {
     await this.#view.click(selector);
   }
 
-  /** Types where the focus is; a line break presses Shift+Enter. */
+  /** Types into the focused element; a line break presses Shift+Enter. */
   async type(text: string): Promise<void> {
     for (const [i, line] of text.split("\n").entries()) {
       if (i > 0) await this.press("Enter", "Shift");
@@ -147,6 +165,49 @@ export class Page implements Disposable {
     await this.run("document.getElementById('messageText').focus()");
     await this.type(text);
     await this.press("Enter");
+  }
+
+  /** Delivers frames to the page as if the server had sent them. */
+  async receives(...events: readonly object[]): Promise<void> {
+    await this.run(
+      `${JSON.stringify(events)}.forEach((event) => sockets.at(-1).dispatchEvent(new MessageEvent("message", { data: JSON.stringify(event) })))`,
+    );
+  }
+
+  /** The connection breaks, and the client waits for some seconds before it reconnects. */
+  async losesConnection(): Promise<void> {
+    await this.run(
+      "(Math.random = () => 20, sockets.at(-1).dispatchEvent(new CloseEvent('close', { code: 1006 })), 0)",
+    );
+  }
+
+  /** The network is back, as the browser reports it: the client reconnects immediately. */
+  async isBackOnline(): Promise<void> {
+    await this.run("dispatchEvent(new Event('online'))");
+  }
+
+  /** Moves the page's clock; its timers keep their pace. */
+  async advancesClock(ms: number): Promise<void> {
+    await this.run(`(Date.now = ((now) => () => now() + ${ms})(Date.now), 0)`);
+  }
+
+  /** Timers of exactly this delay do not fire from here on; `window.held` counts them. */
+  async holdsTimers(delayMs: number): Promise<void> {
+    await this.run(
+      `(window.held = 0, window.setTimeout = ((set) => (act, ms) => ms === ${delayMs} ? held++ : set(act, ms))(setTimeout), 0)`,
+    );
+  }
+
+  /** Scrolls the conversation, and waits until the page has handled it. */
+  async scrolls(byPixels: number): Promise<void> {
+    await this.run(
+      `(scroller.scrollTop += ${byPixels}, new Promise((done) => requestAnimationFrame(() => setTimeout(done))))`,
+    );
+  }
+
+  /** What the tab stores under `hubbub.NAME`, as a reload finds it. */
+  async stores(name: string, value: object): Promise<void> {
+    await this.run(`sessionStorage.setItem("hubbub.${name}", ${JSON.stringify(JSON.stringify(value))})`);
   }
 
   /** Waits until the expression has this value. */
@@ -183,6 +244,46 @@ export class Page implements Disposable {
     })`;
   }
 
+  /** The state of the connection: connecting, open, reconnecting or closed. */
+  get state(): string {
+    return "document.documentElement.dataset.state";
+  }
+
+  /** Whether the history is still arriving: "true" or "false". */
+  get busy(): string {
+    return "document.querySelector('[role=log]').ariaBusy";
+  }
+
+  /** How many of one's own messages have not been broadcast yet. */
+  get pending(): string {
+    return "document.querySelectorAll('.pending').length";
+  }
+
+  /** The texts of the messages. */
+  get texts(): string {
+    return "[...document.querySelectorAll('.bubble')].map((bubble) => bubble.textContent)";
+  }
+
+  /** How many clients are in the room, as the page shows it. */
+  get here(): string {
+    return "$('here').textContent";
+  }
+
+  /** The names in the list of people. */
+  get people(): string {
+    return "[...document.querySelectorAll('aside bdi')].map((name) => name.textContent)";
+  }
+
+  /** How many pages of earlier messages have been requested. */
+  get earlierRequests(): string {
+    return "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/messages')).length";
+  }
+
+  /** Pixels between what is visible and the end of the conversation. */
+  get fromEnd(): string {
+    return "Math.round(scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight)";
+  }
+
   /** The dates shown in the conversation. */
   get days(): string {
     return `[...document.querySelectorAll(".day:not([hidden])")].map((day) => day.textContent)`;
@@ -203,7 +304,7 @@ export class Page implements Disposable {
     if (this.#isClosed) return;
     // Navigating directly to the next page is faster than via a blank one.
     this.#left = Promise.resolve(this.#asked)
-      .then(() => this.run("[room?.close(), pending.clear()]"))
+      .then(() => this.run("dispatchEvent(new Event('pagehide'))"))
       .catch(() => {});
     free.push(this);
   }
