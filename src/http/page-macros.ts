@@ -43,7 +43,7 @@ export function bundlePage(): { html: string; styleHash: string; scriptHash: str
 }
 
 function hashOf(tag: "script" | "style", html: string): string {
-  const source = new RegExp(`<${tag}>(.+?)</${tag}>`, "s").exec(html)?.[1];
+  const source = new RegExp(`<${tag}[^>]*>(.+?)</${tag}>`, "s").exec(html)?.[1];
   if (source === undefined) throw new Error(`The page has no <${tag}>`);
   return `'sha256-${new Bun.CryptoHasher("sha256").update(source).digest("base64")}'`;
 }
