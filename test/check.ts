@@ -25,6 +25,7 @@ await provide("systemd", install, "systemd-analyze");
 await provide("caddy", unpack, "caddy");
 await provide("prometheus", unpack, "promtool");
 await step("types", $`bun check --no-script`);
+await step("types of the page", $`bun check --no-script -p src/page`);
 await step("format", $`bun fmt --no-script --check`);
 
 const tests = Bun.spawn([process.execPath, "run", "test", `--parallel=${WORKERS}`, "--no-isolate"], {

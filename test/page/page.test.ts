@@ -215,6 +215,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     const count = "document.querySelectorAll('.message').length";
     for (let i = 0; i < 60; i++) bob.says(`message ${i} ${"long ".repeat(i % 30)}`);
     await page.shows(count, 60);
+    await page.shows(`${page.conversation}[0]`, "bob joined");
     await page.shows(fromEnd, 0);
 
     await page.scrolls(-35);

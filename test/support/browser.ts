@@ -256,7 +256,7 @@ export class Page implements Disposable {
 
   /** How many of one's own messages have not been broadcast yet. */
   get pending(): string {
-    return "document.querySelectorAll('.pending').length";
+    return "document.querySelectorAll('.pending, .acknowledged').length";
   }
 
   /** The texts of the messages. */

@@ -1,0 +1,145 @@
+/** The connection to the room: passes the client's events to the parts of the page, and opens it under another name. */
+
+import { connect, type Client, type ConnectOptions } from "../client/client.ts";
+import type { ChatMessage, Welcome } from "../protocol/events.ts";
+import type { Announcer } from "./announcer.ts";
+import type { Composer } from "./composer.ts";
+import type { Conversation } from "./conversation.ts";
+import { EarlierMessages } from "./earlier-messages.ts";
+import type { Identity } from "./identity.ts";
+import type { Outbox } from "./outbox.ts";
+import type { People } from "./people.ts";
+import type { Scroller } from "./scroller.ts";
+import type { StatusLine } from "./status-line.ts";
+import type { Unread } from "./unread.ts";
+import { words } from "./words.ts";
+
+const HISTORY = 100;
+
+export interface Parts {
+  readonly identity: Identity;
+  readonly announcer: Announcer;
+  readonly scroller: Scroller;
+  readonly conversation: Conversation;
+  readonly unread: Unread;
+  readonly people: People;
+  readonly outbox: Outbox;
+  readonly composer: Composer;
+  readonly statusLine: StatusLine;
+}
+
+export class Chat {
+  readonly #parts: Parts;
+  readonly #earlier: EarlierMessages;
+  #client: Client | undefined;
+  /** The id of the last message received. */
+  #lastId: string | undefined;
+  #wasWelcomed = false;
+  /** Messages of others since the welcome. */
+  #caughtUp = 0;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    this.#earlier = new EarlierMessages(parts.conversation, parts.scroller, parts.announcer);
+  }
+
+  /** Continues what this tab has stored. */
+  start(): void {
+    this.#parts.outbox.restore((options) => this.#open(options));
+    this.#parts.statusLine.update();
+  }
+
+  /** Reconnects under the name that was just chosen. */
+  rename(): void {
+    const { outbox, statusLine } = this.#parts;
+    this.close();
+    statusLine.onRename();
+    this.#open({ outbox: outbox.detach() });
+    outbox.save();
+  }
+
+  close(): void {
+    this.#client?.close();
+  }
+
+  /** While the history arrives, its top may be in view because the rest is not there yet. */
+  onScroll(isNearEnd: boolean): void {
+    const { conversation, scroller } = this.#parts;
+    if (isNearEnd ? !conversation.isReplaying : !scroller.isFollowing) this.#loadEarlier();
+  }
+
+  #open(options: Pick<ConnectOptions, "session" | "outbox">): void {
+    const { identity, outbox, people, statusLine } = this.#parts;
+    const client = connect({
+      id: identity.name,
+      room: identity.room,
+      history: HISTORY,
+      ...(identity.token ? { token: identity.token } : {}),
+      ...(this.#lastId === undefined ? {} : { after: this.#lastId }),
+      ...options,
+    });
+    this.#client = client;
+    showState(client.state.status);
+    client
+      .on("state", ({ status }) => client === this.#client && showState(status))
+      .on("welcome", (welcome) => this.#onWelcome(welcome))
+      .on("message", (message) => this.#onMessage(message))
+      .on("replayed", () => this.#onReplayed())
+      .on("presence", (change) => people.change(change));
+    statusLine.attach(client);
+    outbox.attach(client);
+  }
+
+  #onWelcome(welcome: Welcome): void {
+    const { composer, conversation, outbox, people, statusLine } = this.#parts;
+    composer.maxMessageBytes = welcome.maxMessageBytes;
+    outbox.save(); // with the session's numbers that were just assigned
+    this.#lastId ??= welcome.last;
+    people.reset(welcome.members, welcome.count);
+    if (this.#wasWelcomed && welcome.recovered === false) conversation.markGap();
+    this.#caughtUp = 0;
+    statusLine.onWelcome(welcome);
+    conversation.startReplay(!this.#wasWelcomed);
+    this.#wasWelcomed = true;
+  }
+
+  #onMessage(message: ChatMessage): void {
+    const { announcer, conversation, outbox, scroller, unread } = this.#parts;
+    const isOwn = this.#isOwn(message);
+    this.#lastId = message.id;
+    outbox.onBroadcast(message.id);
+    const entry = conversation.addMessage(message, isOwn);
+    if (isOwn || conversation.isReplaying) return;
+    this.#caughtUp++;
+    if (document.hidden || !scroller.isFollowing) unread.add(entry);
+    if (!scroller.isFollowing) scroller.countNew();
+    announcer.announce(words.announce(message.from, message.text ?? words.someone));
+  }
+
+  #onReplayed(): void {
+    const { conversation, outbox, scroller, statusLine } = this.#parts;
+    if (conversation.isReplaying) outbox.moveUndecidedToEnd();
+    conversation.endReplay();
+    if (scroller.isFollowing) scroller.toEnd();
+    this.#loadEarlier();
+    statusLine.onReplayed(this.#caughtUp);
+  }
+
+  #loadEarlier(): void {
+    const client = this.#client;
+    if (!client) return;
+    void this.#earlier.loadIfNear(
+      (before) => client.historyBefore(before),
+      (message) => this.#isOwn(message),
+    );
+  }
+
+  #isOwn({ from }: ChatMessage): boolean {
+    return from === this.#parts.identity.name;
+  }
+}
+
+/** For styles, tests and whoever inspects the page. */
+function showState(status: Client["state"]["status"]): void {
+  document.documentElement.dataset["state"] = status;
+}

@@ -1,0 +1,66 @@
+/** The field in which a message is written, and its draft, which survives a reload. */
+
+import { find } from "./dom.ts";
+import { load, save, TAB } from "./storage.ts";
+import { formatBytes, words } from "./words.ts";
+
+export class Composer {
+  /** As the server's welcome says. */
+  maxMessageBytes = 65_536;
+
+  readonly #text = find("messageText", HTMLTextAreaElement);
+  readonly #problem = find("problem", HTMLElement);
+  readonly #key: string;
+
+  constructor(room: string, send: (text: string) => void) {
+    this.#key = `draft.${room}`;
+    const form = find("composer", HTMLFormElement);
+    this.#text.value = load(TAB, this.#key);
+    this.#text.oninput = () => {
+      save(TAB, this.#key, this.#text.value);
+      this.#fit();
+      this.#check();
+    };
+    this.#text.onkeydown = (event) => {
+      // Browsers report the Enter that ends a composition as either of these.
+      const isComposing = event.isComposing || event.keyCode === 229;
+      if (event.key !== "Enter" || event.shiftKey || isComposing) return;
+      event.preventDefault();
+      form.requestSubmit();
+    };
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      this.focus();
+      const text = this.#text.value.toWellFormed();
+      if (text.trim() === "" || !this.#check()) return;
+      send(text);
+      this.#text.value = "";
+      save(TAB, this.#key, "");
+      this.#fit();
+    };
+    this.#fit();
+    if (matchMedia("(hover: hover)").matches) this.focus();
+  }
+
+  focus(): void {
+    this.#text.focus();
+  }
+
+  /** Shows why the text cannot be sent, if it cannot. @returns whether it can */
+  #check(): boolean {
+    const bytes = new TextEncoder().encode(this.#text.value).length;
+    const fits = bytes <= this.maxMessageBytes;
+    this.#problem.hidden = fits;
+    this.#problem.textContent = fits
+      ? ""
+      : words.tooLong(formatBytes(bytes), formatBytes(this.maxMessageBytes));
+    return fits;
+  }
+
+  /** For browsers that do not resize the field by CSS. */
+  #fit(): void {
+    if (CSS.supports("field-sizing", "content")) return;
+    this.#text.style.setProperty("height", "auto");
+    this.#text.style.setProperty("height", `${this.#text.scrollHeight + 2}px`);
+  }
+}

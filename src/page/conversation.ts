@@ -1,0 +1,261 @@
+/**
+ * The conversation: messages and notices in the room's order, and below them the user's own messages that are not
+ * acknowledged yet. Owns the entries of the list, what is known about each, and how they are grouped.
+ */
+
+import type { ChatMessage } from "../protocol/events.ts";
+import { avatar, hue } from "./avatar.ts";
+import { attachmentBubble, textBubble } from "./bubble.ts";
+import { create, find } from "./dom.ts";
+import type { Scroller } from "./scroller.ts";
+import { language, words } from "./words.ts";
+
+/** Consecutive messages of one client within this time share one name. */
+const GROUP_MS = 5 * 60_000;
+const MAX_ENTRIES = 5_000;
+/** A client's first message may arrive before the event that it has joined, by no more than this. */
+const JOIN_DELAY_MS = 5_000;
+const MAX_NAMES = 3;
+
+interface MessageFacts {
+  readonly client: string;
+  readonly sentAt: Date;
+  readonly id?: string;
+  /** Unix time in milliseconds; 0 for history, undefined until the server has sent it. */
+  readonly receivedAt?: number;
+}
+
+interface PresenceFacts {
+  readonly joined: Set<string>;
+  readonly left: Set<string>;
+}
+
+export class Conversation {
+  /** Whether the server may have messages before the first one shown. */
+  hasEarlier = true;
+
+  readonly #scroller: Scroller;
+  readonly #list = find("messages", HTMLOListElement);
+  readonly #log = find("log", HTMLElement);
+  readonly #empty = find("empty", HTMLElement);
+  readonly #messages = new WeakMap<Element, MessageFacts>();
+  readonly #presence = new WeakMap<Element, PresenceFacts>();
+  /** In the outbox's order. */
+  readonly #pending = new Set<Element>();
+  readonly #clock = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" });
+  readonly #calendar = new Intl.DateTimeFormat(language, { weekday: "long", day: "numeric", month: "long" });
+  #wasWelcomed = false;
+  #isReplaying = true;
+
+  constructor(scroller: Scroller) {
+    this.#scroller = scroller;
+  }
+
+  /** The history is arriving: nothing of it is news. */
+  get isReplaying(): boolean {
+    return this.#isReplaying;
+  }
+
+  /** @param isHistory whether everything until {@link endReplay} is history, not news */
+  startReplay(isHistory: boolean): void {
+    this.#setReplaying(isHistory);
+    this.#wasWelcomed = true;
+  }
+
+  endReplay(): void {
+    this.#setReplaying(false);
+    this.#showEmpty();
+  }
+
+  /** Adds a message that the server has sent, above the pending ones. */
+  addMessage(message: ChatMessage, isOwn: boolean): HTMLElement {
+    const entry = this.#createReceived(message, isOwn, this.#isReplaying ? 0 : Date.now());
+    this.insert(entry);
+    return entry;
+  }
+
+  /** Adds earlier messages above everything else, without moving what is visible. */
+  prepend(messages: readonly ChatMessage[], isOwn: (message: ChatMessage) => boolean): void {
+    this.#scroller.holdStill(() => {
+      for (const message of messages.toReversed()) {
+        const entry = this.#createReceived(message, isOwn(message), 0);
+        this.#list.prepend(entry);
+        this.arrange(entry);
+        this.arrange(entry.nextElementSibling);
+      }
+    });
+  }
+
+  /** Creates an entry for a message of the user's own that the server has not sent. */
+  createOwn(client: string, text: string, sentAt: Date): HTMLElement {
+    return this.#create({ client, sentAt }, textBubble(text), true);
+  }
+
+  addPending(entry: HTMLElement): void {
+    entry.classList.add("pending");
+    this.insert(entry);
+    this.#pending.add(entry);
+  }
+
+  /** The server has acknowledged or rejected it. An acknowledged entry stays in its place until it is broadcast. */
+  settle(entry: HTMLElement, state?: "acknowledged" | "undecided"): void {
+    this.#pending.delete(entry);
+    entry.classList.remove("pending");
+    if (state) entry.classList.add(state);
+  }
+
+  /** Puts an entry above the pending ones, or above another; it may already be in the list. */
+  insert(entry: Element, before: Element | null = this.#defaultPlace(entry)): void {
+    this.#empty.hidden = true;
+    const wasBefore = entry.nextElementSibling;
+    this.#list.insertBefore(entry, before);
+    for (const each of [entry, entry.nextElementSibling, wasBefore]) this.arrange(each);
+    this.#trim();
+  }
+
+  remove(entry: Element): void {
+    const next = entry.nextElementSibling;
+    for (const { href } of entry.querySelectorAll<HTMLAnchorElement>("a[download]"))
+      URL.revokeObjectURL(href);
+    entry.remove();
+    this.arrange(next);
+    this.#showEmpty();
+  }
+
+  /** Updates the name and the date of the first message from this entry on. */
+  arrange(entry: Element | null): void {
+    const [message, facts] = this.#findMessage(entry, (each) => each.nextElementSibling);
+    if (!message || !facts) return;
+    const above = message.previousElementSibling;
+    const previous = above && this.#messages.get(above);
+    const [, earlier] = this.#findMessage(above, (each) => each.previousElementSibling);
+    const isSameDay = earlier?.sentAt.toDateString() === facts.sentAt.toDateString();
+    const continues =
+      isSameDay &&
+      previous?.client === facts.client &&
+      facts.sentAt.getTime() - previous.sentAt.getTime() < GROUP_MS;
+    message.classList.toggle("first", !continues);
+    for (const part of message.querySelectorAll<HTMLElement>(".who, .avatar")) part.hidden = continues;
+    for (const day of message.querySelectorAll<HTMLElement>(".day")) day.hidden = isSameDay;
+  }
+
+  /** The id of the first message shown. */
+  get firstId(): string | undefined {
+    for (let entry = this.#list.firstElementChild; entry; entry = entry.nextElementSibling) {
+      const id = this.#messages.get(entry)?.id;
+      if (id !== undefined) return id;
+    }
+    return undefined;
+  }
+
+  markGap(): void {
+    if (!this.#lastBroadcast?.classList.contains("gap"))
+      this.insert(create("li", "notice rule gap", words.gap));
+  }
+
+  /** Shows that a client has joined or left. Changes that follow each other share one notice. */
+  showPresence(change: "joined" | "left", name: string): void {
+    const firstMessage = change === "joined" ? this.#firstRecentMessage(name) : undefined;
+    let notice = firstMessage ? firstMessage.previousElementSibling : this.#lastBroadcast;
+    let facts = notice ? this.#presence.get(notice) : undefined;
+    if (!notice || !facts) {
+      notice = create("li", "notice");
+      facts = { joined: new Set(), left: new Set() };
+      this.#presence.set(notice, facts);
+      this.insert(notice, firstMessage);
+    }
+    facts[change === "joined" ? "left" : "joined"].delete(name);
+    facts[change].add(name);
+    const phrases = [phrase(facts.joined, words.joined), phrase(facts.left, words.left)].filter(
+      (parts) => parts.length > 0,
+    );
+    notice.replaceChildren(...phrases.flatMap((parts, i) => (i > 0 ? [" · ", ...parts] : parts)));
+  }
+
+  get #lastBroadcast(): Element | null {
+    const pending = this.#firstPending;
+    return pending ? pending.previousElementSibling : this.#list.lastElementChild;
+  }
+
+  get #firstPending(): Element | null {
+    return this.#pending.values().next().value ?? null;
+  }
+
+  #defaultPlace(entry: Element): Element | null {
+    return entry.classList.contains("pending") ? null : this.#firstPending;
+  }
+
+  #trim(): void {
+    while (this.#scroller.isFollowing && this.#list.childElementCount > MAX_ENTRIES) {
+      let oldest = this.#list.firstElementChild;
+      while (oldest?.classList.contains("undecided")) oldest = oldest.nextElementSibling;
+      if (!oldest || oldest.matches(".pending, .acknowledged")) break;
+      this.remove(oldest);
+      this.hasEarlier = true;
+    }
+  }
+
+  /** Only after the welcome is it known that nothing was written yet. */
+  #showEmpty(): void {
+    this.#empty.hidden = !this.#wasWelcomed || this.#list.childElementCount > 0;
+  }
+
+  #setReplaying(isReplaying: boolean): void {
+    this.#isReplaying = isReplaying;
+    this.#log.ariaBusy = `${isReplaying}`;
+  }
+
+  #createReceived(message: ChatMessage, isOwn: boolean, receivedAt: number): HTMLElement {
+    const { id, time, from: client, text, data = "" } = message;
+    const content = text === undefined ? attachmentBubble(data) : textBubble(text);
+    return this.#create({ client, sentAt: new Date(time), id, receivedAt }, content, isOwn);
+  }
+
+  #create(facts: MessageFacts, content: HTMLElement, isOwn: boolean): HTMLElement {
+    const { client, sentAt } = facts;
+    const time = create("time", "", this.#clock.format(sentAt));
+    time.dateTime = sentAt.toISOString();
+    const entry = create(
+      "li",
+      isOwn ? "message own" : "message",
+      create("div", "notice rule day", this.#calendar.format(sentAt)),
+      avatar(client),
+      create("div", "who", create("bdi", isOwn ? "name unseen" : "name", client), time),
+      content,
+    );
+    entry.style.setProperty("--hue", hue(client));
+    this.#messages.set(entry, facts);
+    return entry;
+  }
+
+  #findMessage(
+    start: Element | null,
+    next: (entry: Element) => Element | null,
+  ): readonly [Element, MessageFacts] | readonly [] {
+    for (let entry = start; entry; entry = next(entry)) {
+      const facts = this.#messages.get(entry);
+      if (facts) return [entry, facts];
+    }
+    return [];
+  }
+
+  #firstRecentMessage(client: string): Element | undefined {
+    const since = Date.now() - JOIN_DELAY_MS;
+    let first: Element | undefined;
+    for (let entry = this.#lastBroadcast; entry; entry = entry.previousElementSibling) {
+      const facts = this.#messages.get(entry);
+      if ((facts?.receivedAt ?? since) < since) break;
+      if (facts?.client === client) first = entry;
+    }
+    return first;
+  }
+}
+
+/** “ann, bob and 2 others joined”; nothing for no names. */
+function phrase(names: ReadonlySet<string>, verb: string): (Node | string)[] {
+  if (names.size === 0) return [];
+  const shown = [...names].slice(0, MAX_NAMES);
+  if (names.size > MAX_NAMES) shown.push(words.others(names.size - MAX_NAMES));
+  const parts = new Intl.ListFormat(language).formatToParts(shown);
+  return [...parts.map(({ type, value }) => (type === "element" ? create("bdi", "", value) : value)), verb];
+}

@@ -1,0 +1,61 @@
+/** The page: creates its parts and connects them. */
+
+import { Announcer } from "./announcer.ts";
+import { Chat } from "./chat.ts";
+import { Composer } from "./composer.ts";
+import { Conversation } from "./conversation.ts";
+import { find } from "./dom.ts";
+import { Identity } from "./identity.ts";
+import { NameDialog } from "./name-dialog.ts";
+import { Outbox } from "./outbox.ts";
+import { People } from "./people.ts";
+import { Scroller } from "./scroller.ts";
+import { StatusLine } from "./status-line.ts";
+import { Unread } from "./unread.ts";
+import { localize } from "./words.ts";
+
+localize();
+
+const identity = new Identity();
+const announcer = new Announcer();
+const scroller = new Scroller(
+  () => unread.clear(),
+  (isNearEnd) => chat.onScroll(isNearEnd),
+);
+const conversation = new Conversation(scroller);
+const unread = new Unread(conversation, scroller, identity.room);
+const people = new People(identity, conversation);
+const outbox = new Outbox(
+  identity,
+  conversation,
+  () => scroller.toEnd(),
+  () => composer.focus(),
+);
+const composer = new Composer(identity.room, (text) => outbox.send(text));
+const dialog = new NameDialog(identity, () => chat.rename());
+const statusLine = new StatusLine(identity, dialog, () => composer.focus());
+const chat = new Chat({
+  identity,
+  announcer,
+  scroller,
+  conversation,
+  unread,
+  people,
+  outbox,
+  composer,
+  statusLine,
+});
+
+find("new", HTMLButtonElement).onclick = () => {
+  scroller.toEnd();
+  composer.focus();
+};
+for (const id of ["naming", "list"]) find(id, HTMLDialogElement).onclose = () => composer.focus();
+
+// A reload keeps pending messages, closing the tab does not.
+addEventListener("beforeunload", (event) => outbox.hasPending && event.preventDefault());
+// A browser may keep a page that was left, and would keep its connection open.
+addEventListener("pagehide", () => chat.close());
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+
+chat.start();

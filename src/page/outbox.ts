@@ -1,0 +1,196 @@
+/**
+ * The user's own messages until they are broadcast: pending, acknowledged, or undecided because the server has
+ * rejected them or forgotten whether it stored them. Stored per tab and room, so a reload loses nothing.
+ */
+
+import type { Client, ConnectOptions, OutboxItem } from "../client/client.ts";
+import type { Conversation } from "./conversation.ts";
+import { create, linkButton } from "./dom.ts";
+import type { Identity } from "./identity.ts";
+import { load, save, TAB } from "./storage.ts";
+import { words } from "./words.ts";
+
+/** Within this time most messages are acknowledged: "Sending…" would only flicker. */
+const SENDING_SHOWN_AFTER_MS = 300;
+
+/** A text and when it was written; Unix time in milliseconds. */
+interface WrittenText {
+  readonly text: string;
+  readonly writtenAt: number;
+}
+
+interface StoredOutbox {
+  readonly me: string;
+  readonly session: string;
+  readonly outbox: readonly OutboxItem[];
+  readonly undecided: readonly WrittenText[];
+}
+
+export class Outbox {
+  readonly #identity: Identity;
+  readonly #conversation: Conversation;
+  /** Called after the user has sent or deleted something. */
+  readonly #onSend: () => void;
+  readonly #onDelete: () => void;
+  #client: Client | undefined;
+  /** In the client's order. */
+  readonly #pending = new Map<OutboxItem, HTMLElement>();
+  /** By message id: the broadcast follows. */
+  readonly #acknowledged = new Map<string, HTMLElement>();
+  readonly #undecided = new Map<HTMLElement, WrittenText>();
+
+  constructor(identity: Identity, conversation: Conversation, onSend: () => void, onDelete: () => void) {
+    this.#identity = identity;
+    this.#conversation = conversation;
+    this.#onSend = onSend;
+    this.#onDelete = onDelete;
+  }
+
+  get hasPending(): boolean {
+    return this.#pending.size > 0;
+  }
+
+  /**
+   * Continues what an earlier visit of this tab has stored. Only a reload continues its session: a tab that was
+   * duplicated or reopened may not be the only one to hold it.
+   * @param connect opens the connection with these options, and attaches its client
+   */
+  restore(connect: (options: Pick<ConnectOptions, "session" | "outbox">) => void): void {
+    const stored: Partial<StoredOutbox> = JSON.parse(load(TAB, this.#key) || "{}");
+    const { me, session, outbox = [], undecided = [] } = stored;
+    const [navigation] = performance.getEntriesByType("navigation");
+    const isReload = navigation instanceof PerformanceNavigationTiming && navigation.type === "reload";
+    const continues = isReload && me === this.#identity.name;
+    connect(continues ? { ...(session === undefined ? {} : { session }), outbox } : {});
+    for (const { text, writtenAt } of undecided) this.#undecide(text, writtenAt, words.unsure);
+    if (!continues) for (const item of outbox) this.#undecide(item.text, writtenAtOf(item), words.unsure);
+    this.save();
+  }
+
+  /** Shows the client's pending messages, and follows what becomes of them. */
+  attach(client: Client): void {
+    this.#client = client;
+    for (const item of client.outbox) this.#showPending(item);
+    client
+      .on("acknowledged", ({ item, id }) => this.#onAcknowledged(item, id))
+      .on("rejected", ({ item, message }) => this.#onUndecided(item, words.notSent(message)))
+      .on("unconfirmed", (item) => this.#onUndecided(item, words.unsure));
+  }
+
+  /**
+   * Ends with the client of a former name. What it has sent may have been stored under that name and becomes undecided.
+   * @returns what it has not sent
+   */
+  detach(): OutboxItem[] {
+    const items = [...this.#pending.keys()];
+    for (const entry of this.#pending.values()) {
+      this.#conversation.settle(entry);
+      this.#conversation.remove(entry);
+    }
+    this.#pending.clear();
+    for (const item of items)
+      if (item.seq !== undefined) this.#undecide(item.text, writtenAtOf(item), words.unsure);
+    return items.filter(({ seq }) => seq === undefined);
+  }
+
+  send(text: string): void {
+    if (!this.#client) return;
+    this.#showPending(this.#client.send(text));
+    this.save();
+    this.#onSend();
+  }
+
+  /** The message is about to be shown where the room's order puts it. */
+  onBroadcast(id: string): void {
+    const entry = this.#acknowledged.get(id);
+    if (entry) this.#conversation.remove(entry);
+    this.#acknowledged.delete(id);
+  }
+
+  /** Undecided messages stand below the history. */
+  moveUndecidedToEnd(): void {
+    for (const entry of this.#undecided.keys()) this.#conversation.insert(entry);
+  }
+
+  save(): void {
+    if (!this.#client) return;
+    const { session, outbox } = this.#client;
+    const stored: StoredOutbox = {
+      me: this.#identity.name,
+      session,
+      outbox,
+      undecided: [...this.#undecided.values()],
+    };
+    save(TAB, this.#key, JSON.stringify(stored));
+  }
+
+  get #key(): string {
+    return `outbox.${this.#identity.room}`;
+  }
+
+  #showPending(item: OutboxItem): void {
+    const writtenAt = writtenAtOf(item);
+    Object.assign(item, { writtenAt }); // stored with it
+    const entry = this.#conversation.createOwn(this.#identity.name, item.text, new Date(writtenAt));
+    this.#conversation.addPending(entry);
+    this.#pending.set(item, entry);
+    const showSending = () => this.#pending.has(item) && showState(entry, words.sending);
+    setTimeout(showSending, SENDING_SHOWN_AFTER_MS);
+  }
+
+  #onAcknowledged(item: OutboxItem, id: string | undefined): void {
+    const entry = this.#takePending(item);
+    this.save();
+    if (!entry) return;
+    this.#conversation.settle(entry, "acknowledged");
+    if (id) this.#acknowledged.set(id, entry);
+    // It was stored by an earlier connection, and arrives like any other message.
+    else this.#conversation.remove(entry);
+  }
+
+  #onUndecided(item: OutboxItem, reason: string): void {
+    this.#undecide(item.text, writtenAtOf(item), reason, this.#takePending(item));
+    this.save();
+  }
+
+  #takePending(item: OutboxItem): HTMLElement | undefined {
+    const entry = this.#pending.get(item);
+    this.#pending.delete(item);
+    return entry;
+  }
+
+  /** Only the writer can decide whether to send it again. */
+  #undecide(
+    text: string,
+    writtenAt: number,
+    reason: string,
+    entry = this.#conversation.createOwn(this.#identity.name, text, new Date(writtenAt)),
+  ): void {
+    this.#conversation.settle(entry, "undecided");
+    this.#undecided.set(entry, { text, writtenAt });
+    this.#conversation.insert(entry);
+    const remove = () => {
+      this.#undecided.delete(entry);
+      this.save();
+      this.#conversation.remove(entry);
+      this.#onDelete();
+    };
+    const retry = () => {
+      remove();
+      this.send(text);
+    };
+    showState(entry, reason, linkButton(words.retry, retry), linkButton(words.remove, remove));
+  }
+}
+
+/** Now, unless an earlier visit or name has noted another time. */
+function writtenAtOf(item: OutboxItem): number {
+  return "writtenAt" in item && typeof item.writtenAt === "number" ? item.writtenAt : Date.now();
+}
+
+function showState(entry: HTMLElement, text: string, ...buttons: readonly HTMLButtonElement[]): void {
+  entry.querySelector(".state")?.remove();
+  const state = create("div", buttons.length > 0 ? "state unsure" : "state", text);
+  for (const button of buttons) state.append(" ", button);
+  entry.append(state);
+}

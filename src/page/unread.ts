@@ -1,0 +1,39 @@
+/** Messages that arrived while nobody was looking: counted in the title, with a line above the first. */
+
+import type { Conversation } from "./conversation.ts";
+import { create } from "./dom.ts";
+import type { Scroller } from "./scroller.ts";
+import { words } from "./words.ts";
+
+export class Unread {
+  readonly #conversation: Conversation;
+  readonly #scroller: Scroller;
+  readonly #room: string;
+  readonly #line = create("li", "notice rule unread", words.unread);
+  #count = 0;
+
+  constructor(conversation: Conversation, scroller: Scroller, room: string) {
+    this.#conversation = conversation;
+    this.#scroller = scroller;
+    this.#room = room;
+    document.addEventListener("visibilitychange", () => this.clear());
+    this.#showTitle();
+  }
+
+  add(entry: Element): void {
+    if (this.#count++ === 0) entry.before(this.#line);
+    this.#conversation.arrange(entry);
+    this.#showTitle();
+  }
+
+  /** If the end of the conversation is visible, everything has been read. */
+  clear(): void {
+    if (document.hidden || !this.#scroller.isFollowing || this.#count === 0) return;
+    this.#count = 0;
+    this.#showTitle();
+  }
+
+  #showTitle(): void {
+    document.title = `${this.#count > 0 ? `(${this.#count}) ` : ""}${this.#room} · Hubbub`;
+  }
+}
