@@ -288,12 +288,14 @@ function readJoin(argv: readonly string[], env: Env): CliCommand {
 }
 
 /**
- * Kubernetes sets `HUBBUB_PORT=tcp://…`, `HUBBUB_SERVICE_HOST`, `HUBBUB_PORT_8000_TCP` and the like in every container
- * of a namespace with a Service named hubbub.
+ * In every container of a namespace with a Service named hubbub, Kubernetes sets `HUBBUB_PORT=tcp://…`,
+ * `HUBBUB_SERVICE_HOST`, `HUBBUB_SERVICE_PORT_HTTP`, `HUBBUB_PORT_8000_TCP` and the like; with one named hubbub-redis,
+ * `HUBBUB_REDIS_PORT=tcp://…` and so on.
  */
 function withoutKubernetes(env: Env): Env {
   const isKubernetes = (name: string, value = "") =>
-    /^HUBBUB_(SERVICE|PORT)_/.test(name) || (name === "HUBBUB_PORT" && /^(tcp|udp|sctp):\/\//.test(value));
+    /^HUBBUB(_\w+)?_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))/.test(name) ||
+    (/^HUBBUB(_\w+)?_PORT$/.test(name) && /^(tcp|udp|sctp):\/\//.test(value));
   return Object.fromEntries(Object.entries(env).filter(([name, value]) => !isKubernetes(name, value)));
 }
 

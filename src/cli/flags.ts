@@ -166,15 +166,14 @@ export function toggle(help: string) {
   });
 }
 
-/** An http or https origin as a URL, if the text is nothing else. */
+/** An http or https origin as a URL, if the text is nothing else. Browsers send no wildcards. */
 export function parseOrigin(text: string): URL | undefined {
   const url = /^https?:/.test(text) ? URL.parse(text) : null;
-  return url && url.href === `${url.origin}/` ? url : undefined;
+  return url && url.href === `${url.origin}/` && !url.hostname.includes("*") ? url : undefined;
 }
 
 /** The `Origin` header of pages of that site, of an app (`capacitor://localhost`) or of a browser extension. */
 export function allowedOriginOf(text: string): string | undefined {
-  if (text.includes("*")) return undefined; // browsers send no wildcards, so this would never match
   const site = parseOrigin(text);
   if (site) return site.origin;
   const [, scheme = "", host] = /^([a-z][a-z\d+.-]*):\/\/([\w.-]+(?::\d{1,5})?)\/?$/.exec(text) ?? [];

@@ -126,8 +126,12 @@ describe("options", () => {
     }
   });
 
-  test("the command line overrides the environment", () =>
-    expect(parseCommand(["--port", "1"], { HUBBUB_PORT: "2", PORT: "3" })).toHaveProperty("options.port", 1));
+  test("the command line overrides the environment", () => {
+    expect(parseCommand(["--port", "1"], { HUBBUB_PORT: "2", PORT: "3" })).toHaveProperty("options.port", 1);
+    const command = parseCommand(["--secret-file", import.meta.path], { HUBBUB_SECRET: SECRET });
+    expect(command).not.toHaveProperty("options.secretFile", Buffer.from(SECRET));
+    expect(command.kind).toBe("serve");
+  });
 
   const KUBERNETES = {
     HUBBUB_PORT: "tcp://10.43.0.17:8000",
@@ -136,8 +140,14 @@ describe("options", () => {
     HUBBUB_SERVICE_PORT_HTTP: "8000",
     HUBBUB_PORT_8000_TCP: "tcp://10.43.0.17:8000",
     HUBBUB_PORT_8000_TCP_ADDR: "10.43.0.17",
+    HUBBUB_REDIS_SERVICE_HOST: "10.43.0.18",
+    HUBBUB_REDIS_SERVICE_PORT: "6379",
+    HUBBUB_REDIS_PORT: "tcp://10.43.0.18:6379",
+    HUBBUB_REDIS_PORT_6379_TCP: "tcp://10.43.0.18:6379",
+    HUBBUB_REDIS_PORT_6379_TCP_PROTO: "tcp",
+    HUBBUB_CHAT_2_PORT: "tcp://10.43.0.19:80",
   };
-  test("variables that Kubernetes sets for a Service named hubbub are ignored silently", () => {
+  test("variables that Kubernetes sets for Services named hubbub and hubbub-… are ignored silently", () => {
     const serve = { kind: "serve" as const, options: DEFAULTS, warnings: [] };
     expect(parseCommand([], KUBERNETES)).toEqual(serve);
     expect(parseCommand([], { HUBBUB_PORT: "udp://[fd00::1]:53" })).toEqual(serve);
@@ -176,6 +186,14 @@ describe("options", () => {
         errors: [`--allow-origin: expected complete origins, such as https://example.com, got "${wrong}"`],
       });
   });
+
+  test.each(["https://*.example.com", "https://*", "https://chat.example/path", "chat.example"])(
+    "%s is no public URL",
+    (url) => {
+      const error = `--public-url: expected an address without a path, such as https://chat.example, got "${url}"`;
+      expect(parseCommand(["--public-url", url], {})).toEqual({ kind: "invalid", errors: [error] });
+    },
+  );
 
   test("--keep-days is rejected with the memory store, which has no retention by age", () => {
     const error =
