@@ -233,6 +233,30 @@ describe.skipIf(skipped !== "")(`a node that cannot${skipped}`, () => {
     },
   );
 
+  test.concurrent.each(["xrevrange", "xrange", "hget", "smembers"])(
+    "run %s, because Redis forbids it, logs that once and is not ready until Redis allows it",
+    async (command) => {
+      await using redis = await Redis.start();
+      await using server = await start(redis.url("denied"), "--log", "text");
+      await using ann = await server.joinJson("ann");
+      ann.says("before");
+      await ann.hears({ type: "message", from: "ann", text: "before" });
+      await redis.send("ACL", "SETUSER", "default", `-${command}`);
+      await respondsWith(server, 503);
+      for (let i = 0; i < 20; i++) {
+        expect((await server.get("/readyz")).status).toBe(503);
+        await server.answer(`/rooms/room-${i}/messages`);
+        await Bun.sleep(TWO_HEARTBEATS_MS / 20);
+      }
+      await redis.send("ACL", "SETUSER", "default", `+${command}`);
+      await respondsWith(server, 200);
+      ann.says("after");
+      await ann.hears({ type: "message", from: "ann", text: "after" });
+      await server.stop("SIGTERM");
+      expect((await server.output).match(/ store \w+/g)).toEqual([" store unavailable", " store available"]);
+    },
+  );
+
   test.concurrent("write records, because Redis forbids it, logs that once", async () => {
     await using redis = await Redis.start();
     await using server = await start(redis.url("mute"), "--log", "text");

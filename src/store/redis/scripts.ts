@@ -1,4 +1,4 @@
-/** The Lua scripts that run inside Redis: lua/common.lua, for reads lua/read.lua, and the script's own file. */
+/** The Lua scripts that run inside Redis: lua/common.lua, what some share (lua/read.lua, lua/probe.lua), and their own files. */
 
 import append from "./lua/append.lua" with { type: "text" };
 import common from "./lua/common.lua" with { type: "text" };
@@ -7,6 +7,7 @@ import idBeforeLatest from "./lua/id-before-latest.lua" with { type: "text" };
 import join from "./lua/join.lua" with { type: "text" };
 import lastSeq from "./lua/last-seq.lua" with { type: "text" };
 import openRoom from "./lua/open-room.lua" with { type: "text" };
+import probe from "./lua/probe.lua" with { type: "text" };
 import read from "./lua/read.lua" with { type: "text" };
 import readAfter from "./lua/read-after.lua" with { type: "text" };
 import readBefore from "./lua/read-before.lua" with { type: "text" };
@@ -20,7 +21,7 @@ export interface RedisScript {
 
 export const scripts = {
   append: defineScript(append),
-  heartbeat: defineScript(heartbeat),
+  heartbeat: defineScript(probe, heartbeat),
   join: defineScript(join),
   removeNode: defineScript(removeNode),
   openRoom: defineScript(read, openRoom),

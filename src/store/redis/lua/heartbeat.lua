@@ -6,11 +6,7 @@
 -- full, or why that could not be determined.
 local node = ARGV[1]
 pcall(apply_pending) -- which fails on a full Redis; most of what follows still works
-local function error_of(reply) return type(reply) == 'table' and reply.err or nil end
--- A Redis that accepts writes rejects this one only for its id.
-local append_error = error_of(redis.pcall('XADD', P .. 'log', '0-0', 'p', '')) or ''
-local rejection = error_of(redis.pcall('HSET', P .. 'meta', 'asked', 1))
-  or (not string.find(append_error, 'must be greater', 1, true) and append_error) or ''
+local rejection = find_rejection()
 local now = clock()
 local is_known = redis.call('HEXISTS', P .. 'nodes', node)
 local was_alive = 0
