@@ -116,17 +116,17 @@ test("a thousand messages of many senders arrive in one order, however they shar
     order.push(`Client #${from} says: ${text}`);
   }
   for (const [i, sender] of senders.entries()) {
-    const heard: string[] = [];
+    const received: string[] = [];
     const own: string[] = [];
-    while (heard.length < 1000) {
+    while (received.length < 1000) {
       const line = String(await sender.next());
       if (line.startsWith("You wrote: ")) own.push(line);
-      else heard.push(line);
+      else received.push(line);
       // Only its last message may still be in flight.
-      const received = heard.filter((each) => each.startsWith(`Client #s${i} `)).length;
-      expect(own.length - received).toBeOneOf([0, 1]);
+      const ownReceived = received.filter((each) => each.startsWith(`Client #s${i} `)).length;
+      expect(own.length - ownReceived).toBeOneOf([0, 1]);
     }
-    expect(heard).toEqual(order);
+    expect(received).toEqual(order);
     expect(own).toEqual(Array.from({ length: 100 }, (_, n) => `You wrote: ${n}`));
     expect(order.filter((line) => line.startsWith(`Client #s${i} `))).toEqual(
       own.map((line) => line.replace("You wrote", `Client #s${i} says`)),

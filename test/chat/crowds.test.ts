@@ -65,7 +65,7 @@ test("a storm of joins and leaves: every client is counted, and announced once",
   await late.leaves();
   const left = new Set<string>();
   while (left.size < CROWD + 1) {
-    const line = String(await text.next(`${left.size} of ${CROWD + 1} were said to have left`));
+    const line = String(await text.next(`${left.size} of ${CROWD + 1} have left`));
     const name = /^Client #(\S+) left the chat$/.exec(line)?.[1];
     if (name === undefined) continue;
     if (left.has(name)) throw new Error(`${name} left twice`);
@@ -98,16 +98,16 @@ test("a large room, written to in several turns: all receive everything once and
   speaker.says("the end");
   const expected = [...Array.from({ length: MESSAGES }, (_, i) => `${i}`), "the end"];
   for (const peer of [...crowd, ...(await Promise.all(latecomers))]) {
-    const heard: string[] = [];
-    while (heard.at(-1) !== "the end" || asking.has(peer)) {
+    const received: string[] = [];
+    while (received.at(-1) !== "the end" || asking.has(peer)) {
       const message = String(await peer.next());
       const { type, text } = message.startsWith("{")
         ? JSON.parse(message)
         : { type: "text", text: message.split("Client #speaker says: ")[1] };
       if (type === "pong") asking.delete(peer);
-      else if (text !== undefined) heard.push(text);
+      else if (text !== undefined) received.push(text);
     }
-    expect(heard).toEqual(expected);
+    expect(received).toEqual(expected);
   }
 });
 
@@ -120,15 +120,15 @@ test("many senders of a large room pipeline: all receive one order, and each sen
   for (const { id, peer } of senders) for (let i = 0; i < LINES; i++) peer.says(`${id} ${i}`);
   let order: string[] | undefined;
   for (const { id, peer } of crowd) {
-    const heard: string[] = [];
+    const received: string[] = [];
     const own: string[] = [];
     const isSender = senders.some((each) => each.id === id);
-    while (heard.length < senders.length * LINES || own.length < (isSender ? 2 * LINES : 0)) {
+    while (received.length < senders.length * LINES || own.length < (isSender ? 2 * LINES : 0)) {
       const line = String(await peer.next());
-      if (!line.startsWith("You wrote: ")) heard.push(line);
+      if (!line.startsWith("You wrote: ")) received.push(line);
       if (line.includes(`: ${id} `)) own.push(line);
     }
-    expect(heard).toEqual((order ??= heard));
+    expect(received).toEqual((order ??= received));
     const lines = Array.from({ length: LINES }, (_, i) => `${id} ${i}`);
     expect(own).toEqual(
       isSender ? lines.flatMap((text) => [`You wrote: ${text}`, `Client #${id} says: ${text}`]) : [],

@@ -22,14 +22,14 @@ async function startClient(server: TestServer, id: string) {
 
 /** Sends until the listener has received that line, so that the room is never quiet. @returns the leaves it received */
 async function talkUntil(peer: Peer, listener: Peer, line: string): Promise<string[]> {
-  const heard: string[] = [];
-  for (let i = 0; heard.at(-1) !== line; i++) {
+  const received: string[] = [];
+  for (let i = 0; received.at(-1) !== line; i++) {
     peer.says(`${i}`);
-    do heard.push(String(await listener.next(`expected ${line}`)));
-    while (heard.at(-1) !== `Client #talker says: ${i}` && heard.at(-1) !== line);
+    do received.push(String(await listener.next(`expected ${line}`)));
+    while (received.at(-1) !== `Client #talker says: ${i}` && received.at(-1) !== line);
     await Bun.sleep(5); // a busy room, not a storm
   }
-  return heard.filter((each) => each.endsWith("left the chat"));
+  return received.filter((each) => each.endsWith("left the chat"));
 }
 
 test.concurrent(

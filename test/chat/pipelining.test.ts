@@ -41,18 +41,18 @@ async function exchange<T>(
 test("the echo answers 50,000 lines sent at once", async () => {
   await using server = await startServer();
   const url = `${server.origin.replace("http", "ws")}/websocket`;
-  const heard = await exchange(url, LINES, COUNT, (line) => line);
-  expect(heard).toEqual(LINES.map((line) => `Message text was: ${line}`));
+  const received = await exchange(url, LINES, COUNT, (line) => line);
+  expect(received).toEqual(LINES.map((line) => `Message text was: ${line}`));
 });
 
 for (const store of stores) {
   test(`50,000 lines sent at once are stored and received in order on the text wire: ${store.name}`, async () => {
     await using server = await startServer({ store, args: ["--flush-ms", "10"] });
     const url = `${server.origin.replace("http", "ws")}/ws/ann`;
-    const heard = await exchange(url, LINES, 2 * COUNT, (line) => line);
-    const own = heard.filter((line) => line.startsWith("You wrote: "));
+    const received = await exchange(url, LINES, 2 * COUNT, (line) => line);
+    const own = received.filter((line) => line.startsWith("You wrote: "));
     expect(own).toEqual(LINES.map((line) => `You wrote: ${line}`));
-    const all = heard.filter((line) => line.startsWith("Client #ann says: "));
+    const all = received.filter((line) => line.startsWith("Client #ann says: "));
     expect(all).toEqual(LINES.map((line) => `Client #ann says: ${line}`));
   });
 
@@ -63,7 +63,7 @@ for (const store of stores) {
     const errors: string[] = [];
     const frames = LINES.map((text, i) => JSON.stringify({ type: "message", text, seq: i + 1 }));
     let acks = 0;
-    const heard = await exchange(url, frames, COUNT, (frame) => {
+    const received = await exchange(url, frames, COUNT, (frame) => {
       const event = JSON.parse(frame);
       if (event.type === "welcome") start = event.last;
       if (event.type === "error") errors.push(frame);
@@ -72,7 +72,7 @@ for (const store of stores) {
     });
     expect(errors).toEqual([]);
     expect(acks).toBe(COUNT);
-    expect(heard).toEqual(LINES);
+    expect(received).toEqual(LINES);
     const replayed = await exchange(`${url}&after=${start}`, [], COUNT, (frame) => {
       const event = JSON.parse(frame);
       if (event.type === "welcome") expect(event.recovered).toBe(true);

@@ -79,8 +79,8 @@ describe.each(STORES)("with the store $name", (store) => {
     for (const peer of crowd) peer.vanishes();
     const announced = names.map((id) => `Client #${id} left the chat`).toSorted();
     for (const peer of stay) {
-      const heard = await Promise.all(names.map(() => peer.next()));
-      expect(heard.map(String).toSorted()).toEqual(announced);
+      const received = await Promise.all(names.map(() => peer.next()));
+      expect(received.map(String).toSorted()).toEqual(announced);
       await peer.hearsNothing();
     }
   });

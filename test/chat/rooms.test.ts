@@ -109,10 +109,10 @@ describe.each(STORES)("with the store $name", (store) => {
     const crowd = await Promise.all(Array.from({ length: 250 }, (_, i) => server.join(`c${i}`)));
     let joined: unknown[] = [];
     const event = async () => {
-      const heard = JSON.parse(String(await ann.peer.next()));
-      expect(heard.type).toBe("presence");
-      expect(heard.joined.length + heard.left.length).toBeLessThanOrEqual(100);
-      return heard;
+      const received = JSON.parse(String(await ann.peer.next()));
+      expect(received.type).toBe("presence");
+      expect(received.joined.length + received.left.length).toBeLessThanOrEqual(100);
+      return received;
     };
     let last;
     while (joined.length < 250) joined = joined.concat((last = await event()).joined);

@@ -22,18 +22,18 @@ test("a slow reader is closed with 1013, and resumes without a gap", async () =>
   expect(await slow.peer.closes()).toEqual(closed);
   expect(await text.closes()).toEqual(closed);
 
-  let heard = 0;
+  let received = 0;
   for (const event of slow.peer.unread()) {
     const { type, text, id } = JSON.parse(String(event));
     if (type !== "message") continue;
-    expect(text).toBe(texts[heard++] ?? "");
+    expect(text).toBe(texts[received++] ?? "");
     slow.after = id;
   }
-  expect(heard).toBeGreaterThan(0);
-  expect(heard).toBeLessThan(texts.length);
+  expect(received).toBeGreaterThan(0);
+  expect(received).toBeLessThan(texts.length);
   await using back = await server.joinJson("slow", { after: slow.after });
   expect(back.welcome.recovered).toBe(true);
-  for (const text of texts.slice(heard)) await back.hears({ type: "message", from: "ann", text });
+  for (const text of texts.slice(received)) await back.hears({ type: "message", from: "ann", text });
   await back.hearsNothing();
 });
 
@@ -58,7 +58,7 @@ test("a replay that the history outruns is closed with 1013, and the next welcom
   while (!String((await ann.nextPresence()).left).includes("eve"));
   await say(200);
   slow.peer.resumes();
-  let heard = 0;
+  let received = 0;
   let left: unknown[] = [];
   for (const done = slow.peer.closes(); ;) {
     const event = await Promise.race([slow.peer.next().catch(() => undefined), done.then(() => undefined)]);
@@ -66,7 +66,7 @@ test("a replay that the history outruns is closed with 1013, and the next welcom
     const { type, text, id, left: gone } = JSON.parse(String(event));
     if (type === "presence") left = left.concat(gone);
     if (type !== "message") continue;
-    expect(text).toBe(`${++heard} `.padEnd(65_536, "x"));
+    expect(text).toBe(`${++received} `.padEnd(65_536, "x"));
     slow.after = id;
   }
   expect((await slow.peer.closes()).code).toBe(1013);

@@ -95,8 +95,10 @@ test("no leaves are announced during shutdown, not even right after a client lef
   server.process.kill("SIGTERM");
   for (const peer of crowd) await peer.closes();
   await server.process.exited;
-  const said = crowd.flatMap((peer) => peer.unread()).filter((line) => line !== "Client #c0 left the chat");
-  expect(said).toEqual([]);
+  const announced = crowd
+    .flatMap((peer) => peer.unread())
+    .filter((line) => line !== "Client #c0 left the chat");
+  expect(announced).toEqual([]);
   const left = eve.peer.unread().flatMap((event): string[] => JSON.parse(String(event)).left ?? []);
   expect(left.filter((client) => client !== "c0")).toEqual([]);
 });
@@ -153,7 +155,7 @@ test("a thousand clients reconnect to the next server, and every message they se
   const CLIENTS = 1000;
   const first = await startServer({ args: ["--drain-seconds", "1"] });
   const acknowledged = new Set<string>();
-  const said = { count: 0 };
+  let sent = 0;
   const clients: Client[] = [];
   let open = 0;
   const allOpen = Promise.withResolvers<void>();
@@ -173,7 +175,7 @@ test("a thousand clients reconnect to the next server, and every message they se
   }
   await withDeadline(allOpen.promise, () => `${open} of ${CLIENTS} are in`, 30_000);
   const say = () => {
-    for (const client of clients) client.send(`${said.count++}`);
+    for (const client of clients) client.send(`${sent++}`);
   };
   say();
   first.process.kill("SIGTERM");

@@ -41,8 +41,8 @@ test("a handler that throws closes its own connection, and no other", async () =
     raw.sends(frame(1, opcode === 9 ? "boom-ping" : "boom-pong"));
     for (let i = 0; i < 2; i++) await raw.next();
     raw.sends(frame(opcode, "x"));
-    const heard = (await raw.rest()).map(describeFrame);
-    expect(heard.filter((line) => !line.startsWith("pong"))).toEqual([
+    const received = (await raw.rest()).map(describeFrame);
+    expect(received.filter((line) => !line.startsWith("pong"))).toEqual([
       `close ${OUR_FAULT.code} ${OUR_FAULT.reason}`,
     ]);
   }

@@ -209,7 +209,7 @@ test("every byte in a packet by itself, from the handshake to the close", () =>
       await other.hearsNothing(); // its pong shows that the server has read the byte
     }
     expect((await ann.head())?.status).toBe(101);
-    const heard = (await ann.rest()).map(describeFrame);
-    expect(heard).toEqual(["pong p", ...chatLines(`語${"x".repeat(126)}`), "close 1000 bye"]);
-    return { heard, hasJoined: true };
+    const received = (await ann.rest()).map(describeFrame);
+    expect(received).toEqual(["pong p", ...chatLines(`語${"x".repeat(126)}`), "close 1000 bye"]);
+    return { received, hasJoined: true };
   }));

@@ -112,10 +112,10 @@ for (const { name, changes, firstLine, status, headers } of handshakes)
       expect(Object.fromEntries(head?.headers ?? [])).toMatchObject(headers ?? {});
       for (const unasked of ["sec-websocket-extensions", "sec-websocket-protocol"])
         expect(head?.headers.has(unasked) ?? false).toBe(false);
-      if (status !== 101) return { heard: [], hasJoined: false };
+      if (status !== 101) return { received: [], hasJoined: false };
       ann.sends(text("hi"), close(1000));
-      const heard = (await ann.rest()).map(describeFrame);
-      expect(heard).toEqual([...chatLines("hi"), "close 1000 "]);
-      return { heard, hasJoined: true };
+      const received = (await ann.rest()).map(describeFrame);
+      expect(received).toEqual([...chatLines("hi"), "close 1000 "]);
+      return { received, hasJoined: true };
     }),
   );

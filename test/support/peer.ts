@@ -3,7 +3,7 @@
 import { deepEquals } from "bun";
 import { withDeadline } from "./deadline.ts";
 
-type Heard = string | Uint8Array;
+type Payload = string | Uint8Array;
 
 /** Messages that prove silence; tests do not see them. */
 const MARKER = /(?:^Client #marker says: |"from":"marker","text":")(marker \d+)"?\}?$/;
@@ -12,9 +12,9 @@ let markers = 0;
 /** One connection. */
 export class Peer implements AsyncDisposable {
   readonly #socket: WebSocket;
-  readonly #heard: Heard[] = [];
+  readonly #received: Payload[] = [];
   readonly #closed = Promise.withResolvers<{ code: number; reason: string }>();
-  readonly #askers: { resolve(message: Heard): void; reject(why: string): void }[] = [];
+  readonly #waiting: { resolve(message: Payload): void; reject(why: string): void }[] = [];
   /** The marker that is being waited for. */
   #awaited: { readonly marker: string; arrived(): void } | undefined;
   readonly opened: Promise<void>;
@@ -41,14 +41,14 @@ export class Peer implements AsyncDisposable {
         if (marker === this.#awaited?.marker) this.#awaited.arrived();
         return;
       }
-      const asker = this.#askers.shift();
-      if (asker) asker.resolve(message);
-      else this.#heard.push(message);
+      const reader = this.#waiting.shift();
+      if (reader) reader.resolve(message);
+      else this.#received.push(message);
     };
     socket.onclose = ({ code, reason }) => {
       reject(new Error(`${url} was refused: ${code} ${reason}`));
       this.#closed.resolve({ code, reason });
-      for (const asker of this.#askers) asker.reject(`the connection closed (${code})`);
+      for (const reader of this.#waiting) reader.reject(`the connection closed (${code})`);
     };
     this.#socket = socket;
   }
@@ -63,10 +63,11 @@ export class Peer implements AsyncDisposable {
   }
 
   /** Expects exactly these messages next. */
-  async hears(...expected: Heard[]): Promise<void> {
+  async hears(...expected: Payload[]): Promise<void> {
     for (const message of expected) {
-      const heard = await this.next(`expected ${show(message)}`);
-      if (!deepEquals(heard, message)) throw new Error(`expected ${show(message)}, heard ${show(heard)}`);
+      const received = await this.next(`expected ${show(message)}`);
+      if (!deepEquals(received, message))
+        throw new Error(`expected ${show(message)}, received ${show(received)}`);
     }
   }
 
@@ -76,11 +77,11 @@ export class Peer implements AsyncDisposable {
   }
 
   /** The next message. */
-  async next(expectation = "expected a message"): Promise<Heard> {
-    const waiting = this.#heard.shift();
-    if (waiting !== undefined) return waiting;
-    const { promise, resolve, reject } = Promise.withResolvers<Heard>();
-    this.#askers.push({ resolve, reject: (why) => reject(new Error(`${expectation}, but ${why}`)) });
+  async next(expectation = "expected a message"): Promise<Payload> {
+    const received = this.#received.shift();
+    if (received !== undefined) return received;
+    const { promise, resolve, reject } = Promise.withResolvers<Payload>();
+    this.#waiting.push({ resolve, reject: (why) => reject(new Error(`${expectation}, but ${why}`)) });
     return withDeadline(promise, () => `${expectation}, but nothing came`);
   }
 
@@ -89,7 +90,7 @@ export class Peer implements AsyncDisposable {
    * store and any number of nodes. On the echo, the pong is.
    */
   async hearsNothing(): Promise<void> {
-    expectSilence(await this.heardBeforeMarker());
+    expectSilence(await this.receivedBeforeMarker());
   }
 
   /**
@@ -97,31 +98,31 @@ export class Peer implements AsyncDisposable {
    * this is for servers whose store is unavailable, or which reject a marker.
    */
   async hearsNothingBeforePong(): Promise<void> {
-    expectSilence(await this.#heardBeforePong());
+    expectSilence(await this.#receivedBeforePong());
   }
 
   /** What has not been read yet, up to a marker posted now. */
-  async heardBeforeMarker(): Promise<Heard[]> {
-    if (this.posts.length === 0) return this.#heardBeforePong();
-    const heard: Heard[] = [];
+  async receivedBeforeMarker(): Promise<Payload[]> {
+    if (this.posts.length === 0) return this.#receivedBeforePong();
+    const received: Payload[] = [];
     for (const post of this.posts) {
       const marker = `marker ${++markers}`;
-      const { promise, resolve } = Promise.withResolvers<Heard[]>();
-      this.#awaited = { marker, arrived: () => resolve(this.#heard.splice(0)) };
+      const { promise, resolve } = Promise.withResolvers<Payload[]>();
+      this.#awaited = { marker, arrived: () => resolve(this.#received.splice(0)) };
       await post(marker);
-      heard.push(
+      received.push(
         ...(await withDeadline(
           promise,
-          () => `no ${marker}, but ${this.#heard.map(show).join(", ") || "nothing"}`,
+          () => `no ${marker}, but ${this.#received.map(show).join(", ") || "nothing"}`,
         )),
       );
     }
-    return heard;
+    return received;
   }
 
-  async #heardBeforePong(): Promise<Heard[]> {
-    const pong = Promise.withResolvers<Heard[]>();
-    this.#socket.addEventListener("pong", () => pong.resolve(this.#heard.splice(0)), { once: true });
+  async #receivedBeforePong(): Promise<Payload[]> {
+    const pong = Promise.withResolvers<Payload[]>();
+    this.#socket.addEventListener("pong", () => pong.resolve(this.#received.splice(0)), { once: true });
     this.#socket.ping();
     return withDeadline(pong.promise, () => "no answer to a ping");
   }
@@ -147,8 +148,8 @@ export class Peer implements AsyncDisposable {
   }
 
   /** What has been received but not read by the test. */
-  unread(): Heard[] {
-    return this.#heard.splice(0);
+  unread(): Payload[] {
+    return this.#received.splice(0);
   }
 
   /** Drops the connection without a close frame. */
@@ -158,7 +159,10 @@ export class Peer implements AsyncDisposable {
 
   /** Waits for the end of the connection. */
   closes(): Promise<{ code: number; reason: string }> {
-    return withDeadline(this.#closed.promise, () => `still open, heard ${this.#heard.map(show).join(", ")}`);
+    return withDeadline(
+      this.#closed.promise,
+      () => `still open, received ${this.#received.map(show).join(", ")}`,
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -215,12 +219,12 @@ export class JsonPeer implements AsyncDisposable {
   /** Expects exactly these events next. The id and time of a message, and the id of an ack, are compared only if given. */
   async hears(...expected: Event[]): Promise<void> {
     for (const event of expected) {
-      const { ...heard } = await this.next(`expected ${JSON.stringify(event)}`);
-      if (heard.type === "message" && !("time" in event) && !isRecent(heard.time))
-        throw new Error(`time is not the store's clock: ${JSON.stringify(heard)}`);
-      for (const name of ["id", "time"]) if (!(name in event)) delete heard[name];
-      if (!deepEquals(heard, event))
-        throw new Error(`expected ${JSON.stringify(event)}, heard ${JSON.stringify(heard)}`);
+      const { ...received } = await this.next(`expected ${JSON.stringify(event)}`);
+      if (received.type === "message" && !("time" in event) && !isRecent(received.time))
+        throw new Error(`time is not the store's clock: ${JSON.stringify(received)}`);
+      for (const name of ["id", "time"]) if (!(name in event)) delete received[name];
+      if (!deepEquals(received, event))
+        throw new Error(`expected ${JSON.stringify(event)}, received ${JSON.stringify(received)}`);
     }
   }
 
@@ -231,14 +235,14 @@ export class JsonPeer implements AsyncDisposable {
 
   async hearsPresence(expected: Omit<Event, "type">): Promise<void> {
     const event = { type: "presence", ...expected };
-    const heard = await this.nextPresence(`expected ${JSON.stringify(event)}`);
-    if (!deepEquals(heard, event))
-      throw new Error(`expected ${JSON.stringify(event)}, heard ${JSON.stringify(heard)}`);
+    const received = await this.nextPresence(`expected ${JSON.stringify(event)}`);
+    if (!deepEquals(received, event))
+      throw new Error(`expected ${JSON.stringify(event)}, received ${JSON.stringify(received)}`);
   }
 
   /** As {@link Peer.hearsNothing}, presence aside. */
   async hearsNothing(): Promise<void> {
-    const events = (await this.peer.heardBeforeMarker()).map(eventOf);
+    const events = (await this.peer.receivedBeforeMarker()).map(eventOf);
     this.#presence.push(...events.filter(({ type }) => type === "presence"));
     expectSilence(events.filter(({ type }) => type !== "presence").map((event) => JSON.stringify(event)));
   }
@@ -265,16 +269,16 @@ export function isRecent(time: unknown): boolean {
   return typeof time === "number" && Number.isInteger(time) && Math.abs(Date.now() - time) < MAX_AGE_MS;
 }
 
-function expectSilence(heard: readonly Heard[]): void {
-  if (heard.length > 0) throw new Error(`expected silence, heard ${heard.map(show).join(", ")}`);
+function expectSilence(received: readonly Payload[]): void {
+  if (received.length > 0) throw new Error(`expected silence, received ${received.map(show).join(", ")}`);
 }
 
-function eventOf(message: Heard): Event {
+function eventOf(message: Payload): Event {
   if (typeof message !== "string") throw new Error(`a binary message on the JSON wire: ${show(message)}`);
   return JSON.parse(message);
 }
 
-function show(message: Heard): string {
+function show(message: Payload): string {
   const text = typeof message === "string" ? JSON.stringify(message) : `bytes ${Bun.inspect(message)}`;
   return text.length > 200 ? `${text.slice(0, 200)}… (${message.length})` : text;
 }

@@ -13,7 +13,7 @@ export const chatLines = (content: string) => [
 
 /** What ann received, and whether she has joined the room. */
 interface Exchange {
-  readonly heard: readonly string[];
+  readonly received: readonly string[];
   readonly hasJoined: boolean;
 }
 
@@ -24,8 +24,8 @@ export async function withWitness(
 ): Promise<void> {
   const room = newRoom();
   await using bob = await server.join("bob", { room });
-  const { heard, hasJoined } = await ann(`/ws/ann?room=${room}`);
-  await bob.hears(...heard.flatMap(forEveryone), ...(hasJoined ? ["Client #ann left the chat"] : []));
+  const { received, hasJoined } = await ann(`/ws/ann?room=${room}`);
+  await bob.hears(...received.flatMap(broadcastOf), ...(hasJoined ? ["Client #ann left the chat"] : []));
   bob.says("still here");
   await bob.hears("You wrote: still here", "Client #bob says: still here");
   await using eve = await server.join("eve", { room });
@@ -34,7 +34,7 @@ export async function withWitness(
   await bob.hearsNothing();
 }
 
-function forEveryone(line: string): (string | Uint8Array)[] {
+function broadcastOf(line: string): (string | Uint8Array)[] {
   if (line.startsWith("text Client #")) return [line.slice("text ".length)];
   return line.startsWith("binary ") ? [Uint8Array.fromHex(line.slice("binary ".length))] : [];
 }
@@ -76,11 +76,11 @@ export function testRows(server: () => TestServer, rows: readonly Row[]): void {
         await using ann = openRaw(server(), path);
         expect((await ann.head())?.status).toBe(101);
         ann.sends(...sends);
-        const heard = (await ann.rest()).map(describeFrame);
-        expect(heard).toEqual(
+        const received = (await ann.rest()).map(describeFrame);
+        expect(received).toEqual(
           hears.map((line) => (typeof line === "string" ? line : expect.stringMatching(line))),
         );
-        return { heard, hasJoined: true };
+        return { received, hasJoined: true };
       }),
     );
 }

@@ -73,14 +73,14 @@ export const pong = (payload?: Payload, shape?: FrameShape) => frame(10, payload
 export const close = (code: number, reason?: string | Uint8Array) => frame(8, closing(code, reason));
 export const notFinal = { fin: false };
 
-export interface Heard {
+export interface Frame {
   readonly fin: boolean;
   readonly opcode: number;
   readonly payload: Buffer;
 }
 
 /** A frame as a line: `text hi`, `binary ff00`, `pong hi`, `close 1000 bye`. */
-export function describeFrame({ fin, opcode, payload }: Heard): string {
+export function describeFrame({ fin, opcode, payload }: Frame): string {
   if (!fin) return `not final ${opcode}`;
   switch (opcode) {
     case 1:
@@ -116,16 +116,16 @@ export class RawClient implements AsyncDisposable {
     this.#socket = connect({ port, host: "127.0.0.1", noDelay: true, ...localAddress });
     this.#socket.on("data", (chunk: Buffer) => {
       this.#unread = Buffer.concat([this.#unread, chunk]);
-      this.#tell();
+      this.#notify();
     });
     this.#socket.on("error", () => {}); // `close` follows
     this.#socket.on("close", () => {
       this.#hasEnded = true;
-      this.#tell();
+      this.#notify();
     });
   }
 
-  #tell(): void {
+  #notify(): void {
     this.#changed.resolve();
     this.#changed = Promise.withResolvers();
   }
@@ -157,7 +157,7 @@ export class RawClient implements AsyncDisposable {
   }
 
   /** The next frame, or undefined at the end of the connection. */
-  next(): Promise<Heard | undefined> {
+  next(): Promise<Frame | undefined> {
     return this.#take("a frame", readFrame);
   }
 
@@ -165,16 +165,16 @@ export class RawClient implements AsyncDisposable {
   async hears(...expected: readonly string[]): Promise<void> {
     for (const line of expected) {
       const next = await this.next();
-      const heard = next ? describeFrame(next) : "the end";
-      if (heard !== line) throw new Error(`expected ${line}, heard ${heard}`);
+      const received = next ? describeFrame(next) : "the end";
+      if (received !== line) throw new Error(`expected ${line}, received ${received}`);
     }
   }
 
   /** All frames up to the end of the connection. */
-  async rest(): Promise<Heard[]> {
-    const heard: Heard[] = [];
-    for (let each = await this.next(); each; each = await this.next()) heard.push(each);
-    return heard;
+  async rest(): Promise<Frame[]> {
+    const received: Frame[] = [];
+    for (let each = await this.next(); each; each = await this.next()) received.push(each);
+    return received;
   }
 
   /** Bytes received but not read; after {@link rest}, those of an incomplete frame. */
@@ -220,7 +220,7 @@ export function openRaw(
 }
 
 /** A server's frame is never masked (RFC 6455, section 5.1). */
-function readFrame(bytes: Buffer): { value: Heard; size: number } | undefined {
+function readFrame(bytes: Buffer): { value: Frame; size: number } | undefined {
   const [first = 0, second = 0] = bytes;
   if (bytes.length < 2) return undefined;
   if (second & 0x80 || first & 0x70) throw new Error(`a server's frame that is masked or has reserved bits`);

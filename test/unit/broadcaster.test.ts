@@ -146,26 +146,26 @@ describe("a large room, which is written to in several turns", () => {
   }
 
   test("gives other rooms a turn in between", async () => {
-    const happened: string[] = [];
-    const say = crowd((topic, message) => happened.push(`${topic} hears ${message}`));
+    const events: string[] = [];
+    const say = crowd((topic, message) => events.push(`${topic} receives ${message}`));
     say("1");
     say("2");
     for (let section = 0; section < 3; section++) {
-      happened.push("others");
+      events.push("others");
       for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
     }
-    while (!happened.includes("text:0:crowd hears 2")) await Bun.sleep(1);
-    expect(happened).toEqual([
-      "text:0:crowd hears 1",
+    while (!events.includes("text:0:crowd receives 2")) await Bun.sleep(1);
+    expect(events).toEqual([
+      "text:0:crowd receives 1",
       "others",
-      "text:1:crowd hears 1",
-      "text:1:crowd hears 2",
+      "text:1:crowd receives 1",
+      "text:1:crowd receives 2",
       "others",
-      "text:2:crowd hears 1",
-      "text:2:crowd hears 2",
+      "text:2:crowd receives 1",
+      "text:2:crowd receives 2",
       "others",
       // After the pause, the shard that has not received it yet.
-      "text:0:crowd hears 2",
+      "text:0:crowd receives 2",
     ]);
   });
 
@@ -184,40 +184,40 @@ describe("a large room, which is written to in several turns", () => {
   });
 
   test("is written to at once when few clients are left, and empty shards are skipped", () => {
-    const heard: string[] = [];
+    const received: string[] = [];
     const say = crowd(
-      (topic) => heard.push(topic),
+      (topic) => received.push(topic),
       ({ client, shard }) => shard !== 1 && client.endsWith("0"),
     );
     say("1");
-    expect(heard).toEqual(["text:0:crowd", "text:2:crowd"]);
+    expect(received).toEqual(["text:0:crowd", "text:2:crowd"]);
   });
 
   test("has one shard closed when the broadcast to it fails", async () => {
-    const heard: string[] = [];
+    const received: string[] = [];
     const dismissed: string[] = [];
     const say = crowd(
       (topic) => {
-        heard.push(topic);
+        received.push(topic);
         if (topic === "text:1:crowd") throw new Error("injected");
       },
       undefined,
       ({ client }, why) => dismissed.push(`${client} ${why}`),
     );
     say("1");
-    while (heard.length < 3) await Bun.sleep(1);
+    while (received.length < 3) await Bun.sleep(1);
     expect(dismissed).toEqual(Array.from({ length: 250 }, (_, i) => `c${250 + i} undelivered`));
   });
 
   test("queues no more than a slow consumer may be behind", () => {
-    const heard: string[] = [];
-    const say = crowd((topic) => heard.push(topic));
+    const received: string[] = [];
+    const say = crowd((topic) => received.push(topic));
     say("1");
     const large = "x".repeat(64 * 1024);
     for (let i = 0; i < 3; i++) say(large);
-    expect(heard).toEqual(["text:0:crowd"]);
+    expect(received).toEqual(["text:0:crowd"]);
     say(large);
-    expect(heard).toHaveLength(1 + 4 * 3 + 2);
+    expect(received).toHaveLength(1 + 4 * 3 + 2);
   });
 });
 
