@@ -6,11 +6,16 @@ import { join } from "node:path";
 
 const ROOT = join(import.meta.dir, "../..");
 
+/** @param file from the top of the repository */
+export function readSource(file: string): string {
+  return readFileSync(join(ROOT, file), "utf8");
+}
+
 /** A module without imports, as JavaScript for browsers. */
 export function transpile(file: string): string {
   // Bun's types lack `minify`, which also shortens names: a sixth less after compression.
   const options = { loader: "ts", target: "browser", minify: true } as const;
-  return new Bun.Transpiler(options).transformSync(readFileSync(join(ROOT, file), "utf8"));
+  return new Bun.Transpiler(options).transformSync(readSource(file));
 }
 
 /**

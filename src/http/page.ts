@@ -1,6 +1,6 @@
-/** The page and the client module, as static responses: Bun adds an ETag and answers HEAD and If-None-Match. */
+/** The page, the client module and its types, as static responses: Bun adds an ETag and answers HEAD and If-None-Match. */
 
-import { bundlePage, transpile } from "./page-macros.ts" with { type: "macro" };
+import { bundlePage, readSource, transpile } from "./page-macros.ts" with { type: "macro" };
 
 const { html, styleHash, scriptHash } = bundlePage();
 
@@ -26,12 +26,17 @@ export const pageResponse = new Response(html, {
   },
 });
 
+export const clientModuleResponse = forAnySite("text/javascript", transpile("src/client/client.ts"));
+export const clientTypesResponse = forAnySite("application/typescript", readSource("src/client/hubbub.d.ts"));
+
 /** Any site may import the client; where it may then connect is checked separately. */
-export const clientModuleResponse = new Response(transpile("src/client/client.ts"), {
-  headers: {
-    "Content-Type": "text/javascript; charset=utf-8",
-    "Access-Control-Allow-Origin": "*",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-  },
-});
+function forAnySite(type: string, text: string): Response {
+  return new Response(text, {
+    headers: {
+      "Content-Type": `${type}; charset=utf-8`,
+      "Access-Control-Allow-Origin": "*",
+      "X-Content-Type-Options": "nosniff",
+      "Cache-Control": "no-cache",
+    },
+  });
+}

@@ -6,7 +6,7 @@ import { ClientAddresses } from "./client-address.ts";
 import { corsPreflight } from "./cors.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import type { ServerOptions } from "./options.ts";
-import { clientModuleResponse, pageResponse } from "./page.ts";
+import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
 import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
 import { rejectionHandler } from "./rejections.ts";
 import { roomRoutes } from "./rooms-api.ts";
@@ -79,6 +79,7 @@ export async function serve(
       "/": { GET: redirectToClient },
       "/client": { GET: pageResponse },
       "/hubbub.js": { GET: clientModuleResponse },
+      "/hubbub.d.ts": { GET: clientTypesResponse },
       "/websocket": { GET: handleRejections(upgrader.handleEcho) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,

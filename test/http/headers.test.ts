@@ -58,6 +58,18 @@ describe("the page and the client library", () => {
     });
   });
 
+  test("any site may read the library's types", async () => {
+    await using server = await startServer();
+    expect(await headersOf(server, "/hubbub.d.ts")).toEqual({
+      status: 200,
+      "content-type": "application/typescript; charset=utf-8",
+      "access-control-allow-origin": "*",
+      "x-content-type-options": "nosniff",
+      "cache-control": "no-cache",
+      etag: "an ETag",
+    });
+  });
+
   test("/ redirects to the page and keeps the query", async () => {
     await using server = await startServer();
     expect(await headersOf(server, "/?room=tea&id=ann")).toEqual({

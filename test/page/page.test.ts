@@ -209,8 +209,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   test("it follows at the end, and holds still for who reads further up", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
-    await using bob = await server.join("bob");
     await page.shows(page.state, "open");
+    await using bob = await server.join("bob");
     const { fromEnd } = page;
     const count = "document.querySelectorAll('.message').length";
     for (let i = 0; i < 60; i++) bob.says(`message ${i} ${"long ".repeat(i % 30)}`);
