@@ -9,7 +9,7 @@ const OUR_FAULT = { code: 1011, reason: "Internal error. Reconnect." };
 const UNDELIVERED = { code: 1012, reason: "A message could not be delivered. Reconnect and resume." };
 
 test("a handler that throws closes its own connection, and no other", async () => {
-  const server = await startServer({ preload: "fault-injection.ts", args: ["--ping-seconds", "1"] });
+  const server = await startServer({ preload: "fault-injection.ts", args: ["--ping-seconds", "3"] });
   await using bob = await server.join("bob", { room: "bob" });
 
   await using opens = await server.join("boom-open");
