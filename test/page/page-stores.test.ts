@@ -1,4 +1,4 @@
-/** The page, with each store: what was said and what is on its way, wherever it is kept. */
+/** The page with each store: history, presence and pending messages. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -12,7 +12,7 @@ setDefaultTimeout(60_000);
 /** How long the page waits before it says that someone left. */
 const LEAVE_GRACE_MS = 5_000;
 
-// What holds with two nodes on one Redis does with one, and with any other store that answers late.
+// Two nodes on one Redis also cover one node, and other stores that answer late.
 for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a delayed store"))
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two tabs talk, and one closes", async () => {
@@ -32,7 +32,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       expect(ann.complaints).toEqual([]);
     });
 
-    test("a client that speaks as soon as it has joined is first said to have joined", async () => {
+    test("a client that writes as soon as it joins is shown as joined first", async () => {
       await using server = await startServer({ store });
       using page = await openPage(server, "/client?id=ann");
       await page.shows(page.state, "open");
@@ -48,7 +48,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       }
     });
 
-    test("two tabs of one client: what one says stands in the other as one's own", async () => {
+    test("two tabs of one client: a message from one is shown as own in the other", async () => {
       await using server = await startServer({ store });
       using one = await openPage(server, "/client?id=ann");
       using two = await openPage(server, "/client?id=ann");
@@ -60,7 +60,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await two.shows(two.conversation, ["me: hi", "me: hi"]);
     });
 
-    test("own messages stand where the room's order puts them", async () => {
+    test("own messages appear where the room's order puts them", async () => {
       await using server = await startServer({ store });
       await using bob = await server.joinJson("bob");
       using page = await openPage(server, "/client?id=ann");
@@ -85,7 +85,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await page.shows("document.querySelectorAll('.state').length", 0);
     });
 
-    test("what was said before is there on arrival, after a reload too, with its own time and as no news", async () => {
+    test("the history is shown on arrival and after a reload, and does not count as new", async () => {
       await using server = await startServer({ store });
       await using bob = await server.join("bob");
       using page = await openPage(server, "/client?id=ann");
@@ -104,7 +104,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       ]);
     });
 
-    test("what was missed is caught up, and said to be; nothing is said twice", async () => {
+    test("missed messages are caught up, and the page says so; nothing is shown twice", async () => {
       await using server = await startServer({ store });
       await using zoe = await server.join("zoe"); // with the same node as the page
       await using bob = await server.join("bob");
@@ -123,7 +123,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await page.shows(page.conversation, ["me: 1", "bob: 2", "3", "4"]);
     });
 
-    test("who is here: counted, listed, oneself first", async () => {
+    test("the people present are counted and listed, oneself first", async () => {
       await using server = await startServer({ store });
       await using zoe = await server.join("zoe");
       await using bob = await server.join("bob");
@@ -146,7 +146,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await bob.leaves();
     });
 
-    test("what is on its way stays in its room, and is said once over a reload", async () => {
+    test("pending messages stay in their room, and are sent once over a reload", async () => {
       await using server = await startServer({ store });
       await using bob = await server.join("bob", { room: "tea" });
       await using eve = await server.join("eve");
@@ -173,7 +173,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await eve.hearsNothing();
     });
 
-    test("what was said before comes by scrolling up, to the beginning, and holds still; by name on a local network", async () => {
+    test("scrolling up loads earlier messages to the beginning, and the view holds still; by host name on a local network", async () => {
       await using server = await startServer({ store, args: ["--history", "1000"] });
       await using bob = await server.join("bob");
       for (let i = 0; i < 250; i++) bob.says(`${i}`);
@@ -212,7 +212,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       expect(page.complaints).toEqual([]);
     });
 
-    test("what came while nobody looked counts in the title, and has a line above it; one's own never", async () => {
+    test("unread messages are counted in the title and have a line above them; own messages are not counted", async () => {
       await using server = await startServer({ store });
       await using bob = await server.join("bob");
       using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
@@ -233,7 +233,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     });
 
     if (store.keepsEverything)
-      test("a server that was killed is only away: nothing is missing, and nothing in doubt", async () => {
+      test("after the server was killed and restarted, nothing is missing and nothing undecided", async () => {
         const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
         const first = await startServer({ store, cwd: folder });
         using page = await openPage(first, "/client?id=ann");

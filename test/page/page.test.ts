@@ -49,7 +49,7 @@ function startSilentServer({ origin }: { readonly origin: string }) {
 }
 
 describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
-  test("has the tutorial's elements, and an id made as there, which a reload keeps", async () => {
+  test("has the tutorial's elements and a generated id, which survives a reload", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     const id = await page.run<string>("document.getElementById('ws-id').textContent");
@@ -62,7 +62,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("document.getElementById('ws-id')?.textContent", id);
   });
 
-  test("what is markup in a message stays text", async () => {
+  test("markup in a message is shown as text", async () => {
     await using server = await startServer();
     await using eve = await server.join("eve");
     using page = await openPage(server);
@@ -79,7 +79,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     expect(page.complaints).toEqual([]);
   });
 
-  test("after the server restarts it is back by itself, says that something may be missing, and has lost nothing typed", async () => {
+  test("after a server restart it reconnects, says that messages may be missing, and sends what was typed meanwhile", async () => {
     const first = await startServer();
     using page = await openPage(first, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -108,7 +108,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await first[Symbol.asyncDispose]();
   });
 
-  test("what was sent and not confirmed is in doubt: the writer decides", async () => {
+  test("a message sent but not acknowledged is undecided: the writer retries or deletes it", async () => {
     await using first = await startServer();
     using page = await openPage(first, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -131,7 +131,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(`${page.conversation}.filter((line) => line.startsWith("me"))`, ["me: two"]);
   });
 
-  test("a draft survives a reload; what is too large is kept, with a sentence", async () => {
+  test("a draft survives a reload; a message that is too large stays in the composer, with the reason", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     const box = "document.getElementById('messageText').value";
@@ -162,7 +162,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(`[${problem}.hidden, ${box}]`, [true, ""]);
   });
 
-  test("Enter sends, Shift+Enter breaks, Enter while composing does nothing, blanks are not sent", async () => {
+  test("Enter sends, Shift+Enter breaks the line, Enter during composition does nothing, blank messages are not sent", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     await page.shows(page.state, "open");
@@ -190,7 +190,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     expect([two - one, six - one, seven - six]).toEqual([24, 120, 0]);
   });
 
-  test("consecutive messages share one name, for five minutes; each day has one line", async () => {
+  test("consecutive messages within five minutes share one name; each day has one date", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     await page.shows(page.state, "open");
@@ -206,7 +206,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(page.days, ["Sunday 1 March", "Monday 2 March"]);
   });
 
-  test("it follows at the end, and holds still for who reads further up", async () => {
+  test("the view follows the end, and holds still while one reads further up", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
     await page.shows(page.state, "open");
@@ -267,7 +267,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     expect(await page.run(page.fromEnd)).toBe(0);
   });
 
-  test("only web addresses are links, without the punctuation that follows them", async () => {
+  test("only web addresses become links, without the punctuation after them", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     await using bob = await server.join("bob");
@@ -304,7 +304,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     );
   });
 
-  test("a binary message is an image, or a download", async () => {
+  test("a binary message is shown as an image or a download", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     await using bob = await server.join("bob");
@@ -353,7 +353,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.press("Escape");
   });
 
-  test("a room in the address that cannot be one is told as a room, with a way to another", async () => {
+  test("an invalid room in the address is reported, with a way to choose another", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann&room=my%20team");
     const rule = "1 to 64 letters, digits, “_”, “-” or “.”, in any script, without spaces.";
@@ -370,7 +370,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("$('empty').hidden", false);
   });
 
-  test("a name can be chosen, and is kept; what is none is refused with the rule", async () => {
+  test("a chosen name is stored; an invalid one is rejected with the rule", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     await using bob = await server.join("bob");
@@ -398,7 +398,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("document.getElementById('ws-id')?.textContent", "ann-marie");
   });
 
-  test("an id that is none is told at once, with a way out; the page and the server agree what is one", async () => {
+  test("an invalid id is reported at once, with a way to choose another; page and server agree on valid names", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=a%20b");
     const rule = "1 to 64 letters, digits, “_”, “-” or “.”, in any script, without spaces.";
@@ -443,7 +443,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     expect(invalid).toEqual(names.map((name) => `${"detail" in parseName("client id", name.trim())}`));
   });
 
-  test("a new name is no news: no gap, no line that the old one left", async () => {
+  test("a rename adds neither a gap nor a notice that the old name left", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await using bob = await server.join("bob");
@@ -460,7 +460,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("location.search", "?id=anna");
   });
 
-  test("a lost connection is spoken of after two seconds, and its button holds still under the finger", async () => {
+  test("a lost connection is shown after two seconds, and its button stays in place while pressed", async () => {
     await using first = await startServer();
     using page = await openPage(first);
     await page.shows(page.state, "open");
@@ -488,7 +488,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await second.stop();
   });
 
-  test("a proxy's error pages end nothing: the page tries again until the server itself is back", async () => {
+  test("the page retries through a proxy's error pages until the server itself is back", async () => {
     await using first = await startServer();
     using page = await openPage(first, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -518,7 +518,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await bob.hears("Client #ann says: meanwhile");
   });
 
-  test("a page that is served while the chat is not says that there is no connection yet, and tries again", async () => {
+  test("a page served while the chat is down says that there is no connection yet, and retries", async () => {
     await using server = await startServer();
     const proxy = Bun.serve({
       hostname: "127.0.0.1",
@@ -540,7 +540,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(page.state, "open");
   });
 
-  test("a page whose address a proxy hides from the server says that it is rejected, and stops", async () => {
+  test("a page whose origin the server rejects says so, and stops", async () => {
     await using server = await startServer();
     const sockets: string[] = [];
     // It changes Host, as a proxy does that is not told otherwise.
@@ -576,7 +576,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await eventually(async () => sockets.length === 2, "it tries again when told to");
   });
 
-  test("two tabs of one session do not take it from each other when the network is back", async () => {
+  test("two tabs of one session do not replace each other when the network is back", async () => {
     await using server = await startServer();
     const open = async () => {
       const page = await openPage(server, "/client?id=ann");
@@ -611,7 +611,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     "window.dispatchEvent(new Event('online'))",
     "document.dispatchEvent(new Event('visibilitychange'))",
   ])
-    test(`a dead path is noticed long before the next ping: ${wake}`, async () => {
+    test(`a dead connection is detected long before the next ping: ${wake}`, async () => {
       await using server = await startServer();
       using page = await openPage(server, "/client?id=ann");
       await page.shows(`[${page.state}, ${page.busy}]`, ["open", "false"]);
@@ -624,7 +624,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       await page.shows(page.state, "open");
     });
 
-  test("three restarts with nothing said between them are one gap, also in an empty room", async () => {
+  test("three restarts without messages in between are one gap, also in an empty room", async () => {
     let server = await startServer();
     using page = await openPage(server);
     await page.shows(page.state, "open");
@@ -640,7 +640,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await server.stop();
   });
 
-  test("comings and goings that follow each other are one line; who is back within five seconds was never gone", async () => {
+  test("joins and leaves in a row share one notice; a client back within five seconds never left", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=me");
     await page.shows(page.state, "open");
@@ -658,7 +658,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await back.leaves();
   });
 
-  test("a day has one line, wherever an entry comes in or goes", async () => {
+  test("a day has one date, wherever an entry is inserted or removed", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     await page.shows(page.state, "open");
@@ -678,7 +678,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     server.process.kill("SIGCONT");
   });
 
-  test("a deleted entry leaves its date to the one below it, and an empty room says so", async () => {
+  test("after a deletion the date moves to the entry below, and an empty room says so", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -701,7 +701,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("[messages.childElementCount, $('empty').hidden]", [0, false]);
   });
 
-  test("a name that somebody already has here is asked about", async () => {
+  test("a name that is already present is asked about", async () => {
     await using server = await startServer();
     await using other = await server.join("ann");
     using page = await openPage(server, "/client?id=ann");
@@ -714,7 +714,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await other.leaves();
   });
 
-  test("of a room of more than a hundred, nobody is listed who left while the connection was down", async () => {
+  test("in a room of more than a hundred, clients that left during a disconnection are not listed", async () => {
     await using server = await startServer();
     const join = (ids: string[]) => Promise.all(ids.map((id) => server.join(id)));
     const named = (prefix: string, count: number) => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
@@ -738,7 +738,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     expect(await page.run("held")).toBe(0);
   });
 
-  test("what is older and comes in only when it joins on to nothing any more leaves no hole", async () => {
+  test("earlier messages that arrive after the list was trimmed leave no hole", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
     await page.shows(page.busy, "false");
@@ -771,7 +771,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("asked.map(([before]) => before)", ["70"]);
   });
 
-  test("what is written and not sent yet keeps its date and time over a reload", async () => {
+  test("unsent messages keep their date and time over a reload", async () => {
     await using server = await startServer({
       store: { name: "a store that refuses", url: "delayed:?reject=1&seed=1", preload: "delayed-store.ts" },
     });
@@ -798,7 +798,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(`${page.days}.length`, 1);
   });
 
-  test("where an undecided message goes below the history, the history keeps its date and name", async () => {
+  test("the history keeps its date and name above an undecided message", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -817,7 +817,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     );
   });
 
-  test("back after nothing was said it says only that; one's own message is none that was caught up", async () => {
+  test('after a reconnect without missed messages it says only Back."; own messages do not count as caught up', async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -833,7 +833,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     }
   });
 
-  test("a restart of the server is no news of anyone who was here and comes back", async () => {
+  test("a server restart does not announce clients that were present and return", async () => {
     const first = await startServer();
     await using bob = await first.join("bob");
     using page = await openPage(first, "/client?id=ann");
@@ -851,7 +851,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await again.leaves();
   });
 
-  test("another room is an address, and a name in the dialog", async () => {
+  test("another room is chosen by the address or in the dialog", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob", { room: "tea" });
     using page = await openPage(server, "/client?id=ann");
@@ -868,7 +868,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await bob.hears("Client #ann says: hi");
   });
 
-  test("a token in a link says who one is, leaves the address, and lasts over a reload and into other rooms", async () => {
+  test("a token in a link sets the name, leaves the address, and lasts over a reload and into other rooms", async () => {
     const secret = "a secret of thirty-two bytes, or more";
     await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
     const tokens = new TokenSigner(Buffer.from(secret));
@@ -896,7 +896,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await stranger.shows(stranger.line, "A token is required. Ask this server's operator for one. Try now");
   });
 
-  test("a refused message says why, and is sent again or deleted", async () => {
+  test("a rejected message says why, and can be retried or deleted", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -912,7 +912,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("document.activeElement.id", "messageText");
   });
 
-  test("what is said runs in its own direction, and a name does not turn what is around it", async () => {
+  test("a message has its own text direction, and a name does not affect the text around it", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await using bob = await server.join("\u0645\u0631\u062d\u0628\u0627");
@@ -925,7 +925,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("document.querySelector('.who .name').tagName", "BDI");
   });
 
-  test("by keyboard alone: everything can be reached, and the focus comes back to the composer", async () => {
+  test("everything can be reached by keyboard, and the focus returns to the composer", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -954,7 +954,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     ]);
   });
 
-  test("on paper it is the whole conversation, in black on white, and no controls", async () => {
+  test("printing shows the whole conversation, black on white, without controls", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann", { dark: true });
     await using bob = await server.join("bob");
@@ -972,7 +972,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("getComputedStyle(document.body).color", "rgb(28, 27, 25)");
   });
 
-  test("nothing moves for who wants nothing to move, and names have one of twelve hues", async () => {
+  test("reduced motion is respected, and names have one of twelve hues", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await page.shows(
@@ -989,7 +989,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     );
   });
 
-  test("a link of 64 KiB is drawn like any other text", async () => {
+  test("a link of 64 KiB is rendered without delay", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     await using bob = await server.join("bob");
@@ -1009,7 +1009,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     );
   });
 
-  test("a screen reader hears one sentence per two seconds at most, and nothing of one's own", async () => {
+  test("a screen reader announces at most one sentence per two seconds, and no own messages", async () => {
     await using server = await startServer();
     using page = await openPage(server);
     await using bob = await server.join("bob");
@@ -1029,7 +1029,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   for (const width of [360, 768, 1280])
     for (const dark of [false, true])
-      test(`at ${width} px, ${dark ? "dark" : "light"}: nothing scrolls but the conversation, targets are large, text stands out`, async () => {
+      test(`at ${width} px, ${dark ? "dark" : "light"}: only the conversation scrolls, targets are large, contrast is sufficient`, async () => {
         await using server = await startServer();
         using page = await openPage(server, "/client", { width, height: 740, dark });
         await using bob = await server.join("bob");
@@ -1068,7 +1068,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       });
 });
 
-test("the page comes with a policy that allows its own script and style, by hash, and nothing else", async () => {
+test("the page's policy allows exactly its own script and style, by hash", async () => {
   await using server = await startServer();
   const response = await server.get("/client");
   const html = await response.text();
