@@ -24,7 +24,7 @@
 
 import { version } from "../package.json";
 import { isOnTerminal, isTerminal, printBanner } from "./cli/banner.ts";
-import { parseCommand, type CliOptions } from "./cli/command.ts";
+import { parseCommand, type CliOptions } from "./cli/parse-command.ts";
 import { describeStartError, startExitCode } from "./cli/start-error.ts";
 import { serve } from "./http/serve.ts";
 import { installSignalHandlers, type RunningServer } from "./http/shutdown.ts";

@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import pkg from "../package.json";
-import { serverFlags, tokenFlags } from "../src/cli/command.ts";
+import { serverFlags, tokenFlags } from "../src/cli/parse-command.ts";
 import { REJECTION_CODES } from "../src/protocol/codes.ts";
 import { readDoc, ROOT } from "./support/docs.ts";
 

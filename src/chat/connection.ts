@@ -9,7 +9,7 @@ import type { AppendCallback, MessageStore } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import type { Subscriber } from "./broadcaster.ts";
-import { PersonalLines } from "./personal-lines.ts";
+import { PersonalLines } from "./replies.ts";
 import { Replay, replayStart, type ReplayTarget, type ResumeState } from "./replay.ts";
 import type { Room } from "./room.ts";
 import { SendOrder } from "./send-order.ts";

@@ -1,6 +1,6 @@
 /** What the server prints once it listens. */
 
-import { isLocalOnly, type CliOptions } from "./command.ts";
+import { isLocalOnly, type CliOptions } from "./parse-command.ts";
 import { ownOrigins } from "./origins.ts";
 import { logEvent } from "../ops/log.ts";
 import { lazyTty } from "../util/lazy-node.ts";

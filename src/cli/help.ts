@@ -1,7 +1,7 @@
 /** The texts of `--help` and the rows of the options table in README.md, generated from the flags. */
 
-import { flagName, type Flag, type FlagTable } from "./flags.ts";
-import { serverFlags, serverFlagGroups, tokenFlags } from "./command.ts";
+import { flagName, type Flag, type FlagTable } from "./flag-parser.ts";
+import { serverFlags, serverFlagGroups, tokenFlags } from "./parse-command.ts";
 
 /** `--name VALUE` and the default in words. */
 function describe(key: string, { value, fallback, whenReachable, defaultText }: Flag<unknown>) {

@@ -1,6 +1,6 @@
 /** The origins that the server's own addresses have, for the banner and for links with a token. */
 
-import type { CliOptions } from "./command.ts";
+import type { CliOptions } from "./parse-command.ts";
 import { lazyOs } from "../util/lazy-node.ts";
 
 type Listener = Pick<CliOptions, "publicUrl" | "tlsCert"> & {

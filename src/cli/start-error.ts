@@ -1,6 +1,6 @@
 /** Why the server could not start: a sentence for the operator, and the exit code. */
 
-import type { CliOptions } from "./command.ts";
+import type { CliOptions } from "./parse-command.ts";
 import { StoreError } from "../store/store.ts";
 
 /** @returns undefined for an unexpected error, which needs its stack */

@@ -1,6 +1,6 @@
 /** `hubbub token CLIENT`: a link that lets a client in. */
 
-import type { CliCommand } from "./command.ts";
+import type { CliCommand } from "./parse-command.ts";
 import { ownOrigins } from "./origins.ts";
 import { TokenSigner } from "../auth/tokens.ts";
 import type { Clock } from "../util/clock.ts";

@@ -1,6 +1,6 @@
 /** The tutorial's echo at `/websocket`. No rate limits it, because it affects no other connection. */
 
-import type { ServerSocket } from "./sockets.ts";
+import type { ServerSocket } from "./socket-registry.ts";
 import { closeSocket, isSlowConsumer } from "../chat/socket.ts";
 import { exceedsBytes, textCodec, type Content } from "../protocol/codec.ts";
 

@@ -4,7 +4,7 @@
  * before it reads loses nothing, and its input takes little memory.
  */
 
-import type { ServerSocket } from "./sockets.ts";
+import type { ServerSocket } from "./socket-registry.ts";
 import { closeSocket } from "../chat/socket.ts";
 import { logError } from "../ops/log.ts";
 import type { Content } from "../protocol/codec.ts";

@@ -4,7 +4,7 @@ import type { AccessControl } from "./access.ts";
 import type { ClientAddresses } from "./client-address.ts";
 import { withCors } from "./cors.ts";
 import { HttpProblem, textProblem } from "./problem.ts";
-import type { SocketData } from "./sockets.ts";
+import type { SocketData } from "./socket-registry.ts";
 import { logEvent } from "../ops/log.ts";
 import { requestsRejected } from "../ops/metrics.ts";
 import { StoreUnavailable } from "../store/store.ts";

@@ -12,7 +12,7 @@ import { rejectionHandler } from "./rejections.ts";
 import { roomRoutes } from "./rooms-api.ts";
 import { shutDown, type RunningServer } from "./shutdown.ts";
 import { socketHandlers } from "./socket-handlers.ts";
-import { SocketRegistry, type SocketData } from "./sockets.ts";
+import { SocketRegistry, type SocketData } from "./socket-registry.ts";
 import { Upgrader } from "./upgrade.ts";
 import { TokenSigner } from "../auth/tokens.ts";
 import { Hub } from "../chat/hub.ts";

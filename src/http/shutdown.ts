@@ -1,6 +1,6 @@
 /** Graceful shutdown: stop accepting, drain the store, close connections gradually. */
 
-import type { SocketData, SocketRegistry } from "./sockets.ts";
+import type { SocketData, SocketRegistry } from "./socket-registry.ts";
 import type { Hub } from "../chat/hub.ts";
 import { flushLog, logError, logEvent } from "../ops/log.ts";
 import type { Clock } from "../util/clock.ts";

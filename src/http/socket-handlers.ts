@@ -2,7 +2,7 @@
 
 import { echo } from "./echo.ts";
 import { ReadThrottle } from "./read-throttle.ts";
-import type { ServerSocket, SocketRegistry } from "./sockets.ts";
+import type { ServerSocket, SocketRegistry } from "./socket-registry.ts";
 import { closeSocket } from "../chat/socket.ts";
 import type { Hub } from "../chat/hub.ts";
 import { logError, logEvent } from "../ops/log.ts";

@@ -8,7 +8,7 @@ import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
 import type { HttpServer } from "./rejections.ts";
 import { upgradeRequired } from "./responses.ts";
-import type { SocketRegistry } from "./sockets.ts";
+import type { SocketRegistry } from "./socket-registry.ts";
 import type { JoinRequest } from "../chat/connection.ts";
 import type { Hub } from "../chat/hub.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";

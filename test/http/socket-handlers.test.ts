@@ -3,7 +3,7 @@
 import { expect, jest, test } from "bun:test";
 import type { Connection } from "../../src/chat/connection.ts";
 import { socketHandlers } from "../../src/http/socket-handlers.ts";
-import { SocketRegistry, type ServerSocket, type SocketData } from "../../src/http/sockets.ts";
+import { SocketRegistry, type ServerSocket, type SocketData } from "../../src/http/socket-registry.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { useFakeTime } from "../support/fake-time.ts";

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { parseCommand } from "../../src/cli/command.ts";
+import { parseCommand } from "../../src/cli/parse-command.ts";
 import { findProgram } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { version } from "../../package.json";
 import { helpText, optionsTableRows } from "../../src/cli/help.ts";
-import { serverFlags, parseCommand, tokenFlags, type CliOptions } from "../../src/cli/command.ts";
+import { serverFlags, parseCommand, tokenFlags, type CliOptions } from "../../src/cli/parse-command.ts";
 import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
 import { eventually } from "../support/deadline.ts";

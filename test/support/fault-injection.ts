@@ -1,6 +1,6 @@
 /** Preloaded by survival.test.ts: handlers, broadcasts and timers throw for clients and messages called "boom-…". */
 
-import { SocketRegistry } from "../../src/http/sockets.ts";
+import { SocketRegistry } from "../../src/http/socket-registry.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { Broadcaster } from "../../src/chat/broadcaster.ts";
 import { Connection } from "../../src/chat/connection.ts";

@@ -15,7 +15,7 @@ import {
   type Env,
   type Flag,
   type FlagValues,
-} from "./flags.ts";
+} from "./flag-parser.ts";
 import type { LogFormat } from "../ops/log.ts";
 import { parseName } from "../protocol/names.ts";
 import { storeFactories } from "../store/open.ts";
