@@ -16,7 +16,7 @@ const documents = [
 /** Options of other programs, and of our scripts in test/. */
 const OTHER_FLAGS = new Set([
   ..."appendonly appendfsync maxmemory maxmemory-policy now store seconds seed timeout follow".split(" "),
-  ..."help version".split(" "),
+  ..."help version no-script".split(" "),
 ]);
 /** Variables that are not options. */
 const OTHER_VARIABLES = new Set(["HUBBUB_SECRET", "HUBBUB_TOKEN", "HUBBUB_PORT"]);
