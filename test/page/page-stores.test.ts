@@ -188,7 +188,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       // Until it is in its final place, the view follows it.
       await page.shows(page.pending, 0);
 
-      // What stands in the middle stays there while what is older comes in above it.
+      // What is in view stays in place while earlier messages are added above it.
       const up = (text: number) =>
         page.run<number>(`(() => {
         scroller.scrollTop = 100;

@@ -472,7 +472,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await first.stop();
     await page.shows("$('connection').hidden", false);
     expect(await page.run<number>("seen[0] - lost[0]")).toBeGreaterThanOrEqual(2000);
-    // The countdown goes on between press and release; attempts 1, 2, 4, 8 s apart leave the time for it.
+    // The countdown continues between press and release; attempts 1, 2, 4 and 8 s apart leave time for that.
     await page.shows("Number($('when').textContent.match(/\\d+/)) > 3", true);
     await using second = await startServer({ args: ["--port", `${first.port}`] });
     const at = await page.run<{ x: number; y: number }>(
@@ -507,7 +507,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
           });
         },
       });
-      // The WebSocket, the question why, and the next WebSocket: the first rejection has ended nothing.
+      // A WebSocket, the request for the reason, and the next WebSocket: it has not given up.
       await eventually(async () => answer.asked >= 3, `the page tries again after HTTP ${answer.status}`);
       await proxy.stop(true);
     }
@@ -543,7 +543,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   test("a page whose origin the server rejects says so, and stops", async () => {
     await using server = await startServer();
     const sockets: string[] = [];
-    // It changes Host, as a proxy does that is not told otherwise.
+    // It changes Host, as proxies do by default.
     await using proxy = Bun.serve({
       hostname: "127.0.0.1",
       port: 0,
@@ -553,7 +553,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
         headers.delete("host");
         if (headers.has("upgrade")) sockets.push(pathname);
         for (const name of ["upgrade", "connection"]) headers.delete(name);
-        // A rejection of the handshake is what the same headers get without one.
+        // A plain request with the same headers gets the rejection that the handshake would get.
         return fetch(server.origin + pathname + search, { method: request.method, headers });
       },
     });
@@ -617,7 +617,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       await page.shows(`[${page.state}, ${page.busy}]`, ["open", "false"]);
       server.freeze();
       await page.run(wake);
-      // Two pings are 50 s, and what a test waits for is 15 s.
+      // Two pings take 50 s; this test waits for at most 15 s.
       await page.shows(page.state, "reconnecting");
       await page.shows("$('what').textContent", "Connection lost. What you write is kept.");
       server.thaw();
@@ -817,7 +817,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     );
   });
 
-  test('after a reconnect without missed messages it says only Back."; own messages do not count as caught up', async () => {
+  test("after a reconnect without missed messages it says only that it is back; own messages do not count as caught up", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
     await page.shows(page.state, "open");
@@ -935,7 +935,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       await page.press("Tab");
       reached.add(await page.run<string>("document.activeElement.id"));
       const outline = await page.run<string>("getComputedStyle(document.activeElement).outlineStyle");
-      // After the last of them it is the browser's own turn.
+      // After the last element, the focus leaves the page.
       if (!(await page.run("document.activeElement === document.body"))) expect(outline).not.toBe("none");
     }
     for (const id of ["room", "me", "scroller", "messageText", "send"]) expect(reached).toContain(id);
@@ -1047,7 +1047,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
           "['me', 'send', 'messageText'].map((id) => document.getElementById(id).offsetHeight >= 44)",
           [true, true, true],
         );
-        // The contrast of each text with what is behind it (WCAG 2.2, 1.4.3), as the browser itself paints them.
+        // The contrast of each text with its background (WCAG 2.2, 1.4.3), as the browser paints them.
         await page.shows(
           `(() => {
             const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
