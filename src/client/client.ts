@@ -223,7 +223,10 @@ export class Client {
     } catch {
       // an error page of a proxy
     }
-    if (response.ok && body?.messages) return { messages: body.messages, more: body.more === true };
+    if (response.ok && Array.isArray(body?.messages)) {
+      const messages = body.messages.filter((message) => isServerEvent({ ...message, type: "message" }));
+      return { messages, more: body.more === true };
+    }
     throw new Error((codeOf(response) && body?.detail) || proxyAnswered(response));
   }
 
@@ -294,14 +297,15 @@ export class Client {
       this.#pingOutstanding = false;
       clearTimeout(this.#probe);
       this.#probe = undefined;
-      let event: ServerEvent | null;
+      let event: unknown;
       try {
         event = JSON.parse(data);
       } catch {
         return; // not a Hubbub server
       }
-      welcomed ||= event?.type === "welcome";
-      if (event && welcomed) this.#onEvent(event);
+      if (!isServerEvent(event)) return;
+      welcomed ||= event.type === "welcome";
+      if (welcomed) this.#onEvent(event);
     };
     socket.onclose = ({ code, reason }) => {
       if (TERMINAL_CLOSE_CODES.includes(code)) {
@@ -566,6 +570,52 @@ export class Client {
         console.error(error);
       }
   }
+}
+
+type Check = (value: unknown) => boolean;
+const isString: Check = (value) => typeof value === "string";
+const isNumber: Check = (value) => typeof value === "number";
+const isNames: Check = (value) => Array.isArray(value) && value.every(isString);
+const isTime: Check = (value) => typeof value === "number" && !Number.isNaN(new Date(value).getTime());
+
+/** The types of the fields, the same in every event. */
+const FIELD_TYPES = new Map<string, Check>([
+  ["id", isString],
+  ["from", isString],
+  ["text", isString],
+  ["data", isString],
+  ["last", isString],
+  ["code", isString],
+  ["message", isString],
+  ["time", isTime],
+  ["seq", isNumber],
+  ["sent", (value) => value === null || isNumber(value)],
+  ["count", isNumber],
+  ["retryAfterSeconds", isNumber],
+  ["pingSeconds", isNumber],
+  ["maxMessageBytes", isNumber],
+  ["members", isNames],
+  ["joined", isNames],
+  ["left", isNames],
+]);
+
+const REQUIRED_FIELDS = new Map<unknown, readonly string[]>([
+  ["welcome", ["last", "count", "members", "pingSeconds", "maxMessageBytes"]],
+  ["message", ["id", "time", "from"]],
+  ["presence", ["joined", "left", "count"]],
+  ["ack", ["seq"]],
+  ["error", ["code", "message"]],
+  ["pong", []],
+]);
+
+/** Events of an unknown type, or whose fields have the wrong types, are ignored. */
+function isServerEvent(value: unknown): value is ServerEvent {
+  if (typeof value !== "object" || value === null || !("type" in value)) return false;
+  const fields = Object.entries(value);
+  return (
+    REQUIRED_FIELDS.get(value.type)?.every((name) => Object.hasOwn(value, name)) === true &&
+    fields.every(([name, field]) => FIELD_TYPES.get(name)?.(field) !== false)
+  );
 }
 
 /** The server's code of a rejection; error pages of proxies have none. */

@@ -493,6 +493,61 @@ test("frames before a welcome, from a server that is not Hubbub, are ignored", a
   ann.close();
 });
 
+test("events whose fields have the wrong type or are missing are ignored, also in a page of the history", async () => {
+  const welcome = {
+    type: "welcome",
+    last: "1-0",
+    count: 1,
+    members: [],
+    pingSeconds: 25,
+    maxMessageBytes: 9,
+  };
+  const message = { type: "message", id: "1-1", time: 1, from: "bob", text: "hi" };
+  const wrongMessages = [
+    ...[{ text: 5 }, { text: null }, { from: ["bob"] }, { from: undefined }, { id: {} }, { data: 1 }],
+    ...[{ time: "1" }, { time: 1e300 }, { time: undefined }],
+  ].map((fields) => ({ ...message, ...fields }));
+  const presence = { type: "presence", joined: [], left: [], count: 1 };
+  const error = { type: "error", seq: 1, code: "bad-text", message: "no" };
+  const wrong = [
+    ...wrongMessages,
+    ...[{ type: "toString" }, { type: 1 }].map((fields) => ({ ...message, ...fields })),
+    ...[{ joined: "bob" }, { joined: [1] }, { left: undefined }, { count: "1" }].map((fields) => ({
+      ...presence,
+      ...fields,
+    })),
+    ...[{ members: 1 }, { last: 1 }, { maxMessageBytes: "9" }].map((fields) => ({ ...welcome, ...fields })),
+    ...[{ seq: "1" }, { seq: 1, id: 1 }, {}].map((fields) => ({ type: "ack", ...fields })),
+    ...[{ code: 1 }, { message: undefined }].map((fields) => ({ ...error, ...fields })),
+    ...[null, [], 5, { type: "message" }],
+  ];
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: (request, server) =>
+      server.upgrade(request)
+        ? undefined
+        : Response.json({ messages: [...wrongMessages, null, message], more: false }),
+    websocket: {
+      open(socket) {
+        for (const event of [welcome, ...wrong, message]) socket.send(JSON.stringify(event));
+      },
+      message() {},
+    },
+  });
+  using errors = spyOn(console, "error").mockImplementation(() => {});
+  const received: unknown[] = [];
+  const ann = connect({ server: server.url.origin, id: "ann" });
+  for (const event of ["welcome", "message", "presence", "acknowledged", "rejected"] as const)
+    ann.on(event, (value) => received.push(value));
+  ann.send("hi");
+  await emitted(ann, "message");
+  expect(received).toEqual([welcome, message]);
+  expect(await ann.historyBefore("2-0")).toEqual({ messages: [message], more: false });
+  expect(errors).not.toHaveBeenCalled();
+  ann.close();
+});
+
 test("a rejected message does not hold up the others; after a transient error it is resent in its place", async () => {
   const store = {
     name: "a delayed store",
