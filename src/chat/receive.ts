@@ -17,9 +17,9 @@ export function receive(connection: Connection, frame: Content, context: Connect
     connection.sendPong();
     chargeAbuse(connection, context, frame);
   } else {
-    // The rest of the frame is ignored, and had to be parsed.
-    if (frame.length > 2 * command.content.length + MAX_OVERHEAD_CHARACTERS)
-      chargeAbuse(connection, context, frame);
+    // The rest is discarded but still cost parsing time.
+    const isMostlyDiscarded = frame.length > 2 * command.content.length + MAX_OVERHEAD_CHARACTERS;
+    if (isMostlyDiscarded && !chargeAbuse(connection, context, frame)) return;
     receiveMessage(connection, context, command);
   }
   connection.closeIfSlow();
@@ -66,7 +66,9 @@ function reject(
   chargeAbuse(connection, context, content);
 }
 
-/** Frames that are rejected or are no messages are limited, too. */
-function chargeAbuse(connection: Connection, { clock }: ConnectionContext, frame: Content): void {
-  if (!connection.bucket.chargeAbuse(clock.elapsed(), costOf(frame))) connection.close("abuse");
+/** Rejected frames and non-messages count against the abuse budget. @returns false if that closed the connection */
+function chargeAbuse(connection: Connection, { clock }: ConnectionContext, frame: Content): boolean {
+  const isWithinBudget = connection.bucket.chargeAbuse(clock.elapsed(), costOf(frame));
+  if (!isWithinBudget) connection.close("abuse");
+  return isWithinBudget;
 }
