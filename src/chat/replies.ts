@@ -3,7 +3,8 @@
  * the broadcasts of the sender's earlier messages, nor the replay that the sender is still receiving.
  */
 
-import { compareIds, type PendingMessage } from "../store/message.ts";
+import { compareIds } from "../store/message-id.ts";
+import type { PendingMessage } from "../store/message.ts";
 import type { Subscriber } from "./broadcaster.ts";
 import type { Room } from "./room.ts";
 

@@ -3,7 +3,7 @@
 import type { Readable, Writable } from "node:stream";
 import { tokenSubject, connect } from "../client/client.ts";
 import { escapeControls } from "../ops/log.ts";
-import { compareIds } from "../store/message.ts";
+import { compareIds } from "../store/message-id.ts";
 import type { ChatMessage } from "../protocol/events.ts";
 import type { Clock } from "../util/clock.ts";
 import type { Random } from "../util/random.ts";

@@ -17,6 +17,7 @@ import {
   toChatMessage,
 } from "../protocol/codec.ts";
 import { ERROR_MESSAGES, type ErrorCode } from "../protocol/codes.ts";
+import { isMessageId } from "../store/message-id.ts";
 import type { Clock } from "../util/clock.ts";
 import { costOf, TokenBuckets } from "../util/token-bucket.ts";
 
@@ -222,8 +223,4 @@ function protocolProblem(
   more?: { retryAfterSeconds: number },
 ): HttpProblem {
   return new HttpProblem(status, code, ERROR_MESSAGES[code], more);
-}
-
-function isMessageId(text: string): boolean {
-  return /^\d{1,15}-\d{1,16}$/.test(text);
 }

@@ -1,6 +1,7 @@
 /** The latest messages of a room, and pages of them. */
 
-import { compareIds, type StoredMessage } from "./message.ts";
+import { compareIds } from "./message-id.ts";
+import type { StoredMessage } from "./message.ts";
 
 /** Messages after an id, before an id, or else the latest. */
 export interface PageQuery {

@@ -5,6 +5,7 @@ import type { Random } from "../util/random.ts";
 import { ClockWatch } from "./clock-watch.ts";
 import { DedupTable } from "./dedup.ts";
 import { History, type HistoryPage, type PageQuery, type ReadonlyHistory } from "./history.ts";
+import { IdGenerator } from "./message-id.ts";
 import type { PendingMessage, StoredMessage } from "./message.ts";
 import { RoomCache, type CachedRoom } from "./room-cache.ts";
 import { StoreUnavailable, type AppendCallback, type MessageListener, type MessageStore } from "./store.ts";
@@ -30,9 +31,7 @@ export class MemoryStore implements MessageStore {
   #withHistory = 0;
   readonly #sessions = new DedupTable(SESSION_TTL_MS);
   readonly #clockWatch = new ClockWatch();
-  #lastMs = 0;
-  readonly #firstSequence: number;
-  #sequence: number;
+  readonly #ids: IdGenerator;
 
   constructor(
     private readonly maxMessages: number,
@@ -41,8 +40,7 @@ export class MemoryStore implements MessageStore {
     random: Random,
     private readonly limits: Readonly<typeof LIMITS> = LIMITS,
   ) {
-    this.#firstSequence = Math.floor(random.next() * MAX_FIRST_SEQUENCE);
-    this.#sequence = this.#firstSequence;
+    this.#ids = new IdGenerator(Math.floor(random.next() * MAX_FIRST_SEQUENCE));
     this.#rooms = new RoomCache(limits.bytes, (grown) => this.#shrink(grown));
   }
 
@@ -70,8 +68,8 @@ export class MemoryStore implements MessageStore {
       return callback.onResult(pending, { rejected: "unavailable" });
 
     const prev = room.history.lastId;
-    const id = this.#nextId(nowMs);
-    this.#clockWatch.check(this.#lastMs, nowMs);
+    const id = this.#ids.next(nowMs);
+    this.#clockWatch.check(this.#ids.lastMs, nowMs);
     const message: StoredMessage = { id, prev, time: nowMs, room: name, from, content };
     this.#sessions.record(pending, id, nowMs);
     this.#push(name, room, message);
@@ -115,7 +113,7 @@ export class MemoryStore implements MessageStore {
     if (!this.#canMakePlace) return undefined;
     if (this.#rooms.size >= this.limits.rooms) this.#evict(this.#unusedEmpty);
     // A new id, so that a client of an evicted room of this name does not resume in this one.
-    const idBefore = this.#nextId(this.clock.now());
+    const idBefore = this.#ids.next(this.clock.now());
     const history = new History(idBefore, this.maxMessages, this.limits.roomBytes);
     const room = { history, refCount: 0 };
     this.#rooms.add(name, room);
@@ -146,14 +144,5 @@ export class MemoryStore implements MessageStore {
       return true;
     }
     return false;
-  }
-
-  /** Greater than all before, even when the clock goes back. */
-  #nextId(nowMs: number): string {
-    if (nowMs > this.#lastMs) {
-      this.#lastMs = nowMs;
-      this.#sequence = this.#firstSequence;
-    } else this.#sequence++;
-    return `${this.#lastMs}-${this.#sequence}`;
   }
 }

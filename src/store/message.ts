@@ -15,7 +15,7 @@ export interface PendingMessage {
 }
 
 export interface StoredMessage {
-  /** `<milliseconds>-<sequence>`: order and resume point in one; strictly increasing even when the clock goes back. */
+  /** See message-id.ts. */
   readonly id: string;
   /** The id before it in its room, which makes gaps detectable. */
   readonly prev: string;
@@ -34,10 +34,3 @@ export type AppendResult =
   | { readonly stored: StoredMessage }
   | { readonly duplicateSeq: number; readonly id?: string }
   | { readonly rejected: RejectReason };
-
-/** Compares ids: negative, 0 or positive as the first is earlier, the same or later. */
-export function compareIds(one: string, other: string): number {
-  const [ms = 0, sequence = 0] = one.split("-").map(Number);
-  const [otherMs = 0, otherSequence = 0] = other.split("-").map(Number);
-  return ms - otherMs || sequence - otherSequence;
-}

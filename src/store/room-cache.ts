@@ -1,7 +1,8 @@
 /** The histories of rooms in memory, reference-counted and under one byte budget. */
 
 import type { History } from "./history.ts";
-import { compareIds, type StoredMessage } from "./message.ts";
+import { compareIds } from "./message-id.ts";
+import type { StoredMessage } from "./message.ts";
 
 /** What a store that has the rest elsewhere caches of one room. */
 export const CACHED_ROOM_BYTES = 4 * 1024 * 1024;

@@ -5,10 +5,10 @@ import { ClockWatch } from "../clock-watch.ts";
 import { Faults, RedisReplyError, type RedisContext } from "./connection.ts";
 import type { LogReader } from "./log-reader.ts";
 import type { ClusterOutbox } from "./outbox.ts";
-import { isMessageId, parseHeartbeat } from "./records.ts";
+import { parseHeartbeat } from "./records.ts";
 import type { RedisRooms } from "./rooms.ts";
 import { scripts } from "./scripts.ts";
-import { compareIds } from "../message.ts";
+import { compareIds, isMessageId } from "../message-id.ts";
 
 const MAX_SESSIONS = 100_000;
 const MAX_ROOMS = 50_000;

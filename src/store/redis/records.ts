@@ -1,6 +1,7 @@
 /** Parses and validates what Redis returns, which other programs may have written. */
 
 import type { Content } from "../../protocol/codec.ts";
+import { isMessageId } from "../message-id.ts";
 import type { AppendResult, StoredMessage } from "../message.ts";
 
 /** A record of the log: a batch of one node. */
@@ -35,12 +36,7 @@ export type RecordPart =
 /** A stream entry as `[id, [field, value, …]]`. */
 type Row = readonly [id: string, fields: readonly string[]];
 
-const ID = /^\d{1,15}-\d{1,16}$/;
 const NAME = /^[^\s\p{C}]{1,256}$/u;
-
-export function isMessageId(value: unknown): value is string {
-  return typeof value === "string" && ID.test(value);
-}
 
 function isName(value: string | undefined): value is string {
   return value !== undefined && NAME.test(value);

@@ -1,8 +1,9 @@
 /** The rooms that are open on this node: their cached histories and remote presence, updated from the log. */
 
-import { isMessageId, parseMessages, parsePresence } from "./records.ts";
+import { parseMessages, parsePresence } from "./records.ts";
 import { takePage, History, type ReadonlyHistory } from "../history.ts";
-import { compareIds, type StoredMessage } from "../message.ts";
+import { compareIds, isMessageId } from "../message-id.ts";
+import type { StoredMessage } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
 import { StoreUnavailable, type StoreListener } from "../store.ts";
 

@@ -6,14 +6,7 @@ import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
 import { Faults, RedisConnection, type RedisContext } from "./connection.ts";
 import { LogReader } from "./log-reader.ts";
 import { ClusterOutbox } from "./outbox.ts";
-import {
-  isMessageId,
-  parseMessages,
-  parsePresence,
-  parseLastSeq,
-  type LogRecord,
-  type RecordPart,
-} from "./records.ts";
+import { parseMessages, parsePresence, parseLastSeq, type LogRecord, type RecordPart } from "./records.ts";
 import { RedisRooms } from "./rooms.ts";
 import { scripts, type RedisScript } from "./scripts.ts";
 import { BatchWriter } from "./writer.ts";
@@ -25,6 +18,7 @@ import {
   type ReadonlyHistory,
   type PageQuery,
 } from "../history.ts";
+import { isMessageId } from "../message-id.ts";
 import type { PendingMessage } from "../message.ts";
 import {
   StoreError,

@@ -202,11 +202,9 @@ export class SqliteStore implements MessageStore {
       if (result) return result;
       const { room, from, content, session } = pending;
       const prev = lastKeys.get(room) ?? this.#lastKeyOf(room);
-      const clockKey = keyFromMs(nowMs);
-      const key = clockKey < MAX_KEY ? Math.max(this.#lastKey + 1, clockKey) : this.#lastKey + 1;
+      const key = this.#nextKey(nowMs);
       const checksum = messageChecksum({ id: key, prev, time: nowMs, sender: from, content }, room);
       this.#sql.insert.run(key, prev, nowMs, room, from, content, checksum);
-      this.#lastKey = key;
       lastKeys.set(room, key);
       const id = idFromKey(key);
       this.#sessions.record(pending, id, nowMs);
@@ -217,6 +215,13 @@ export class SqliteStore implements MessageStore {
     for (const [room, key] of lastKeys) this.#sql.setLastId.run(room, key);
     for (const { from, session = "" } of changedSessions.values()) this.#saveSession(from, session, nowMs);
     return results;
+  }
+
+  /** Follows the clock, and is greater than all keys before even when the clock goes back. */
+  #nextKey(nowMs: number): number {
+    const clockKey = keyFromMs(nowMs);
+    const next = this.#lastKey + 1;
+    return (this.#lastKey = clockKey < MAX_KEY ? Math.max(next, clockKey) : next);
   }
 
   #saveSession(client: string, session: string, nowMs: number): void {
