@@ -601,10 +601,11 @@ test("a rejected message is skipped only once all before it are stored, since sk
   const ann = connect({ server: server.url.origin, id: "ann" });
   for (const text of ["1", "too big", "3"]) ann.send(text);
   await hears(1, 2, 3);
+  const rejection = { type: "error", message: "because" };
   answers(
-    { type: "error", code: "unavailable", seq: 1 },
-    { type: "error", code: "message-too-big", seq: 2 },
-    { type: "error", code: "out-of-order", seq: 3 },
+    { ...rejection, code: "unavailable", seq: 1 },
+    { ...rejection, code: "message-too-big", seq: 2 },
+    { ...rejection, code: "out-of-order", seq: 3 },
   );
   await hears(1); // at once, since the rejected message no longer blocks it
   await hears(1); // and again after out-of-order
