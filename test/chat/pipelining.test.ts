@@ -8,7 +8,7 @@ import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 
 setDefaultTimeout(60_000);
 
-const COUNT = 50_000;
+const COUNT = 100_000;
 const DEADLINE_MS = 50_000;
 const LINES = Array.from({ length: COUNT }, (_, i) => `${i} `.padEnd(100, "x"));
 const stores = STORES.filter(({ name }) => name === "memory" || name === "SQLite");
@@ -38,7 +38,7 @@ async function exchange<T>(
   return picked;
 }
 
-test("the echo answers 50,000 lines sent at once", async () => {
+test("the echo answers 100,000 lines sent at once", async () => {
   await using server = await startServer();
   const url = `${server.origin.replace("http", "ws")}/websocket`;
   const received = await exchange(url, LINES, COUNT, (line) => line);
@@ -46,7 +46,7 @@ test("the echo answers 50,000 lines sent at once", async () => {
 });
 
 for (const store of stores) {
-  test(`50,000 lines sent at once are stored and received in order on the text wire: ${store.name}`, async () => {
+  test(`100,000 lines sent at once are stored and received in order on the text wire: ${store.name}`, async () => {
     await using server = await startServer({ store, args: ["--flush-ms", "10"] });
     const url = `${server.origin.replace("http", "ws")}/ws/ann`;
     const received = await exchange(url, LINES, 2 * COUNT, (line) => line);
@@ -56,7 +56,7 @@ for (const store of stores) {
     expect(all).toEqual(LINES.map((line) => `Client #ann says: ${line}`));
   });
 
-  test(`50,000 numbered messages sent at once are stored, received and replayed in order on the JSON wire: ${store.name}`, async () => {
+  test(`100,000 numbered messages sent at once are stored, received and replayed in order on the JSON wire: ${store.name}`, async () => {
     await using server = await startServer({ store, args: ["--flush-ms", "10", "--history", `${COUNT}`] });
     const url = `${server.origin.replace("http", "ws")}/ws/ann?session=s`;
     let start = "";
