@@ -109,9 +109,9 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
       last: start.afterId ?? room.history.idBeforeOffset(start.offset),
       ...(after === undefined ? {} : { recovered }),
       ...(session === undefined ? {} : { sent }),
-      count: room.manager.count,
-      members: room.manager.members,
-      connections: room.manager.connectionCount(client),
+      count: room.presence.count,
+      members: room.presence.members,
+      connections: room.presence.connectionCount(client),
       pingSeconds,
       maxMessageBytes,
     });

@@ -78,8 +78,8 @@ export class Hub {
 
   /** Who is in a room on any node: `members` lists up to {@link MAX_LISTED_MEMBERS}. @throws StoreUnavailable */
   async getPresence(room: string): Promise<{ count: number; members: readonly string[] }> {
-    const { manager } = this.#rooms.get(room) ?? {};
-    if (manager) return { count: manager.count, members: manager.members };
+    const { presence } = this.#rooms.get(room) ?? {};
+    if (presence) return { count: presence.count, members: presence.members };
     const clients = (await this.#cluster?.listClients(room)) ?? new Set<string>();
     return { count: clients.size, members: clients.values().take(MAX_LISTED_MEMBERS).toArray() };
   }

@@ -48,7 +48,7 @@ function append(connection: Connection, context: ConnectionContext, pending: Pen
     if (session !== undefined && seq !== undefined) connection.sendOrder.rollback(seq);
     return reject(connection, context, "rate-limited", content, seq, waitSeconds);
   }
-  connection.room.manager.markSender(connection.client); // the client may have left when the message is delivered
+  connection.room.presence.markSender(connection.client); // the client may have left when the message is delivered
   connection.expectResult(pending);
   context.store.append(pending, connection);
 }

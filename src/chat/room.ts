@@ -7,6 +7,7 @@ import type { Cluster } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import { Broadcaster, type OutboundFrame, type Publish, type Subscriber } from "./broadcaster.ts";
 import { ConnectionManager } from "./connection-manager.ts";
+import { Presence } from "./presence.ts";
 
 /** What all rooms share. */
 export interface RoomContext {
@@ -18,6 +19,7 @@ export interface RoomContext {
 
 export class Room {
   readonly manager: ConnectionManager;
+  readonly presence: Presence;
   readonly broadcaster: Broadcaster;
   readonly #cluster: Cluster | undefined;
   /** Connections that are open or being upgraded; the room closes with the last one. */
@@ -32,7 +34,8 @@ export class Room {
   ) {
     this.#cluster = cluster;
     this.broadcaster = new Broadcaster(name, publish, flushMs, clock);
-    this.manager = new ConnectionManager(this.broadcaster, clock);
+    this.presence = new Presence(this.broadcaster, clock);
+    this.manager = new ConnectionManager(this.broadcaster, this.presence);
     this.manager.initRemoteCounts(cluster?.remoteConnections(name) ?? []);
   }
 
@@ -53,7 +56,7 @@ export class Room {
 
   /** Broadcasts a message that the store has given its place in the order. */
   deliver(message: StoredMessage): void {
-    this.manager.markSender(message.from);
+    this.presence.markSender(message.from);
     try {
       const frames: OutboundFrame[] = [];
       for (const codec of codecs)
@@ -68,7 +71,7 @@ export class Room {
   /** From here on nothing is announced: clients that leave because the server shuts down reconnect. */
   beginShutdown(): void {
     this.#isShuttingDown = true;
-    this.manager.stopAnnouncing();
+    this.presence.stopAnnouncing();
   }
 
   /** The store has lost its state: all clients reconnect, to another room of this name, and resume. */
@@ -83,7 +86,7 @@ export class Room {
   }
 
   close(): void {
-    this.manager.stopAnnouncing();
+    this.presence.stopAnnouncing();
     this.broadcaster.close();
   }
 }

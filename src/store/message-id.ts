@@ -3,7 +3,7 @@
  * assigned before, in any room, even when the clock goes back. The milliseconds follow the clock but are not a time stamp.
  *
  * Each store assigns its ids: the memory store with {@link IdGenerator}, SQLite with integer keys that stand for ids
- * (`sqlite/database.ts`), Redis in its scripts (`redis/lua/append.lua`).
+ * (`sqlite/database.ts`), Redis in its scripts (`next_id` in `redis/lua/common.lua`).
  */
 
 const MESSAGE_ID = /^\d{1,15}-\d{1,16}$/;

@@ -97,6 +97,25 @@ describe("presence", () => {
     expect(joined).toEqual(Array.from({ length: 200 }, (_, i) => `c${10 * i}`));
   });
 
+  test("has no grace period: a client that is away when an event is sent has left, and then joined", async () => {
+    const { hub, join } = startHub();
+    const bob = await join("bob", "json");
+    const ann = await join("ann");
+    const eve = await join("eve");
+    await passes(1000);
+    bob.socket.takes();
+    eve.leaves();
+    await passes(135);
+    ann.leaves();
+    expect((await hub.getPresence("tea")).count).toBe(1);
+    await passes(65);
+    await join("ann");
+    await join("eve");
+    expect(bob.socket.takesPresence()).toEqual([{ joined: [], left: ["eve", "ann"], count: 1 }]);
+    await passes(200);
+    expect(bob.socket.takesPresence()).toEqual([{ joined: ["ann", "eve"], left: [], count: 3 }]);
+  });
+
   test("names 100 clients in a welcome and over HTTP, and counts all", async () => {
     const { hub, join } = startHub();
     for (let i = 0; i < 150; i++) await join(`c${i}`);
