@@ -75,9 +75,78 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
       await ann.hears({ type: "message", from: "ci", text: "the last" });
       expect((await server.get("/readyz")).status).toBe(200);
       await server.stop("SIGTERM");
-      expect(await server.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=0$/m);
+      expect(await server.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=0 sessions=0$/m);
     },
   );
+
+  /** A writer that does not wait for a heartbeat: its messages and how many are in flight at once. */
+  const WRITERS = [
+    {
+      title: "large messages in 40 rooms",
+      maxMemory: "24mb",
+      inFlight: 1,
+      messages: Array.from({ length: 800 }, (_, i) => ({ room: `room-${i % 40}`, text: "x".repeat(60_000) })),
+    },
+    {
+      title: "a message in each of 4,000 rooms",
+      maxMemory: "12mb",
+      inFlight: 20,
+      messages: Array.from({ length: 4000 }, (_, i) => ({ room: `room-${i}`, text: "hi" })),
+    },
+    {
+      title: "a message of each of 12,000 sessions",
+      maxMemory: "6mb",
+      inFlight: 20,
+      messages: Array.from({ length: 12_000 }, (_, i) => ({
+        room: "one",
+        text: "hi",
+        session: `${i}`.padEnd(64, "s"),
+        seq: 1,
+      })),
+    },
+  ] as const;
+
+  test.concurrent.each(WRITERS)(
+    "evicts before a fast writer fills it: $title",
+    async ({ maxMemory, inFlight, messages }) => {
+      await using redis = await Redis.start([...MAX_MEMORY, "--maxmemory", maxMemory]);
+      await using server = await start(redis, "--log", "text");
+      const statuses = new Map<number, number>();
+      const pending = messages.values();
+      const write = async () => {
+        for (const { room, ...message } of pending) {
+          const body = JSON.stringify({ ...message, from: "ci" });
+          const { status } = await server.get(`/rooms/${room}/messages`, { method: "POST", body });
+          statuses.set(status, (statuses.get(status) ?? 0) + 1);
+        }
+      };
+      await Promise.all(Array.from({ length: inFlight }, write));
+      expect(statuses).toEqual(new Map([[201, messages.length]]));
+      await server.stop("SIGTERM");
+      expect(await server.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=\d+ sessions=\d+$/m);
+      expect(await server.output).not.toContain("store unavailable");
+    },
+  );
+
+  test.concurrent("recovers by itself when sessions fill it, those unused for longest first", async () => {
+    await using redis = await Redis.start();
+    await using server = await start(redis, "--log", "text");
+    await post(server, "lobby", "before");
+    const fill = `
+      local time = redis.call('TIME')
+      for i = 1, 30000 do
+        redis.call('HSET', 'full:sessions', 'ann session-' .. i, '1 1-1')
+        redis.call('ZADD', 'full:sessions:used', time[1] * 1000 - 30000 + i, 'ann session-' .. i)
+      end`;
+    await redis.send("EVAL", fill, "0");
+    const used = /\nused_memory:(\d+)/.exec(String(await redis.send("INFO", "memory")))?.[1];
+    await redis.send("CONFIG", "SET", "maxmemory", `${Number(used) - 500_000}`);
+    await post(server, "lobby", "after");
+    expect(await read(server, "lobby")).toMatchObject({ count: 2 });
+    const sent = (session: number) => redis.send("HGET", "full:sessions", `ann session-${session}`);
+    expect([await sent(1), await sent(30_000)]).toEqual([null, "1 1-1"]);
+    await eventually(async () => (await server.get("/readyz")).status === 200, "it is ready");
+  });
 
   test.concurrent("trims the oldest messages of an occupied room that fills it alone", async () => {
     await using redis = await Redis.start(MAX_MEMORY);

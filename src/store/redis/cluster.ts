@@ -42,6 +42,9 @@ export class ClusterMembership {
   readonly #clockWatch = new ClockWatch();
   readonly #faults = new Faults();
   #memoryError = "";
+  /** What was evicted since that was last logged. */
+  #evictions = { evicted: 0, trimmed: 0, sessions: 0 };
+  #evictionsLoggedMs = -Infinity;
 
   /** @param ownNodeIds receives every id that this process has had */
   constructor(
@@ -66,6 +69,7 @@ export class ClusterMembership {
   async close(): Promise<void> {
     this.#isClosed = true;
     this.context.clock.clear(this.#timer);
+    this.#logEvictions();
     await this.context.connection
       .run(scripts.leave, this.id)
       .catch((error: unknown) => this.#faults.check("A node could not leave the cluster", error));
@@ -83,6 +87,13 @@ export class ClusterMembership {
     if (this.#isClosed || this.#isProbing || this.#isHeartbeatInFlight) return;
     this.#isProbing = true;
     this.#scheduleHeartbeat(this.context.timing.probeMs);
+  }
+
+  /** Sends a heartbeat now, because much has been written since the last one. */
+  evict(): void {
+    if (this.#isClosed || this.#isHeartbeatInFlight) return;
+    this.context.clock.clear(this.#timer);
+    void this.#heartbeat();
   }
 
   async #join(): Promise<string> {
@@ -150,8 +161,11 @@ export class ClusterMembership {
       scripts.heartbeat,
       ...[this.id, timing.leaseMs, maxAgeMs, MAX_SESSION_AGE_MS, MAX_ROOMS, MAX_SESSIONS],
     );
-    const { rejection, nowMs, evicted, trimmed, memoryError, ...heartbeat } = parseHeartbeat(reply);
-    if (evicted + trimmed > 0) logEvent("Redis nearly full", { evicted, trimmed });
+    const { rejection, nowMs, evictions, memoryError, ...heartbeat } = parseHeartbeat(reply);
+    this.#evictions.evicted += evictions.evicted;
+    this.#evictions.trimmed += evictions.trimmed;
+    this.#evictions.sessions += evictions.sessions;
+    if (this.context.clock.elapsed() - this.#evictionsLoggedMs >= timing.heartbeatMs) this.#logEvictions();
     if (memoryError && memoryError !== this.#memoryError)
       logEvent("Redis memory unknown", { reason: memoryError });
     this.#memoryError = memoryError;
@@ -159,6 +173,14 @@ export class ClusterMembership {
     if (maxAgeMs > 0) this.rooms.prune(nowMs - maxAgeMs, nowMs);
     if (rejection) throw new RedisReplyError(rejection);
     return heartbeat;
+  }
+
+  #logEvictions(): void {
+    const { evicted, trimmed, sessions } = this.#evictions;
+    if (evicted + trimmed + sessions === 0) return;
+    logEvent("Redis nearly full", { evicted, trimmed, sessions });
+    this.#evictions = { evicted: 0, trimmed: 0, sessions: 0 };
+    this.#evictionsLoggedMs = this.context.clock.elapsed();
   }
 
   /**

@@ -187,7 +187,7 @@ export function parseHeartbeat(reply: unknown) {
   )
     ? reply
     : [];
-  const [evicted, trimmed]: unknown[] = Array.isArray(eviction) ? eviction : [];
+  const [evicted, trimmed, sessions]: unknown[] = Array.isArray(eviction) ? eviction : [];
   return {
     isKnown: isKnown === 1,
     /** The lease had not expired. */
@@ -199,9 +199,12 @@ export function parseHeartbeat(reply: unknown) {
     rejection: typeof rejection === "string" ? rejection : "",
     /** Redis' clock. */
     nowMs: Number(now),
-    /** Rooms evicted, and rooms that lost their older half, because Redis is nearly full. */
-    evicted: Number(evicted ?? 0),
-    trimmed: Number(trimmed ?? 0),
+    /** Because Redis is nearly full: rooms evicted, rooms that lost their older half, and sessions evicted. */
+    evictions: {
+      evicted: Number(evicted ?? 0),
+      trimmed: Number(trimmed ?? 0),
+      sessions: Number(sessions ?? 0),
+    },
     /** Why the memory in use is unknown, or "". */
     memoryError: typeof eviction === "string" ? eviction : "",
   };

@@ -168,6 +168,7 @@ export class BatchWriter {
         const reply = await connection.run(scripts.append, ...batch.args);
         // An earlier attempt may have been written before the node was removed.
         if (reply === "unknown node") this.#failBatch(batch, "unconfirmed", "this node was removed");
+        if (reply === "eviction due") this.cluster.evict();
         this.#faults.clear();
         return;
       } catch (error) {

@@ -2,7 +2,7 @@
 -- Arguments: node, batch number, random sequence for new ids, messages per room at most, counts of presence and session
 -- updates; then for each presence update: room, client, connections; for each session update: client, session, fencing
 -- token; for each message: room, from, session, seq, required seq, content.
--- Returns 'written', 'written before' or 'unknown node'.
+-- Returns 'written', 'eviction due' (written, and a heartbeat should follow now), 'written before' or 'unknown node'.
 local prev = apply_pending()
 local node, number, max_messages = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local last_number = redis.call('HGET', P .. 'nodes', node)
@@ -52,5 +52,6 @@ end
 for key, latest in pairs(sessions) do
   if latest.is_new then put('k', latest.text .. ' ' .. latest.id .. ' ' .. key) end
 end
-write_record(format_id(ms, sequence), record)
-return 'written'
+local bytes = write_record(format_id(ms, sequence), record)
+local meta = redis.call('HMGET', P .. 'meta', 'room_bytes', 'evict_at')
+return bytes + (meta[1] or 0) < tonumber(meta[2] or 0) and 'written' or 'eviction due'

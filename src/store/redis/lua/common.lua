@@ -124,7 +124,7 @@ end
 -- The log keeps about MAX_TRIM_POINTS * TRIM_BYTES.
 local MAX_TRIM_POINTS, TRIM_BYTES = 64, 1048576
 
--- Commits a script: has to be the last write of it.
+-- Commits a script: has to be the last write of it. Returns how many bytes were ever written to the log.
 local function write_record(id, record)
   local bytes = 100
   for _, text in ipairs(record) do bytes = bytes + #text end
@@ -138,6 +138,7 @@ local function write_record(id, record)
   end
   redis.call('HSET', P .. 'meta', 'head', id)
   redis.call('XADD', P .. 'log', id, unpack(record))
+  return written
 end
 
 -- A full Redis rejects writes, except in a script that has already deleted something.

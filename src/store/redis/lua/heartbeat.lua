@@ -2,8 +2,8 @@
 -- Arguments: node, lease in milliseconds, maximum age of messages (0: none) and of sessions in milliseconds, maximum
 -- numbers of rooms and of sessions.
 -- Returns: whether the node is known; whether its lease had not expired; the head of the log; the epoch; the nodes without
--- a lease; why Redis rejects writes, or ''; Redis' clock; the numbers of rooms evicted and trimmed because Redis is nearly
--- full, or why that could not be determined.
+-- a lease; why Redis rejects writes, or ''; Redis' clock; the numbers of rooms evicted, of rooms trimmed and
+-- of sessions evicted because Redis is nearly full, or why that could not be determined.
 local node = ARGV[1]
 pcall(apply_pending) -- which fails on a full Redis; most of what follows still works
 local rejection = find_rejection()
@@ -15,8 +15,8 @@ if is_known == 1 then
   if was_alive == 0 then redis.call('SET', P .. 'lease:' .. node, 1, 'PX', ARGV[2]) end
 end
 
--- At most this many of a kind are deleted at once.
-local MAX_DELETIONS = 500
+-- At most this many rooms and sessions are deleted at once.
+local MAX_DELETIONS, MAX_SESSION_DELETIONS = 500, 2000
 local function is_empty(room) return redis.call('EXISTS', P .. 'room_nodes:' .. room) == 0 end
 -- The origin changes with each deletion, so that no client that knows the old one counts as recovered.
 local function delete_room(room)
@@ -28,10 +28,21 @@ local function delete_room(room)
   update_room_bytes(room)
 end
 
--- Shares of the memory limit. Above EMPTY, empty rooms are evicted, those without new messages for longest first; above
--- OCCUPIED, the largest of the others are halved, which includes empty rooms larger than LARGE. Foreign keys reduce what is
--- left for rooms, but never evict all of them. LOG is for the log.
-local EMPTY, OCCUPIED, LARGE, LOG = 0.75, 0.85, 0.25, 0.125
+-- Returns how many were deleted.
+local function delete_sessions(count)
+  local sessions = redis.call('ZRANGE', P .. 'sessions:used', 0, count - 1)
+  if #sessions > 0 then
+    redis.call('HDEL', P .. 'sessions', unpack(sessions))
+    redis.call('ZREM', P .. 'sessions:used', unpack(sessions))
+  end
+  return #sessions
+end
+
+-- Shares of the memory limit. Above EMPTY, sessions are evicted while they use more than SESSIONS, those unused for longest
+-- first, and then empty rooms, those without new messages for longest first; above OCCUPIED, the largest of the others are
+-- halved, which includes empty rooms larger than LARGE. Foreign keys reduce what is left for these, but never evict all of
+-- them. LOG is for the log.
+local EMPTY, OCCUPIED, LARGE, SESSIONS, LOG = 0.75, 0.85, 0.25, 0.25, 0.125
 -- Bytes in use and their limit; without maxmemory, half of the machine's memory.
 local function memory()
   local info = redis.call('INFO', 'memory')
@@ -40,10 +51,10 @@ local function memory()
   if max == 0 then max = bytes('total_system_memory') / 2 end
   return bytes('used_memory') - bytes('mem_not_counted_for_evict'), max
 end
--- Returns the numbers of rooms evicted and trimmed.
+-- Returns the numbers of rooms evicted, of rooms trimmed and of sessions evicted.
 local function evict()
   local used, max = memory()
-  if used <= EMPTY * max then return 0, 0 end
+  if used <= EMPTY * max then return 0, 0, 0 end
   apply_pending() -- before the last record may be trimmed away
   local max_trim_points = math.floor(LOG * max / TRIM_BYTES)
   while redis.call('LLEN', P .. 'trim_points') > max_trim_points do
@@ -51,9 +62,20 @@ local function evict()
     redis.call('XTRIM', P .. 'log', 'MAXLEN', math.max(1, redis.call('HGET', P .. 'meta', 'records') - before))
   end
   local function room_bytes() return tonumber(redis.call('HGET', P .. 'meta', 'room_bytes')) or 0 end
-  local available = max - math.max(0, memory() - room_bytes())
-  local function is_above(share) return available > 0 and room_bytes() > share * available end
-  local evicted, trimmed = 0, 0
+  local function measure_sessions()
+    return (redis.call('MEMORY', 'USAGE', P .. 'sessions') or 0) + (redis.call('MEMORY', 'USAGE', P .. 'sessions:used') or 0)
+  end
+  local session_bytes = measure_sessions()
+  local available = max - math.max(0, memory() - room_bytes() - session_bytes)
+  local function is_above(share) return available > 0 and room_bytes() + session_bytes > share * available end
+  local evicted, trimmed, sessions = 0, 0, 0
+  while session_bytes > SESSIONS * available and is_above(EMPTY) do
+    local deleted = delete_sessions(100)
+    sessions = sessions + deleted
+    if sessions >= MAX_SESSION_DELETIONS then return 0, 0, sessions end -- rooms wait until there are fewer sessions
+    if deleted == 0 then break end
+    session_bytes = measure_sessions()
+  end
   for _, room in ipairs(redis.call('ZRANGE', P .. 'rooms', 0, 2 * MAX_DELETIONS - 1)) do
     if evicted == MAX_DELETIONS or not is_above(EMPTY) then break end
     local is_large = tonumber(redis.call('ZSCORE', P .. 'rooms:bytes', room) or 0) > LARGE * available
@@ -69,13 +91,24 @@ local function evict()
     update_room_bytes(room)
     trimmed = trimmed + 1
   end
-  return evicted, trimmed
+  return evicted, trimmed, sessions
+end
+-- After how many more bytes in the log and in rooms an append asks for a heartbeat; other keys grow as well.
+local function bytes_until_eviction(evicted, sessions)
+  if evicted == MAX_DELETIONS or sessions >= MAX_SESSION_DELETIONS then return 0 end
+  local used, max = memory()
+  return math.max(EMPTY * max - used, max / 32) / 4
 end
 allow_writes_when_full()
-local is_memory_known, evicted, trimmed = pcall(evict)
+local is_memory_known, evicted, trimmed, sessions = pcall(evict)
 if is_memory_known and string.find(rejection, 'maxmemory', 1, true) then
   local used, max = memory()
   if used <= max then rejection = '' end
+end
+if is_memory_known then
+  local meta = redis.call('HMGET', P .. 'meta', 'bytes', 'room_bytes')
+  local evict_at = (meta[1] or 0) + (meta[2] or 0) + bytes_until_eviction(evicted, sessions)
+  redis.pcall('HSET', P .. 'meta', 'evict_at', string.format('%.0f', evict_at))
 end
 
 -- After the clock was wrong: a time in the future counts as now.
@@ -87,13 +120,8 @@ for _, zset in ipairs({ 'rooms', 'sessions:used' }) do
 end
 local expired = redis.call('ZCOUNT', P .. 'sessions:used', '-inf', now - ARGV[4])
 local excess_sessions = redis.call('ZCARD', P .. 'sessions:used') - ARGV[6]
-local deletions = math.min(math.max(expired, excess_sessions), MAX_DELETIONS)
-if deletions > 0 then
-  for _, session in ipairs(redis.call('ZRANGE', P .. 'sessions:used', 0, deletions - 1)) do
-    redis.call('HDEL', P .. 'sessions', session)
-    redis.call('ZREM', P .. 'sessions:used', session)
-  end
-end
+local deletions = math.min(math.max(expired, excess_sessions), MAX_SESSION_DELETIONS)
+if deletions > 0 then delete_sessions(deletions) end
 
 local cutoff = tonumber(ARGV[3]) > 0 and now - ARGV[3] or 0
 -- Deletes a room's oldest messages up to the first that is not too old; one with a time in the future is as old as the
@@ -139,5 +167,5 @@ for _, other in ipairs(redis.call('HKEYS', P .. 'nodes')) do
   if redis.call('EXISTS', P .. 'lease:' .. other) == 0 then expired_nodes[#expired_nodes + 1] = other end
 end
 local meta = redis.call('HMGET', P .. 'meta', 'head', 'epoch')
-local eviction = is_memory_known and { evicted, trimmed } or tostring(evicted)
+local eviction = is_memory_known and { evicted, trimmed, sessions } or tostring(evicted)
 return { is_known, was_alive, meta[1], meta[2], expired_nodes, rejection, now, eviction }
