@@ -1,5 +1,6 @@
 /** File descriptors: each connection takes one, and without a free one not even a rejection can be sent. */
 
+import type { PendingBodies } from "./pending-bodies.ts";
 import { logEvent } from "../ops/log.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyFs } from "../util/lazy-node.ts";
@@ -29,9 +30,13 @@ function reserveOf(descriptors: number): number {
   return Math.min(Math.max(Math.floor(descriptors * RESERVED_SHARE), MIN_RESERVED), MAX_RESERVED);
 }
 
-/** Closes idle HTTP connections when descriptors run low. Without any left, accepting would fail in a loop that takes a whole core. */
+/**
+ * Closes idle HTTP connections and rejects slow bodies when descriptors run low. Without any left, accepting would fail
+ * in a loop that takes a whole core.
+ */
 export function watchDescriptors(
   server: { closeIdleConnections(): number },
+  pendingBodies: PendingBodies,
   descriptors: number,
   clock: Clock,
 ): void {
@@ -43,6 +48,7 @@ export function watchDescriptors(
       const wasLow = isLow;
       isLow = lowestFreeDescriptor() >= low;
       if (!isLow) return;
+      pendingBodies.rejectSlow();
       const closed = server.closeIdleConnections();
       if (!wasLow) logEvent("file descriptors low", { limit: descriptors, idle_connections_closed: closed });
     }, CHECK_MS)

@@ -51,6 +51,7 @@ export function jsonProblem(problem: HttpProblem): Response {
 
 function headersOf({ status, code, allow, retryAfterSeconds }: HttpProblem): Record<string, string> {
   const headers = { [CODE_HEADER]: code };
+  const retryAfter = `${Math.ceil(retryAfterSeconds ?? DEFAULT_RETRY_SECONDS)}`;
   switch (status) {
     case 401:
       return { ...headers, "WWW-Authenticate": "Bearer" };
@@ -59,8 +60,9 @@ function headersOf({ status, code, allow, retryAfterSeconds }: HttpProblem): Rec
     case 413:
       return { ...headers, Connection: "close" }; // the rest of the body is not read
     case 429:
+      return { ...headers, "Retry-After": retryAfter };
     case 503:
-      return { ...headers, "Retry-After": `${Math.ceil(retryAfterSeconds ?? DEFAULT_RETRY_SECONDS)}` };
+      return { ...headers, "Retry-After": retryAfter, Connection: "close" }; // the rest of a slow body is not read
     default:
       return headers;
   }

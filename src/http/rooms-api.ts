@@ -4,6 +4,7 @@ import type { AccessControl, Grant } from "./access.ts";
 import type { ClientAddresses } from "./client-address.ts";
 import { corsPreflight, withCors } from "./cors.ts";
 import type { ServerOptions } from "./options.ts";
+import type { PendingBodies } from "./pending-bodies.ts";
 import { HttpProblem, jsonProblem } from "./problem.ts";
 import type { HandleRejections, Handler, HttpServer } from "./rejections.ts";
 import { queryParams, requireName } from "./request.ts";
@@ -48,6 +49,7 @@ export function roomRoutes(
   addresses: ClientAddresses,
   handleRejections: HandleRejections,
   hub: Hub,
+  pendingBodies: PendingBodies,
   { maxMessageBytes, messageRate, messageBurst }: ServerOptions,
   clock: Clock,
 ) {
@@ -74,7 +76,7 @@ export function roomRoutes(
     let body = "";
     let publishRequest: PublishRequest;
     try {
-      body = await readBody(request, maxMessageBytes);
+      body = await pendingBodies.wait(readBody(request, maxMessageBytes));
       publishRequest = parsePublishRequest(body, maxMessageBytes);
     } catch (error) {
       // A malformed body costs by its size, which is what reading it takes.

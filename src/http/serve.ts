@@ -7,6 +7,7 @@ import { corsPreflight } from "./cors.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import type { ServerOptions } from "./options.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
+import { PendingBodies } from "./pending-bodies.ts";
 import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
 import { rejectionHandler } from "./rejections.ts";
 import { roomRoutes } from "./rooms-api.ts";
@@ -54,6 +55,7 @@ export async function serve(
   const hub = new Hub(createStore, (topic, message) => server.publish(topic, message, false), options, clock);
   const durability = await hub.start();
 
+  const pendingBodies = new PendingBodies(clock);
   const handleRejections = rejectionHandler(access, addresses);
   const upgrader = new Upgrader(access, addresses, sockets, hub, options, clock);
   const preflight = corsPreflight(access, "GET");
@@ -83,7 +85,7 @@ export async function serve(
       "/websocket": { GET: handleRejections(upgrader.handleEcho) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
-      ...roomRoutes(access, addresses, handleRejections, hub, options, clock),
+      ...roomRoutes(access, addresses, handleRejections, hub, pendingBodies, options, clock),
       "/healthz": { GET: handleRejections(healthz) },
       "/readyz": { GET: handleRejections(readyz) },
       "/metrics": { GET: handleRejections(metrics) },
@@ -106,7 +108,7 @@ export async function serve(
   });
   sockets.startPinging();
   monitorEventLoop(clock);
-  watchDescriptors(server, descriptors, clock);
+  watchDescriptors(server, pendingBodies, descriptors, clock);
   registerGauge("hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
   watchProcess(descriptors);
   registerGauge("hubbub_connections", "Open WebSocket connections.", () => sockets.size);

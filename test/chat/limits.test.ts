@@ -6,6 +6,7 @@ import { addressGroup, forwardedFor } from "../../src/http/client-address.ts";
 import { costOf, TokenBucket, TokenBuckets } from "../../src/util/token-bucket.ts";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { TestClock } from "../support/clock.ts";
+import { withDeadline } from "../support/deadline.ts";
 import { startServer } from "../support/server.ts";
 import { openRaw, RawClient, request } from "../support/raw-websocket.ts";
 
@@ -288,6 +289,26 @@ describe("connections", () => {
       for (const client of clients) client.vanishes();
       await server.stop("SIGTERM");
       expect(await server.output).toContain(" file descriptors low limit=80 ");
+    },
+  );
+
+  test.skipIf(process.platform === "win32").each(["Content-Length: 1000", "Transfer-Encoding: chunked"])(
+    "slow bodies are rejected when file descriptors run out: %s",
+    async (framing) => {
+      const env = { ...process.env, LANG: "C" };
+      await using server = await startServer({ command: withDescriptors(80), env });
+      const head = `POST /rooms/x/messages HTTP/1.1\r\nHost: localhost\r\n${framing}\r\n\r\n3\r\nabc\r\n`;
+      const clients = Array.from({ length: 100 }, () => new RawClient(server.port));
+      for (const client of clients) client.sends(Buffer.from(head));
+      const rejected = await withDeadline(
+        Promise.race(clients.map(async (client) => ({ client, head: await client.head() }))),
+        () => "no body is rejected",
+      );
+      expect([rejected.head?.status, rejected.head?.headers.get("connection")]).toEqual([503, "close"]);
+      await rejected.client.ended();
+      const healthy = await withDeadline(server.answer("/healthz"), () => "/healthz does not answer");
+      expect(healthy).toHaveProperty("status", 200);
+      for (const client of clients) client.vanishes();
     },
   );
 
