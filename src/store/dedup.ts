@@ -1,6 +1,6 @@
 /** Deduplication: the highest `seq` of each session is all that it takes to recognise a duplicate. */
 
-import type { AppendResult, PendingMessage } from "./message.ts";
+import { isNumbered, type AppendResult, type PendingMessage } from "./message.ts";
 
 /** About 20 MB. Beyond it, the session unused for longest is dropped. */
 const MAX_SESSIONS = 100_000;
@@ -41,8 +41,9 @@ export class DedupTable {
   }
 
   /** The result of a message that must not be stored: it is a duplicate, or the one before it was not stored. */
-  check({ from, session, seq, requiresSeq }: PendingMessage, nowMs: number): AppendResult | undefined {
-    if (session === undefined || seq === undefined) return undefined;
+  check(pending: PendingMessage, nowMs: number): AppendResult | undefined {
+    if (!isNumbered(pending)) return undefined;
+    const { from, session, seq, requiresSeq } = pending;
     const last = this.get(from, session, nowMs);
     if (last && seq <= last.seq)
       return seq === last.seq ? { duplicateSeq: seq, id: last.id } : { duplicateSeq: seq };
@@ -50,8 +51,9 @@ export class DedupTable {
     return undefined;
   }
 
-  record({ from, session, seq }: PendingMessage, id: string, nowMs: number): void {
-    if (session === undefined || seq === undefined) return;
+  record(pending: PendingMessage, id: string, nowMs: number): void {
+    if (!isNumbered(pending)) return;
+    const { from, session, seq } = pending;
     const key = sessionKey(from, session);
     this.#sessions.delete(key);
     this.#sessions.set(key, { seq, id, usedMs: nowMs });
@@ -60,8 +62,8 @@ export class DedupTable {
 
   /** Drops the records of messages that were not stored after all; they are loaded again. */
   invalidate(pendingMessages: readonly PendingMessage[]): void {
-    for (const { from, session } of pendingMessages)
-      if (session !== undefined) this.#sessions.delete(sessionKey(from, session));
+    for (const pending of pendingMessages)
+      if (isNumbered(pending)) this.#sessions.delete(sessionKey(pending.from, pending.session));
   }
 
   #prune(nowMs: number): void {

@@ -7,11 +7,18 @@ export interface PendingMessage {
   readonly room: string;
   readonly from: string;
   readonly content: Content;
-  /** The sender's numbered stream of messages, and this message's number in it. Without both, duplicates cannot be recognised. */
+  /** The sender's numbered stream of messages, and this message's number in it: see {@link isNumbered}. */
   readonly session: string | undefined;
   readonly seq: number | undefined;
   /** The number before this one, if its result is still pending: unless that was stored, this one is rejected. */
   readonly requiresSeq: number | undefined;
+}
+
+/** With a session and a seq, a message keeps its sender's order, and duplicates of it are recognized. Without both, neither. */
+export function isNumbered<M extends Pick<PendingMessage, "session" | "seq">>(
+  message: M,
+): message is M & { readonly session: string; readonly seq: number } {
+  return message.session !== undefined && message.seq !== undefined;
 }
 
 export interface StoredMessage {

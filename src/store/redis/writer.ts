@@ -6,7 +6,7 @@ import { Faults, RedisReplyError, type RedisContext } from "./connection.ts";
 import type { ClusterOutbox, ClusterUpdate } from "./outbox.ts";
 import { encodeContent, type LogRecord } from "./records.ts";
 import { scripts } from "./scripts.ts";
-import type { PendingMessage, RejectReason } from "../message.ts";
+import { isNumbered, type PendingMessage, type RejectReason } from "../message.ts";
 import type { AppendCallback } from "../store.ts";
 
 /** Of one batch. */
@@ -122,12 +122,10 @@ export class BatchWriter {
     const args = [
       ...[node, number, Math.floor(random.next() * 1000), this.maxHistory],
       ...[presence.length / 3, sessions.length / 3, ...presence, ...sessions],
-      ...messages.flatMap(
-        ({ pending: { room, from, session = "", seq = "", requiresSeq = "" }, encoded }) => {
-          const isNumbered = session !== "" && seq !== "";
-          return [room, from, isNumbered ? session : "", seq, requiresSeq, encoded];
-        },
-      ),
+      ...messages.flatMap(({ pending, encoded }) => {
+        const { room, from, seq = "", requiresSeq = "" } = pending;
+        return [room, from, isNumbered(pending) ? pending.session : "", seq, requiresSeq, encoded];
+      }),
     ];
     const deadline = clock.setTimeout(() => {
       this.#failBatch(batch, "unconfirmed", "no reply in time");

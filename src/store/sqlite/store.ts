@@ -14,7 +14,7 @@ import {
   type PageQuery,
   type ReadonlyHistory,
 } from "../history.ts";
-import type { AppendResult, PendingMessage, StoredMessage } from "../message.ts";
+import { isNumbered, type AppendResult, type PendingMessage, type StoredMessage } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
 import type { AppendCallback, MessageListener, MessageStore, StoreOptions } from "../store.ts";
 import {
@@ -200,7 +200,7 @@ export class SqliteStore implements MessageStore {
     const results = batch.map(([pending]): AppendResult => {
       const result = this.#sessions.check(pending, nowMs);
       if (result) return result;
-      const { room, from, content, session } = pending;
+      const { room, from, content } = pending;
       const prev = lastKeys.get(room) ?? this.#lastKeyOf(room);
       const key = this.#nextKey(nowMs);
       const checksum = messageChecksum({ id: key, prev, time: nowMs, sender: from, content }, room);
@@ -208,7 +208,7 @@ export class SqliteStore implements MessageStore {
       lastKeys.set(room, key);
       const id = idFromKey(key);
       this.#sessions.record(pending, id, nowMs);
-      if (session !== undefined) changedSessions.set(sessionKey(from, session), pending);
+      if (isNumbered(pending)) changedSessions.set(sessionKey(from, pending.session), pending);
       return { stored: { id, prev: idFromKey(prev), time: nowMs, room, from, content } };
     });
     if (lastKeys.size > 0) this.#clockWatch.check(msFromKey(this.#lastKey), nowMs);
