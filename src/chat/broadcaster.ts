@@ -9,7 +9,8 @@ import { recordDelivery } from "../ops/metrics.ts";
 import type { Codec, WireFormat, Content } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
 import type { Clock } from "../util/clock.ts";
-import { isSlowConsumer, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
+import { isSlowConsumer, SLOW_CONSUMER_BYTES } from "./slow-consumer.ts";
+import type { ConnectionSocket } from "./socket.ts";
 
 /** Connections per shard: writing to these takes about 2 ms. */
 const MAX_SHARD_SIZE = 250;

@@ -3,19 +3,20 @@
 import { logError } from "../ops/log.ts";
 import { recordDelivery, resumesTotal } from "../ops/metrics.ts";
 import { jsonCodec, textCodec, type Codec, type WireFormat, type Content } from "../protocol/codec.ts";
-import type { CloseReason, ErrorCode } from "../protocol/codes.ts";
-import type { AppendResult, PendingMessage, StoredMessage } from "../store/message.ts";
+import type { CloseReason } from "../protocol/codes.ts";
+import { isNumbered, type AppendResult, type PendingMessage, type StoredMessage } from "../store/message.ts";
 import type { AppendCallback, MessageStore } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import type { Subscriber } from "./broadcaster.ts";
-import { PersonalLines } from "./replies.ts";
 import { Replay, replayStart, type ReplayTarget, type ResumeState } from "./replay.ts";
+import { Replies } from "./replies.ts";
 import type { Room } from "./room.ts";
 import { SendOrder } from "./send-order.ts";
-import { closeSocket, SLOW_CONSUMER_BYTES, type ConnectionSocket } from "./socket.ts";
+import { isSlowConsumer } from "./slow-consumer.ts";
+import { closeSocket, type ConnectionSocket } from "./socket.ts";
 
-/** Memory that a pending message takes besides its content: an estimate. */
+/** Memory that a pending message takes besides its content, estimated. */
 const PENDING_MESSAGE_BYTES = 200;
 
 /** What a client asks for in its URL. */
@@ -45,15 +46,15 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   shard = 0;
   hasPonged = false;
   /** Something sent to the client had to wait since {@link closeIfSlow} ran last. */
-  hadBackpressure = false;
-  /** Size of the messages that the store has not answered yet. */
+  needsSlowCheck = false;
+  /** Estimated memory of the messages that the store has not answered yet. */
   unansweredBytes = 0;
   /** Called once, at the store's next result. */
   onAnswered: (() => void) | undefined;
   #replay: Replay | undefined;
   #isPongPending = false;
   #sendOrder: SendOrder | undefined;
-  #lines: PersonalLines | undefined;
+  #replies: Replies | undefined;
   #hasLeft = false;
 
   constructor(
@@ -83,8 +84,8 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
     return (this.#sendOrder ??= new SendOrder());
   }
 
-  get #personalLines(): PersonalLines {
-    return (this.#lines ??= new PersonalLines(this));
+  get replies(): Replies {
+    return (this.#replies ??= new Replies(this));
   }
 
   /** The WebSocket is open: the client is in the room. {@link welcome} follows, or {@link close}. */
@@ -125,7 +126,7 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   }
 
   sendReplayed(message: StoredMessage): boolean {
-    this.#lines?.sendHeld(message.id);
+    this.#replies?.sendHeld(message.id);
     const frame = this.codec.message(message);
     recordDelivery(frame, 1);
     return this.send(frame) !== -1;
@@ -133,7 +134,7 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
 
   onReplayed(): void {
     this.#replay = undefined;
-    this.#lines?.sendHeld();
+    this.#replies?.sendHeld();
     if (this.#isPongPending) this.send(jsonCodec.pong);
     this.room.broadcaster.subscribe(this);
   }
@@ -146,29 +147,24 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
 
   send(frame: Content): number {
     const sent = this.socket?.send(frame) ?? 0;
-    if (sent < 0) this.hadBackpressure = true;
+    if (sent < 0) this.needsSlowCheck = true;
     return sent;
   }
 
   /** A message goes to the store, which calls {@link onResult}. */
   expectResult(pending: PendingMessage): void {
-    this.unansweredBytes += bytesOf(pending);
-    if (this.codec.ordersReplies) this.#personalLines.expect(pending);
+    this.unansweredBytes += estimateSize(pending);
+    this.replies.expect(pending);
   }
 
   onResult(pending: PendingMessage, result: AppendResult): void {
-    this.unansweredBytes -= bytesOf(pending);
+    this.unansweredBytes -= estimateSize(pending);
     const { onAnswered } = this;
     this.onAnswered = undefined;
     onAnswered?.();
     try {
-      if (pending.seq !== undefined && pending.session !== undefined)
-        this.sendOrder.onResult(pending.seq, result);
-      if ("rejected" in result) {
-        const { content, seq } = pending;
-        this.#sendRejection(this.codec.rejected(result.rejected, content, seq), pending);
-      } else if ("stored" in result) this.#acknowledge(pending, result.stored.id, result.stored.prev);
-      else this.#acknowledge(pending, result.id, this.room.history.lastId);
+      if (isNumbered(pending)) this.sendOrder.onResult(pending.seq, result);
+      this.replies.onResult(pending, result);
     } catch (error) {
       // The other clients receive the message all the same.
       logError("An answer failed", error);
@@ -176,29 +172,11 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
     }
   }
 
-  /** @param afterId the id that the reply follows */
-  #acknowledge(pending: PendingMessage, id: string | undefined, afterId: string): void {
-    const reply = this.codec.stored(pending, id);
-    if (this.codec.ordersReplies) this.#personalLines.stored(pending, reply, afterId);
-    else if (reply !== undefined) this.send(reply);
-  }
-
-  /** Rejects a frame before it gets as far as the store. */
-  reject(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): void {
-    this.#sendRejection(this.codec.rejected(code, content, seq, retryAfterSeconds));
-  }
-
-  #sendRejection(reply: string, pending?: PendingMessage): void {
-    if (this.codec.ordersReplies) this.#personalLines.rejected(reply, pending);
-    else this.send(reply);
-  }
-
   /** Closes a slow consumer. A replay never makes one: it waits for the socket. */
   closeIfSlow(): void {
-    if (!this.hadBackpressure) return;
-    this.hadBackpressure = false;
-    const unreadBytes = this.socket?.getBufferedAmount() ?? 0;
-    if (unreadBytes + (this.#lines?.characters ?? 0) > SLOW_CONSUMER_BYTES) this.close("tooSlow");
+    if (!this.needsSlowCheck) return;
+    this.needsSlowCheck = false;
+    if (this.socket && isSlowConsumer(this.socket, this.#replies?.heldBytes)) this.close("tooSlow");
   }
 
   /** Closes the WebSocket; the client receives nothing more, and has left. */
@@ -221,6 +199,7 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   }
 }
 
-function bytesOf({ content }: PendingMessage): number {
+/** In bytes; one for each character, which most texts take. */
+function estimateSize({ content }: PendingMessage): number {
   return PENDING_MESSAGE_BYTES + content.length;
 }

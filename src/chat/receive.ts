@@ -3,7 +3,7 @@
 import { messagesRejected } from "../ops/metrics.ts";
 import { MAX_OVERHEAD_CHARACTERS, type ClientCommand, type Content } from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
-import type { PendingMessage } from "../store/message.ts";
+import { isNumbered, type PendingMessage } from "../store/message.ts";
 import { costOf } from "../util/token-bucket.ts";
 import type { Connection, ConnectionContext } from "./connection.ts";
 
@@ -11,8 +11,10 @@ export function receive(connection: Connection, frame: Content, context: Connect
   const command = connection.codec.parse(frame, context.maxMessageBytes);
   if ("close" in command) return connection.close(command.close);
   if ("error" in command) {
-    if (command.seq !== undefined) connection.sendOrder.markRejected(command.seq);
-    reject(connection, context, command.error, frame, command.seq);
+    const { error, seq } = command;
+    const message = { session: connection.session, seq };
+    if (isNumbered(message)) connection.sendOrder.markRejected(message.seq);
+    reject(connection, context, error, frame, seq);
   } else if (command.type === "ping") {
     connection.sendPong();
     chargeAbuse(connection, context, frame);
@@ -25,27 +27,26 @@ export function receive(connection: Connection, frame: Content, context: Connect
   connection.closeIfSlow();
 }
 
-/** Numbered messages, those with a session and a seq, are stored in the order of their numbers. */
+/** Numbered messages are stored in the order of their numbers. */
 function receiveMessage(
   connection: Connection,
   context: ConnectionContext,
   { content, seq, skip = false }: Extract<ClientCommand, { type: "message" }>,
 ): void {
-  const { client, room, sendOrder } = connection;
-  const session = seq === undefined ? undefined : connection.session;
-  const admitted =
-    session === undefined || seq === undefined ? { requiresSeq: undefined } : sendOrder.admit(seq, skip);
+  const { client, room, session } = connection;
+  const pending = { room: room.name, from: client, content, session, seq, requiresSeq: undefined };
+  if (!isNumbered(pending)) return append(connection, context, pending);
+  const admitted = connection.sendOrder.admit(pending.seq, skip);
   if ("rejected" in admitted) return reject(connection, context, admitted.rejected, content, seq);
-  const { requiresSeq } = admitted;
-  append(connection, context, { room: room.name, from: client, content, session, seq, requiresSeq });
+  append(connection, context, { ...pending, requiresSeq: admitted.requiresSeq });
 }
 
 /** Gives a message to the store, within the rate limit. */
 function append(connection: Connection, context: ConnectionContext, pending: PendingMessage): void {
-  const { content, session, seq } = pending;
+  const { content, seq } = pending;
   const waitSeconds = connection.bucket.take(costOf(content), context.clock.elapsed());
   if (waitSeconds > 0) {
-    if (session !== undefined && seq !== undefined) connection.sendOrder.rollback(seq);
+    if (isNumbered(pending)) connection.sendOrder.rollback(pending.seq);
     return reject(connection, context, "rate-limited", content, seq, waitSeconds);
   }
   connection.room.presence.markSender(connection.client); // the client may have left when the message is delivered
@@ -62,7 +63,7 @@ function reject(
   retryAfterSeconds?: number,
 ): void {
   messagesRejected.count(code);
-  connection.reject(code, content, seq, retryAfterSeconds);
+  connection.replies.reject(code, content, seq, retryAfterSeconds);
   chargeAbuse(connection, context, content);
 }
 

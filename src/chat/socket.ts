@@ -3,9 +3,6 @@
 import { CLOSE_CODES, type CloseReason } from "../protocol/codes.ts";
 import type { Content } from "../protocol/codec.ts";
 
-/** A connection with more unread bytes than this is a slow consumer. Bun's own limit is higher, and gives no close code. */
-export const SLOW_CONSUMER_BYTES = 1024 * 1024;
-
 /** Why the server ended a connection; `"silent"`: it was terminated after missed pongs, without a close frame. */
 export type DisconnectReason = CloseReason | "silent";
 
@@ -32,8 +29,4 @@ export function closeSocket(
   socket.resume?.();
   const [code, text] = CLOSE_CODES[reason];
   socket.close(code, text);
-}
-
-export function isSlowConsumer(socket: Pick<ConnectionSocket, "getBufferedAmount">): boolean {
-  return socket.getBufferedAmount() > SLOW_CONSUMER_BYTES;
 }

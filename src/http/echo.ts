@@ -1,7 +1,8 @@
 /** The tutorial's echo at `/websocket`. No rate limits it, because it affects no other connection. */
 
 import type { ServerSocket } from "./socket-registry.ts";
-import { closeSocket, isSlowConsumer } from "../chat/socket.ts";
+import { isSlowConsumer } from "../chat/slow-consumer.ts";
+import { closeSocket } from "../chat/socket.ts";
 import { exceedsBytes, textCodec, type Content } from "../protocol/codec.ts";
 
 export function echo(socket: ServerSocket, frame: Content, maxMessageBytes: number): void {

@@ -5,13 +5,14 @@
  */
 
 import type { ServerSocket } from "./socket-registry.ts";
+import { SLOW_CONSUMER_BYTES } from "../chat/slow-consumer.ts";
 import { closeSocket } from "../chat/socket.ts";
 import { logError } from "../ops/log.ts";
 import type { Content } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
 
 /** Well below what makes a slow consumer: one more message, and the room's next write, come on top. */
-const MAX_PENDING_BYTES = 256 * 1024;
+const MAX_PENDING_BYTES = SLOW_CONSUMER_BYTES / 4;
 /** A paused sender that has read nothing for this long is a slow consumer. It costs little memory meanwhile. */
 const MAX_STALLED_MS = 15_000;
 const CHECK_MS = 1000;
