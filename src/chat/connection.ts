@@ -9,7 +9,7 @@ import type { AppendCallback, MessageStore } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import type { Subscriber } from "./broadcaster.ts";
-import { Replay, replayStart, type ReplayTarget, type ResumeState } from "./replay.ts";
+import { Replay, replayStart, type ReplayTarget, type ReplayRequest } from "./replay.ts";
 import { Replies } from "./replies.ts";
 import type { Room } from "./room.ts";
 import { SendOrder } from "./send-order.ts";
@@ -55,17 +55,17 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   #isPongPending = false;
   #sendOrder: SendOrder | undefined;
   #replies: Replies | undefined;
-  #hasLeft = false;
+  #isClosed = false;
 
   constructor(
     request: JoinRequest,
     readonly room: Room,
     /** Limits what the client sends. */
     readonly bucket: TokenBucket,
-    private resume: ResumeState | undefined,
+    private replayRequest: ReplayRequest | undefined,
     /** Of two connections of a session, the newer one has the higher token, whichever nodes they are on. */
     readonly fencingToken: number,
-    private readonly onLeave: (connection: Connection) => void,
+    private readonly release: (connection: Connection) => void,
   ) {
     this.client = request.client;
     this.session = request.session;
@@ -92,16 +92,16 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   open(socket: ConnectionSocket): void {
     if (this.isOpen) throw new Error("a connection is opened twice");
     this.socket = socket;
-    this.room.join(this);
+    this.room.add(this);
   }
 
   /** Sends the welcome, where the wire has one, and starts the replay. */
   welcome({ store, clock, pingSeconds, maxMessageBytes }: ConnectionContext): void {
-    const { room, client, session, resume } = this;
-    if (!resume) return;
-    this.resume = undefined; // there are many connections
-    const { after, sent } = resume;
-    const start = replayStart(resume, room.history);
+    const { room, client, session, replayRequest } = this;
+    if (!replayRequest) return;
+    this.replayRequest = undefined; // there are many connections
+    const { after, sent } = replayRequest;
+    const start = replayStart(replayRequest, room.history);
     const { recovered } = start;
     if (after !== undefined) resumesTotal.count(`${recovered}`);
     const welcome = this.codec.welcome?.({
@@ -179,23 +179,23 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
     if (this.socket && isSlowConsumer(this.socket, this.#replies?.heldBytes)) this.close("tooSlow");
   }
 
-  /** Closes the WebSocket; the client receives nothing more, and has left. */
+  /** Closes the WebSocket; the client receives nothing more. */
   close(reason: CloseReason): void {
     if (!this.socket) return;
     this.room.broadcaster.unsubscribe(this);
     closeSocket(this.socket, reason);
-    this.leave();
+    this.onClosed();
   }
 
   /** The WebSocket is closed, or the upgrade failed. */
-  leave(): void {
-    if (this.#hasLeft) return;
-    this.#hasLeft = true;
+  onClosed(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     const { isOpen } = this;
     this.socket = undefined;
     this.#replay = undefined;
-    if (isOpen) this.room.leave(this);
-    this.onLeave(this);
+    if (isOpen) this.room.remove(this);
+    this.release(this);
   }
 }
 

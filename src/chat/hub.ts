@@ -19,8 +19,11 @@ import { Room, type RoomContext } from "./room.ts";
 import { SessionRegistry } from "./session-registry.ts";
 import type { ConnectionSocket } from "./socket.ts";
 
-/** `?history=N` may ask for more messages than a room's history has; the store is read then. */
-const MAX_REPLAY = 1000;
+/**
+ * If `?history=N` asks for more than the room's cached history has, the rest is read from the store, and N counts as this
+ * at most. The cached history itself is replayed without this limit.
+ */
+const MAX_REPLAY_FROM_STORE = 1000;
 
 export interface HubOptions {
   readonly maxMessageBytes: number;
@@ -84,8 +87,8 @@ export class Hub {
     return { count: clients.size, members: clients.values().take(MAX_LISTED_MEMBERS).toArray() };
   }
 
-  /** Stores and broadcasts a message that comes without a connection. */
-  publish(message: Omit<PendingMessage, "requiresSeq">): Promise<AppendResult> {
+  /** Stores and broadcasts a message posted through the HTTP API. */
+  post(message: Omit<PendingMessage, "requiresSeq">): Promise<AppendResult> {
     if (!this.isReady) return Promise.resolve({ rejected: "unavailable" });
     const { promise, resolve } = Promise.withResolvers<AppendResult>();
     const onResult = (_: PendingMessage, result: AppendResult) => resolve(result);
@@ -93,13 +96,13 @@ export class Hub {
     return promise;
   }
 
-  /** Makes a connection before the upgrade: {@link join} or {@link Connection.leave} follows. @throws StoreUnavailable */
+  /** Makes a connection before the upgrade: {@link join} or {@link Connection.onClosed} follows. @throws StoreUnavailable */
   async reserve(request: JoinRequest, bucket: TokenBucket): Promise<Connection> {
     const { client, session, after } = request;
     const generation = this.#generation;
     // Asked for first: what follows may take longer for the older of two connections of a session.
-    const asked = Promise.resolve(session === undefined ? 0 : this.#nextFencingToken());
-    asked.catch(() => {}); // awaited below, unless the room cannot be acquired
+    const fencingTokenPromise = Promise.resolve(session === undefined ? 0 : this.#nextFencingToken());
+    fencingTokenPromise.catch(() => {}); // awaited below, unless the room cannot be acquired
     const history = await this.store.acquireRoom(request.room);
     if (generation !== this.#generation) {
       this.store.releaseRoom(request.room);
@@ -111,12 +114,12 @@ export class Hub {
       const [sent, page, fencingToken] = await Promise.all([
         session === undefined ? null : this.store.lastSeq(client, session),
         after === undefined ? undefined : this.store.readHistory(room.name, { after, limit: 1 }),
-        asked,
+        fencingTokenPromise,
       ]);
       const { recovered: isAfterStored = false, isDamaged = false } = page ?? {};
       const idBefore = isAfterStored ? undefined : await this.#idBeforeLatest(request, history);
-      const resume = { after, history: request.history, sent, isAfterStored, isDamaged, idBefore };
-      return new Connection(request, room, bucket, resume, fencingToken, this.#onLeave);
+      const replayRequest = { after, history: request.history, sent, isAfterStored, isDamaged, idBefore };
+      return new Connection(request, room, bucket, replayRequest, fencingToken, this.#releaseConnection);
     } catch (error) {
       this.#release(room);
       throw error;
@@ -127,9 +130,9 @@ export class Hub {
     return this.#cluster?.nextFencingToken() ?? ++this.#lastFencingToken;
   }
 
-  /** Undefined if the room's history has all the messages that are asked for. */
+  /** Undefined if the room's cached history has all the messages that the client asks for. */
   async #idBeforeLatest(request: JoinRequest, history: ReadonlyHistory): Promise<string | undefined> {
-    const count = Math.min(request.history, MAX_REPLAY);
+    const count = Math.min(request.history, MAX_REPLAY_FROM_STORE);
     if (count <= history.nextOffset - history.firstOffset) return undefined;
     return this.store.idBeforeLatest?.(request.room, count);
   }
@@ -151,7 +154,7 @@ export class Hub {
     receive(connection, frame, this.#connectionContext);
   }
 
-  readonly #onLeave = (connection: Connection): void => {
+  readonly #releaseConnection = (connection: Connection): void => {
     this.sessions.release(connection);
     this.#release(connection.room);
   };
@@ -177,7 +180,7 @@ export class Hub {
     this.#rooms.clear();
   }
 
-  /** From here on, no leaves are announced, and {@link publish} accepts nothing. */
+  /** From here on, no leaves are announced, and {@link post} accepts nothing. */
   beginShutdown(): void {
     this.#isShuttingDown = true;
     for (const room of this.#rooms.values()) room.beginShutdown();
@@ -194,7 +197,7 @@ export class Hub {
     for (const room of this.#rooms.values()) room.broadcaster.flush();
   }
 
-  /** Nothing may be sent to the hub any more. */
+  /** The hub must not be used after this call. */
   async close(): Promise<void> {
     await this.store.close();
   }

@@ -16,8 +16,8 @@ const MAX_SENDS_PER_TICK = 1000;
 /** How soon to read the store again when it has messages that this node has not received yet. */
 const STORE_POLL_MS = 20;
 
-/** What the client asks for, and what the store knows of it. */
-export interface ResumeState {
+/** What the client asks for, and what the store knew about it before the upgrade. */
+export interface ReplayRequest {
   /** The last message that the client received, to resume after it. */
   readonly after: string | undefined;
   /** How many of the latest messages to replay when it does not resume. */
@@ -41,14 +41,14 @@ export interface ReplayStart {
   readonly offset: number;
 }
 
-export function replayStart(state: ResumeState, history: ReadonlyHistory): ReplayStart {
-  const { after, isAfterStored, isDamaged, idBefore } = state;
+export function replayStart(request: ReplayRequest, history: ReadonlyHistory): ReplayStart {
+  const { after, isAfterStored, isDamaged, idBefore } = request;
   const offset = after === undefined || isDamaged ? undefined : history.offsetAfter(after);
   const recovered = offset !== undefined || isAfterStored;
   return {
     recovered,
     afterId: offset !== undefined ? undefined : recovered ? after : idBefore,
-    offset: offset ?? Math.max(history.firstOffset, history.nextOffset - state.history),
+    offset: offset ?? Math.max(history.firstOffset, history.nextOffset - request.history),
   };
 }
 

@@ -39,12 +39,12 @@ export class Room {
     this.manager.initRemoteCounts(cluster?.remoteConnections(name) ?? []);
   }
 
-  join(connection: Subscriber): void {
+  add(connection: Subscriber): void {
     this.manager.connect(connection);
     this.#publishPresence(connection);
   }
 
-  leave(connection: Subscriber): void {
+  remove(connection: Subscriber): void {
     this.manager.disconnect(connection);
     if (!this.#isShuttingDown) this.#publishPresence(connection);
   }

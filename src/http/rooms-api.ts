@@ -87,7 +87,7 @@ export function roomRoutes(
     rejectIfLimited(bucket.take(costOf(text), clock.elapsed()));
     const client = requireName("client id", from, "from: ");
     access.authorize(request, { client, room, rights: PUBLISH_RIGHTS });
-    const result = await hub.publish({ room, from: client, content: text, session, seq });
+    const result = await hub.post({ room, from: client, content: text, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
     if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
     throw protocolProblem(503, result.rejected);

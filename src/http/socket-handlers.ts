@@ -68,7 +68,7 @@ export function socketHandlers(
           ? { reason: disconnectReason === "silent" ? "missed pongs" : reason }
           : { client_reason: reason || undefined }),
       });
-      socket.data.connection?.leave();
+      socket.data.connection?.onClosed();
     }),
   };
 }

@@ -83,7 +83,7 @@ export class Upgrader {
       // Without this header Bun accepts the first subprotocol offered.
       const protocol = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };
       isUpgraded = server.upgrade(request, { data, headers: protocol });
-      if (!isUpgraded) connection?.leave();
+      if (!isUpgraded) connection?.onClosed();
     } finally {
       if (!isUpgraded) this.sockets.release(addressGroup);
     }

@@ -90,7 +90,7 @@ export function startHub({
     return {
       socket,
       says: (text: string) => hub.receive(connection, text),
-      leaves: () => connection.leave(),
+      leaves: () => connection.onClosed(),
       drains: () => connection.onDrain(),
     };
   };

@@ -11,7 +11,7 @@ test("during shutdown a message over HTTP is rejected, since its response might 
   const ann = await join("ann");
   hub.beginShutdown();
   const message = { room: "tea", from: "ci", content: "hi", session: undefined, seq: undefined };
-  expect(await hub.publish(message)).toEqual({ rejected: "unavailable" });
+  expect(await hub.post(message)).toEqual({ rejected: "unavailable" });
   ann.says("still here");
   expect(ann.socket.takes()).toEqual(["You wrote: still here", "Client #ann says: still here"]);
 });
