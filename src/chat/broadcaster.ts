@@ -25,8 +25,8 @@ const MAX_REST_MS = 100;
 const FRAMES_PER_WRITE = 32;
 const SLOW_CHECK_MS = 50;
 
-/** Publishes to a topic's subscribers; negative if one of them has backpressure. */
-export type Publish = (topic: string, frame: Content) => number;
+/** Sends a frame to a topic's subscribers; negative if one of them has backpressure. */
+export type PublishToTopic = (topic: string, frame: Content) => number;
 
 /** A connection, as far as broadcasting needs it. */
 export interface Subscriber {
@@ -78,7 +78,7 @@ export class Broadcaster {
 
   constructor(
     private readonly room: string,
-    private readonly publishTopic: Publish,
+    private readonly publishToTopic: PublishToTopic,
     private readonly flushMs: number,
     private readonly clock: Clock,
   ) {}
@@ -247,9 +247,12 @@ export class Broadcaster {
     let hasBackpressure = false;
     for (const { codec, frame } of queue)
       try {
-        hasBackpressure = this.publish(codec, index, frame) < 0 || hasBackpressure;
+        hasBackpressure = this.publishToShard(codec, index, frame) < 0 || hasBackpressure;
       } catch (error) {
-        this.fail(error, (each) => each.shard === index && each.codec === codec && !ahead.has(each));
+        this.closeUnreached(
+          error,
+          (each) => each.shard === index && each.codec === codec && !ahead.has(each),
+        );
       }
     for (const [connection, received] of ahead)
       try {
@@ -258,29 +261,29 @@ export class Broadcaster {
         );
         connection.socket?.subscribe(this.#topic(connection.codec, index));
       } catch (error) {
-        this.fail(error, (each) => each === connection);
+        this.closeUnreached(error, (each) => each === connection);
       }
     if (hasBackpressure) this.#scheduleSlowCheck(queuedChars);
     return queue.length;
   }
 
-  /** Sends a frame to the subscribed connections of a shard; negative as {@link Publish}. */
-  publish(codec: Codec, shard: number, frame: Content): number {
-    return this.publishTopic(this.#topic(codec, shard), frame);
+  /** Sends a frame to the subscribed connections of a shard; negative as {@link PublishToTopic}. */
+  publishToShard(codec: Codec, shard: number, frame: Content): number {
+    return this.publishToTopic(this.#topic(codec, shard), frame);
   }
 
   /**
    * A broadcast has thrown, which is a bug. The message is stored and acknowledged all the same, so the connections it
    * did not reach are closed before they receive a later one; they resume.
    */
-  fail(error: unknown, isAffected: (connection: Subscriber) => boolean = () => true): void {
+  closeUnreached(error: unknown, isAffected: (connection: Subscriber) => boolean = () => true): void {
     logError("A broadcast failed", error);
     // A replay reads the message from the history.
     for (const connection of this.connections())
       if (isAffected(connection) && !this.#replaying.has(connection)) connection.close("undelivered");
   }
 
-  /** Soon, and at once when a lot has been broadcast meanwhile. */
+  /** Within {@link SLOW_CHECK_MS}, or immediately after 256 KiB. */
   #scheduleSlowCheck(chars: number): void {
     this.#charsSinceSlowCheck += chars;
     if (this.#charsSinceSlowCheck > SLOW_CONSUMER_BYTES / 4) return this.#disconnectSlow();

@@ -12,7 +12,7 @@ import {
 } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
-import type { Publish } from "./broadcaster.ts";
+import type { PublishToTopic } from "./broadcaster.ts";
 import { Connection, type ConnectionContext, type JoinRequest } from "./connection.ts";
 import { receive } from "./receive.ts";
 import { Room, type RoomContext } from "./room.ts";
@@ -46,7 +46,7 @@ export class Hub {
 
   constructor(
     createStore: (listener: StoreListener) => Backend,
-    publish: Publish,
+    publishToTopic: PublishToTopic,
     { flushMs, pingSeconds, maxMessageBytes }: HubOptions,
     private readonly clock: Clock,
   ) {
@@ -60,7 +60,7 @@ export class Hub {
     this.store = store;
     this.#cluster = cluster;
     this.sessions = new SessionRegistry(cluster);
-    this.#roomContext = { cluster, publish, flushMs, clock };
+    this.#roomContext = { cluster, publishToTopic, flushMs, clock };
     this.#connectionContext = { store, clock, pingSeconds, maxMessageBytes };
   }
 

@@ -5,14 +5,14 @@ import type { ReadonlyHistory } from "../store/history.ts";
 import type { StoredMessage } from "../store/message.ts";
 import type { Cluster } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
-import { Broadcaster, type OutboundFrame, type Publish, type Subscriber } from "./broadcaster.ts";
+import { Broadcaster, type OutboundFrame, type PublishToTopic, type Subscriber } from "./broadcaster.ts";
 import { ConnectionManager } from "./connection-manager.ts";
 import { Presence } from "./presence.ts";
 
 /** What all rooms share. */
 export interface RoomContext {
   readonly cluster: Cluster | undefined;
-  readonly publish: Publish;
+  readonly publishToTopic: PublishToTopic;
   readonly flushMs: number;
   readonly clock: Clock;
 }
@@ -30,10 +30,10 @@ export class Room {
   constructor(
     readonly name: string,
     readonly history: ReadonlyHistory,
-    { cluster, publish, flushMs, clock }: RoomContext,
+    { cluster, publishToTopic, flushMs, clock }: RoomContext,
   ) {
     this.#cluster = cluster;
-    this.broadcaster = new Broadcaster(name, publish, flushMs, clock);
+    this.broadcaster = new Broadcaster(name, publishToTopic, flushMs, clock);
     this.presence = new Presence(this.broadcaster, clock);
     this.manager = new ConnectionManager(this.broadcaster, this.presence);
     this.manager.initRemoteCounts(cluster?.remoteConnections(name) ?? []);
@@ -64,7 +64,7 @@ export class Room {
           frames.push({ codec, frame: codec.message(message), isStored: true });
       this.manager.broadcast(frames, message.from);
     } catch (error) {
-      this.broadcaster.fail(error);
+      this.broadcaster.closeUnreached(error);
     }
   }
 

@@ -1,4 +1,4 @@
-/** The rooms API for curl, bots and other services: publish a message, read the history, list the members. */
+/** The rooms API for curl, bots and other services: post a message, read the history, list the members. */
 
 import type { AccessControl, Grant } from "./access.ts";
 import type { ClientAddresses } from "./client-address.ts";
@@ -26,10 +26,10 @@ import { costOf, TokenBuckets } from "../util/token-bucket.ts";
 const BODY_SECONDS = 120;
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
-/** Either right is enough to publish. */
-const PUBLISH_RIGHTS: readonly Right[] = ["read", "write"];
+/** Either right is enough to post. */
+const POST_RIGHTS: readonly Right[] = ["read", "write"];
 
-interface PublishRequest {
+interface PostRequest {
   readonly text: string;
   readonly from: string | undefined;
   readonly session: string | undefined;
@@ -53,9 +53,9 @@ export function roomRoutes(
   { maxMessageBytes, messageRate, messageBurst }: ServerOptions,
   clock: Clock,
 ) {
-  // An address may publish, and read pages, at the rate of one connection.
+  // An address may post messages, and read pages, at the rate of one connection.
   const rate = { perSecond: messageRate, burst: messageBurst };
-  const [publishBuckets, readBuckets] = [new TokenBuckets(rate), new TokenBuckets(rate)];
+  const [postBuckets, readBuckets] = [new TokenBuckets(rate), new TokenBuckets(rate)];
 
   /** The access control of sockets; pages of allowed origins may read the response. */
   function authorized(handle: RoomHandler, rights?: readonly Right[]): Handler<RoomRequest> {
@@ -69,29 +69,29 @@ export function roomRoutes(
   }
 
   /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`; 200 for a duplicate. */
-  const publish = authorized(async (request, room, grant, server) => {
-    const bucket = publishBuckets.get(addresses.groupOf(request, server));
+  const postMessage = authorized(async (request, room, grant, server) => {
+    const bucket = postBuckets.get(addresses.groupOf(request, server));
     rejectIfLimited(bucket.waitFor(1, clock.elapsed())); // before the body is read
     server.timeout(request, BODY_SECONDS);
     let body = "";
-    let publishRequest: PublishRequest;
+    let postRequest: PostRequest;
     try {
       body = await pendingBodies.wait(readBody(request, maxMessageBytes));
-      publishRequest = parsePublishRequest(body, maxMessageBytes);
+      postRequest = parsePostRequest(body, maxMessageBytes);
     } catch (error) {
       // A malformed body costs by its size, which is what reading it takes.
       rejectIfLimited(bucket.take(costOf(body), clock.elapsed()));
       throw error;
     }
-    const { text, session, seq, from = grant.client ?? "" } = publishRequest;
+    const { text, session, seq, from = grant.client ?? "" } = postRequest;
     rejectIfLimited(bucket.take(costOf(text), clock.elapsed()));
     const client = requireName("client id", from, "from: ");
-    access.authorize(request, { client, room, rights: PUBLISH_RIGHTS });
+    access.authorize(request, { client, room, rights: POST_RIGHTS });
     const result = await hub.post({ room, from: client, content: text, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
     if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
     throw protocolProblem(503, result.rejected);
-  }, PUBLISH_RIGHTS);
+  }, POST_RIGHTS);
 
   /** `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`. */
   const readHistory = authorized(async (request, room, _, server) => {
@@ -143,7 +143,7 @@ export function roomRoutes(
   }
 
   return {
-    "/rooms/:room/messages": route({ GET: readHistory, POST: publish }),
+    "/rooms/:room/messages": route({ GET: readHistory, POST: postMessage }),
     "/rooms/:room/members": route({ GET: listMembers }),
   };
 }
@@ -183,9 +183,9 @@ async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array
 }
 
 /** Fields that are null count as left out, because many programs send them. @throws HttpProblem 400 or 413 */
-function parsePublishRequest(body: string, maxMessageBytes: number): PublishRequest {
+function parsePostRequest(body: string, maxMessageBytes: number): PostRequest {
   if (hasTooMuchOverhead(body)) throw protocolProblem(413, "message-too-big");
-  let value: { readonly [name in keyof PublishRequest]?: unknown } | null;
+  let value: { readonly [name in keyof PostRequest]?: unknown } | null;
   try {
     value = JSON.parse(body);
   } catch {

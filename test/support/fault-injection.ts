@@ -8,7 +8,7 @@ import { ConnectionManager } from "../../src/chat/connection-manager.ts";
 import { jsonCodec, textCodec } from "../../src/protocol/codec.ts";
 
 const { connect, disconnect } = ConnectionManager.prototype;
-const { publish } = Broadcaster.prototype;
+const { publishToShard } = Broadcaster.prototype;
 
 ConnectionManager.prototype.connect = function (connection) {
   if (connection.client === "boom-open") throw new Error("injected into open");
@@ -20,14 +20,14 @@ ConnectionManager.prototype.disconnect = function (connection) {
   disconnect.call(this, connection);
 };
 
-Broadcaster.prototype.publish = function (codec, shard, content) {
+Broadcaster.prototype.publishToShard = function (codec, shard, content) {
   const message = String(content);
   if (message.includes("boom-message")) throw new Error("injected into message");
   if (message.includes(`boom-${codec.name}`)) throw new Error(`injected into ${codec.name}`);
   if (message === "Client #boom-timer left the chat") throw new Error("injected into the timer");
   if (message.endsWith("boom-ping") || message.endsWith("boom-pong")) armed = message.slice(-4);
   if (message.endsWith("boom-later")) void Promise.reject(new Error("injected into a promise"));
-  return publish.call(this, codec, shard, content);
+  return publishToShard.call(this, codec, shard, content);
 };
 
 const encodeMessage = jsonCodec.message;
