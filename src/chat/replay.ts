@@ -11,7 +11,7 @@ import { StoreUnavailable, type MessageStore } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 
 const STORE_PAGE_SIZE = 100;
-/** Then other connections have their turn. */
+/** After this many, yield to the event loop. */
 const MAX_SENDS_PER_TICK = 1000;
 /** How soon to read the store again when it has messages that this node has not received yet. */
 const STORE_POLL_MS = 20;
@@ -88,7 +88,7 @@ export class Replay {
     if (this.#afterId !== undefined) return void this.#guard(this.#runFromStore());
     for (let count = 1; this.#offset < room.history.nextOffset; count++) {
       const message = room.history.get(this.#offset);
-      if (!message) return target.close("tooSlow");
+      if (!message) return target.close("historyUnavailable");
       this.#offset++;
       const isWritable = target.sendReplayed(message);
       if (isWritable && count < MAX_SENDS_PER_TICK) continue;
@@ -117,7 +117,8 @@ export class Replay {
       await this.#nextTurn(); // the store may answer without one
       if (!target.isOpen) return;
       // A gap: the client reconnects, and learns of it by `recovered`.
-      if (!page.recovered && (!page.isDamaged || this.start.recovered)) return target.close("tooSlow");
+      if (!page.recovered && (!page.isDamaged || this.start.recovered))
+        return target.close("historyUnavailable");
       if (page.messages.length === 0 && page.isDamaged) {
         this.#continueFrom(room.history.firstOffset);
         break;
@@ -147,7 +148,7 @@ export class Replay {
     try {
       await run;
     } catch (error) {
-      if (error instanceof StoreUnavailable) return this.target.close("tooSlow");
+      if (error instanceof StoreUnavailable) return this.target.close("historyUnavailable");
       logError("A replay failed", error);
       this.target.close("undelivered");
     }

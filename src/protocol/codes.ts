@@ -25,6 +25,7 @@ export const CLOSE_CODES = {
   abuse: [1008, "Far above the rate limit. Slow down."],
   failed: [1011, "Internal error. Reconnect."],
   tooSlow: [1013, "Reading too slowly. Reconnect and resume."],
+  historyUnavailable: [1013, "The history is unavailable. Reconnect and resume."],
   replaced: [4001, "Replaced by a newer connection of this session."],
 } as const;
 

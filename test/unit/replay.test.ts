@@ -10,7 +10,7 @@ import { renderMetrics } from "../../src/ops/metrics.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import { History } from "../../src/store/history.ts";
 import type { Content } from "../../src/protocol/codec.ts";
-import type { MessageStore } from "../../src/store/store.ts";
+import { StoreUnavailable, type MessageStore } from "../../src/store/store.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { type FakeSocket, startHub } from "../support/hub.ts";
 import { systemClock } from "../../src/util/clock.ts";
@@ -212,6 +212,8 @@ describe("a replay", () => {
   });
 
   describe("from the store", () => {
+    const HISTORY_UNAVAILABLE = { code: 1013, reason: "The history is unavailable. Reconnect and resume." };
+
     /** A room with the messages 1 to 500, of which ten are cached. */
     async function longRoom() {
       const ready = new History("1-0", 10, Infinity);
@@ -266,8 +268,19 @@ describe("a replay", () => {
       late.socket.buffered = 0;
       late.drains();
       for (let i = 0; i < 5; i++) await turn();
-      expect(late.socket.closed?.code).toBe(1013);
+      expect(late.socket.closed).toEqual(HISTORY_UNAVAILABLE);
       expect(texts(late.socket)).toEqual(["1"]);
+    });
+
+    test("closes with 1013 when the store cannot be read", async () => {
+      const { join, after, store } = await longRoom();
+      const late = await join("late", "json", { after, buffered: 2 * MIB });
+      for (let i = 0; i < 5; i++) await turn();
+      store.readHistory = () => Promise.reject(new StoreUnavailable());
+      late.socket.buffered = 0;
+      late.drains();
+      for (let i = 0; i < 5; i++) await turn();
+      expect(late.socket.closed).toEqual(HISTORY_UNAVAILABLE);
     });
   });
 });
