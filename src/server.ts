@@ -2,24 +2,8 @@
 /**
  * Hubbub: the chat server of the "WebSockets in FastAPI" tutorial, made dependable.
  *
- * The path of a message, the same with every store:
- *
- *     socket → receive (parse, rate limit, order) → store.append ─┐
- *                                                                 │  the store assigns ids: one total order
- *     sockets ← topics ← broadcaster ← room.deliver ← hub ←───────┘
- *
- * The folders, in reading order. Each imports only from those below it, which a test enforces:
- *
- *     cli/       the command line: flags, --help, the banner; the commands `token` and `join`
- *     http/      the HTTP server: routes, access control, upgrade, sockets, the rooms API, shutdown
- *     chat/      the hub, its rooms and their connections: receive, replay, broadcast, presence
- *     store/     the ordered log of messages: memory, sqlite/ or redis/
- *     auth/      tokens
- *     ops/       log and metrics
- *     protocol/  frames ⇄ commands and events, in two formats; error codes, close codes, names
- *     util/      clock, randomness, token buckets
- *
- * In browsers: page/, the chat's page, on top of client/, the client library, which `join` uses too.
+ * The entry point: parses the command line and runs the command. README.md beside this file has the map of the source:
+ * the path of a message, the folders, and where to find what.
  */
 
 import { version } from "../package.json";
@@ -30,7 +14,7 @@ import { serve } from "./http/serve.ts";
 import { installSignalHandlers, type RunningServer } from "./http/shutdown.ts";
 import { configureLog, logError } from "./ops/log.ts";
 import { measured } from "./store/measured.ts";
-import { storeFactories } from "./store/open.ts";
+import { loadStore } from "./store/open.ts";
 import { systemClock } from "./util/clock.ts";
 import { systemRandom } from "./util/random.ts";
 
@@ -72,17 +56,16 @@ switch (command.kind) {
 
 async function start(options: CliOptions): Promise<RunningServer> {
   try {
-    const createStore = await storeFactories.get(options.store.protocol)?.(options.store)?.();
-    if (!createStore) throw new Error(`no such store: ${options.store.protocol}`);
+    const createStore = await loadStore(options.store);
     return await serve(
       options,
       (listener) => measured(createStore(options, listener, systemClock, systemRandom), systemClock),
       systemClock,
     );
   } catch (error) {
-    const sentence = describeStartError(error, options);
-    if (sentence) console.error(sentence);
-    else logError("The start failed", error);
+    const explanation = describeStartError(error, options);
+    if (explanation) console.error(explanation);
+    else logError("Startup failed", error);
     process.exit(startExitCode(error));
   }
 }

@@ -2,7 +2,7 @@
 
 import type { AppendResult, RejectReason } from "../store/message.ts";
 
-/** If more than these are rejected, the lowest are remembered: they hold back all others, so the sender resends in order. */
+/** At most this many are remembered, the lowest ones: they hold back all others, so the sender resends in order. */
 const MAX_REJECTED = 1_000;
 /** Messages of one connection that the store may be processing; more are rejected as unavailable. */
 const MAX_IN_FLIGHT = 10_000;

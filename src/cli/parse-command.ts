@@ -18,7 +18,7 @@ import {
 } from "./flag-parser.ts";
 import type { LogFormat } from "../ops/log.ts";
 import { parseName } from "../protocol/names.ts";
-import { storeFactories } from "../store/open.ts";
+import { isStoreUrl } from "../store/open.ts";
 import { MIN_SECRET_BYTES, RIGHTS, type Right } from "../auth/tokens.ts";
 
 /** In the order of `--help` and of the table in README.md, which a test compares with this one. */
@@ -69,9 +69,7 @@ export const serverFlagGroups = {
       help: "where messages are stored: memory:, sqlite:FILE, redis://HOST",
       parse(text) {
         const url = URL.parse(text);
-        return url && storeFactories.get(url.protocol)?.(url)
-          ? { value: url }
-          : { expected: "memory:, sqlite:FILE or redis://HOST" };
+        return url && isStoreUrl(url) ? { value: url } : { expected: "memory:, sqlite:FILE or redis://HOST" };
       },
     }),
     keepDays: number("N", 0, [0, 36_500], "delete messages after N days (not memory:); 0 keeps them"),

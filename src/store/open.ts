@@ -22,6 +22,18 @@ export const storeFactories = new Map<string, (url: URL) => LoadStore | undefine
 ]);
 for (const scheme of REDIS_SCHEMES) storeFactories.set(scheme, loadRedisStore);
 
+/** Whether `--store` accepts the URL. */
+export function isStoreUrl(url: URL): boolean {
+  return storeFactories.get(url.protocol)?.(url) !== undefined;
+}
+
+/** @throws Error if {@link isStoreUrl} rejects the URL */
+export async function loadStore(url: URL): Promise<CreateBackend> {
+  const load = storeFactories.get(url.protocol)?.(url);
+  if (!load) throw new Error(`no such store: ${url.protocol}`);
+  return load();
+}
+
 function createMemoryStore(
   { history }: StoreOptions,
   { onMessage }: StoreListener,

@@ -383,7 +383,7 @@ describe("the command", () => {
     const env = { ...process.env, BREAK: "open" };
     const { exitCode, stdout, stderr } = await Bun.$`${process.execPath} ${args}`.env(env).quiet().nothrow();
     expect([exitCode, `${stdout}`]).toEqual([1, ""]);
-    expect(`${stderr}`).toStartWith("The start failed: Error: injected into open\n");
+    expect(`${stderr}`).toStartWith("Startup failed: Error: injected into open\n");
   });
 
   test.each(["capacitor://localhost", "tauri://localhost", `chrome-extension://${"a".repeat(32)}`])(
