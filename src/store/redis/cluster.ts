@@ -166,7 +166,7 @@ export class ClusterMembership {
     this.#evictions.trimmed += evictions.trimmed;
     this.#evictions.sessions += evictions.sessions;
     if (this.context.clock.elapsed() - this.#evictionsLoggedMs >= timing.heartbeatMs) this.#logEvictions();
-    if (memoryError && memoryError !== this.#memoryError)
+    if (memoryError && !rejection && memoryError !== this.#memoryError)
       logEvent("Redis memory unknown", { reason: memoryError });
     this.#memoryError = memoryError;
     this.#clockWatch.check(Number.parseInt(heartbeat.head), nowMs);
