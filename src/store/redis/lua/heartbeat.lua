@@ -42,7 +42,7 @@ end
 -- first, and then empty rooms, those without new messages for longest first; above OCCUPIED, the largest of the others are
 -- halved, which includes empty rooms larger than LARGE. Foreign keys reduce what is left for these, but never evict all of
 -- them. LOG is for the log.
-local EMPTY, OCCUPIED, LARGE, SESSIONS, LOG = 0.75, 0.85, 0.25, 0.25, 0.125
+local EMPTY, OCCUPIED, LARGE, SESSIONS, LOG = 0.75, 0.85, 0.25, 0.25, 0.25
 -- Bytes in use and their limit; without maxmemory, half of the machine's memory.
 local function memory()
   local info = redis.call('INFO', 'memory')
