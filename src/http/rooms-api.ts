@@ -20,7 +20,7 @@ import {
 import { ERROR_MESSAGES, type ErrorCode } from "../protocol/codes.ts";
 import { isMessageId } from "../store/message-id.ts";
 import type { Clock } from "../util/clock.ts";
-import { costOf, TokenBuckets } from "../util/token-bucket.ts";
+import { BYTES_PER_COST, costOf, TokenBuckets } from "../util/token-bucket.ts";
 
 /** For reading a body. Bun's default of 12 s would cut off a slow one, even while it is arriving. */
 const BODY_SECONDS = 120;
@@ -77,6 +77,8 @@ export function roomRoutes(
     let postRequest: PostRequest;
     try {
       body = await pendingBodies.wait(readBody(request, maxMessageBytes));
+      // Before it is parsed, which takes milliseconds for a text that consists of escapes.
+      rejectIfLimited(bucket.waitFor(minCostOf(body), clock.elapsed()));
       postRequest = parsePostRequest(body, maxMessageBytes);
     } catch (error) {
       // A malformed body costs by its size, which is what reading it takes.
@@ -151,6 +153,11 @@ export function roomRoutes(
 /** @throws HttpProblem 429 */
 function rejectIfLimited(retryAfterSeconds: number): void {
   if (retryAfterSeconds > 0) throw protocolProblem(429, "rate-limited", { retryAfterSeconds });
+}
+
+/** The least that the message of a body can cost: its longest escape, `\u0000`, takes six characters for one byte. */
+function minCostOf(body: string): number {
+  return 1 + Math.floor(body.length / (6 * BYTES_PER_COST));
 }
 
 /** The body as text. @throws HttpProblem 400 or 413 */

@@ -7,7 +7,7 @@ export interface Rate {
 }
 
 /** A message costs 1, and 1 more for each of these. */
-const BYTES_PER_COST = 4096;
+export const BYTES_PER_COST = 4096;
 /** A sender that keeps sending in vain, at this multiple of its rate, is closed. */
 const ABUSE_FACTOR = 10;
 /** More than a client sends before it has received the first rejection. */

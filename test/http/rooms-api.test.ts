@@ -436,6 +436,17 @@ test("the rate limit is per address, with Retry-After", async () => {
   expect([(await post()).status, (await post()).status]).toEqual([201, 429]);
 });
 
+test("a body whose message must cost more than the rate limit allows is rejected before it is parsed", async () => {
+  using clock = new TestClock();
+  const args = ["--message-rate", "1", "--message-burst", "10"];
+  await using server = await startServer({ ...clock.setup, args });
+  // Had it been parsed, only its text would count.
+  const large = { text: "hi", from: "ci", ignored: "\u0001".repeat(60_000) };
+  expect((await call(server, "lobby/messages", large)).status).toBe(201);
+  expect((await call(server, "lobby/messages", large)).status).toBe(429);
+  expect((await call(server, "lobby/messages", { text: "hi", from: "ci" })).status).toBe(201);
+});
+
 test("each documented curl command does what the document says", async () => {
   await using server = await startServer();
   const readme = readDoc("src/http/README.md");
