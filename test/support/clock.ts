@@ -13,7 +13,8 @@ export class TestClock implements Disposable {
   readonly #folder = mkdtempSync(join(tmpdir(), "hubbub-clock-"));
   readonly #file = join(this.#folder, "now");
   #now = Date.now();
-  #elapsed = performance.now();
+  /** Whole, so that differences are exact. */
+  #elapsed = Math.ceil(performance.now());
   /** For {@link startServer}. */
   readonly setup = { preload: "clock.ts", env: { [FILE_VARIABLE]: this.#file } };
 
