@@ -20,8 +20,8 @@ import { SessionRegistry } from "./session-registry.ts";
 import type { ConnectionSocket } from "./socket.ts";
 
 /**
- * If `?history=N` asks for more than the room's cached history has, the rest is read from the store, and N counts as this
- * at most. The cached history itself is replayed without this limit.
+ * If `?history=N` asks for more than the room's cached history has, the replay starts in the store, this many messages
+ * back at most. A replay from the cached history alone has no such limit.
  */
 const MAX_REPLAY_FROM_STORE = 1000;
 
