@@ -27,7 +27,7 @@ const TOKEN_PROTOCOL_PREFIX = "token.";
 
 export interface AccessRules extends Pick<
   ServerOptions,
-  "publicUrl" | "trustProxy" | "allowHost" | "allowOrigin" | "openMetrics"
+  "publicUrl" | "allowHost" | "allowOrigin" | "openMetrics"
 > {
   /** If set, a token is required. */
   readonly tokens: TokenSigner | undefined;
@@ -117,15 +117,15 @@ export class AccessControl {
   }
 
   /**
-   * Direct requests from this machine may read the metrics, and tokens that grant it; or anyone. Not every proxy shows
-   * in the headers, so with an option for proxies no request counts as direct.
+   * Direct requests from this machine may read the metrics, and tokens that grant it; or anyone. A request through a
+   * proxy on this machine shows in its headers, or in a `Host` that is not a loopback name.
    * @throws HttpProblem 401 or 403
    */
   authorizeMetrics(request: Request, peerAddress: string): void {
     const { headers } = request;
     this.checkOrigin(headers);
-    const { publicUrl, trustProxy, openMetrics, tokens } = this.rules;
-    const isProxied = publicUrl || trustProxy || PROXY_HEADERS.some((name) => headers.has(name));
+    const { openMetrics, tokens } = this.rules;
+    const isProxied = PROXY_HEADERS.some((name) => headers.has(name));
     const isLocal = isLoopback(peerAddress) && !isProxied && isLoopbackHost(headers.get("host") ?? "");
     if (isLocal || openMetrics) return;
     if (!tokens)
