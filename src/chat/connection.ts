@@ -12,7 +12,7 @@ import type { Subscriber } from "./broadcaster.ts";
 import { Replay, replayStart, type ReplayTarget, type ReplayRequest } from "./replay.ts";
 import { Replies } from "./replies.ts";
 import type { Room } from "./room.ts";
-import { SendOrder } from "./send-order.ts";
+import { SeqOrder } from "./seq-order.ts";
 import { isSlowConsumer } from "./slow-consumer.ts";
 import { closeSocket, type ConnectionSocket } from "./socket.ts";
 
@@ -53,7 +53,7 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   onAnswered: (() => void) | undefined;
   #replay: Replay | undefined;
   #isPongPending = false;
-  #sendOrder: SendOrder | undefined;
+  #seqOrder: SeqOrder | undefined;
   #replies: Replies | undefined;
   #isClosed = false;
 
@@ -80,8 +80,8 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
     return this.#replay !== undefined;
   }
 
-  get sendOrder(): SendOrder {
-    return (this.#sendOrder ??= new SendOrder());
+  get seqOrder(): SeqOrder {
+    return (this.#seqOrder ??= new SeqOrder());
   }
 
   get replies(): Replies {
@@ -163,7 +163,7 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
     this.onAnswered = undefined;
     onAnswered?.();
     try {
-      if (isNumbered(pending)) this.sendOrder.onResult(pending.seq, result);
+      if (isNumbered(pending)) this.seqOrder.onResult(pending.seq, result);
       this.replies.onResult(pending, result);
     } catch (error) {
       // The other clients receive the message all the same.

@@ -13,7 +13,7 @@ export function receive(connection: Connection, frame: Content, context: Connect
   if ("error" in command) {
     const { error, seq } = command;
     const message = { session: connection.session, seq };
-    if (isNumbered(message)) connection.sendOrder.markRejected(message.seq);
+    if (isNumbered(message)) connection.seqOrder.markRejected(message.seq);
     reject(connection, context, error, frame, seq);
   } else if (command.type === "ping") {
     connection.sendPong();
@@ -36,7 +36,7 @@ function receiveMessage(
   const { client, room, session } = connection;
   const pending = { room: room.name, from: client, content, session, seq, requiresSeq: undefined };
   if (!isNumbered(pending)) return append(connection, context, pending);
-  const admitted = connection.sendOrder.admit(pending.seq, skip);
+  const admitted = connection.seqOrder.admit(pending.seq, skip);
   if ("rejected" in admitted) return reject(connection, context, admitted.rejected, content, seq);
   append(connection, context, { ...pending, requiresSeq: admitted.requiresSeq });
 }
@@ -46,7 +46,7 @@ function append(connection: Connection, context: ConnectionContext, pending: Pen
   const { content, seq } = pending;
   const waitSeconds = connection.bucket.take(costOf(content), context.clock.elapsed());
   if (waitSeconds > 0) {
-    if (isNumbered(pending)) connection.sendOrder.rollback(pending.seq);
+    if (isNumbered(pending)) connection.seqOrder.rollback(pending.seq);
     return reject(connection, context, "rate-limited", content, seq, waitSeconds);
   }
   connection.room.presence.markSender(connection.client); // the client may have left when the message is delivered

@@ -1,6 +1,7 @@
 /**
- * Slow consumers: connections that read so slowly that too much waits for them. The server closes them with 1013, so that
- * their unread data does not fill its memory; they reconnect and resume.
+ * Slow consumers: connections that read so slowly that too much waits for them. The broadcaster closes them after a
+ * write, and `Connection.closeIfSlow` after their own messages, with 1013, so that their unread data does not fill the
+ * memory; they reconnect and resume.
  */
 
 import type { ConnectionSocket } from "./socket.ts";

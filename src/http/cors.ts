@@ -1,6 +1,6 @@
 /** Cross-origin requests (CORS): which responses pages of other sites may read. */
 
-import type { AccessControl } from "./access.ts";
+import type { AccessControl } from "./access-control.ts";
 import { CODE_HEADER } from "./responses.ts";
 
 const PREFLIGHT_MAX_AGE_SECONDS = 86_400;

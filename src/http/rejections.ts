@@ -1,6 +1,6 @@
 /** The one place where a thrown {@link HttpProblem} becomes a response, is counted and is logged. */
 
-import type { AccessControl } from "./access.ts";
+import type { AccessControl } from "./access-control.ts";
 import type { ClientAddresses } from "./client-address.ts";
 import { withCors } from "./cors.ts";
 import { HttpProblem, textProblem } from "./problem.ts";

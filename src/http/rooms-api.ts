@@ -1,6 +1,6 @@
 /** The rooms API for curl, bots and other services: post a message, read the history, list the members. */
 
-import type { AccessControl, Grant } from "./access.ts";
+import type { AccessControl, Grant } from "./access-control.ts";
 import type { ClientAddresses } from "./client-address.ts";
 import { corsPreflight, withCors } from "./cors.ts";
 import type { ServerOptions } from "./options.ts";

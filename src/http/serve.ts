@@ -1,7 +1,7 @@
 /** Starts the HTTP server: its routes, its sockets and what the operator can watch. */
 
 import { version } from "../../package.json";
-import { AccessControl } from "./access.ts";
+import { AccessControl } from "./access-control.ts";
 import { ClientAddresses } from "./client-address.ts";
 import { corsPreflight } from "./cors.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";

@@ -1,6 +1,6 @@
 /** Upgrades requests to WebSockets. Every rejection happens before the upgrade, with an HTTP status. */
 
-import type { AccessControl } from "./access.ts";
+import type { AccessControl } from "./access-control.ts";
 import type { ClientAddresses } from "./client-address.ts";
 import { withCors } from "./cors.ts";
 import { parseJoinRequest } from "./join-request.ts";

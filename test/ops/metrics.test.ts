@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { version } from "../../package.json";
-import { AccessControl } from "../../src/http/access.ts";
+import { AccessControl } from "../../src/http/access-control.ts";
 import { HttpProblem } from "../../src/http/problem.ts";
 import { CLOSE_CODES, ERROR_MESSAGES, REJECTION_CODES } from "../../src/protocol/codes.ts";
 import { systemClock } from "../../src/util/clock.ts";

@@ -1,7 +1,7 @@
 /** Messages of one connection are stored in their order, also when the store rejects some of them. */
 
 import { describe, expect, test } from "bun:test";
-import { SendOrder } from "../../src/chat/send-order.ts";
+import { SeqOrder } from "../../src/chat/seq-order.ts";
 
 const stored = (id: string) => ({
   stored: { id, prev: "0-0", time: 0, room: "r", from: "ann", content: "" },
@@ -13,7 +13,7 @@ const outOfOrder = { rejected: "out-of-order" } as const;
 
 describe("the send order", () => {
   test("makes each message require the one before it, while that is in flight", () => {
-    const order = new SendOrder();
+    const order = new SeqOrder();
     expect([1, 2, 3].map((seq) => order.admit(seq, false))).toEqual([
       none,
       { requiresSeq: 1 },
@@ -24,7 +24,7 @@ describe("the send order", () => {
   });
 
   test("rejects higher numbers until each rejected one below them has been sent again", () => {
-    const order = new SendOrder();
+    const order = new SeqOrder();
     for (const seq of [1, 2, 3]) order.admit(seq, false);
     order.onResult(1, unavailable);
     order.onResult(2, outOfOrder);
@@ -38,7 +38,7 @@ describe("the send order", () => {
   });
 
   test("a late rejection of a number that is in flight again changes nothing for those after it", () => {
-    const order = new SendOrder();
+    const order = new SeqOrder();
     for (const seq of [1, 2]) order.admit(seq, false);
     order.onResult(1, unavailable);
     for (const seq of [1, 2, 3]) order.admit(seq, false);
@@ -48,7 +48,7 @@ describe("the send order", () => {
   });
 
   test("a stored number blocks nothing when it is sent again and rejected", () => {
-    const order = new SendOrder();
+    const order = new SeqOrder();
     for (const seq of [1, 2, 1, 2]) order.admit(seq, false);
     for (const seq of [1, 2]) order.onResult(seq, stored(`${seq}-0`));
     order.onResult(1, duplicate(1));
@@ -60,7 +60,7 @@ describe("the send order", () => {
   });
 
   test("with skip, a message requires only what is in flight, not what was rejected", () => {
-    const order = new SendOrder();
+    const order = new SeqOrder();
     for (const seq of [1, 3]) order.admit(seq, false);
     order.onResult(1, unavailable);
     order.admit(1, false);
@@ -69,7 +69,7 @@ describe("the send order", () => {
   });
 
   test("skip continues above rejected numbers, and so does a duplicate", () => {
-    const order = new SendOrder();
+    const order = new SeqOrder();
     for (const seq of [1, 2]) order.markRejected(seq);
     expect(order.admit(3, false)).toEqual(outOfOrder);
     expect(order.admit(3, true)).toEqual(none);
@@ -81,7 +81,7 @@ describe("the send order", () => {
   });
 
   test("the lowest rejected number is known even after more rejections than are remembered", () => {
-    const order = new SendOrder();
+    const order = new SeqOrder();
     for (let seq = 1; seq <= 1200; seq++) order.admit(seq, false);
     for (let seq = 1200; seq >= 1; seq--) order.onResult(seq, { rejected: "unavailable" });
     expect(order.admit(2, false)).toEqual(outOfOrder);
@@ -90,7 +90,7 @@ describe("the send order", () => {
 });
 
 test("at most 10,000 messages of a connection are in flight; the next one is rejected as unavailable", () => {
-  const order = new SendOrder();
+  const order = new SeqOrder();
   for (let seq = 1; seq <= 10_000; seq++) order.admit(seq, false);
   expect(order.admit(10_001, false)).toEqual(unavailable);
   order.onResult(1, stored("1-0"));

@@ -11,7 +11,7 @@ const MAX_IN_FLIGHT = 10_000;
  * Decides which messages may go to the store. After a rejection, no higher seq may be stored before the rejected one, or
  * that one would count as a duplicate when it is resent, and be lost.
  */
-export class SendOrder {
+export class SeqOrder {
   /** Rejected and not resent since, in rising order. */
   readonly #rejected: number[] = [];
   /** A seq up to this one can only be a duplicate, so its rejection holds nothing back. */
