@@ -8,7 +8,7 @@ import { lazyTty } from "../util/lazy-node.ts";
 type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 
 /**
- * On a terminal, every address on a line of its own, so that it can be clicked; elsewhere, such as in a pipe, one line.
+ * On a terminal, one address a line, so that it can be clicked; elsewhere, such as in a pipe, one line.
  * @param durability where the store keeps messages, as in "in memory until the server stops"
  */
 export function printBanner(

@@ -139,7 +139,7 @@ export class Chat {
   }
 }
 
-/** For styles, tests and whoever inspects the page. */
+/** For styles, for tests, and for inspecting the page. */
 function showState(status: Client["state"]["status"]): void {
   document.documentElement.dataset["state"] = status;
 }
