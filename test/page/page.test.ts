@@ -674,7 +674,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await reject(1);
     await page.shows(page.conversation, ["bob: first", "me: one: Not sent: a reason Retry Delete"]);
     await page.shows(`${page.days}.length`, 1);
-    await page.click(".state button:last-of-type");
+    await page.run("document.querySelector('.state button:last-of-type').click()");
     await page.shows(page.conversation, ["bob: first"]);
     await page.shows(`${page.days}.length`, 1);
     server.process.kill("SIGCONT");
@@ -692,14 +692,14 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows(page.pending, 0);
     await page.shows(page.texts, ["undecided", "mine"]);
     await page.shows(`${page.days}.length`, 1);
-    await page.click(".state button:last-of-type");
+    await page.run("document.querySelector('.state button:last-of-type').click()");
     await page.shows(page.conversation, ["me: mine"]);
     await page.shows(`${page.days}.length`, 1);
 
     await page.stores("outbox.tea", { undecided: [{ text: "undecided", writtenAt: Date.now() }] });
     await page.run("(location.search = '?id=ann&room=tea', 0)");
     await page.shows(`[$('room')?.textContent, ${page.state}]`, ["tea", "open"]);
-    await page.click(".state button:last-of-type");
+    await page.run("document.querySelector('.state button:last-of-type').click()");
     await page.shows("[messages.childElementCount, $('empty').hidden]", [0, false]);
   });
 
