@@ -18,10 +18,26 @@ interface Look {
   readonly width?: number;
   readonly height?: number;
   readonly dark?: boolean;
+  /** A high-contrast theme of the operating system, which replaces the page's colours. */
+  readonly forcedColors?: boolean;
+  /** A touch screen without a mouse, as on a phone. */
+  readonly touch?: boolean;
   readonly language?: string;
-  /** Host name to open the page by, instead of the address. */
+  /**
+   * Host name to open the page by, instead of the address. Another name is another origin with a storage of its own,
+   * as another person's browser has: `localhost`, or {@link LOCAL_NAME}.
+   */
   readonly name?: string;
 }
+
+/** What every dialog and state of the page must look right in. For titles: `name`. */
+export const LOOKS: readonly (Look & { readonly name?: never; readonly title: string })[] = [
+  1280, 390,
+].flatMap((width) =>
+  [{ title: "light" }, { title: "dark", dark: true }, { title: "forced colours", forcedColors: true }].map(
+    ({ title, ...look }) => ({ title: `${width} px, ${title}`, width, height: 844, ...look }),
+  ),
+);
 
 /** Unused tabs; reusing one takes a third of the time of opening a new one. */
 const free: Page[] = [];
@@ -91,7 +107,7 @@ export class Page implements Disposable {
 
   async open(
     url: string,
-    { width = 1280, height = 800, dark = false, language = "en-GB" }: Look,
+    { width = 1280, height = 800, dark, forcedColors, touch = false, language = "en-GB" }: Look,
   ): Promise<void> {
     if (this.#left) await this.#left;
     else await this.#begin();
@@ -108,8 +124,10 @@ export class Page implements Disposable {
       features: [
         { name: "prefers-color-scheme", value: dark ? "dark" : "light" },
         { name: "prefers-reduced-motion", value: "reduce" },
+        { name: "forced-colors", value: forcedColors ? "active" : "none" },
       ],
     });
+    await this.#view.cdp("Emulation.setTouchEmulationEnabled", { enabled: touch });
     await this.#view.cdp("Emulation.setUserAgentOverride", {
       userAgent: "Hubbub's tests",
       acceptLanguage: language,
@@ -138,6 +156,11 @@ export class Page implements Disposable {
 
   cdp<T>(method: string, params: Record<string, unknown> = {}): Promise<T> {
     return this.#view.cdp<T>(method, params);
+  }
+
+  /** Saves what is visible, to look at it. */
+  async takesScreenshot(file: string): Promise<void> {
+    await Bun.write(file, await this.#view.screenshot());
   }
 
   reload(): Promise<void> {

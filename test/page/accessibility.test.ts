@@ -1,0 +1,44 @@
+/** axe-core finds no problem in the conversation and in any dialog, in every look. */
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { findViolations, skippedAxe } from "../support/axe.ts";
+import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { newRoom, sharedServer } from "../support/shared-server.ts";
+
+setDefaultTimeout(60_000);
+
+/** Each opens something over the conversation; afterwards Escape closes it. */
+const DIALOGS: Record<string, (page: Page) => Promise<unknown>> = {
+  "the name and the room": (page) => page.click("#me"),
+  people: (page) => page.run("here.click()"),
+};
+
+describe.skipIf(skipped !== "" || skippedAxe !== "")(`axe-core${skipped || skippedAxe}`, () => {
+  const server = sharedServer();
+
+  test("finds an image without a description", async () => {
+    using page = await openPage(server(), `/client?room=${newRoom()}`);
+    await page.shows(page.state, "open");
+    await page.run("(document.querySelector('main').append(new Image()), 0)");
+    expect(await findViolations(page)).toEqual([expect.stringMatching(/^image-alt: /)]);
+  });
+
+  for (const { title, ...look } of LOOKS)
+    test(`finds nothing at ${title}`, async () => {
+      const room = newRoom();
+      await using bob = await server().join("bob", { room });
+      using page = await openPage(server(), `/client?id=ann&room=${room}`, look);
+      await page.shows(page.state, "open");
+      for (const text of ["hello https://a.example", "again", "👍"]) bob.says(text);
+      await page.says("hi");
+      await page.shows(page.pending, 0);
+      expect(await findViolations(page)).toEqual([]);
+      for (const [name, open] of Object.entries(DIALOGS)) {
+        await open(page);
+        await page.shows("document.querySelectorAll('dialog[open]').length", 1);
+        expect({ name, found: await findViolations(page) }).toEqual({ name, found: [] });
+        await page.press("Escape");
+        await page.shows("document.querySelectorAll('dialog[open]').length", 0);
+      }
+    });
+});
