@@ -27,18 +27,8 @@ export function bundlePage(): { html: string; styleHash: string; scriptHash: str
   const folder = mkdtempSync(join(tmpdir(), "hubbub-page-"));
   try {
     // In a macro `Bun.build` throws, because it would deadlock.
-    const { success, stderr } = Bun.spawnSync(
-      [
-        process.execPath,
-        "build",
-        "--compile",
-        "--target=browser",
-        "--minify",
-        "index.html",
-        `--outdir=${folder}`,
-      ],
-      { cwd: ROOT, stderr: "pipe" },
-    );
+    const build = ["build", "--compile", "--target=browser", "--minify", "index.html", `--outdir=${folder}`];
+    const { success, stderr } = Bun.spawnSync([process.execPath, ...build], { cwd: ROOT });
     if (!success) throw new Error(`The page cannot be built: ${stderr}`);
     const html = readFileSync(join(folder, "index.html"), "utf8");
     return { html, styleHash: hashOf("style", html), scriptHash: hashOf("script", html) };

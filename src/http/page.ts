@@ -4,10 +4,10 @@ import { bundlePage, readSource, transpile } from "./page-macros.ts" with { type
 
 const { html, styleHash, scriptHash } = bundlePage();
 
-/** The page runs its own script and style, and this server's modules; it connects only to this server. */
+/** The page runs only its own script and style, and connects only to this server. */
 const policy = [
   "default-src 'none'",
-  `script-src 'self' ${scriptHash}`,
+  `script-src ${scriptHash}`,
   `style-src ${styleHash}`,
   "connect-src 'self'",
   "img-src blob: data:",

@@ -36,7 +36,7 @@ describe("the page and the client library", () => {
         .split("; "),
     ).toEqual([
       "default-src 'none'",
-      "script-src 'self' HASH",
+      "script-src HASH",
       "style-src HASH",
       "connect-src 'self'",
       "img-src blob: data:",
