@@ -52,8 +52,8 @@ export class Hub {
   ) {
     const { store, cluster } = createStore({
       onMessage: (message) => this.#rooms.get(message.room)?.deliver(message),
-      onRemotePresence: (room, client, node, connections) =>
-        this.#rooms.get(room)?.manager.setRemoteCount(client, node, connections),
+      onRemotePresence: (room, client, difference) =>
+        this.#rooms.get(room)?.presence.adjustCount(client, difference),
       onSessionClaimed: (...claim) => this.sessions.onRemoteClaim(...claim),
       onStateLost: () => this.#onStateLost(),
     });

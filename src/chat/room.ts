@@ -36,22 +36,22 @@ export class Room {
     this.broadcaster = new Broadcaster(name, publishToTopic, flushMs, clock);
     this.presence = new Presence(this.broadcaster, clock);
     this.manager = new ConnectionManager(this.broadcaster, this.presence);
-    this.manager.initRemoteCounts(cluster?.remoteConnections(name) ?? []);
+    for (const [client, connections] of cluster?.remoteConnections(name) ?? [])
+      this.presence.adjustCount(client, connections);
+    this.presence.clearJoined();
   }
 
   add(connection: Subscriber): void {
     this.manager.connect(connection);
-    this.#publishPresence(connection);
+    this.#publishPresence(connection, 1);
   }
 
   remove(connection: Subscriber): void {
-    this.manager.disconnect(connection);
-    if (!this.#isShuttingDown) this.#publishPresence(connection);
+    if (this.manager.disconnect(connection) && !this.#isShuttingDown) this.#publishPresence(connection, -1);
   }
 
-  #publishPresence({ client }: Subscriber): void {
-    if (!this.#isDetached)
-      this.#cluster?.publishPresence(this.name, client, this.manager.localConnectionCount(client));
+  #publishPresence({ client }: Subscriber, difference: number): void {
+    if (!this.#isDetached) this.#cluster?.publishPresence(this.name, client, difference);
   }
 
   /** Broadcasts a message that the store has given its place in the order. */

@@ -37,8 +37,8 @@ export interface AppendCallback {
 /** What a store reports, everything in its one order. */
 export interface StoreListener {
   readonly onMessage: MessageListener;
-  /** On another node, a client now has that number of connections in a room. */
-  onRemotePresence(room: string, client: string, node: string, connections: number): void;
+  /** On another node, a client has opened that number of connections in a room, or closed them if it is negative. */
+  onRemotePresence(room: string, client: string, difference: number): void;
   /** Another node claimed a session. */
   onSessionClaimed(client: string, session: string, fencingToken: number): void;
   /** Messages may have been missed: all clients have to reconnect, and resume. */
@@ -57,12 +57,12 @@ export interface Backend {
 
 /** The other nodes that share the store. */
 export interface Cluster {
-  /** Who is in an acquired room through other nodes, as of the last call of {@link StoreListener.onRemotePresence}. */
-  remoteConnections(room: string): Iterable<readonly [client: string, node: string, connections: number]>;
+  /** Connections in an acquired room on other nodes, as of the last call of {@link StoreListener.onRemotePresence}. */
+  remoteConnections(room: string): Iterable<readonly [client: string, connections: number]>;
   /** Who is in a room through other nodes, whether it is acquired here or not. @throws StoreUnavailable */
   listClients(room: string): Promise<ReadonlySet<string>>;
-  /** Publishes how many connections a client has in a room on this node. */
-  publishPresence(room: string, client: string, connections: number): void;
+  /** A client has opened that number of connections in a room on this node, or closed them if it is negative. */
+  publishPresence(room: string, client: string, difference: number): void;
   /** A number greater than all before, whichever node asks. @throws StoreUnavailable */
   nextFencingToken(): Promise<number>;
   /** Publishes that a session was claimed on this node, by a client that has answered a ping since. */

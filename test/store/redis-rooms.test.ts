@@ -123,11 +123,11 @@ test("a room that is closed while it loads counts no bytes", async () => {
 test("an update that was not written is published again, unless a newer one replaces it", () => {
   const outbox = new ClusterOutbox(systemClock, 15_000, () => {});
   const update = (client: string, connections: number) => ({ room: "tea", client, connections });
-  outbox.setPresence("tea", "ann", 1);
-  outbox.setPresence("tea", "bob", 1);
+  outbox.adjustPresence("tea", "ann", 1);
+  outbox.adjustPresence("tea", "bob", 1);
   const drained = outbox.drain(10);
   expect(drained).toEqual([update("ann", 1), update("bob", 1)]);
-  outbox.setPresence("tea", "bob", 0);
+  outbox.adjustPresence("tea", "bob", -1);
   outbox.requeue(drained);
   expect(outbox.drain(10).toSorted((a, b) => a.client.localeCompare(b.client))).toEqual([
     update("ann", 1),

@@ -17,7 +17,7 @@ ConnectionManager.prototype.connect = function (connection) {
 
 ConnectionManager.prototype.disconnect = function (connection) {
   if (connection.client === "boom-close") throw new Error("injected into close");
-  disconnect.call(this, connection);
+  return disconnect.call(this, connection);
 };
 
 Broadcaster.prototype.publishToShard = function (codec, shard, content) {

@@ -24,10 +24,11 @@ export class ClusterOutbox {
     private readonly onUpdate: () => void,
   ) {}
 
-  setPresence(room: string, client: string, connections: number): void {
+  adjustPresence(room: string, client: string, difference: number): void {
+    const clients = this.#localPresence.get(room) ?? new Map<string, number>();
+    const connections = Math.max(0, (clients.get(client) ?? 0) + difference);
     const update = { room, client, connections };
     const key = keyOf(update);
-    const clients = this.#localPresence.get(room) ?? new Map<string, number>();
     if (connections > 0) this.#localPresence.set(room, clients.set(client, connections));
     else {
       clients.delete(client);

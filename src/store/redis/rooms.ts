@@ -88,8 +88,7 @@ export class RedisRooms {
       this.listener.onMessage(update.stored);
     } else {
       const { client, node, connections } = update;
-      setPresence(room, client, node, connections);
-      this.listener.onRemotePresence(name, client, node, connections);
+      this.listener.onRemotePresence(name, client, setPresence(room, client, node, connections));
     }
   }
 
@@ -100,9 +99,8 @@ export class RedisRooms {
         this.apply(name, recordId, { client, node, connections: 0 });
   }
 
-  *remoteConnections(name: string): Generator<[client: string, node: string, connections: number]> {
-    for (const [node, clients] of this.#rooms.get(name)?.remotePresence ?? [])
-      for (const [client, connections] of clients) yield [client, node, connections];
+  *remoteConnections(name: string): Generator<[client: string, connections: number]> {
+    for (const clients of this.#rooms.get(name)?.remotePresence.values() ?? []) yield* clients;
   }
 
   #addRoom(name: string): Room {
@@ -145,8 +143,11 @@ function unlessUnavailable(error: unknown): undefined {
   if (!(error instanceof StoreUnavailable)) throw error;
 }
 
-function setPresence({ remotePresence }: Room, client: string, node: string, connections: number): void {
+/** @returns the difference to the number of connections before */
+function setPresence({ remotePresence }: Room, client: string, node: string, connections: number): number {
   const clients = remotePresence.get(node) ?? new Map<string, number>();
+  const before = clients.get(client) ?? 0;
   if (connections > 0) remotePresence.set(node, clients.set(client, connections));
   else if (clients.delete(client) && clients.size === 0) remotePresence.delete(node);
+  return connections - before;
 }

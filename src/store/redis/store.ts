@@ -98,7 +98,7 @@ export class RedisStore implements MessageStore {
     this.cluster = {
       remoteConnections: (room) => this.#rooms.remoteConnections(room),
       listClients: (room) => this.#listClients(room),
-      publishPresence: (room, client, connections) => this.#outbox.setPresence(room, client, connections),
+      publishPresence: (room, client, difference) => this.#outbox.adjustPresence(room, client, difference),
       nextFencingToken: () => this.#nextFencingToken(),
       announceSession: (client, session, fencingToken) =>
         this.#outbox.announceSession(client, session, fencingToken),
