@@ -11,7 +11,8 @@ import { StoreUnavailable } from "../store/store.ts";
 
 const MAX_LOGGED_PATH_CHARACTERS = 200;
 
-export type HttpServer = Bun.Server<SocketData>;
+/** The part of Bun's server that handlers use, so that a simulator can provide it. */
+export type HttpServer = Pick<Bun.Server<SocketData>, "requestIP" | "upgrade" | "timeout">;
 
 /** A route's handler; undefined after an upgrade. */
 export type Handler<R extends Request = Request> = (

@@ -18,7 +18,7 @@ export interface RunningServer {
 }
 
 export async function shutDown(
-  server: Bun.Server<SocketData>,
+  server: Pick<Bun.Server<SocketData>, "stop" | "pendingWebSockets" | "pendingRequests">,
   hub: Hub,
   sockets: SocketRegistry,
   drainSeconds: number,

@@ -49,7 +49,10 @@ export class Upgrader {
   }
 
   /** A plain GET gets the same rejection as a WebSocket, because browsers hide why an upgrade failed. @throws HttpProblem */
-  readonly handleChat = (request: Bun.BunRequest<"/ws/:id">, server: HttpServer) => {
+  readonly handleChat = (
+    request: Request & { readonly params: { readonly id: string } },
+    server: HttpServer,
+  ) => {
     const { params, url, headers } = request;
     this.access.checkHostAndOrigin(headers);
     return this.#upgrade(request, server, parseJoinRequest(params.id, url, headers, this.options.history));
