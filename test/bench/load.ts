@@ -14,7 +14,7 @@ const CONNECT_AT_ONCE = 100;
 const SETTLE_MS = 300;
 /** Read interval of clients that are not watched; the socket's buffers hold what arrives meanwhile. */
 const DOZE_MS = 100;
-/** Connections on which the latency of each message is measured; with 20 senders these are the senders. */
+/** Connections on which the latency of each message is measured, by default; with 20 senders these are the senders. */
 const WATCHED = 20;
 /** For the last delivery, after sending has ended. */
 const DEADLINE_MS = 10_000;
@@ -61,14 +61,14 @@ export class Crowd implements Watcher, Disposable {
     this.#failed.promise.catch(() => {}); // it may fail between two waits
   }
 
-  static async gather(port: number, wire: Wire, clients: number): Promise<Crowd> {
+  static async gather(port: number, wire: Wire, clients: number, watched = WATCHED): Promise<Crowd> {
     const crowd = new Crowd(wire);
     for (let first = 0; first < clients; first += CONNECT_AT_ONCE) {
       const ids = Array.from({ length: Math.min(CONNECT_AT_ONCE, clients - first) }, (_, i) => first + i);
       const opening = ids.map((id) => Connection.open(port, `c${`${id}`.padStart(5, "0")}`, wire, crowd));
       crowd.#connections.push(...(await Promise.all(opening)));
     }
-    const stride = Math.max(1, Math.floor(clients / WATCHED));
+    const stride = Math.max(1, Math.floor(clients / watched));
     for (const [i, connection] of crowd.#connections.entries()) connection.isWatched = i % stride === 0;
     await Bun.sleep(SETTLE_MS);
     return crowd;
