@@ -8,7 +8,7 @@ import { avatar, hue } from "./avatar.ts";
 import { attachmentBubble, textBubble } from "./bubble.ts";
 import { create, find } from "./dom.ts";
 import type { Scroller } from "./scroller.ts";
-import { language, words } from "./words.ts";
+import { locale, words } from "./words.ts";
 
 /** Consecutive messages of one client within this time share one name. */
 const GROUP_MS = 5 * 60_000;
@@ -42,8 +42,8 @@ export class Conversation {
   readonly #presence = new WeakMap<Element, PresenceFacts>();
   /** In the outbox's order. */
   readonly #pending = new Set<Element>();
-  readonly #clock = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" });
-  readonly #calendar = new Intl.DateTimeFormat(language, { weekday: "long", day: "numeric", month: "long" });
+  readonly #clock = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit" });
+  readonly #calendar = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
   #wasWelcomed = false;
   #isReplaying = true;
 
@@ -256,6 +256,6 @@ function phrase(names: ReadonlySet<string>, verb: string): (Node | string)[] {
   if (names.size === 0) return [];
   const shown = [...names].slice(0, MAX_NAMES);
   if (names.size > MAX_NAMES) shown.push(words.others(names.size - MAX_NAMES));
-  const parts = new Intl.ListFormat(language).formatToParts(shown);
+  const parts = new Intl.ListFormat(locale).formatToParts(shown);
   return [...parts.map(({ type, value }) => (type === "element" ? create("bdi", "", value) : value)), verb];
 }

@@ -5,7 +5,7 @@ import { avatar, hue } from "./avatar.ts";
 import type { Conversation } from "./conversation.ts";
 import { create, find } from "./dom.ts";
 import type { Identity } from "./identity.ts";
-import { language, words } from "./words.ts";
+import { locale, words } from "./words.ts";
 
 /** A client that is back within this time is not said to have left. */
 const LEAVE_GRACE_MS = 5_000;
@@ -16,7 +16,7 @@ export class People {
   readonly #conversation: Conversation;
   readonly #names = new Set<string>();
   readonly #leaving = new Map<string, ReturnType<typeof setTimeout>>();
-  readonly #collator = new Intl.Collator(language);
+  readonly #collator = new Intl.Collator(locale);
   /** The server's count; it names only some of the clients of a large room. */
   #count = 0;
 

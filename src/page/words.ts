@@ -1,4 +1,4 @@
-/** Every sentence of the page, in English and in Traditional Chinese (for any kind of Chinese). */
+/** Every sentence of the page, in English and in Chinese, in Traditional and in Simplified characters. */
 
 const english = {
   youAre: "You are",
@@ -55,7 +55,7 @@ const english = {
   closed: new Map<number, string>(),
 };
 
-const chinese: typeof english = {
+const traditional: typeof english = {
   youAre: "你是",
   room: "房間",
   close: "關閉",
@@ -110,19 +110,75 @@ const chinese: typeof english = {
   earlier: (count) => `${count} 則較早的訊息`,
 };
 
-const isChinese = /^zh/i.test(navigator.language);
+const simplified: typeof english = {
+  youAre: "你是",
+  room: "房间",
+  close: "关闭",
+  you: "（你）",
+  here: (count) => `${count} 人在这里`,
+  joined: "来了",
+  unread: "新消息",
+  notSent: (reason) => `没有发送：${reason}`,
+  twin: (name) => `已经有人以 ${name} 的名字在这里。`,
+  thatsMe: "那是我",
+  caughtUp: (count) => `已恢复连接。补上了 ${count} 条消息，没有遗漏。`,
+  rename: "改名字",
+  conversation: "对话",
+  empty: "还没有人说话。打个招呼，或在另一个标签页打开这个页面。",
+  message: "消息",
+  send: "发送",
+  yourName: "你的名字",
+  invalidName: "这个名字不能用。",
+  invalidRoom: "这个房间名称不能用。",
+  choose: "选一个名字",
+  chooseRoom: "选另一个房间",
+  nameRule: "1 到 64 个字母、数字或“_”“-”“.”，任何文字都可以，不含空格。",
+  cancel: "取消",
+  use: "使用",
+  sending: "发送中…",
+  unsure: "可能没有发送",
+  retry: "重试",
+  remove: "删除",
+  left: "离开了",
+  others: (count) => `另外 ${count} 人`,
+  newMessages: (count) => `${count} 条新消息 ↓`,
+  lost: "连接中断。你写的内容会保留。",
+  notYet: "还没有连上。你写的内容会保留。",
+  again: (seconds) => `${seconds} 秒后重试`,
+  connecting: "连接中…",
+  tryNow: "立即重试",
+  back: "已恢复连接。",
+  gap: "这里可能缺少一些消息。",
+  tooLong: (size, most) => `这条消息有 ${size}，一条最多 ${most}。请分成几条。`,
+  download: "下载",
+  image: "图片",
+  someone: "有人发来文件",
+  closed: new Map([
+    [401, "这里需要有效的令牌，请向管理员索取。"],
+    [403, "你不能用这个名字、房间或网址连接。"],
+    [1008, "令牌过期了，或是发送太多了。"],
+    [4001, "这段对话已在别处继续。"],
+  ]),
+  foreign: (origin) => `这个服务器不接受 ${origin} 的连接。请管理员以 --public-url ${origin} 允许这个网址。`,
+  announce: (name, text) => `${name}：${text}`,
+  announceMany: (count) => `${count} 条新消息`,
+  earlier: (count) => `${count} 条较早的消息`,
+};
 
-/** For dates, numbers and sorting. */
-export const language = isChinese
-  ? "zh-Hant-TW"
-  : /^en/i.test(navigator.language)
-    ? navigator.language
-    : "en";
-export const words = isChinese ? chinese : english;
+/** The words, the language of the page, and the locale for dates, numbers and sorting. */
+function choose(preferred: string): readonly [typeof english, string, string] {
+  if (/^en/i.test(preferred)) return [english, "en", preferred];
+  if (!/^zh/i.test(preferred)) return [english, "en", "en"];
+  return /^zh-(hans|cn|sg|my)/i.test(preferred)
+    ? [simplified, "zh-Hans", "zh-Hans-CN"]
+    : [traditional, "zh-Hant", "zh-Hant-TW"];
+}
+
+export const [words, pageLanguage, locale] = choose(navigator.language);
 
 /** Fills in the texts that index.html names in its `data-` attributes. */
 export function localize(): void {
-  document.documentElement.lang = isChinese ? "zh-Hant" : "en";
+  document.documentElement.lang = pageLanguage;
   const texts = new Map(Object.entries(words));
   const setters: Record<string, (element: HTMLElement, text: string) => void> = {
     text: (element, text) => (element.textContent = text),

@@ -1002,15 +1002,6 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.shows("document.querySelector('.bubble a').href", "https://a.example/");
   });
 
-  test("Traditional Chinese for any kind of Chinese", async () => {
-    await using server = await startServer();
-    using page = await openPage(server, "/client", { language: "zh-CN" });
-    await page.shows(
-      "[document.documentElement.lang, messageText.placeholder, document.getElementById('empty').textContent]",
-      ["zh-Hant", "訊息", "還沒有人說話。打個招呼，或在另一個分頁打開這個頁面。"],
-    );
-  });
-
   test("a screen reader announces at most one sentence per two seconds, and no own messages", async () => {
     await using server = await startServer();
     using page = await openPage(server);

@@ -1,0 +1,50 @@
+/** The page's languages, by the browser's preference. */
+
+import { describe, setDefaultTimeout, test } from "bun:test";
+import { openPage, skipped } from "../support/browser.ts";
+import { startServer } from "../support/server.ts";
+
+setDefaultTimeout(60_000);
+
+const EMPTY = new Map([
+  ["en", "No messages yet. Say hello, or open this page in a second tab."],
+  ["zh-Hant", "還沒有人說話。打個招呼，或在另一個分頁打開這個頁面。"],
+  ["zh-Hans", "还没有人说话。打个招呼，或在另一个标签页打开这个页面。"],
+]);
+
+describe.skipIf(skipped !== "")(`the page's languages${skipped}`, () => {
+  for (const [preferred, shown, placeholder] of [
+    ["en-US", "en", "Message"],
+    ["fr", "en", "Message"],
+    ["zh", "zh-Hant", "訊息"],
+    ["zh-TW", "zh-Hant", "訊息"],
+    ["zh-HK", "zh-Hant", "訊息"],
+    ["zh-Hant-CN", "zh-Hant", "訊息"],
+    ["zh-CN", "zh-Hans", "消息"],
+    ["zh-SG", "zh-Hans", "消息"],
+    ["zh-Hans", "zh-Hans", "消息"],
+    ["zh-Hans-TW", "zh-Hans", "消息"],
+  ] as const)
+    test(`a browser that prefers ${preferred} shows ${shown}`, async () => {
+      await using server = await startServer();
+      using page = await openPage(server, "/client", { language: preferred });
+      await page.shows("[document.documentElement.lang, messageText.placeholder, $('empty').textContent]", [
+        shown,
+        placeholder,
+        EMPTY.get(shown),
+      ]);
+    });
+
+  test("a rejection that only the operator can lift names the operator: 管理員, 管理员", async () => {
+    await using server = await startServer({
+      env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" },
+    });
+    for (const [language, sentence] of [
+      ["zh-TW", "這裡需要有效的權杖，請向管理員索取。"],
+      ["zh-CN", "这里需要有效的令牌，请向管理员索取。"],
+    ] as const) {
+      using page = await openPage(server, "/client", { language });
+      await page.shows("$('what').textContent", sentence);
+    }
+  });
+});
