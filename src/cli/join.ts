@@ -124,7 +124,7 @@ export function runJoin(
       settle();
     })
     .on("rejected", ({ item, message }) => {
-      errors.write(`Not sent: ${escapeControls(item.text)}\n${sanitize(message)}\n`);
+      errors.write(`Not sent: ${escapeControls(item.text ?? "")}\n${sanitize(message)}\n`);
       exitCode = 1;
       settle();
     })

@@ -41,7 +41,9 @@ export interface ConnectOptions {
 
 /** A message that is not acknowledged yet. Plain data: it can be stored, and passed to a later client as `outbox`. */
 export interface OutboxItem {
-  readonly text: string;
+  readonly text?: string;
+  /** Of a binary message, instead of a text: its bytes in base64. */
+  readonly data?: string;
   /** Its number in the session, set when it is first sent. */
   seq?: number;
   /** When it was first sent; Unix time in milliseconds. */
@@ -67,12 +69,17 @@ export type ConnectionState =
       readonly code?: string;
     };
 
+/** A message of the room. A binary one has `data`, and the same as `bytes`, instead of a text. */
+export interface ReceivedMessage extends ChatMessage {
+  readonly bytes?: Uint8Array<ArrayBuffer> | undefined;
+}
+
 export interface ClientEvents {
   state: ConnectionState;
   /** A connection is established; the replay follows. `recovered: false` means that messages may be missing. */
   welcome: Welcome;
   /** A message of the room, replayed or live, one's own included. */
-  message: ChatMessage;
+  message: ReceivedMessage;
   /** The replay of a new connection is complete: `count` messages of it. What follows is live. */
   replayed: { readonly count: number };
   presence: PresenceChange;
@@ -194,13 +201,17 @@ export class Client {
   /**
    * Adds a message to the outbox and sends it as soon as the connection is open. The result is emitted as
    * `acknowledged`, `rejected` or `unconfirmed`, with the returned item.
+   * @param content a text, or the bytes of a binary message
    */
-  send(text: string): OutboxItem {
-    const item: OutboxItem = { text: text.toWellFormed() };
+  send(content: string | Uint8Array | ArrayBuffer): OutboxItem {
+    const item: OutboxItem =
+      typeof content === "string"
+        ? { text: content.toWellFormed() }
+        : { data: toBase64(new Uint8Array(content)) };
     this.outbox.push(item);
     const sendMore = () => void (this.state.status === "open" && this.#fillWindow());
     // The caller gets the item before it can be rejected.
-    if (this.#isTooBig(item.text)) queueMicrotask(() => (this.#rejectTooBig(), sendMore()));
+    if (this.#isTooBig(item)) queueMicrotask(() => (this.#rejectTooBig(), sendMore()));
     else sendMore();
     return item;
   }
@@ -212,7 +223,7 @@ export class Client {
    * @throws an Error with the server's sentence, or one saying that a proxy answered instead; the error of `fetch` if
    *   there is no connection
    */
-  async historyBefore(before: string): Promise<{ messages: ChatMessage[]; more: boolean }> {
+  async historyBefore(before: string): Promise<{ messages: ReceivedMessage[]; more: boolean }> {
     const { room = "lobby" } = this.#options;
     const url = new URL(`/rooms/${encodeURIComponent(room)}/messages`, this.#server);
     url.searchParams.set("before", before);
@@ -225,7 +236,7 @@ export class Client {
     }
     if (response.ok && Array.isArray(body?.messages)) {
       const messages = body.messages.filter((message) => isServerEvent({ ...message, type: "message" }));
-      return { messages, more: body.more === true };
+      return { messages: messages.map(withBytes), more: body.more === true };
     }
     throw new Error((codeOf(response) && body?.detail) || proxyAnswered(response));
   }
@@ -425,7 +436,7 @@ export class Client {
         this.#attempts = 0; // a welcome alone is not enough: the server may close again at once
         this.#after = event.id;
         if (this.#replayed !== undefined) this.#replayed++;
-        this.#emit("message", event);
+        this.#emit("message", withBytes(event));
         break;
       case "pong":
         this.#attempts = 0;
@@ -523,7 +534,7 @@ export class Client {
     for (; this.#inFlight < this.#window; this.#inFlight++) {
       const item = this.outbox[this.#inFlight];
       // A message that is too big here was sent by a handler just now: its rejection is queued.
-      if (!item || this.#isTooBig(item.text) || (this.#inFlight > 0 && this.#needsSkip(item))) return;
+      if (!item || this.#isTooBig(item) || (this.#inFlight > 0 && this.#needsSkip(item))) return;
       this.#transmit(item);
     }
   }
@@ -532,18 +543,20 @@ export class Client {
     item.seq ??= this.#nextSeq++;
     item.firstSentAt ??= Date.now();
     const skip = this.#needsSkip(item);
-    const { seq } = item;
+    const { seq, text, data } = item;
     if (skip) this.#rejectedSeqs = this.#rejectedSeqs.filter((rejected) => rejected > seq);
-    this.#write({ type: "message", text: item.text, seq, ...(skip ? { skip } : {}) });
+    this.#write({ type: "message", text, data, seq, ...(skip ? { skip } : {}) });
   }
 
   /** The server closes the connection on a frame above its limit, so such a message must never be sent. */
   #rejectTooBig(): void {
-    for (const item of this.#removeItems(({ text }) => this.#isTooBig(text)))
+    for (const item of this.#removeItems((item) => this.#isTooBig(item)))
       this.#emit("rejected", { item, code: "message-too-big", message: TOO_BIG });
   }
 
-  #isTooBig(text: string): boolean {
+  #isTooBig({ text = "", data = "" }: OutboxItem): boolean {
+    const padding = data.slice(-2).split("=").length - 1;
+    if ((data.length * 3) / 4 - padding > this.#maxBytes) return true;
     return text.length * 3 > this.#maxBytes && new TextEncoder().encode(text).length > this.#maxBytes;
   }
 
@@ -570,6 +583,33 @@ export class Client {
         console.error(error);
       }
   }
+}
+
+/** Characters per call of `String.fromCharCode`, which takes them as arguments. */
+const CHUNK = 0x8000;
+
+function toBase64(bytes: Uint8Array): string {
+  let characters = "";
+  for (let i = 0; i < bytes.length; i += CHUNK)
+    characters += String.fromCharCode(...bytes.subarray(i, i + CHUNK));
+  return btoa(characters);
+}
+
+/** @returns undefined if it is not base64 */
+function fromBase64(data: string): Uint8Array<ArrayBuffer> | undefined {
+  let characters: string;
+  try {
+    characters = atob(data);
+  } catch {
+    return undefined;
+  }
+  const bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+  return bytes;
+}
+
+function withBytes(message: ChatMessage): ReceivedMessage {
+  return message.data === undefined ? message : { ...message, bytes: fromBase64(message.data) };
 }
 
 type Check = (value: unknown) => boolean;

@@ -37,7 +37,9 @@ export interface ConnectOptions {
 }
 /** A message that is not acknowledged yet. Plain data: it can be stored, and passed to a later client as `outbox`. */
 export interface OutboxItem {
-  readonly text: string;
+  readonly text?: string;
+  /** Of a binary message, instead of a text: its bytes in base64. */
+  readonly data?: string;
   /** Its number in the session, set when it is first sent. */
   seq?: number;
   /** When it was first sent; Unix time in milliseconds. */
@@ -67,12 +69,16 @@ export type ConnectionState =
       readonly statusCode?: number;
       readonly code?: string;
     };
+/** A message of the room. A binary one has `data`, and the same as `bytes`, instead of a text. */
+export interface ReceivedMessage extends ChatMessage {
+  readonly bytes?: Uint8Array<ArrayBuffer> | undefined;
+}
 export interface ClientEvents {
   state: ConnectionState;
   /** A connection is established; the replay follows. `recovered: false` means that messages may be missing. */
   welcome: Welcome;
   /** A message of the room, replayed or live, one's own included. */
-  message: ChatMessage;
+  message: ReceivedMessage;
   /** The replay of a new connection is complete: `count` messages of it. What follows is live. */
   replayed: {
     readonly count: number;
@@ -111,8 +117,9 @@ export declare class Client {
   /**
    * Adds a message to the outbox and sends it as soon as the connection is open. The result is emitted as
    * `acknowledged`, `rejected` or `unconfirmed`, with the returned item.
+   * @param content a text, or the bytes of a binary message
    */
-  send(text: string): OutboxItem;
+  send(content: string | Uint8Array | ArrayBuffer): OutboxItem;
   /**
    * Reads a page of the room's history over HTTP: up to 100 messages before the given one, oldest first.
    * @param before a message id
@@ -121,7 +128,7 @@ export declare class Client {
    *   there is no connection
    */
   historyBefore(before: string): Promise<{
-    messages: ChatMessage[];
+    messages: ReceivedMessage[];
     more: boolean;
   }>;
   /** Connects now instead of at `retryAt`; also after the server has closed the connection for good. */

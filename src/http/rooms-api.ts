@@ -11,11 +11,12 @@ import { queryParams, requireName } from "./request.ts";
 import type { Right } from "../auth/tokens.ts";
 import type { Hub } from "../chat/hub.ts";
 import {
-  exceedsBytes,
   hasTooMuchOverhead,
   maxFrameBytes,
+  parseContent,
   parseSeq,
   toChatMessage,
+  type Content,
 } from "../protocol/codec.ts";
 import { ERROR_MESSAGES, type ErrorCode } from "../protocol/codes.ts";
 import { isMessageId } from "../store/message-id.ts";
@@ -30,7 +31,7 @@ const MAX_LIMIT = 1000;
 const POST_RIGHTS: readonly Right[] = ["read", "write"];
 
 interface PostRequest {
-  readonly text: string;
+  readonly content: Content;
   readonly from: string | undefined;
   readonly session: string | undefined;
   readonly seq: number | undefined;
@@ -68,7 +69,7 @@ export function roomRoutes(
     }, jsonProblem);
   }
 
-  /** `{"text","from","session"?,"seq"?}` → 201 `{"id"}`; 200 for a duplicate. */
+  /** `{"text" or "data","from","session"?,"seq"?}` → 201 `{"id"}`; 200 for a duplicate. */
   const postMessage = authorized(async (request, room, grant, server) => {
     const bucket = postBuckets.get(addresses.groupOf(request, server));
     rejectIfLimited(bucket.waitFor(1, clock.elapsed())); // before the body is read
@@ -85,11 +86,11 @@ export function roomRoutes(
       rejectIfLimited(bucket.take(costOf(body), clock.elapsed()));
       throw error;
     }
-    const { text, session, seq, from = grant.client ?? "" } = postRequest;
-    rejectIfLimited(bucket.take(costOf(text), clock.elapsed()));
+    const { content, session, seq, from = grant.client ?? "" } = postRequest;
+    rejectIfLimited(bucket.take(costOf(content), clock.elapsed()));
     const client = requireName("client id", from, "from: ");
     access.authorize(request, { client, room, rights: POST_RIGHTS });
-    const result = await hub.post({ room, from: client, content: text, session, seq });
+    const result = await hub.post({ room, from: client, content, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
     if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
     throw protocolProblem(503, result.rejected);
@@ -192,22 +193,22 @@ async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array
 /** Fields that are null count as left out, because many programs send them. @throws HttpProblem 400 or 413 */
 function parsePostRequest(body: string, maxMessageBytes: number): PostRequest {
   if (hasTooMuchOverhead(body)) throw protocolProblem(413, "message-too-big");
-  let value: { readonly [name in keyof PostRequest]?: unknown } | null;
+  let value: { readonly [name in "text" | "data" | "from" | "session" | "seq"]?: unknown } | null;
   try {
     value = JSON.parse(body);
   } catch {
     value = null;
   }
   if (typeof value !== "object" || value === null) throw protocolProblem(400, "not-json");
-  const { text, from, session, seq } = value;
-  if (typeof text !== "string") throw protocolProblem(400, "no-text");
-  if (exceedsBytes(text, maxMessageBytes)) throw protocolProblem(413, "message-too-big");
+  const { text, data, from, session, seq } = value;
+  const parsed = parseContent(text, data, maxMessageBytes);
+  if ("error" in parsed) throw protocolProblem(parsed.error === "message-too-big" ? 413 : 400, parsed.error);
   if (!isOptionalString(from) || !isOptionalString(session))
     throw new HttpProblem(400, "bad-name", "from and session must be strings, if given.");
   const number = parseSeq(seq ?? undefined);
   if (number === "bad-seq") throw protocolProblem(400, number);
   return {
-    text: text.toWellFormed(),
+    content: parsed.content,
     from: from ?? undefined,
     session: typeof session === "string" ? requireName("session", session) : undefined,
     seq: number,

@@ -63,7 +63,8 @@ export class Outbox {
     const continues = isReload && me === this.#identity.name;
     connect(continues ? { ...(session === undefined ? {} : { session }), outbox } : {});
     for (const { text, writtenAt } of undecided) this.#undecide(text, writtenAt, words.unsure);
-    if (!continues) for (const item of outbox) this.#undecide(item.text, writtenAtOf(item), words.unsure);
+    if (!continues)
+      for (const item of outbox) this.#undecide(item.text ?? "", writtenAtOf(item), words.unsure);
     this.save();
   }
 
@@ -89,7 +90,7 @@ export class Outbox {
     }
     this.#pending.clear();
     for (const item of items)
-      if (item.seq !== undefined) this.#undecide(item.text, writtenAtOf(item), words.unsure);
+      if (item.seq !== undefined) this.#undecide(item.text ?? "", writtenAtOf(item), words.unsure);
     return items.filter(({ seq }) => seq === undefined);
   }
 
@@ -131,7 +132,7 @@ export class Outbox {
   #showPending(item: OutboxItem): void {
     const writtenAt = writtenAtOf(item);
     Object.assign(item, { writtenAt }); // stored with it
-    const entry = this.#conversation.createOwn(this.#identity.name, item.text, new Date(writtenAt));
+    const entry = this.#conversation.createOwn(this.#identity.name, item.text ?? "", new Date(writtenAt));
     this.#conversation.addPending(entry);
     this.#pending.set(item, entry);
     const showSending = () => this.#pending.has(item) && showState(entry, words.sending);
@@ -149,7 +150,7 @@ export class Outbox {
   }
 
   #onUndecided(item: OutboxItem, reason: string): void {
-    this.#undecide(item.text, writtenAtOf(item), reason, this.#takePending(item));
+    this.#undecide(item.text ?? "", writtenAtOf(item), reason, this.#takePending(item));
     this.save();
   }
 

@@ -103,14 +103,38 @@ function parseJson(frame: string, maxMessageBytes: number): ClientCommand | Pars
     return { error: "not-json" };
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) return { error: "not-json" };
-  const { type, text, seq, skip } = value as Partial<Record<string, unknown>>;
+  const { type, text, data, seq, skip } = value as Partial<Record<string, unknown>>;
   if (type === "ping") return { type };
   if (type !== "message") return { error: "unknown-type" };
   const number = parseSeq(seq);
   if (number === "bad-seq") return { error: number };
-  if (typeof text !== "string") return { error: "no-text", seq: number };
-  if (exceedsBytes(text, maxMessageBytes)) return { error: "message-too-big", seq: number };
-  return { type, content: text.toWellFormed(), seq: number, skip: skip === true };
+  const parsed = parseContent(text, data, maxMessageBytes);
+  if ("error" in parsed) return { error: parsed.error, seq: number };
+  return { type, content: parsed.content, seq: number, skip: skip === true };
+}
+
+/** The content of a frame or a request body, from its fields `text`, and `data` in base64; null counts as left out. */
+export function parseContent(
+  text: unknown,
+  data: unknown,
+  maxMessageBytes: number,
+): { readonly content: Content } | { readonly error: "no-text" | "bad-data" | "message-too-big" } {
+  if (typeof text === "string" && (data ?? null) === null) {
+    if (exceedsBytes(text, maxMessageBytes)) return { error: "message-too-big" };
+    return { content: text.toWellFormed() };
+  }
+  if (typeof data !== "string" || (text ?? null) !== null) return { error: "no-text" };
+  const padding = data.endsWith("==") ? 2 : data.endsWith("=") ? 1 : 0;
+  const byteCount = Math.floor(((data.length - padding) * 3) / 4);
+  if (byteCount > maxMessageBytes) return { error: "message-too-big" };
+  try {
+    const content = Uint8Array.fromBase64(data);
+    // It skips whitespace, which base64 cannot contain (RFC 4648, section 3.3).
+    if (content.length === byteCount) return { content };
+  } catch {
+    // a SyntaxError
+  }
+  return { error: "bad-data" };
 }
 
 /** The `seq` of a frame or a request body: a whole number from 1, or none. */

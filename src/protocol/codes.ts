@@ -4,7 +4,8 @@
 export const ERROR_MESSAGES = {
   "not-json": "A message must be a JSON object in a text frame.",
   "unknown-type": 'The type must be "message" or "ping".',
-  "no-text": "A message must have a text, which is a string.",
+  "no-text": "A message must have either a text or data, which is a string.",
+  "bad-data": "The data must be base64 (RFC 4648, section 4), without line breaks.",
   "bad-seq": "A seq must be a whole number from 1 to 9007199254740991.",
   "message-too-big": "The message is too large for this server.",
   "rate-limited": "Rate limit exceeded. Retry after retryAfterSeconds.",
@@ -33,6 +34,7 @@ export type CloseReason = keyof typeof CLOSE_CODES;
 
 /** Why an HTTP request is rejected: the `Hubbub-Code` header, and the `code` of a problem. */
 export const REJECTION_CODES = [
+  "bad-data",
   "bad-history",
   "bad-id",
   "bad-limit",

@@ -108,7 +108,7 @@ class ChaosClient {
         if (status === "reconnecting") setTimeout(() => this.#connection.retryNow(), random() * 50);
       })
       .on("rejected", ({ item, code }) => {
-        if (code !== "message-too-big" || item.text.length <= MAX_MESSAGE_BYTES)
+        if (code !== "message-too-big" || (item.text ?? "").length <= MAX_MESSAGE_BYTES)
           this.#fail(`was rejected: ${code}`);
         this.#send();
       })

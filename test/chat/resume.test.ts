@@ -157,6 +157,39 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hears("Client #eve left the chat");
   });
 
+  test("a binary message with a seq is acknowledged, deduplicated and replayed like a text", async () => {
+    await using server = await startServer({ store });
+    await using bob = await server.join("bob");
+    await using first = await server.joinJson("ann", { session: "s", history: 0 });
+    const start = first.after;
+    const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
+    const data = bytes.toBase64();
+    first.sends({ type: "message", data, seq: 1 });
+    first.sends({ type: "message", data, seq: 1 });
+    first.says("caption", { seq: 2 });
+    await first.hears(
+      { type: "ack", seq: 1 },
+      { type: "message", from: "ann", data },
+      { type: "ack", seq: 1 },
+      { type: "ack", seq: 2 },
+      message("ann", "caption"),
+    );
+    await first.leaves();
+
+    await using again = await server.joinJson("ann", { session: "s", after: start });
+    expect([again.welcome.recovered, again.welcome.sent]).toEqual([true, 2]);
+    again.sends({ type: "message", data, seq: 1 });
+    again.sends({ type: "message", data: "", seq: 3 });
+    await again.hears({ type: "message", from: "ann", data }, message("ann", "caption"));
+    await again.hears(
+      { type: "ack", seq: 1 },
+      { type: "ack", seq: 3 },
+      { type: "message", from: "ann", data: "" },
+    );
+    await bob.hears(bytes, "Client #ann says: caption", new Uint8Array());
+    await bob.hearsNothing();
+  });
+
   test("a rejected seq blocks higher ones until it is sent again or skipped", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob");

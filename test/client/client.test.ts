@@ -636,7 +636,7 @@ test("a message above the server's limit is rejected without being sent, and doe
   const rejected: number[] = [];
   ann.on(
     "rejected",
-    ({ item, code }) => void (code === "message-too-big" && rejected.push(item.text.length)),
+    ({ item, code }) => void (code === "message-too-big" && rejected.push(item.text?.length ?? 0)),
   );
   ann.send("x".repeat(500_000)); // before the limit is known
   ann.send("a");
@@ -650,6 +650,44 @@ test("a message above the server's limit is rejected without being sent, and doe
   expect(rejected).toEqual([500_000, 30_000]);
   await eventually(async () => ann.outbox.length === 0, "an empty outbox");
   ann.close();
+});
+
+test("bytes are sent like a text: kept in the outbox, resent, acknowledged, and received as bytes", async () => {
+  await using server = await startServer();
+  await using bob = await server.join("bob");
+  const photo = crypto.getRandomValues(new Uint8Array(65_536)); // the limit
+  const tooBig = new Uint8Array(65_537);
+  const first = connect({ server: server.origin, id: "ann", session: "s" });
+  expect(first.send(photo)).toEqual({ data: photo.toBase64() });
+  first.send(Uint8Array.of(9, 1, 2, 9).subarray(1, 3));
+  const sent = first.send(tooBig);
+  first.send(Uint8Array.of(3).buffer);
+  const [{ item, code }] = await Promise.all([emitted(first, "rejected"), emitted(first, "acknowledged")]);
+  expect([item, code]).toEqual([sent, "message-too-big"]);
+  await eventually(async () => first.outbox.length === 0, "an empty outbox");
+  await bob.hears(photo, Uint8Array.of(1, 2), Uint8Array.of(3));
+  first.close();
+  first.send(new Uint8Array());
+  first.send(Uint8Array.of(4));
+
+  // As plain data, it can be stored, and sent by a later client.
+  const outbox = JSON.parse(JSON.stringify(first.outbox));
+  const again = connect({ server: server.origin, id: "ann", session: "s", outbox, history: 0 });
+  const received: unknown[] = [];
+  again.on("message", ({ text, data, bytes }) => received.push({ text, data, bytes }));
+  await bob.hears(new Uint8Array(), Uint8Array.of(4));
+  bob.says("hi");
+  await eventually(async () => received.length === 3, "three messages");
+  expect(received).toEqual([
+    { data: "", bytes: new Uint8Array() },
+    { data: "BA==", bytes: Uint8Array.of(4) },
+    { text: "hi" },
+  ]);
+  expect(again.outbox).toEqual([]);
+  const { messages } = await again.historyBefore("9999999999999-0");
+  expect(messages.map(({ bytes }) => bytes?.length)).toEqual([65_536, 2, 1, 0, 1, undefined]);
+  expect(messages[0]?.bytes).toEqual(photo);
+  again.close();
 });
 
 test("a token with characters that no header can hold is malformed; white space around a token is ignored", async () => {
@@ -737,7 +775,7 @@ test("a message in flight for more than an hour is unconfirmed, since its sessio
     ],
   });
   const unconfirmed: string[] = [];
-  ann.on("unconfirmed", ({ text }) => unconfirmed.push(text));
+  ann.on("unconfirmed", ({ text = "" }) => unconfirmed.push(text));
   for (const text of ["new", "never sent"]) await bob.hears({ type: "message", from: "ann", text });
   expect(unconfirmed).toEqual(["old"]);
   ann.close();

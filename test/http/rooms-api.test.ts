@@ -54,10 +54,17 @@ for (const store of STORES)
       await bob.hears({ type: "message", id: body.id, from: "ci", text: "hi \ufffd" });
       ann.says(new Uint8Array([1, 2, 3]));
       await bob.hears({ type: "message", from: "ann", data: "AQID" });
+      const posted = await call(server, "tea/messages", { data: "AQI=", from: "ci", session: "s", seq: 1 });
+      const again = await call(server, "tea/messages", { data: "AQI=", from: "ci", session: "s", seq: 1 });
+      expect([posted.status, again.status]).toEqual([201, 200]);
+      expect(again.body).toEqual(posted.body);
+      const dataId = bob.after;
+      await bob.hears({ type: "message", from: "ci", data: "AQI=" });
       expect<unknown>((await call(server, "tea/messages")).body).toEqual({
         messages: [
           { id: body.id, time: expect.any(Number), from: "ci", text: "hi \ufffd" },
-          { id: bob.after, time: expect.any(Number), from: "ann", data: "AQID" },
+          { id: dataId, time: expect.any(Number), from: "ann", data: "AQID" },
+          { id: bob.after, time: expect.any(Number), from: "ci", data: "AQI=" },
         ],
         more: false,
       });
@@ -190,6 +197,16 @@ test("malformed requests are rejected, and nothing is broadcast", async () => {
     [[], problem(400, "Bad Request", "no-text", ERROR_MESSAGES["no-text"])],
     [{ from: "ci" }, problem(400, "Bad Request", "no-text", ERROR_MESSAGES["no-text"])],
     [{ text: 7, from: "ci" }, problem(400, "Bad Request", "no-text", ERROR_MESSAGES["no-text"])],
+    [{ data: 7, from: "ci" }, problem(400, "Bad Request", "no-text", ERROR_MESSAGES["no-text"])],
+    [
+      { text: "hi", data: "aGk=", from: "ci" },
+      problem(400, "Bad Request", "no-text", ERROR_MESSAGES["no-text"]),
+    ],
+    [{ data: "aGk*", from: "ci" }, problem(400, "Bad Request", "bad-data", ERROR_MESSAGES["bad-data"])],
+    [
+      { data: new Uint8Array(65_537).toBase64(), from: "ci" },
+      problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
+    ],
     [{ text: "hi" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
     [{ text: "hi", from: "a b" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
     [

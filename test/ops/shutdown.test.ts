@@ -167,7 +167,7 @@ test("a thousand clients reconnect to the next server, and every message they se
       resendUnknown: true,
       history: 0,
     })
-      .on("acknowledged", ({ item }) => acknowledged.add(item.text))
+      .on("acknowledged", ({ item }) => acknowledged.add(item.text ?? ""))
       .on("state", ({ status }) => {
         if (status === "open" && ++open === CLIENTS) allOpen.resolve();
       });

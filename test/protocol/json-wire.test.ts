@@ -20,11 +20,20 @@ const malformed: [string, ErrorCode, number?][] = [
   ['{"type":"message"}', "no-text"],
   ['{"type":"message","text":7,"seq":3}', "no-text", 3],
   ['{"type":"message","text":null}', "no-text"],
+  ['{"type":"message","data":7}', "no-text"],
+  ['{"type":"message","data":null,"text":null}', "no-text"],
+  ['{"type":"message","text":"hi","data":"aGk=","seq":3}', "no-text", 3],
+  // too short, padded wrongly, base64url, whitespace, not ASCII
+  ...["a", "====", "aGk==", "-_-_", "aG k=", "aGk=\\n", "語語語語"].map(
+    (data): [string, ErrorCode, number] => [`{"type":"message","data":"${data}","seq":5}`, "bad-data", 5],
+  ),
   ...["0", "-1", "1.5", '"1"', "null", "9007199254740992", "1e400"].map((seq): [string, ErrorCode] => [
     `{"type":"message","text":"hi","seq":${seq}}`,
     "bad-seq",
   ]),
   [JSON.stringify({ type: "message", text: "x".repeat(65_537), seq: 4 }), "message-too-big", 4],
+  [JSON.stringify({ type: "message", data: "A".repeat(87_384), seq: 4 }), "message-too-big", 4],
+  [JSON.stringify({ type: "message", data: "!".repeat(200_000) }), "message-too-big"],
   [JSON.stringify({ type: "message", text: "語".repeat(21_846) }), "message-too-big"],
   [`{"type":"message","text":"${"\\u0000".repeat(65_537)}"}`, "message-too-big"],
 ];
@@ -47,6 +56,23 @@ describe("malformed frames", () => {
     await ann.hears({ type: "error", code: "message-too-big", message: ERROR_MESSAGES["message-too-big"] });
     ann.sends(new Uint8Array(65_536));
     await ann.hears({ type: "message", from: "ann", data: new Uint8Array(65_536).toBase64() });
+  });
+
+  test("`data` may hold as many decoded bytes as a text, and may omit its padding", async () => {
+    await using server = await startServer();
+    await using ann = await server.joinJson("ann");
+    const data = new Uint8Array(65_536).toBase64();
+    ann.sends({ type: "message", data, seq: 1 });
+    await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", data });
+    ann.sends({ type: "message", data: "aGk", text: null });
+    await ann.hears({ type: "message", from: "ann", data: "aGk=" });
+    ann.sends({ type: "message", data: new Uint8Array(65_537).toBase64(), seq: 2 });
+    await ann.hears({
+      type: "error",
+      code: "message-too-big",
+      message: ERROR_MESSAGES["message-too-big"],
+      seq: 2,
+    });
   });
 
   test("the longest encoding of the largest text fits into a frame; a longer frame is closed with 1009", async () => {
