@@ -1,32 +1,74 @@
-/** The content of a message: text with links, an image, or a download. */
+/** The content of a message: text with links and code, an image, or a download. */
 
-import { create } from "./dom.ts";
+import { copyText } from "./clipboard.ts";
+import { create, linkButton } from "./dom.ts";
 import { formatBytes, words } from "./words.ts";
 
 const EMOJI = /^\p{RGI_Emoji}{1,3}$/v;
 const LINK = /https?:\/\/[^\s<>"“”「」]+/gi;
 const CLOSING_PUNCTUATION = /[.,:;!?'、。，：；！？）】》』…]/;
+/** Lines between fences, or to the end if nothing closes the fence; as CommonMark, without indentation. */
+const FENCED = /^(`{3,})([^`\n]*)\n([^]*?)(?:^\1`*[ \t]*(?:\n|(?![^]))|(?![^]))/gm;
+/** Between runs of as many backticks, within a line. */
+const INLINE_CODE = /(?<!`)(`+)(?!`)([^\n]*?[^`\n])\1(?!`)/g;
+const COPIED_SHOWN_MS = 2_000;
 const OPENING_BRACKETS = new Map([
   [")", "("],
   ["]", "["],
   ["}", "{"],
 ]);
 
-/** Creates text nodes and links only: a message's text is never markup. */
+/** Creates text nodes, links and code only: a message's text is never markup. */
 export function textBubble(text: string): HTMLElement {
   const bubble = create("div", EMOJI.test(text) ? "bubble emoji" : "bubble");
-  bubble.dir = "auto";
+  let end = 0;
+  for (const { 0: match, 2: language = "", 3: code = "", index } of text.matchAll(FENCED)) {
+    if (code.trim() === "") continue;
+    appendLines(bubble, text.slice(end, index));
+    bubble.append(codeBlock(code.replace(/\n$/, ""), language.trim()));
+    end = index + match.length;
+  }
+  appendLines(bubble, text.slice(end));
+  bubble.dir = "auto"; // last: every addition would look for the direction again
+  return bubble;
+}
+
+function appendLines(parent: HTMLElement, text: string): void {
+  let end = 0;
+  for (const { 0: match, 2: code = "", index } of text.matchAll(INLINE_CODE)) {
+    appendLinks(parent, text.slice(end, index));
+    parent.append(create("code", "", code));
+    end = index + match.length;
+  }
+  appendLinks(parent, text.slice(end));
+}
+
+function appendLinks(parent: HTMLElement, text: string): void {
   let end = 0;
   for (const { 0: match, index } of text.matchAll(LINK)) {
     const href = withoutPunctuation(match);
     if (!URL.canParse(href)) continue;
     const link = create("a", "", href);
     Object.assign(link, { href, target: "_blank", rel: "noopener noreferrer" });
-    bubble.append(text.slice(end, index), link);
+    parent.append(text.slice(end, index), link);
     end = index + href.length;
   }
-  bubble.append(text.slice(end));
-  return bubble;
+  parent.append(text.slice(end));
+}
+
+function codeBlock(code: string, language: string): HTMLElement {
+  const text = create("code", "", code);
+  const lines = create("pre", "", text);
+  lines.tabIndex = 0; // to scroll it by keyboard
+  const button = linkButton(words.copy, async () => {
+    const isCopied = await copyText(code, () => getSelection()?.selectAllChildren(text));
+    if (!isCopied) return;
+    button.textContent = words.copied;
+    setTimeout(() => (button.textContent = words.copy), COPIED_SHOWN_MS);
+  });
+  const block = create("div", "code", create("div", "", create("span", "", language), button), lines);
+  block.dir = "ltr";
+  return block;
 }
 
 /** A download, or an image if the browser can show it as one. */

@@ -21,7 +21,15 @@ export class Composer {
       this.#fit();
       this.#check();
     };
+    let leavesByTab = false;
     this.#text.onkeydown = (event) => {
+      if (event.key === "Tab" && !leavesByTab && this.#isInFence && !event.shiftKey) {
+        event.preventDefault();
+        // Unlike a change of the value, it can be undone.
+        document.execCommand("insertText", false, "\t");
+      }
+      // Nobody is trapped: after Escape, Tab leaves the field.
+      leavesByTab = event.key === "Escape";
       // Browsers report the Enter that ends a composition as either of these.
       const isComposing = event.isComposing || event.keyCode === 229;
       if (event.key !== "Enter" || event.shiftKey || isComposing) return;
@@ -44,6 +52,12 @@ export class Composer {
 
   focus(): void {
     this.#text.focus();
+  }
+
+  /** Whether the cursor is inside a fence that was opened above it. */
+  get #isInFence(): boolean {
+    const before = this.#text.value.slice(0, this.#text.selectionStart);
+    return (before.match(/^```.*\n/gm)?.length ?? 0) % 2 === 1;
   }
 
   /** Shows why the text cannot be sent, if it cannot. @returns whether it can */

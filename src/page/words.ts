@@ -45,6 +45,8 @@ const english = {
   tooLong: (size: string, most: string) =>
     `This message is ${size}, and ${most} fit into one. Please split it.`,
   download: "Download",
+  copy: "Copy",
+  copied: "Copied",
   image: "Image",
   someone: "Someone sent a file",
   announce: (name: string, text: string) => `${name}: ${text}`,
@@ -96,6 +98,8 @@ const traditional: typeof english = {
   gap: "這裡可能缺少一些訊息。",
   tooLong: (size, most) => `這則訊息有 ${size}，一則最多 ${most}。請分成幾則。`,
   download: "下載",
+  copy: "複製",
+  copied: "已複製",
   image: "圖片",
   someone: "有人傳來檔案",
   closed: new Map([
@@ -151,6 +155,8 @@ const simplified: typeof english = {
   gap: "这里可能缺少一些消息。",
   tooLong: (size, most) => `这条消息有 ${size}，一条最多 ${most}。请分成几条。`,
   download: "下载",
+  copy: "复制",
+  copied: "已复制",
   image: "图片",
   someone: "有人发来文件",
   closed: new Map([
