@@ -6,7 +6,7 @@ import { corsPreflight, withCors } from "./cors.ts";
 import type { ServerOptions } from "./options.ts";
 import type { PendingBodies } from "./pending-bodies.ts";
 import { HttpProblem, jsonProblem } from "./problem.ts";
-import type { HandleRejections, Handler, HttpServer } from "./rejections.ts";
+import type { HandleRejections, Handler, HttpServer } from "./router.ts";
 import { queryParams, requireName } from "./request.ts";
 import type { Right } from "../auth/tokens.ts";
 import type { Hub } from "../chat/hub.ts";

@@ -9,7 +9,7 @@ import type { ServerOptions } from "./options.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
 import { PendingBodies } from "./pending-bodies.ts";
 import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
-import { rejectionHandler } from "./rejections.ts";
+import { rejectionHandler } from "./router.ts";
 import { roomRoutes } from "./rooms-api.ts";
 import { shutDown, type RunningServer } from "./shutdown.ts";
 import { socketHandlers } from "./socket-handlers.ts";

@@ -6,7 +6,7 @@ import { withCors } from "./cors.ts";
 import { parseJoinRequest } from "./join-request.ts";
 import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
-import type { HttpServer } from "./rejections.ts";
+import type { HttpServer } from "./router.ts";
 import { upgradeRequired } from "./responses.ts";
 import type { SocketRegistry } from "./socket-registry.ts";
 import type { JoinRequest } from "../chat/connection.ts";
