@@ -4,7 +4,7 @@ import { isIpAddress, isLoopback } from "./client-address.ts";
 import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
 import { offeredProtocols, queryParams } from "./request.ts";
-import type { Claims, Right, TokenSigner } from "../auth/tokens.ts";
+import { TokenSigner, type Claims, type Right } from "../auth/tokens.ts";
 import type { Clock } from "../util/clock.ts";
 
 /** A DNS name of 253 characters and a port. */
@@ -25,31 +25,22 @@ const PROXY_HEADERS = [
 /** Prefix of an offered subprotocol that carries a token: browsers cannot set any other header on a WebSocket. */
 const TOKEN_PROTOCOL_PREFIX = "token.";
 
-export interface AccessRules extends Pick<
-  ServerOptions,
-  "publicUrl" | "allowHost" | "allowOrigin" | "openMetrics"
-> {
-  /** If set, a token is required. */
-  readonly tokens: TokenSigner | undefined;
-  machineName(): string;
-}
-
 /** The permission to connect: until when, and, with a token, its claims. */
 export type Grant = Pick<Claims, "expiresMs"> & Partial<Claims>;
 
-/** What a token has to cover. */
-interface AccessTarget {
-  readonly client?: string;
-  readonly room?: string;
-  /** A token that lists its rights needs one of these to use the room. Default: `read`. */
-  readonly rights?: readonly Right[];
-}
-
 export class AccessControl {
+  /** If there is a secret, a token is required. */
+  readonly #tokens: TokenSigner | undefined;
+
   constructor(
-    private readonly rules: AccessRules,
+    private readonly options: Pick<
+      ServerOptions,
+      "publicUrl" | "allowHost" | "allowOrigin" | "openMetrics" | "secretFile"
+    >,
     private readonly clock: Clock,
-  ) {}
+  ) {
+    this.#tokens = options.secretFile && new TokenSigner(options.secretFile);
+  }
 
   /**
    * Keeps pages of other sites from using a server on the user's machine or network through the user's browser.
@@ -62,12 +53,8 @@ export class AccessControl {
   checkHostAndOrigin(headers: Headers): void {
     this.checkOrigin(headers);
     if (this.#isOwnHost(headers.get("host") ?? "")) return;
-    const names = this.rules.publicUrl?.origin ?? "localhost, or this machine's name or IP address";
-    throw new HttpProblem(
-      403,
-      "host",
-      `Unknown host name. Use ${names}, or allow this one with --allow-host.`,
-    );
+    const names = this.options.publicUrl?.origin ?? "localhost, or this machine's name or IP address";
+    throw new HttpProblem("host", `Unknown host name. Use ${names}, or allow this one with --allow-host.`);
   }
 
   /** @throws HttpProblem 403 */
@@ -84,32 +71,32 @@ export class AccessControl {
 
   /**
    * Checks the token, if tokens are required: `Authorization: Bearer`, an offered subprotocol or `?token=`.
+   * @param target what the token has to cover; one that lists its rights needs one of these to use the room
    * @throws HttpProblem 401 or 403
    */
-  authorize({ url, headers }: Request, target: AccessTarget = {}): Grant {
+  authorize(
+    { url, headers }: Request,
+    target: { readonly client?: string; readonly room?: string; readonly rights?: readonly Right[] } = {},
+  ): Grant {
     const { client, room, rights = ["read"] } = target;
-    const { tokens } = this.rules;
-    if (!tokens) return { expiresMs: Infinity };
+    if (!this.#tokens) return { expiresMs: Infinity };
     const token = tokenOf(url, headers);
-    if (!token)
-      throw new HttpProblem(401, "no-token", "A token is required. Ask this server's operator for one.");
-    const claims = tokens.verify(token, this.clock.now());
-    if ("detail" in claims) throw new HttpProblem(401, "bad-token", claims.detail);
+    if (!token) throw new HttpProblem("no-token", "A token is required. Ask this server's operator for one.");
+    const claims = this.#tokens.verify(token, this.clock.now());
+    if ("detail" in claims) throw new HttpProblem("bad-token", claims.detail);
+    const { rooms, can } = claims;
     if (client !== undefined && client !== claims.client)
       throw new HttpProblem(
-        403,
         "not-for-client",
         "This token is for another client id. Connect with the id that it names.",
       );
-    if (room !== undefined && claims.rooms && !claims.rooms.has(room))
+    if (room !== undefined && rooms?.has(room) === false)
       throw new HttpProblem(
-        403,
         "not-for-room",
         "This token does not cover this room. Choose a room that it names.",
       );
-    if (room !== undefined && claims.can && !rights.some((right) => claims.can?.has(right)))
+    if (room !== undefined && can && !rights.some((right) => can.has(right)))
       throw new HttpProblem(
-        403,
         "not-for-room",
         "This token does not grant access to rooms. Use one made with --can read.",
       );
@@ -124,20 +111,17 @@ export class AccessControl {
   authorizeMetrics(request: Request, peerAddress: string): void {
     const { headers } = request;
     this.checkOrigin(headers);
-    const { openMetrics, tokens } = this.rules;
     const isProxied = PROXY_HEADERS.some((name) => headers.has(name));
     const isLocal = isLoopback(peerAddress) && !isProxied && isLoopbackHost(headers.get("host") ?? "");
-    if (isLocal || openMetrics) return;
-    if (!tokens)
+    if (isLocal || this.options.openMetrics) return;
+    if (!this.#tokens)
       throw new HttpProblem(
-        403,
         "not-local",
         "Metrics are available only on the machine itself; behind a proxy, only with a token or --open-metrics.",
       );
     this.checkHostAndOrigin(headers);
     if (!this.authorize(request).can?.has("metrics"))
       throw new HttpProblem(
-        403,
         "not-for-metrics",
         "This token does not grant access to metrics. Use one made with --can metrics.",
       );
@@ -145,8 +129,7 @@ export class AccessControl {
 
   /** The request's origin if `--allow-origin` lists it: its pages may read responses. */
   allowedOrigin(headers: Headers): string | undefined {
-    const origin = headers.get("origin");
-    return origin !== null && this.#isAllowed(origin) ? origin : undefined;
+    return this.options.allowOrigin.find((origin) => origin === headers.get("origin"));
   }
 
   /** The origin whose pages may read a rejection: an allowed one any, every other one only that it is not allowed. */
@@ -157,29 +140,24 @@ export class AccessControl {
   #isAcceptedOrigin(headers: Headers): boolean {
     const origin = headers.get("origin");
     if (origin === null) return false;
-    const { publicUrl } = this.rules;
+    const { publicUrl } = this.options;
     const isOwn = publicUrl ? origin === publicUrl.origin : isSameSite(origin, headers.get("host") ?? "");
-    return isOwn || this.#isAllowed(origin);
-  }
-
-  #isAllowed(origin: string): boolean {
-    return this.rules.allowOrigin.includes(origin);
+    return isOwn || this.allowedOrigin(headers) !== undefined;
   }
 
   #isOwnHost(host: string): boolean {
-    const { publicUrl, allowHost } = this.rules;
+    const { publicUrl, allowHost } = this.options;
     const name = hostName(host);
     if (name === undefined) return false;
     if (isLocalHost(host) || allowHost.includes(name)) return true;
     if (publicUrl && URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href) return true;
-    const machineName = this.rules.machineName().toLowerCase();
+    const machineName = process.getBuiltinModule("node:os").hostname().toLowerCase();
     return name === machineName || name === `${machineName}.local`;
   }
 }
 
 function originRejected(): HttpProblem {
   return new HttpProblem(
-    403,
     "origin",
     "Pages of other sites may not connect. Use this server's own /client, or allow the site with --allow-origin.",
   );

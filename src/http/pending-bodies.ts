@@ -33,7 +33,7 @@ export class PendingBodies {
     const latestMs = this.clock.elapsed() - SLOW_MS;
     for (const { startMs, reject } of this.#pending) {
       if (startMs > latestMs) return;
-      reject(new HttpProblem(503, "full", "The server is full. Try again in a moment."));
+      reject(new HttpProblem("full", "The server is full. Try again in a moment."));
     }
   }
 }

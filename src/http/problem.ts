@@ -1,10 +1,12 @@
-/** A rejected request: thrown inside this folder, and turned into a response by {@link rejectionHandler}. */
+/** A rejected request: thrown inside this folder, and turned into a response by {@link Router}. */
 
 import { CODE_HEADER, textResponse } from "./responses.ts";
-import type { RejectionCode } from "../protocol/codes.ts";
+import { REJECTION_STATUS, type RejectionCode } from "../protocol/codes.ts";
+
+type Status = (typeof REJECTION_STATUS)[RejectionCode];
 
 /** Reason phrases (RFC 9110, section 15). node:http has them too, and takes 8 ms to load. */
-const TITLES = {
+const TITLES: Record<Status, string> = {
   400: "Bad Request",
   401: "Unauthorized",
   403: "Forbidden",
@@ -12,58 +14,48 @@ const TITLES = {
   413: "Payload Too Large",
   429: "Too Many Requests",
   503: "Service Unavailable",
-} as const;
+};
 const DEFAULT_RETRY_SECONDS = 5;
 
 export class HttpProblem extends Error {
-  /** For 429 and 503. */
-  readonly retryAfterSeconds: number | undefined;
-  /** For 405: the methods that the address supports. */
-  readonly allow: string | undefined;
+  readonly status: Status;
 
-  /** @param detail one sentence for people that says what to do */
+  /**
+   * @param detail one sentence for people that says what to do
+   * @param more for 429 and 503 when to retry, for 405 the methods that the address supports
+   */
   constructor(
-    readonly status: keyof typeof TITLES,
     readonly code: RejectionCode,
     readonly detail: string,
-    { retryAfterSeconds, allow }: { retryAfterSeconds?: number; allow?: string } = {},
+    readonly more: { readonly retryAfterSeconds?: number; readonly allow?: string } = {},
   ) {
     super(detail);
-    this.retryAfterSeconds = retryAfterSeconds;
-    this.allow = allow;
+    this.status = REJECTION_STATUS[code];
   }
 }
 
 /** For people, who open a socket's address in a browser. Kept alive, the connection would hold a file descriptor. */
 export function textProblem(problem: HttpProblem): Response {
-  const headers = { ...headersOf(problem), Connection: "close" };
-  return textResponse(problem.status, problem.detail, headers);
+  return textResponse(problem.status, problem.detail, { ...headersOf(problem), Connection: "close" });
 }
 
 /** For programs: problem details (RFC 9457). */
 export function jsonProblem(problem: HttpProblem): Response {
-  const { status, code, detail, retryAfterSeconds } = problem;
+  const { status, code, detail, more } = problem;
   return Response.json(
-    { title: TITLES[status], status, detail, code, retryAfterSeconds },
+    { title: TITLES[status], status, detail, code, retryAfterSeconds: more.retryAfterSeconds },
     { status, headers: { ...headersOf(problem), "Content-Type": "application/problem+json" } },
   );
 }
 
-function headersOf({ status, code, allow, retryAfterSeconds }: HttpProblem): Record<string, string> {
-  const headers = { [CODE_HEADER]: code };
-  const retryAfter = `${Math.ceil(retryAfterSeconds ?? DEFAULT_RETRY_SECONDS)}`;
-  switch (status) {
-    case 401:
-      return { ...headers, "WWW-Authenticate": "Bearer" };
-    case 405:
-      return { ...headers, ...(allow !== undefined && { Allow: allow }) };
-    case 413:
-      return { ...headers, Connection: "close" }; // the rest of the body is not read
-    case 429:
-      return { ...headers, "Retry-After": retryAfter };
-    case 503:
-      return { ...headers, "Retry-After": retryAfter, Connection: "close" }; // the rest of a slow body is not read
-    default:
-      return headers;
-  }
+function headersOf({ status, code, more }: HttpProblem): Record<string, string> {
+  const { retryAfterSeconds = DEFAULT_RETRY_SECONDS, allow } = more;
+  return {
+    [CODE_HEADER]: code,
+    ...(status === 401 && { "WWW-Authenticate": "Bearer" }),
+    ...(allow !== undefined && { Allow: allow }),
+    ...((status === 429 || status === 503) && { "Retry-After": `${Math.ceil(retryAfterSeconds)}` }),
+    // The rest of the body is not read.
+    ...((status === 413 || status === 503) && { Connection: "close" }),
+  };
 }

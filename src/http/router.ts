@@ -1,57 +1,94 @@
-/** The one place where a thrown {@link HttpProblem} becomes a response, is counted and is logged. */
+/** What all routes share: rejections become responses, the methods of an address, and which pages may read responses (CORS). */
 
 import type { AccessControl } from "./access-control.ts";
 import type { ClientAddresses } from "./client-address.ts";
-import { withCors } from "./cors.ts";
-import { HttpProblem, textProblem } from "./problem.ts";
+import { HttpProblem, jsonProblem, textProblem } from "./problem.ts";
+import { CODE_HEADER } from "./responses.ts";
 import type { SocketData } from "./socket-registry.ts";
 import { logEvent } from "../ops/log.ts";
 import { requestsRejected } from "../ops/metrics.ts";
 import { StoreUnavailable } from "../store/store.ts";
 
 const MAX_LOGGED_PATH_CHARACTERS = 200;
+const PREFLIGHT_MAX_AGE_SECONDS = 86_400;
 
 /** The part of Bun's server that handlers use, so that a simulator can provide it. */
 export type HttpServer = Pick<Bun.Server<SocketData>, "requestIP" | "upgrade" | "timeout">;
 
-/** A route's handler; undefined after an upgrade. */
+/** A route's handler, which may throw an {@link HttpProblem}; undefined after an upgrade. */
 export type Handler<R extends Request = Request> = (
   request: R,
   server: HttpServer,
 ) => Response | undefined | Promise<Response | undefined>;
 
-/** Wraps a handler so that it can throw an {@link HttpProblem}. */
-export type HandleRejections = <R extends Request>(
-  handle: Handler<R>,
-  /** For people or for programs. */
-  toResponse?: (problem: HttpProblem) => Response,
-) => Handler<R>;
+export class Router {
+  constructor(
+    readonly access: AccessControl,
+    readonly addresses: ClientAddresses,
+  ) {}
 
-export function rejectionHandler(access: AccessControl, addresses: ClientAddresses): HandleRejections {
-  return (handle, toResponse = textProblem) =>
-    async (request, server) => {
+  /** The one place where a thrown {@link HttpProblem} becomes a response, for people or for programs, is counted and is logged. */
+  route<R extends Request>(handle: Handler<R>, toResponse = textProblem): Handler<R> {
+    return async (request, server) => {
       try {
         return await handle(request, server);
       } catch (error) {
         const problem = asProblem(error);
         const { status, code } = problem;
         requestsRejected.count(code);
-        logEvent("rejected", {
-          status,
-          code,
-          path: pathOf(request),
-          address: addresses.of(request, server),
-        });
-        return withCors(access.readerOf(problem, request.headers), toResponse(problem));
+        const address = this.addresses.of(request, server);
+        logEvent("rejected", { status, code, path: pathOf(request), address });
+        return withCors(this.access.readerOf(problem, request.headers), toResponse(problem));
       }
     };
+  }
+
+  /** An address of the API, with the handlers of its methods: all its rejections are problem details. */
+  api<R extends Request>(handlers: Readonly<Record<string, Handler<R>>>): Handler<R> {
+    const byMethod = new Map(Object.entries(handlers));
+    const methods = [...byMethod.keys()].join(", ");
+    const allow = `${methods.replace("GET", "GET, HEAD")}, OPTIONS`;
+    return this.route((request, server) => {
+      const handle = byMethod.get(request.method === "HEAD" ? "GET" : request.method);
+      if (handle) return handle(request, server);
+      const preflight = request.method === "OPTIONS" && this.preflight(request, methods);
+      if (preflight) return preflight;
+      throw new HttpProblem("no-such-method", `Only ${allow} are allowed here.`, { allow });
+    }, jsonProblem);
+  }
+
+  /** Answers a browser that asks whether a page may send a token or JSON; undefined for origins that are not allowed. */
+  preflight({ headers }: Request, methods: string): Response | undefined {
+    const origin = this.access.allowedOrigin(headers);
+    if (origin === undefined) return undefined;
+    const allowed = {
+      "Access-Control-Allow-Methods": methods,
+      "Access-Control-Allow-Headers": "Authorization, Content-Type",
+      "Access-Control-Max-Age": `${PREFLIGHT_MAX_AGE_SECONDS}`,
+    };
+    return withCors(origin, new Response(null, { status: 204, headers: allowed }));
+  }
+
+  /** Lets the page that sent the request read the response, if its origin is allowed. */
+  readable({ headers }: Request, response: Response): Response {
+    return withCors(this.access.allowedOrigin(headers), response);
+  }
+}
+
+/** Lets pages of an origin read the response. */
+function withCors(origin: string | undefined, response: Response): Response {
+  if (origin === undefined) return response;
+  response.headers.set("Access-Control-Allow-Origin", origin);
+  response.headers.set("Access-Control-Expose-Headers", `${CODE_HEADER}, Retry-After`);
+  response.headers.append("Vary", "Origin");
+  return response;
 }
 
 /** @throws the error itself if no client can cause it */
 function asProblem(error: unknown): HttpProblem {
   if (error instanceof HttpProblem) return error;
   if (error instanceof StoreUnavailable)
-    return new HttpProblem(503, "unavailable", "This room is unavailable right now. Try again in a moment.");
+    return new HttpProblem("unavailable", "This room is unavailable right now. Try again in a moment.");
   throw error;
 }
 

@@ -3,26 +3,23 @@
 import { version } from "../../package.json";
 import { AccessControl } from "./access-control.ts";
 import { ClientAddresses } from "./client-address.ts";
-import { corsPreflight } from "./cors.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import type { ServerOptions } from "./options.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
 import { PendingBodies } from "./pending-bodies.ts";
 import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
-import { rejectionHandler } from "./router.ts";
 import { roomRoutes } from "./rooms-api.ts";
+import { Router } from "./router.ts";
 import { shutDown, type RunningServer } from "./shutdown.ts";
 import { socketHandlers } from "./socket-handlers.ts";
 import { SocketRegistry, type SocketData } from "./socket-registry.ts";
 import { Upgrader } from "./upgrade.ts";
-import { TokenSigner } from "../auth/tokens.ts";
 import { Hub } from "../chat/hub.ts";
 import { logError } from "../ops/log.ts";
 import { monitorEventLoop, registerGauge, renderMetrics, watchProcess } from "../ops/metrics.ts";
 import { maxFrameBytes } from "../protocol/codec.ts";
 import type { Backend, StoreListener } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
-import { lazyOs } from "../util/lazy-node.ts";
 
 /** Bytes that wait for a slow consumer before Bun cuts it off. The hub closes it earlier, and with a close code. */
 const HARD_BACKPRESSURE_LIMIT = 4 * 1024 * 1024;
@@ -34,16 +31,9 @@ export async function serve(
   createStore: (listener: StoreListener) => Backend,
   clock: Clock,
 ): Promise<RunningServer> {
-  const { secretFile, trustProxy, maxMessageBytes, drainSeconds } = options;
-  const access = new AccessControl(
-    {
-      ...options,
-      tokens: secretFile && new TokenSigner(secretFile),
-      machineName: () => lazyOs().hostname(),
-    },
-    clock,
-  );
-  const addresses = new ClientAddresses(trustProxy);
+  const { trustProxy, maxMessageBytes, drainSeconds } = options;
+  const access = new AccessControl(options, clock);
+  const router = new Router(access, new ClientAddresses(trustProxy));
   const descriptors = maxDescriptors();
   const possible = maxConnectionsFor(descriptors);
   const { maxConnections = possible } = options;
@@ -56,14 +46,12 @@ export async function serve(
   const durability = await hub.start();
 
   const pendingBodies = new PendingBodies(clock);
-  const handleRejections = rejectionHandler(access, addresses);
-  const upgrader = new Upgrader(access, addresses, sockets, hub, options, clock);
-  const preflight = corsPreflight(access, "GET");
+  const upgrader = new Upgrader(router, sockets, hub, options, clock);
   const chatRoute = {
-    GET: handleRejections(upgrader.handleChat),
-    OPTIONS: (request: Request) => preflight(request) ?? notFound(request),
+    GET: router.route(upgrader.handleChat),
+    OPTIONS: (request: Request) => router.preflight(request, "GET") ?? notFound(request),
     // Browsers send `Origin` with a POST to the page's own site, but not with a GET: it tells the page why it was rejected.
-    POST: handleRejections((request) => {
+    POST: router.route((request) => {
       access.checkHostAndOrigin(request.headers);
       return notFound(request);
     }),
@@ -82,13 +70,13 @@ export async function serve(
       "/client": { GET: pageResponse },
       "/hubbub.js": { GET: clientModuleResponse },
       "/hubbub.d.ts": { GET: clientTypesResponse },
-      "/websocket": { GET: handleRejections(upgrader.handleEcho) },
+      "/websocket": { GET: router.route(upgrader.handleEcho) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
-      ...roomRoutes(access, addresses, handleRejections, hub, pendingBodies, options, clock),
-      "/healthz": { GET: handleRejections(healthz) },
-      "/readyz": { GET: handleRejections(readyz) },
-      "/metrics": { GET: handleRejections(metrics) },
+      ...roomRoutes(router, hub, pendingBodies, options, clock),
+      "/healthz": { GET: router.route(healthz) },
+      "/readyz": { GET: router.route(readyz) },
+      "/metrics": { GET: router.route(metrics) },
     },
     fetch: notFound,
     error(error) {

@@ -79,12 +79,11 @@ export class SocketRegistry {
     if (maxConnections > 0 && this.#count >= maxConnections) {
       if (!this.#hasLoggedFull) logEvent("full", { connections: this.#count });
       this.#hasLoggedFull = true;
-      throw new HttpProblem(503, "full", "The server is full. Try again in a moment.");
+      throw new HttpProblem("full", "The server is full. Try again in a moment.");
     }
     const count = this.#countByAddressGroup.get(addressGroup) ?? 0;
     if (maxConnectionsPerAddress > 0 && count >= maxConnectionsPerAddress)
       throw new HttpProblem(
-        429,
         "too-many-from-address",
         "Too many connections from your address. Close one of them, or try again in a moment.",
       );

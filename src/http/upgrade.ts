@@ -1,12 +1,9 @@
 /** Upgrades requests to WebSockets. Every rejection happens before the upgrade, with an HTTP status. */
 
-import type { AccessControl } from "./access-control.ts";
-import type { ClientAddresses } from "./client-address.ts";
-import { withCors } from "./cors.ts";
-import { parseJoinRequest } from "./join-request.ts";
 import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
-import type { HttpServer } from "./router.ts";
+import { parseJoinRequest } from "./request.ts";
+import type { HttpServer, Router } from "./router.ts";
 import { upgradeRequired } from "./responses.ts";
 import type { SocketRegistry } from "./socket-registry.ts";
 import type { JoinRequest } from "../chat/connection.ts";
@@ -29,8 +26,7 @@ export class Upgrader {
   readonly #startingTokens: TokenBuckets;
 
   constructor(
-    private readonly access: AccessControl,
-    private readonly addresses: ClientAddresses,
+    private readonly router: Router,
     private readonly sockets: SocketRegistry,
     private readonly hub: Hub,
     private readonly options: ServerOptions,
@@ -54,13 +50,13 @@ export class Upgrader {
     server: HttpServer,
   ) => {
     const { params, url, headers } = request;
-    this.access.checkHostAndOrigin(headers);
+    this.router.access.checkHostAndOrigin(headers);
     return this.#upgrade(request, server, parseJoinRequest(params.id, url, headers, this.options.history));
   };
 
   /** @throws HttpProblem */
   readonly handleEcho = (request: Request, server: HttpServer) => {
-    this.access.checkHostAndOrigin(request.headers);
+    this.router.access.checkHostAndOrigin(request.headers);
     return this.#upgrade(request, server);
   };
 
@@ -71,11 +67,12 @@ export class Upgrader {
     joinRequest?: JoinRequest,
   ): Promise<Response | undefined> {
     const { headers } = request;
-    const addressGroup = this.addresses.groupOf(request, server);
-    const { expiresMs } = this.access.authorize(request, joinRequest);
+    const addressGroup = this.router.addresses.groupOf(request, server);
+    const { expiresMs } = this.router.access.authorize(request, joinRequest);
     this.#limitConnectionRate(addressGroup);
     this.sockets.checkCapacity(addressGroup);
-    if (headers.get("upgrade")?.toLowerCase() !== "websocket") return this.#upgradeRequired(headers);
+    if (headers.get("upgrade")?.toLowerCase() !== "websocket")
+      return this.router.readable(request, upgradeRequired());
 
     this.sockets.reserve(addressGroup);
     let isUpgraded = false;
@@ -90,7 +87,7 @@ export class Upgrader {
     } finally {
       if (!isUpgraded) this.sockets.release(addressGroup);
     }
-    return isUpgraded ? undefined : this.#upgradeRequired(headers);
+    return isUpgraded ? undefined : this.router.readable(request, upgradeRequired());
   }
 
   /** Connecting and disconnecting in a loop would flood the room with announcements. @throws HttpProblem 429 */
@@ -98,7 +95,6 @@ export class Upgrader {
     const retryAfterSeconds = this.#connectionRates.get(addressGroup).take(1, this.clock.elapsed());
     if (retryAfterSeconds > 0)
       throw new HttpProblem(
-        429,
         "connection-rate",
         "Too many new connections from your address. Try again in a moment.",
         { retryAfterSeconds },
@@ -110,9 +106,5 @@ export class Upgrader {
     const bucket = this.#startingTokens.get(addressGroup);
     const tokens = bucket.takeAvailable(this.#messageRate.burst, this.clock.elapsed());
     return new TokenBucket(this.#messageRate, tokens);
-  }
-
-  #upgradeRequired(headers: Headers): Response {
-    return withCors(this.access.allowedOrigin(headers), upgradeRequired());
   }
 }

@@ -1,6 +1,6 @@
 /** Counters, gauges and histograms of this process, in the text format of Prometheus. */
 
-import { CLOSE_CODES, ERROR_MESSAGES, REJECTION_CODES } from "../protocol/codes.ts";
+import { CLOSE_CODES, ERROR_MESSAGES, REJECTION_STATUS } from "../protocol/codes.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyFs } from "../util/lazy-node.ts";
 
@@ -143,7 +143,7 @@ export const requestsRejected = new Counters(
   "hubbub_rejected_requests_total",
   "HTTP requests and WebSocket upgrades rejected.",
   "reason",
-  REJECTION_CODES,
+  Object.keys(REJECTION_STATUS),
 );
 /** Close codes that clients cause: normal, going away, no code, no close frame. */
 export const CLIENT_CODES: readonly number[] = [1000, 1001, 1005, 1006];

@@ -1,4 +1,4 @@
-/** Error codes, close codes and rejection codes. The tables in README.md show the first two; a test compares them with these. */
+/** Error codes, close codes and rejection codes. The tables in README.md, here and in http/, are compared with these by tests. */
 
 /** The `code` of an `error` event, and its `message`. */
 export const ERROR_MESSAGES = {
@@ -32,35 +32,35 @@ export const CLOSE_CODES = {
 
 export type CloseReason = keyof typeof CLOSE_CODES;
 
-/** Why an HTTP request is rejected: the `Hubbub-Code` header, and the `code` of a problem. */
-export const REJECTION_CODES = [
-  "bad-data",
-  "bad-history",
-  "bad-id",
-  "bad-limit",
-  "bad-name",
-  "bad-seq",
-  "bad-token",
-  "connection-rate",
-  "cut-off",
-  "full",
-  "host",
-  "message-too-big",
-  "no-such-method",
-  "no-text",
-  "no-token",
-  "not-for-client",
-  "not-for-metrics",
-  "not-for-room",
-  "not-json",
-  "not-local",
-  "origin",
-  "out-of-order",
-  "rate-limited",
-  "too-many-from-address",
-  "unavailable",
-  "unconfirmed",
-  "unknown-type",
-] as const;
+/** Why an HTTP request is rejected, the `Hubbub-Code` header and the `code` of a problem, and its status. */
+export const REJECTION_STATUS = {
+  "bad-data": 400,
+  "bad-history": 400,
+  "bad-id": 400,
+  "bad-limit": 400,
+  "bad-name": 400,
+  "bad-seq": 400,
+  "bad-token": 401,
+  "connection-rate": 429,
+  "cut-off": 400,
+  full: 503,
+  host: 403,
+  "message-too-big": 413,
+  "no-such-method": 405,
+  "no-text": 400,
+  "no-token": 401,
+  "not-for-client": 403,
+  "not-for-metrics": 403,
+  "not-for-room": 403,
+  "not-json": 400,
+  "not-local": 403,
+  origin: 403,
+  "out-of-order": 503,
+  "rate-limited": 429,
+  "too-many-from-address": 429,
+  unavailable: 503,
+  unconfirmed: 503,
+  "unknown-type": 400,
+} as const;
 
-export type RejectionCode = (typeof REJECTION_CODES)[number];
+export type RejectionCode = keyof typeof REJECTION_STATUS;

@@ -2,7 +2,7 @@
 
 import { describe, expect, spyOn, test } from "bun:test";
 import { hostname } from "node:os";
-import { parseJoinRequest } from "../../src/http/join-request.ts";
+import { parseJoinRequest } from "../../src/http/request.ts";
 import { parseName } from "../../src/protocol/names.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
