@@ -48,7 +48,8 @@ test("every folder has its place", () => {
 test("imports point down", () => {
   const isAllowed = (from: string, to: string) => {
     if (from === to) return true;
-    if (BROWSER.includes(from)) return to === "protocol" || (from === "page" && to === "client");
+    if (from === "page") return ["client", "protocol", "util"].includes(to);
+    if (from === "client") return to === "protocol";
     if (to === "client") return from === "cli";
     return SERVER.indexOf(from) < SERVER.indexOf(to);
   };
@@ -60,10 +61,10 @@ test("imports point down", () => {
   expect(wrong).toEqual([]);
 });
 
-/** The page tells at once which names the server would reject. */
-const PAGE_IMPORTS = ["protocol/names.ts"];
+/** The page tells at once which names the server would reject, and draws the QR code of its link. */
+const PAGE_IMPORTS = ["protocol/names.ts", "util/qr.ts"];
 
-test("the client imports only types from the protocol, the page also the rule for names", () => {
+test("the client imports only types from outside, the page also the rule for names and the QR encoder", () => {
   const wrong = [...sources.keys()]
     .filter((file) => BROWSER.includes(folderOf(file)))
     .flatMap((file) =>

@@ -21,6 +21,7 @@ await step("packages", $`bun install --frozen-lockfile`);
 await provide("chromium", install, "chromium", "chromium-browser", "google-chrome");
 await provide("redis-server", install, "redis-server");
 await provide("nginx-light", install, "nginx", "/usr/sbin/nginx");
+await provide("zbar-tools", install, "zbarimg");
 await provide("systemd", install, "systemd-analyze");
 await provide("caddy", unpack, "caddy");
 await provide("prometheus", unpack, "promtool");
