@@ -1,6 +1,6 @@
 /** File descriptors: each connection takes one, and without a free one not even a rejection can be sent. */
 
-import type { PendingBodies } from "./pending-bodies.ts";
+import type { PendingBodies } from "./request-body.ts";
 import { logEvent } from "../ops/log.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyFs } from "../util/lazy-node.ts";

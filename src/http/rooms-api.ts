@@ -2,7 +2,7 @@
 
 import type { Grant } from "./access-control.ts";
 import type { ServerOptions } from "./options.ts";
-import type { PendingBodies } from "./pending-bodies.ts";
+import type { PendingBodies } from "./request-body.ts";
 import { HttpProblem } from "./problem.ts";
 import { queryParams, requireName } from "./request.ts";
 import type { Handler, HttpServer, Router } from "./router.ts";

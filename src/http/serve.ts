@@ -6,7 +6,7 @@ import { ClientAddresses } from "./client-address.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import type { ServerOptions } from "./options.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
-import { PendingBodies } from "./pending-bodies.ts";
+import { PendingBodies } from "./request-body.ts";
 import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
 import { roomRoutes } from "./rooms-api.ts";
 import { Router } from "./router.ts";
