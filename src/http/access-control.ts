@@ -6,6 +6,7 @@ import { HttpProblem } from "./problem.ts";
 import { offeredProtocols, queryParams } from "./request.ts";
 import { TokenSigner, type Claims, type Right } from "../auth/tokens.ts";
 import type { Clock } from "../util/clock.ts";
+import { lazyOs } from "../util/lazy-node.ts";
 
 /** A DNS name of 253 characters and a port. */
 const MAX_HOST_CHARACTERS = 260;
@@ -151,7 +152,7 @@ export class AccessControl {
     if (name === undefined) return false;
     if (isLocalHost(host) || allowHost.includes(name)) return true;
     if (publicUrl && URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href) return true;
-    const machineName = process.getBuiltinModule("node:os").hostname().toLowerCase();
+    const machineName = lazyOs().hostname().toLowerCase();
     return name === machineName || name === `${machineName}.local`;
   }
 }

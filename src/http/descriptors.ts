@@ -1,6 +1,6 @@
 /** File descriptors: each connection takes one, and without a free one not even a rejection can be sent. */
 
-import type { PendingBodies } from "./request-body.ts";
+import type { BodyReader } from "./request-body.ts";
 import { logEvent } from "../ops/log.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyFs } from "../util/lazy-node.ts";
@@ -14,11 +14,9 @@ const CHECK_MS = 100;
 
 /** The limit of this process; Infinity if there is none or it cannot be read. */
 export function maxDescriptors(): number {
-  // The soft limit: at its start, Bun raises it to the hard one.
-  const report: object = process.report.getReport();
-  if (!("userLimits" in report) || !isRecord(report.userLimits)) return Infinity;
-  const { open_files: files } = report.userLimits;
-  return isRecord(files) && typeof files.soft === "number" ? files.soft : Infinity;
+  const { userLimits }: { userLimits?: { open_files?: { soft?: unknown } } } = process.report.getReport();
+  const files = userLimits?.open_files?.soft; // at its start, Bun raises the soft limit to the hard one
+  return typeof files === "number" ? files : Infinity;
 }
 
 /** How many WebSockets leave the reserve free; 0 means unlimited. */
@@ -36,7 +34,7 @@ function reserveOf(descriptors: number): number {
  */
 export function watchDescriptors(
   server: { closeIdleConnections(): number },
-  pendingBodies: PendingBodies,
+  bodies: BodyReader,
   descriptors: number,
   clock: Clock,
 ): void {
@@ -48,7 +46,7 @@ export function watchDescriptors(
       const wasLow = isLow;
       isLow = lowestFreeDescriptor() >= low;
       if (!isLow) return;
-      pendingBodies.rejectSlow();
+      bodies.rejectSlow();
       const closed = server.closeIdleConnections();
       if (!wasLow) logEvent("file descriptors low", { limit: descriptors, idle_connections_closed: closed });
     }, CHECK_MS)
@@ -64,8 +62,4 @@ function lowestFreeDescriptor(): number {
   } catch {
     return Infinity;
   }
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null;
 }

@@ -1,7 +1,7 @@
 /** A rejected request: thrown inside this folder, and turned into a response by {@link Router}. */
 
 import { CODE_HEADER, textResponse } from "./responses.ts";
-import { REJECTION_STATUS, type RejectionCode } from "../protocol/codes.ts";
+import { ERROR_MESSAGES, REJECTION_STATUS, type ErrorCode, type RejectionCode } from "../protocol/codes.ts";
 
 type Status = (typeof REJECTION_STATUS)[RejectionCode];
 
@@ -32,6 +32,11 @@ export class HttpProblem extends Error {
     super(detail);
     this.status = REJECTION_STATUS[code];
   }
+}
+
+/** An error that the JSON wire has too, with its code and message. */
+export function protocolProblem(code: ErrorCode, more?: HttpProblem["more"]): HttpProblem {
+  return new HttpProblem(code, ERROR_MESSAGES[code], more);
 }
 
 /** For people, who open a socket's address in a browser. Kept alive, the connection would hold a file descriptor. */

@@ -1,29 +1,38 @@
-/** Request bodies that are still arriving. Each holds a file descriptor, so slow ones are rejected when these run low. */
+/** Reads request bodies. Each holds a file descriptor while it arrives, so slow ones are rejected when these run low. */
 
-import { HttpProblem } from "./problem.ts";
+import { HttpProblem, protocolProblem } from "./problem.ts";
+import type { HttpServer } from "./router.ts";
 import type { Clock } from "../util/clock.ts";
 
+/** Bun's default of 12 s would cut off a slow body, even while it is arriving. */
+const TIMEOUT_SECONDS = 120;
 /** A body of one message arrives well within this. */
 const SLOW_MS = 1000;
 
-interface PendingBody {
-  readonly startMs: number;
-  reject(problem: HttpProblem): void;
-}
+export class BodyReader {
+  /** When each body began to arrive, and what rejects it; the oldest first. */
+  readonly #pending = new Set<{ startMs: number; reject: (problem: HttpProblem) => void }>();
 
-export class PendingBodies {
-  /** The oldest first. */
-  readonly #pending = new Set<PendingBody>();
+  constructor(
+    private readonly maxBytes: number,
+    private readonly clock: Clock,
+  ) {}
 
-  constructor(private readonly clock: Clock) {}
-
-  /** The result of `reading`. @throws HttpProblem 503 if it is slow while descriptors run low */
-  async wait<T>(reading: Promise<T>): Promise<T> {
+  /** The body as text. @throws HttpProblem 400, 413, or 503 if it is slow while descriptors run low */
+  async read(request: Request, server: HttpServer): Promise<string> {
+    const declared = request.headers.get("content-length");
+    if (Number(declared) > this.maxBytes) throw protocolProblem("message-too-big");
+    server.timeout(request, TIMEOUT_SECONDS);
     const { promise, reject } = Promise.withResolvers<never>();
     const pending = { startMs: this.clock.elapsed(), reject };
     this.#pending.add(pending);
     try {
-      return await Promise.race([reading, promise]);
+      // A stream of chunks takes twice the time.
+      const reading = declared === null ? readUpTo(request, this.maxBytes) : request.bytes();
+      const bytes = await Promise.race([reading.catch(() => undefined), promise]);
+      if (!bytes) throw new HttpProblem("cut-off", "The request ended before its body was complete.");
+      if (bytes.length > this.maxBytes) throw protocolProblem("message-too-big");
+      return decode(bytes);
     } finally {
       this.#pending.delete(pending);
     }
@@ -35,5 +44,26 @@ export class PendingBodies {
       if (startMs > latestMs) return;
       reject(new HttpProblem("full", "The server is full. Try again in a moment."));
     }
+  }
+}
+
+/** Reads a body of unknown length until it ends or is longer than `maxBytes`. */
+async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of body ?? []) {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size > maxBytes) break;
+  }
+  return Buffer.concat(chunks);
+}
+
+/** JSON must be UTF-8 (RFC 8259, section 8.1), and replacing what is not takes many milliseconds. @throws HttpProblem 400 */
+function decode(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw protocolProblem("not-json");
   }
 }

@@ -2,26 +2,17 @@
 
 import type { Grant } from "./access-control.ts";
 import type { ServerOptions } from "./options.ts";
-import type { PendingBodies } from "./request-body.ts";
-import { HttpProblem } from "./problem.ts";
+import { HttpProblem, protocolProblem } from "./problem.ts";
 import { queryParams, requireName } from "./request.ts";
+import type { BodyReader } from "./request-body.ts";
 import type { Handler, HttpServer, Router } from "./router.ts";
 import type { Right } from "../auth/tokens.ts";
 import type { Hub } from "../chat/hub.ts";
-import {
-  hasTooMuchOverhead,
-  maxFrameBytes,
-  parseContent,
-  parseSeq,
-  toChatMessage,
-} from "../protocol/codec.ts";
-import { ERROR_MESSAGES, type ErrorCode } from "../protocol/codes.ts";
+import { hasTooMuchOverhead, parseContent, parseSeq, toChatMessage } from "../protocol/codec.ts";
 import { isMessageId } from "../store/message-id.ts";
 import type { Clock } from "../util/clock.ts";
 import { BYTES_PER_COST, costOf, TokenBuckets } from "../util/token-bucket.ts";
 
-/** For reading a body. Bun's default of 12 s would cut off a slow one, even while it is arriving. */
-const BODY_SECONDS = 120;
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
 /** Either right is enough to post. */
@@ -40,7 +31,7 @@ interface Authorized {
 export function roomRoutes(
   router: Router,
   hub: Hub,
-  pendingBodies: PendingBodies,
+  bodies: BodyReader,
   { maxMessageBytes, messageRate, messageBurst }: ServerOptions,
   clock: Clock,
 ) {
@@ -66,11 +57,10 @@ export function roomRoutes(
   const postMessage = authorized(async ({ request, server, room, grant }) => {
     const bucket = postBuckets.get(addresses.groupOf(request, server));
     rejectIfLimited(bucket.waitFor(1, clock.elapsed())); // before the body is read
-    server.timeout(request, BODY_SECONDS);
     let body = "";
     let post: ReturnType<typeof parsePost>;
     try {
-      body = await pendingBodies.wait(readBody(request, maxMessageBytes));
+      body = await bodies.read(request, server);
       // Before it is parsed, which takes milliseconds for a text that consists of escapes.
       rejectIfLimited(bucket.waitFor(minCostOf(body), clock.elapsed()));
       post = parsePost(body, maxMessageBytes);
@@ -134,35 +124,6 @@ function minCostOf(body: string): number {
   return 1 + Math.floor(body.length / (6 * BYTES_PER_COST));
 }
 
-/** The body as text. @throws HttpProblem 400 or 413 */
-async function readBody(request: Request, maxMessageBytes: number): Promise<string> {
-  const maxBytes = maxFrameBytes(maxMessageBytes);
-  const declared = request.headers.get("content-length");
-  if (Number(declared) > maxBytes) throw protocolProblem("message-too-big");
-  const reading = declared === null ? readUpTo(request, maxBytes) : request.bytes();
-  const bytes = await reading.catch(() => undefined);
-  if (!bytes) throw new HttpProblem("cut-off", "The request ended before its body was complete.");
-  if (bytes.length > maxBytes) throw protocolProblem("message-too-big");
-  try {
-    // JSON must be UTF-8 (RFC 8259, section 8.1), and replacing what is not takes many milliseconds.
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw protocolProblem("not-json");
-  }
-}
-
-/** Reads a body of unknown length until it ends or is longer than `maxBytes`. */
-async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  let size = 0;
-  for await (const chunk of body ?? []) {
-    chunks.push(chunk);
-    size += chunk.length;
-    if (size > maxBytes) break;
-  }
-  return Buffer.concat(chunks);
-}
-
 /** Fields that are null count as left out, because many programs send them. @throws HttpProblem 400 or 413 */
 function parsePost(body: string, maxMessageBytes: number) {
   if (hasTooMuchOverhead(body)) throw protocolProblem("message-too-big");
@@ -197,9 +158,4 @@ function jsonResponse(value: object, status = 200): Response {
     status,
     headers: { "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff" },
   });
-}
-
-/** An error that the JSON wire has too, with its code and message. */
-function protocolProblem(code: ErrorCode, more?: HttpProblem["more"]): HttpProblem {
-  return new HttpProblem(code, ERROR_MESSAGES[code], more);
 }

@@ -6,7 +6,7 @@ import { ClientAddresses } from "./client-address.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import type { ServerOptions } from "./options.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
-import { PendingBodies } from "./request-body.ts";
+import { BodyReader } from "./request-body.ts";
 import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
 import { roomRoutes } from "./rooms-api.ts";
 import { Router } from "./router.ts";
@@ -45,7 +45,7 @@ export async function serve(
   const hub = new Hub(createStore, (topic, message) => server.publish(topic, message, false), options, clock);
   const durability = await hub.start();
 
-  const pendingBodies = new PendingBodies(clock);
+  const bodies = new BodyReader(maxFrameBytes(maxMessageBytes), clock);
   const upgrader = new Upgrader(router, sockets, hub, options, clock);
   const chatRoute = {
     GET: router.route(upgrader.handleChat),
@@ -60,7 +60,7 @@ export async function serve(
     hostname: options.host,
     port: options.port,
     ...(options.tlsCert && options.tlsKey ? { tls: { cert: options.tlsCert, key: options.tlsKey } } : {}),
-    // readBody limits bodies: Bun's own 413 has no sentence and no code, and pages cannot read it.
+    // BodyReader limits bodies: Bun's own 413 has no sentence and no code, and pages cannot read it.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     development: false,
     reusePort: false, // otherwise Bun lets a second server listen on the port, and each gets half of the clients
@@ -73,7 +73,7 @@ export async function serve(
       "/websocket": { GET: router.route(upgrader.handleEcho) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
-      ...roomRoutes(router, hub, pendingBodies, options, clock),
+      ...roomRoutes(router, hub, bodies, options, clock),
       "/healthz": { GET: router.route(healthz) },
       "/readyz": { GET: router.route(readyz) },
       "/metrics": { GET: router.route(metrics) },
@@ -96,7 +96,7 @@ export async function serve(
   });
   sockets.startPinging();
   monitorEventLoop(clock);
-  watchDescriptors(server, pendingBodies, descriptors, clock);
+  watchDescriptors(server, bodies, descriptors, clock);
   registerGauge("hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
   watchProcess(descriptors);
   registerGauge("hubbub_connections", "Open WebSocket connections.", () => sockets.size);

@@ -1,30 +1,21 @@
 /** What each event of a WebSocket leads to. Importable without a server, so that a simulator can call the handlers. */
 
-import { echo } from "./echo.ts";
 import { ReadThrottle } from "./read-throttle.ts";
 import type { ServerSocket, SocketRegistry } from "./socket-registry.ts";
-import { closeSocket } from "../chat/socket.ts";
 import type { Hub } from "../chat/hub.ts";
+import { isSlowConsumer } from "../chat/slow-consumer.ts";
+import { closeSocket } from "../chat/socket.ts";
 import { logError, logEvent } from "../ops/log.ts";
 import { CLIENT_CODES, disconnectsTotal } from "../ops/metrics.ts";
-import type { Content } from "../protocol/codec.ts";
+import { exceedsBytes, textCodec, type Content } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
-
-export interface SocketHandlers {
-  open(socket: ServerSocket): void;
-  message(socket: ServerSocket, frame: Content): void;
-  ping(socket: ServerSocket): void;
-  pong(socket: ServerSocket): void;
-  drain(socket: ServerSocket): void;
-  close(socket: ServerSocket, code: number, reason: string): void;
-}
 
 export function socketHandlers(
   hub: Hub,
   sockets: SocketRegistry,
   { maxMessageBytes }: { readonly maxMessageBytes: number },
   clock: Clock,
-): SocketHandlers {
+) {
   const throttle = new ReadThrottle((socket, frame) => {
     if (socket.data.connection) hub.receive(socket.data.connection, frame);
     else echo(socket, frame, maxMessageBytes);
@@ -61,26 +52,26 @@ export function socketHandlers(
       const { disconnectReason } = socket.data;
       // A client may close with any code, so only the common ones have a label of their own.
       disconnectsTotal.count(disconnectReason || CLIENT_CODES.includes(code) ? code : "other");
-      logEvent("disconnected", {
-        ...connectionFields(socket),
-        code,
-        ...(disconnectReason
-          ? { reason: disconnectReason === "silent" ? "missed pongs" : reason }
-          : { client_reason: reason || undefined }),
-      });
+      const why = disconnectReason
+        ? { reason: disconnectReason === "silent" ? "missed pongs" : reason }
+        : { client_reason: reason || undefined };
+      logEvent("disconnected", { ...connectionFields(socket), code, ...why });
       socket.data.connection?.onClosed();
     }),
   };
 }
 
+/** The tutorial's echo at `/websocket`. No rate limits it, because it affects no other connection. */
+function echo(socket: ServerSocket, frame: Content, maxMessageBytes: number): void {
+  if (exceedsBytes(frame, maxMessageBytes)) return closeSocket(socket, "tooBig");
+  const sent = socket.send(typeof frame === "string" ? textCodec.echo(frame) : frame);
+  if (sent < 0 && isSlowConsumer(socket)) closeSocket(socket, "tooSlow");
+}
+
 function connectionFields({ data: { connection, addressGroup } }: ServerSocket): Record<string, string> {
   if (!connection) return { path: "/websocket", address: addressGroup };
-  return {
-    client: connection.client,
-    room: connection.room.name,
-    wire: connection.codec.name,
-    address: addressGroup,
-  };
+  const { client, room, codec } = connection;
+  return { client, room: room.name, wire: codec.name, address: addressGroup };
 }
 
 /** An exception closes only the connection whose handler threw. */

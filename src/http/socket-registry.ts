@@ -1,5 +1,6 @@
 /** Every open WebSocket: limits on their number, liveness, token expiry, and closing all of them. */
 
+import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
 import type { Connection } from "../chat/connection.ts";
 import { closeSocket, type ConnectionSocket, type DisconnectReason } from "../chat/socket.ts";
@@ -52,13 +53,6 @@ export interface ServerSocket extends ConnectionSocket {
   terminate(): void;
 }
 
-interface SocketLimits {
-  /** 0 means unlimited, here and below. */
-  readonly maxConnections: number;
-  readonly maxConnectionsPerAddress: number;
-  readonly pingSeconds: number;
-}
-
 export class SocketRegistry {
   /** In the order of their last pings, the oldest first. */
   readonly #open = new Set<ServerSocket>();
@@ -69,7 +63,10 @@ export class SocketRegistry {
   #hasLoggedFull = false;
 
   constructor(
-    private readonly limits: SocketLimits,
+    /** A maximum of 0 means unlimited. */
+    private readonly limits: Pick<ServerOptions, "maxConnectionsPerAddress" | "pingSeconds"> & {
+      readonly maxConnections: number;
+    },
     private readonly clock: Clock,
   ) {}
 
