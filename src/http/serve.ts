@@ -16,7 +16,7 @@ import { SocketRegistry, type SocketData } from "./socket-registry.ts";
 import { Upgrader } from "./upgrade.ts";
 import { Hub } from "../chat/hub.ts";
 import { logError } from "../ops/log.ts";
-import { monitorEventLoop, registerGauge, renderMetrics, watchProcess } from "../ops/metrics.ts";
+import { monitorEventLoop, register, renderMetrics, watchProcess } from "../ops/metrics.ts";
 import { maxFrameBytes } from "../protocol/codec.ts";
 import type { Backend, StoreListener } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
@@ -97,16 +97,13 @@ export async function serve(
   sockets.startPinging();
   monitorEventLoop(clock);
   watchDescriptors(server, bodies, descriptors, clock);
-  registerGauge("hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
+  register("gauge", "hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
   watchProcess(descriptors);
-  registerGauge("hubbub_connections", "Open WebSocket connections.", () => sockets.size);
-  registerGauge("hubbub_rooms", "Rooms with connections.", () => hub.roomCount);
-  registerGauge(
-    "hubbub_buffered_bytes",
-    "Bytes sent that clients have not read yet.",
-    () => sockets.bufferedBytes,
-  );
-  registerGauge("hubbub_store_ready", "1 while messages can be stored.", () => Number(hub.isReady));
+  register("gauge", "hubbub_connections", "Open WebSocket connections.", () => sockets.size);
+  register("gauge", "hubbub_rooms", "Rooms with connections.", () => hub.roomCount);
+  const buffered = "Bytes sent that clients have not read yet.";
+  register("gauge", "hubbub_buffered_bytes", buffered, () => sockets.bufferedBytes);
+  register("gauge", "hubbub_store_ready", "1 while messages can be stored.", () => Number(hub.isReady));
 
   function healthz({ headers }: Request): Response {
     access.checkFetchSite(headers);

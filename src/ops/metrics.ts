@@ -6,140 +6,79 @@ import { lazyFs } from "../util/lazy-node.ts";
 
 type Labels = Readonly<Record<string, string>>;
 
-interface Metric {
-  readonly name: string;
-  readonly help: string;
-  readonly type: "counter" | "gauge" | "histogram";
-  /** Each sample: what follows the name, the labels, and the value. */
-  samples(): Iterable<readonly [suffix: string, labels: Labels, value: number]>;
-}
+/** What follows a metric's name, the labels, and the value. */
+type Sample = readonly [suffix: string, labels: Labels, value: number];
 
-const registry: Metric[] = [];
+/** The metrics in their order of registration; samples are read at each scrape. */
+const registry: { type: string; name: string; help: string; samples: () => Iterable<Sample> }[] = [];
 
-class Counter implements Metric {
-  readonly type = "counter";
-  #count = 0;
-
-  constructor(
-    readonly name: string,
-    readonly help: string,
-  ) {
-    registry.push(this);
-  }
-
-  add(amount: number): void {
-    this.#count += amount;
-  }
-
-  samples() {
-    return [["", {}, this.#count] as const];
-  }
+function counter(name: string, help: string) {
+  let count = 0;
+  registry.push({ type: "counter", name, help, samples: () => [["", {}, count]] });
+  return { add: (amount: number) => void (count += amount) };
 }
 
 /**
  * A counter with one label that has few values. Each value is present from the start, at 0: Prometheus would not see
  * the first increment of a series that appears with it.
  */
-class Counters implements Metric {
-  readonly type = "counter";
-  readonly #counts = new Map<string | number, number>();
-
-  constructor(
-    readonly name: string,
-    readonly help: string,
-    private readonly label: string,
-    values: readonly (string | number)[],
-  ) {
-    for (const value of values) this.#counts.set(value, 0);
-    registry.push(this);
-  }
-
-  count(value: string | number): void {
-    this.#counts.set(value, (this.#counts.get(value) ?? 0) + 1);
-  }
-
-  *samples() {
-    for (const [value, count] of this.#counts) yield ["", { [this.label]: `${value}` }, count] as const;
-  }
+function counters(name: string, help: string, label: string, values: readonly (string | number)[]) {
+  const counts = new Map(values.map((value) => [value, 0]));
+  const samples = () =>
+    counts.entries().map(([value, count]): Sample => ["", { [label]: `${value}` }, count]);
+  registry.push({ type: "counter", name, help, samples });
+  return { count: (value: string | number) => void counts.set(value, (counts.get(value) ?? 0) + 1) };
 }
 
-class Histogram implements Metric {
-  readonly type = "histogram";
-  /** Per bucket, not cumulative. */
-  readonly #counts: number[];
-  #count = 0;
-  #sum = 0;
-
-  /** @param bounds upper bounds of the buckets in seconds, ascending */
-  constructor(
-    readonly name: string,
-    readonly help: string,
-    private readonly bounds: readonly number[],
-  ) {
-    this.#counts = bounds.map(() => 0);
-    registry.push(this);
-  }
-
-  observe(seconds: number): void {
-    this.#count++;
-    this.#sum += seconds;
-    let i = 0;
-    while (seconds > (this.bounds[i] ?? Infinity)) i++;
-    this.#counts[i] = (this.#counts[i] ?? 0) + 1;
-  }
-
-  *samples() {
+/** @param bounds upper bounds of the buckets in seconds, ascending */
+function histogram(name: string, help: string, bounds: readonly number[]) {
+  /** Per bucket, not cumulative; the last one has no bound. */
+  const counts = [...bounds, Infinity].map(() => 0);
+  let sum = 0;
+  function* samples(): Generator<Sample> {
     let below = 0;
-    for (const [i, bound] of this.bounds.entries())
-      yield ["_bucket", { le: `${bound}` }, (below += this.#counts[i] ?? 0)] as const;
-    yield ["_bucket", { le: "+Inf" }, this.#count] as const;
-    yield ["_sum", {}, this.#sum] as const;
-    yield ["_count", {}, this.#count] as const;
+    for (const [i, count] of counts.entries())
+      yield ["_bucket", { le: `${bounds[i] ?? "+Inf"}` }, (below += count)];
+    yield ["_sum", {}, sum];
+    yield ["_count", {}, below];
   }
+  registry.push({ type: "histogram", name, help, samples });
+  return {
+    observe(seconds: number): void {
+      sum += seconds;
+      let i = 0;
+      while (seconds > (bounds[i] ?? Infinity)) i++;
+      counts[i] = (counts[i] ?? 0) + 1;
+    },
+  };
 }
 
-/** Registers a gauge whose value is read at each scrape; it is omitted while the value is undefined. */
-export function registerGauge(
-  name: string,
-  help: string,
-  value: () => number | undefined,
-  labels: Labels = {},
-): void {
-  register("gauge", name, help, value, labels);
-}
-
-function register(
+/** Registers a gauge, or a counter that the system keeps, whose value is read at each scrape; it is omitted while undefined. */
+export function register(
   type: "gauge" | "counter",
   name: string,
   help: string,
-  value: () => number | undefined,
+  read: () => number | undefined,
   labels: Labels = {},
 ): void {
-  registry.push({
-    name,
-    help,
-    type,
-    *samples() {
-      const current = value();
-      if (current !== undefined) yield ["", labels, current];
-    },
-  });
+  function* samples(): Generator<Sample> {
+    const value = read();
+    if (value !== undefined) yield ["", labels, value];
+  }
+  registry.push({ type, name, help, samples });
 }
 
-const messagesIn = new Counter("hubbub_received_messages_total", "Messages stored.");
-const bytesIn = new Counter("hubbub_received_bytes_total", "Bytes of the stored messages, text in UTF-8.");
-const messagesOut = new Counter(
-  "hubbub_sent_messages_total",
-  "Messages delivered, counted once per connection.",
-);
-const bytesOut = new Counter("hubbub_sent_bytes_total", "Payload bytes of the delivered frames.");
-export const messagesRejected = new Counters(
+const messagesIn = counter("hubbub_received_messages_total", "Messages stored.");
+const bytesIn = counter("hubbub_received_bytes_total", "Bytes of the stored messages, text in UTF-8.");
+const messagesOut = counter("hubbub_sent_messages_total", "Messages delivered, counted once per connection.");
+const bytesOut = counter("hubbub_sent_bytes_total", "Payload bytes of the delivered frames.");
+export const messagesRejected = counters(
   "hubbub_rejected_messages_total",
   "Messages rejected.",
   "reason",
   Object.keys(ERROR_MESSAGES),
 );
-export const requestsRejected = new Counters(
+export const requestsRejected = counters(
   "hubbub_rejected_requests_total",
   "HTTP requests and WebSocket upgrades rejected.",
   "reason",
@@ -147,31 +86,26 @@ export const requestsRejected = new Counters(
 );
 /** Close codes that clients cause: normal, going away, no code, no close frame. */
 export const CLIENT_CODES: readonly number[] = [1000, 1001, 1005, 1006];
-export const disconnectsTotal = new Counters(
+export const disconnectsTotal = counters(
   "hubbub_disconnects_total",
   "WebSocket connections closed.",
   "code",
   [...new Set([...CLIENT_CODES, ...Object.values(CLOSE_CODES).map(([code]) => code)]), "other"],
 );
-export const resumesTotal = new Counters("hubbub_resumes_total", "Resume attempts.", "recovered", [
+export const resumesTotal = counters("hubbub_resumes_total", "Resume attempts.", "recovered", [
   "true",
   "false",
 ]);
-const storeDelay = new Histogram(
+export const storeDelay = histogram(
   "hubbub_store_delay_seconds",
   "Time from passing a message to the store to its result.",
   [0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10],
 );
-const loopDelay = new Histogram(
+const loopDelay = histogram(
   "hubbub_event_loop_delay_seconds",
   "How late a 100 ms timer fires: how busy the event loop is.",
   [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
 );
-
-/** Records the result of an append. @param seconds since the message was passed to the store */
-export function recordAppend(seconds: number): void {
-  storeDelay.observe(seconds);
-}
 
 /** Counts a message that was stored; duplicates are not counted. */
 export function recordStored(content: string | Uint8Array): void {
@@ -202,21 +136,16 @@ export function monitorEventLoop(clock: Clock): void {
 /** Registers the standard process metrics, with the names and help texts of the Prometheus client libraries. */
 export function watchProcess(maxDescriptors: number): void {
   const startSeconds = Math.round(performance.timeOrigin) / 1000;
+  const max = maxDescriptors === Infinity ? undefined : maxDescriptors;
   register("counter", "process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", () => {
     const { user, system } = process.cpuUsage();
     return (user + system) / 1e6;
   });
-  const resident = "process_resident_memory_bytes";
-  registerGauge(resident, "Resident memory size in bytes.", () => process.memoryUsage.rss());
-  registerGauge(
-    "process_start_time_seconds",
-    "Start time of the process since unix epoch in seconds.",
-    () => startSeconds,
-  );
-  registerGauge("process_open_fds", "Number of open file descriptors.", openDescriptors);
-  registerGauge("process_max_fds", "Maximum number of open file descriptors.", () =>
-    maxDescriptors === Infinity ? undefined : maxDescriptors,
-  );
+  const [resident, start] = ["process_resident_memory_bytes", "process_start_time_seconds"];
+  register("gauge", resident, "Resident memory size in bytes.", () => process.memoryUsage.rss());
+  register("gauge", start, "Start time of the process since unix epoch in seconds.", () => startSeconds);
+  register("gauge", "process_open_fds", "Number of open file descriptors.", openDescriptors);
+  register("gauge", "process_max_fds", "Maximum number of open file descriptors.", () => max);
 }
 
 /** File descriptors open now; undefined on a system without /dev/fd. */
@@ -231,14 +160,12 @@ function openDescriptors(): number | undefined {
 /** @returns all metrics in the Prometheus text format, version 0.0.4 */
 export function renderMetrics(): string {
   const lines: string[] = [];
-  for (const metric of registry) {
-    const samples = [...metric.samples()];
-    if (samples.length === 0) continue;
-    lines.push(`# HELP ${metric.name} ${metric.help}`, `# TYPE ${metric.name} ${metric.type}`);
-    for (const [suffix, labels, value] of samples) {
-      const pairs = Object.entries(labels).map(([name, label]) => `${name}=${JSON.stringify(label)}`);
-      lines.push(`${metric.name}${suffix}${pairs.length > 0 ? `{${pairs.join(",")}}` : ""} ${value}`);
-    }
+  for (const { type, name, help, samples } of registry) {
+    const rows = [...samples()].map(([suffix, labels, value]) => {
+      const pairs = Object.entries(labels).map(([label, text]) => `${label}=${JSON.stringify(text)}`);
+      return `${name}${suffix}${pairs.length > 0 ? `{${pairs.join(",")}}` : ""} ${value}`;
+    });
+    if (rows.length > 0) lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...rows);
   }
   return `${lines.join("\n")}\n`;
 }

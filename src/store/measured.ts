@@ -1,6 +1,6 @@
 /** Metrics of a store, recorded outside of it. */
 
-import { messagesRejected, recordAppend, recordStored } from "../ops/metrics.ts";
+import { messagesRejected, recordStored, storeDelay } from "../ops/metrics.ts";
 import type { Clock } from "../util/clock.ts";
 import type { Backend } from "./store.ts";
 
@@ -12,7 +12,7 @@ export function measured(backend: Backend, clock: Clock): Backend {
     const startMs = clock.elapsed();
     append(pending, {
       onResult(_, result) {
-        recordAppend((clock.elapsed() - startMs) / 1000);
+        storeDelay.observe((clock.elapsed() - startMs) / 1000);
         if ("stored" in result) recordStored(result.stored.content);
         else if ("rejected" in result) messagesRejected.count(result.rejected);
         callback.onResult(pending, result);
