@@ -16,6 +16,10 @@ export class Composer {
     this.#key = `draft.${room}`;
     const form = find("composer", HTMLFormElement);
     this.#text.value = load(TAB, this.#key);
+    const touchOnly = matchMedia("(hover: none) and (pointer: coarse)");
+    const nameEnter = () => (this.#text.enterKeyHint = touchOnly.matches ? "enter" : "send");
+    touchOnly.onchange = nameEnter;
+    nameEnter();
     this.#text.oninput = () => {
       save(TAB, this.#key, this.#text.value);
       this.#fit();
@@ -33,6 +37,8 @@ export class Composer {
       // Browsers report the Enter that ends a composition as either of these.
       const isComposing = event.isComposing || event.keyCode === 229;
       if (event.key !== "Enter" || event.shiftKey || isComposing) return;
+      // Without a hardware keyboard there is no Shift+Enter: Enter breaks the line, and the button sends.
+      if (touchOnly.matches && !event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
       form.requestSubmit();
     };

@@ -16,6 +16,7 @@ const MAX_ENTRIES = 5_000;
 /** A client's first message may arrive before the event that it has joined, by no more than this. */
 const JOIN_DELAY_MS = 5_000;
 const MAX_NAMES = 3;
+const DAY = { weekday: "long", day: "numeric", month: "long" } as const;
 
 interface MessageFacts {
   readonly client: string;
@@ -43,7 +44,8 @@ export class Conversation {
   /** In the outbox's order. */
   readonly #pending = new Set<Element>();
   readonly #clock = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit" });
-  readonly #calendar = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
+  readonly #thisYear = new Intl.DateTimeFormat(locale, DAY);
+  readonly #otherYear = new Intl.DateTimeFormat(locale, { ...DAY, year: "numeric" });
   #wasWelcomed = false;
   #isReplaying = true;
 
@@ -213,16 +215,20 @@ export class Conversation {
 
   #create(facts: MessageFacts, content: HTMLElement, isOwn: boolean): HTMLElement {
     const { client, sentAt } = facts;
+    const isThisYear = sentAt.getFullYear() === new Date().getFullYear();
+    const calendar = isThisYear ? this.#thisYear : this.#otherYear;
     const time = create("time", "", this.#clock.format(sentAt));
     time.dateTime = sentAt.toISOString();
     const entry = create(
       "li",
       isOwn ? "message own" : "message",
-      create("div", "notice rule day", this.#calendar.format(sentAt)),
+      create("div", "notice rule day", calendar.format(sentAt)),
       avatar(client),
-      create("div", "who", create("bdi", isOwn ? "name unseen" : "name", client), time),
+      create("div", "who", create("bdi", isOwn ? "name unseen" : "name", client)),
+      time,
       content,
     );
+    entry.tabIndex = -1;
     entry.style.setProperty("--hue", hue(client));
     this.#messages.set(entry, facts);
     return entry;

@@ -6,6 +6,7 @@ import { Composer } from "./composer.ts";
 import { Conversation } from "./conversation.ts";
 import { find } from "./dom.ts";
 import { Identity } from "./identity.ts";
+import { MessageFocus } from "./message-focus.ts";
 import { NameDialog } from "./name-dialog.ts";
 import { Outbox } from "./outbox.ts";
 import { People } from "./people.ts";
@@ -45,6 +46,7 @@ const chat = new Chat({
   composer,
   statusLine,
 });
+new MessageFocus(() => composer.focus());
 
 find("new", HTMLButtonElement).onclick = () => {
   scroller.toEnd();

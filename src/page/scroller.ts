@@ -25,10 +25,11 @@ export class Scroller {
       // Only a reader scrolls up; the end also moves away when messages arrive between two frames.
       if (isNearEnd) {
         this.#isFollowing = true;
-        this.#showNewCount(0);
+        this.#newCount = 0;
         onEnd();
       } else if (this.#area.scrollTop < this.#lastTop) this.#isFollowing = false;
       this.#lastTop = this.#area.scrollTop;
+      this.#showButton();
       onScroll(isNearEnd);
     };
     const observer = new ResizeObserver(() => this.#isFollowing && this.toEnd());
@@ -55,13 +56,15 @@ export class Scroller {
     this.#isFollowing = true;
     this.#area.scrollTop = this.#area.scrollHeight;
     this.#lastTop = this.#area.scrollTop;
-    this.#showNewCount(0);
+    this.#newCount = 0;
+    this.#showButton();
     this.#onEnd();
   }
 
   /** Counts a new message that is not visible. */
   countNew(): void {
-    this.#showNewCount(this.#newCount + 1);
+    this.#newCount++;
+    this.#showButton();
   }
 
   /** Keeps what is visible in place while `change` adds entries above it. */
@@ -75,9 +78,8 @@ export class Scroller {
     return this.#area.scrollHeight - this.#area.scrollTop;
   }
 
-  #showNewCount(count: number): void {
-    this.#newCount = count;
-    this.#newButton.hidden = count === 0;
-    this.#newButton.textContent = words.newMessages(count);
+  #showButton(): void {
+    this.#newButton.hidden = this.#isFollowing;
+    this.#newButton.textContent = this.#newCount > 0 ? words.newMessages(this.#newCount) : words.latest;
   }
 }

@@ -1,0 +1,80 @@
+/** The page on a phone: a narrow touch screen without a hardware keyboard. */
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { openPage, skipped } from "../support/browser.ts";
+import { newRoom, sharedServer } from "../support/shared-server.ts";
+
+setDefaultTimeout(60_000);
+
+describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
+  const server = sharedServer();
+
+  for (const width of [360, 390])
+    test(`at ${width} px, long names of rooms and clients end in an ellipsis`, async () => {
+      const long = "a-very-long-name-that-goes-on-and-on-".padEnd(64, "x");
+      await using bob = await server().join(long, { room: long });
+      using page = await openPage(server(), `/client?id=${long.replace("a-", "b-")}&room=${long}`, {
+        width,
+        height: 740,
+        touch: true,
+      });
+      await page.shows(page.busy, "false");
+      bob.says("hi");
+      await page.shows(page.texts, ["hi"]);
+      await page.click("#here");
+      await page.shows("$('list').open", true);
+      await page.shows(
+        `["#room", "#ws-id", ".message .name", "#list .name"].map((selector) => {
+          const element = document.querySelector(selector);
+          const { textOverflow, whiteSpace, overflow } = getComputedStyle(element);
+          return [selector, textOverflow, whiteSpace, overflow, element.scrollWidth > element.clientWidth, element.getBoundingClientRect().right <= innerWidth];
+        })`,
+        ["#room", "#ws-id", ".message .name", "#list .name"].map((selector) => [
+          selector,
+          "ellipsis",
+          "nowrap",
+          "hidden",
+          true,
+          true,
+        ]),
+      );
+      // Something of both is left.
+      expect(await page.run("$('room').clientWidth > 60 && $('ws-id').clientWidth > 60")).toBe(true);
+      await page.shows("document.documentElement.scrollWidth <= innerWidth", true);
+    });
+
+  test("Enter breaks the line, and the button sends; the keyboard's key says so", async () => {
+    using page = await openPage(server(), `/client?id=ann&room=${newRoom()}`, { width: 390, touch: true });
+    await page.shows(page.busy, "false");
+    await page.shows("[$('messageText').enterKeyHint, document.activeElement.id]", ["enter", ""]);
+    await page.run("messageText.focus()");
+    await page.type("one");
+    await page.press("Enter");
+    await page.type("two");
+    await page.shows("messageText.value", "one\ntwo");
+    await page.click("#send");
+    await page.shows(`[${page.conversation}, messageText.value]`, [["me: one\ntwo"], ""]);
+    await page.shows("document.activeElement.id", "messageText");
+  });
+
+  test("with a hardware keyboard, Enter sends", async () => {
+    using page = await openPage(server(), `/client?id=ann&room=${newRoom()}`, { width: 390 });
+    await page.shows(page.busy, "false");
+    await page.shows("$('messageText').enterKeyHint", "send");
+    await page.says("one");
+    await page.shows(page.conversation, ["me: one"]);
+  });
+
+  test("everything that can be tapped is at least 44 px high", async () => {
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
+    using page = await openPage(server(), `/client?id=ann&room=${room}`, { width: 390, touch: true });
+    await page.shows(page.busy, "false");
+    bob.says("```\ncode\n```");
+    await page.shows("document.querySelectorAll('.code').length", 1);
+    await page.shows(
+      "[...document.querySelectorAll('button, textarea')].filter((each) => each.checkVisibility() && each.getBoundingClientRect().height < 44).map((each) => each.id || each.textContent)",
+      [],
+    );
+  });
+});
