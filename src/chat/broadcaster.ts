@@ -6,8 +6,9 @@
 
 import { logError } from "../ops/log.ts";
 import { recordDelivery } from "../ops/metrics.ts";
-import type { Codec, WireFormat, Content } from "../protocol/codec.ts";
+import { codecs, type Codec, type Content, type WireFormat } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
+import type { StoredMessage } from "../store/message.ts";
 import type { Clock } from "../util/clock.ts";
 import { isSlowConsumer, SLOW_CONSUMER_BYTES } from "./slow-consumer.ts";
 import type { ConnectionSocket } from "./socket.ts";
@@ -41,29 +42,22 @@ export interface Subscriber {
 }
 
 /** For every connection with that codec. */
-export interface OutboundFrame {
+interface OutboundFrame {
   readonly codec: Codec;
   readonly frame: Content;
-  /** The room's history contains it, so a replay sends it too. */
-  readonly isStored: boolean;
 }
 
-interface Shard {
-  readonly connections: Set<Subscriber>;
-  queue: OutboundFrame[];
-  queuedChars: number;
+class Shard {
+  readonly connections = new Set<Subscriber>();
+  queue: OutboundFrame[] = [];
+  queuedChars = 0;
   /** Clients with a message in the queue. */
-  readonly senders: Set<string>;
+  readonly senders = new Set<string>();
   /**
    * Connections that have received the first part of the queue already, and how many frames of it. They are not
    * subscribed until the queue is written.
    */
-  ahead: Map<Subscriber, number>;
-}
-
-interface FlushCycle {
-  /** All shards are written; the cycle waits for more frames to share the next write. */
-  isBatching: boolean;
+  ahead = new Map<Subscriber, number>();
 }
 
 export class Broadcaster {
@@ -71,7 +65,8 @@ export class Broadcaster {
   readonly #replaying = new Set<Subscriber>();
   readonly #counts: Record<WireFormat, number> = { text: 0, json: 0 };
   readonly #subscribed: Record<WireFormat, number> = { text: 0, json: 0 };
-  #flushCycle: FlushCycle | undefined;
+  /** It is batching once all shards are written: it waits for more frames to share the next write. */
+  #flushCycle: { isBatching: boolean } | undefined;
   #slowTimer: Timer | undefined;
   /** Broadcast to slow connections since the last check. */
   #charsSinceSlowCheck = 0;
@@ -87,14 +82,7 @@ export class Broadcaster {
   add(connection: Subscriber): void {
     const free = this.#shards.findIndex(({ connections }) => connections.size < MAX_SHARD_SIZE);
     connection.shard = free < 0 ? this.#shards.length : free;
-    const shard = (this.#shards[connection.shard] ??= {
-      connections: new Set(),
-      queue: [],
-      queuedChars: 0,
-      senders: new Set(),
-      ahead: new Map(),
-    });
-    shard.connections.add(connection);
+    (this.#shards[connection.shard] ??= new Shard()).connections.add(connection);
     this.#replaying.add(connection);
     this.#counts[connection.codec.name]++;
   }
@@ -127,26 +115,37 @@ export class Broadcaster {
     return this.#counts.text + this.#counts.json;
   }
 
-  /** Whether any connection has this codec; if not, nothing needs to be encoded with it. */
-  uses(codec: Codec): boolean {
-    return this.#counts[codec.name] > 0;
-  }
-
   *connections(): Generator<Subscriber> {
     for (const { connections } of this.#shards) yield* connections;
   }
 
-  /**
-   * Queues frames that are sent together, after all earlier ones.
-   * @param from the client whose message they are
-   */
-  enqueue(frames: readonly OutboundFrame[], from?: string): void {
-    let chars = 0;
-    for (const { codec, frame, isStored } of frames) {
-      if (isStored) recordDelivery(frame, this.#subscribed[codec.name]);
-      else for (const connection of this.#replaying) if (connection.codec === codec) connection.send(frame);
-      chars += frame.length;
+  /** Broadcasts a message of the room's history, encoded once for each codec in use. A replay sends it, too. */
+  broadcast(message: StoredMessage): void {
+    try {
+      const frames: OutboundFrame[] = [];
+      for (const codec of codecs) {
+        if (this.#counts[codec.name] === 0) continue;
+        const frame = codec.message(message);
+        recordDelivery(frame, this.#subscribed[codec.name]);
+        frames.push({ codec, frame });
+      }
+      this.#enqueue(frames, message.from);
+    } catch (error) {
+      this.#closeUnreached(error, () => true);
     }
+  }
+
+  /** Broadcasts a frame that is not part of the history, so that connections with a replay receive it now. */
+  announce(codec: Codec, frame: Content): void {
+    if (this.#counts[codec.name] === 0) return;
+    for (const connection of this.#replaying) if (connection.codec === codec) connection.send(frame);
+    this.#enqueue([{ codec, frame }]);
+  }
+
+  /** Queues frames that are sent together, after all earlier ones. @param from the client whose message they are */
+  #enqueue(frames: readonly OutboundFrame[], from?: string): void {
+    let chars = 0;
+    for (const { frame } of frames) chars += frame.length;
     let longest = 0;
     for (const shard of this.#shards) {
       if (shard.connections.size === 0) continue;
@@ -200,7 +199,7 @@ export class Broadcaster {
   }
 
   async #runFlushCycle(): Promise<void> {
-    const cycle: FlushCycle = { isBatching: false };
+    const cycle = { isBatching: false };
     this.#flushCycle = cycle;
     try {
       const startMs = this.clock.elapsed();
@@ -249,7 +248,7 @@ export class Broadcaster {
       try {
         hasBackpressure = this.publishToShard(codec, index, frame) < 0 || hasBackpressure;
       } catch (error) {
-        this.closeUnreached(
+        this.#closeUnreached(
           error,
           (each) => each.shard === index && each.codec === codec && !ahead.has(each),
         );
@@ -261,7 +260,7 @@ export class Broadcaster {
         );
         connection.socket?.subscribe(this.#topic(connection.codec, index));
       } catch (error) {
-        this.closeUnreached(error, (each) => each === connection);
+        this.#closeUnreached(error, (each) => each === connection);
       }
     if (hasBackpressure) this.#scheduleSlowCheck(queuedChars);
     return queue.length;
@@ -276,7 +275,7 @@ export class Broadcaster {
    * A broadcast has thrown, which is a bug. The message is stored and acknowledged all the same, so the connections it
    * did not reach are closed before they receive a later one; they resume.
    */
-  closeUnreached(error: unknown, isAffected: (connection: Subscriber) => boolean = () => true): void {
+  #closeUnreached(error: unknown, isAffected: (connection: Subscriber) => boolean): void {
     logError("A broadcast failed", error);
     // A replay reads the message from the history.
     for (const connection of this.connections())

@@ -1,34 +1,37 @@
 /** The tutorial's ConnectionManager: this node's connections in a room. */
 
 import type { Content } from "../protocol/codec.ts";
-import type { Broadcaster, OutboundFrame, Subscriber } from "./broadcaster.ts";
+import type { StoredMessage } from "../store/message.ts";
+import type { Cluster } from "../store/store.ts";
+import type { Broadcaster, Subscriber } from "./broadcaster.ts";
 import type { Presence } from "./presence.ts";
 
 export class ConnectionManager {
   constructor(
+    private readonly room: string,
     private readonly broadcaster: Broadcaster,
     private readonly presence: Presence,
+    private readonly cluster: Cluster | undefined,
   ) {}
 
   connect(connection: Subscriber): void {
     this.broadcaster.add(connection);
     this.presence.adjustCount(connection.client, 1);
+    this.cluster?.publishPresence(this.room, connection.client, 1);
   }
 
-  /** @returns whether the connection was there */
-  disconnect(connection: Subscriber): boolean {
-    const wasThere = this.broadcaster.remove(connection);
-    if (wasThere) this.presence.adjustCount(connection.client, -1);
-    return wasThere;
+  disconnect(connection: Subscriber): void {
+    if (!this.broadcaster.remove(connection)) return;
+    this.presence.adjustCount(connection.client, -1);
+    if (this.presence.isAnnouncing) this.cluster?.publishPresence(this.room, connection.client, -1);
   }
 
   /** Sends to one connection; a message of its client that was broadcast before arrives before. */
-  sendPersonalMessage(message: Content, connection: Subscriber): void {
-    this.broadcaster.sendAfterOwn(message, connection);
+  sendPersonalMessage(frame: Content, connection: Subscriber): void {
+    this.broadcaster.sendAfterOwn(frame, connection);
   }
 
-  /** @param from the client whose message it is */
-  broadcast(frames: readonly OutboundFrame[], from: string): void {
-    this.broadcaster.enqueue(frames, from);
+  broadcast(message: StoredMessage): void {
+    this.broadcaster.broadcast(message);
   }
 }

@@ -5,11 +5,10 @@ import { recordDelivery, resumesTotal } from "../ops/metrics.ts";
 import { jsonCodec, textCodec, type Codec, type WireFormat, type Content } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
 import { isNumbered, type AppendResult, type PendingMessage, type StoredMessage } from "../store/message.ts";
-import type { AppendCallback, MessageStore } from "../store/store.ts";
-import type { Clock } from "../util/clock.ts";
+import type { AppendCallback } from "../store/store.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import type { Subscriber } from "./broadcaster.ts";
-import { Replay, replayStart, type ReplayTarget, type ReplayRequest } from "./replay.ts";
+import { Replay, type ReplayRequest, type ReplayTarget } from "./replay.ts";
 import { Replies } from "./replies.ts";
 import type { Room } from "./room.ts";
 import { SeqOrder } from "./seq-order.ts";
@@ -29,13 +28,6 @@ export interface JoinRequest {
   readonly after?: string;
   /** How many of the latest messages to replay when it does not resume. */
   readonly history: number;
-}
-
-export interface ConnectionContext {
-  readonly store: MessageStore;
-  readonly clock: Clock;
-  readonly pingSeconds: number;
-  readonly maxMessageBytes: number;
 }
 
 export class Connection implements Subscriber, ReplayTarget, AppendCallback {
@@ -63,6 +55,8 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
     /** Limits what the client sends. */
     readonly bucket: TokenBucket,
     private replayRequest: ReplayRequest | undefined,
+    /** The highest seq stored for the session; null if it is unknown. */
+    private readonly sent: number | null,
     /** Of two connections of a session, the newer one has the higher token, whichever nodes they are on. */
     readonly fencingToken: number,
     private readonly release: (connection: Connection) => void,
@@ -92,23 +86,24 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   open(socket: ConnectionSocket): void {
     if (this.isOpen) throw new Error("a connection is opened twice");
     this.socket = socket;
-    this.room.add(this);
+    if (!this.room.isDetached) this.room.manager.connect(this);
   }
 
   /** Sends the welcome, where the wire has one, and starts the replay. */
-  welcome({ store, clock, pingSeconds, maxMessageBytes }: ConnectionContext): void {
-    const { room, client, session, replayRequest } = this;
+  welcome(): void {
+    const { room, client, session, sent, replayRequest } = this;
     if (!replayRequest) return;
     this.replayRequest = undefined; // there are many connections
-    const { after, sent } = replayRequest;
-    const start = replayStart(replayRequest, room.history);
-    const { recovered } = start;
-    if (after !== undefined) resumesTotal.count(`${recovered}`);
+    const { maxMessageBytes, pingSeconds } = room.context.options;
+    const replay = new Replay(this, replayRequest);
+    const { last, recovered } = replay;
+    const isResuming = replayRequest.after !== undefined;
+    if (isResuming) resumesTotal.count(`${recovered}`);
     const welcome = this.codec.welcome?.({
       client,
       room: room.name,
-      last: start.afterId ?? room.history.idBeforeOffset(start.offset),
-      ...(after === undefined ? {} : { recovered }),
+      last,
+      ...(isResuming ? { recovered } : {}),
       ...(session === undefined ? {} : { sent }),
       count: room.presence.count,
       members: room.presence.members,
@@ -117,8 +112,8 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
       maxMessageBytes,
     });
     if (welcome !== undefined) this.send(welcome);
-    this.#replay = new Replay(this, room, start, store, clock);
-    this.#replay.run();
+    this.#replay = replay;
+    replay.run();
   }
 
   onDrain(): void {
@@ -194,7 +189,7 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
     const { isOpen } = this;
     this.socket = undefined;
     this.#replay = undefined;
-    if (isOpen) this.room.remove(this);
+    if (isOpen) this.room.manager.disconnect(this);
     this.release(this);
   }
 }

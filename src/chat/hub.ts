@@ -1,6 +1,6 @@
 /** The hub: the registry of the rooms on this node, and the listener of the store. */
 
-import { MAX_LISTED_MEMBERS, type Content } from "../protocol/codec.ts";
+import { MAX_LISTED_MEMBERS } from "../protocol/codec.ts";
 import type { ReadonlyHistory } from "../store/history.ts";
 import type { AppendResult, PendingMessage } from "../store/message.ts";
 import {
@@ -13,32 +13,17 @@ import {
 import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import type { PublishToTopic } from "./broadcaster.ts";
-import { Connection, type ConnectionContext, type JoinRequest } from "./connection.ts";
-import { receive } from "./receive.ts";
-import { Room, type RoomContext } from "./room.ts";
+import { Connection, type JoinRequest } from "./connection.ts";
+import { prepareReplay } from "./replay.ts";
+import { Room, type ChatContext, type ChatOptions } from "./room.ts";
 import { SessionRegistry } from "./session-registry.ts";
 import type { ConnectionSocket } from "./socket.ts";
 
-/**
- * If `?history=N` asks for more than the room's cached history has, the replay starts in the store, this many messages
- * back at most. A replay from the cached history alone has no such limit.
- */
-const MAX_REPLAY_FROM_STORE = 1000;
-
-export interface HubOptions {
-  readonly maxMessageBytes: number;
-  readonly pingSeconds: number;
-  /** How long the frames of a busy room wait for others to share a write. */
-  readonly flushMs: number;
-}
-
-export class Hub {
+export class Hub implements ChatContext {
   readonly store: MessageStore;
+  readonly cluster: Cluster | undefined;
   readonly sessions: SessionRegistry;
-  readonly #cluster: Cluster | undefined;
   readonly #rooms = new Map<string, Room>();
-  readonly #roomContext: RoomContext;
-  readonly #connectionContext: ConnectionContext;
   /** How often the store has lost its state. */
   #generation = 0;
   #lastFencingToken = 0;
@@ -46,9 +31,9 @@ export class Hub {
 
   constructor(
     createStore: (listener: StoreListener) => Backend,
-    publishToTopic: PublishToTopic,
-    { flushMs, pingSeconds, maxMessageBytes }: HubOptions,
-    private readonly clock: Clock,
+    readonly publishToTopic: PublishToTopic,
+    readonly options: ChatOptions,
+    readonly clock: Clock,
   ) {
     const { store, cluster } = createStore({
       onMessage: (message) => this.#rooms.get(message.room)?.deliver(message),
@@ -58,16 +43,8 @@ export class Hub {
       onStateLost: () => this.#onStateLost(),
     });
     this.store = store;
-    this.#cluster = cluster;
+    this.cluster = cluster;
     this.sessions = new SessionRegistry(cluster);
-    this.#roomContext = { cluster, publishToTopic, flushMs, clock };
-    this.#connectionContext = { store, clock, pingSeconds, maxMessageBytes };
-  }
-
-  /** Opens the store. @returns its durability, for the operator @throws StoreError */
-  async start(): Promise<string> {
-    await this.store.open?.();
-    return this.store.durability;
   }
 
   /** Whether messages are accepted. */
@@ -83,7 +60,7 @@ export class Hub {
   async getPresence(room: string): Promise<{ count: number; members: readonly string[] }> {
     const { presence } = this.#rooms.get(room) ?? {};
     if (presence) return { count: presence.count, members: presence.members };
-    const clients = (await this.#cluster?.listClients(room)) ?? new Set<string>();
+    const clients = (await this.cluster?.listClients(room)) ?? new Set<string>();
     return { count: clients.size, members: clients.values().take(MAX_LISTED_MEMBERS).toArray() };
   }
 
@@ -98,7 +75,7 @@ export class Hub {
 
   /** Makes a connection before the upgrade: {@link join} or {@link Connection.onClosed} follows. @throws StoreUnavailable */
   async reserve(request: JoinRequest, bucket: TokenBucket): Promise<Connection> {
-    const { client, session, after } = request;
+    const { client, session } = request;
     const generation = this.#generation;
     // Asked for first: what follows may take longer for the older of two connections of a session.
     const fencingTokenPromise = Promise.resolve(session === undefined ? 0 : this.#nextFencingToken());
@@ -111,15 +88,20 @@ export class Hub {
     const room = this.#rooms.get(request.room) ?? this.#openRoom(request.room, history);
     room.refCount++;
     try {
-      const [sent, page, fencingToken] = await Promise.all([
+      const [sent, replayRequest, fencingToken] = await Promise.all([
         session === undefined ? null : this.store.lastSeq(client, session),
-        after === undefined ? undefined : this.store.readHistory(room.name, { after, limit: 1 }),
+        prepareReplay(request, room),
         fencingTokenPromise,
       ]);
-      const { recovered: isAfterStored = false, isDamaged = false } = page ?? {};
-      const idBefore = isAfterStored ? undefined : await this.#idBeforeLatest(request, history);
-      const replayRequest = { after, history: request.history, sent, isAfterStored, isDamaged, idBefore };
-      return new Connection(request, room, bucket, replayRequest, fencingToken, this.#releaseConnection);
+      return new Connection(
+        request,
+        room,
+        bucket,
+        replayRequest,
+        sent,
+        fencingToken,
+        this.#releaseConnection,
+      );
     } catch (error) {
       this.#release(room);
       throw error;
@@ -127,14 +109,7 @@ export class Hub {
   }
 
   #nextFencingToken(): number | Promise<number> {
-    return this.#cluster?.nextFencingToken() ?? ++this.#lastFencingToken;
-  }
-
-  /** Undefined if the room's cached history has all the messages that the client asks for. */
-  async #idBeforeLatest(request: JoinRequest, history: ReadonlyHistory): Promise<string | undefined> {
-    const count = Math.min(request.history, MAX_REPLAY_FROM_STORE);
-    if (count <= history.nextOffset - history.firstOffset) return undefined;
-    return this.store.idBeforeLatest?.(request.room, count);
+    return this.cluster?.nextFencingToken() ?? ++this.#lastFencingToken;
   }
 
   /** The WebSocket of a reserved connection is open. */
@@ -142,16 +117,12 @@ export class Hub {
     connection.open(socket);
     if (!this.sessions.claim(connection)) this.#closeSoon(connection, "replaced");
     else if (connection.room.isDetached) this.#closeSoon(connection, "restarting");
-    else connection.welcome(this.#connectionContext);
+    else connection.welcome();
   }
 
   /** Bun cannot close a WebSocket in its open handler. */
   #closeSoon(connection: Connection, reason: "replaced" | "restarting"): void {
     this.clock.setTimeout(() => connection.close(reason), 0);
-  }
-
-  receive(connection: Connection, frame: Content): void {
-    receive(connection, frame, this.#connectionContext);
   }
 
   readonly #releaseConnection = (connection: Connection): void => {
@@ -160,8 +131,8 @@ export class Hub {
   };
 
   #openRoom(name: string, history: ReadonlyHistory): Room {
-    const room = new Room(name, history, this.#roomContext);
-    if (this.#isShuttingDown) room.beginShutdown();
+    const room = new Room(name, history, this);
+    if (this.#isShuttingDown) room.presence.stopAnnouncing();
     this.#rooms.set(name, room);
     return room;
   }
@@ -180,10 +151,10 @@ export class Hub {
     this.#rooms.clear();
   }
 
-  /** From here on, no leaves are announced, and {@link post} accepts nothing. */
+  /** From here on, no leaves are announced, because the clients reconnect, and {@link post} accepts nothing. */
   beginShutdown(): void {
     this.#isShuttingDown = true;
-    for (const room of this.#rooms.values()) room.beginShutdown();
+    for (const room of this.#rooms.values()) room.presence.stopAnnouncing();
   }
 
   /** Waits until accepted messages are stored, acknowledged and broadcast. */
@@ -195,10 +166,5 @@ export class Hub {
   /** Writes all queued frames now. */
   flush(): void {
     for (const room of this.#rooms.values()) room.broadcaster.flush();
-  }
-
-  /** The hub must not be used after this call. */
-  async close(): Promise<void> {
-    await this.store.close();
   }
 }

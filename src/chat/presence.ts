@@ -33,10 +33,19 @@ export class Presence {
   #presenceTimer: Timer | undefined;
   #isAnnouncing = true;
 
+  /** @param remote connections on other nodes: the room's first connection learns of them by its welcome */
   constructor(
     private readonly broadcaster: Broadcaster,
     private readonly clock: Clock,
-  ) {}
+    remote: Iterable<readonly [client: string, connections: number]> = [],
+  ) {
+    for (const [client, connections] of remote)
+      this.#connectionCounts.set(client, this.connectionCount(client) + connections);
+  }
+
+  get isAnnouncing(): boolean {
+    return this.#isAnnouncing;
+  }
 
   /** A client joins with its first connection, on whatever node, and leaves with its last one. */
   adjustCount(client: string, difference: number): void {
@@ -62,11 +71,6 @@ export class Presence {
     if (isSender || this.#pendingLeaves.size < MAX_PENDING_LEAVES)
       this.#pendingLeaves.add(client, isSender, nowMs);
     if (!this.#joinedSinceEvent.delete(client)) this.#leftSinceEvent.add(client, isSender, nowMs);
-  }
-
-  /** The clients so far are not announced: the room has just opened, and its first connection learns of them by its welcome. */
-  clearJoined(): void {
-    this.#joinedSinceEvent.clear();
   }
 
   /** The client has sent a message: its leave is announced, and before those of silent clients. */
@@ -100,9 +104,7 @@ export class Presence {
     const clients = [...this.#pendingLeaves.take(batchSize, this.clock.elapsed() - LEAVE_DEBOUNCE_MS)];
     this.#scheduleLeaves(clients.length === batchSize ? BATCH_PAUSE_MS : undefined);
     for (const client of clients) this.#senders.delete(client);
-    if (!this.broadcaster.uses(textCodec)) return;
-    for (const client of clients)
-      this.broadcaster.enqueue([{ codec: textCodec, frame: textCodec.left(client), isStored: false }]);
+    for (const client of clients) this.broadcaster.announce(textCodec, textCodec.left(client));
   }
 
   /** On the JSON wire one event names who joined and who left. */
@@ -118,9 +120,7 @@ export class Presence {
     for (const client of joined) this.#joinedSinceEvent.delete(client);
     const left = [...this.#leftSinceEvent.take(MAX_LISTED_MEMBERS)];
     this.#scheduleEvent();
-    if (!this.broadcaster.uses(jsonCodec)) return;
-    const frame = jsonCodec.presence({ joined, left, count: this.count });
-    this.broadcaster.enqueue([{ codec: jsonCodec, frame, isStored: false }]);
+    this.broadcaster.announce(jsonCodec, jsonCodec.presence({ joined, left, count: this.count }));
   }
 
   get #hasPendingEvent(): boolean {

@@ -5,24 +5,24 @@ import { MAX_OVERHEAD_CHARACTERS, type ClientCommand, type Content } from "../pr
 import type { ErrorCode } from "../protocol/codes.ts";
 import { isNumbered, type PendingMessage } from "../store/message.ts";
 import { costOf } from "../util/token-bucket.ts";
-import type { Connection, ConnectionContext } from "./connection.ts";
+import type { Connection } from "./connection.ts";
 
-export function receive(connection: Connection, frame: Content, context: ConnectionContext): void {
-  const command = connection.codec.parse(frame, context.maxMessageBytes);
+export function receive(connection: Connection, frame: Content): void {
+  const command = connection.codec.parse(frame, connection.room.context.options.maxMessageBytes);
   if ("close" in command) return connection.close(command.close);
   if ("error" in command) {
     const { error, seq } = command;
     const message = { session: connection.session, seq };
     if (isNumbered(message)) connection.seqOrder.markRejected(message.seq);
-    reject(connection, context, error, frame, seq);
+    reject(connection, error, frame, seq);
   } else if (command.type === "ping") {
     connection.sendPong();
-    chargeAbuse(connection, context, frame);
+    chargeAbuse(connection, frame);
   } else {
     // The rest is discarded but still cost parsing time.
     const isMostlyDiscarded = frame.length > 2 * command.content.length + MAX_OVERHEAD_CHARACTERS;
-    if (isMostlyDiscarded && !chargeAbuse(connection, context, frame)) return;
-    receiveMessage(connection, context, command);
+    if (isMostlyDiscarded && !chargeAbuse(connection, frame)) return;
+    receiveMessage(connection, command);
   }
   connection.closeIfSlow();
 }
@@ -30,33 +30,32 @@ export function receive(connection: Connection, frame: Content, context: Connect
 /** Numbered messages are stored in the order of their numbers. */
 function receiveMessage(
   connection: Connection,
-  context: ConnectionContext,
   { content, seq, skip = false }: Extract<ClientCommand, { type: "message" }>,
 ): void {
   const { client, room, session } = connection;
   const pending = { room: room.name, from: client, content, session, seq, requiresSeq: undefined };
-  if (!isNumbered(pending)) return append(connection, context, pending);
+  if (!isNumbered(pending)) return append(connection, pending);
   const admitted = connection.seqOrder.admit(pending.seq, skip);
-  if ("rejected" in admitted) return reject(connection, context, admitted.rejected, content, seq);
-  append(connection, context, { ...pending, requiresSeq: admitted.requiresSeq });
+  if ("rejected" in admitted) return reject(connection, admitted.rejected, content, seq);
+  append(connection, { ...pending, requiresSeq: admitted.requiresSeq });
 }
 
 /** Gives a message to the store, within the rate limit. */
-function append(connection: Connection, context: ConnectionContext, pending: PendingMessage): void {
+function append(connection: Connection, pending: PendingMessage): void {
+  const { room, bucket, client } = connection;
   const { content, seq } = pending;
-  const waitSeconds = connection.bucket.take(costOf(content), context.clock.elapsed());
+  const waitSeconds = bucket.take(costOf(content), room.context.clock.elapsed());
   if (waitSeconds > 0) {
     if (isNumbered(pending)) connection.seqOrder.rollback(pending.seq);
-    return reject(connection, context, "rate-limited", content, seq, waitSeconds);
+    return reject(connection, "rate-limited", content, seq, waitSeconds);
   }
-  connection.room.presence.markSender(connection.client); // the client may have left when the message is delivered
+  room.presence.markSender(client); // the client may have left when the message is delivered
   connection.expectResult(pending);
-  context.store.append(pending, connection);
+  room.context.store.append(pending, connection);
 }
 
 function reject(
   connection: Connection,
-  context: ConnectionContext,
   code: ErrorCode,
   content: Content,
   seq?: number,
@@ -64,11 +63,12 @@ function reject(
 ): void {
   messagesRejected.count(code);
   connection.replies.reject(code, content, seq, retryAfterSeconds);
-  chargeAbuse(connection, context, content);
+  chargeAbuse(connection, content);
 }
 
 /** Rejected frames and non-messages count against the abuse budget. @returns false if that closed the connection */
-function chargeAbuse(connection: Connection, { clock }: ConnectionContext, frame: Content): boolean {
+function chargeAbuse(connection: Connection, frame: Content): boolean {
+  const { clock } = connection.room.context;
   const isWithinBudget = connection.bucket.chargeAbuse(clock.elapsed(), costOf(frame));
   if (!isWithinBudget) connection.close("abuse");
   return isWithinBudget;

@@ -5,10 +5,9 @@
 
 import { logError } from "../ops/log.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import type { ReadonlyHistory } from "../store/history.ts";
 import type { StoredMessage } from "../store/message.ts";
-import { StoreUnavailable, type MessageStore } from "../store/store.ts";
-import type { Clock } from "../util/clock.ts";
+import { StoreUnavailable } from "../store/store.ts";
+import type { Room } from "./room.ts";
 
 const STORE_PAGE_SIZE = 100;
 /** After this many, yield to the event loop. */
@@ -16,14 +15,15 @@ const MAX_SENDS_PER_TICK = 1000;
 /** How soon to read the store again when it has messages that this node has not received yet. */
 const STORE_POLL_MS = 20;
 
+/** If more messages are asked for than the room's history has, a replay starts at most this many back in the store. */
+const MAX_REPLAY_FROM_STORE = 1000;
+
 /** What the client asks for, and what the store knew about it before the upgrade. */
 export interface ReplayRequest {
   /** The last message that the client received, to resume after it. */
   readonly after: string | undefined;
   /** How many of the latest messages to replay when it does not resume. */
   readonly history: number;
-  /** The highest seq stored for the session; null if it is unknown. */
-  readonly sent: number | null;
   /** By the store, nothing is missing after `after`. */
   readonly isAfterStored: boolean;
   /** By the store, a message after `after` is lost to damage; the room's history does not show that. */
@@ -32,28 +32,23 @@ export interface ReplayRequest {
   readonly idBefore: string | undefined;
 }
 
-/** Where a replay starts. */
-export interface ReplayStart {
-  readonly recovered: boolean;
-  /** Set if the first message may be older than the room's history: the id just before it. */
-  readonly afterId: string | undefined;
-  /** Otherwise: the first message's offset in the room's history. */
-  readonly offset: number;
-}
-
-export function replayStart(request: ReplayRequest, history: ReadonlyHistory): ReplayStart {
-  const { after, isAfterStored, isDamaged, idBefore } = request;
-  const offset = after === undefined || isDamaged ? undefined : history.offsetAfter(after);
-  const recovered = offset !== undefined || isAfterStored;
-  return {
-    recovered,
-    afterId: offset !== undefined ? undefined : recovered ? after : idBefore,
-    offset: offset ?? Math.max(history.firstOffset, history.nextOffset - request.history),
-  };
+/** @throws StoreUnavailable */
+export async function prepareReplay(
+  { after, history }: { readonly after?: string; readonly history: number },
+  room: Room,
+): Promise<ReplayRequest> {
+  const { store } = room.context;
+  const page = after === undefined ? undefined : await store.readHistory(room.name, { after, limit: 1 });
+  const { recovered: isAfterStored = false, isDamaged = false } = page ?? {};
+  const count = Math.min(history, MAX_REPLAY_FROM_STORE);
+  const isCached = isAfterStored || count <= room.history.nextOffset - room.history.firstOffset;
+  const idBefore = isCached ? undefined : await store.idBeforeLatest?.(room.name, count);
+  return { after, history, isAfterStored, isDamaged, idBefore };
 }
 
 /** The connection that receives the replay. */
 export interface ReplayTarget {
+  readonly room: Room;
   readonly isOpen: boolean;
   /** @returns whether the socket takes more; if not, {@link Replay.run} is called again when it drains */
   sendReplayed(message: StoredMessage): boolean;
@@ -63,6 +58,10 @@ export interface ReplayTarget {
 }
 
 export class Replay {
+  /** Nothing is missing between `after` and the first message. */
+  readonly recovered: boolean;
+  /** The id just before the first message. */
+  readonly last: string;
   /** Of the next message, in the room's history. */
   #offset: number;
   /** Set while the next message may be older than the room's history: the last id sent. The store is read then. */
@@ -72,22 +71,24 @@ export class Replay {
 
   constructor(
     private readonly target: ReplayTarget,
-    private readonly room: { readonly name: string; readonly history: ReadonlyHistory },
-    private readonly start: ReplayStart,
-    private readonly store: MessageStore,
-    private readonly clock: Clock,
+    { after, history: count, isAfterStored, isDamaged, idBefore }: ReplayRequest,
   ) {
-    this.#offset = start.offset;
-    this.#afterId = start.afterId;
+    const { history } = target.room;
+    const offset = after === undefined || isDamaged ? undefined : history.offsetAfter(after);
+    this.recovered = offset !== undefined || isAfterStored;
+    if (offset === undefined) this.#afterId = this.recovered ? after : idBefore;
+    this.#offset = offset ?? Math.max(history.firstOffset, history.nextOffset - count);
+    this.last = this.#afterId ?? history.idBeforeOffset(this.#offset);
   }
 
   /** Sends as much as the socket takes. */
   run(): void {
-    const { target, room } = this;
+    const { target } = this;
+    const { history } = target.room;
     if (this.#isDone || !target.isOpen) return;
     if (this.#afterId !== undefined) return void this.#guard(this.#runFromStore());
-    for (let count = 1; this.#offset < room.history.nextOffset; count++) {
-      const message = room.history.get(this.#offset);
+    for (let count = 1; this.#offset < history.nextOffset; count++) {
+      const message = history.get(this.#offset);
       if (!message) return target.close("historyUnavailable");
       this.#offset++;
       const isWritable = target.sendReplayed(message);
@@ -105,25 +106,25 @@ export class Replay {
   async #runFromStore(): Promise<void> {
     if (this.#isReadingStore) return;
     this.#isReadingStore = true;
-    const { target, room } = this;
+    const { target } = this;
+    const { name, history, context } = target.room;
     let isWritable = true;
     while (target.isOpen && this.#afterId !== undefined && isWritable) {
-      const offset = room.history.offsetAfter(this.#afterId);
+      const offset = history.offsetAfter(this.#afterId);
       if (offset !== undefined) {
         this.#continueFrom(offset);
         break;
       }
-      const page = await this.store.readHistory(room.name, { after: this.#afterId, limit: STORE_PAGE_SIZE });
+      const page = await context.store.readHistory(name, { after: this.#afterId, limit: STORE_PAGE_SIZE });
       await this.#nextTurn(); // the store may answer without one
       if (!target.isOpen) return;
       // A gap: the client reconnects, and learns of it by `recovered`.
-      if (!page.recovered && (!page.isDamaged || this.start.recovered))
-        return target.close("historyUnavailable");
+      if (!page.recovered && (!page.isDamaged || this.recovered)) return target.close("historyUnavailable");
       if (page.messages.length === 0 && page.isDamaged) {
-        this.#continueFrom(room.history.firstOffset);
+        this.#continueFrom(history.firstOffset);
         break;
       }
-      if (page.messages.length === 0) await this.clock.sleep(STORE_POLL_MS); // stored by another node, not received here yet
+      if (page.messages.length === 0) await context.clock.sleep(STORE_POLL_MS); // stored by another node, not received here yet
       for (const message of page.messages) {
         if (!isWritable) break;
         this.#afterId = message.id;
@@ -140,7 +141,7 @@ export class Replay {
   }
 
   #nextTurn(): Promise<void> {
-    return new Promise((resolve) => this.clock.setImmediate(resolve));
+    return new Promise((resolve) => this.target.room.context.clock.setImmediate(resolve));
   }
 
   /** Closes the connection if the replay fails outside of a socket handler; the client reconnects and resumes. */

@@ -43,7 +43,7 @@ export async function serve(
     );
   const sockets = new SocketRegistry({ ...options, maxConnections }, clock);
   const hub = new Hub(createStore, (topic, message) => server.publish(topic, message, false), options, clock);
-  const durability = await hub.start();
+  await hub.store.open?.();
 
   const bodies = new BodyReader(maxFrameBytes(maxMessageBytes), clock);
   const upgrader = new Upgrader(router, sockets, hub, options, clock);
@@ -122,5 +122,9 @@ export async function serve(
     return textResponse(200, renderMetrics(), { "Content-Type": METRICS_TYPE });
   }
 
-  return { server, durability, shutDown: () => shutDown(server, hub, sockets, drainSeconds, clock) };
+  return {
+    server,
+    durability: hub.store.durability,
+    shutDown: () => shutDown(server, hub, sockets, drainSeconds, clock),
+  };
 }

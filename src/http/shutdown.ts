@@ -51,7 +51,7 @@ export async function shutDown(
   const isBusy = () => server.pendingWebSockets > 0 || server.pendingRequests > 0;
   while (isBusy() && clock.elapsed() < endMs) await clock.sleep(POLL_MS);
   await stepInTime("storing the last messages", () => hub.drain());
-  await stepInTime("closing the store", () => hub.close());
+  await stepInTime("closing the store", async () => hub.store.close());
   flushLog();
   logEvent("stopped");
   return !hasFailed;

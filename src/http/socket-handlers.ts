@@ -3,6 +3,7 @@
 import { ReadThrottle } from "./read-throttle.ts";
 import type { ServerSocket, SocketRegistry } from "./socket-registry.ts";
 import type { Hub } from "../chat/hub.ts";
+import { receive } from "../chat/receive.ts";
 import { isSlowConsumer } from "../chat/slow-consumer.ts";
 import { closeSocket } from "../chat/socket.ts";
 import { logError, logEvent } from "../ops/log.ts";
@@ -17,7 +18,7 @@ export function socketHandlers(
   clock: Clock,
 ) {
   const throttle = new ReadThrottle((socket, frame) => {
-    if (socket.data.connection) hub.receive(socket.data.connection, frame);
+    if (socket.data.connection) receive(socket.data.connection, frame);
     else echo(socket, frame, maxMessageBytes);
   }, clock);
 

@@ -1,6 +1,7 @@
 /** A hub in the test's process with fake sockets, for behaviour that depends on time or backpressure. */
 
 import { Hub } from "../../src/chat/hub.ts";
+import { receive } from "../../src/chat/receive.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
 import type { WireFormat, Content } from "../../src/protocol/codec.ts";
@@ -89,7 +90,7 @@ export function startHub({
     hub.join(connection, socket);
     return {
       socket,
-      says: (text: string) => hub.receive(connection, text),
+      says: (text: string) => receive(connection, text),
       leaves: () => connection.onClosed(),
       drains: () => connection.onDrain(),
     };

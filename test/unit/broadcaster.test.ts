@@ -6,6 +6,7 @@ import { textCodec } from "../../src/protocol/codec.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import type { CloseReason } from "../../src/protocol/codes.ts";
 import { Hub } from "../../src/chat/hub.ts";
+import { receive } from "../../src/chat/receive.ts";
 import { systemRandom } from "../../src/util/random.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
@@ -142,7 +143,7 @@ describe("a large room, which is written to in several turns", () => {
       broadcaster.subscribe(each);
     }
     for (const each of all) if (!stays(each)) broadcaster.remove(each);
-    return (frame: string) => broadcaster.enqueue([{ codec: textCodec, frame, isStored: true }]);
+    return (frame: string) => broadcaster.announce(textCodec, frame);
   }
 
   test("gives other rooms a turn in between", async () => {
@@ -241,7 +242,7 @@ test("messages queued in a room that the store has lost do not reach its success
   const connection = await reserve();
   await reserve(); // the room stays open for it
   hub.join(connection, new FakeSocket(new Map()));
-  for (const text of ["1", "2"]) hub.receive(connection, text);
+  for (const text of ["1", "2"]) receive(connection, text);
   loseState();
   await Bun.sleep(100); // the flush cycle is over
   expect(published).toEqual(["Client #ann says: 1"]);

@@ -70,7 +70,7 @@ describe("a replay", () => {
     expect(slow.socket.closed).toBeUndefined();
     await say(201, 201);
     expect(slow.socket.takes()).toEqual(numbers(201, 201));
-    await hub.close();
+    await hub.store.close();
     await rm(dirname(file), { recursive: true });
   });
 
@@ -163,7 +163,7 @@ describe("a replay", () => {
       "Client #ann says: a",
       "Client #bob says: 201",
     ]);
-    await hub.close();
+    await hub.store.close();
     await rm(dirname(file), { recursive: true });
   });
 
