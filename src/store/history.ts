@@ -39,8 +39,10 @@ export class History {
     idBefore: string,
     private readonly maxMessages: number,
     private readonly maxBytes: number,
+    messages: readonly StoredMessage[] = [],
   ) {
-    this.#idBefore = idBefore;
+    this.#idBefore = messages[0]?.prev ?? idBefore;
+    for (const message of messages) this.push(message);
   }
 
   get lastId(): string {
@@ -93,8 +95,7 @@ export class History {
       return { ...takePage(this.#messages.slice(from), limit), recovered: offset !== undefined };
     }
     const to = before === undefined ? this.#messages.length : indexWhere((id) => compareIds(id, before) >= 0);
-    const page = takePage(this.#messages.slice(0, to).reverse(), limit);
-    return { ...page, messages: page.messages.reverse() };
+    return takeLatest(this.#messages.slice(0, to).reverse(), limit);
   }
 
   push(message: StoredMessage): void {
@@ -126,6 +127,12 @@ export function takePage(
     page.push(message);
   }
   return { messages: page, more: false };
+}
+
+/** {@link takePage} of messages that come newest first, put in the room's order. */
+export function takeLatest(newestFirst: Iterable<StoredMessage>, limit: number, maxBytes?: number) {
+  const { messages, more } = takePage(newestFirst, limit, maxBytes);
+  return { messages: messages.reverse(), more };
 }
 
 /** Estimated memory in bytes: two for each character, which is the most a string takes, and an allowance for the object. */

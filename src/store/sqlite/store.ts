@@ -8,7 +8,7 @@ import { ClockWatch } from "../clock-watch.ts";
 import { DedupTable, sessionKey, type SessionRecord } from "../dedup.ts";
 import {
   History,
-  MAX_PAGE_BYTES,
+  takeLatest,
   takePage,
   type HistoryPage,
   type PageQuery,
@@ -251,10 +251,8 @@ export class SqliteStore implements MessageStore {
   #loadRoom(name: string): CachedRoom {
     const { history: count } = this.options;
     const latest = this.#sql.before.iterate(name, Number.MAX_SAFE_INTEGER);
-    const messages = this.#takeIntact(name, latest, count, this.rooms.loadBytes).messages.reverse();
-    const idBefore = messages[0]?.prev ?? idFromKey(this.#lastKeyOf(name));
-    const history = new History(idBefore, count, CACHED_ROOM_BYTES);
-    for (const message of messages) history.push(message);
+    const { messages } = takeLatest(this.#intact(name, latest), count, this.rooms.loadBytes);
+    const history = new History(idFromKey(this.#lastKeyOf(name)), count, CACHED_ROOM_BYTES, messages);
     const room = { history, refCount: 0 };
     this.rooms.add(name, room);
     return room;
@@ -263,17 +261,16 @@ export class SqliteStore implements MessageStore {
   #readPage(room: string, { after, before, limit }: PageQuery): HistoryPage {
     if (after === undefined) {
       const end = before ? keyFromId(before) : Number.MAX_SAFE_INTEGER;
-      const page = this.#takeIntact(room, this.#sql.before.iterate(room, end), limit);
-      return { ...page, messages: page.messages.reverse() };
+      return takeLatest(this.#intact(room, this.#sql.before.iterate(room, end)), limit);
     }
-    const page = this.#takeIntact(room, this.#sql.after.iterate(room, keyFromId(after)), limit);
+    const page = takePage(this.#intact(room, this.#sql.after.iterate(room, keyFromId(after))), limit);
     if (!this.#isResumable(room, after)) return { ...page, recovered: false };
     const isDamaged = keyFromId(after) <= this.#damagedUpTo;
     return { ...page, recovered: !isDamaged, ...(isDamaged ? { isDamaged } : {}) };
   }
 
-  /** A page without damaged messages. Damaged and missing ones are logged, and no client can resume across them. */
-  #takeIntact(room: string, rows: Iterable<MessageRow>, limit: number, maxBytes = MAX_PAGE_BYTES) {
+  /** Skips damaged messages. Damaged and missing ones are logged, and no client can resume across them. */
+  *#intact(room: string, rows: Iterable<MessageRow>): Generator<StoredMessage> {
     let damagedUpTo = 0;
     const report = (event: string, key: number) => {
       damagedUpTo = Math.max(damagedUpTo, key);
@@ -281,8 +278,8 @@ export class SqliteStore implements MessageStore {
       this.#loggedDamage.add(key);
       logEvent(event, { room, id: idFromKey(key) });
     };
-    const intact = function* (): Generator<StoredMessage> {
-      let last: MessageRow | undefined;
+    let last: MessageRow | undefined;
+    try {
       for (const row of rows) {
         const [older, newer] = last && last.id > row.id ? [row, last] : [last, row];
         if (older && newer.prev !== older.id) report("messages missing after", older.id);
@@ -291,10 +288,9 @@ export class SqliteStore implements MessageStore {
           report("message damaged", row.id);
         else yield messageFromRow(row, room);
       }
-    };
-    const page = takePage(intact(), limit, maxBytes);
-    this.#setDamaged(damagedUpTo);
-    return page;
+    } finally {
+      this.#setDamaged(damagedUpTo);
+    }
   }
 
   #setDamaged(key: number): void {
