@@ -19,8 +19,8 @@ type LoadStore = () => Promise<CreateBackend>;
 export const storeFactories = new Map<string, (url: URL) => LoadStore | undefined>([
   ["memory:", () => async () => createMemoryStore],
   ["sqlite:", loadSqliteStore],
+  ...REDIS_SCHEMES.map((scheme) => [scheme, loadRedisStore] as const),
 ]);
-for (const scheme of REDIS_SCHEMES) storeFactories.set(scheme, loadRedisStore);
 
 /** Whether `--store` accepts the URL. */
 export function isStoreUrl(url: URL): boolean {
@@ -34,14 +34,9 @@ export async function loadStore(url: URL): Promise<CreateBackend> {
   return load();
 }
 
-function createMemoryStore(
-  { history }: StoreOptions,
-  { onMessage }: StoreListener,
-  clock: Clock,
-  random: Random,
-): Backend {
-  return { store: new MemoryStore(history, onMessage, clock, random) };
-}
+const createMemoryStore: CreateBackend = ({ history }, { onMessage }, clock, random) => ({
+  store: new MemoryStore(history, onMessage, clock, random),
+});
 
 function loadSqliteStore(url: URL): LoadStore | undefined {
   const file = sqliteFile(url);
@@ -70,7 +65,7 @@ function loadRedisStore(url: URL): LoadStore | undefined {
     const { RedisStore } = await import("./redis/store.ts");
     return (options, listener, clock, random) => {
       const store = new RedisStore(config, options, listener, { clock, random, timing: redisTiming });
-      return { store, cluster: store.cluster };
+      return { store, cluster: store };
     };
   };
 }

@@ -5,6 +5,7 @@ import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
 import { redisTiming } from "../../src/store/redis/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import "../support/fast-redis.ts";
 import type { JsonPeer } from "../support/peer.ts";
@@ -321,7 +322,8 @@ describe.skipIf(skipped !== "")(`a node${skipped}`, () => {
         .map(String)
         .find((node) => !others.includes(node));
     const node = await nodeOf();
-    const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, "p:", redisTiming, systemClock);
+    const context = { clock: systemClock, random: systemRandom, timing: redisTiming };
+    const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, "p:", context);
     for (const isRemoved of [false, true]) {
       other.process.kill("SIGSTOP");
       await redis.send("DEL", `p:lease:${await nodeOf()}`);

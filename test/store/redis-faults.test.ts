@@ -372,11 +372,9 @@ test.skipIf(skipped !== "")(
       onSessionClaimed() {},
       onStateLost: () => lost.resolve(),
     };
-    const store = new RedisStore(config, { history: 100, keepDays: 0 }, listener, {
-      clock: systemClock,
-      random: systemRandom,
-      timing: redisTiming,
-    });
+    const options = { history: 100, keepDays: 0 };
+    const context = { clock: systemClock, random: systemRandom, timing: redisTiming };
+    const store = new RedisStore(config, options, listener, context);
     await store.open();
     const append = (content: string) =>
       new Promise<AppendResult>((resolve) => {

@@ -1,12 +1,16 @@
 /** The rooms that are open on a node with Redis: what is cached of them, and what the node publishes to the others. */
 
 import { expect, test } from "bun:test";
+import type { RoomSnapshot } from "../../src/store/redis/engine.ts";
 import { ClusterOutbox } from "../../src/store/redis/outbox.ts";
 import { RedisRooms } from "../../src/store/redis/rooms.ts";
+import { redisTiming } from "../../src/store/redis/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 
 const listener = { onMessage() {}, onRemotePresence() {}, onSessionClaimed() {}, onStateLost() {} };
-const emptyRoom = async () => ["1-0", "1-0", [], []];
+const emptyRoom = {
+  openRoom: async () => ({ head: "1-0", lastId: "1-0", newestFirst: [], presence: [] }),
+};
 const MAX_BYTES = 1_000_000;
 
 function message(room: string, sequence: number, time = 1, characters = 400) {
@@ -47,43 +51,42 @@ test("only the oldest messages are pruned; a time in the future counts as the ne
 
 /** Rooms whose loads the test completes one by one. */
 function pausedRooms() {
-  const loads: ((reply: unknown) => void)[] = [];
+  const loads: ((snapshot: RoomSnapshot) => void)[] = [];
   const broadcast: string[] = [];
-  const load = () => new Promise<unknown>((resolve) => loads.push(resolve));
+  const openRoom = () => new Promise<RoomSnapshot>((resolve) => loads.push(resolve));
   const rooms = new RedisRooms(
-    load,
+    { openRoom },
     new Set(),
     1000,
     { ...listener, onMessage: ({ id }) => broadcast.push(id) },
     MAX_BYTES,
   );
-  /** Redis' reply when "tea" and the log have that many messages. */
-  const reply = (count: number) => {
-    const rows = Array.from({ length: count }, (_, i) => {
-      const { id, prev, from, content } = message("tea", count - i);
-      return [id, ["p", prev, "f", from, "c", `t${content}`, "t", "1"]];
-    });
-    return [`2-${count}`, `2-${count}`, rows, []];
-  };
+  /** When "tea" and the log have that many messages. */
+  const snapshot = (count: number): RoomSnapshot => ({
+    head: `2-${count}`,
+    lastId: `2-${count}`,
+    newestFirst: Array.from({ length: count }, (_, i) => message("tea", count - i)),
+    presence: [],
+  });
   const apply = (sequence: number) => {
     const stored = message("tea", sequence);
     rooms.apply("tea", stored.id, { stored });
   };
-  return { rooms, loads, broadcast, reply, apply };
+  return { rooms, loads, broadcast, snapshot, apply };
 }
 
 test("each message appears once, whether it is loaded or read from the log, before, during or after", async () => {
-  const { rooms, loads, broadcast, reply, apply } = pausedRooms();
+  const { rooms, loads, broadcast, snapshot, apply } = pausedRooms();
   const opening = rooms.open("tea");
   for (const sequence of [1, 2, 3, 4]) apply(sequence);
-  loads[0]?.(reply(3));
+  loads[0]?.(snapshot(3));
   const history = await opening;
   expect([history.nextOffset, history.lastId, broadcast]).toEqual([4, "2-4", ["2-4"]]);
   apply(5);
   expect([history.nextOffset, history.lastId, broadcast]).toEqual([5, "2-5", ["2-4", "2-5"]]);
 
   rooms.reloadAll();
-  loads[1]?.(reply(7));
+  loads[1]?.(snapshot(7));
   const reloaded = await rooms.open("tea");
   for (const sequence of [6, 7, 8]) apply(sequence);
   expect([reloaded.nextOffset, reloaded.lastId, broadcast]).toEqual([8, "2-8", ["2-4", "2-5", "2-8"]]);
@@ -94,11 +97,11 @@ test("after a reload the room is what the latest load says, whichever reply come
     [0, 1],
     [1, 0],
   ]) {
-    const { rooms, loads, reply } = pausedRooms();
+    const { rooms, loads, snapshot } = pausedRooms();
     const opening = rooms.open("tea");
     rooms.reloadAll();
     for (const which of order) {
-      loads[which]?.(reply(which === 0 ? 3 : 5));
+      loads[which]?.(snapshot(which === 0 ? 3 : 5));
       await new Promise((resolve) => setImmediate(resolve));
     }
     expect((await opening).lastId).toBe("2-5");
@@ -109,19 +112,19 @@ test("after a reload the room is what the latest load says, whichever reply come
 });
 
 test("a room that is closed while it loads counts no bytes", async () => {
-  const { rooms, loads, reply } = pausedRooms();
+  const { rooms, loads, snapshot } = pausedRooms();
   const opening = rooms.open("tea");
-  loads[0]?.(reply(3));
+  loads[0]?.(snapshot(3));
   await opening;
   rooms.reloadAll();
   rooms.close("tea");
-  loads[1]?.(reply(5));
+  loads[1]?.(snapshot(5));
   await new Promise((resolve) => setImmediate(resolve));
   expect(rooms.bytes).toBe(0);
 });
 
 test("an update that was not written is published again, unless a newer one replaces it", () => {
-  const outbox = new ClusterOutbox(systemClock, 15_000, () => {});
+  const outbox = new ClusterOutbox({ clock: systemClock, timing: redisTiming }, () => {});
   const update = (client: string, connections: number) => ({ room: "tea", client, connections });
   outbox.adjustPresence("tea", "ann", 1);
   outbox.adjustPresence("tea", "bob", 1);

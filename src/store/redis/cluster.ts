@@ -2,20 +2,19 @@
 
 import { logEvent } from "../../ops/log.ts";
 import { ClockWatch } from "../clock-watch.ts";
-import { Faults, RedisReplyError, type RedisContext } from "./connection.ts";
+import { Faults, RedisReplyError } from "./connection.ts";
+import type { RedisEngine } from "./engine.ts";
 import type { LogReader } from "./log-reader.ts";
 import type { ClusterOutbox } from "./outbox.ts";
-import { parseHeartbeat } from "./records.ts";
 import type { RedisRooms } from "./rooms.ts";
-import { scripts } from "./scripts.ts";
-import { compareIds, isMessageId } from "../message-id.ts";
+import type { RedisContext } from "./timing.ts";
+import { compareIds } from "../message-id.ts";
 
-const MAX_SESSIONS = 100_000;
-const MAX_ROOMS = 50_000;
 const DAY_MS = 24 * 60 * 60 * 1000;
-const MAX_SESSION_AGE_MS = DAY_MS;
 
 export interface ClusterListener {
+  /** Whether Redis can be written and its log can be read. */
+  readonly isReady: boolean;
   /** Redis answers. @param newHead the end of its log, if it has lost the data that this node followed */
   onAvailable(newHead: string | undefined): void;
   onUnavailable(reason: string): void;
@@ -48,12 +47,13 @@ export class ClusterMembership {
 
   /** @param ownNodeIds receives every id that this process has had */
   constructor(
+    private readonly engine: RedisEngine,
     private readonly context: RedisContext,
+    private readonly keepDays: number,
     private readonly ownNodeIds: Set<string>,
     private readonly log: LogReader,
     private readonly outbox: ClusterOutbox,
     private readonly rooms: RedisRooms,
-    private readonly keepDays: number,
     private readonly listener: ClusterListener,
   ) {}
 
@@ -70,8 +70,8 @@ export class ClusterMembership {
     this.#isClosed = true;
     this.context.clock.clear(this.#timer);
     this.#logEvictions();
-    await this.context.connection
-      .run(scripts.leave, this.id)
+    await this.engine
+      .leave(this.id)
       .catch((error: unknown) => this.#faults.check("A node could not leave the cluster", error));
   }
 
@@ -97,14 +97,9 @@ export class ClusterMembership {
   }
 
   async #join(): Promise<string> {
-    const { connection, timing, random } = this.context;
-    this.id = random.uuid();
+    this.id = this.context.random.uuid();
     this.ownNodeIds.add(this.id);
-    const firstSequence = Math.floor(random.next() * 1000);
-    const reply = await connection.run(scripts.join, this.id, timing.leaseMs, firstSequence);
-    const [head, epoch]: unknown[] = Array.isArray(reply) ? reply : [];
-    if (!isMessageId(head) || !isMessageId(epoch))
-      throw new RedisReplyError("the keys with this prefix are not Hubbub's");
+    const { head, epoch } = await this.engine.join(this.id);
     this.#epoch = epoch;
     this.#needsRejoin = false;
     return head;
@@ -155,17 +150,14 @@ export class ClusterMembership {
   }
 
   async #sendHeartbeat() {
-    const { connection, timing } = this.context;
+    const { clock, timing } = this.context;
     const maxAgeMs = this.keepDays * DAY_MS;
-    const reply = await connection.run(
-      scripts.heartbeat,
-      ...[this.id, timing.leaseMs, maxAgeMs, MAX_SESSION_AGE_MS, MAX_ROOMS, MAX_SESSIONS],
-    );
-    const { rejection, nowMs, evictions, memoryError, ...heartbeat } = parseHeartbeat(reply);
+    const reply = await this.engine.heartbeat(this.id, maxAgeMs);
+    const { rejection, nowMs, evictions, memoryError, ...heartbeat } = reply;
     this.#evictions.evicted += evictions.evicted;
     this.#evictions.trimmed += evictions.trimmed;
     this.#evictions.sessions += evictions.sessions;
-    if (this.context.clock.elapsed() - this.#evictionsLoggedMs >= timing.heartbeatMs) this.#logEvictions();
+    if (clock.elapsed() - this.#evictionsLoggedMs >= timing.heartbeatMs) this.#logEvictions();
     if (memoryError && !rejection && memoryError !== this.#memoryError)
       logEvent("Redis memory unknown", { reason: memoryError });
     this.#memoryError = memoryError;
@@ -199,14 +191,14 @@ export class ClusterMembership {
   }
 
   async #removeExpiredNodes(expired: readonly string[]): Promise<void> {
-    const { connection, timing, clock } = this.context;
+    const { timing, clock } = this.context;
     const nowMs = clock.elapsed();
     for (const node of this.#suspects.keys()) if (!expired.includes(node)) this.#suspects.delete(node);
     for (const node of expired) {
       const sinceMs = this.#suspects.get(node) ?? nowMs;
       this.#suspects.set(node, sinceMs);
       if (nowMs - this.#availableSinceMs < timing.leaseMs || nowMs - sinceMs < timing.graceMs) continue;
-      if ((await connection.run(scripts.removeNode, node)) === 1) logEvent("node removed", { node });
+      if (await this.engine.removeNode(node)) logEvent("node removed", { node });
     }
   }
 }

@@ -1,10 +1,8 @@
 /** A connection to Redis. It is replaced when it is lost, and every command has a deadline. */
 
 import { logError } from "../../ops/log.ts";
-import type { Clock } from "../../util/clock.ts";
-import type { Random } from "../../util/random.ts";
 import type { RedisScript } from "./scripts.ts";
-import type { RedisTiming } from "./timing.ts";
+import type { RedisContext } from "./timing.ts";
 
 /** Redis rejected the command, so it had no effect. After any other error, it may have been executed. */
 export class RedisReplyError extends Error {}
@@ -36,14 +34,6 @@ export class Faults {
   }
 }
 
-/** What the parts of the store share. */
-export interface RedisContext {
-  readonly connection: RedisConnection;
-  readonly timing: RedisTiming;
-  readonly clock: Clock;
-  readonly random: Random;
-}
-
 export class RedisConnection {
   #client: Bun.RedisClient | undefined;
   #connecting: Promise<Bun.RedisClient> | undefined;
@@ -53,14 +43,14 @@ export class RedisConnection {
   constructor(
     private readonly url: string,
     readonly prefix: string,
-    private readonly timing: RedisTiming,
-    private readonly clock: Clock,
+    private readonly context: RedisContext,
   ) {}
 
   /** Sends a command once. @throws RedisReplyError if Redis rejects it, another error if there is no reply */
-  async send(command: string, args: string[], deadlineMs = this.timing.replyMs): Promise<unknown> {
+  async send(command: string, args: string[], deadlineMs = this.context.timing.replyMs): Promise<unknown> {
+    const { clock } = this.context;
     const client = await this.#connected();
-    const deadline = this.clock.setTimeout(() => this.#drop(client), deadlineMs);
+    const deadline = clock.setTimeout(() => this.#drop(client), deadlineMs);
     try {
       return await client.send(command, args);
     } catch (error) {
@@ -68,7 +58,7 @@ export class RedisConnection {
       this.#drop(client);
       throw error;
     } finally {
-      this.clock.clear(deadline);
+      clock.clear(deadline);
     }
   }
 
@@ -79,16 +69,6 @@ export class RedisConnection {
     } catch (error) {
       if (!(error instanceof RedisReplyError) || !error.message.startsWith("NOSCRIPT")) throw error;
       return this.send("EVAL", [source, ...rest]);
-    }
-  }
-
-  /** {@link run} for a script that only reads: retried once over a new connection if there is no reply. */
-  async askIdempotent(script: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
-    try {
-      return await this.run(script, ...args);
-    } catch (error) {
-      if (error instanceof RedisReplyError) throw error;
-      return this.run(script, ...args);
     }
   }
 
@@ -114,7 +94,7 @@ export class RedisConnection {
     const client = new Bun.RedisClient(this.url, {
       autoReconnect: false,
       enableOfflineQueue: false,
-      connectionTimeout: this.timing.connectMs,
+      connectionTimeout: this.context.timing.connectMs,
     });
     await client.connect();
     this.#client = client;

@@ -1,10 +1,9 @@
 /** Reads the log that all nodes follow: every record once, in order. Gaps are detected. */
 
 import { logEvent, logError } from "../../ops/log.ts";
-import type { Clock } from "../../util/clock.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import { rowId, parseRecord, streamRows, type LogRecord } from "./records.ts";
-import type { RedisTiming } from "./timing.ts";
+import type { RedisContext } from "./timing.ts";
 
 const MAX_RECORDS = 20;
 
@@ -31,8 +30,7 @@ export class LogReader {
   /** @param connection for this reader alone, because a read blocks it */
   constructor(
     private readonly connection: RedisConnection,
-    private readonly timing: RedisTiming,
-    private readonly clock: Clock,
+    private readonly context: RedisContext,
     private readonly listener: LogListener,
   ) {
     this.#key = `${connection.prefix}log`;
@@ -45,7 +43,8 @@ export class LogReader {
 
   /** Reads until {@link close}. */
   async run(): Promise<void> {
-    const { blockMs, replyMs, readRetryMs } = this.timing;
+    const { clock, timing } = this.context;
+    const { blockMs, replyMs, readRetryMs } = timing;
     while (!this.#isClosed) {
       const position = this.#position;
       // While it is unreadable, a read that does not block shows at once when that is over.
@@ -58,7 +57,7 @@ export class LogReader {
         this.#onSuccess();
       } catch (error) {
         this.#onFailure(error);
-        await this.clock.sleep(readRetryMs);
+        await clock.sleep(readRetryMs);
       }
     }
   }
@@ -83,12 +82,13 @@ export class LogReader {
 
   #onFailure(error: unknown): void {
     if (this.#isClosed) return;
+    const nowMs = this.context.clock.elapsed();
     const reason = this.#faults.check("The log cannot be read", error);
     const isConnectionLost = !this.#faults.hasReported && !(error instanceof RedisReplyError);
-    if (++this.#failures === 1) this.#firstFailureMs = this.clock.elapsed();
+    if (++this.#failures === 1) this.#firstFailureMs = nowMs;
     const isTolerated =
       this.#failures < 2 ||
-      (isConnectionLost && this.clock.elapsed() - this.#firstFailureMs < this.timing.readOutageMs);
+      (isConnectionLost && nowMs - this.#firstFailureMs < this.context.timing.readOutageMs);
     if (this.#isUnreadable || isTolerated) return;
     this.#isUnreadable = true;
     this.listener.onUnreadable(`the log cannot be read: ${reason}`);

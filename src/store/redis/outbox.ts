@@ -1,6 +1,6 @@
 /** What this node has to publish to the others: its clients' presence and opened sessions. */
 
-import type { Clock } from "../../util/clock.ts";
+import type { RedisContext } from "./timing.ts";
 
 export type ClusterUpdate =
   /** The number of connections that a client has in a room on this node. */
@@ -19,8 +19,7 @@ export class ClusterOutbox {
 
   /** @param onUpdate called when there is something to publish */
   constructor(
-    private readonly clock: Clock,
-    private readonly reconnectMs: number,
+    private readonly context: Pick<RedisContext, "clock" | "timing">,
     private readonly onUpdate: () => void,
   ) {}
 
@@ -34,8 +33,9 @@ export class ClusterOutbox {
       clients.delete(client);
       if (clients.size === 0) this.#localPresence.delete(room);
     }
+    const { clock, timing } = this.context;
     if (this.#isClosingClients && connections === 0)
-      this.#delayedLeaves.set(key, { update, dueMs: this.clock.elapsed() + this.reconnectMs });
+      this.#delayedLeaves.set(key, { update, dueMs: clock.elapsed() + timing.reconnectMs });
     else {
       this.#delayedLeaves.delete(key);
       this.#enqueue(update);
@@ -74,7 +74,7 @@ export class ClusterOutbox {
   }
 
   publishOverdueLeaves(): void {
-    const nowMs = this.clock.elapsed();
+    const nowMs = this.context.clock.elapsed();
     for (const [key, { update, dueMs }] of this.#delayedLeaves) {
       if (dueMs > nowMs) return;
       this.#delayedLeaves.delete(key);

@@ -33,74 +33,82 @@ export type RecordPart =
   | { readonly kind: "result"; readonly result: AppendResult }
   | { readonly kind: "nodeRemoved"; readonly node: string };
 
-/** A stream entry as `[id, [field, value, …]]`. */
-type Row = readonly [id: string, fields: readonly string[]];
+export type Presence = readonly [client: string, node: string, connections: number];
 
 const NAME = /^[^\s\p{C}]{1,256}$/u;
 
-function isName(value: string | undefined): value is string {
-  return value !== undefined && NAME.test(value);
+function isName(value: unknown): value is string {
+  return typeof value === "string" && NAME.test(value);
 }
 
-function isRow(value: unknown): value is Row {
-  if (!Array.isArray(value)) return false;
-  const [id, fields]: unknown[] = value;
+/** Unix time in milliseconds. */
+function isTime(value: unknown): value is string {
+  return typeof value === "string" && /^\d{1,15}$/.test(value);
+}
+
+function isCount(value: unknown): value is string {
+  return typeof value === "string" && /^\d{1,16}$/.test(value);
+}
+
+/** What should be an array; anything else counts as an empty one. */
+export function arrayOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+/** A stream entry is `[id, [field, value, …]]`. */
+function isRow(value: unknown): value is readonly [id: string, fields: readonly string[]] {
+  const [id, fields] = arrayOf(value);
   return isMessageId(id) && Array.isArray(fields) && fields.every((field) => typeof field === "string");
 }
 
 /** The rows of an `XREAD` of one stream. */
 export function streamRows(reply: unknown, stream: string): readonly unknown[] {
-  if (typeof reply !== "object" || reply === null || !(stream in reply)) return [];
-  const rows: unknown = Reflect.get(reply, stream);
-  return Array.isArray(rows) ? rows : [];
+  return typeof reply === "object" && reply !== null ? arrayOf(Reflect.get(reply, stream)) : [];
 }
 
 /** The id of a row that may be foreign, with larger numbers than our ids have. */
 export function rowId(row: unknown): string | undefined {
-  const id: unknown = Array.isArray(row) ? row[0] : undefined;
+  const [id] = arrayOf(row);
   return typeof id === "string" ? id : undefined;
 }
 
 /** @returns undefined for a foreign record */
 export function parseRecord(row: unknown): LogRecord | undefined {
   if (!isRow(row)) return undefined;
-  const [id, fields] = row;
-  const [first, header = ""] = fields;
+  const [id, [first, header = "", ...fields]] = row;
   const [node, batch, prev, , time] = header.split(" ");
   if (first !== "h" || !isName(node) || !isCount(batch) || !isMessageId(prev) || !isTime(time))
     return undefined;
   const parts: RecordPart[] = [];
-  for (let i = 2; i < fields.length; i += 2) {
-    const [field, value = ""] = [fields[i], fields[i + 1]];
+  for (let i = 0; i < fields.length; i += 2) {
+    const [field, value = "", , content] = fields.slice(i, i + 4);
     if (field === "k") continue; // only for the scripts
-    const part = field === "m" ? parseStored(value, fields[(i += 2) + 1], time) : parsePart(field, value);
+    const part = field === "m" ? parseStored(value, content, time) : parsePart(field, value);
     if (!part) return undefined;
     parts.push(part);
+    if (field === "m") i += 2;
   }
   return { id, prev, node, batch: Number(batch), parts };
 }
 
 function parsePart(field: string | undefined, value: string): RecordPart | undefined {
-  const words = value.split(" ");
+  const [first, second, third] = value.split(" ");
   switch (field) {
-    case "p": {
-      const [room, client, connections] = words;
-      if (!isName(room) || !isName(client) || !isCount(connections)) return undefined;
-      return { kind: "presence", room, client, connections: Number(connections) };
-    }
-    case "s": {
-      const [client, session, token] = words;
-      if (!isName(client) || !isName(session) || !isCount(token)) return undefined;
-      return { kind: "session", client, session, fencingToken: Number(token) };
-    }
-    case "r": {
-      const [result, seq, id] = words;
-      if (result === "out_of_order") return { kind: "result", result: { rejected: "out-of-order" } };
-      if (result !== "duplicate" || !isCount(seq)) return undefined;
-      return { kind: "result", result: { duplicateSeq: Number(seq), ...(isMessageId(id) ? { id } : {}) } };
-    }
+    case "p":
+      if (!isName(first) || !isName(second) || !isCount(third)) return undefined;
+      return { kind: "presence", room: first, client: second, connections: Number(third) };
+    case "s":
+      if (!isName(first) || !isName(second) || !isCount(third)) return undefined;
+      return { kind: "session", client: first, session: second, fencingToken: Number(third) };
+    case "r":
+      if (first === "out_of_order") return { kind: "result", result: { rejected: "out-of-order" } };
+      if (first !== "duplicate" || !isCount(second)) return undefined;
+      return {
+        kind: "result",
+        result: { duplicateSeq: Number(second), ...(isMessageId(third) ? { id: third } : {}) },
+      };
     case "d":
-      return isName(value) ? { kind: "nodeRemoved", node: value } : undefined;
+      return isName(first) ? { kind: "nodeRemoved", node: first } : undefined;
     default:
       return undefined;
   }
@@ -108,35 +116,26 @@ function parsePart(field: string | undefined, value: string): RecordPart | undef
 
 function parseStored(meta: string, content: string | undefined, time: string): RecordPart | undefined {
   const [id, prev, room, from] = meta.split(" ");
-  const stored = isName(room) ? toMessage(id, room, prev, from, content, time) : undefined;
+  const stored = toMessage({ id, prev, room, from, content, time });
   return stored && { kind: "result", result: { stored } };
 }
 
-function toMessage(
-  id: string | undefined,
-  room: string,
-  prev: string | undefined,
-  from: string | undefined,
-  encoded: string | undefined,
-  time: string | undefined,
-): StoredMessage | undefined {
+type Unchecked = Readonly<Record<keyof StoredMessage, string | undefined>>;
+
+function toMessage({ id, prev, room, from, time, content: encoded }: Unchecked): StoredMessage | undefined {
   const content = decodeContent(encoded);
-  if (!isMessageId(id) || !isMessageId(prev) || !isName(from) || content === undefined || !isTime(time))
+  if (!isMessageId(id) || !isMessageId(prev) || !isName(room) || !isName(from) || !isTime(time))
     return undefined;
-  return { id, prev, time: Number(time), room, from, content };
+  return content === undefined ? undefined : { id, prev, time: Number(time), room, from, content };
 }
 
 /** The messages among the entries of a room's stream; foreign entries are skipped. */
 export function parseMessages(rows: unknown, room: string): StoredMessage[] {
-  const messages: StoredMessage[] = [];
-  for (const row of Array.isArray(rows) ? rows : []) {
-    if (!isRow(row)) continue;
+  return arrayOf(rows).flatMap((row) => {
+    if (!isRow(row)) return [];
     const [id, [p, prev, f, from, c, content, t, time]] = row;
-    const isForeign = p !== "p" || f !== "f" || c !== "c" || t !== "t";
-    const message = isForeign ? undefined : toMessage(id, room, prev, from, content, time);
-    if (message) messages.push(message);
-  }
-  return messages;
+    return `${p}${f}${c}${t}` === "pfct" ? (toMessage({ id, prev, room, from, content, time }) ?? []) : [];
+  });
 }
 
 /** Bun's Redis client transmits only text, so bytes are sent as Base64. */
@@ -154,21 +153,12 @@ function decodeContent(encoded: string | undefined): Content | undefined {
   }
 }
 
-/** Unix time in milliseconds. */
-function isTime(value: unknown): value is string {
-  return typeof value === "string" && /^\d{1,15}$/.test(value);
-}
-
-function isCount(value: unknown): value is string {
-  return typeof value === "string" && /^\d{1,16}$/.test(value);
-}
-
 /** @param values client, node, connections, client, node, … */
-export function parsePresence(values: unknown): [client: string, node: string, connections: number][] {
-  const flat: unknown[] = Array.isArray(values) ? values : [];
-  const presence: [string, string, number][] = [];
+export function parsePresence(values: unknown): Presence[] {
+  const flat = arrayOf(values);
+  const presence: Presence[] = [];
   for (let i = 0; i < flat.length; i += 3) {
-    const [client, node, connections] = [`${flat[i]}`, `${flat[i + 1]}`, flat[i + 2]];
+    const [client, node, connections] = flat.slice(i, i + 3);
     if (isName(client) && isName(node) && isCount(connections))
       presence.push([client, node, Number(connections)]);
   }
@@ -176,35 +166,27 @@ export function parsePresence(values: unknown): [client: string, node: string, c
 }
 
 export function parseLastSeq(value: unknown): number | null {
-  const seq = typeof value === "string" ? Number(value.split(" ", 1)[0]) : NaN;
+  const seq = Number.parseInt(String(value));
   return Number.isSafeInteger(seq) && seq > 0 ? seq : null;
 }
 
 /** The reply of lua/heartbeat.lua. */
 export function parseHeartbeat(reply: unknown) {
-  const [isKnown, wasAlive, head, epoch, expiredNodes, rejection, now, eviction]: unknown[] = Array.isArray(
-    reply,
-  )
-    ? reply
-    : [];
-  const [evicted, trimmed, sessions]: unknown[] = Array.isArray(eviction) ? eviction : [];
+  const [isKnown, wasAlive, head, epoch, expiredNodes, rejection, now, eviction] = arrayOf(reply);
+  const [evicted = 0, trimmed = 0, sessions = 0] = arrayOf(eviction).map(Number);
   return {
     isKnown: isKnown === 1,
     /** The lease had not expired. */
     wasAlive: wasAlive === 1,
     head: isMessageId(head) ? head : "0-0",
     epoch: isMessageId(epoch) ? epoch : "",
-    expiredNodes: Array.isArray(expiredNodes) ? expiredNodes.map(String) : [],
+    expiredNodes: arrayOf(expiredNodes).map(String),
     /** Why Redis rejects writes, or "". */
-    rejection: typeof rejection === "string" ? rejection : "",
+    rejection: String(rejection ?? ""),
     /** Redis' clock. */
     nowMs: Number(now),
     /** Because Redis is nearly full: rooms evicted, rooms that lost their older half, and sessions evicted. */
-    evictions: {
-      evicted: Number(evicted ?? 0),
-      trimmed: Number(trimmed ?? 0),
-      sessions: Number(sessions ?? 0),
-    },
+    evictions: { evicted, trimmed, sessions },
     /** Why the memory in use is unknown, or "". */
     memoryError: typeof eviction === "string" ? eviction : "",
   };

@@ -1,8 +1,8 @@
 /** The rooms that are open on this node: their cached histories and remote presence, updated from the log. */
 
-import { parseMessages, parsePresence } from "./records.ts";
-import { takePage, History, type ReadonlyHistory } from "../history.ts";
-import { compareIds, isMessageId } from "../message-id.ts";
+import type { RedisEngine } from "./engine.ts";
+import { takeLatest, History, type ReadonlyHistory } from "../history.ts";
+import { compareIds } from "../message-id.ts";
 import type { StoredMessage } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
 import { StoreUnavailable, type StoreListener } from "../store.ts";
@@ -25,12 +25,9 @@ interface Room extends CachedRoom {
 export class RedisRooms {
   readonly #rooms: RoomCache<Room>;
 
-  /**
-   * @param loadRoom runs the script `openRoom`
-   * @param ownNodeIds the ids that this process has or had; their presence is known here
-   */
+  /** @param ownNodeIds the ids that this process has or had; their presence is known here */
   constructor(
-    private readonly loadRoom: (name: string, maxBytes: number) => Promise<unknown>,
+    private readonly engine: Pick<RedisEngine, "openRoom">,
     private readonly ownNodeIds: ReadonlySet<string>,
     private readonly maxMessages: number,
     private readonly listener: StoreListener,
@@ -120,18 +117,18 @@ export class RedisRooms {
   async #load(name: string, room: Room): Promise<boolean> {
     const buffered: Room["bufferedUpdates"] = (room.bufferedUpdates = []);
     const maxBytes = this.#rooms.loadBytes;
-    const reply = await this.loadRoom(name, 2 * maxBytes).catch(unlessUnavailable);
+    const snapshot = await this.engine
+      .openRoom(name, this.maxMessages, 2 * maxBytes)
+      .catch(unlessUnavailable);
     if (room.bufferedUpdates !== buffered) return room.loaded; // a later load has begun
     if (this.#rooms.get(name) !== room) return false; // closed: its bytes would never be released
-    const [head, lastId, rows, presence]: unknown[] = Array.isArray(reply) ? reply : [];
-    if (!isMessageId(head) || !isMessageId(lastId)) return false;
-    const messages = takePage(parseMessages(rows, name), this.maxMessages, maxBytes).messages.reverse();
-    const history = new History(messages[0]?.prev ?? lastId, this.maxMessages, CACHED_ROOM_BYTES);
-    for (const message of messages) history.push(message);
+    if (!snapshot) return false;
+    const { messages } = takeLatest(snapshot.newestFirst, this.maxMessages, maxBytes);
+    const history = new History(snapshot.lastId, this.maxMessages, CACHED_ROOM_BYTES, messages);
     this.#rooms.replace(room, history);
-    room.loadedAtId = head;
+    room.loadedAtId = snapshot.head;
     room.remotePresence.clear();
-    for (const [client, node, connections] of parsePresence(presence))
+    for (const [client, node, connections] of snapshot.presence)
       if (!this.ownNodeIds.has(node)) setPresence(room, client, node, connections);
     room.bufferedUpdates = undefined;
     for (const { recordId, update } of buffered) this.apply(name, recordId, update);

@@ -1,46 +1,32 @@
 /** The Redis store: any number of nodes with one order of messages. A message counts as stored when it comes back in the log. */
 
 import { logEvent, logError } from "../../ops/log.ts";
-import { ClusterMembership } from "./cluster.ts";
+import { ClusterMembership, type ClusterListener } from "./cluster.ts";
 import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
-import { Faults, RedisConnection, type RedisContext } from "./connection.ts";
-import { LogReader } from "./log-reader.ts";
+import { RedisConnection } from "./connection.ts";
+import { RedisEngine } from "./engine.ts";
+import { LogReader, type LogListener } from "./log-reader.ts";
 import { ClusterOutbox } from "./outbox.ts";
-import { parseMessages, parsePresence, parseLastSeq, type LogRecord, type RecordPart } from "./records.ts";
+import type { LogRecord, RecordPart } from "./records.ts";
 import { RedisRooms } from "./rooms.ts";
-import { scripts, type RedisScript } from "./scripts.ts";
+import type { RedisContext } from "./timing.ts";
 import { BatchWriter } from "./writer.ts";
-import { sessionKey } from "../dedup.ts";
-import {
-  takePage,
-  MAX_PAGE_BYTES,
-  type HistoryPage,
-  type ReadonlyHistory,
-  type PageQuery,
-} from "../history.ts";
-import { isMessageId } from "../message-id.ts";
+import type { HistoryPage, PageQuery, ReadonlyHistory } from "../history.ts";
 import type { PendingMessage } from "../message.ts";
 import {
   StoreError,
-  StoreUnavailable,
-  type StoreListener,
-  type Cluster,
   type AppendCallback,
+  type Cluster,
   type MessageStore,
+  type StoreListener,
   type StoreOptions,
 } from "../store.ts";
 
-/** How much history a replay sends at most if more is requested than the cache has. */
-const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
-
-export class RedisStore implements MessageStore {
+export class RedisStore implements MessageStore, Cluster, LogListener, ClusterListener {
   durability = "";
-  readonly cluster: Cluster;
-  #canWrite = true;
-  #canReadLog = true;
+  readonly #failing = new Set<"writes" | "log">();
   readonly #ownNodeIds = new Set<string>();
-  readonly #faults = new Faults();
-  readonly #context: RedisContext;
+  readonly #engine: RedisEngine;
   readonly #log: LogReader;
   readonly #outbox: ClusterOutbox;
   readonly #rooms: RedisRooms;
@@ -51,62 +37,28 @@ export class RedisStore implements MessageStore {
     private readonly config: RedisConfig,
     { history, keepDays }: StoreOptions,
     private readonly listener: StoreListener,
-    { clock, random, timing }: Omit<RedisContext, "connection">,
+    context: RedisContext,
   ) {
-    const connect = () => new RedisConnection(config.url, config.prefix, timing, clock);
-    this.#context = { connection: connect(), clock, random, timing };
-    this.#log = new LogReader(connect(), timing, clock, {
-      onRecord: (record) => this.#onRecord(record),
-      onGap: (recordId) => {
-        this.#membership.onLogGap(recordId);
-        this.#resyncClients("records are missing");
-      },
-      onUnreadable: (reason) => {
-        if (this.isReady) logEvent("store unavailable", { reason });
-        this.#canReadLog = false;
-        this.#writer.rejectQueued();
-      },
-      onReadable: () => this.#recover(() => (this.#canReadLog = true)),
-    });
-    this.#outbox = new ClusterOutbox(clock, timing.reconnectMs, () => this.#writer.scheduleFlush());
-    this.#rooms = new RedisRooms(
-      (room, maxBytes) => this.#read(scripts.openRoom, room, history, maxBytes),
-      this.#ownNodeIds,
-      history,
-      listener,
-    );
+    const connect = () => new RedisConnection(config.url, config.prefix, context);
+    this.#engine = new RedisEngine(connect(), context, history, () => this.#membership.probe());
+    this.#log = new LogReader(connect(), context, this);
+    this.#outbox = new ClusterOutbox(context, () => this.#writer.scheduleFlush());
+    this.#rooms = new RedisRooms(this.#engine, this.#ownNodeIds, history, listener);
     this.#membership = new ClusterMembership(
-      this.#context,
+      this.#engine,
+      context,
+      keepDays,
       this.#ownNodeIds,
       this.#log,
       this.#outbox,
       this.#rooms,
-      keepDays,
-      {
-        onAvailable: (newHead) => this.#onAvailable(newHead),
-        onUnavailable: (reason) => this.#onUnavailable(reason),
-      },
+      this,
     );
-    this.#writer = new BatchWriter(
-      this.#context,
-      this.#membership,
-      this.#outbox,
-      history,
-      () => this.isReady,
-      (reason) => this.#onUnavailable(reason),
-    );
-    this.cluster = {
-      remoteConnections: (room) => this.#rooms.remoteConnections(room),
-      listClients: (room) => this.#listClients(room),
-      publishPresence: (room, client, difference) => this.#outbox.adjustPresence(room, client, difference),
-      nextFencingToken: () => this.#nextFencingToken(),
-      announceSession: (client, session, fencingToken) =>
-        this.#outbox.announceSession(client, session, fencingToken),
-    };
+    this.#writer = new BatchWriter(this.#engine, context, this.#membership, this.#outbox, this);
   }
 
   async open(): Promise<void> {
-    const { connection } = this.#context;
+    const { connection } = this.#engine;
     await verifyRedis(connection, this.config);
     try {
       this.durability = await describeDurability(connection, this.config);
@@ -119,7 +71,7 @@ export class RedisStore implements MessageStore {
   }
 
   get isReady(): boolean {
-    return this.#canWrite && this.#canReadLog;
+    return this.#failing.size === 0;
   }
 
   acquireRoom(room: string): Promise<ReadonlyHistory> {
@@ -135,72 +87,52 @@ export class RedisStore implements MessageStore {
   }
 
   async lastSeq(client: string, session: string): Promise<number | null> {
-    await this.#acceptedSettled(); // messages of that session may be in flight
-    return parseLastSeq(await this.#read(scripts.lastSeq, sessionKey(client, session)));
+    await this.#writer.acceptedSettled(); // messages of that session may be in flight
+    return this.#engine.lastSeq(client, session);
   }
 
-  async readHistory(room: string, { after, before = "", limit }: PageQuery): Promise<HistoryPage> {
-    // Of the rows' bytes; the page itself is limited by takePage.
-    const limits = [limit + 1, 2 * MAX_PAGE_BYTES];
-    if (after === undefined) {
-      const rows = await this.#read(scripts.readBefore, room, ...limits, before);
-      const page = takePage(parseMessages(rows, room), limit);
-      return { ...page, messages: page.messages.reverse() };
-    }
-    if (!isMessageId(after)) return { messages: [], more: false, recovered: false };
-    const reply = await this.#read(scripts.readAfter, room, ...limits, after);
-    const [recovered, rows]: unknown[] = Array.isArray(reply) ? reply : [];
-    return { ...takePage(parseMessages(rows, room), limit), recovered: recovered === 1 };
+  readHistory(room: string, query: PageQuery): Promise<HistoryPage> {
+    return this.#engine.readHistory(room, query);
   }
 
-  async idBeforeLatest(room: string, count: number): Promise<string> {
-    return String(await this.#read(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES));
+  idBeforeLatest(room: string, count: number): Promise<string> {
+    return this.#engine.idBeforeLatest(room, count);
   }
 
   async drain(): Promise<void> {
-    await this.#acceptedSettled();
+    await this.#writer.acceptedSettled();
     // If Redis is unavailable, senders learn that their messages are unconfirmed before their connections close.
     if (!this.isReady) this.#writer.abandonBatch();
   }
 
   async close(): Promise<void> {
     await this.#membership.close();
-    this.#context.connection.close();
+    this.#engine.connection.close();
     this.#log.close();
   }
 
-  /** Waits for the messages accepted so far; a busy node never settles those that follow. */
-  async #acceptedSettled(): Promise<void> {
-    const { clock, timing } = this.#context;
-    const { accepted } = this.#writer;
-    while (this.#writer.settled < accepted && this.isReady) await clock.sleep(timing.drainPollMs);
+  remoteConnections(room: string): Iterable<readonly [client: string, connections: number]> {
+    return this.#rooms.remoteConnections(room);
   }
 
-  async #listClients(room: string): Promise<ReadonlySet<string>> {
-    const reply = await this.#read(scripts.openRoom, room, 0, 0);
-    const presence = parsePresence(Array.isArray(reply) ? reply[3] : undefined);
+  async listClients(room: string): Promise<ReadonlySet<string>> {
+    const { presence } = await this.#engine.openRoom(room, 0, 0);
     return new Set(presence.flatMap(([client, node]) => (this.#ownNodeIds.has(node) ? [] : [client])));
   }
 
-  /** Redis' clock, in microseconds. */
-  async #nextFencingToken(): Promise<number> {
-    const reply = await this.#read(scripts.serverTime);
-    const [seconds, microseconds]: unknown[] = Array.isArray(reply) ? reply : [];
-    return Number(seconds) * 1e6 + Number(microseconds);
+  publishPresence(room: string, client: string, difference: number): void {
+    this.#outbox.adjustPresence(room, client, difference);
   }
 
-  /** @throws StoreUnavailable */
-  async #read(script: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
-    try {
-      return await this.#context.connection.askIdempotent(script, ...args);
-    } catch (error) {
-      this.#faults.check("Redis could not be read", error);
-      this.#membership.probe();
-      throw new StoreUnavailable();
-    }
+  nextFencingToken(): Promise<number> {
+    return this.#engine.nextFencingToken();
   }
 
-  #onRecord(record: LogRecord): void {
+  announceSession(client: string, session: string, fencingToken: number): void {
+    this.#outbox.announceSession(client, session, fencingToken);
+  }
+
+  onRecord(record: LogRecord): void {
     const ownMessages = this.#writer.onRecord(record);
     let next = 0;
     for (const part of record.parts)
@@ -235,31 +167,47 @@ export class RedisStore implements MessageStore {
     }
   }
 
-  #onUnavailable(reason: string): void {
-    if (this.isReady) {
-      logEvent("store unavailable", { reason });
+  onGap(recordId: string): void {
+    this.#membership.onLogGap(recordId);
+    this.#resyncClients("records are missing");
+  }
+
+  onUnreadable(reason: string): void {
+    this.#fail("log", reason);
+  }
+
+  onReadable(): void {
+    this.#recover("log");
+  }
+
+  onUnavailable(reason: string): void {
+    if (this.#fail("writes", reason)) {
       // The connections may lead to a former primary.
-      this.#context.connection.reset();
+      this.#engine.connection.reset();
       this.#log.reset();
     }
-    this.#canWrite = false;
-    this.#writer.rejectQueued();
     this.#membership.probe();
   }
 
-  /** @param newHead the end of the log, if Redis has lost the data that this node followed */
-  #onAvailable(newHead: string | undefined): void {
+  onAvailable(newHead: string | undefined): void {
     if (newHead !== undefined) {
       this.#log.seek(newHead);
       this.#resyncClients("Redis has lost data");
     }
-    this.#recover(() => (this.#canWrite = true));
+    this.#recover("writes");
   }
 
-  #recover(recover: () => void): void {
+  /** @returns whether nothing failed before */
+  #fail(what: "writes" | "log", reason: string): boolean {
     const wasReady = this.isReady;
-    recover();
-    if (wasReady || !this.isReady) return;
+    if (wasReady) logEvent("store unavailable", { reason });
+    this.#failing.add(what);
+    this.#writer.rejectQueued();
+    return wasReady;
+  }
+
+  #recover(what: "writes" | "log"): void {
+    if (!this.#failing.delete(what) || !this.isReady) return;
     logEvent("store available");
     this.#writer.scheduleFlush();
   }

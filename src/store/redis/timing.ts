@@ -1,5 +1,8 @@
 /** Every interval and deadline of the Redis store, in milliseconds. */
 
+import type { Clock } from "../../util/clock.ts";
+import type { Random } from "../../util/random.ts";
+
 export const redisTiming = {
   /** A node renews its lease this often. */
   heartbeatMs: 2000,
@@ -32,4 +35,9 @@ export const redisTiming = {
   drainPollMs: 5,
 };
 
-export type RedisTiming = Readonly<typeof redisTiming>;
+/** What the parts of the store share. */
+export interface RedisContext {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly timing: Readonly<typeof redisTiming>;
+}

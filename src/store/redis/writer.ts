@@ -1,12 +1,13 @@
 /** Writes messages and cluster updates in batches. One batch is in flight; the next takes what was queued meanwhile. */
 
 import { logError } from "../../ops/log.ts";
-import type { ClusterMembership } from "./cluster.ts";
-import { Faults, RedisReplyError, type RedisContext } from "./connection.ts";
-import type { ClusterOutbox, ClusterUpdate } from "./outbox.ts";
-import { encodeContent, type LogRecord } from "./records.ts";
-import { scripts } from "./scripts.ts";
-import { isNumbered, type PendingMessage, type RejectReason } from "../message.ts";
+import type { ClusterListener, ClusterMembership } from "./cluster.ts";
+import { Faults, RedisReplyError } from "./connection.ts";
+import type { Batch, RedisEngine } from "./engine.ts";
+import type { ClusterOutbox } from "./outbox.ts";
+import type { LogRecord } from "./records.ts";
+import type { RedisContext } from "./timing.ts";
+import type { PendingMessage, RejectReason } from "../message.ts";
 import type { AppendCallback } from "../store.ts";
 
 /** Of one batch. */
@@ -21,22 +22,17 @@ const MESSAGE_BYTES = 200;
 interface QueuedMessage {
   readonly pending: PendingMessage;
   readonly sender: AppendCallback;
-  readonly encoded: string;
 }
 
-interface Batch {
-  readonly node: string;
-  readonly number: number;
-  readonly args: readonly (string | number)[];
+interface QueuedBatch extends Batch {
   readonly messages: readonly QueuedMessage[];
-  readonly updates: readonly ClusterUpdate[];
   readonly deadline: Timer;
 }
 
 export class BatchWriter {
   #queue: QueuedMessage[] = [];
   #queuedBytes = 0;
-  #batch: Batch | undefined;
+  #batch: QueuedBatch | undefined;
   #isFlushScheduled = false;
   /** The last record has yet to be applied to the other keys. */
   #isApplyPending = false;
@@ -48,29 +44,26 @@ export class BatchWriter {
   readonly #faults = new Faults();
 
   constructor(
+    private readonly engine: RedisEngine,
     private readonly context: RedisContext,
     private readonly cluster: ClusterMembership,
     private readonly outbox: ClusterOutbox,
-    private readonly maxHistory: number,
-    private readonly isReady: () => boolean,
-    private readonly onUnavailable: (reason: string) => void,
+    private readonly listener: ClusterListener,
   ) {}
 
-  get accepted(): number {
-    return this.#accepted;
-  }
-
-  get settled(): number {
-    return this.#settled;
+  /** Waits for the messages accepted so far, not for those that follow, as long as the store is available. */
+  async acceptedSettled(): Promise<void> {
+    const { clock, timing } = this.context;
+    const accepted = this.#accepted;
+    while (this.#settled < accepted && this.listener.isReady) await clock.sleep(timing.drainPollMs);
   }
 
   append(pending: PendingMessage, sender: AppendCallback): void {
-    const encoded = encodeContent(pending.content);
-    if (!this.isReady() || this.#queuedBytes > MAX_QUEUED_BYTES)
+    if (!this.listener.isReady || this.#queuedBytes > MAX_QUEUED_BYTES)
       return sender.onResult(pending, { rejected: "unavailable" });
-    this.#queue.push({ pending, sender, encoded });
+    this.#queue.push({ pending, sender });
     this.#accepted++;
-    this.#queuedBytes += encoded.length + MESSAGE_BYTES;
+    this.#queuedBytes += sizeOf(pending);
     this.scheduleFlush();
   }
 
@@ -80,7 +73,7 @@ export class BatchWriter {
     this.#isFlushScheduled = true;
     this.context.clock.setImmediate(() => {
       this.#isFlushScheduled = false;
-      if (!this.#batch && this.isReady()) this.#flush();
+      if (!this.#batch && this.listener.isReady) this.#flush();
     });
   }
 
@@ -110,27 +103,11 @@ export class BatchWriter {
     const updates = this.outbox.drain(MAX_UPDATES);
     const messages = this.#takeMessages();
     if (updates.length + messages.length === 0) return this.#applyPending();
-    const presence = updates.flatMap((update) =>
-      "room" in update ? [update.room, update.client, update.connections] : [],
+    const deadline = this.context.clock.setTimeout(
+      () => this.#failBatch(batch, "unconfirmed", "no reply in time"),
+      this.context.timing.writeDeadlineMs,
     );
-    const sessions = updates.flatMap((update) =>
-      "session" in update ? [update.client, update.session, update.fencingToken] : [],
-    );
-    const { clock, random, timing } = this.context;
-    const number = ++this.#batchNumber;
-    const { id: node } = this.cluster;
-    const args = [
-      ...[node, number, Math.floor(random.next() * 1000), this.maxHistory],
-      ...[presence.length / 3, sessions.length / 3, ...presence, ...sessions],
-      ...messages.flatMap(({ pending, encoded }) => {
-        const { room, from, seq = "", requiresSeq = "" } = pending;
-        return [room, from, isNumbered(pending) ? pending.session : "", seq, requiresSeq, encoded];
-      }),
-    ];
-    const deadline = clock.setTimeout(() => {
-      this.#failBatch(batch, "unconfirmed", "no reply in time");
-    }, timing.writeDeadlineMs);
-    const batch: Batch = { node, number, args, messages, updates, deadline };
+    const batch = { node: this.cluster.id, number: ++this.#batchNumber, messages, updates, deadline };
     this.#batch = batch;
     this.#isApplyPending = true;
     void this.#write(batch);
@@ -140,17 +117,18 @@ export class BatchWriter {
   #applyPending(): void {
     if (!this.#isApplyPending) return;
     this.#isApplyPending = false;
-    this.context.connection
-      .run(scripts.applyPending)
+    this.engine
+      .applyPending()
       .catch((error: unknown) => this.#faults.check("The last record could not be applied", error));
   }
 
   #takeMessages(): readonly QueuedMessage[] {
     let count = 0;
     let bytes = 0;
-    for (const { encoded } of this.#queue) {
-      if (count === MAX_MESSAGES || (bytes > 0 && bytes + encoded.length > MAX_BATCH_BYTES)) break;
-      bytes += encoded.length + MESSAGE_BYTES;
+    for (const { pending } of this.#queue) {
+      const size = sizeOf(pending);
+      if (count === MAX_MESSAGES || (bytes > 0 && bytes + size > MAX_BATCH_BYTES)) break;
+      bytes += size;
       count++;
     }
     this.#queuedBytes -= bytes;
@@ -158,12 +136,12 @@ export class BatchWriter {
   }
 
   /** Retries until Redis has replied, the record has been read from the log, or the deadline has passed. */
-  async #write(batch: Batch): Promise<void> {
-    const { connection, timing, clock } = this.context;
+  async #write(batch: QueuedBatch): Promise<void> {
+    const { timing, clock } = this.context;
     const startMs = clock.elapsed();
     for (let attempt = 1; this.#batch === batch; attempt++)
       try {
-        const reply = await connection.run(scripts.append, ...batch.args);
+        const reply = await this.engine.append(batch);
         // An earlier attempt may have been written before the node was removed.
         if (reply === "unknown node") this.#failBatch(batch, "unconfirmed", "this node was removed");
         if (reply === "eviction due") this.cluster.evict();
@@ -173,25 +151,30 @@ export class BatchWriter {
         const reason = this.#faults.check("A batch could not be written", error);
         if (error instanceof RedisReplyError && attempt === 1)
           return this.#failBatch(batch, "unavailable", reason);
-        if (clock.elapsed() - startMs > timing.writeOutageMs) this.onUnavailable(reason);
+        if (clock.elapsed() - startMs > timing.writeOutageMs) this.listener.onUnavailable(reason);
         await clock.sleep(timing.writeRetryMs);
       }
   }
 
-  #failBatch(batch: Batch, rejected: RejectReason, reason: string): void {
+  #failBatch(batch: QueuedBatch, rejected: RejectReason, reason: string): void {
     if (this.#batch !== batch) return;
     this.outbox.requeue(batch.updates);
     this.#finishBatch(batch);
-    this.onUnavailable(reason);
+    this.listener.onUnavailable(reason);
     rejectAll(batch.messages, rejected);
   }
 
-  #finishBatch({ deadline, messages }: Batch): void {
+  #finishBatch({ deadline, messages }: QueuedBatch): void {
     this.context.clock.clear(deadline);
     this.#settled += messages.length;
     this.#batch = undefined;
     this.scheduleFlush();
   }
+}
+
+/** Estimated; Base64 makes bytes a third larger. */
+function sizeOf({ content }: PendingMessage): number {
+  return MESSAGE_BYTES + content.length;
 }
 
 function rejectAll(messages: readonly QueuedMessage[], rejected: RejectReason): void {

@@ -1,0 +1,161 @@
+/** What the store asks of Redis: each method runs one script, and validates its reply. */
+
+import { sessionKey } from "../dedup.ts";
+import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
+import { isMessageId } from "../message-id.ts";
+import { isNumbered, type PendingMessage, type StoredMessage } from "../message.ts";
+import { StoreUnavailable } from "../store.ts";
+import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
+import type { ClusterUpdate } from "./outbox.ts";
+import {
+  arrayOf,
+  encodeContent,
+  parseHeartbeat,
+  parseLastSeq,
+  parseMessages,
+  parsePresence,
+  type Presence,
+} from "./records.ts";
+import { scripts, type RedisScript } from "./scripts.ts";
+import type { RedisContext } from "./timing.ts";
+
+const MAX_SESSIONS = 100_000;
+const MAX_SESSION_AGE_MS = 24 * 60 * 60 * 1000;
+const MAX_ROOMS = 50_000;
+/** How much history a replay sends at most if more is requested than the cache has. */
+const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
+/** Ids start at a random sequence below this, so that one is hardly assigned again after data loss. */
+const MAX_FIRST_SEQUENCE = 1000;
+
+/** What a node writes at once, under a number that makes it idempotent. */
+export interface Batch {
+  readonly node: string;
+  readonly number: number;
+  readonly updates: readonly ClusterUpdate[];
+  readonly messages: readonly { readonly pending: PendingMessage }[];
+}
+
+export interface RoomSnapshot {
+  /** Head of the log: what its records say is included. */
+  readonly head: string;
+  readonly lastId: string;
+  readonly newestFirst: readonly StoredMessage[];
+  readonly presence: readonly Presence[];
+}
+
+export class RedisEngine {
+  readonly #faults = new Faults();
+
+  constructor(
+    readonly connection: RedisConnection,
+    private readonly context: RedisContext,
+    private readonly maxHistory: number,
+    private readonly onReadFailed: () => void,
+  ) {}
+
+  /** Adds a node. @returns the head of the log, and the id at which its data began */
+  async join(node: string): Promise<{ head: string; epoch: string }> {
+    const [head, epoch] = arrayOf(
+      await this.connection.run(scripts.join, node, this.context.timing.leaseMs, this.#firstSequence),
+    );
+    if (!isMessageId(head) || !isMessageId(epoch))
+      throw new RedisReplyError("the keys with this prefix are not Hubbub's");
+    return { head, epoch };
+  }
+
+  /** Renews the lease of a node, and deletes what is too old or too much. @param maxAgeMs of messages; 0: any */
+  async heartbeat(node: string, maxAgeMs: number) {
+    const limits = [maxAgeMs, MAX_SESSION_AGE_MS, MAX_ROOMS, MAX_SESSIONS];
+    const reply = await this.connection.run(scripts.heartbeat, node, this.context.timing.leaseMs, ...limits);
+    return parseHeartbeat(reply);
+  }
+
+  /** @returns false if the node has a lease, or was removed before */
+  async removeNode(node: string): Promise<boolean> {
+    return (await this.connection.run(scripts.removeNode, node)) === 1;
+  }
+
+  /** Gives up a node's lease. */
+  async leave(node: string): Promise<void> {
+    await this.connection.run(scripts.leave, node);
+  }
+
+  /** @returns "written", "eviction due" (written, and a heartbeat should follow), "written before" or "unknown node" */
+  append({ node, number, updates, messages }: Batch): Promise<unknown> {
+    const presence = updates.flatMap((update) =>
+      "room" in update ? [update.room, update.client, update.connections] : [],
+    );
+    const sessions = updates.flatMap((update) =>
+      "session" in update ? [update.client, update.session, update.fencingToken] : [],
+    );
+    return this.connection.run(
+      scripts.append,
+      ...[node, number, this.#firstSequence, this.maxHistory],
+      ...[presence.length / 3, sessions.length / 3, ...presence, ...sessions],
+      ...messages.flatMap(({ pending }) => {
+        const { room, from, seq = "", requiresSeq = "", content } = pending;
+        const session = isNumbered(pending) ? pending.session : "";
+        return [room, from, session, seq, requiresSeq, encodeContent(content)];
+      }),
+    );
+  }
+
+  /** Applies the last record of the log to the other keys now. Otherwise the next script does. */
+  async applyPending(): Promise<void> {
+    await this.connection.run(scripts.applyPending);
+  }
+
+  /** A consistent snapshot with the room's latest messages. @throws StoreUnavailable */
+  async openRoom(room: string, maxMessages: number, maxBytes: number): Promise<RoomSnapshot> {
+    const reply = await this.#read(scripts.openRoom, room, maxMessages, maxBytes);
+    const [head, lastId, rows, presence] = arrayOf(reply);
+    if (!isMessageId(head) || !isMessageId(lastId)) throw new StoreUnavailable();
+    return { head, lastId, newestFirst: parseMessages(rows, room), presence: parsePresence(presence) };
+  }
+
+  /** @throws StoreUnavailable */
+  async readHistory(room: string, { after, before = "", limit }: PageQuery): Promise<HistoryPage> {
+    // Of the rows' bytes; the page itself is limited by takePage.
+    const limits = [limit + 1, 2 * MAX_PAGE_BYTES];
+    if (after === undefined)
+      return takeLatest(
+        parseMessages(await this.#read(scripts.readBefore, room, ...limits, before), room),
+        limit,
+      );
+    if (!isMessageId(after)) return { messages: [], more: false, recovered: false };
+    const [recovered, rows] = arrayOf(await this.#read(scripts.readAfter, room, ...limits, after));
+    return { ...takePage(parseMessages(rows, room), limit), recovered: recovered === 1 };
+  }
+
+  /** @throws StoreUnavailable */
+  async idBeforeLatest(room: string, count: number): Promise<string> {
+    return String(await this.#read(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES));
+  }
+
+  /** @throws StoreUnavailable */
+  async lastSeq(client: string, session: string): Promise<number | null> {
+    return parseLastSeq(await this.#read(scripts.lastSeq, sessionKey(client, session)));
+  }
+
+  /** Redis' clock, in microseconds. @throws StoreUnavailable */
+  async nextFencingToken(): Promise<number> {
+    const [seconds, microseconds] = arrayOf(await this.#read(scripts.serverTime));
+    return Number(seconds) * 1e6 + Number(microseconds);
+  }
+
+  get #firstSequence(): number {
+    return Math.floor(this.context.random.next() * MAX_FIRST_SEQUENCE);
+  }
+
+  /** Retried once, over a new connection, if there is no reply. */
+  async #read(script: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
+    const run = () => this.connection.run(script, ...args);
+    try {
+      return await run().catch((error) => (error instanceof RedisReplyError ? Promise.reject(error) : run()));
+    } catch (error) {
+      this.#faults.check("Redis could not be read", error);
+      this.onReadFailed();
+      throw new StoreUnavailable();
+    }
+  }
+}
