@@ -36,7 +36,7 @@ export function parseRedisUrl({
 }
 
 /** @throws StoreError if it cannot be reached or used */
-export async function verifyRedis(connection: RedisConnection, { name }: RedisConfig): Promise<void> {
+export async function verifyRedis(connection: RedisConnection, { name, url }: RedisConfig): Promise<void> {
   const fail = (what: string): never => {
     throw new StoreError(`Redis at ${name} ${what}`);
   };
@@ -46,10 +46,8 @@ export async function verifyRedis(connection: RedisConnection, { name }: RedisCo
   } catch (error) {
     if (error instanceof RedisReplyError)
       return fail(`rejects the INFO command (${error.message}): allow it.`);
-    const [hostname, port] = splitAddress(name);
-    const isReachable = await canConnect(hostname, port);
     return fail(
-      isReachable
+      (await canConnect(url))
         ? "rejected the connection: check the password, the database, and whether it needs rediss: (TLS)."
         : "cannot be reached: start it, or choose another with --store.",
     );
@@ -106,17 +104,11 @@ async function readSetting(connection: RedisConnection, name: string): Promise<s
   return typeof value === "string" ? value : undefined;
 }
 
-function splitAddress(name: string): [hostname: string, port: number] {
-  const end = name.lastIndexOf(":");
-  return [name.slice(0, end).replace(/^\[|\]$/g, ""), Number(name.slice(end + 1))];
-}
-
-async function canConnect(hostname: string, port: number): Promise<boolean> {
-  try {
-    const socket = await Bun.connect({ hostname, port, socket: { data() {} } });
-    socket.end();
-    return true;
-  } catch {
-    return false;
-  }
+async function canConnect(url: string): Promise<boolean> {
+  const { hostname, port } = new URL(url);
+  const address = { hostname: hostname.replace(/^\[|\]$/g, ""), port: Number(port || DEFAULT_PORT) };
+  return Bun.connect({ ...address, socket: { data() {} } }).then(
+    (socket) => (socket.end(), true),
+    () => false,
+  );
 }

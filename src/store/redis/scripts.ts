@@ -28,7 +28,7 @@ export const scripts = {
   readAfter: defineScript(read, readAfter),
   readBefore: defineScript(read, readBefore),
   idBeforeLatest: defineScript(read, idBeforeLatest),
-  lastSeq: defineScript(read, lastSeq),
+  lastSeq: defineScript(lastSeq),
   applyPending: defineScript("apply_pending()"),
   leave: defineScript("return redis.call('DEL', P .. 'lease:' .. ARGV[1])"),
   serverTime: defineScript("return redis.call('TIME')"),

@@ -8,7 +8,6 @@ local node, number, max_messages = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local last_number = redis.call('HGET', P .. 'nodes', node)
 if not last_number then return 'unknown node' end
 if number <= tonumber(last_number) then return 'written before' end
-local origin = redis.call('HGET', P .. 'meta', 'origin')
 local ms, sequence = next_id(last_id(prev), ARGV[3])
 local record = { 'h', table.concat({ node, ARGV[2], prev, max_messages, string.format('%.0f', clock()) }, ' ') }
 local function put(field, value)
@@ -43,7 +42,7 @@ for i = first_message, #ARGV, 6 do
   else
     local id = format_id(ms, sequence)
     sequence = sequence + 1
-    put('m', id .. ' ' .. (heads[room] or redis.call('HGET', P .. 'heads', room) or origin) .. ' ' .. room .. ' ' .. from)
+    put('m', id .. ' ' .. (heads[room] or last_id_of(room)) .. ' ' .. room .. ' ' .. from)
     put('c', content)
     heads[room] = id
     if latest then latest.seq, latest.id, latest.text, latest.is_new = tonumber(seq), id, seq, true end

@@ -22,6 +22,11 @@ local function next_id(id, sequence)
   return last_ms, math.max(last_sequence + 1, now * 100)
 end
 
+local function following_id(id)
+  local ms, sequence = split_id(id)
+  return format_id(ms, sequence + 1)
+end
+
 local function previous_id(id)
   local ms, sequence = split_id(id)
   if sequence > 0 then return format_id(ms, sequence - 1) end
@@ -30,8 +35,7 @@ end
 
 -- The last id in the log, which may be a foreign record's after our head.
 local function last_id(head)
-  local ms, sequence = split_id(head)
-  local foreign = redis.call('XREVRANGE', P .. 'log', '+', format_id(ms, sequence + 1), 'COUNT', 1)[1]
+  local foreign = redis.call('XREVRANGE', P .. 'log', '+', following_id(head), 'COUNT', 1)[1]
   return foreign and foreign[1] or head
 end
 
@@ -119,6 +123,22 @@ local function apply_pending()
   end
   redis.call('HSET', P .. 'meta', 'applied', head)
   return head
+end
+
+-- For a script that only reads, and so also works on a Redis that rejects writes for now. Returns the head of the log, and the
+-- fields of the last record if it could not be applied.
+local function apply_or_read_pending()
+  local is_applied, head = pcall(apply_pending)
+  if is_applied then return head, {} end
+  head = redis.call('HGET', P .. 'meta', 'head')
+  local record = redis.call('XRANGE', P .. 'log', head, head)[1]
+  if record then return head, record[2] end
+  return redis.call('HGET', P .. 'meta', 'applied'), {}
+end
+
+-- The id before the next message of a room.
+local function last_id_of(room)
+  return redis.call('HGET', P .. 'heads', room) or redis.call('HGET', P .. 'meta', 'origin')
 end
 
 -- The log keeps about MAX_TRIM_POINTS * TRIM_BYTES.

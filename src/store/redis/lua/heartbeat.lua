@@ -140,8 +140,7 @@ local function prune(room)
         pruned = pruned + #candidates
         candidates = {}
       end
-      local ms, sequence = split_id(message[1])
-      from = format_id(ms, sequence + 1)
+      from = following_id(message[1])
     end
   end
   return cutoff
