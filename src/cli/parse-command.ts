@@ -103,6 +103,7 @@ export const serverFlagGroups = {
           : { expected: "complete origins, such as https://example.com" };
       },
     }),
+    listRooms: toggle("list all rooms at /rooms, not only those asked for by name"),
     openMetrics: toggle("serve /metrics to anyone, not only to this machine"),
     secretFile: flag<Buffer | undefined>({
       value: "FILE",

@@ -157,6 +157,11 @@ export class AccessControl {
   }
 }
 
+/** Whether a client with that grant may read the room. */
+export function canRead({ rooms, can }: Grant, room: string): boolean {
+  return rooms?.has(room) !== false && can?.has("read") !== false;
+}
+
 function originRejected(): HttpProblem {
   return new HttpProblem(
     "origin",

@@ -14,6 +14,8 @@ export interface ServerOptions {
   readonly allowHost: readonly string[];
   /** Other sites whose pages may connect. */
   readonly allowOrigin: readonly string[];
+  /** `GET /rooms` lists all rooms. */
+  readonly listRooms: boolean;
   /** `/metrics` answers anyone. */
   readonly openMetrics: boolean;
   /** The secret that signs tokens; without one, no tokens are required. */

@@ -1,10 +1,11 @@
-/** The rooms API for curl, bots and other services: post a message, read the history, list the members. */
+/** The rooms API for curl, bots and other services: post a message, read the history, list the members, list rooms. */
 
-import type { Grant } from "./access-control.ts";
+import { canRead, type Grant } from "./access-control.ts";
 import type { ServerOptions } from "./options.ts";
 import { HttpProblem, protocolProblem } from "./problem.ts";
 import { queryParams, requireName } from "./request.ts";
 import type { BodyReader } from "./request-body.ts";
+import { listRooms, summarizeRooms } from "./room-list.ts";
 import type { Handler, HttpServer, Router } from "./router.ts";
 import type { Right } from "../auth/tokens.ts";
 import type { Hub } from "../chat/hub.ts";
@@ -15,6 +16,8 @@ import { BYTES_PER_COST, costOf, TokenBuckets } from "../util/token-bucket.ts";
 
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
+/** Fewer than the parameters that are read of an address. */
+const MAX_NAMED_ROOMS = 30;
 /** Either right is enough to post. */
 const POST_RIGHTS: readonly Right[] = ["read", "write"];
 
@@ -32,10 +35,11 @@ export function roomRoutes(
   router: Router,
   hub: Hub,
   bodies: BodyReader,
-  { maxMessageBytes, messageRate, messageBurst }: ServerOptions,
+  options: ServerOptions,
   clock: Clock,
 ) {
   const { access, addresses } = router;
+  const { maxMessageBytes, messageRate, messageBurst } = options;
   // An address may post messages, and read pages, at the rate of one connection.
   const rate = { perSecond: messageRate, burst: messageBurst };
   const [postBuckets, readBuckets] = [new TokenBuckets(rate), new TokenBuckets(rate)];
@@ -86,13 +90,11 @@ export function roomRoutes(
     const [after, before] = [query.get("after"), query.get("before")];
     if ((after !== null && before !== null) || ![after, before].every((id) => id === null || isMessageId(id)))
       throw new HttpProblem("bad-id", "after or before must be the id of a message. Give one at most.");
-    const limit = query.get("limit") ?? `${DEFAULT_LIMIT}`;
-    if (!/^\d{1,4}$/.test(limit) || Number(limit) < 1 || Number(limit) > MAX_LIMIT)
-      throw new HttpProblem("bad-limit", `limit must be a whole number from 1 to ${MAX_LIMIT}.`);
+    const limit = parseLimit(query);
     const { messages, more, recovered } = await hub.store.readHistory(room, {
       ...(after !== null && { after }),
       ...(before !== null && { before }),
-      limit: Number(limit),
+      limit,
     });
     return jsonResponse({ messages: messages.map(toChatMessage), more, recovered });
   });
@@ -103,15 +105,48 @@ export function roomRoutes(
     return jsonResponse(await hub.getPresence(room));
   });
 
+  /**
+   * `?room=a&room=b` → `{"rooms":[{"room","count","lastId","lastTime"}]}`, in that order; without `room`, all rooms, with
+   * `?after=ROOM&limit=N` and `more`. A client with a token receives the rooms that it may read.
+   */
+  const getRooms: Handler = async (request, server) => {
+    access.checkHostAndOrigin(request.headers);
+    const grant = access.authorize(request);
+    limitReads(request, server);
+    const query = queryParams(request.url);
+    const isVisible = (room: string) => canRead(grant, room);
+    const named = new Set(query.getAll("room").map((room) => requireName("room", room)));
+    if (query.getAll("room").length > MAX_NAMED_ROOMS)
+      throw new HttpProblem("bad-limit", `Name at most ${MAX_NAMED_ROOMS} rooms in a request.`);
+    if (named.size > 0) {
+      const rooms = await summarizeRooms(hub, [...named].filter(isVisible));
+      return router.readable(request, jsonResponse({ rooms }));
+    }
+    if (!options.listRooms)
+      throw new HttpProblem("not-listed", "This server lists no rooms. Name those you know: ?room=NAME.");
+    const after = query.get("after");
+    const last = after === null ? undefined : requireName("room", after, "after: ");
+    return router.readable(request, jsonResponse(await listRooms(hub, last, parseLimit(query), isVisible)));
+  };
+
   function limitReads(request: Request, server: HttpServer): void {
     const bucket = readBuckets.get(addresses.groupOf(request, server));
     rejectIfLimited(bucket.take(1, clock.elapsed()));
   }
 
   return {
+    "/rooms": router.api({ GET: getRooms }),
     "/rooms/:room/messages": router.api({ GET: readHistory, POST: postMessage }),
     "/rooms/:room/members": router.api({ GET: listMembers }),
   };
+}
+
+/** @throws HttpProblem 400 */
+function parseLimit(query: URLSearchParams): number {
+  const limit = query.get("limit") ?? `${DEFAULT_LIMIT}`;
+  if (!/^\d{1,4}$/.test(limit) || Number(limit) < 1 || Number(limit) > MAX_LIMIT)
+    throw new HttpProblem("bad-limit", `limit must be a whole number from 1 to ${MAX_LIMIT}.`);
+  return Number(limit);
 }
 
 /** @throws HttpProblem 429 */

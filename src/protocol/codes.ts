@@ -53,6 +53,7 @@ export const REJECTION_STATUS = {
   "not-for-metrics": 403,
   "not-for-room": 403,
   "not-json": 400,
+  "not-listed": 403,
   "not-local": 403,
   origin: 403,
   "out-of-order": 503,

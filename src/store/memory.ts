@@ -27,6 +27,8 @@ export class MemoryStore implements MessageStore {
   /** Unoccupied rooms with history and without, the least recently used first. */
   readonly #unused = new Set<string>();
   readonly #unusedEmpty = new Set<string>();
+  /** Rooms with messages, that of the latest message last. */
+  readonly #byLatest = new Set<string>();
   /** The number of rooms with history. Those without are not limited by it: there are as many as connections. */
   #withHistory = 0;
   readonly #sessions = new DedupTable(SESSION_TTL_MS);
@@ -87,6 +89,13 @@ export class MemoryStore implements MessageStore {
     return { messages: [], more: false, ...(query.after ? { recovered: false } : {}) };
   }
 
+  async roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
+    if (after !== undefined && !this.#byLatest.has(after)) return undefined;
+    const names = [...this.#byLatest].reverse();
+    const first = after === undefined ? 0 : names.indexOf(after) + 1;
+    return names.slice(first, first + limit);
+  }
+
   async drain(): Promise<void> {}
 
   close(): void {}
@@ -95,6 +104,8 @@ export class MemoryStore implements MessageStore {
     const bytesBefore = room.history.bytes;
     this.#unused.delete(name); // if there are too many bytes it shrinks, and is not evicted
     this.#rooms.push(room, message);
+    this.#byLatest.delete(name);
+    this.#byLatest.add(name);
     this.#withHistory += Number(room.history.bytes > 0) - Number(bytesBefore > 0);
     if (room.refCount === 0) this.#setUnused(name, room);
   }
@@ -140,6 +151,7 @@ export class MemoryStore implements MessageStore {
     for (const name of unused) {
       unused.delete(name);
       if (unused === this.#unused) this.#withHistory--;
+      this.#byLatest.delete(name);
       this.#rooms.delete(name);
       return true;
     }

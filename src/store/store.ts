@@ -20,6 +20,11 @@ export interface MessageStore {
   lastSeq(client: string, session: string): Promise<number | null>;
   /** A page of a room's messages, whether the room is acquired or not. */
   readHistory(room: string, query: PageQuery): Promise<HistoryPage>;
+  /**
+   * Names of the rooms that have messages, that of the latest message first.
+   * @param after continue after this room @returns undefined if that room is not one of them
+   */
+  roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined>;
   /** The id before a room's latest `count` messages. Only where a room may have more than its acquired history. */
   idBeforeLatest?(room: string, count: number): Promise<string>;
   /** Whether it can store messages at the moment. */

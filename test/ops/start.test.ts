@@ -18,6 +18,7 @@ const DEFAULTS: CliOptions = {
   history: 100,
   allowHost: [],
   allowOrigin: [],
+  listRooms: false,
   openMetrics: false,
   secretFile: undefined,
   maxMessageBytes: 65_536,

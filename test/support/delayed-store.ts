@@ -48,6 +48,11 @@ class DelayedStore implements MessageStore {
     return this.#inner.readHistory(room, where);
   }
 
+  async roomNames(after: string | undefined, limit: number) {
+    await this.#delay();
+    return this.#inner.roomNames(after, limit);
+  }
+
   close(): void {
     this.#inner.close();
   }

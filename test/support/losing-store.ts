@@ -55,6 +55,10 @@ class LosingStore implements MessageStore {
     return this.#inner.readHistory(room, where);
   }
 
+  roomNames(after: string | undefined, limit: number) {
+    return this.#inner.roomNames(after, limit);
+  }
+
   async drain(): Promise<void> {}
 
   close(): void {}

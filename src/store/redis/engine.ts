@@ -132,6 +132,11 @@ export class RedisEngine {
     return String(await this.#read(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES));
   }
 
+  async roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
+    const names = await this.#read(scripts.roomNames, after ?? "", limit);
+    return Array.isArray(names) ? names.map(String) : undefined;
+  }
+
   /** @throws StoreUnavailable */
   async lastSeq(client: string, session: string): Promise<number | null> {
     return parseLastSeq(await this.#read(scripts.lastSeq, sessionKey(client, session)));

@@ -99,6 +99,10 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
     return this.#engine.idBeforeLatest(room, count);
   }
 
+  roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
+    return this.#engine.roomNames(after, limit);
+  }
+
   async drain(): Promise<void> {
     await this.#writer.acceptedSettled();
     // If Redis is unavailable, senders learn that their messages are unconfirmed before their connections close.

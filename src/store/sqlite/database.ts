@@ -39,6 +39,7 @@ const MIGRATIONS = [
    ALTER TABLE rooms RENAME COLUMN id TO last_id;
    -- The id before the first message of every room. No client can resume from an id up to \`damaged_up_to\`: a later message may be lost.
    ALTER TABLE origin RENAME COLUMN damaged TO damaged_up_to`,
+  `CREATE INDEX rooms_by_last_id ON rooms (last_id)`,
 ];
 
 /** An id is stored as one integer of milliseconds and sequence, which is exact in a double until the year 2054. */
@@ -167,6 +168,11 @@ export function prepareStatements(db: Database) {
     ),
     roomsAfter: db.query<{ room: string }, [string, number]>(
       "SELECT room FROM rooms WHERE room > ? ORDER BY room LIMIT ?",
+    ),
+    /** Rooms whose latest message is stored, that of the latest first. */
+    roomsBefore: db.query<{ room: string }, [number, number]>(
+      `SELECT room FROM rooms WHERE last_id < ? AND EXISTS (SELECT 1 FROM messages WHERE id = last_id)
+         ORDER BY last_id DESC LIMIT ?`,
     ),
     oldestTimes: db.query<Pick<MessageRow, "id" | "time">, [string, number]>(
       "SELECT id, time FROM messages WHERE room = ? ORDER BY id LIMIT ?",

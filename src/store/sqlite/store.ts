@@ -142,6 +142,13 @@ export class SqliteStore implements MessageStore {
     );
   }
 
+  async roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
+    return this.#health.read(() => {
+      const last = after === undefined ? Number.MAX_SAFE_INTEGER : this.#sql.lastId.get(after)?.last_id;
+      return last === undefined ? undefined : this.#sql.roomsBefore.all(last, limit).map(({ room }) => room);
+    });
+  }
+
   append(pending: PendingMessage, callback: AppendCallback): void {
     this.#queue.push([pending, callback]);
     if (this.#nextCommit) return;

@@ -10,7 +10,7 @@ local probes = {
   { 'HMGET', nothing, 1 }, { 'INFO', 'memory' }, { 'LLEN', nothing }, { 'MEMORY', 'USAGE', nothing }, { 'SMEMBERS', nothing },
   { 'TIME' }, { 'TYPE', nothing }, { 'XLEN', nothing }, { 'XRANGE', nothing, '-', '+' }, { 'XREVRANGE', nothing, '+', '-' },
   { 'ZCARD', nothing }, { 'ZCOUNT', nothing, 0, 1 }, { 'ZRANGE', nothing, 0, 1 }, { 'ZRANGEBYSCORE', nothing, 0, 1 },
-  { 'ZREVRANGE', nothing, 0, 1 }, { 'ZSCORE', nothing, 1 },
+  { 'ZREVRANGE', nothing, 0, 1 }, { 'ZREVRANK', nothing, 1 }, { 'ZSCORE', nothing, 1 },
 }
 
 -- Returns why Redis rejects a command, or ''.
