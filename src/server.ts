@@ -46,7 +46,7 @@ switch (command.kind) {
     for (const warning of command.warnings) console.error(warning);
     configureLog(command.options.log, systemClock);
     const running = await start(command.options);
-    printBanner(version, running.server, running.durability, command.options, isTerminal());
+    await printBanner(version, running.server, running.durability, command.options, isTerminal());
     installSignalHandlers(running, isOnTerminal());
     break;
   }

@@ -1,23 +1,31 @@
 /** What the server prints once it listens. */
 
 import { isLocalOnly, type CliOptions } from "./parse-command.ts";
-import { ownOrigins } from "./origins.ts";
+import { ownOrigins, routedAddress } from "./origins.ts";
 import { logEvent } from "../ops/log.ts";
 import { lazyTty } from "../util/lazy-node.ts";
+import { encodeQr } from "../util/qr.ts";
 
 type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 
+/** Light modules around a QR code: half of what the standard asks for, which readers accept, so that more terminals are high enough. */
+const QUIET_ZONE = 2;
+/** Black on white, whatever the colors of the terminal: many readers cannot read inverted codes. */
+const QR_COLORS = "\x1b[38;5;16;48;5;231m";
+const RESET = "\x1b[0m";
+
 /**
- * On a terminal, one address a line, so that it can be clicked; elsewhere, such as in a pipe, one line.
+ * On a terminal, one address a line, so that it can be clicked, and the QR code of one that other machines can open;
+ * elsewhere, such as in a pipe, one line.
  * @param durability where the store keeps messages, as in "in memory until the server stops"
  */
-export function printBanner(
+export async function printBanner(
   version: string,
   { hostname = "localhost", port }: Address,
   durability: string,
   options: CliOptions,
   isTerminal: boolean,
-): void {
+): Promise<void> {
   const { publicUrl, secretFile, store, log } = options;
   const [first = "", ...others] = ownOrigins({ ...options, hostname, port }).map(
     (origin) => `${origin}/client`,
@@ -45,9 +53,31 @@ export function printBanner(
   }
   console.log(`Hubbub ${version}\n\n  ${first}${publicUrl ? `  (port ${port} on this machine)` : ""}`);
   for (const other of others) console.log(`  ${other}  (from your network)`);
+  if (!isLocalOnly({ host: options.host, publicUrl: undefined }) && !secretFile && Bun.enableANSIColors) {
+    const reachable = [first, ...others].filter((link) => URL.parse(link)?.hostname !== "localhost");
+    const routed = reachable.length > 1 ? await routedAddress() : undefined;
+    const link = reachable.find((each) => URL.parse(each)?.hostname === routed) ?? reachable[0];
+    if (link) for (const line of qrLines(link, process.stdout.columns)) console.log(line);
+  }
   console.log(`\nMessages are stored ${durability}.`);
   console.log(`Who can join: ${audience}${secretFile ? " (hubbub token NAME makes a link with one)" : ""}.`);
   console.log("Press Ctrl+C to stop.");
+}
+
+/** A QR code, two modules in a character; no lines if the terminal is too narrow for it. */
+function qrLines(link: string, columns: number): string[] {
+  const code = encodeQr(link) ?? [];
+  const size = code.length + 2 * QUIET_ZONE;
+  if (code.length === 0 || columns < size) return [];
+  const isDark = (x: number, y: number) => code[y - QUIET_ZONE]?.[x - QUIET_ZONE] === true;
+  const lines = Array.from({ length: Math.ceil(size / 2) }, (_, row) => {
+    const characters = Array.from({ length: size }, (_, x) => {
+      const [upper, lower] = [isDark(x, 2 * row), isDark(x, 2 * row + 1)];
+      return upper ? (lower ? "█" : "▀") : lower ? "▄" : " ";
+    });
+    return QR_COLORS + characters.join("") + RESET;
+  });
+  return ["", ...lines];
 }
 
 /** Whether stdout is a terminal. Loading `process.stdout` takes long, so it is asked only where it may be one. */

@@ -15,6 +15,19 @@ export function ownOrigins({ hostname, port, publicUrl, tlsCert }: Listener): st
   return hostNames(hostname).map((name) => `${scheme}://${name}:${port}`);
 }
 
+/** This machine's address in the network that it reaches others through; undefined if it reaches none. */
+export async function routedAddress(): Promise<string | undefined> {
+  try {
+    // Sends nothing: it only asks for the route to an address of no one (RFC 5737).
+    const socket = await Bun.udpSocket({ connect: { hostname: "192.0.2.1", port: 9 } });
+    const { address } = socket.address;
+    socket.close();
+    return address;
+  } catch {
+    return undefined;
+  }
+}
+
 function hostNames(hostname: string): string[] {
   if (hostname === "0.0.0.0" || hostname === "::") {
     const interfaces = Object.values(lazyOs().networkInterfaces()).flatMap((addresses) => addresses ?? []);

@@ -3,7 +3,9 @@
 import { describe, expect, test } from "bun:test";
 import { version } from "../../package.json";
 import { helpText, optionsTableRows } from "../../src/cli/help.ts";
+import { ownOrigins } from "../../src/cli/origins.ts";
 import { serverFlags, parseCommand, tokenFlags, type CliOptions } from "../../src/cli/parse-command.ts";
+import { encodeQr, type QrCode } from "../../src/util/qr.ts";
 import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
 import { eventually } from "../support/deadline.ts";
@@ -414,18 +416,40 @@ describe("the command", () => {
   test.each([{}, { NO_COLOR: "1" }])(
     "on a terminal, the address is on a line of its own, %j",
     async (env) => {
-      let printed = "";
-      const run = Bun.spawn([process.execPath, `${import.meta.dir}/../../src/server.ts`, "--port", "0"], {
-        env: { TERM: "xterm", ...env },
-        terminal: { data: (_, bytes) => void (printed += new TextDecoder().decode(bytes)) },
-      });
-      await eventually(async () => printed.includes("Press Ctrl+C to stop."), "the banner");
-      run.kill();
-      await run.exited;
+      const printed = await bannerOn(80, [], env);
       const address = new RegExp(`^Hubbub ${version}\r\n\r\n  http://localhost:\\d+/client\r\n`);
       expect(printed).toMatch(address);
     },
   );
+
+  describe("where other machines can reach the server, a terminal also shows the QR code of a link", () => {
+    const HOST = "0.0.0.0";
+
+    test.skipIf(ownOrigins({ hostname: HOST, port: 1, publicUrl: undefined, tlsCert: undefined }).length < 2)(
+      "on the network",
+      async () => {
+        const printed = await bannerOn(100, ["--host", HOST]);
+        const links = [...printed.matchAll(/^  (\S+)  \(from your network\)\r$/gm)].map(
+          ([, link = ""]) => link,
+        );
+        const codes = links.map((link) => halfBlocks(encodeQr(link)));
+        expect(codes).toContainEqual(qrLinesOf(printed));
+      },
+    );
+
+    test("or of the public one", async () => {
+      const printed = await bannerOn(100, ["--host", HOST, "--public-url", "https://chat.example"]);
+      expect(qrLinesOf(printed)).toEqual(halfBlocks(encodeQr("https://chat.example/client")));
+    });
+
+    test("but not in a narrow terminal, without colors, with tokens, or where only this machine can", async () => {
+      const open = ["--host", HOST, "--public-url", "https://chat.example"];
+      expect(qrLinesOf(await bannerOn(20, open))).toEqual([]);
+      expect(qrLinesOf(await bannerOn(100, open, { NO_COLOR: "1" }))).toEqual([]);
+      expect(qrLinesOf(await bannerOn(100, open, { HUBBUB_SECRET: SECRET }))).toEqual([]);
+      expect(qrLinesOf(await bannerOn(100, ["--public-url", "https://chat.example"]))).toEqual([]);
+    });
+  });
 
   test("in a pipe, the banner is one line, also with FORCE_COLOR", async () => {
     await using server = await startServer({ env: { FORCE_COLOR: "1" } });
@@ -434,3 +458,37 @@ describe("the command", () => {
     );
   });
 });
+
+/** What a server prints on a terminal of that width. */
+async function bannerOn(cols: number, args: readonly string[], env: Record<string, string> = {}) {
+  let printed = "";
+  const decoder = new TextDecoder();
+  const run = Bun.spawn(
+    [process.execPath, `${import.meta.dir}/../../src/server.ts`, "--port", "0", ...args],
+    {
+      env: { TERM: "xterm", ...env },
+      terminal: { cols, data: (_, bytes) => void (printed += decoder.decode(bytes, { stream: true })) },
+    },
+  );
+  await eventually(async () => printed.includes("Press Ctrl+C to stop."), "the banner");
+  run.kill();
+  await run.exited;
+  return printed;
+}
+
+/** The lines in black on white. */
+function qrLinesOf(printed: string): string[] {
+  return [...printed.matchAll(/^\x1b\[38;5;16;48;5;231m(.*)\x1b\[0m\r$/gm)].map(([, line = ""]) => line);
+}
+
+/** Two modules in a character, within a quiet zone of two modules. */
+function halfBlocks(code: QrCode = []): string[] {
+  const lines = [];
+  for (let y = -2; y < code.length + 2; y += 2) {
+    let line = "";
+    for (let x = -2; x < code.length + 2; x++)
+      line += [" ", "▀", "▄", "█"][Number(code[y]?.[x] ?? false) + 2 * Number(code[y + 1]?.[x] ?? false)];
+    lines.push(line);
+  }
+  return lines;
+}
