@@ -37,8 +37,6 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   socket: ConnectionSocket | undefined;
   shard = 0;
   hasPonged = false;
-  /** Something sent to the client had to wait since {@link closeIfSlow} ran last. */
-  needsSlowCheck = false;
   /** Estimated memory of the messages that the store has not answered yet. */
   unansweredBytes = 0;
   /** Called once, at the store's next result. */
@@ -47,6 +45,8 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
   #isPongPending = false;
   #seqOrder: SeqOrder | undefined;
   #replies: Replies | undefined;
+  /** A frame had to wait in the socket's buffer since {@link closeIfSlow} ran last. */
+  #hadBackpressure = false;
   #isClosed = false;
 
   constructor(
@@ -142,7 +142,7 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
 
   send(frame: Content): number {
     const sent = this.socket?.send(frame) ?? 0;
-    if (sent < 0) this.needsSlowCheck = true;
+    if (sent < 0) this.#hadBackpressure = true;
     return sent;
   }
 
@@ -169,9 +169,10 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
 
   /** Closes a slow consumer. A replay never makes one: it waits for the socket. */
   closeIfSlow(): void {
-    if (!this.needsSlowCheck) return;
-    this.needsSlowCheck = false;
-    if (this.socket && isSlowConsumer(this.socket, this.#replies?.heldBytes)) this.close("tooSlow");
+    const waitingBytes = this.#replies?.waitingBytes ?? 0;
+    if (!this.socket || (!this.#hadBackpressure && waitingBytes === 0)) return;
+    this.#hadBackpressure = false;
+    if (isSlowConsumer(this.socket, waitingBytes)) this.close("tooSlow");
   }
 
   /** Closes the WebSocket; the client receives nothing more. */

@@ -115,14 +115,10 @@ export class Hub implements ChatContext {
   /** The WebSocket of a reserved connection is open. */
   join(connection: Connection, socket: ConnectionSocket): void {
     connection.open(socket);
-    if (!this.sessions.claim(connection)) this.#closeSoon(connection, "replaced");
-    else if (connection.room.isDetached) this.#closeSoon(connection, "restarting");
-    else connection.welcome();
-  }
-
-  /** Bun cannot close a WebSocket in its open handler. */
-  #closeSoon(connection: Connection, reason: "replaced" | "restarting"): void {
-    this.clock.setTimeout(() => connection.close(reason), 0);
+    const isReplaced = !this.sessions.claim(connection);
+    if (!isReplaced && !connection.room.isDetached) return connection.welcome();
+    // Bun cannot close a WebSocket in its open handler.
+    this.clock.setTimeout(() => connection.close(isReplaced ? "replaced" : "restarting"), 0);
   }
 
   readonly #releaseConnection = (connection: Connection): void => {

@@ -3,7 +3,7 @@
 import { messagesRejected } from "../ops/metrics.ts";
 import { MAX_OVERHEAD_CHARACTERS, type ClientCommand, type Content } from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
-import { isNumbered, type PendingMessage } from "../store/message.ts";
+import { isNumbered } from "../store/message.ts";
 import { costOf } from "../util/token-bucket.ts";
 import type { Connection } from "./connection.ts";
 
@@ -27,31 +27,27 @@ export function receive(connection: Connection, frame: Content): void {
   connection.closeIfSlow();
 }
 
-/** Numbered messages are stored in the order of their numbers. */
+/** Gives a message to the store, within the rate limit. Numbered messages are stored in the order of their numbers. */
 function receiveMessage(
   connection: Connection,
   { content, seq, skip = false }: Extract<ClientCommand, { type: "message" }>,
 ): void {
-  const { client, room, session } = connection;
-  const pending = { room: room.name, from: client, content, session, seq, requiresSeq: undefined };
-  if (!isNumbered(pending)) return append(connection, pending);
-  const admitted = connection.seqOrder.admit(pending.seq, skip);
+  const { client, room, session, bucket } = connection;
+  const { store, clock } = room.context;
+  const message = { room: room.name, from: client, content, session, seq };
+  const admitted = isNumbered(message)
+    ? connection.seqOrder.admit(message.seq, skip)
+    : { requiresSeq: undefined };
   if ("rejected" in admitted) return reject(connection, admitted.rejected, content, seq);
-  append(connection, { ...pending, requiresSeq: admitted.requiresSeq });
-}
-
-/** Gives a message to the store, within the rate limit. */
-function append(connection: Connection, pending: PendingMessage): void {
-  const { room, bucket, client } = connection;
-  const { content, seq } = pending;
-  const waitSeconds = bucket.take(costOf(content), room.context.clock.elapsed());
+  const waitSeconds = bucket.take(costOf(content), clock.elapsed());
   if (waitSeconds > 0) {
-    if (isNumbered(pending)) connection.seqOrder.rollback(pending.seq);
+    if (isNumbered(message)) connection.seqOrder.rollback(message.seq);
     return reject(connection, "rate-limited", content, seq, waitSeconds);
   }
   room.presence.markSender(client); // the client may have left when the message is delivered
+  const pending = { ...message, ...admitted };
   connection.expectResult(pending);
-  room.context.store.append(pending, connection);
+  store.append(pending, connection);
 }
 
 function reject(

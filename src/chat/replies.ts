@@ -14,21 +14,20 @@ import type { Room } from "./room.ts";
 interface Sender extends Subscriber {
   readonly room: Room;
   readonly isReplaying: boolean;
-  needsSlowCheck: boolean;
 }
 
 export class Replies {
   /** In the order of sending: messages without a result (undefined), and the rejections among and after them. */
   readonly #unsent = new Map<object, string | undefined>();
   /** Lines held during a replay, each with the id of the message that it follows. */
-  readonly #held = new Set<{ readonly line: string; readonly afterId: string }>();
-  #heldBytes = 0;
+  readonly #held: { readonly line: string; readonly afterId: string }[] = [];
+  #waitingBytes = 0;
 
   constructor(private readonly sender: Sender) {}
 
   /** Size of the lines that wait. */
-  get heldBytes(): number {
-    return this.#heldBytes;
+  get waitingBytes(): number {
+    return this.#waitingBytes;
   }
 
   /** A message goes to the store, and {@link onResult} follows. */
@@ -37,11 +36,16 @@ export class Replies {
   }
 
   onResult(pending: PendingMessage, result: AppendResult): void {
-    if ("rejected" in result) {
-      const { content, seq } = pending;
-      this.#reject(this.sender.codec.rejected(result.rejected, content, seq), pending);
-    } else if ("stored" in result) this.#acknowledge(pending, result.stored.id, result.stored.prev);
-    else this.#acknowledge(pending, result.id, this.sender.room.history.lastId);
+    const { codec, room } = this.sender;
+    if ("rejected" in result)
+      return this.#reject(codec.rejected(result.rejected, pending.content, pending.seq), pending);
+    const { id, prev } = "stored" in result ? result.stored : { id: result.id, prev: room.history.lastId };
+    this.#sendRejections();
+    this.#unsent.delete(pending);
+    const reply = codec.stored(pending, id);
+    if (reply !== undefined) this.#send(reply, prev);
+    // The message's broadcast follows in this turn, and comes before the next rejection.
+    if (this.#unsent.size > 0) queueMicrotask(() => this.#sendRejections());
   }
 
   /** Rejects a frame before it gets as far as the store. */
@@ -49,37 +53,12 @@ export class Replies {
     this.#reject(this.sender.codec.rejected(code, content, seq, retryAfterSeconds), {});
   }
 
-  /** @param afterId the id that the reply follows */
-  #acknowledge(pending: PendingMessage, id: string | undefined, afterId: string): void {
-    const { sender } = this;
-    const reply = sender.codec.stored(pending, id);
-    if (!sender.codec.ordersReplies) {
-      if (reply !== undefined) sender.send(reply);
-      return;
-    }
-    this.#sendRejections();
-    this.#unsent.delete(pending);
-    if (reply !== undefined) this.#send(reply, afterId);
-    // The message's broadcast follows in this turn, and comes before the next rejection.
-    if (this.#unsent.values().next().value !== undefined) queueMicrotask(() => this.#sendRejections());
-  }
-
   /** @param pending the message that the store rejected, or a new object in its place */
   #reject(reply: string, pending: object): void {
-    if (!this.sender.codec.ordersReplies) return void this.sender.send(reply);
     this.#unsent.set(pending, reply);
-    this.#countHeld(reply);
+    this.#waitingBytes += Buffer.byteLength(reply);
+    // On a wire without this order, only rejections are in the map.
     this.#sendRejections();
-  }
-
-  /** Sends the held lines that belong before a message of the replay; without an id, all of them. */
-  sendHeld(beforeId?: string): void {
-    for (const each of this.#held) {
-      if (beforeId !== undefined && compareIds(each.afterId, beforeId) >= 0) return;
-      this.#held.delete(each);
-      this.#heldBytes -= Buffer.byteLength(each.line);
-      this.sender.send(each.line);
-    }
   }
 
   /** Sends the rejections that no earlier message holds up. */
@@ -87,20 +66,28 @@ export class Replies {
     for (const [pending, line] of this.#unsent) {
       if (line === undefined) return;
       this.#unsent.delete(pending);
-      this.#heldBytes -= Buffer.byteLength(line);
+      this.#waitingBytes -= Buffer.byteLength(line);
       this.#send(line, this.sender.room.history.lastId);
     }
   }
 
+  /** @param afterId the id that the reply follows */
   #send(line: string, afterId: string): void {
-    const { room, isReplaying } = this.sender;
-    if (!isReplaying) return room.manager.sendPersonalMessage(line, this.sender);
-    this.#held.add({ line, afterId });
-    this.#countHeld(line);
+    const { sender } = this;
+    if (!sender.codec.ordersReplies) return void sender.send(line);
+    if (!sender.isReplaying) return sender.room.manager.sendPersonalMessage(line, sender);
+    this.#held.push({ line, afterId });
+    this.#waitingBytes += Buffer.byteLength(line);
   }
 
-  #countHeld(line: string): void {
-    this.#heldBytes += Buffer.byteLength(line);
-    this.sender.needsSlowCheck = true;
+  /** Sends the held lines that belong before a message of the replay; without an id, all of them. */
+  sendHeld(beforeId?: string): void {
+    const index = this.#held.findIndex(
+      ({ afterId }) => beforeId !== undefined && compareIds(afterId, beforeId) >= 0,
+    );
+    for (const { line } of this.#held.splice(0, index < 0 ? this.#held.length : index)) {
+      this.#waitingBytes -= Buffer.byteLength(line);
+      this.sender.send(line);
+    }
   }
 }
