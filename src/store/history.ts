@@ -83,6 +83,10 @@ export class History {
     return index < 0 ? undefined : this.#firstOffset + index + 1;
   }
 
+  oldestFirst(): Iterable<StoredMessage> {
+    return this.#messages;
+  }
+
   page({ after, before, limit }: PageQuery): HistoryPage {
     const indexWhere = (matches: (id: string) => boolean) => {
       const index = this.#messages.findIndex(({ id }) => matches(id));
@@ -133,6 +137,27 @@ export function takePage(
 export function takeLatest(newestFirst: Iterable<StoredMessage>, limit: number, maxBytes?: number) {
   const { messages, more } = takePage(newestFirst, limit, maxBytes);
   return { messages: messages.reverse(), more };
+}
+
+/**
+ * Which messages of a room are too old: only the first ones, because *recovered* relies on none missing in the middle. A
+ * time in the future, from a wrong clock, counts as the next message's.
+ */
+export function findExpired<Id>(
+  oldestFirst: Iterable<{ readonly id: Id; readonly time: number }>,
+  nowMs: number,
+  cutoffMs: number,
+  maxCount = Infinity,
+): { readonly upTo?: Id; readonly count: number } {
+  let expired: { upTo?: Id; count: number } = { count: 0 };
+  let seen = 0;
+  for (const { id, time } of oldestFirst) {
+    seen++;
+    if (time > nowMs) continue;
+    if (time > cutoffMs || expired.count >= maxCount) break;
+    expired = { upTo: id, count: seen };
+  }
+  return expired;
 }
 
 /** Estimated memory in bytes: two for each character, which is the most a string takes, and an allowance for the object. */

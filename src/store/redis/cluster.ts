@@ -5,24 +5,32 @@ import { ClockWatch } from "../clock-watch.ts";
 import { Faults, RedisReplyError } from "./connection.ts";
 import type { RedisEngine } from "./engine.ts";
 import type { LogReader } from "./log-reader.ts";
-import type { ClusterOutbox } from "./outbox.ts";
-import type { RedisRooms } from "./rooms.ts";
 import type { RedisContext } from "./timing.ts";
 import { compareIds } from "../message-id.ts";
 
-const DAY_MS = 24 * 60 * 60 * 1000;
+/** Redis has answered, and accepts writes. */
+export interface Heartbeat {
+  /** The end of its log, if Redis has lost the data that this node followed. */
+  readonly newHead: string | undefined;
+  /** Redis, or a node that started meanwhile, may lack this node's presence. */
+  readonly isPresenceLost: boolean;
+  /** Redis' clock, and up to which time messages were pruned. */
+  readonly nowMs: number;
+  readonly cutoffMs: number;
+}
 
 export interface ClusterListener {
   /** Whether Redis can be written and its log can be read. */
   readonly isReady: boolean;
-  /** Redis answers. @param newHead the end of its log, if it has lost the data that this node followed */
-  onAvailable(newHead: string | undefined): void;
+  onAvailable(heartbeat: Heartbeat): void;
   onUnavailable(reason: string): void;
 }
 
 export class ClusterMembership {
   /** The current node id. A node that was removed, or missed records, joins again under a new one. */
   id = "";
+  /** The ids that this process has or had. */
+  readonly ownNodeIds = new Set<string>();
   #epoch = "";
   /** The record before which the log had a gap last. */
   #lastGapId = "0-0";
@@ -45,15 +53,10 @@ export class ClusterMembership {
   #evictions = { evicted: 0, trimmed: 0, sessions: 0 };
   #evictionsLoggedMs = -Infinity;
 
-  /** @param ownNodeIds receives every id that this process has had */
   constructor(
     private readonly engine: RedisEngine,
     private readonly context: RedisContext,
-    private readonly keepDays: number,
-    private readonly ownNodeIds: Set<string>,
     private readonly log: LogReader,
-    private readonly outbox: ClusterOutbox,
-    private readonly rooms: RedisRooms,
     private readonly listener: ClusterListener,
   ) {}
 
@@ -115,7 +118,7 @@ export class ClusterMembership {
     this.#isHeartbeatInFlight = true;
     const lastId = this.log.lastId;
     try {
-      const { isKnown, wasAlive, head, epoch, expiredNodes } = await this.#sendHeartbeat();
+      const { isKnown, wasAlive, head, epoch, expiredNodes, nowMs, cutoffMs } = await this.#sendHeartbeat();
       // An epoch that began before the last gap has been handled with that gap.
       const isNewEpoch = epoch !== this.#epoch && compareIds(epoch, this.#lastGapId) > 0;
       const isDataLost = isNewEpoch || compareIds(head, lastId) < 0;
@@ -128,9 +131,9 @@ export class ClusterMembership {
       const wasAway = this.#trackAvailability();
       // A node that started while the lease was expired has not seen this node's clients. `wasAway` covers a heartbeat
       // that renewed an expired lease and whose reply was lost.
-      if (mustJoin || !wasAlive || wasAway) this.outbox.republishAll();
-      this.listener.onAvailable(isDataLost ? newHead : undefined);
-      this.outbox.publishOverdueLeaves();
+      const isPresenceLost = mustJoin || !wasAlive || wasAway;
+      const lost = { newHead: isDataLost ? newHead : undefined, isPresenceLost };
+      this.listener.onAvailable({ ...lost, nowMs, cutoffMs });
       await this.#removeExpiredNodes(expiredNodes);
       this.#faults.clear();
       if (!this.#isClosed) this.#scheduleHeartbeat(heartbeatMs);
@@ -151,9 +154,8 @@ export class ClusterMembership {
 
   async #sendHeartbeat() {
     const { clock, timing } = this.context;
-    const maxAgeMs = this.keepDays * DAY_MS;
-    const reply = await this.engine.heartbeat(this.id, maxAgeMs);
-    const { rejection, nowMs, evictions, memoryError, ...heartbeat } = reply;
+    const heartbeat = await this.engine.heartbeat(this.id);
+    const { rejection, evictions, memoryError } = heartbeat;
     this.#evictions.evicted += evictions.evicted;
     this.#evictions.trimmed += evictions.trimmed;
     this.#evictions.sessions += evictions.sessions;
@@ -161,8 +163,7 @@ export class ClusterMembership {
     if (memoryError && !rejection && memoryError !== this.#memoryError)
       logEvent("Redis memory unknown", { reason: memoryError });
     this.#memoryError = memoryError;
-    this.#clockWatch.check(Number.parseInt(heartbeat.head), nowMs);
-    if (maxAgeMs > 0) this.rooms.prune(nowMs - maxAgeMs, nowMs);
+    this.#clockWatch.check(Number.parseInt(heartbeat.head), heartbeat.nowMs);
     if (rejection) throw new RedisReplyError(rejection);
     return heartbeat;
   }

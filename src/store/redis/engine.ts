@@ -4,7 +4,7 @@ import { sessionKey } from "../dedup.ts";
 import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
 import { isMessageId } from "../message-id.ts";
 import { isNumbered, type PendingMessage, type StoredMessage } from "../message.ts";
-import { StoreUnavailable } from "../store.ts";
+import { StoreUnavailable, type StoreOptions } from "../store.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import type { ClusterUpdate } from "./outbox.ts";
 import {
@@ -20,7 +20,8 @@ import { scripts, type RedisScript } from "./scripts.ts";
 import type { RedisContext } from "./timing.ts";
 
 const MAX_SESSIONS = 100_000;
-const MAX_SESSION_AGE_MS = 24 * 60 * 60 * 1000;
+const DAY_MS = 24 * 60 * 60 * 1000;
+const MAX_SESSION_AGE_MS = DAY_MS;
 const MAX_ROOMS = 50_000;
 /** How much history a replay sends at most if more is requested than the cache has. */
 const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
@@ -49,7 +50,7 @@ export class RedisEngine {
   constructor(
     readonly connection: RedisConnection,
     private readonly context: RedisContext,
-    private readonly maxHistory: number,
+    private readonly options: StoreOptions,
     private readonly onReadFailed: () => void,
   ) {}
 
@@ -63,11 +64,17 @@ export class RedisEngine {
     return { head, epoch };
   }
 
-  /** Renews the lease of a node, and deletes what is too old or too much. @param maxAgeMs of messages; 0: any */
-  async heartbeat(node: string, maxAgeMs: number) {
-    const limits = [maxAgeMs, MAX_SESSION_AGE_MS, MAX_ROOMS, MAX_SESSIONS];
-    const reply = await this.connection.run(scripts.heartbeat, node, this.context.timing.leaseMs, ...limits);
-    return parseHeartbeat(reply);
+  /** Renews the lease of a node, and deletes what is too old or too much. */
+  async heartbeat(node: string) {
+    const maxAgeMs = this.options.keepDays * DAY_MS;
+    const reply = await this.connection.run(
+      scripts.heartbeat,
+      ...[node, this.context.timing.leaseMs, maxAgeMs, MAX_SESSION_AGE_MS, MAX_ROOMS, MAX_SESSIONS],
+    );
+    const heartbeat = parseHeartbeat(reply);
+    /** Messages up to this time are pruned. */
+    const cutoffMs = maxAgeMs > 0 ? heartbeat.nowMs - maxAgeMs : -Infinity;
+    return { ...heartbeat, cutoffMs };
   }
 
   /** @returns false if the node has a lease, or was removed before */
@@ -90,7 +97,7 @@ export class RedisEngine {
     );
     return this.connection.run(
       scripts.append,
-      ...[node, number, this.#firstSequence, this.maxHistory],
+      ...[node, number, this.#firstSequence, this.options.history],
       ...[presence.length / 3, sessions.length / 3, ...presence, ...sessions],
       ...messages.flatMap(({ pending }) => {
         const { room, from, seq = "", requiresSeq = "", content } = pending;

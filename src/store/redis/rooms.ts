@@ -1,7 +1,7 @@
 /** The rooms that are open on this node: their cached histories and remote presence, updated from the log. */
 
 import type { RedisEngine } from "./engine.ts";
-import { takeLatest, History, type ReadonlyHistory } from "../history.ts";
+import { findExpired, takeLatest, History, type ReadonlyHistory } from "../history.ts";
 import { compareIds } from "../message-id.ts";
 import type { StoredMessage } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
@@ -54,16 +54,10 @@ export class RedisRooms {
     if (this.#rooms.release(name)) this.#rooms.delete(name);
   }
 
-  /** As lua/heartbeat.lua: only the oldest messages, and one with a time in the future is as old as the next. */
+  /** As lua/heartbeat.lua does in Redis. */
   prune(cutoffMs: number, nowMs: number): void {
     for (const [name, { history }] of this.#rooms.entries()) {
-      let upTo: string | undefined;
-      for (let offset = history.firstOffset; offset < history.nextOffset; offset++) {
-        const { id, time = Infinity } = history.get(offset) ?? {};
-        if (time > nowMs) continue;
-        if (time > cutoffMs) break;
-        upTo = id;
-      }
+      const { upTo } = findExpired(history.oldestFirst(), nowMs, cutoffMs);
       if (upTo !== undefined) this.#rooms.prune(name, upTo);
     }
   }

@@ -1,7 +1,7 @@
 /** The Redis store: any number of nodes with one order of messages. A message counts as stored when it comes back in the log. */
 
 import { logEvent, logError } from "../../ops/log.ts";
-import { ClusterMembership, type ClusterListener } from "./cluster.ts";
+import { ClusterMembership, type ClusterListener, type Heartbeat } from "./cluster.ts";
 import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
 import { RedisConnection } from "./connection.ts";
 import { RedisEngine } from "./engine.ts";
@@ -25,7 +25,6 @@ import {
 export class RedisStore implements MessageStore, Cluster, LogListener, ClusterListener {
   durability = "";
   readonly #failing = new Set<"writes" | "log">();
-  readonly #ownNodeIds = new Set<string>();
   readonly #engine: RedisEngine;
   readonly #log: LogReader;
   readonly #outbox: ClusterOutbox;
@@ -35,25 +34,16 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
 
   constructor(
     private readonly config: RedisConfig,
-    { history, keepDays }: StoreOptions,
+    options: StoreOptions,
     private readonly listener: StoreListener,
     context: RedisContext,
   ) {
     const connect = () => new RedisConnection(config.url, config.prefix, context);
-    this.#engine = new RedisEngine(connect(), context, history, () => this.#membership.probe());
+    this.#engine = new RedisEngine(connect(), context, options, () => this.#membership.probe());
     this.#log = new LogReader(connect(), context, this);
     this.#outbox = new ClusterOutbox(context, () => this.#writer.scheduleFlush());
-    this.#rooms = new RedisRooms(this.#engine, this.#ownNodeIds, history, listener);
-    this.#membership = new ClusterMembership(
-      this.#engine,
-      context,
-      keepDays,
-      this.#ownNodeIds,
-      this.#log,
-      this.#outbox,
-      this.#rooms,
-      this,
-    );
+    this.#membership = new ClusterMembership(this.#engine, context, this.#log, this);
+    this.#rooms = new RedisRooms(this.#engine, this.#membership.ownNodeIds, options.history, listener);
     this.#writer = new BatchWriter(this.#engine, context, this.#membership, this.#outbox, this);
   }
 
@@ -121,7 +111,9 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
 
   async listClients(room: string): Promise<ReadonlySet<string>> {
     const { presence } = await this.#engine.openRoom(room, 0, 0);
-    return new Set(presence.flatMap(([client, node]) => (this.#ownNodeIds.has(node) ? [] : [client])));
+    return new Set(
+      presence.flatMap(([client, node]) => (this.#membership.ownNodeIds.has(node) ? [] : [client])),
+    );
   }
 
   publishPresence(room: string, client: string, difference: number): void {
@@ -152,7 +144,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   }
 
   #applyPart({ id, node }: LogRecord, part: RecordPart): void {
-    const isOwn = this.#ownNodeIds.has(node);
+    const isOwn = this.#membership.ownNodeIds.has(node);
     switch (part.kind) {
       case "result":
         if ("stored" in part.result) this.#rooms.apply(part.result.stored.room, id, part.result);
@@ -193,12 +185,15 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
     this.#membership.probe();
   }
 
-  onAvailable(newHead: string | undefined): void {
+  onAvailable({ newHead, isPresenceLost, nowMs, cutoffMs }: Heartbeat): void {
+    this.#rooms.prune(cutoffMs, nowMs);
+    if (isPresenceLost) this.#outbox.republishAll();
     if (newHead !== undefined) {
       this.#log.seek(newHead);
       this.#resyncClients("Redis has lost data");
     }
     this.#recover("writes");
+    this.#outbox.publishOverdueLeaves();
   }
 
   /** @returns whether nothing failed before */

@@ -174,8 +174,9 @@ export function prepareStatements(db: Database) {
       `SELECT room FROM rooms WHERE last_id < ? AND EXISTS (SELECT 1 FROM messages WHERE id = last_id)
          ORDER BY last_id DESC LIMIT ?`,
     ),
-    oldestTimes: db.query<Pick<MessageRow, "id" | "time">, [string, number]>(
-      "SELECT id, time FROM messages WHERE room = ? ORDER BY id LIMIT ?",
+    oldestTimes: db.query<{ id: number; time: number }, [string, number]>(
+      `SELECT id, coalesce(time, ${EPOCH_MS} + id / ${IDS_PER_MS}) AS time
+         FROM messages WHERE room = ? ORDER BY id LIMIT ?`,
     ),
     pruneMessages: db.query<unknown, [string, number]>("DELETE FROM messages WHERE room = ? AND id <= ?"),
     pruneSessions: db.query<unknown, [number, number]>(
@@ -223,8 +224,4 @@ export function idFromKey(key: number): string {
 
 export function msFromKey(key: number): number {
   return EPOCH_MS + Math.floor(key / IDS_PER_MS);
-}
-
-export function timeOf({ id, time }: Pick<MessageRow, "id" | "time">): number {
-  return time ?? msFromKey(id);
 }

@@ -7,6 +7,7 @@ import type { Random } from "../../util/random.ts";
 import { ClockWatch } from "../clock-watch.ts";
 import { DedupTable, sessionKey, type SessionRecord } from "../dedup.ts";
 import {
+  findExpired,
   History,
   takeLatest,
   takePage,
@@ -27,7 +28,6 @@ import {
   openDatabase,
   prepareStatements,
   sessionChecksum,
-  timeOf,
   type MessageRow,
 } from "./database.ts";
 import { DatabaseHealth } from "./health.ts";
@@ -361,13 +361,15 @@ export class SqliteStore implements MessageStore {
     return this.#health.write(() => transaction.immediate())?.value ?? 0;
   }
 
-  /** Only from the front of each room: `recovered` relies on no message missing in the middle. @returns the number of rows deleted */
-  #pruneMessages(nowMs: number, limitMs: number): number {
+  /** @returns the number of rows deleted */
+  #pruneMessages(nowMs: number, cutoffMs: number): number {
     const rooms = this.#sql.roomsAfter.all(this.#prunedRoom, PRUNE_ROOMS_PER_STEP);
     let pruned = 0;
     for (const { room } of rooms) {
-      const { upTo, count } = this.#findExpired(room, nowMs, limitMs, PRUNE_ROWS_PER_STEP - pruned);
-      if (count > 0) {
+      const maxCount = PRUNE_ROWS_PER_STEP - pruned;
+      const oldest = this.#sql.oldestTimes.iterate(room, maxCount + MAX_FUTURE_RUN);
+      const { upTo, count } = findExpired(oldest, nowMs, cutoffMs, maxCount);
+      if (upTo !== undefined) {
         this.#sql.pruneMessages.run(room, upTo);
         this.rooms.prune(room, idFromKey(upTo));
       }
@@ -378,30 +380,16 @@ export class SqliteStore implements MessageStore {
     if (rooms.length < PRUNE_ROOMS_PER_STEP) this.#prunedRoom = "";
     return pruned;
   }
-
-  /** The front of a room that is past the limit. A time in the future, from a wrong clock, counts as the next message's. */
-  #findExpired(
-    room: string,
-    nowMs: number,
-    limitMs: number,
-    maxCount: number,
-  ): { upTo: number; count: number } {
-    let [upTo, count, future] = [0, 0, 0];
-    for (const row of this.#sql.oldestTimes.iterate(room, maxCount + MAX_FUTURE_RUN)) {
-      if (timeOf(row) > nowMs) {
-        if (++future > MAX_FUTURE_RUN) break;
-        continue;
-      }
-      if (timeOf(row) >= limitMs || count >= maxCount) break;
-      upTo = row.id;
-      count += future + 1;
-      future = 0;
-    }
-    return { upTo, count };
-  }
 }
 
 function messageFromRow(row: MessageRow, room: string): StoredMessage {
   const { id, prev, sender, content } = row;
-  return { id: idFromKey(id), prev: idFromKey(prev), time: timeOf(row), room, from: sender, content };
+  return {
+    id: idFromKey(id),
+    prev: idFromKey(prev),
+    time: row.time ?? msFromKey(id),
+    room,
+    from: sender,
+    content,
+  };
 }
