@@ -399,13 +399,19 @@ const VERSION_1 = [
 describe("the store without a server", () => {
   const emitted: StoredMessage[] = [];
   beforeEach(() => void emitted.splice(0));
-  const open = (nowMs = Date.now(), keepDays = 0) =>
+  const open = (
+    now: number | (() => number) = Date.now(),
+    keepDays = 0,
+    history = 10,
+    rooms?: RoomCache<CachedRoom>,
+  ) =>
     new SqliteStore(
       join(folder, "chat.db"),
-      { history: 10, keepDays },
+      { history, keepDays },
       (message) => emitted.push(message),
-      { ...systemClock, now: () => nowMs },
+      { ...systemClock, now: () => (typeof now === "number" ? now : now()) },
       systemRandom,
+      rooms,
     );
   async function say(
     store: SqliteStore,
@@ -456,13 +462,7 @@ describe("the store without a server", () => {
 
   test("a clock that is decades ahead for a moment neither hides nor stops messages", async () => {
     let now = Date.now();
-    const store = new SqliteStore(
-      join(folder, "chat.db"),
-      { history: 10, keepDays: 0 },
-      (message) => emitted.push(message),
-      { ...systemClock, now: () => now },
-      systemRandom,
-    );
+    const store = open(() => now);
     await say(store, "now");
     now += 40 * 365 * DAY_MS;
     await say(store, "far ahead");
@@ -565,14 +565,7 @@ describe("the store without a server", () => {
 
   test("--keep-days prunes only from the front of a room; a time in the future counts as the next message's", async () => {
     let now = Date.now() - 10 * DAY_MS;
-    const open7 = () =>
-      new SqliteStore(
-        join(folder, "chat.db"),
-        { history: 10, keepDays: 7 },
-        (message) => emitted.push(message),
-        { ...systemClock, now: () => now },
-        systemRandom,
-      );
+    const open7 = () => open(() => now, 7);
     let store = open7();
     const at = async (days: number, ...texts: string[]) => {
       now = Date.now() + days * DAY_MS;
@@ -614,14 +607,7 @@ describe("the store without a server", () => {
 
   test("the cache stays within its budget when rooms grow; the file has the rest", async () => {
     const cache = new RoomCache<CachedRoom>(1_000_000);
-    const store = new SqliteStore(
-      join(folder, "chat.db"),
-      { history: 1000, keepDays: 0 },
-      (message) => emitted.push(message),
-      systemClock,
-      systemRandom,
-      cache,
-    );
+    const store = open(Date.now, 0, 1000, cache);
     for (let i = 0; i < 30; i++) await store.acquireRoom(`r${i}`);
     for (let count = 0; count < 100; count++) {
       await Promise.all(Array.from({ length: 30 }, (_, i) => say(store, "x".repeat(400), { room: `r${i}` })));
@@ -638,8 +624,7 @@ describe("the store without a server", () => {
   test("a room whose messages were all pruned still detects a gap", async () => {
     const now = Date.now();
     const first = open(now - 10 * DAY_MS);
-    const origin = (await first.acquireRoom("r")) as { lastId: string };
-    const before = origin.lastId;
+    const { lastId: before } = await first.acquireRoom("r");
     await say(first, "1");
     await say(first, "2");
     first.close();
