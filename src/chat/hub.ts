@@ -88,20 +88,12 @@ export class Hub implements ChatContext {
     const room = this.#rooms.get(request.room) ?? this.#openRoom(request.room, history);
     room.refCount++;
     try {
-      const [sent, replayRequest, fencingToken] = await Promise.all([
+      const [sent, replay, fencingToken] = await Promise.all([
         session === undefined ? null : this.store.lastSeq(client, session),
         prepareReplay(request, room),
         fencingTokenPromise,
       ]);
-      return new Connection(
-        request,
-        room,
-        bucket,
-        replayRequest,
-        sent,
-        fencingToken,
-        this.#releaseConnection,
-      );
+      return new Connection(request, room, bucket, replay, sent, fencingToken, this.#releaseConnection);
     } catch (error) {
       this.#release(room);
       throw error;

@@ -31,7 +31,7 @@ export class Presence {
   readonly #leftSinceEvent = new Leaves();
   #leaveTimer: Timer | undefined;
   #presenceTimer: Timer | undefined;
-  #isAnnouncing = true;
+  isAnnouncing = true;
 
   /** @param remote connections on other nodes: the room's first connection learns of them by its welcome */
   constructor(
@@ -41,10 +41,6 @@ export class Presence {
   ) {
     for (const [client, connections] of remote)
       this.#connectionCounts.set(client, this.connectionCount(client) + connections);
-  }
-
-  get isAnnouncing(): boolean {
-    return this.#isAnnouncing;
   }
 
   /** A client joins with its first connection, on whatever node, and leaves with its last one. */
@@ -94,7 +90,7 @@ export class Presence {
 
   /** On the text wire each leave is a line. */
   #scheduleLeaves(afterMs = LEAVE_DEBOUNCE_MS / 2): void {
-    if (!this.#isAnnouncing || this.#pendingLeaves.size === 0) return;
+    if (!this.isAnnouncing || this.#pendingLeaves.size === 0) return;
     this.#leaveTimer ??= this.clock.setTimeout(() => this.#announceLeaves(), afterMs);
   }
 
@@ -109,7 +105,7 @@ export class Presence {
 
   /** On the JSON wire one event names who joined and who left. */
   #scheduleEvent(): void {
-    if (!this.#isAnnouncing || !this.#hasPendingEvent) return;
+    if (!this.isAnnouncing || !this.#hasPendingEvent) return;
     this.#presenceTimer ??= this.clock.setTimeout(() => this.#sendEvent(), PRESENCE_INTERVAL_MS);
   }
 
@@ -129,7 +125,7 @@ export class Presence {
 
   /** The room is empty, or the server shuts down: nothing more is announced. */
   stopAnnouncing(): void {
-    this.#isAnnouncing = false;
+    this.isAnnouncing = false;
     this.clock.clear(this.#leaveTimer);
     this.clock.clear(this.#presenceTimer);
   }
