@@ -3,7 +3,7 @@
 import { messagesRejected } from "../ops/metrics.ts";
 import { MAX_OVERHEAD_CHARACTERS, type ClientCommand, type Content } from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
-import { isNumbered } from "../store/message.ts";
+import { isNumbered, type PendingMessage } from "../store/message.ts";
 import { costOf } from "../util/token-bucket.ts";
 import type { Connection } from "./connection.ts";
 
@@ -34,18 +34,25 @@ function receiveMessage(
 ): void {
   const { client, room, session, bucket } = connection;
   const { store, clock } = room.context;
-  const message = { room: room.name, from: client, content, session, seq };
-  const admitted = isNumbered(message)
-    ? connection.seqOrder.admit(message.seq, skip)
-    : { requiresSeq: undefined };
-  if ("rejected" in admitted) return reject(connection, admitted.rejected, content, seq);
+  let pending: PendingMessage = {
+    room: room.name,
+    from: client,
+    content,
+    session,
+    seq,
+    requiresSeq: undefined,
+  };
+  if (isNumbered(pending)) {
+    const admitted = connection.seqOrder.admit(pending.seq, skip);
+    if ("rejected" in admitted) return reject(connection, admitted.rejected, content, seq);
+    pending = { ...pending, ...admitted };
+  }
   const waitSeconds = bucket.take(costOf(content), clock.elapsed());
   if (waitSeconds > 0) {
-    if (isNumbered(message)) connection.seqOrder.rollback(message.seq);
+    if (isNumbered(pending)) connection.seqOrder.rollback(pending.seq);
     return reject(connection, "rate-limited", content, seq, waitSeconds);
   }
   room.presence.markSender(client); // the client may have left when the message is delivered
-  const pending = { ...message, ...admitted };
   connection.expectResult(pending);
   store.append(pending, connection);
 }
