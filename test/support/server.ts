@@ -4,11 +4,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+import { bundledServer } from "./bundle.ts";
 import { sharedRedis, skipped } from "./redis.ts";
 import { withDeadline } from "./deadline.ts";
 import { JsonPeer, Peer } from "./peer.ts";
-
-const SOURCE = [process.execPath, `${import.meta.dir}/../../src/server.ts`];
 
 /** Stands for the Redis that all tests share; each server, or pair of servers, gets its own prefix. */
 const SHARED_REDIS = "redis:";
@@ -43,9 +42,9 @@ interface Setup {
   readonly env?: Record<string, string>;
   /** By default the server's own default. */
   readonly store?: Store;
-  /** A module of this folder that runs before the server's, to inject a fault or a clock. */
+  /** Runs before the server's modules, to inject a fault or a clock. */
   readonly preload?: string;
-  /** What to start instead of `bun src/server.ts`. */
+  /** What to start instead of the bundled server. */
   readonly command?: readonly string[];
   readonly cwd?: string;
   /** How much of its stdout is read before the pipe is closed. */
@@ -70,11 +69,9 @@ async function startNode(
   url: string | undefined,
   folder: string | undefined,
 ): Promise<TestServer> {
-  const [program, ...rest] = command ?? SOURCE;
-  const cmd = [program ?? "", ...(preload ? ["--preload", `${import.meta.dir}/${preload}`] : []), ...rest];
   const server = Bun.spawn({
     cmd: [
-      ...cmd,
+      ...(command ?? bundledServer(preload)),
       ...(url ? ["--store", url] : []),
       ...(args.includes("--port") ? [] : ["--port", "0"]),
       // Broadcasts are not delayed, which keeps the tests fast.
