@@ -105,9 +105,7 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
       last,
       ...(isResuming ? { recovered } : {}),
       ...(session === undefined ? {} : { sent }),
-      count: room.presence.count,
-      members: room.presence.members,
-      connections: room.presence.connectionCount(client),
+      ...room.presence.forWelcome(client),
       pingSeconds,
       maxMessageBytes,
     });

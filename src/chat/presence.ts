@@ -20,15 +20,27 @@ const BATCH_PAUSE_MS = 10;
 /** The JSON wire has no grace period: a client is in an event if it is away, or back, when the event is sent. */
 const PRESENCE_INTERVAL_MS = 200;
 
+/** Since the last presence event. */
+interface Change {
+  readonly wasPresent: boolean;
+  /** A connection was welcomed while the client was not as before, so the event has to name it even if it is again. */
+  isWelcomed: boolean;
+  /** How many connections had been welcomed when it last was as before. */
+  welcomesBefore: number;
+}
+
 export class Presence {
   /** Connections of each client, on all nodes: two tabs with one id are one client. */
   readonly #connectionCounts = new Map<string, number>();
   /** Clients that have sent a message since they joined, until their leave is announced. */
   readonly #senders = new Set<string>();
   readonly #pendingLeaves = new Leaves();
-  /** Since the last presence event; a client that did both is in neither. */
+  /** What the next presence event names. */
   readonly #joinedSinceEvent = new Set<string>();
   readonly #leftSinceEvent = new Leaves();
+  /** Of the clients that the next event may have to name. */
+  readonly #changes = new Map<string, Change>();
+  #welcomes = 0;
   #leaveTimer: Timer | undefined;
   #presenceTimer: Timer | undefined;
   isAnnouncing = true;
@@ -58,7 +70,8 @@ export class Presence {
 
   #onJoined(client: string): void {
     this.#pendingLeaves.delete(client);
-    if (!this.#leftSinceEvent.delete(client)) this.#joinedSinceEvent.add(client);
+    this.#leftSinceEvent.delete(client);
+    if (this.#isNews(client, true)) this.#joinedSinceEvent.add(client);
   }
 
   #onLeft(client: string): void {
@@ -66,7 +79,32 @@ export class Presence {
     const nowMs = this.clock.elapsed();
     if (isSender || this.#pendingLeaves.size < MAX_PENDING_LEAVES)
       this.#pendingLeaves.add(client, isSender, nowMs);
-    if (!this.#joinedSinceEvent.delete(client)) this.#leftSinceEvent.add(client, isSender, nowMs);
+    this.#joinedSinceEvent.delete(client);
+    if (this.#isNews(client, false)) this.#leftSinceEvent.add(client, isSender, nowMs);
+  }
+
+  /** Whether some connection believes otherwise, by the last event or by its welcome. */
+  #isNews(client: string, isPresent: boolean): boolean {
+    const change = this.#changes.get(client) ?? {
+      wasPresent: !isPresent,
+      isWelcomed: false,
+      welcomesBefore: 0,
+    };
+    if (change.wasPresent === isPresent) change.isWelcomed ||= change.welcomesBefore !== this.#welcomes;
+    else change.welcomesBefore = this.#welcomes;
+    const isNews = change.wasPresent !== isPresent || change.isWelcomed;
+    if (isNews) this.#changes.set(client, change);
+    else this.#changes.delete(client);
+    return isNews;
+  }
+
+  /** What a new connection's welcome shows of the room. It has joined just before. */
+  forWelcome(client: string): { count: number; members: string[]; connections: number } {
+    const change = this.#changes.get(client);
+    const isUnseen = change?.welcomesBefore === this.#welcomes;
+    this.#welcomes++;
+    if (isUnseen) change.welcomesBefore++; // nobody but itself has been told of it
+    return { count: this.count, members: this.members, connections: this.connectionCount(client) };
   }
 
   /** The client has sent a message: its leave is announced, and before those of silent clients. */
@@ -115,6 +153,7 @@ export class Presence {
     const joined = this.#joinedSinceEvent.values().take(MAX_LISTED_MEMBERS).toArray();
     for (const client of joined) this.#joinedSinceEvent.delete(client);
     const left = [...this.#leftSinceEvent.take(MAX_LISTED_MEMBERS)];
+    for (const client of [...joined, ...left]) this.#changes.delete(client);
     this.#scheduleEvent();
     this.broadcaster.announce(jsonCodec, jsonCodec.presence({ joined, left, count: this.count }));
   }

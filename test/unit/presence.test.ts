@@ -116,6 +116,48 @@ describe("presence", () => {
     expect(bob.socket.takesPresence()).toEqual([{ joined: ["ann", "eve"], left: [], count: 3 }]);
   });
 
+  test("tells a newcomer of clients that return, or go, between its welcome and the next event", async () => {
+    const { join } = startHub();
+    const bob = await join("bob", "json");
+    const ann = await join("ann");
+    await passes(1000);
+    bob.socket.takes();
+    const dan = await join("dan");
+    ann.leaves();
+    const eve = await join("eve", "json");
+    expect(JSON.parse(String(eve.socket.takes()[0])).members).toEqual(["bob", "dan", "eve"]);
+    await join("ann");
+    dan.leaves();
+    await passes(200);
+    const event = { joined: ["eve", "ann"], left: ["dan"], count: 3 };
+    expect([bob.socket.takesPresence(), eve.socket.takesPresence()]).toEqual([[event], [event]]);
+  });
+
+  test("tells of a leave that follows a return between two events", async () => {
+    const { join } = startHub();
+    const bob = await join("bob", "json");
+    const ann = await join("ann");
+    await passes(1000);
+    bob.socket.takes();
+    ann.leaves();
+    await join("eve", "json");
+    (await join("ann", "json")).leaves();
+    await passes(200);
+    expect(bob.socket.takesPresence()).toEqual([{ joined: ["eve"], left: ["ann"], count: 2 }]);
+  });
+
+  test("does not mention a client that joins and leaves between two events", async () => {
+    const { join } = startHub();
+    const bob = await join("bob", "json");
+    await passes(1000);
+    bob.socket.takes();
+    await join("ann");
+    const eve = await join("eve", "json");
+    eve.leaves();
+    await passes(200);
+    expect(bob.socket.takesPresence()).toEqual([{ joined: ["ann"], left: [], count: 2 }]);
+  });
+
   test("names 100 clients in a welcome and over HTTP, and counts all", async () => {
     const { hub, join } = startHub();
     for (let i = 0; i < 150; i++) await join(`c${i}`);
