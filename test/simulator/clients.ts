@@ -1,0 +1,346 @@
+/** The simulated users: on the JSON wire with the product's client, on the text wire with plain WebSockets. */
+
+import { connect, type Client, type OutboxItem } from "../../src/client/client.ts";
+import type { Link, LinkProfile, Network } from "./network.ts";
+import type { Rules } from "./rules.ts";
+import { SERVER_URL } from "./servers.ts";
+import { Owner, type World } from "./world.ts";
+
+/** What a simulation gives its users. */
+export interface Surroundings {
+  readonly world: World;
+  readonly network: Network;
+  readonly rules: Rules;
+}
+
+/** A user of either wire, as faults see it. */
+export interface User {
+  readonly id: string;
+  readonly room: string;
+  readonly link: Link | undefined;
+  readonly owner: Owner;
+  send(): void;
+  join(): void;
+  /** Closes the connection; {@link join} may follow. */
+  leave(): void;
+  /** The process ends without a word; {@link join} may follow. */
+  crash(): void;
+  /** Called once no more faults happen. */
+  settle(): void;
+  /** Undefined once it is connected and has received and settled everything; otherwise what is missing. */
+  unsettled(newestId: string): string | undefined;
+}
+
+export class JsonUser implements User {
+  owner: Owner;
+  client: Client | undefined;
+  /** What a page would have stored when it was closed. */
+  #outbox: readonly OutboxItem[] = [];
+  #after: string | undefined;
+  #sent = 0;
+  readonly #session: string;
+
+  constructor(
+    private readonly surroundings: Surroundings,
+    readonly id: string,
+    readonly room: string,
+    private readonly profile: LinkProfile,
+  ) {
+    this.#session = `s-${id}`;
+    this.owner = this.#newOwner();
+  }
+
+  #newOwner(): Owner {
+    const owner = new Owner(this.id);
+    this.surroundings.network.setProfile(owner, this.profile);
+    return owner;
+  }
+
+  get link(): Link | undefined {
+    return this.surroundings.network.linkOf(this.owner);
+  }
+
+  send(): void {
+    const { client } = this;
+    if (!client || client.state.status === "closed") return;
+    const { world, rules } = this.surroundings;
+    const text = `${this.id}:${++this.#sent}`;
+    rules.onSent(text, this.room, this.#session, this.#sent);
+    world.as(this.owner, () => client.send(text));
+  }
+
+  join(): void {
+    if (this.client) return;
+    const { world, rules } = this.surroundings;
+    if (!this.owner.isAlive) this.owner = this.#newOwner();
+    const owner = this.owner;
+    const client = world.as(owner, () =>
+      connect({
+        server: SERVER_URL,
+        id: this.id,
+        room: this.room,
+        session: this.#session,
+        outbox: this.#outbox,
+        ...(this.#after === undefined ? {} : { after: this.#after }),
+      }),
+    );
+    this.client = client;
+    let after = this.#after;
+    client
+      .on("welcome", (welcome) => {
+        rules.onWelcome(this.id, after, welcome);
+        if (welcome.recovered !== true) after = welcome.last;
+        this.#after = after;
+      })
+      .on("message", (message) => {
+        rules.onMessage(this.id, message);
+        after = message.id;
+        this.#after = after;
+      })
+      .on("presence", (change) => rules.onPresence(this.id, change))
+      .on("acknowledged", ({ item, id }) => rules.onAcknowledged(item.text, id))
+      .on("rejected", ({ item, code }) => world.fail(`"${item.text}" is rejected: ${code}`))
+      .on("unconfirmed", (item) => rules.onUnconfirmed(item.text))
+      .on("state", (state) => {
+        if (state.status === "closed" && state.reason !== LEFT)
+          world.fail(`${this.id} is closed for good: ${state.reason}`);
+      });
+  }
+
+  leave(): void {
+    const { client } = this;
+    if (!client) return;
+    this.#outbox = client.outbox;
+    this.client = undefined;
+    this.surroundings.world.as(this.owner, () => client.close(LEFT));
+  }
+
+  crash(): void {
+    if (!this.client) return;
+    this.#outbox = this.client.outbox;
+    this.client = undefined;
+    this.owner.isAlive = false;
+  }
+
+  settle(): void {
+    this.join();
+  }
+
+  unsettled(newestId: string): string | undefined {
+    const { client, link } = this;
+    if (client?.state.status !== "open") return `is ${client?.state.status ?? "away"}`;
+    if (!link?.isAlive) return "has a dead connection";
+    const lastId = link && this.surroundings.rules.lastIdOf(link);
+    if (client.outbox.length > 0) return `has ${client.outbox.length} messages in its outbox`;
+    return lastId === newestId || newestId === "0-0"
+      ? undefined
+      : `has received up to ${lastId} of ${newestId}`;
+  }
+
+  /** The client starts again, with the same session, while the server still has its first connection. */
+  takeOver(): void {
+    this.link?.touch();
+    this.crash();
+    this.join();
+  }
+}
+
+const LEFT = "left";
+
+/** How long a user of the text wire waits for an answer before it connects again. */
+const PATIENCE_MS = 10_000;
+
+export class TextUser implements User {
+  owner: Owner;
+  #session: TextSession | undefined;
+  #isPresent = false;
+  #connections = 0;
+
+  constructor(
+    private readonly surroundings: Surroundings,
+    readonly id: string,
+    readonly room: string,
+    private readonly profile: LinkProfile,
+    private readonly history: number,
+  ) {
+    this.owner = this.#newOwner();
+  }
+
+  #newOwner(): Owner {
+    const owner = new Owner(this.id);
+    this.surroundings.network.setProfile(owner, this.profile);
+    return owner;
+  }
+
+  get link(): Link | undefined {
+    return this.#session?.link;
+  }
+
+  send(): void {
+    this.surroundings.world.as(this.owner, () => this.#session?.send());
+  }
+
+  join(): void {
+    this.#isPresent = true;
+    if (this.#session) return;
+    if (!this.owner.isAlive) this.owner = this.#newOwner();
+    this.#connect();
+  }
+
+  #connect(): void {
+    const { world } = this.surroundings;
+    const { owner } = this;
+    const session = world.as(
+      owner,
+      () =>
+        new TextSession(this.surroundings, this, this.history, ++this.#connections, () => {
+          if (this.#session !== session) return;
+          this.#session = undefined;
+          world.schedule(owner, world.time + world.dice.between(200, 2000), () => {
+            if (this.#isPresent && !this.#session) this.#connect();
+          });
+        }),
+    );
+    this.#session = session;
+  }
+
+  leave(): void {
+    this.#isPresent = false;
+    this.surroundings.world.as(this.owner, () => this.#session?.close());
+    this.#session = undefined;
+  }
+
+  crash(): void {
+    this.#isPresent = false;
+    this.#session = undefined;
+    this.owner.isAlive = false;
+  }
+
+  /** This wire has no ping with which a client could tell that its connection is dead. */
+  settle(): void {
+    if (this.#session?.link.isTouched) this.leave();
+    this.join();
+  }
+
+  unsettled(): string | undefined {
+    if (!this.#session?.link.isAlive) return "is not connected";
+    return this.#session.unsettled();
+  }
+}
+
+/** One connection on the text wire. */
+class TextSession {
+  readonly link: Link;
+  readonly #socket: WebSocket;
+  readonly #stream: string;
+  readonly #sent: { readonly text: string; state: "sent" | "acknowledged" | "broadcast" | "rejected" }[] = [];
+  /** The first that has no reply. */
+  #unanswered = 0;
+  #waitsSince = Infinity;
+  #received: string[] | undefined;
+  readonly #seen = new Set<string>();
+  #isOver = false;
+
+  constructor(
+    private readonly surroundings: Surroundings,
+    private readonly user: TextUser,
+    history: number,
+    connection: number,
+    private readonly onOver: () => void,
+  ) {
+    const { id, room } = user;
+    this.#stream = `${id}:${connection}.`;
+    const url = `${SERVER_URL.replace("http", "ws")}/ws/${id}?room=${room}${history > 0 ? `&history=${history}` : ""}`;
+    this.#socket = new WebSocket(url);
+    const link = surroundings.network.linkOf(user.owner);
+    if (!link) throw new Error("a WebSocket without a link");
+    this.link = link;
+    this.#socket.onmessage = ({ data }) => this.#onLine(String(data));
+    this.#socket.onclose = () => this.#end();
+    const { world } = surroundings;
+    const check = () => {
+      if (this.#isOver) return;
+      if (world.time - this.#waitsSince > PATIENCE_MS || this.#socket.readyState === 0) this.close();
+      else world.schedule(user.owner, world.time + PATIENCE_MS, check);
+    };
+    world.schedule(user.owner, world.time + PATIENCE_MS, check);
+  }
+
+  send(): void {
+    if (this.#socket.readyState !== 1) return;
+    const { world, rules } = this.surroundings;
+    const text = `${this.#stream}${this.#sent.length + 1}`;
+    rules.onSent(text, this.user.room, this.#stream, this.#sent.length + 1);
+    this.#sent.push({ text, state: "sent" });
+    if (this.#waitsSince === Infinity) this.#waitsSince = world.time;
+    this.#socket.send(text);
+  }
+
+  close(): void {
+    this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close();
+    this.#end();
+  }
+
+  #end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.onOver();
+  }
+
+  unsettled(): string | undefined {
+    const open = this.#sent.findIndex(({ state }) => state !== "broadcast" && state !== "rejected");
+    if (this.#socket.readyState !== 1) return "is connecting";
+    return open < 0
+      ? undefined
+      : `waits for "${this.#sent[open]?.text}", which is ${this.#sent[open]?.state}`;
+  }
+
+  #onLine(line: string): void {
+    const { world, rules } = this.surroundings;
+    this.#received ??= rules.onTextOpen(this.link, this.user.id, this.user.room);
+    if (this.#waitsSince !== Infinity) this.#waitsSince = world.time;
+    const left = /^Client #(\S+) left the chat$/.exec(line)?.[1];
+    if (left !== undefined) return rules.onLeaveAnnounced(this.link, this.user.room, left);
+    const said = /^Client #(\S+) says: (.*)$/.exec(line);
+    if (said) return this.#onBroadcast(said[1] ?? "", said[2] ?? "");
+    const wrote = /^You wrote: (.*)$/.exec(line)?.[1];
+    if (wrote !== undefined) return this.#onReply(wrote, "acknowledged");
+    const rejected = /^Not sent \([a-z-]+\): (.*)$/.exec(line)?.[1];
+    if (rejected !== undefined) return this.#onReply(rejected, "rejected");
+    world.fail(`${this.user.id} receives "${line}"`);
+  }
+
+  #onBroadcast(from: string, text: string): void {
+    const { world } = this.surroundings;
+    const { id } = this.user;
+    if (this.#seen.has(text)) world.fail(`${id} receives "${text}" twice on one connection`);
+    this.#seen.add(text);
+    this.#received?.push(text);
+    if (!text.startsWith(`${from}:`)) world.fail(`${id} receives "${text}" as one of ${from}`);
+    if (!text.startsWith(this.#stream)) return;
+    const own = this.#sent.find((each) => each.text === text);
+    if (own?.state !== "acknowledged") world.fail(`${id} receives its own "${text}" before "You wrote"`);
+    else own.state = "broadcast";
+    this.#updateWaiting();
+  }
+
+  /** Replies arrive in the order of sending, each after the broadcasts of the messages before it. */
+  #onReply(text: string, state: "acknowledged" | "rejected"): void {
+    const { world, rules } = this.surroundings;
+    const { id } = this.user;
+    const next = this.#sent[this.#unanswered++];
+    if (next?.text !== text) return world.fail(`${id} is answered "${text}" instead of "${next?.text}"`);
+    const previous = this.#sent[this.#unanswered - 2];
+    if (previous?.state === "acknowledged")
+      world.fail(`${id}: the reply to "${text}" overtakes the broadcast of "${previous.text}"`);
+    next.state = state;
+    if (state === "acknowledged") rules.onAcknowledged(text, undefined);
+    this.#updateWaiting();
+  }
+
+  #updateWaiting(): void {
+    const isWaiting = this.#unanswered < this.#sent.length || this.#sent.at(-1)?.state === "acknowledged";
+    if (!isWaiting) this.#waitsSince = Infinity;
+  }
+}

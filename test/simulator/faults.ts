@@ -1,0 +1,137 @@
+/**
+ * What a seed makes happen. Settings and faults are drawn per seed ("swarm testing", Groce et al., ISSTA 2012): a run
+ * with few kinds of faults and extreme settings gets further into its corner than one with a bit of everything.
+ */
+
+import type { LinkProfile } from "./network.ts";
+import type { ServerSettings } from "./servers.ts";
+import type { StoreKind } from "./stores.ts";
+import { Dice } from "./world.ts";
+
+export interface Settings {
+  readonly store: StoreKind;
+  readonly seconds: number;
+  readonly server: ServerSettings;
+  readonly users: readonly UserSettings[];
+}
+
+export interface UserSettings {
+  readonly wire: "json" | "text";
+  readonly room: string;
+  readonly profile: LinkProfile;
+  /** Of the text wire: `?history=`. */
+  readonly history: number;
+}
+
+/** Faults of one user's connection or process. */
+const USER_FAULTS = [
+  "cut",
+  "dark-up",
+  "dark-down",
+  "dark",
+  "stall",
+  "slow",
+  "freeze",
+  "leave",
+  "crash",
+  "crash-dark",
+  "take-over",
+  "skew",
+] as const;
+/** Faults of the server or of the whole network. */
+const SERVER_FAULTS = ["kill", "lose-power", "shut-down", "black-hole", "freeze-server", "cut-all"] as const;
+
+export type FaultKind = (typeof USER_FAULTS)[number] | (typeof SERVER_FAULTS)[number];
+
+export interface Action {
+  readonly atMs: number;
+  readonly kind: "send" | FaultKind;
+  /** Index of the user. */
+  readonly user: number;
+  /** How much or how long, from 0 to 1; of `send`, how many messages. */
+  readonly amount: number;
+}
+
+export interface Plan {
+  readonly settings: Settings;
+  readonly actions: readonly Action[];
+}
+
+/** The load that the speed is measured with. */
+export const STANDARD_LOAD = { seconds: 60, users: 8, messagesPerSecond: 40, faultsPerSecond: 1 };
+const MAX_BURST = 40;
+
+/** @param load fixes what a seed otherwise draws */
+export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_LOAD): Plan {
+  const dice = new Dice(seed);
+  const {
+    seconds,
+    users: userCount,
+    messagesPerSecond,
+    faultsPerSecond,
+  } = load ?? {
+    seconds: dice.whole(10, 60),
+    users: dice.whole(2, 8),
+    messagesPerSecond: dice.pick([1, 3, 10, 40]),
+    faultsPerSecond: dice.pick([0.1, 0.3, 1, 2]),
+  };
+  const rooms = dice.chance(0.7) ? ["tea"] : ["tea", "milk"];
+  const bytesPerCharacter = dice.chance(0.2) ? dice.pick([50, 200]) : 1;
+  const history = dice.pick([1, 2, 5, 20, 100, 1000]);
+  const profile = (): LinkProfile => ({
+    delayMs: dice.pick([0.1, 1, 10, 50]),
+    jitterMs: dice.pick([0, 1, 20]),
+    kernelBytes: bytesPerCharacter > 1 ? 262_144 : 2_700_000,
+    bytesPerCharacter,
+  });
+  const users = Array.from({ length: userCount }, (_, i): UserSettings => ({
+    // The rules need a client with ids in every room.
+    wire: i < rooms.length || dice.chance(0.6) ? "json" : "text",
+    room: rooms[i % rooms.length] ?? "tea",
+    profile: profile(),
+    history: dice.pick([0, 0, 3, 100]),
+  }));
+  const isLimited = dice.chance(0.15);
+  const settings: Settings = {
+    store,
+    seconds,
+    users,
+    server: {
+      history,
+      pingSeconds: dice.pick([2, 5, 25]),
+      flushMs: dice.pick([0, 10, 10, 50]),
+      drainSeconds: dice.pick([1, 5]),
+      messageRate: isLimited ? dice.pick([5, 20]) : 0,
+      messageBurst: isLimited ? dice.pick([5, 50]) : 0,
+    },
+  };
+  return { settings, actions: drawActions(dice, settings, messagesPerSecond, faultsPerSecond) };
+}
+
+function drawActions(
+  dice: Dice,
+  { seconds, users }: Settings,
+  messagesPerSecond: number,
+  faultsPerSecond: number,
+): Action[] {
+  const endMs = seconds * 1000;
+  const kinds: FaultKind[] = [
+    ...USER_FAULTS.filter(() => dice.chance(0.4)),
+    ...SERVER_FAULTS.filter(() => dice.chance(0.25)),
+  ];
+  const actions: Action[] = [];
+  const add = (perSecond: number, draw: () => Pick<Action, "kind" | "amount">) => {
+    for (let atMs = 0; ;) {
+      atMs += (-Math.log(1 - dice.next()) * 1000) / perSecond;
+      if (atMs >= endMs) return;
+      actions.push({ atMs, user: dice.whole(0, users.length - 1), ...draw() });
+    }
+  };
+  const burstShare = dice.pick([0, 0, 0.02]);
+  add(messagesPerSecond, () => ({
+    kind: "send",
+    amount: dice.chance(burstShare) ? dice.whole(2, MAX_BURST) : 1,
+  }));
+  if (kinds.length > 0) add(faultsPerSecond, () => ({ kind: dice.pick(kinds), amount: dice.next() }));
+  return actions.sort((a, b) => a.atMs - b.atMs);
+}

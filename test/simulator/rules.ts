@@ -1,0 +1,536 @@
+/** The promises, checked from the clients' point of view. */
+
+import type { Content } from "../../src/protocol/codec.ts";
+import type { ChatMessage, PresenceChange, Welcome } from "../../src/protocol/events.ts";
+import type { Host, Link, ServerEnd, WireObserver } from "./network.ts";
+import type { World } from "./world.ts";
+
+const PING = '{"type":"ping"}';
+const PONG = '{"type":"pong"}';
+const WELCOME = '{"type":"welcome"';
+/** A leave is announced on the text wire no sooner than this after it, and at most this much later than that. */
+const LEAVE_DEBOUNCE_MS = 100;
+const LEAVE_BOUND_MS = 400;
+/** Between the first connection that a message is sent to and the last healthy one, besides `--flush-ms`. */
+const DELIVERY_BOUND_MS = 100;
+
+export interface RuleSettings {
+  /** `--history`: how many messages a room keeps ready. */
+  readonly history: number;
+  readonly flushMs: number;
+  /** What was stored outlives the server's process. */
+  readonly isPersistent: boolean;
+  /** Frames count as larger than they are, so that links without a fault may be slow consumers. */
+  readonly isNarrow: boolean;
+}
+
+/** A message as the clients have seen it: delivered to one of them, or acknowledged with its id. */
+interface Entry {
+  readonly id: string;
+  readonly text: string;
+  readonly seenAt: number;
+  /** When it was first written to a connection. */
+  sentAt: number;
+  index: number;
+}
+
+/** What the clients have seen of a room while one store existed. */
+class Log {
+  readonly entries = new Map<string, Entry>();
+  readonly idOfText = new Map<string, string>();
+  newestId = "0-0";
+  sorted: Entry[] = [];
+
+  see(world: World, room: string, id: string, text: string, sentAt: number): Entry {
+    let entry = this.entries.get(id);
+    if (entry === undefined) {
+      const other = this.idOfText.get(text);
+      if (other !== undefined) world.fail(`"${text}" is stored twice in ${room}: as ${other} and ${id}`);
+      entry = { id, text, seenAt: world.time, sentAt, index: -1 };
+      this.entries.set(id, entry);
+      this.idOfText.set(text, id);
+      if (isLater(id, this.newestId)) this.newestId = id;
+    } else if (entry.text !== text)
+      world.fail(`${id} in ${room} is "${entry.text}" to some and "${text}" to others`);
+    entry.sentAt = Math.min(entry.sentAt, sentAt);
+    return entry;
+  }
+
+  sort(): void {
+    this.sorted = [...this.entries.values()].sort((a, b) => (isLater(a.id, b.id) ? 1 : -1));
+    for (const [index, entry] of this.sorted.entries()) entry.index = index;
+  }
+
+  /** The index of the first message after that id. */
+  indexAfter(id: string): number {
+    const entry = this.entries.get(id);
+    if (entry) return entry.index + 1;
+    const index = this.sorted.findIndex((each) => isLater(each.id, id));
+    return index < 0 ? this.sorted.length : index;
+  }
+}
+
+function isLater(one: string, other: string): boolean {
+  const dash = one.indexOf("-");
+  const otherDash = other.indexOf("-");
+  const difference = Number(one.slice(0, dash)) - Number(other.slice(0, otherDash));
+  return (
+    difference > 0 || (difference === 0 && Number(one.slice(dash + 1)) > Number(other.slice(otherDash + 1)))
+  );
+}
+
+/** What one client has received without a gap, as far as the server says. */
+interface Segment {
+  readonly client: string;
+  readonly room: string;
+  readonly generation: number;
+  readonly startId: string;
+  readonly startedAt: number;
+  readonly ids: string[];
+}
+
+/** A welcome, to be judged when everything is known. */
+interface WelcomeRecord {
+  readonly client: string;
+  readonly room: string;
+  readonly generation: number;
+  readonly after: string | undefined;
+  readonly last: string;
+  readonly recovered: boolean | undefined;
+  readonly requestedAt: number;
+  readonly welcomedAt: number;
+}
+
+interface SentText {
+  readonly room: string;
+  readonly sentAt: number;
+  /** The stream in whose order it belongs: a session, or a connection on the text wire. */
+  readonly stream: string;
+  readonly number: number;
+  acknowledged?: { readonly generation: number; readonly id: string | undefined };
+  isUnconfirmed?: boolean;
+}
+
+/** What is known of a connection on the JSON wire. */
+interface LinkState {
+  readonly room: string;
+  readonly generation: number;
+  readonly members: Set<string>;
+  lastId: string;
+  /** At each ping that is not answered: the newest id that any client had seen. */
+  readonly pings: string[];
+  liveAt: number;
+}
+
+/** A time in which a client had no connection to a room. */
+interface Absence {
+  readonly leftAt: number;
+  backAt: number;
+  readonly announcedTo: Set<Link>;
+}
+
+interface Attendance {
+  connections: number;
+  readonly absences: Absence[];
+}
+
+/** Stays the same while the server's process does. */
+interface TextLink {
+  readonly link: Link;
+  readonly host: Host;
+  readonly room: string;
+  readonly client: string;
+  readonly openedAt: number;
+  closedAt: number;
+}
+
+export class Rules implements WireObserver {
+  readonly sentTexts = new Map<string, SentText>();
+  /** The last time that the server's process stood still, and how long. */
+  stillUntil = -Infinity;
+  /** The connection whose frame is being delivered. */
+  #current: Link | undefined;
+  readonly #logs = new Map<string, Map<number, Log>>();
+  readonly #links = new Map<Link, LinkState>();
+  readonly #segments: Segment[] = [];
+  readonly #segmentOf = new Map<string, Segment>();
+  /** By room: when the messages were sent that no client on the JSON wire has seen. */
+  readonly #unseen = new Map<string, number[]>();
+  readonly #welcomes: WelcomeRecord[] = [];
+  readonly #attendance = new Map<Host, Map<string, Attendance>>();
+  readonly #textLinks: TextLink[] = [];
+  readonly #textReceived: { readonly link: Link; readonly room: string; readonly texts: string[] }[] = [];
+
+  constructor(
+    private readonly world: World,
+    private readonly settings: RuleSettings,
+  ) {}
+
+  logOf(room: string, generation: number): Log {
+    let generations = this.#logs.get(room);
+    if (!generations) this.#logs.set(room, (generations = new Map()));
+    let log = generations.get(generation);
+    if (!log) generations.set(generation, (log = new Log()));
+    return log;
+  }
+
+  // Frames
+
+  onFrameSent(link: Link, frame: Content): void {
+    if (frame !== PING) return;
+    const state = this.#links.get(link);
+    state?.pings.push(this.logOf(state.room, state.generation).newestId);
+  }
+
+  onFrameReceived(link: Link, frame: Content): void {
+    this.#current = link;
+    if (frame === PONG) this.#onPong(link);
+    // Before the client sees it, since it answers with a ping.
+    else if (typeof frame === "string" && frame.startsWith(WELCOME)) this.#onWelcomeFrame(link, frame);
+  }
+
+  #onWelcomeFrame(link: Link, frame: string): void {
+    const generation = link.host?.generation;
+    if (generation === undefined) return this.world.fail("a welcome without a server");
+    const { room, last, members }: Welcome = JSON.parse(frame);
+    this.#links.set(link, {
+      room,
+      generation,
+      members: new Set(members),
+      lastId: last,
+      pings: [],
+      liveAt: Infinity,
+    });
+  }
+
+  onUntouchedClosed(link: Link, code: number, reason: string): void {
+    if (code === 1013 && this.settings.isNarrow) return;
+    this.world.fail(`a healthy connection of ${link.clientOwner.name} was closed: ${code} ${reason}`);
+  }
+
+  /** A pong proves that everything stored before its ping was delivered. */
+  #onPong(link: Link): void {
+    const state = this.#links.get(link);
+    const newestAtPing = state?.pings.shift();
+    if (!state || newestAtPing === undefined) return this.world.fail("a pong without a ping");
+    if (isLater(newestAtPing, state.lastId))
+      this.world.fail(
+        `${link.clientOwner.name}: a pong came before ${newestAtPing}, which had been seen at its ping; received up to ${state.lastId}`,
+      );
+    if (state.liveAt === Infinity) state.liveAt = this.world.time;
+  }
+
+  // The JSON wire
+
+  onWelcome(client: string, after: string | undefined, welcome: Welcome): void {
+    const link = this.#current;
+    const state = link && this.#links.get(link);
+    if (!link || !state) return this.world.fail("a welcome without a frame");
+    const { generation } = state;
+    const { room, last, recovered, members, count } = welcome;
+    if (new Set(members).size !== count) this.world.fail(`${client}: the welcome has ${members} as ${count}`);
+    if (!members.includes(welcome.client)) this.world.fail(`${client} is not in its own welcome: ${members}`);
+    if ((recovered === undefined) !== (after === undefined))
+      this.world.fail(`${client}: recovered is ${recovered} after ${after}`);
+    const requestedAt = link.connectedAt;
+    const welcomedAt = this.world.time;
+    this.#welcomes.push({ client, room, generation, after, last, recovered, requestedAt, welcomedAt });
+    this.#checkSession(client, link);
+    const segment = this.#segmentOf.get(client);
+    if (recovered) {
+      if (segment?.generation !== generation)
+        this.world.fail(`${client} is told that it resumes, but the store has been lost`);
+      if (last !== after) this.world.fail(`${client} resumes after ${last} instead of ${after}`);
+      return;
+    }
+    const next = { client, room, generation, startId: last, startedAt: welcomedAt, ids: [] };
+    this.#segments.push(next);
+    this.#segmentOf.set(client, next);
+  }
+
+  /** A newer connection of a session closes the older ones. */
+  #checkSession(client: string, link: Link): void {
+    const own = link.server?.data.connection;
+    if (!own || !link.server?.isOpen) return;
+    for (const end of link.server.host.ends) {
+      const other = end.data.connection;
+      if (
+        other &&
+        other !== own &&
+        other.client === own.client &&
+        other.session === own.session &&
+        other.session
+      )
+        this.world.fail(`${client} is welcomed, and an older connection of its session is still open`);
+    }
+  }
+
+  onMessage(client: string, { id, text = "", from }: ChatMessage): void {
+    const link = this.#current;
+    const state = link && this.#links.get(link);
+    const segment = this.#segmentOf.get(client);
+    if (!link || !state || !segment) return this.world.fail(`${client} receives ${id} before a welcome`);
+    const entry = this.logOf(state.room, state.generation).see(this.world, state.room, id, text, link.sentAt);
+    if (!isLater(id, state.lastId))
+      this.world.fail(`${client} receives ${id} after ${state.lastId}: repeated or out of order`);
+    state.lastId = id;
+    segment.ids.push(id);
+    if (!text.startsWith(`${from}:`)) this.world.fail(`${client} receives "${text}" as one of ${from}`);
+    const isLate =
+      link.sentAt - entry.sentAt > this.settings.flushMs + DELIVERY_BOUND_MS &&
+      state.liveAt < entry.sentAt &&
+      !link.isTouched &&
+      !this.settings.isNarrow &&
+      this.stillUntil < entry.sentAt;
+    if (isLate)
+      this.world.fail(`${client} is sent ${id} ${link.sentAt - entry.sentAt} ms later than the first client`);
+  }
+
+  /** The list built from the welcome and the events has as many members as the server says. */
+  onPresence(client: string, { joined, left, count }: PresenceChange): void {
+    const state = this.#current && this.#links.get(this.#current);
+    if (!state) return this.world.fail(`${client} receives a presence event before a welcome`);
+    for (const each of joined) state.members.add(each);
+    for (const each of left) state.members.delete(each);
+    if (state.members.size !== count)
+      this.world.fail(
+        `${client} has the members ${[...state.members].sort()}, and is told that they are ${count}`,
+      );
+  }
+
+  /** The list built from the welcome and the events, for a client that is connected. */
+  membersFor(link: Link): string[] | undefined {
+    const state = this.#links.get(link);
+    return state && [...state.members].sort();
+  }
+
+  lastIdOf(link: Link): string | undefined {
+    return this.#links.get(link)?.lastId;
+  }
+
+  // Senders
+
+  onSent(text: string, room: string, stream: string, number: number): void {
+    this.sentTexts.set(text, { room, sentAt: this.world.time, stream, number });
+  }
+
+  onAcknowledged(text: string, id: string | undefined): void {
+    const sent = this.sentTexts.get(text);
+    const generation = this.#current?.host?.generation;
+    if (!sent || generation === undefined)
+      return this.world.fail(`"${text}" is acknowledged, but was not sent`);
+    if (sent.acknowledged || sent.isUnconfirmed) return this.world.fail(`"${text}" is answered twice`);
+    sent.acknowledged = { generation, id };
+    if (id !== undefined) this.logOf(sent.room, generation).see(this.world, sent.room, id, text, Infinity);
+  }
+
+  onUnconfirmed(text: string): void {
+    const sent = this.sentTexts.get(text);
+    if (!sent || sent.acknowledged || sent.isUnconfirmed) this.world.fail(`"${text}" is answered twice`);
+    else sent.isUnconfirmed = true;
+    if (this.settings.isPersistent)
+      this.world.fail(`"${text}" is unconfirmed, although the store persists sessions`);
+  }
+
+  // The text wire
+
+  onTextOpen(link: Link, client: string, room: string): string[] {
+    const texts: string[] = [];
+    this.#textReceived.push({ link, room, texts });
+    if (link.host)
+      this.#textLinks.push({
+        link,
+        host: link.host,
+        room,
+        client,
+        openedAt: this.world.time,
+        closedAt: Infinity,
+      });
+    return texts;
+  }
+
+  /** A leave is announced once, and only if the client has been away for long enough. */
+  onLeaveAnnounced(link: Link, room: string, client: string): void {
+    const { sentAt } = link;
+    const attendance = link.host && this.#attendance.get(link.host)?.get(`${room} ${client}`);
+    const slackMs = this.settings.flushMs + DELIVERY_BOUND_MS;
+    const absence = attendance?.absences.findLast(
+      ({ leftAt, backAt }) =>
+        leftAt + LEAVE_DEBOUNCE_MS <= sentAt + 0.001 &&
+        (backAt + slackMs >= sentAt || this.stillUntil >= backAt),
+    );
+    if (!absence)
+      return this.world.fail(`${link.clientOwner.name} is told that ${client} left, but it has not`);
+    if (absence.announcedTo.has(link))
+      return this.world.fail(`${link.clientOwner.name} is told twice that ${client} left`);
+    absence.announcedTo.add(link);
+  }
+
+  // Who is connected, by the network
+
+  readonly onOpenChange = (end: ServerEnd, isOpen: boolean): void => {
+    const { connection } = end.data;
+    if (!connection) return;
+    const { client, room } = connection;
+    let clients = this.#attendance.get(end.host);
+    if (!clients) this.#attendance.set(end.host, (clients = new Map()));
+    const key = `${room.name} ${client}`;
+    const attendance = clients.get(key) ?? { connections: 0, absences: [] };
+    clients.set(key, attendance);
+    attendance.connections += isOpen ? 1 : -1;
+    if (!isOpen && attendance.connections === 0)
+      attendance.absences.push({ leftAt: this.world.time, backAt: Infinity, announcedTo: new Set() });
+    const last = attendance.absences.at(-1);
+    if (isOpen && attendance.connections === 1 && last) last.backAt = this.world.time;
+    const textLink = isOpen ? undefined : this.#textLinks.findLast(({ link }) => link === end.link);
+    if (textLink) textLink.closedAt = this.world.time;
+  };
+
+  // At the end
+
+  /** Checks what can be judged only when everything is known. @param finalLogs what the store has at the end, if it keeps all */
+  checkAll(finalGeneration: number): void {
+    for (const generations of this.#logs.values()) for (const log of generations.values()) log.sort();
+    for (const [text, { room, sentAt }] of this.sentTexts) {
+      const isSeen = this.#logs
+        .get(room)
+        ?.values()
+        .some(({ idOfText }) => idOfText.has(text));
+      if (!isSeen) this.#unseen.set(room, [...(this.#unseen.get(room) ?? []), sentAt]);
+    }
+    for (const segment of this.#segments) this.#checkSegment(segment);
+    for (const received of this.#textReceived) this.#checkTextOrder(received);
+    for (const welcome of this.#welcomes) this.#checkRecovered(welcome);
+    this.#checkSenderOrder();
+    this.#checkAcknowledged(finalGeneration);
+    this.#checkLeaves();
+  }
+
+  /** One order for all, without a gap: nothing lost, nothing twice. */
+  #checkSegment({ client, room, generation, startId, ids }: Segment): void {
+    const log = this.logOf(room, generation);
+    let index = log.indexAfter(startId);
+    for (const id of ids) {
+      const expected = log.sorted[index++];
+      if (expected?.id !== id)
+        return this.world.fail(
+          `${client} in ${room} receives ${id} where others receive ${expected?.id} "${expected?.text}"`,
+        );
+    }
+  }
+
+  #checkTextOrder({ link, room, texts }: { link: Link; room: string; texts: string[] }): void {
+    const generation = link.host?.generation;
+    if (generation === undefined) return;
+    const log = this.logOf(room, generation);
+    let next: number | undefined;
+    for (const text of texts) {
+      const id = log.idOfText.get(text);
+      const index = id === undefined ? undefined : log.entries.get(id)?.index;
+      if (index === undefined) {
+        next = undefined; // no client on the JSON wire has seen it
+        continue;
+      }
+      if (next !== undefined && index !== next)
+        return this.world.fail(
+          `${link.clientOwner.name} in ${room} receives "${text}" where others receive "${log.sorted[next]?.text}"`,
+        );
+      next = index + 1;
+    }
+  }
+
+  /**
+   * `recovered` is true exactly when the history reaches back to the client's last message. How many messages have
+   * followed it by then is known up to those that were under way.
+   */
+  #checkRecovered(record: WelcomeRecord): void {
+    const { client, room, generation, after, last, recovered, requestedAt, welcomedAt } = record;
+    const { history, isPersistent } = this.settings;
+    const log = this.logOf(room, generation);
+    const describe = `${client}, welcomed at ${(welcomedAt / 1000).toFixed(3)} s`;
+    if (after !== undefined && recovered === false && isPersistent)
+      return this.world.fail(`${describe}: not recovered, although the store has everything`);
+    if (after !== undefined && log.entries.has(after) && !isPersistent) {
+      const { least, most } = this.#countAfter(room, log, after, requestedAt, welcomedAt);
+      if (recovered && least > history)
+        this.world.fail(`${describe}: recovered, although ${least} messages have followed ${after}`);
+      if (!recovered && most <= history)
+        this.world.fail(`${describe}: not recovered, although only ${most} messages have followed ${after}`);
+    }
+    if (recovered) return;
+    const replayed = this.#countAfter(room, log, last, requestedAt, welcomedAt);
+    const all = this.#countAfter(room, log, "0-0", requestedAt, welcomedAt);
+    if (replayed.least > history)
+      this.world.fail(`${describe}: the replay starts ${replayed.least} messages back instead of ${history}`);
+    if (replayed.most < Math.min(history, all.least))
+      this.world.fail(`${describe}: the replay starts only ${replayed.most} messages back`);
+  }
+
+  #countAfter(
+    room: string,
+    log: Log,
+    id: string,
+    requestedAt: number,
+    welcomedAt: number,
+  ): { least: number; most: number } {
+    let least = 0;
+    // Those without an id, which only clients on the text wire have seen, or none.
+    let most = (this.#unseen.get(room) ?? []).filter((sentAt) => sentAt <= welcomedAt).length;
+    for (let i = log.indexAfter(id); i < log.sorted.length && least <= this.settings.history; i++) {
+      const entry = log.sorted[i];
+      if (!entry) break;
+      if (entry.seenAt <= requestedAt) least++;
+      if ((this.sentTexts.get(entry.text)?.sentAt ?? 0) <= welcomedAt) most++;
+    }
+    return { least, most };
+  }
+
+  #checkSenderOrder(): void {
+    for (const [room, generations] of this.#logs)
+      for (const log of generations.values()) {
+        const numbers = new Map<string, number>();
+        for (const { text, id } of log.sorted) {
+          const sent = this.sentTexts.get(text);
+          if (!sent) return this.world.fail(`nobody has sent "${text}" (${id}) to ${room}`);
+          if (sent.room !== room) return this.world.fail(`"${text}" for ${sent.room} arrives in ${room}`);
+          if (sent.number <= (numbers.get(sent.stream) ?? 0))
+            return this.world.fail(`"${text}" in ${room} is not in its sender's order`);
+          numbers.set(sent.stream, sent.number);
+        }
+      }
+  }
+
+  /** An acknowledged message reaches every client that was there before it, or returns to the same store. */
+  #checkAcknowledged(finalGeneration: number): void {
+    for (const [text, { room, sentAt, acknowledged }] of this.sentTexts) {
+      if (acknowledged?.generation !== finalGeneration) continue;
+      if (this.logOf(room, finalGeneration).idOfText.has(text)) continue;
+      const witness = this.#segments.findLast(
+        (segment) =>
+          segment.room === room &&
+          segment.generation === finalGeneration &&
+          segment === this.#segmentOf.get(segment.client) &&
+          segment.startedAt < sentAt,
+      );
+      if (witness)
+        return this.world.fail(`"${text}" is acknowledged and lost: ${witness.client} never receives it`);
+    }
+  }
+
+  /** A leave is announced to everyone who was connected all the time. */
+  #checkLeaves(): void {
+    const boundMs = LEAVE_DEBOUNCE_MS + LEAVE_BOUND_MS + this.settings.flushMs;
+    for (const [host, clients] of this.#attendance)
+      for (const [key, { absences }] of clients)
+        for (const { leftAt, backAt, announcedTo } of absences)
+          for (const { link, room, client, openedAt, closedAt, host: at } of this.#textLinks) {
+            const until = leftAt + boundMs;
+            const isWitness = at === host && openedAt < leftAt && Math.min(closedAt, link.touchedAt) > until;
+            if (!isWitness || !key.startsWith(`${room} `) || announcedTo.has(link)) continue;
+            if (backAt <= until || this.world.now <= until + 1000 || this.stillUntil >= leftAt) continue;
+            return this.world.fail(
+              `${client} is not told that ${key} left at ${(leftAt / 1000).toFixed(3)} s`,
+            );
+          }
+  }
+}

@@ -1,0 +1,191 @@
+/** A simulated server process: the product's upgrade path, socket handlers, hub and shutdown, on simulated sockets. */
+
+import { AccessControl } from "../../src/http/access-control.ts";
+import { ClientAddresses } from "../../src/http/client-address.ts";
+import type { ServerOptions } from "../../src/http/options.ts";
+import { rejectionHandler, type Handler, type HttpServer } from "../../src/http/rejections.ts";
+import { notFound } from "../../src/http/responses.ts";
+import { shutDown } from "../../src/http/shutdown.ts";
+import { socketHandlers, type SocketHandlers } from "../../src/http/socket-handlers.ts";
+import { SocketRegistry, type SocketData } from "../../src/http/socket-registry.ts";
+import { Upgrader } from "../../src/http/upgrade.ts";
+import { Hub } from "../../src/chat/hub.ts";
+import type { Content } from "../../src/protocol/codec.ts";
+import { measured } from "../../src/store/measured.ts";
+import { ServerEnd, type Host, type Link, type Network } from "./network.ts";
+import type { Disk } from "./stores.ts";
+import { Owner, type World } from "./world.ts";
+
+const HOST = "localhost:8000";
+export const SERVER_URL = `http://${HOST}`;
+
+/** What a seed chooses of the server's options. */
+export type ServerSettings = Pick<
+  ServerOptions,
+  "history" | "messageRate" | "messageBurst" | "pingSeconds" | "flushMs" | "drainSeconds"
+>;
+
+const OPTIONS = {
+  host: "127.0.0.1",
+  port: 8000,
+  publicUrl: undefined,
+  trustProxy: false,
+  tlsCert: undefined,
+  tlsKey: undefined,
+  allowHost: [],
+  allowOrigin: [],
+  openMetrics: false,
+  secretFile: undefined,
+  maxMessageBytes: 65_536,
+  maxConnections: 0,
+  maxConnectionsPerAddress: 0,
+  connectionRate: 0,
+} as const;
+
+type ChatRequest = Request & { readonly params: { readonly id: string } };
+
+/** Called whenever a connection opens or closes at the server. */
+export type OpenObserver = (end: ServerEnd, isOpen: boolean) => void;
+
+export class SimulatedServer implements Host {
+  readonly owner = new Owner("server");
+  readonly topics = new Map<string, Set<ServerEnd>>();
+  readonly ends = new Set<ServerEnd>();
+  readonly hub: Hub;
+  readonly sockets: SocketRegistry;
+  readonly handlers: SocketHandlers;
+  isListening = false;
+  isShuttingDown = false;
+  readonly startedAt: number;
+  readonly #handleChat: Handler<ChatRequest>;
+  readonly #options: ServerOptions;
+  #pendingRequests = 0;
+
+  constructor(
+    private readonly world: World,
+    private readonly network: Network,
+    settings: ServerSettings,
+    disk: Disk,
+    readonly generation: number,
+    readonly onOpenChange: OpenObserver,
+  ) {
+    this.startedAt = world.time;
+    const clock = world.clockOf(this.owner);
+    const options: ServerOptions = { ...OPTIONS, ...settings };
+    this.#options = options;
+    const access = new AccessControl(
+      { ...options, tokens: undefined, machineName: () => "simulated" },
+      clock,
+    );
+    const addresses = new ClientAddresses(options.trustProxy);
+    this.sockets = new SocketRegistry({ ...options, maxConnections: 0 }, clock);
+    this.hub = new Hub(
+      (listener) => measured(disk.open(listener, this.owner), clock),
+      (topic, frame) => this.#publish(topic, frame),
+      options,
+      clock,
+    );
+    const upgrader = new Upgrader(access, addresses, this.sockets, this.hub, options, clock);
+    this.#handleChat = rejectionHandler(access, addresses)(upgrader.handleChat);
+    this.handlers = socketHandlers(this.hub, this.sockets, options, clock);
+  }
+
+  /** Starts it as a process, which answers once its store is open. */
+  start(): void {
+    this.world.as(this.owner, () => {
+      void this.hub.start().then(() => {
+        this.sockets.startPinging();
+        this.isListening = true;
+      });
+    });
+  }
+
+  /** As on SIGTERM; the process ends afterwards. */
+  shutDown(onStopped: () => void): void {
+    this.isShuttingDown = true;
+    for (const { link } of this.ends) link.touch();
+    const { drainSeconds } = this.#options;
+    const { ends } = this;
+    const pendingRequests = () => this.#pendingRequests;
+    const server = {
+      stop: async () => void (this.isListening = false),
+      get pendingWebSockets() {
+        return ends.size;
+      },
+      get pendingRequests() {
+        return pendingRequests();
+      },
+    };
+    this.world.as(this.owner, () => {
+      const clock = this.world.clockOf(this.owner);
+      void shutDown(server, this.hub, this.sockets, drainSeconds, clock).then((hasSucceeded) => {
+        if (!hasSucceeded) this.world.fail("a step of the shutdown failed");
+        onStopped();
+      });
+    });
+  }
+
+  /** Ends the process at once. @param isSilent the clients are not told, as when the machine loses its power */
+  kill(isSilent: boolean): void {
+    this.owner.isAlive = false;
+    this.isListening = false;
+    for (const link of this.network.links) if (link.host === this) link.loseServer(this.world.dice, isSilent);
+    this.topics.clear();
+  }
+
+  upgrade(link: Link): void {
+    if (link.isAbandoned) return;
+    link.host = this;
+    if (!this.isListening) return this.network.refuse(link);
+    if (this.isShuttingDown) link.touch();
+    const { client, clientOwner } = link;
+    const request = this.#request(new URL(client.url.replace(/^ws/, "http")), "GET", {
+      upgrade: "websocket",
+      ...(client.protocols.length > 0 ? { "sec-websocket-protocol": client.protocols.join(", ") } : {}),
+    });
+    const server: HttpServer = {
+      requestIP: () => ({ address: `192.0.2.${clientOwner.name.length}`, port: 1, family: "IPv4" }),
+      timeout() {},
+      upgrade: (_request, { data }: { data: SocketData }) => this.#open(link, data),
+    };
+    this.#pendingRequests++;
+    void Promise.resolve(this.#handleChat(request, server)).then((response) => {
+      this.#pendingRequests--;
+      if (response) this.network.refuse(link);
+    });
+  }
+
+  #open(link: Link, data: SocketData): boolean {
+    if (link.isAbandoned) return false;
+    const end = new ServerEnd(link, this, data, this.world);
+    this.network.open(link);
+    this.onOpenChange(end, true);
+    this.handlers.open(end);
+    return true;
+  }
+
+  async fetch(url: URL, method: string): Promise<Response> {
+    const request = this.#request(url, method);
+    const server: HttpServer = {
+      requestIP: () => ({ address: "192.0.2.1", port: 1, family: "IPv4" }),
+      timeout() {},
+      upgrade: () => false,
+    };
+    return (method === "GET" && (await this.#handleChat(request, server))) || notFound(request);
+  }
+
+  #request(url: URL, method: string, headers: Record<string, string> = {}): ChatRequest {
+    const request = new Request(url.href, { method, headers: { host: HOST, ...headers } });
+    const id = decodeURIComponent(url.pathname.split("/").at(-1) ?? "");
+    return Object.assign(request, { params: { id } });
+  }
+
+  #publish(topic: string, frame: Content): number {
+    let result = 0;
+    for (const end of this.topics.get(topic) ?? []) {
+      const sent = end.send(frame);
+      result = result < 0 || sent < 0 ? -1 : sent;
+    }
+    return result;
+  }
+}

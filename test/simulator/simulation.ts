@@ -1,0 +1,263 @@
+/** One simulation: users, a server, and what a plan makes happen to them. */
+
+import { JsonUser, TextUser, type User } from "./clients.ts";
+import type { Action, Plan } from "./faults.ts";
+import { Network } from "./network.ts";
+import { Rules } from "./rules.ts";
+import { SimulatedServer } from "./servers.ts";
+import { createDisk, type Disk } from "./stores.ts";
+import { Dice, Owner, World } from "./world.ts";
+
+export interface Outcome {
+  readonly failure: string | undefined;
+  readonly simulatedMs: number;
+  readonly events: number;
+  readonly messages: number;
+}
+
+/** Apart from the plan's own draws, so that a shorter plan meets the same network. */
+const EXECUTION_SEED = 0x5eed;
+/** Besides some ping intervals: the client's longest back-off, twice. */
+const SETTLE_MS = 90_000;
+const SETTLE_STEP_MS = 500;
+/** After this, leaves and presence have been announced. */
+const QUIET_MS = 2_000;
+
+/** @param trace is called with everything that happens */
+export function simulate(plan: Plan, seed: number, trace?: (line: string) => void): Outcome {
+  const simulation = new Simulation(plan, seed, trace);
+  const { world, network } = simulation;
+  world.within({ ...world.globals(), ...network.globals() }, () => {
+    try {
+      simulation.run();
+    } catch (error) {
+      world.fail(`an exception: ${error instanceof Error ? error.stack : error}`);
+    }
+  });
+  const { failure, now, events } = world;
+  trace?.(`end: ${failure ?? "no failure"}`);
+  return { failure, simulatedMs: now, events, messages: simulation.messages };
+}
+
+class Simulation {
+  readonly world: World;
+  readonly network: Network;
+  readonly #owner = new Owner("network");
+  readonly #rules: Rules;
+  readonly #users: User[];
+  readonly #disk: Disk;
+  #server: SimulatedServer;
+  #generation = 0;
+  #isSettling = false;
+
+  constructor(
+    private readonly plan: Plan,
+    seed: number,
+    trace: ((line: string) => void) | undefined,
+  ) {
+    const { settings } = plan;
+    const { history, flushMs } = settings.server;
+    this.world = new World(new Dice(seed ^ EXECUTION_SEED), trace);
+    this.#disk = createDisk(settings.store, this.world, history);
+    this.#rules = new Rules(this.world, {
+      history,
+      flushMs,
+      isPersistent: this.#disk.isPersistent,
+      isNarrow: settings.users.some(({ profile }) => profile.bytesPerCharacter > 1),
+    });
+    this.network = new Network(this.world, this.#owner, this.#rules);
+    const surroundings = { world: this.world, network: this.network, rules: this.#rules };
+    this.#users = settings.users.map(({ wire, room, profile, history: replayed }, i) =>
+      wire === "json"
+        ? new JsonUser(surroundings, `j${i}`, room, profile)
+        : new TextUser(surroundings, `t${i}`, room, profile, replayed),
+    );
+    this.#server = this.#startServer();
+  }
+
+  get messages(): number {
+    return this.#rules.sentTexts.size;
+  }
+
+  #startServer(): SimulatedServer {
+    if (!this.#disk.isPersistent) this.#generation++;
+    const { server } = this.plan.settings;
+    const { onOpenChange } = this.#rules;
+    const started = new SimulatedServer(
+      this.world,
+      this.network,
+      server,
+      this.#disk,
+      this.#generation,
+      onOpenChange,
+    );
+    this.network.host = started;
+    started.start();
+    this.#server = started;
+    return started;
+  }
+
+  run(): void {
+    const { world, plan } = this;
+    for (const user of this.#users) {
+      const atMs = world.dice.between(0, 1000);
+      world.schedule(this.#owner, atMs, () => user.join());
+    }
+    this.#scheduleNext(0);
+    world.runUntil(plan.settings.seconds * 1000);
+    this.#settle();
+    if (world.failure === undefined) this.#rules.checkAll(this.#generation);
+  }
+
+  /** One action schedules the next, so that the queue of events stays short. */
+  #scheduleNext(index: number): void {
+    const action = this.plan.actions[index];
+    if (!action) return;
+    this.world.schedule(this.#owner, action.atMs, () => {
+      this.#perform(action);
+      this.#scheduleNext(index + 1);
+    });
+  }
+
+  #perform({ kind, user: index, amount }: Action): void {
+    const user = this.#users[index];
+    if (!user) return;
+    const { world } = this;
+    if (kind !== "send") world.trace?.(`${world.now.toFixed(3)} ${kind} ${user.id} ${amount}`);
+    const { link } = user;
+    switch (kind) {
+      case "send":
+        for (let count = 0; count < amount; count++) user.send();
+        break;
+      case "cut":
+        return link?.cut(world.dice);
+      case "dark":
+        return link?.goDark("both");
+      case "dark-up":
+        return link?.goDark("up");
+      case "dark-down":
+        return link?.goDark("down");
+      case "stall":
+        return link?.stall(10_000 * amount ** 3);
+      case "slow":
+        return link?.slowDown(1000 * amount ** 2, 5000);
+      case "freeze":
+        link?.touch();
+        user.owner.busyUntil = world.now + 30_000 * amount ** 3;
+        break;
+      case "leave":
+        user.leave();
+        this.#later(10_000 * amount ** 3, () => this.#rejoin(user));
+        break;
+      case "crash":
+      case "crash-dark":
+        user.crash();
+        if (kind === "crash") link?.cut(world.dice);
+        else link?.goDark("both");
+        this.#later(10_000 * amount ** 3, () => this.#rejoin(user));
+        break;
+      case "take-over":
+        if (user instanceof JsonUser) user.takeOver();
+        break;
+      case "skew":
+        user.owner.clockSkewMs = (amount - 0.5) * 3_600_000;
+        break;
+      case "kill":
+      case "lose-power":
+        return this.#killServer(kind === "lose-power", 5000 * amount ** 2);
+      case "shut-down": {
+        const server = this.#server;
+        if (server.isShuttingDown || !server.owner.isAlive) break;
+        server.shutDown(() => {
+          if (this.#server === server) this.#killServer(false, 1000 * amount);
+        });
+        break;
+      }
+      case "black-hole":
+        this.network.isBlackHole = true;
+        this.#later(5000 * amount, () => (this.network.isBlackHole = false));
+        break;
+      case "freeze-server":
+        this.#freezeServer(5000 * amount ** 3);
+        break;
+      case "cut-all":
+        for (const { link: each } of this.#users) each?.cut(world.dice);
+        break;
+      default:
+        kind satisfies never;
+    }
+  }
+
+  #rejoin(user: User): void {
+    if (!this.#isSettling) user.join();
+  }
+
+  #later(ms: number, run: () => void): void {
+    this.world.schedule(this.#owner, this.world.time + ms, run);
+  }
+
+  #killServer(isSilent: boolean, downMs: number): void {
+    const server = this.#server;
+    if (!server.owner.isAlive) return;
+    server.kill(isSilent);
+    this.#later(downMs, () => this.#startServer());
+  }
+
+  #freezeServer(ms: number): void {
+    const { world } = this;
+    const { owner, ends } = this.#server;
+    for (const { link } of ends) link.touch();
+    owner.busyUntil = Math.max(owner.busyUntil, world.now) + ms;
+    this.#rules.stillUntil = owner.busyUntil;
+  }
+
+  /** No more faults: everything is acknowledged and delivered within bounded time. */
+  #settle(): void {
+    const { world } = this;
+    this.network.isBlackHole = false;
+    this.#isSettling = true;
+    for (const user of this.#users) user.settle();
+    const { messageRate, pingSeconds } = this.plan.settings.server;
+    const backlogMs = messageRate > 0 ? (2000 * this.messages) / messageRate : 0;
+    const untilMs = world.now + SETTLE_MS + 4000 * pingSeconds + backlogMs;
+    let missing: string | undefined = "";
+    while (missing !== undefined && world.failure === undefined) {
+      world.runUntil(world.now + SETTLE_STEP_MS);
+      missing = this.#findUnsettled();
+      if (missing !== undefined && world.now > untilMs) world.fail(`not settled: ${missing}`);
+    }
+    if (world.failure !== undefined) return;
+    world.runUntil(world.now + QUIET_MS);
+    this.#checkMembers();
+    for (const user of this.#users) user.leave();
+    world.runUntil(world.now + QUIET_MS + 4000 * pingSeconds);
+    this.#checkEmpty();
+  }
+
+  #findUnsettled(): string | undefined {
+    for (const user of this.#users) {
+      const what = user.unsettled(this.#rules.logOf(user.room, this.#generation).newestId);
+      if (what !== undefined) return `${user.id} ${what}`;
+    }
+    return undefined;
+  }
+
+  /** The members that each client knows of are the ones that are there. */
+  #checkMembers(): void {
+    for (const user of this.#users) {
+      const known = user.link && this.#rules.membersFor(user.link);
+      if (!known) continue;
+      const present = this.#users.filter(({ room }) => room === user.room).map(({ id }) => id);
+      if (known.join() !== present.sort().join())
+        this.world.fail(`${user.id} knows of ${known}, and ${present} are there`);
+    }
+  }
+
+  /** All clients have left. */
+  #checkEmpty(): void {
+    const { hub, sockets, topics } = this.#server;
+    const left = { rooms: hub.roomCount, sockets: sockets.size, topics: topics.size };
+    if (left.rooms + left.sockets + left.topics > 0)
+      this.world.fail(`without clients, there are still ${JSON.stringify(left)}`);
+  }
+}
