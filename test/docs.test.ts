@@ -15,7 +15,9 @@ const documents = [
 
 /** Options of other programs, and of our scripts in test/. */
 const OTHER_FLAGS = new Set([
-  ..."appendonly appendfsync maxmemory maxmemory-policy now store seconds seed timeout follow".split(" "),
+  ..."appendonly appendfsync maxmemory maxmemory-policy now store seconds seed seeds timeout follow".split(
+    " ",
+  ),
   ..."help version no-script".split(" "),
 ]);
 /** Variables that are not options. */
@@ -82,8 +84,8 @@ describe.each(documents)("%s", (path) => {
   });
 });
 
-test("each file in src, test/bench and test/chaos is listed in the README of its folder, or in one above it", () => {
-  const files = ["src", "test/bench", "test/chaos"].flatMap((top) =>
+test("each file in src, test/bench, test/chaos and test/simulator is listed in the README of its folder, or in one above it", () => {
+  const files = ["src", "test/bench", "test/chaos", "test/simulator"].flatMap((top) =>
     readdirSync(join(ROOT, top), { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isFile() && entry.name !== "README.md")
       .map((entry) => relative(ROOT, join(entry.parentPath, entry.name))),

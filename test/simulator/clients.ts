@@ -98,9 +98,9 @@ export class JsonUser implements User {
         this.#after = after;
       })
       .on("presence", (change) => rules.onPresence(this.id, change))
-      .on("acknowledged", ({ item, id }) => rules.onAcknowledged(item.text, id))
+      .on("acknowledged", ({ item, id }) => rules.onAcknowledged(item.text ?? "", id))
       .on("rejected", ({ item, code }) => world.fail(`"${item.text}" is rejected: ${code}`))
-      .on("unconfirmed", (item) => rules.onUnconfirmed(item.text))
+      .on("unconfirmed", (item) => rules.onUnconfirmed(item.text ?? ""))
       .on("state", (state) => {
         if (state.status === "closed" && state.reason !== LEFT)
           world.fail(`${this.id} is closed for good: ${state.reason}`);

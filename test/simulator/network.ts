@@ -4,7 +4,7 @@
  */
 
 import { drainMicrotasks } from "bun:jsc";
-import type { SocketHandlers } from "../../src/http/socket-handlers.ts";
+import type { socketHandlers } from "../../src/http/socket-handlers.ts";
 import type { ServerSocket, SocketData } from "../../src/http/socket-registry.ts";
 import type { Content } from "../../src/protocol/codec.ts";
 import type { Dice, Owner, World } from "./world.ts";
@@ -316,7 +316,7 @@ export class ClientSocket {
 /** What a server's process provides for its sockets. */
 export interface Host {
   readonly owner: Owner;
-  readonly handlers: SocketHandlers;
+  readonly handlers: ReturnType<typeof socketHandlers>;
   readonly topics: Map<string, Set<ServerEnd>>;
   readonly ends: Set<ServerEnd>;
   /** Counts up with every server whose store starts empty. */

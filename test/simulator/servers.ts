@@ -3,10 +3,10 @@
 import { AccessControl } from "../../src/http/access-control.ts";
 import { ClientAddresses } from "../../src/http/client-address.ts";
 import type { ServerOptions } from "../../src/http/options.ts";
-import { rejectionHandler, type Handler, type HttpServer } from "../../src/http/rejections.ts";
 import { notFound } from "../../src/http/responses.ts";
+import { Router, type Handler, type HttpServer } from "../../src/http/router.ts";
 import { shutDown } from "../../src/http/shutdown.ts";
-import { socketHandlers, type SocketHandlers } from "../../src/http/socket-handlers.ts";
+import { socketHandlers } from "../../src/http/socket-handlers.ts";
 import { SocketRegistry, type SocketData } from "../../src/http/socket-registry.ts";
 import { Upgrader } from "../../src/http/upgrade.ts";
 import { Hub } from "../../src/chat/hub.ts";
@@ -35,6 +35,7 @@ const OPTIONS = {
   allowHost: [],
   allowOrigin: [],
   openMetrics: false,
+  listRooms: false,
   secretFile: undefined,
   maxMessageBytes: 65_536,
   maxConnections: 0,
@@ -53,7 +54,7 @@ export class SimulatedServer implements Host {
   readonly ends = new Set<ServerEnd>();
   readonly hub: Hub;
   readonly sockets: SocketRegistry;
-  readonly handlers: SocketHandlers;
+  readonly handlers: ReturnType<typeof socketHandlers>;
   isListening = false;
   isShuttingDown = false;
   readonly startedAt: number;
@@ -73,11 +74,7 @@ export class SimulatedServer implements Host {
     const clock = world.clockOf(this.owner);
     const options: ServerOptions = { ...OPTIONS, ...settings };
     this.#options = options;
-    const access = new AccessControl(
-      { ...options, tokens: undefined, machineName: () => "simulated" },
-      clock,
-    );
-    const addresses = new ClientAddresses(options.trustProxy);
+    const router = new Router(new AccessControl(options, clock), new ClientAddresses(options.trustProxy));
     this.sockets = new SocketRegistry({ ...options, maxConnections: 0 }, clock);
     this.hub = new Hub(
       (listener) => measured(disk.open(listener, this.owner), clock),
@@ -85,15 +82,15 @@ export class SimulatedServer implements Host {
       options,
       clock,
     );
-    const upgrader = new Upgrader(access, addresses, this.sockets, this.hub, options, clock);
-    this.#handleChat = rejectionHandler(access, addresses)(upgrader.handleChat);
+    const upgrader = new Upgrader(router, this.sockets, this.hub, options, clock);
+    this.#handleChat = router.route(upgrader.handleChat);
     this.handlers = socketHandlers(this.hub, this.sockets, options, clock);
   }
 
   /** Starts it as a process, which answers once its store is open. */
   start(): void {
     this.world.as(this.owner, () => {
-      void this.hub.start().then(() => {
+      void Promise.resolve(this.hub.store.open?.()).then(() => {
         this.sockets.startPinging();
         this.isListening = true;
       });

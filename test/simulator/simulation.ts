@@ -236,6 +236,8 @@ class Simulation {
 
   #findUnsettled(): string | undefined {
     for (const user of this.#users) {
+      if (user.owner.busyUntil > this.world.now) return `${user.id} is frozen`;
+      if (user.link && user.link.extraDelayMs > 0) return `${user.id} is slow`;
       const what = user.unsettled(this.#rules.logOf(user.room, this.#generation).newestId);
       if (what !== undefined) return `${user.id} ${what}`;
     }
