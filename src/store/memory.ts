@@ -27,10 +27,8 @@ export class MemoryStore implements MessageStore {
   /** Unoccupied rooms with history and without, the least recently used first. */
   readonly #unused = new Set<string>();
   readonly #unusedEmpty = new Set<string>();
-  /** Rooms with messages, that of the latest message last. */
+  /** Rooms with history, that of the latest message last. Those without are not limited: there are as many as connections. */
   readonly #byLatest = new Set<string>();
-  /** The number of rooms with history. Those without are not limited by it: there are as many as connections. */
-  #withHistory = 0;
   readonly #sessions = new DedupTable(SESSION_TTL_MS);
   readonly #clockWatch = new ClockWatch();
   readonly #ids: IdGenerator;
@@ -101,12 +99,10 @@ export class MemoryStore implements MessageStore {
   close(): void {}
 
   #push(name: string, room: CachedRoom, message: StoredMessage): void {
-    const bytesBefore = room.history.bytes;
     this.#unused.delete(name); // if there are too many bytes it shrinks, and is not evicted
     this.#rooms.push(room, message);
     this.#byLatest.delete(name);
-    this.#byLatest.add(name);
-    this.#withHistory += Number(room.history.bytes > 0) - Number(bytesBefore > 0);
+    if (room.history.bytes > 0) this.#byLatest.add(name);
     if (room.refCount === 0) this.#setUnused(name, room);
   }
 
@@ -132,12 +128,12 @@ export class MemoryStore implements MessageStore {
   }
 
   get #canMakePlace(): boolean {
-    return this.#withHistory < this.limits.rooms || this.#unused.size > 0;
+    return this.#byLatest.size < this.limits.rooms || this.#unused.size > 0;
   }
 
   /** For one more room with history. Called for its first message, not when it is joined: joining must not evict the history of others. */
   #makePlace(): boolean {
-    return this.#withHistory < this.limits.rooms || this.#evict(this.#unused);
+    return this.#byLatest.size < this.limits.rooms || this.#evict(this.#unused);
   }
 
   /** Evicts unoccupied rooms first, then the oldest messages of the room that grew, never those of another occupied room. */
@@ -150,7 +146,6 @@ export class MemoryStore implements MessageStore {
   #evict(unused: Set<string>): boolean {
     for (const name of unused) {
       unused.delete(name);
-      if (unused === this.#unused) this.#withHistory--;
       this.#byLatest.delete(name);
       this.#rooms.delete(name);
       return true;

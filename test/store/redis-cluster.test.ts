@@ -28,8 +28,6 @@ const startNode = (redis: Redis, prefix: string, ...args: string[]) =>
 const startSlowNode = (redis: Redis, prefix: string, ...args: string[]) =>
   startServer({ store: { name: "Redis", url: redis.url(prefix) }, args });
 
-const isReady = async (node: TestServer) => (await node.get("/readyz")).status === 200;
-
 async function membersOf(node: TestServer, room = "lobby"): Promise<string[]> {
   const { members } = JSON.parse((await node.answer(`/rooms/${room}/members`)).body);
   return members.toSorted();
@@ -41,11 +39,6 @@ const sees = (node: TestServer, ...members: string[]) =>
     `${members.join(" and ")} are the members`,
     PATIENCE_MS,
   );
-
-async function textsOf(node: TestServer): Promise<string[]> {
-  const { body } = await node.answer("/rooms/lobby/messages?limit=1000");
-  return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
-}
 
 /** Sends a numbered message. @returns "ack" or the error code */
 async function send(peer: JsonPeer, seq: number, text = `${peer.welcome.client} ${seq}`): Promise<unknown> {
@@ -107,8 +100,7 @@ describe.skipIf(skipped !== "")(`when the Redis of two nodes${skipped}`, () => {
         else redis.freeze();
         const isOver = Bun.sleep(ms); // the duration is what is tested
         for (const peer of [ann, bob]) peer.says(`${peer.welcome.client} 2`, { seq: 2 });
-        for (const node of [one, other])
-          await eventually(async () => !(await isReady(node)), "it is not ready");
+        for (const node of [one, other]) await node.becomesUnready();
         for (const peer of [ann, bob]) expect(await send(peer, 3)).toBe("unavailable");
         if (isLong) for (const peer of [ann, bob]) expect(await result(peer, 2)).toBe("unconfirmed");
         await isOver;
@@ -116,7 +108,7 @@ describe.skipIf(skipped !== "")(`when the Redis of two nodes${skipped}`, () => {
         else redis.thaw();
 
         const recovered = (async () => {
-          for (const node of [one, other]) await eventually(() => isReady(node), "it is ready");
+          for (const node of [one, other]) await node.becomesReady();
           for (const peer of [ann, bob]) {
             if (isLong) expect(await send(peer, 2)).toBe("ack");
             expect(await send(peer, 3)).toBe("ack");
@@ -124,7 +116,7 @@ describe.skipIf(skipped !== "")(`when the Redis of two nodes${skipped}`, () => {
         })();
         await withDeadline(recovered, () => "no message is stored after the fault", RECOVERY_MS);
         for (const peer of [ann, bob]) expect(await send(peer, 2)).toBe("ack");
-        const texts = await textsOf(one);
+        const texts = await one.texts("lobby", "?limit=1000");
         expect(texts.toSorted()).toEqual(["ann 1", "ann 2", "ann 3", "bob 1", "bob 2", "bob 3"]);
         // All have received the same messages in the same order, and no leave.
         for (const peer of [eve, zoe]) {
@@ -147,7 +139,7 @@ describe.skipIf(skipped !== "")(`when the Redis of two nodes${skipped}`, () => {
       await redis.send("CLIENT", "KILL", "TYPE", "normal");
       expect(await results).toEqual(["ack", "ack"]);
     }
-    expect(await textsOf(one)).toHaveLength(40);
+    expect(await one.texts("lobby", "?limit=1000")).toHaveLength(40);
     for (const node of [one, other]) {
       await node.stop("SIGTERM");
       expect(await node.output).not.toContain("store ");

@@ -9,7 +9,7 @@ import { systemRandom } from "../../src/util/random.ts";
 import type { AppendResult } from "../../src/store/message.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import "../support/fast-redis.ts";
-import { startServer, type TestServer } from "../support/server.ts";
+import { startServer } from "../support/server.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(60_000);
@@ -95,8 +95,7 @@ describe.skipIf(skipped !== "")(`foreign data in Redis${skipped}`, () => {
     await using carl = await server.joinJson("carl", { after: head });
     expect(carl.welcome).toMatchObject({ recovered: true, last: head });
     await carl.hears({ type: "message", from: "bob", text: "after" });
-    const { body } = await server.answer("/rooms/lobby/messages");
-    expect(JSON.parse(body)).toMatchObject({ messages: [{ text: "before" }, { text: "after" }] });
+    expect(await server.texts()).toEqual(["before", "after"]);
     await carl.hearsNothing();
   });
 });
@@ -133,10 +132,7 @@ describe.skipIf(skipped !== "")(`while Redis rejects writes${skipped}`, () => {
         }
       };
       expect([await send(), await send()]).toEqual(["message", "message"]);
-      const texts = async (query = "") => {
-        const { body } = await server.answer(`/rooms/lobby/messages${query}`);
-        return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
-      };
+      const texts = (query?: string) => server.texts("lobby", query);
       expect(await texts()).toEqual(stored); // which applies the last record
       // A last record, and the half of it that is applied.
       const [top, head] = [
@@ -166,9 +162,8 @@ describe.skipIf(skipped !== "")(`while Redis rejects writes${skipped}`, () => {
       ];
       await ann.hears(...lastTwo);
       expect([await send(), await send()]).toEqual(["unavailable", "unavailable"]);
-      const ready = async () => (await server.get("/readyz")).status;
       for (let i = 0; i < 20; i++) {
-        expect(await ready()).toBe(503);
+        expect(await server.isReady()).toBe(false);
         await Bun.sleep(TWO_HEARTBEATS_MS / 20);
       }
       expect(await send()).toBe("unavailable");
@@ -187,7 +182,7 @@ describe.skipIf(skipped !== "")(`while Redis rejects writes${skipped}`, () => {
       expect(eve.welcome).toMatchObject({ recovered: true, last: id });
       expect(await (await server.get("/rooms/lobby/members")).json()).toMatchObject({ count: 3 });
       await redis.send(accept, ...acceptArgs);
-      await eventually(async () => (await ready()) === 200, "it is ready");
+      await server.becomesReady();
       expect([await send(), await send()]).toEqual(["message", "message"]);
       expect(await texts()).toEqual(stored);
       await ann.hearsNothing();
@@ -201,9 +196,6 @@ describe.skipIf(skipped !== "")(`while Redis rejects writes${skipped}`, () => {
 });
 
 describe.skipIf(skipped !== "")(`a node that cannot${skipped}`, () => {
-  const respondsWith = (server: TestServer, status: number) =>
-    eventually(async () => (await server.get("/readyz")).status === status, `/readyz is ${status}`);
-
   test.concurrent(
     "read the log, because Redis forbids it, logs that and is not ready until Redis allows it",
     async () => {
@@ -213,15 +205,15 @@ describe.skipIf(skipped !== "")(`a node that cannot${skipped}`, () => {
       ann.says("before", { seq: 1 });
       await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "before" });
       await redis.send("ACL", "SETUSER", "default", "-xread");
-      await respondsWith(server, 503);
+      await server.becomesUnready();
       ann.says("meanwhile", { seq: 2 });
       expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable", seq: 2 });
       for (let i = 0; i < 20; i++) {
-        expect((await server.get("/readyz")).status).toBe(503); // although heartbeats succeed
+        expect(await server.isReady()).toBe(false); // although heartbeats succeed
         await Bun.sleep(TWO_HEARTBEATS_MS / 20);
       }
       await redis.send("ACL", "SETUSER", "default", "+xread");
-      await respondsWith(server, 200);
+      await server.becomesReady();
       ann.says("after", { seq: 2 });
       await ann.hears({ type: "ack", seq: 2 }, { type: "message", from: "ann", text: "after" });
       await server.stop("SIGTERM");
@@ -242,14 +234,14 @@ describe.skipIf(skipped !== "")(`a node that cannot${skipped}`, () => {
       ann.says("before");
       await ann.hears({ type: "message", from: "ann", text: "before" });
       await redis.send("ACL", "SETUSER", "default", `-${command}`);
-      await respondsWith(server, 503);
+      await server.becomesUnready();
       for (let i = 0; i < 20; i++) {
-        expect((await server.get("/readyz")).status).toBe(503);
+        expect(await server.isReady()).toBe(false);
         await server.answer(`/rooms/room-${i}/messages`);
         await Bun.sleep(TWO_HEARTBEATS_MS / 20);
       }
       await redis.send("ACL", "SETUSER", "default", `+${command}`);
-      await respondsWith(server, 200);
+      await server.becomesReady();
       ann.says("after");
       await ann.hears({ type: "message", from: "ann", text: "after" });
       await server.stop("SIGTERM");
@@ -265,14 +257,14 @@ describe.skipIf(skipped !== "")(`a node that cannot${skipped}`, () => {
     await using server = await start(redis.url("mute"), "--log", "text");
     await using ann = await server.joinJson("ann");
     await redis.send("ACL", "SETUSER", "default", "-xadd");
-    await respondsWith(server, 503);
+    await server.becomesUnready();
     for (let i = 0; i < 20; i++) {
       ann.says("meanwhile");
       expect(await ann.next()).toMatchObject({ type: "error", code: "unavailable" });
       await Bun.sleep(50);
     }
     await redis.send("ACL", "SETUSER", "default", "+xadd");
-    await respondsWith(server, 200);
+    await server.becomesReady();
     ann.says("after");
     await ann.hears({ type: "message", from: "ann", text: "after" });
     await server.stop("SIGTERM");
@@ -288,12 +280,12 @@ describe.skipIf(skipped !== "")(`a node that cannot${skipped}`, () => {
       });
       await using ann = await server.joinJson("ann");
       ann.says("boom");
-      await respondsWith(server, 503);
+      await server.becomesUnready();
       await redis.send("SET", "reads", "0");
       const reads = async () => Number(await redis.send("GET", "reads"));
       await eventually(async () => (await reads()) > 20, "it keeps trying");
       await redis.send("SET", "fixed", "1");
-      await respondsWith(server, 200);
+      await server.becomesReady();
       await ann.hears({ type: "message", from: "ann", text: "boom" });
       await server.stop("SIGTERM");
       expect((await server.errors).match(/^The log cannot be read: .*injected/gm)).toHaveLength(1);

@@ -15,11 +15,10 @@ const start = (redis: Redis, ...args: string[]) =>
 
 /** Retries until the message is stored. @returns its id */
 async function post(server: TestServer, room: string, text = TEXT): Promise<string> {
-  const body = JSON.stringify({ text, from: "ci" });
   let id = "";
   await eventually(
     async () => {
-      const response = await server.get(`/rooms/${room}/messages`, { method: "POST", body });
+      const response = await server.post(room, { text, from: "ci" });
       const result: unknown = response.status === 201 ? await response.json() : undefined;
       id = String(Object(result).id ?? "");
       return id !== "";
@@ -73,7 +72,7 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
       await late.hears({ type: "message", from: "ci", text: "again" });
       await post(server, "occupied", "the last");
       await ann.hears({ type: "message", from: "ci", text: "the last" });
-      expect((await server.get("/readyz")).status).toBe(200);
+      expect(await server.isReady()).toBe(true);
       await server.stop("SIGTERM");
       expect(await server.output).toMatch(/ Redis nearly full evicted=\d+ trimmed=0 sessions=0$/m);
     },
@@ -115,8 +114,7 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
       const pending = messages.values();
       const write = async () => {
         for (const { room, ...message } of pending) {
-          const body = JSON.stringify({ ...message, from: "ci" });
-          const { status } = await server.get(`/rooms/${room}/messages`, { method: "POST", body });
+          const { status } = await server.post(room, { ...message, from: "ci" });
           statuses.set(status, (statuses.get(status) ?? 0) + 1);
         }
       };
@@ -145,7 +143,7 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     expect(await read(server, "lobby")).toMatchObject({ count: 2 });
     const sent = (session: number) => redis.send("HGET", "full:sessions", `ann session-${session}`);
     expect([await sent(1), await sent(30_000)]).toEqual([null, "1 1-1"]);
-    await eventually(async () => (await server.get("/readyz")).status === 200, "it is ready");
+    await server.becomesReady();
   });
 
   test.concurrent("trims the oldest messages of an occupied room that fills it alone", async () => {
@@ -197,11 +195,11 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
       ann.says("is it full?");
       return (await ann.next()).code === "unavailable";
     }, "it is rejected");
-    await eventually(async () => (await server.get("/readyz")).status === 503, "it is not ready");
+    await server.becomesUnready();
     expect(await read(server, "lobby")).toMatchObject({ newest });
     expect(await redis.send("XLEN", "full:room:lobby")).toBe(20);
     await redis.send("DEL", "other");
-    await eventually(async () => (await server.get("/readyz")).status === 200, "it is ready");
+    await server.becomesReady();
     const id = await post(server, "lobby", "after that");
     await withDeadline(
       (async () => {

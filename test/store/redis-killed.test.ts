@@ -23,7 +23,7 @@ test.skipIf(skipped !== "")(
       const room = `after-${cut}`;
       await post(server, room, 1);
       await post(server, room, 2);
-      await textsOf(server, room); // which applies the last record
+      await server.texts(room); // which applies the last record
       const isCut = await killWhileWriting(redis, `t${room} 2`, cut);
       if (!isCut) return expect(cut).toBeGreaterThan(10);
       await post(server, room, 2);
@@ -31,7 +31,7 @@ test.skipIf(skipped !== "")(
       await redis.start();
       await post(server, room, 2); // resent, as by a client that has received no ack
       await post(server, room, 3);
-      expect(await textsOf(server, room)).toEqual([1, 2, 3].map((seq) => `${room} ${seq}`));
+      expect(await server.texts(room)).toEqual([1, 2, 3].map((seq) => `${room} ${seq}`));
     }
   },
 );
@@ -49,7 +49,7 @@ test.skipIf(skipped !== "")(`the same while ids are ahead of the clock${skipped}
     await redis.start();
     await post(server, room, 2);
     await post(server, room, 3);
-    const texts = await textsOf(server, room);
+    const texts = await server.texts(room);
     expect(texts).toEqual([`${room} 1`, `${room} 1`, `${room} 2`, `${room} 3`]);
   }
 });
@@ -89,31 +89,19 @@ test.skipIf(skipped !== "")(
     await using ann = await server.joinJson("ann");
     await post(server, "lobby", 1);
     await ann.hears({ type: "message", from: "bob", text: "lobby 1" });
-    await textsOf(server, "lobby"); // which applies the last record
+    await server.texts("lobby"); // which applies the last record
     server.freeze();
     await redis.send("CLIENT", "KILL", "TYPE", "normal"); // the next read begins with what comes now
     const top = String(await redis.send("HGET", "killed:meta", "head"));
     const idOf = (i: number) => top.replace(/\d+$/, (sequence) => `${Number(sequence) + i}`);
     for (let i = 1; i <= READ_AT_ONCE + 1; i++) {
       const prev = i > READ_AT_ONCE ? idOf(READ_AT_ONCE - 1) : idOf(i - 1);
-      const record = [
-        "h",
-        `- 0 ${prev} 100 ${Date.now()}`,
-        "m",
-        `${idOf(i)} ${prev} lobby eve`,
-        "c",
-        `t${i}`,
-      ];
-      await redis.send("XADD", "killed:log", idOf(i), ...record);
+      const head = ["h", `- 0 ${prev} 100 ${Date.now()}`];
+      const message = ["m", `${idOf(i)} ${prev} lobby eve`, "c", `t${i}`];
+      await redis.send("XADD", "killed:log", idOf(i), ...head, ...message);
     }
-    await redis.send(
-      "HSET",
-      "killed:meta",
-      "head",
-      idOf(READ_AT_ONCE + 1),
-      "applied",
-      idOf(READ_AT_ONCE + 1),
-    );
+    const last = idOf(READ_AT_ONCE + 1);
+    await redis.send("HSET", "killed:meta", "head", last, "applied", last);
     server.thaw();
     for (let i = 1; i <= READ_AT_ONCE + 1; i++)
       if (i !== READ_AT_ONCE) await ann.hears({ type: "message", from: "eve", text: `${i}` });
@@ -126,15 +114,8 @@ function start(redis: Redis): Promise<TestServer> {
 
 /** Retries until the message is stored. */
 async function post(server: TestServer, room: string, seq: number, from = "bob"): Promise<void> {
-  const body = JSON.stringify({ text: `${room} ${seq}`, from, session: room, seq });
-  const isStored = async () =>
-    (await server.get(`/rooms/${room}/messages`, { method: "POST", body })).status < 300;
-  await eventually(isStored, `${body} is stored`);
-}
-
-async function textsOf(server: TestServer, room: string): Promise<string[]> {
-  const { body } = await server.answer(`/rooms/${room}/messages`);
-  return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
+  const message = { text: `${room} ${seq}`, from, session: room, seq };
+  await eventually(async () => (await server.post(room, message)).ok, `${room} ${seq} is stored`);
 }
 
 /** @returns false if the script that wrote `text`, and the next, which applies it, have fewer commands than `cut` */

@@ -73,7 +73,7 @@ describe.skipIf(skipped !== "")(`a start with Redis${skipped}`, () => {
     ann.says("in");
     await ann.hears("You wrote: in", "Client #ann says: in");
     await redis.stop();
-    await eventually(async () => (await server.get("/readyz")).status === 503, "it is not ready");
+    await server.becomesUnready();
     await server.stop("SIGTERM");
     expect(server.greeting + (await server.output) + (await server.errors)).not.toContain("sesame");
   });
@@ -208,16 +208,10 @@ describe.skipIf(skipped !== "")(`Redis stores${skipped}`, () => {
 
   test("about 64 MiB of the log, however much is sent", async () => {
     await using redis = await Redis.start();
-    await using server = await start(redis.url("hubbub"), [
-      "--history",
-      "1",
-      "--max-message-bytes",
-      "131072",
-    ]);
+    const args = ["--history", "1", "--max-message-bytes", "131072"];
+    await using server = await start(redis.url("hubbub"), args);
     const post = async (text: string) => {
-      const body = JSON.stringify({ from: "ci", text });
-      const { status } = await server.get("/rooms/tea/messages", { method: "POST", body });
-      expect(status).toBe(201);
+      expect((await server.post("tea", { from: "ci", text })).status).toBe(201);
     };
     const bytes = async () => Number(await redis.send("MEMORY", "USAGE", "hubbub:log", "SAMPLES", "0"));
     const MIB = 1024 * 1024;
@@ -321,12 +315,8 @@ describe.skipIf(skipped !== "")(`Redis stores${skipped}`, () => {
     );
     await ann.leaves();
     await using server = await start(redis.url("days"), ["--keep-days", "30"]);
-    const texts = async () => {
-      const { body } = await server.answer("/rooms/lobby/messages");
-      return JSON.parse(body).messages.map((message: { text: string }) => message.text);
-    };
-    await eventually(async () => (await texts()).length === 1, "the old message is pruned");
-    expect(await texts()).toEqual(["new"]);
+    await eventually(async () => (await server.texts()).length === 1, "the old message is pruned");
+    expect(await server.texts()).toEqual(["new"]);
     await eventually(
       async () => (await redis.send("EXISTS", "days:room:old")) === 0,
       "the old room is deleted",
@@ -351,8 +341,8 @@ describe.skipIf(skipped !== "")(`Redis stores${skipped}`, () => {
     await using server = await start(redis.url("keys"));
     await using ann = await server.joinJson("ann", { session: "s" });
     const post = async (seq: number) => {
-      const body = JSON.stringify({ from: "ann", text: "x".repeat(65_000), session: "s", seq });
-      expect((await server.get("/rooms/lobby/messages", { method: "POST", body })).ok).toBe(true);
+      const message = { from: "ann", text: "x".repeat(65_000), session: "s", seq };
+      expect((await server.post("lobby", message)).ok).toBe(true);
     };
     for (let seq = 1; seq <= 20; seq++) await post(seq); // more than 1 MiB, for a trim point
     await post(20);

@@ -158,15 +158,11 @@ test("while the file is missing messages are rejected; once it is back they are 
   await using server = await start();
   const ann = await server.join("ann");
   await rename(join(folder, "chat.db"), join(folder, "elsewhere.db"));
-  await eventually(
-    async () => (await server.get("/readyz")).status === 503,
-    "the server is not ready",
-    20_000,
-  );
+  await server.becomesUnready();
   ann.says("into nothing");
   await ann.hears("Not sent (unavailable): into nothing");
   await rename(join(folder, "elsewhere.db"), join(folder, "chat.db"));
-  await eventually(async () => (await server.get("/readyz")).status === 200, "the server is ready", 20_000);
+  await server.becomesReady();
   ann.says("stored");
   await ann.hears("You wrote: stored", "Client #ann says: stored");
 });
@@ -177,7 +173,7 @@ test("a new modification time alone does no harm", async () => {
   await utimes(join(folder, "chat.db"), new Date(), new Date());
   ann.says("hi");
   await ann.hears("You wrote: hi", "Client #ann says: hi");
-  expect((await server.get("/readyz")).status).toBe(200);
+  expect(await server.isReady()).toBe(true);
 });
 
 describe("after its files were changed by another program a server acknowledges nothing", () => {
@@ -204,10 +200,7 @@ describe("after its files were changed by another program a server acknowledges 
   test.each(Object.keys(changes))("%s", async (name) => {
     edit("other.db", ...VERSION_1);
     await using server = await start();
-    const post = async (text: string) => {
-      const body = JSON.stringify({ text, from: "ci" });
-      return (await server.get("/rooms/lobby/messages", { method: "POST", body })).status;
-    };
+    const post = async (text: string) => (await server.post("lobby", { text, from: "ci" })).status;
     for (let i = 0; i < 20; i++) expect(await post(`${i}`)).toBe(201);
     const ann = await server.joinJson("ann", { session: "s", history: 0 });
     await changes[name]?.();
@@ -251,12 +244,11 @@ test("--keep-days prunes in the background", async () => {
     ),
   );
   await using server = await start("--keep-days", "30");
-  const texts = async () => JSON.parse((await server.answer("/rooms/lobby/messages")).body).messages.length;
   await using bob = await server.join("bob", { room: "elsewhere" });
   bob.says("new");
   await bob.hears("You wrote: new", "Client #bob says: new");
-  await eventually(async () => (await texts()) === 0, "old messages are pruned", 20_000);
-  expect(JSON.parse((await server.answer("/rooms/elsewhere/messages")).body).messages).toHaveLength(1);
+  await eventually(async () => (await server.texts()).length === 0, "old messages are pruned");
+  expect(await server.texts("elsewhere")).toEqual(["new"]);
 });
 
 test("commits are synced to disk, and the file is locked", () => {
@@ -680,14 +672,11 @@ test.skipIf(skipped !== "")(
       status: 503,
       body: "Not ready: messages cannot be stored right now.\n",
     });
-    const posted = await first.get("/rooms/lobby/messages", {
-      method: "POST",
-      body: JSON.stringify({ text: "x".repeat(60_000), from: "ci" }),
-    });
+    const posted = await first.post("lobby", { text: "x".repeat(60_000), from: "ci" });
     expect([posted.status, posted.headers.get("retry-after")]).toEqual([503, "5"]);
 
     await limit("unlimited");
-    await eventually(async () => (await first.get("/readyz")).status === 200, "the server is ready", 20_000);
+    await first.becomesReady();
     for (let i = 0; i < 5; i++) expect(await say()).toBe("stored");
     await first.stop("SIGKILL");
     const events = [...(await first.output).matchAll(/ (store \w+)/g)].map(([, event]) => event);

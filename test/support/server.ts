@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { bundledServer } from "./bundle.ts";
 import { sharedRedis, skipped } from "./redis.ts";
-import { withDeadline } from "./deadline.ts";
+import { eventually, withDeadline } from "./deadline.ts";
 import { JsonPeer, Peer } from "./peer.ts";
 
 /** Stands for the Redis that all tests share; each server, or pair of servers, gets its own prefix. */
@@ -198,6 +198,30 @@ export class TestServer implements AsyncDisposable {
   async answer(path: string, init: RequestInit = {}): Promise<{ status: number; body: string }> {
     const response = await this.get(path, init);
     return { status: response.status, body: await response.text() };
+  }
+
+  /** Posts a message to a room over HTTP. */
+  post(room: string, message: Record<string, unknown>): Promise<Response> {
+    const body = JSON.stringify(message);
+    return this.get(`/rooms/${encodeURIComponent(room)}/messages`, { method: "POST", body });
+  }
+
+  /** The texts of a room's stored messages, read over HTTP. */
+  async texts(room = "lobby", query = ""): Promise<string[]> {
+    const { body } = await this.answer(`/rooms/${encodeURIComponent(room)}/messages${query}`);
+    return JSON.parse(body).messages.map(({ text }: { text: string }) => text);
+  }
+
+  async isReady(): Promise<boolean> {
+    return (await this.get("/readyz")).status === 200;
+  }
+
+  becomesReady(): Promise<void> {
+    return eventually(() => this.isReady(), "it is ready");
+  }
+
+  becomesUnready(): Promise<void> {
+    return eventually(async () => !(await this.isReady()), "it is not ready");
   }
 
   /** The samples of /metrics by name and labels. */
