@@ -7,9 +7,9 @@
  */
 
 import { version } from "../package.json";
-import { isOnTerminal, isTerminal, printBanner } from "./cli/banner.ts";
+import { isOnTerminal, printBanner } from "./cli/banner.ts";
 import { parseCommand, type CliOptions } from "./cli/parse-command.ts";
-import { describeStartError, startExitCode } from "./cli/start-error.ts";
+import { explainStartError } from "./cli/start-error.ts";
 import { serve } from "./http/serve.ts";
 import { installSignalHandlers, type RunningServer } from "./http/shutdown.ts";
 import { configureLog, logError } from "./ops/log.ts";
@@ -28,9 +28,7 @@ switch (command.kind) {
     break;
   case "join": {
     const { runJoin } = await import("./cli/join.ts");
-    const { stdin: input, stdout: output, stderr: errors, env } = process;
-    const terminal = { input, output, errors, user: env.USER };
-    process.exit(await runJoin(command.address, command.token, terminal, systemClock, systemRandom));
+    process.exit(await runJoin(command.address, command.token, systemClock, systemRandom));
     break;
   }
   case "token":
@@ -46,7 +44,7 @@ switch (command.kind) {
     for (const warning of command.warnings) console.error(warning);
     configureLog(command.options.log, systemClock);
     const running = await start(command.options);
-    await printBanner(version, running.server, running.durability, command.options, isTerminal());
+    await printBanner(version, running, command.options);
     installSignalHandlers(running, isOnTerminal());
     break;
   }
@@ -63,9 +61,9 @@ async function start(options: CliOptions): Promise<RunningServer> {
       systemClock,
     );
   } catch (error) {
-    const explanation = describeStartError(error, options);
-    if (explanation) console.error(explanation);
+    const { sentence, exitCode } = explainStartError(error, options);
+    if (sentence) console.error(sentence);
     else logError("Startup failed", error);
-    process.exit(startExitCode(error));
+    process.exit(exitCode);
   }
 }

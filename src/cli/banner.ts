@@ -2,11 +2,10 @@
 
 import { isLocalOnly, type CliOptions } from "./parse-command.ts";
 import { ownOrigins, routedAddress } from "./origins.ts";
+import type { RunningServer } from "../http/shutdown.ts";
 import { logEvent } from "../ops/log.ts";
 import { lazyTty } from "../util/lazy-node.ts";
 import { encodeQr } from "../util/qr.ts";
-
-type Address = Pick<Bun.Server<unknown>, "hostname" | "port">;
 
 /** Light modules around a QR code: half of what the standard asks for, which readers accept, so that more terminals are high enough. */
 const QUIET_ZONE = 2;
@@ -21,47 +20,39 @@ const RESET = "\x1b[0m";
  */
 export async function printBanner(
   version: string,
-  { hostname = "localhost", port }: Address,
-  durability: string,
+  { server: { hostname = "localhost", port }, durability }: RunningServer,
   options: CliOptions,
-  isTerminal: boolean,
 ): Promise<void> {
   const { publicUrl, secretFile, store, log } = options;
-  const [first = "", ...others] = ownOrigins({ ...options, hostname, port }).map(
-    (origin) => `${origin}/client`,
-  );
-  const isOpen = !isLocalOnly(options);
+  const [address = "", ...others] = ownOrigins(options, hostname, port).map((origin) => `${origin}/client`);
+  const isOpen = !secretFile && !isLocalOnly(options);
   const audience = secretFile
     ? "anyone with a token"
     : isOpen
       ? "anyone who can reach it, under any name"
       : "this machine only";
-  if (log === "json")
-    return logEvent("listening", {
-      version,
-      address: first,
-      port,
-      store: store.protocol,
-      durability,
-      audience,
-    });
-  if (!isTerminal) {
+  if (log === "json") {
+    logEvent("listening", { version, address, port, store: store.protocol, durability, audience });
+  } else if (isTerminal()) {
+    console.log(`Hubbub ${version}\n\n  ${address}${publicUrl ? `  (port ${port} on this machine)` : ""}`);
+    for (const other of others) console.log(`  ${other}  (from your network)`);
+    if (!isLocalOnly({ host: options.host, publicUrl: undefined }) && !secretFile && Bun.enableANSIColors) {
+      const reachable = [address, ...others].filter((link) => URL.parse(link)?.hostname !== "localhost");
+      const routed = reachable.length > 1 ? await routedAddress() : undefined;
+      const link = reachable.find((each) => URL.parse(each)?.hostname === routed) ?? reachable[0];
+      if (link) for (const line of qrLines(link, process.stdout.columns)) console.log(line);
+    }
+    console.log(`\nMessages are stored ${durability}.`);
+    console.log(
+      `Who can join: ${audience}${secretFile ? " (hubbub token NAME makes a link with one)" : ""}.`,
+    );
+    console.log("Press Ctrl+C to stop.");
+  } else {
     const proxied = publicUrl ? `port ${port}, reached as ` : "";
-    const openNote = isOpen && !secretFile ? `; who can join: ${audience}` : "";
+    const openNote = isOpen ? `; who can join: ${audience}` : "";
     const storeNote = store.protocol === "memory:" ? "" : `; messages are stored ${durability}`;
-    return console.log(`Hubbub ${version} is listening on ${proxied}${first}${openNote}${storeNote}`);
+    console.log(`Hubbub ${version} is listening on ${proxied}${address}${openNote}${storeNote}`);
   }
-  console.log(`Hubbub ${version}\n\n  ${first}${publicUrl ? `  (port ${port} on this machine)` : ""}`);
-  for (const other of others) console.log(`  ${other}  (from your network)`);
-  if (!isLocalOnly({ host: options.host, publicUrl: undefined }) && !secretFile && Bun.enableANSIColors) {
-    const reachable = [first, ...others].filter((link) => URL.parse(link)?.hostname !== "localhost");
-    const routed = reachable.length > 1 ? await routedAddress() : undefined;
-    const link = reachable.find((each) => URL.parse(each)?.hostname === routed) ?? reachable[0];
-    if (link) for (const line of qrLines(link, process.stdout.columns)) console.log(line);
-  }
-  console.log(`\nMessages are stored ${durability}.`);
-  console.log(`Who can join: ${audience}${secretFile ? " (hubbub token NAME makes a link with one)" : ""}.`);
-  console.log("Press Ctrl+C to stop.");
 }
 
 /** A QR code, two modules in a character; no lines if the terminal is too narrow for it. */
@@ -81,7 +72,7 @@ function qrLines(link: string, columns: number): string[] {
 }
 
 /** Whether stdout is a terminal. Loading `process.stdout` takes long, so it is asked only where it may be one. */
-export function isTerminal(): boolean {
+function isTerminal(): boolean {
   const mayBe = Bun.enableANSIColors || Boolean(process.env.NO_COLOR); // which turns colors off on a terminal
   return mayBe && process.stdout.isTTY;
 }

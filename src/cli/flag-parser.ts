@@ -47,7 +47,7 @@ export function parseFlags<T extends FlagTable>(
   const named = new Map(Object.entries(table).map(([key, flag]) => [flagName(key), { key, flag }]));
   const errors: string[] = [];
   const positionals: string[] = [];
-  const provided = new Map<string, string>();
+  const given = new Map<string, string>();
   const repeated = new Set<string>();
   const rest = [...argv];
   for (let argument = rest.shift(); argument !== undefined; argument = rest.shift()) {
@@ -60,10 +60,9 @@ export function parseFlags<T extends FlagTable>(
       const { flag } = (flagText.startsWith("--") && named.get(name)) || {};
       if (flag) {
         const value = inlineValue ?? (flag.value ? rest.shift() : undefined) ?? "";
-        const before = provided.get(name);
-        if (before === undefined) provided.set(name, value);
-        else if (flag.repeatable) provided.set(name, `${before} ${value}`);
-        else repeated.add(name);
+        const before = given.get(name);
+        if (before !== undefined && !flag.repeatable) repeated.add(name);
+        else given.set(name, before === undefined ? value : `${before} ${value}`);
         continue;
       }
       errors.push(`${flagText}: unknown option${didYouMean(name, named.keys(), "--")}, see --help`);
@@ -71,35 +70,28 @@ export function parseFlags<T extends FlagTable>(
       if (inlineValue === undefined && rest[0]?.startsWith("-") === false) rest.shift();
     }
   }
-
   for (const name of repeated) errors.push(`--${name}: expected only once`);
 
-  const set = new Set<keyof T>();
-  function read(name: string, key: string, flag: Flag<unknown>): unknown {
-    const text = provided.get(name);
+  const provided = new Set<keyof T>();
+  const values = named.entries().map(([name, { key, flag }]) => {
+    const text = given.get(name);
     const [source, found] = text === undefined ? (environment(name, flag, env) ?? []) : [`--${name}`, text];
-    if (source === undefined) return flag.fallback;
-    set.add(key);
-    const result = flag.parse(found ?? "", source);
-    if ("value" in result) return result.value;
-    errors.push(`${source}: expected ${result.expected}${describeGiven(source, found ?? "")}`);
-    return flag.fallback;
-  }
-
-  const values = Object.fromEntries(
-    named.entries().map(([name, { key, flag }]) => [key, read(name, key, flag)]),
-  );
+    if (source === undefined || found === undefined) return [key, flag.fallback];
+    provided.add(key);
+    const result = flag.parse(found, source);
+    if ("value" in result) return [key, result.value];
+    errors.push(`${source}: expected ${result.expected}${describeGiven(source, found)}`);
+    return [key, flag.fallback];
+  });
   // Each value comes from the parser of its own flag, which the type of Object.fromEntries cannot express.
-  return { options: values as FlagValues<T>, positionals, provided: set, errors };
+  const options = Object.fromEntries(values) as FlagValues<T>;
+  return { options, positionals, provided, errors };
 }
 
 /** The name and value of the first environment variable of a flag that is set. */
-function environment(option: string, { alsoEnv }: Flag<unknown>, env: Env): [string, string] | undefined {
-  for (const name of [envName(option), alsoEnv]) {
-    const text = name && env[name];
-    if (text) return [name, text];
-  }
-  return undefined;
+function environment(option: string, { alsoEnv = "" }: Flag<unknown>, env: Env) {
+  const name = [envName(option), alsoEnv].find((name) => env[name]);
+  return name === undefined ? undefined : ([name, env[name]] as const);
 }
 
 /** The rejected value, for an error message; without secrets and passwords. */
@@ -110,11 +102,9 @@ function describeGiven(source: string, text: string): string {
 
 /** ` (did you mean …?)` with the most similar name, or nothing. @param prefix of the name in the message */
 export function didYouMean(name: string, names: Iterable<string>, prefix: string): string {
-  const [best] = Iterator.from(names)
-    .map((other) => ({ other, distance: distanceBetween(name, other) }))
-    .toArray()
-    .sort((a, b) => a.distance - b.distance);
-  return best && best.distance <= 1 + name.length / 4 ? ` (did you mean ${prefix}${best.other}?)` : "";
+  const distances = [...names].map((other) => [distanceBetween(name, other), other] as const);
+  const [[distance, best] = [Infinity, ""]] = distances.sort(([a], [b]) => a - b);
+  return distance <= 1 + name.length / 4 ? ` (did you mean ${prefix}${best}?)` : "";
 }
 
 /** Levenshtein distance. */
@@ -142,14 +132,42 @@ export function envName(option: string): string {
 }
 
 /** A whole number within bounds, both included. */
-export function number(value: string, fallback: number, [min, max]: readonly [number, number], help: string) {
+export function number(
+  fallback: number,
+  [min, max]: readonly [number, number],
+  help: string,
+  more: Partial<Flag<number>> = {},
+) {
   return flag<number>({
-    value,
+    value: "N",
     fallback,
     help,
     parse(text) {
       const isValid = /^\d{1,9}$/.test(text) && Number(text) >= min && Number(text) <= max;
       return isValid ? { value: Number(text) } : { expected: `${min}–${max}` };
+    },
+    ...more,
+  });
+}
+
+/** A list: the flag may be repeated, and one value may hold several, separated by spaces or commas. */
+export function list<T>(
+  value: string,
+  defaultText: string,
+  help: string,
+  expected: string,
+  parseOne: (text: string) => T | undefined,
+) {
+  return flag<readonly T[]>({
+    value,
+    fallback: [],
+    defaultText,
+    repeatable: true,
+    help: `${help}; repeatable`,
+    parse(text) {
+      const given = text.split(/[\s,]+/).filter(Boolean);
+      const values = given.map(parseOne).filter((each) => each !== undefined);
+      return given.length > 0 && values.length === given.length ? { value: values } : { expected };
     },
   });
 }

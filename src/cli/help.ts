@@ -28,51 +28,11 @@ function listFlags(table: FlagTable): string {
 }
 
 /** What `--help` prints, at most 80 columns wide. */
-export function helpText(command: "serve" | "join" | "token" = "serve"): string {
+export function helpText(command: "serve" | "join" | "token"): string {
+  const { secretFile, publicUrl, host, port, tlsCert } = serverFlags;
   switch (command) {
     case "serve":
-      return serverHelp();
-    case "join":
-      return JOIN_HELP;
-    case "token":
-      return tokenHelp();
-    default:
-      return command satisfies never;
-  }
-}
-
-const JOIN_HELP = `hubbub join URL: join a room from a terminal or a pipe.
-
-  hubbub join 'http://localhost:8000/client?room=tea&id=ann'
-  tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
-
-URL is the address of the chat page. Each line of input is sent as a message,
-and each message of the room is printed as a line. At the end of the input, join
-waits until everything it sent is acknowledged.
-
-?id= is the client id; the default is the token's, or the user name. If the
-server requires a token, give it as ?token= or as HUBBUB_TOKEN in the
-environment.
-
-  -h, --help     print this
-
-Exits with 0, or with 1 if something was not sent, which it reports.`;
-
-function tokenHelp(): string {
-  const { secretFile, publicUrl, host, port, tlsCert } = serverFlags;
-  return `hubbub token CLIENT: print a link that lets a client in.
-
-  hubbub token ann --secret-file secret --public-url https://chat.example
-
-Token
-${listFlags(tokenFlags)}
-Server: give the same values as to the server itself
-${listFlags({ secretFile, publicUrl, host, port, tlsCert })}
-  -h, --help     print this`;
-}
-
-function serverHelp(): string {
-  return `Hubbub: a chat server for people and programs, in one file.
+      return `Hubbub: a chat server for people and programs, in one file.
 
   hubbub                  serve a chat at http://localhost:8000/client
   hubbub --host 0.0.0.0   the same, for everyone on your network
@@ -96,4 +56,34 @@ a list there: HUBBUB_ALLOW_ORIGIN="https://a.example, https://b.example".
 Exit codes: 0 after a shutdown, 2 for an invalid option, 1 for everything that
 may pass: the port is in use, the store does not answer, the disk is full, a
 shutdown failed or was cut short by a second signal.`;
+
+    case "join":
+      return `hubbub join URL: join a room from a terminal or a pipe.
+
+  hubbub join 'http://localhost:8000/client?room=tea&id=ann'
+  tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
+
+URL is the address of the chat page. Each line of input is sent as a message,
+and each message of the room is printed as a line. At the end of the input, join
+waits until everything it sent is acknowledged.
+
+?id= is the client id; the default is the token's, or the user name. If the
+server requires a token, give it as ?token= or as HUBBUB_TOKEN in the
+environment.
+
+  -h, --help     print this
+
+Exits with 0, or with 1 if something was not sent, which it reports.`;
+
+    case "token":
+      return `hubbub token CLIENT: print a link that lets a client in.
+
+  hubbub token ann --secret-file secret --public-url https://chat.example
+
+Token
+${listFlags(tokenFlags)}
+Server: give the same values as to the server itself
+${listFlags({ secretFile, publicUrl, host, port, tlsCert })}
+  -h, --help     print this`;
+  }
 }

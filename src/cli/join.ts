@@ -1,6 +1,5 @@
 /** `hubbub join URL`: the client for a terminal or a pipe. */
 
-import type { Readable, Writable } from "node:stream";
 import { tokenSubject, connect } from "../client/client.ts";
 import { escapeControls } from "../ops/log.ts";
 import { compareIds } from "../store/message-id.ts";
@@ -16,14 +15,6 @@ const OUTAGE_NOTICE_MS = 2000;
 const MAX_SHOWN_CHARACTERS = 500;
 const COLORS = [31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96];
 
-interface Terminal {
-  readonly input: Readable;
-  readonly output: Writable & { readonly isTTY?: boolean };
-  readonly errors: Writable;
-  /** The client id if neither the address nor the token has one. */
-  readonly user: string | undefined;
-}
-
 /**
  * Sends each line of input as a message and prints each message as a line. At the end of the input it waits until
  * everything is acknowledged and printed.
@@ -34,15 +25,15 @@ interface Terminal {
 export function runJoin(
   address: URL,
   token: string | undefined,
-  { input, output, errors, user }: Terminal,
   clock: Clock,
   random: Random,
 ): Promise<number> {
+  const { stdin: input, stdout: output, stderr: errors, env } = process;
   const { promise, resolve } = Promise.withResolvers<number>();
   const id =
     address.searchParams.get("id") ??
     (token && tokenSubject(token)) ??
-    user ??
+    env.USER ??
     `terminal-${Math.floor(random.next() * 65_536)}`;
   const room = address.searchParams.get("room") ?? "lobby";
   // resendUnknown: in a log, a line twice is better than one missing.
@@ -72,7 +63,7 @@ export function runJoin(
     clock.clear(outage);
     if (sentence) errors.write(`${sentence}\n`);
     const pending = connection.outbox.length;
-    if (pending > 0) errors.write(`Not acknowledged: ${pending === 1 ? "1 line" : `${pending} lines`}.\n`);
+    if (pending > 0) errors.write(`Not acknowledged: ${pending} ${pending === 1 ? "line" : "lines"}.\n`);
     input.destroy();
     connection.close();
     resolve(code);
@@ -115,8 +106,10 @@ export function runJoin(
     })
     .on("welcome", ({ recovered }) => {
       isLive = false;
-      if (recovered === false) unprintedAcks.clear();
-      if (recovered === false) errors.write("Some messages may be missing here.\n");
+      if (recovered === false) {
+        unprintedAcks.clear();
+        errors.write("Some messages may be missing here.\n");
+      }
       settle();
     })
     .on("replayed", () => {
@@ -155,9 +148,8 @@ export function runJoin(
 
 /** Text from the server, escaped for the terminal and cut to a length that no honest server exceeds. */
 function sanitize(text: string): string {
-  return escapeControls(
-    text.length > MAX_SHOWN_CHARACTERS ? `${text.slice(0, MAX_SHOWN_CHARACTERS)}…` : text,
-  );
+  const isLong = text.length > MAX_SHOWN_CHARACTERS;
+  return escapeControls(isLong ? `${text.slice(0, MAX_SHOWN_CHARACTERS)}…` : text);
 }
 
 /** `name: text`, escaped for the terminal; further lines are indented. */

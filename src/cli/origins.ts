@@ -3,16 +3,14 @@
 import type { CliOptions } from "./parse-command.ts";
 import { lazyOs } from "../util/lazy-node.ts";
 
-type Listener = Pick<CliOptions, "publicUrl" | "tlsCert"> & {
-  readonly hostname: string;
-  readonly port: number | undefined;
-};
-
 /** Where clients reach the server: the public address, or all addresses of the listener with this machine's first. */
-export function ownOrigins({ hostname, port, publicUrl, tlsCert }: Listener): string[] {
+export function ownOrigins(
+  { publicUrl, tlsCert }: Pick<CliOptions, "publicUrl" | "tlsCert">,
+  hostname: string,
+  port: number | undefined,
+): string[] {
   if (publicUrl) return [publicUrl.origin];
-  const scheme = tlsCert === undefined ? "http" : "https";
-  return hostNames(hostname).map((name) => `${scheme}://${name}:${port}`);
+  return hostNames(hostname).map((name) => `${tlsCert ? "https" : "http"}://${name}:${port}`);
 }
 
 /** This machine's address in the network that it reaches others through; undefined if it reaches none. */

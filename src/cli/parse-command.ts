@@ -6,6 +6,7 @@ import {
   envName,
   flag,
   flagName,
+  list,
   number,
   parseFlags,
   parseOrigin,
@@ -19,7 +20,7 @@ import {
 import type { LogFormat } from "../ops/log.ts";
 import { parseName } from "../protocol/names.ts";
 import { isStoreUrl } from "../store/open.ts";
-import { MIN_SECRET_BYTES, RIGHTS, type Right } from "../auth/tokens.ts";
+import { MIN_SECRET_BYTES, RIGHTS } from "../auth/tokens.ts";
 
 /** In the order of `--help` and of the table in README.md, which a test compares with this one. */
 export const serverFlagGroups = {
@@ -31,10 +32,7 @@ export const serverFlagGroups = {
       parse: (text) =>
         /^[\w.:-]+$/.test(text) ? { value: text } : { expected: "an address or a host name" },
     }),
-    port: {
-      ...number("N", 8000, [0, 65_535], "port to listen on; 0 picks a free one"),
-      alsoEnv: "PORT",
-    },
+    port: number(8000, [0, 65_535], "port to listen on; 0 picks a free one", { alsoEnv: "PORT" }),
     publicUrl: flag<URL | undefined>({
       value: "URL",
       fallback: undefined,
@@ -72,37 +70,24 @@ export const serverFlagGroups = {
         return url && isStoreUrl(url) ? { value: url } : { expected: "memory:, sqlite:FILE or redis://HOST" };
       },
     }),
-    keepDays: number("N", 0, [0, 36_500], "delete messages after N days (not memory:); 0 keeps them"),
-    history: number("N", 100, [0, 100_000], "messages per room kept for newcomers"),
+    keepDays: number(0, [0, 36_500], "delete messages after N days (not memory:); 0 keeps them"),
+    history: number(100, [0, 100_000], "messages per room kept for newcomers"),
   },
   Access: {
-    allowHost: flag<readonly string[]>({
-      value: "NAME",
-      fallback: [],
-      defaultText: "none",
-      repeatable: true,
-      help: "another host name that programs use; repeatable",
-      parse(text) {
-        const names = text.split(/[\s,]+/).filter(Boolean);
-        return names.every((name) => /^[\w-]+(\.[\w-]+)*\.?$/.test(name))
-          ? { value: names.map((name) => name.toLowerCase().replace(/\.$/, "")) }
-          : { expected: "host names without a port, such as hubbub" };
-      },
-    }),
-    allowOrigin: flag<readonly string[]>({
-      value: "ORIGIN",
-      fallback: [],
-      defaultText: "none",
-      repeatable: true,
-      help: "another site whose pages may connect; repeatable",
-      parse(text) {
-        const given = text.split(/[\s,]+/).filter(Boolean);
-        const origins = given.flatMap((origin) => allowedOriginOf(origin) ?? []);
-        return origins.length === given.length
-          ? { value: origins }
-          : { expected: "complete origins, such as https://example.com" };
-      },
-    }),
+    allowHost: list(
+      "NAME",
+      "none",
+      "another host name that programs use",
+      "host names without a port, such as hubbub",
+      (name) => (/^[\w-]+(\.[\w-]+)*\.?$/.test(name) ? name.toLowerCase().replace(/\.$/, "") : undefined),
+    ),
+    allowOrigin: list(
+      "ORIGIN",
+      "none",
+      "another site whose pages may connect",
+      "complete origins, such as https://example.com",
+      allowedOriginOf,
+    ),
     listRooms: toggle("list all rooms at /rooms, not only those asked for by name"),
     openMetrics: toggle("serve /metrics to anyone, not only to this machine"),
     secretFile: flag<Buffer | undefined>({
@@ -121,32 +106,29 @@ export const serverFlagGroups = {
     }),
   },
   Limits: {
-    maxMessageBytes: number("N", 65_536, [1, 131_072], "largest message in bytes, text counted as UTF-8"),
-    messageRate: {
-      ...number("N", 0, [0, 1_000_000], "messages per second and connection; 0 is unlimited"),
+    maxMessageBytes: number(65_536, [1, 131_072], "largest message in bytes, text counted as UTF-8"),
+    messageRate: number(0, [0, 1_000_000], "messages per second and connection; 0 is unlimited", {
       whenReachable: 100,
-    },
-    messageBurst: number("N", 1000, [1, 1_000_000], "messages in one burst; each 4 KiB count as one more"),
+    }),
+    messageBurst: number(1000, [1, 1_000_000], "messages in one burst; each 4 KiB count as one more"),
     maxConnections: flag<number | undefined>({
-      ...number("N", 0, [0, 1_000_000], "open connections in total; 0 is unlimited"),
+      ...number(0, [0, 1_000_000], "open connections in total; 0 is unlimited"),
       fallback: undefined,
       defaultText: "the file descriptor limit minus a reserve",
     }),
     maxConnectionsPerAddress: number(
-      "N",
       0,
       [0, 1_000_000],
       "open connections per address or IPv6 /64; 0 is unlimited",
     ),
-    connectionRate: {
-      ...number("N", 0, [0, 1_000_000], "new connections per second and address; 0 is unlimited"),
+    connectionRate: number(0, [0, 1_000_000], "new connections per second and address; 0 is unlimited", {
       whenReachable: 200,
-    },
+    }),
   },
   Operation: {
-    pingSeconds: number("N", 25, [1, 3600], "ping interval; two unanswered pings end a connection"),
-    flushMs: number("N", 10, [0, 1000], "how long a busy room batches messages; 0 disables batching"),
-    drainSeconds: number("N", 5, [0, 3600], "how long a shutdown may take"),
+    pingSeconds: number(25, [1, 3600], "ping interval; two unanswered pings end a connection"),
+    flushMs: number(10, [0, 1000], "how long a busy room batches messages; 0 disables batching"),
+    drainSeconds: number(5, [0, 3600], "how long a shutdown may take"),
     log: flag<LogFormat>({
       value: "FORMAT",
       fallback: "text",
@@ -179,33 +161,18 @@ export type CliCommand =
 
 /** Flags of `hubbub token` only; it takes those of the server, too. */
 export const tokenFlags = {
-  room: flag<readonly string[]>({
-    value: "ROOM",
-    fallback: [],
-    defaultText: "all rooms",
-    repeatable: true,
-    help: "room the token is valid for; repeatable",
-    parse(text) {
-      const rooms = text.split(/\s+/).map((room) => parseName("room", room));
-      const names = rooms.flatMap((room) => ("name" in room ? [room.name] : []));
-      return names.length === rooms.length ? { value: names } : { expected: "a room name" };
-    },
+  room: list("ROOM", "all rooms", "room the token is valid for", "a room name", (room) => {
+    const parsed = parseName("room", room);
+    return "name" in parsed ? parsed.name : undefined;
   }),
-  can: flag<readonly Right[]>({
-    value: "RIGHT",
-    fallback: [],
-    defaultText: "read and write",
-    repeatable: true,
-    help: "right that the token grants, such as metrics; repeatable",
-    parse(text) {
-      const given = text.split(/[\s,]+/).filter(Boolean);
-      const rights = given.flatMap((name) => RIGHTS.find((right) => right === name) ?? []);
-      return rights.length === given.length
-        ? { value: rights }
-        : { expected: `${RIGHTS.slice(0, -1).join(", ")} or ${RIGHTS.at(-1)}` };
-    },
-  }),
-  days: number("N", 30, [1, 36_500], "days until the token expires"),
+  can: list(
+    "RIGHT",
+    "read and write",
+    "right that the token grants, such as metrics",
+    `${RIGHTS.slice(0, -1).join(", ")} or ${RIGHTS.at(-1)}`,
+    (name) => RIGHTS.find((right) => right === name),
+  ),
+  days: number(30, [1, 36_500], "days until the token expires"),
 } as const;
 
 export type TokenOptions = FlagValues<typeof tokenFlags>;
@@ -218,24 +185,20 @@ export function parseCommand(argv: readonly string[], environment: Env): CliComm
   if (first === "token") return readToken(rest, env);
   const read = parseFlags(serverFlags, argv, env);
   if ("kind" in read) return { ...read, about: "serve" };
-  const unknownArguments = read.positionals.map(
-    (other) => `${other}: unknown command${didYouMean(other, ["join", "token"], "")}, see --help`,
-  );
-  const errors = [...read.errors, ...unknownArguments];
-  if (read.provided.has("tlsCert") !== read.provided.has("tlsKey"))
+  const { options, provided } = read;
+  const errors = [...read.errors];
+  for (const other of read.positionals)
+    errors.push(`${other}: unknown command${didYouMean(other, ["join", "token"], "")}, see --help`);
+  if (provided.has("tlsCert") !== provided.has("tlsKey"))
     errors.push(
-      `--tls-${read.provided.has("tlsCert") ? "key" : "cert"}: expected a file: a certificate and its key are needed together`,
+      `--tls-${provided.has("tlsCert") ? "key" : "cert"}: expected a file: a certificate and its key are needed together`,
     );
-  if (read.options.store.protocol === "memory:" && read.options.keepDays > 0)
+  if (options.store.protocol === "memory:" && options.keepDays > 0)
     errors.push(
       "--keep-days: expected 0 with --store memory:, which keeps the latest --history messages only",
     );
   if (errors.length > 0) return { kind: "invalid", errors };
-  return {
-    kind: "serve",
-    options: withDefaults(read.options, read.provided),
-    warnings: unknownVariables(env),
-  };
+  return { kind: "serve", options: withDefaults(options, provided), warnings: unknownVariables(env) };
 }
 
 /** Whether only this machine can reach the server: it listens on a loopback address, and no proxy makes it public. */
@@ -271,14 +234,14 @@ function readToken(argv: readonly string[], env: Env): CliCommand {
 function readJoin(argv: readonly string[], env: Env): CliCommand {
   const read = parseFlags({}, argv, {});
   if ("kind" in read) return { ...read, about: "join" };
-  if (read.errors.length > 0) return { kind: "invalid", errors: read.errors };
-  const [address, ...more] = read.positionals;
-  const url = URL.parse(address ?? "");
-  if (more.length === 0 && (url?.protocol === "http:" || url?.protocol === "https:"))
+  const { errors, positionals } = read;
+  if (errors.length > 0) return { kind: "invalid", errors };
+  const address = positionals.length === 1 ? URL.parse(positionals[0] ?? "") : null;
+  if (address && /^https?:$/.test(address.protocol))
     return {
       kind: "join",
-      address: url,
-      token: url.searchParams.get("token") ?? (env.HUBBUB_TOKEN || undefined),
+      address,
+      token: address.searchParams.get("token") ?? (env.HUBBUB_TOKEN || undefined),
     };
   return {
     kind: "invalid",
@@ -299,14 +262,12 @@ function withoutKubernetes(env: Env): Env {
 }
 
 function unknownVariables(env: Env): string[] {
-  const names = Object.keys(env).filter((name) => name.startsWith("HUBBUB_"));
-  if (names.length === 0) return [];
   const known = Object.entries(serverFlags).flatMap(([key, { alsoEnv }]) => [
     envName(flagName(key)),
-    alsoEnv ?? "",
+    ...(alsoEnv ? [alsoEnv] : []),
   ]);
   known.push("HUBBUB_TOKEN");
-  return names
-    .filter((name) => !known.includes(name))
+  return Object.keys(env)
+    .filter((name) => name.startsWith("HUBBUB_") && !known.includes(name))
     .map((name) => `${name}: unknown environment variable, ignored${didYouMean(name, known, "")}`);
 }

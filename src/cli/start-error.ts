@@ -3,41 +3,32 @@
 import type { CliOptions } from "./parse-command.ts";
 import { StoreError } from "../store/store.ts";
 
-/** @returns undefined for an unexpected error, which needs its stack */
-export function describeStartError(error: unknown, { host, port }: CliOptions): string | undefined {
-  if (!(error instanceof Error)) return undefined;
-  if (error instanceof StoreError) return error.message;
-  const code = "code" in error ? String(error.code) : "";
-  if (code.startsWith("ERR_OSSL_")) return describeTlsError(code, error.message);
-  switch (code) {
-    case "EADDRINUSE": {
-      // Bun reports this code for a host name that cannot be resolved, too.
-      if (port === 0) return chooseHost(host);
-      const isName = /[^\d.:a-f]/.test(host) && host !== "localhost";
-      const otherCause = isName ? `, or the name ${host} is unknown` : "";
-      return `Port ${port} is in use${otherCause}. Stop the program that listens there, or choose another port with --port.`;
-    }
-    case "EACCES":
-      return `Port ${port} is not allowed for this user. Choose one above 1023 with --port.`;
-    case "EADDRNOTAVAIL":
-    case "EINVAL":
-    case "ENOTFOUND":
-      return chooseHost(host);
-    default:
-      return code && `Cannot listen on ${host}, port ${port}: ${error.message}`;
-  }
+/** Supervisors give up on 2, so it is only for what a restart cannot fix. */
+interface StartError {
+  readonly exitCode: 1 | 2;
+  /** Undefined for an unexpected error, which needs its stack. */
+  readonly sentence?: string;
 }
 
-function chooseHost(host: string): string {
-  return `Cannot listen on ${host}. Choose an address of this machine with --host.`;
+export function explainStartError(error: unknown, { host, port }: CliOptions): StartError {
+  if (error instanceof StoreError) return { exitCode: 1, sentence: error.message };
+  const code = error instanceof Error && "code" in error ? String(error.code) : "";
+  if (!(error instanceof Error) || !code) return { exitCode: 1 };
+  // The command line is checked before: this late, a certificate and a key show that they do not belong together.
+  if (code.startsWith("ERR_OSSL_")) return { exitCode: 2, sentence: describeTlsError(code, error.message) };
+  return { exitCode: 1, sentence: describeListenError(code, error.message, host, port) };
 }
 
-/**
- * Supervisors give up on 2, so it is only for what a restart cannot fix. The command line is checked before; what shows
- * this late is a certificate and a key that do not belong together.
- */
-export function startExitCode(error: unknown): 1 | 2 {
-  return error instanceof Error && "code" in error && String(error.code).startsWith("ERR_OSSL_") ? 2 : 1;
+function describeListenError(code: string, message: string, host: string, port: number): string {
+  // Bun reports EADDRINUSE for a host name that cannot be resolved, too.
+  const isName = /[^\d.:a-f]/.test(host) && host !== "localhost";
+  if (code === "EADDRINUSE" && port !== 0)
+    return `Port ${port} is in use${isName ? `, or the name ${host} is unknown` : ""}. Stop the program that listens there, or choose another port with --port.`;
+  if (code === "EACCES")
+    return `Port ${port} is not allowed for this user. Choose one above 1023 with --port.`;
+  return ["EADDRINUSE", "EADDRNOTAVAIL", "EINVAL", "ENOTFOUND"].includes(code)
+    ? `Cannot listen on ${host}. Choose an address of this machine with --host.`
+    : `Cannot listen on ${host}, port ${port}: ${message}`;
 }
 
 function describeTlsError(code: string, message: string): string {

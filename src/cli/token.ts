@@ -15,8 +15,8 @@ export function tokenUrl(
   { client, options }: Extract<CliCommand, { kind: "token" }>,
   clock: Pick<Clock, "now">,
 ): string {
-  const { host, secretFile = Buffer.of(), room, can, days } = options;
-  const [origin] = ownOrigins({ ...options, hostname: host });
+  const { host, port, secretFile = Buffer.of(), room, can, days } = options;
+  const [origin] = ownOrigins(options, host, port);
   const expiresSeconds = Math.floor(clock.now() / 1000) + days * DAY_SECONDS;
   const token = new TokenSigner(secretFile).sign(client, room, expiresSeconds, can);
   const path = can.includes("metrics") && !can.includes("read") ? "metrics" : "client";

@@ -262,6 +262,15 @@ describe("options", () => {
     });
   });
 
+  test("a list must not be empty: a forgotten value would grant a token every room and right", () =>
+    expect(parseCommand(["token", "ann", "--room=", "--can", " ,", "--secret-file"], {})).toMatchObject({
+      errors: [
+        '--secret-file: expected a readable file, got ""',
+        '--room: expected a room name, got ""',
+        '--can: expected read, write, moderate or metrics, got " ,"',
+      ],
+    }));
+
   test("a secret is not printed", () =>
     expect(parseCommand([], { HUBBUB_SECRET: "too short" })).toEqual({
       kind: "invalid",
@@ -318,7 +327,7 @@ describe("options", () => {
   });
 
   test("the help fits 80 columns", () => {
-    for (const line of helpText().split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+    for (const line of helpText("serve").split("\n")) expect(line.length).toBeLessThanOrEqual(80);
   });
 });
 
@@ -337,7 +346,7 @@ describe("the command", () => {
   test("--help", async () =>
     expect(await run("--help", "--port", "x")).toEqual({
       exitCode: 0,
-      stdout: `${helpText()}\n`,
+      stdout: `${helpText("serve")}\n`,
       stderr: "",
     }));
 
@@ -425,7 +434,7 @@ describe("the command", () => {
   describe("where other machines can reach the server, a terminal also shows the QR code of a link", () => {
     const HOST = "0.0.0.0";
 
-    test.skipIf(ownOrigins({ hostname: HOST, port: 1, publicUrl: undefined, tlsCert: undefined }).length < 2)(
+    test.skipIf(ownOrigins({ publicUrl: undefined, tlsCert: undefined }, HOST, 1).length < 2)(
       "on the network",
       async () => {
         const printed = await bannerOn(100, ["--host", HOST]);
