@@ -32,6 +32,8 @@ export class Chat {
   readonly #parts: Parts;
   readonly #earlier: EarlierMessages;
   #client: Client | undefined;
+  /** The client id of the connection. */
+  #openedAs = "";
   /** The id of the last message received. */
   #lastId: string | undefined;
   #wasWelcomed = false;
@@ -49,12 +51,12 @@ export class Chat {
     this.#parts.statusLine.update();
   }
 
-  /** Reconnects under the name that was just chosen. */
-  rename(): void {
-    const { outbox, statusLine } = this.#parts;
+  /** Reconnects with the name or token that was just chosen. */
+  reopen(): void {
+    const { identity, outbox, statusLine } = this.#parts;
+    statusLine.detach();
     this.close();
-    statusLine.onRename();
-    this.#open({ outbox: outbox.detach() });
+    this.#open(outbox.detach(identity.name === this.#openedAs));
     outbox.save();
   }
 
@@ -79,6 +81,7 @@ export class Chat {
       ...options,
     });
     this.#client = client;
+    this.#openedAs = identity.name;
     showState(client.state.status);
     client
       .on("state", ({ status }) => client === this.#client && showState(status))

@@ -1,6 +1,6 @@
 /** The field in which a message is written, and its draft, which survives a reload. */
 
-import { find } from "./dom.ts";
+import { find, isComposing } from "./dom.ts";
 import { load, save, TAB } from "./storage.ts";
 import { formatBytes, words } from "./words.ts";
 
@@ -34,9 +34,7 @@ export class Composer {
       }
       // Nobody is trapped: after Escape, Tab leaves the field.
       leavesByTab = event.key === "Escape";
-      // Browsers report the Enter that ends a composition as either of these.
-      const isComposing = event.isComposing || event.keyCode === 229;
-      if (event.key !== "Enter" || event.shiftKey || isComposing) return;
+      if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
       // Without a hardware keyboard there is no Shift+Enter: Enter breaks the line, and the button sends.
       if (touchOnly.matches && !event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
@@ -54,6 +52,11 @@ export class Composer {
     };
     this.#fit();
     if (matchMedia("(hover: hover)").matches) this.focus();
+  }
+
+  /** Off while no message can ever be sent; the draft stays. */
+  set isOff(isOff: boolean) {
+    this.#text.disabled = find("send", HTMLButtonElement).disabled = isOff;
   }
 
   focus(): void {

@@ -38,6 +38,7 @@ export class Conversation {
   readonly #scroller: Scroller;
   readonly #list = find("messages", HTMLOListElement);
   readonly #log = find("log", HTMLElement);
+  readonly #progress = find("progress", HTMLElement);
   readonly #empty = find("empty", HTMLElement);
   readonly #messages = new WeakMap<Element, MessageFacts>();
   readonly #presence = new WeakMap<Element, PresenceFacts>();
@@ -104,6 +105,12 @@ export class Conversation {
     this.#pending.delete(entry);
     entry.classList.remove("pending");
     if (state) entry.classList.add(state);
+  }
+
+  /** Marks the pending entries as late, with the reason below the last; "" for none. */
+  markPending(reason: string): void {
+    this.#list.classList.toggle("late", reason !== "");
+    this.#progress.textContent = reason;
   }
 
   /** Puts an entry above the pending ones, or above another; it may already be in the list. */

@@ -23,3 +23,8 @@ export function linkButton(text: string, onclick: () => void): HTMLButtonElement
   created.onclick = onclick;
   return created;
 }
+
+/** Whether a key belongs to an input method. Browsers report the Enter that ends a composition in either of two ways. */
+export function isComposing(event: KeyboardEvent): boolean {
+  return event.isComposing || event.keyCode === 229;
+}

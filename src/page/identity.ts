@@ -8,7 +8,7 @@ import { BROWSER, load, save, TAB } from "./storage.ts";
 export class Identity {
   readonly room: string;
   /** "" without one. */
-  readonly token: string;
+  #token: string;
   readonly #address = new URL(location.href);
   #name: string;
   /** The name was generated, so no other client has it. */
@@ -20,17 +20,21 @@ export class Identity {
     const { searchParams } = this.#address;
     this.room = (searchParams.get("room") || "lobby").normalize("NFC");
     // The token leaves the address, where others might see it.
-    this.token = save(TAB, "token", searchParams.get("token") || load(TAB, "token"));
+    this.#token = save(TAB, "token", searchParams.get("token") || load(TAB, "token"));
     searchParams.delete("token");
     history.replaceState(null, "", this.#address);
     const chosen = (searchParams.get("id") || load(BROWSER, "name")).normalize("NFC");
-    this.#isGenerated = chosen === "";
-    this.#name = tokenSubject(this.token) ?? (chosen || generatedId());
+    this.#isGenerated = chosen === "" && this.#token === "";
+    this.#name = tokenSubject(this.#token) ?? (chosen || generatedId());
     this.#show();
   }
 
   get name(): string {
     return this.#name;
+  }
+
+  get token(): string {
+    return this.#token;
   }
 
   get isGenerated(): boolean {
@@ -46,27 +50,46 @@ export class Identity {
     this.#formerNames.delete(name);
   }
 
-  /** Stores the name for later visits. Another room loads the page again. @returns whether the name has changed on this page */
-  change(name: string, room: string): boolean {
-    const { searchParams } = this.#address;
-    if (name !== this.#name) save(BROWSER, "name", name);
-    if (searchParams.has("id")) searchParams.set("id", name);
-    if (room !== this.room) {
-      searchParams.set("room", room);
-      location.href = this.#address.href;
-      return false;
-    }
+  /** Stores the name for later visits. @returns whether it has changed on this page */
+  changeName(name: string): boolean {
+    save(BROWSER, "name", name);
     if (name === this.#name) return false;
+    const { searchParams } = this.#address;
+    if (searchParams.has("id")) searchParams.set("id", name);
     history.replaceState(null, "", this.#address);
+    this.#setName(name);
+    return true;
+  }
+
+  /** @param text a token, or a link that has one */
+  useToken(text: string): void {
+    this.#token = save(TAB, "token", URL.parse(text)?.searchParams.get("token") ?? text.trim());
+    this.#setName(tokenSubject(this.#token) ?? this.#name);
+  }
+
+  /** Loads the page again. */
+  enterRoom(room: string): void {
+    location.href = this.addressOf(room);
+  }
+
+  /** The page's address in a room, for the same user. */
+  addressOf(room: string): string {
+    const address = new URL(this.#address);
+    address.searchParams.set("room", room);
+    return address.href;
+  }
+
+  #setName(name: string): void {
     this.#formerNames.add(this.#name);
     this.#formerNames.delete(name);
     this.#name = name;
     this.#isGenerated = false;
     this.#show();
-    return true;
   }
 
   #show(): void {
+    // A token is for one client id.
+    find("me", HTMLButtonElement).disabled = this.#token !== "";
     find("ws-id", HTMLElement).textContent = this.#name;
     find("room", HTMLElement).textContent = this.room;
   }

@@ -7,9 +7,10 @@ import { Conversation } from "./conversation.ts";
 import { find } from "./dom.ts";
 import { Identity } from "./identity.ts";
 import { MessageFocus } from "./message-focus.ts";
-import { NameDialog } from "./name-dialog.ts";
+import { NameCard } from "./name-card.ts";
 import { Outbox } from "./outbox.ts";
 import { People } from "./people.ts";
+import { Rooms } from "./rooms.ts";
 import { Scroller } from "./scroller.ts";
 import { StatusLine } from "./status-line.ts";
 import { Unread } from "./unread.ts";
@@ -32,9 +33,24 @@ const outbox = new Outbox(
   () => scroller.toEnd(),
   () => composer.focus(),
 );
-const composer = new Composer(identity.room, (text) => outbox.send(text));
-const dialog = new NameDialog(identity, () => chat.rename());
-const statusLine = new StatusLine(identity, dialog, () => composer.focus());
+const composer = new Composer(identity.room, (text) => {
+  nameCard.settle();
+  outbox.send(text);
+});
+const nameCard = new NameCard(
+  identity,
+  () => chat.reopen(),
+  () => composer.focus(),
+);
+const rooms = new Rooms(identity);
+const statusLine = new StatusLine(identity, composer, announcer, {
+  chooseName: () => nameCard.open(),
+  chooseRoom: () => rooms.open(),
+  useToken: (token) => {
+    identity.useToken(token);
+    chat.reopen();
+  },
+});
 const chat = new Chat({
   identity,
   announcer,
@@ -52,7 +68,7 @@ find("new", HTMLButtonElement).onclick = () => {
   scroller.toEnd();
   composer.focus();
 };
-for (const id of ["naming", "list"]) find(id, HTMLDialogElement).onclose = () => composer.focus();
+for (const id of ["rooms", "list"]) find(id, HTMLDialogElement).onclose = () => composer.focus();
 
 // A reload keeps pending messages, closing the tab does not.
 addEventListener("beforeunload", (event) => outbox.hasPending && event.preventDefault());
@@ -61,3 +77,4 @@ addEventListener("pagehide", () => chat.close());
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
 
 chat.start();
+nameCard.askOnce();

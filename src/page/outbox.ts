@@ -13,6 +13,11 @@ import { words } from "./words.ts";
 /** Within this time most messages are acknowledged: "Sending…" would only flicker. */
 const SENDING_SHOWN_AFTER_MS = 300;
 
+const PROGRESS = new Map<string | undefined, string>([
+  ["open", words.sending],
+  ["closed", words.notSentYet],
+]);
+
 /** A text and when it was written; Unix time in milliseconds. */
 interface WrittenText {
   readonly text: string;
@@ -38,6 +43,8 @@ export class Outbox {
   /** By message id: the broadcast follows. */
   readonly #acknowledged = new Map<string, HTMLElement>();
   readonly #undecided = new Map<HTMLElement, WrittenText>();
+  /** A message has been pending for longer than most are. */
+  #isLate = false;
 
   constructor(identity: Identity, conversation: Conversation, onSend: () => void, onDelete: () => void) {
     this.#identity = identity;
@@ -75,23 +82,27 @@ export class Outbox {
     client
       .on("acknowledged", ({ item, id }) => this.#onAcknowledged(item, id))
       .on("rejected", ({ item, message }) => this.#onUndecided(item, words.notSent(message)))
-      .on("unconfirmed", (item) => this.#onUndecided(item, words.unsure));
+      .on("unconfirmed", (item) => this.#onUndecided(item, words.unsure))
+      .on("state", () => client === this.#client && this.#showProgress());
   }
 
   /**
-   * Ends with the client of a former name. What it has sent may have been stored under that name and becomes undecided.
-   * @returns what it has not sent
+   * Ends with the client.
+   * @param continues whether another client continues its session; under another name, what it has sent may have been
+   *   stored under the former one, and becomes undecided
+   * @returns what the next client continues with
    */
-  detach(): OutboxItem[] {
+  detach(continues: boolean): Pick<ConnectOptions, "session" | "outbox"> {
     const items = [...this.#pending.keys()];
     for (const entry of this.#pending.values()) {
       this.#conversation.settle(entry);
       this.#conversation.remove(entry);
     }
     this.#pending.clear();
+    if (continues && this.#client) return { session: this.#client.session, outbox: items };
     for (const item of items)
       if (item.seq !== undefined) this.#undecide(item.text ?? "", writtenAtOf(item), words.unsure);
-    return items.filter(({ seq }) => seq === undefined);
+    return { outbox: items.filter(({ seq }) => seq === undefined) };
   }
 
   send(text: string): void {
@@ -135,8 +146,19 @@ export class Outbox {
     const entry = this.#conversation.createOwn(this.#identity.name, item.text ?? "", new Date(writtenAt));
     this.#conversation.addPending(entry);
     this.#pending.set(item, entry);
-    const showSending = () => this.#pending.has(item) && showState(entry, words.sending);
-    setTimeout(showSending, SENDING_SHOWN_AFTER_MS);
+    this.#showProgress();
+    setTimeout(() => {
+      this.#isLate ||= this.#pending.has(item);
+      this.#showProgress();
+    }, SENDING_SHOWN_AFTER_MS);
+  }
+
+  /** One sentence, below the last pending message, says why they all are pending. */
+  #showProgress(): void {
+    this.#isLate &&= this.#pending.size > 0;
+    this.#conversation.markPending(
+      !this.#isLate ? "" : (PROGRESS.get(this.#client?.state.status) ?? words.waiting),
+    );
   }
 
   #onAcknowledged(item: OutboxItem, id: string | undefined): void {
@@ -157,6 +179,7 @@ export class Outbox {
   #takePending(item: OutboxItem): HTMLElement | undefined {
     const entry = this.#pending.get(item);
     this.#pending.delete(item);
+    this.#showProgress();
     return entry;
   }
 
@@ -190,8 +213,7 @@ function writtenAtOf(item: OutboxItem): number {
 }
 
 function showState(entry: HTMLElement, text: string, ...buttons: readonly HTMLButtonElement[]): void {
-  entry.querySelector(".state")?.remove();
-  const state = create("div", buttons.length > 0 ? "state unsure" : "state", text);
+  const state = create("div", "state unsure", text);
   for (const button of buttons) state.append(" ", button);
   entry.append(state);
 }

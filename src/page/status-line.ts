@@ -1,10 +1,11 @@
-/** The line above the conversation: a lost, closed or restored connection, and a name that is already taken. */
+/** The line above the conversation: a lost, rejected or restored connection, or a name that is already taken. One at a time. */
 
-import type { Client } from "../client/client.ts";
+import type { Client, ConnectionState } from "../client/client.ts";
 import type { Welcome } from "../protocol/events.ts";
+import type { Announcer } from "./announcer.ts";
+import type { Composer } from "./composer.ts";
 import { find } from "./dom.ts";
 import { isName, type Identity } from "./identity.ts";
-import type { NameDialog } from "./name-dialog.ts";
 import { load, save, TAB } from "./storage.ts";
 import { words } from "./words.ts";
 
@@ -14,12 +15,23 @@ const BACK_SHOWN_MS = 4_000;
 const UPDATE_INTERVAL_MS = 250;
 
 type Action = readonly [label: string, run: () => void];
+type Closed = Extract<ConnectionState, { readonly status: "closed" }>;
+
+/** What the user can do about a rejection. */
+export interface Remedies {
+  chooseName(): void;
+  chooseRoom(): void;
+  useToken(token: string): void;
+}
 
 export class StatusLine {
   readonly #identity: Identity;
-  readonly #dialog: NameDialog;
-  readonly #focusComposer: () => void;
+  readonly #composer: Composer;
+  readonly #announcer: Announcer;
+  readonly #remedies: Remedies;
   readonly #line = find("connection", HTMLElement);
+  readonly #tokenForm = find("token-form", HTMLFormElement);
+  readonly #token = find("token", HTMLInputElement);
   readonly #action = find("action", HTMLButtonElement);
   readonly #other = find("other", HTMLButtonElement);
   #client: Client | undefined;
@@ -34,21 +46,33 @@ export class StatusLine {
   #asksAboutTwin = true;
   #hasTwin = false;
 
-  constructor(identity: Identity, dialog: NameDialog, focusComposer: () => void) {
+  constructor(identity: Identity, composer: Composer, announcer: Announcer, remedies: Remedies) {
     this.#identity = identity;
-    this.#dialog = dialog;
-    this.#focusComposer = focusComposer;
+    this.#composer = composer;
+    this.#announcer = announcer;
+    this.#remedies = remedies;
+    this.#tokenForm.onsubmit = (event) => {
+      event.preventDefault();
+      if (this.#token.value.trim() === "") return;
+      remedies.useToken(this.#token.value);
+      this.#token.value = "";
+    };
     setInterval(() => this.update(), UPDATE_INTERVAL_MS);
   }
 
   attach(client: Client): void {
     this.#client = client;
+    this.#composer.isOff = false;
     client.on("state", ({ status }) => {
-      if (client === this.#client) this.#lostAt = status === "open" ? 0 : this.#lostAt || Date.now();
+      if (client !== this.#client) return;
+      this.#lostAt = status === "open" ? 0 : this.#lostAt || Date.now();
+      this.#composer.isOff = status === "closed";
     });
   }
 
-  onRename(): void {
+  /** The client is about to be closed, and another one follows. */
+  detach(): void {
+    this.#client = undefined;
     this.#asksAboutTwin = true;
   }
 
@@ -63,8 +87,10 @@ export class StatusLine {
 
   /** @param caughtUp messages of others since the welcome */
   onReplayed(caughtUp: number): void {
-    if (this.#wasVisible) this.#backUntil = Date.now() + BACK_SHOWN_MS;
-    this.#backText = this.#isRecovered && caughtUp > 0 ? words.caughtUp(caughtUp) : words.back;
+    if (this.#wasVisible && this.#isRecovered && caughtUp > 0) {
+      this.#backText = words.caughtUp(caughtUp);
+      this.#backUntil = Date.now() + BACK_SHOWN_MS;
+    } else if (this.#wasVisible) this.#announcer.announce(words.back);
     this.update();
   }
 
@@ -72,44 +98,63 @@ export class StatusLine {
     if (!this.#client) return;
     const { state } = this.#client;
     const now = Date.now();
-    const retry: Action = [words.tryNow, () => this.#client?.retryNow()];
-    const chooseName: Action = [words.choose, () => this.#dialog.chooseName()];
-    const chooseRoom: Action = [words.chooseRoom, () => this.#dialog.chooseRoom()];
-    if (state.status === "closed") {
-      if (state.code === "origin") this.#show(words.foreign(location.origin), "", retry);
-      else if (!isName(this.#identity.name))
-        this.#show(`${words.invalidName} ${words.nameRule}`, "", chooseName);
-      else if (!isName(this.#identity.room))
-        this.#show(`${words.invalidRoom} ${words.nameRule}`, "", chooseRoom);
-      else this.#show(words.closed.get(state.statusCode ?? 0) ?? state.reason, "", retry);
-    } else if (this.#lostAt && now - this.#lostAt >= PATIENCE_MS) {
+    if (state.status === "closed") this.#showClosed(state);
+    else if (this.#lostAt && now - this.#lostAt >= PATIENCE_MS) {
       const text = this.#wasWelcomed ? words.lost : words.notYet;
       const seconds = state.status === "reconnecting" ? Math.ceil((state.retryAt - now) / 1000) : 0;
-      if (seconds > 0) this.#show(text, words.again(seconds), retry);
+      if (seconds > 0) this.#show(text, words.again(seconds), [this.#retry]);
       else this.#show(text, words.connecting);
     } else if (now < this.#backUntil) this.#show(this.#backText);
     else if (this.#hasTwin)
-      this.#show(words.twin(this.#identity.name), "", [words.thatsMe, () => this.#acceptTwin()], chooseName);
+      this.#show(words.twin(this.#identity.name), "", [
+        [words.thatsMe, () => this.#acceptTwin()],
+        [words.chooseOther, () => this.#remedies.chooseName()],
+      ]);
     else this.#line.hidden = true;
+  }
+
+  get #retry(): Action {
+    return [words.tryNow, () => this.#client?.retryNow()];
+  }
+
+  /** Rejected for good: why, and what to do. */
+  #showClosed({ reason, code, statusCode }: Closed): void {
+    const { name, room, token } = this.#identity;
+    const chooseName: Action = [words.chooseName, () => this.#remedies.chooseName()];
+    const chooseRoom: Action = [words.chooseRoom, () => this.#remedies.chooseRoom()];
+    const why = words.closed.get(code ?? statusCode ?? "") ?? words.closed.get(statusCode ?? "") ?? reason;
+    // Without a status, the browser has refused to send the token.
+    const isAboutToken =
+      statusCode === 401 || code === "not-for-client" || (token !== "" && code === undefined);
+    if (code === "origin") this.#show(words.foreign(location.origin), "", [this.#retry]);
+    else if (!isName(name)) this.#show(`${words.invalidName} ${words.nameRule}`, "", [chooseName]);
+    else if (!isName(room)) this.#show(`${words.invalidRoom} ${words.nameRule}`, "", [chooseRoom]);
+    else if (isAboutToken) this.#show(why, "", statusCode === 401 ? [] : [this.#retry], true);
+    else if (code === "not-for-room") this.#show(why, "", [chooseRoom], true);
+    else if (code === "bad-name") this.#show(why, "", [chooseName, chooseRoom]);
+    else this.#show(why, "", [statusCode === 4001 ? [words.continueHere, this.#retry[1]] : this.#retry]);
   }
 
   #acceptTwin(): void {
     save(TAB, "twin", this.#identity.name);
     this.#hasTwin = false;
     this.update();
-    this.#focusComposer();
+    this.#composer.focus();
   }
 
   /** Changes only what differs: a button may be about to be released, a sentence may be being read out. */
-  #show(what: string, when = "", action?: Action, other?: Action): void {
+  #show(what: string, when = "", [action, other]: readonly Action[] = [], asksForToken = false): void {
+    const isNew = asksForToken && this.#tokenForm.hidden;
     this.#line.hidden = false;
     this.#line.className = this.#client?.state.status === "open" ? "calm" : "";
+    this.#tokenForm.hidden = !asksForToken;
     setText(find("what", HTMLElement), what);
     setText(find("when", HTMLElement), when);
     setText(this.#action, action?.[0] ?? "");
     setText(this.#other, other?.[0] ?? "");
     this.#action.onclick = action?.[1] ?? null;
     this.#other.onclick = other?.[1] ?? null;
+    if (isNew) this.#token.focus();
   }
 }
 

@@ -9,7 +9,7 @@ setDefaultTimeout(60_000);
 
 /** Each opens something over the conversation; afterwards Escape closes it. */
 const DIALOGS: Record<string, (page: Page) => Promise<unknown>> = {
-  "the name and the room": (page) => page.click("#me"),
+  rooms: (page) => page.click("#switch"),
   people: (page) => page.run("here.click()"),
 };
 

@@ -167,6 +167,19 @@ export class Page implements Disposable {
     return this.#view.reload();
   }
 
+  /** Loads the page again in a browser that refuses to store anything, until disposed. */
+  async disablesStorage(): Promise<AsyncDisposable> {
+    const source = `for (const name of ["localStorage", "sessionStorage"])
+      Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });`;
+    const { identifier } = await this.cdp<{ identifier: string }>("Page.addScriptToEvaluateOnNewDocument", {
+      source,
+    });
+    await this.reload();
+    return {
+      [Symbol.asyncDispose]: () => this.cdp("Page.removeScriptToEvaluateOnNewDocument", { identifier }),
+    };
+  }
+
   async click(selector: string): Promise<void> {
     await this.#view.click(selector);
   }
@@ -280,6 +293,11 @@ export class Page implements Disposable {
   /** How many of one's own messages have not been broadcast yet. */
   get pending(): string {
     return "document.querySelectorAll('.pending, .acknowledged').length";
+  }
+
+  /** Why the last messages are pending, once for all of them. */
+  get progress(): string {
+    return "$('progress').textContent";
   }
 
   /** The texts of the messages. */
