@@ -124,11 +124,10 @@ export class RedisEngine {
   async readHistory(room: string, { after, before = "", limit }: PageQuery): Promise<HistoryPage> {
     // Of the rows' bytes; the page itself is limited by takePage.
     const limits = [limit + 1, 2 * MAX_PAGE_BYTES];
-    if (after === undefined)
-      return takeLatest(
-        parseMessages(await this.#read(scripts.readBefore, room, ...limits, before), room),
-        limit,
-      );
+    if (after === undefined) {
+      const newestFirst = await this.#read(scripts.readBefore, room, ...limits, before);
+      return takeLatest(parseMessages(newestFirst, room), limit);
+    }
     if (!isMessageId(after)) return { messages: [], more: false, recovered: false };
     const [recovered, rows] = arrayOf(await this.#read(scripts.readAfter, room, ...limits, after));
     return { ...takePage(parseMessages(rows, room), limit), recovered: recovered === 1 };
@@ -139,6 +138,7 @@ export class RedisEngine {
     return String(await this.#read(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES));
   }
 
+  /** @throws StoreUnavailable */
   async roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
     const names = await this.#read(scripts.roomNames, after ?? "", limit);
     return Array.isArray(names) ? names.map(String) : undefined;
@@ -163,7 +163,10 @@ export class RedisEngine {
   async #read(script: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
     const run = () => this.connection.run(script, ...args);
     try {
-      return await run().catch((error) => (error instanceof RedisReplyError ? Promise.reject(error) : run()));
+      return await run().catch((error: unknown) => {
+        if (error instanceof RedisReplyError) throw error;
+        return run();
+      });
     } catch (error) {
       this.#faults.check("Redis could not be read", error);
       this.onReadFailed();

@@ -75,18 +75,18 @@ export function rowId(row: unknown): string | undefined {
 /** @returns undefined for a foreign record */
 export function parseRecord(row: unknown): LogRecord | undefined {
   if (!isRow(row)) return undefined;
-  const [id, [first, header = "", ...fields]] = row;
+  const [id, fields] = row;
+  const [first, header = ""] = fields;
   const [node, batch, prev, , time] = header.split(" ");
   if (first !== "h" || !isName(node) || !isCount(batch) || !isMessageId(prev) || !isTime(time))
     return undefined;
   const parts: RecordPart[] = [];
-  for (let i = 0; i < fields.length; i += 2) {
-    const [field, value = "", , content] = fields.slice(i, i + 4);
+  for (let i = 2; i < fields.length; i += 2) {
+    const [field, value = ""] = [fields[i], fields[i + 1]];
     if (field === "k") continue; // only for the scripts
-    const part = field === "m" ? parseStored(value, content, time) : parsePart(field, value);
+    const part = field === "m" ? parseStored(value, fields[(i += 2) + 1], time) : parsePart(field, value);
     if (!part) return undefined;
     parts.push(part);
-    if (field === "m") i += 2;
   }
   return { id, prev, node, batch: Number(batch), parts };
 }
@@ -134,7 +134,8 @@ export function parseMessages(rows: unknown, room: string): StoredMessage[] {
   return arrayOf(rows).flatMap((row) => {
     if (!isRow(row)) return [];
     const [id, [p, prev, f, from, c, content, t, time]] = row;
-    return `${p}${f}${c}${t}` === "pfct" ? (toMessage({ id, prev, room, from, content, time }) ?? []) : [];
+    if (p !== "p" || f !== "f" || c !== "c" || t !== "t") return [];
+    return toMessage({ id, prev, room, from, content, time }) ?? [];
   });
 }
 
