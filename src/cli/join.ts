@@ -1,11 +1,12 @@
 /** `hubbub join URL`: the client for a terminal or a pipe. */
 
-import { tokenSubject, connect } from "../client/client.ts";
+import { tokenSubject, connect, type ReceivedMessage } from "../client/client.ts";
 import { escapeControls } from "../ops/log.ts";
 import { compareIds } from "../store/message-id.ts";
-import type { ChatMessage } from "../protocol/events.ts";
+import type { Welcome } from "../protocol/events.ts";
 import type { Clock } from "../util/clock.ts";
 import type { Random } from "../util/random.ts";
+import { Prompt } from "./prompt.ts";
 
 /** With this many unacknowledged lines, the input pauses, and with it the program that writes it. */
 const MAX_IN_FLIGHT_LINES = 1000;
@@ -13,11 +14,15 @@ const MAX_IN_FLIGHT_LINES = 1000;
 const OUTAGE_NOTICE_MS = 2000;
 /** Longer than any name or sentence of a Hubbub server. */
 const MAX_SHOWN_CHARACTERS = 500;
+/** Names in one notice. */
+const MAX_NAMES = 10;
+const DIM = 2;
 const COLORS = [31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96];
 
 /**
- * Sends each line of input as a message and prints each message as a line. At the end of the input it waits until
- * everything is acknowledged and printed.
+ * Sends each line of input as a message and prints each message as a line. On a terminal, it prints them with times,
+ * joins and leaves above the line being typed. At the end of the input it waits until everything is acknowledged, and in a
+ * pipe also printed.
  * @param address of the chat page, such as `http://localhost:8000/client?room=tea&id=ann`
  * @param token undefined if the server requires none
  * @returns the exit code: 0; 1 after reporting what was not sent; 130 after SIGINT
@@ -44,9 +49,10 @@ export function runJoin(
     resendUnknown: true,
     ...(token ? { token } : {}),
   });
+  const isColored = output.isTTY === true && Bun.enableANSIColors;
+  const style = (code: number, text: string) => (isColored ? `\x1b[${code}m${text}\x1b[0m` : text);
   /** Ids of own messages that are acknowledged but not received yet; they are printed before the end. */
   const unprintedAcks = new Set<string>();
-  let partialLine = "";
   let exitCode = 0;
   let isInputEnded = false;
   /** The replay of the current connection is complete. */
@@ -57,10 +63,17 @@ export function runJoin(
   let wasOpen = false;
   let outage: Timer | undefined;
   let isOutageShown = false;
+  /** Clients named as present. The welcome names some whose joins are announced only then. */
+  let present = new Set<string>();
+  /** Who else is in the room, printed after the first replay. */
+  let others: string | undefined;
+  let shownDay = dayOf(clock.now());
+  const prompt = input.isTTY && output.isTTY ? openPrompt() : undefined;
 
   function finish(code: number, sentence?: string): void {
     isFinished = true;
     clock.clear(outage);
+    prompt?.close();
     if (sentence) errors.write(`${sentence}\n`);
     const pending = connection.outbox.length;
     if (pending > 0) errors.write(`Not acknowledged: ${pending} ${pending === 1 ? "line" : "lines"}.\n`);
@@ -69,26 +82,65 @@ export function runJoin(
     resolve(code);
   }
 
-  /** Resumes the input once there is room, or finishes once everything is done. */
-  function settle(): void {
-    if (connection.outbox.length < MAX_IN_FLIGHT_LINES && !isInputEnded) input.resume();
-    if (isInputEnded && isLive && connection.outbox.length === 0 && unprintedAcks.size === 0)
-      finish(exitCode);
+  /** A line about the connection. */
+  function notify(sentence: string): void {
+    if (prompt) prompt.print(sentence);
+    else errors.write(`${sentence}\n`);
   }
 
-  input.setEncoding("utf8");
-  // Not readline, which also breaks lines at U+2028.
-  input.on("data", (text: string) => {
-    const lines = (partialLine + text).split("\n");
-    partialLine = lines.pop() ?? "";
-    for (const line of lines) connection.send(line.replace(/\r$/, ""));
-    if (connection.outbox.length >= MAX_IN_FLIGHT_LINES) input.pause();
-  });
-  input.on("end", () => {
-    if (partialLine) connection.send(partialLine);
-    isInputEnded = true;
-    settle();
-  });
+  /** A line with the time, on a terminal. */
+  function printTimed(timeMs: number, line: string): void {
+    const day = dayOf(timeMs);
+    if (day !== shownDay) prompt?.print(style(DIM, (shownDay = day)));
+    prompt?.print(`${style(DIM, clockTimeOf(timeMs))} ${line}`);
+  }
+
+  function openPrompt(): Prompt {
+    output.write(`You are ${sanitize(id)} in ${sanitize(room)} at ${address.origin}. Ctrl+D leaves.\n`);
+    return new Prompt(input, output, {
+      onLine(line) {
+        if (line.trim()) connection.send(line);
+        settle();
+      },
+      onEnd() {
+        isInputEnded = true;
+        settle();
+        if (!isFinished && connection.state.status !== "open")
+          errors.write("Waiting for the connection, to send what you wrote. Ctrl+C gives up.\n");
+      },
+      onInterrupt: () => finish(130),
+    });
+  }
+
+  /** Resumes the input once there is room, or finishes once everything is done. */
+  function settle(): void {
+    if (isFinished) return;
+    const waiting = isOutageShown ? connection.outbox.length : 0;
+    prompt?.setLabel(waiting > 0 ? `(${waiting} waiting) > ` : "> ");
+    if (connection.outbox.length < MAX_IN_FLIGHT_LINES && !isInputEnded && !prompt) input.resume();
+    if (!isInputEnded || connection.outbox.length > 0) return;
+    // In a pipe, only once everything is printed as well.
+    if (prompt || (isLive && unprintedAcks.size === 0)) finish(exitCode);
+  }
+
+  function readPipe(): void {
+    let partialLine = "";
+    input.setEncoding("utf8");
+    // Not readline, which also breaks lines at U+2028.
+    input.on("data", (text: string) => {
+      const lines = (partialLine + text).split("\n");
+      partialLine = lines.pop() ?? "";
+      for (const line of lines) connection.send(line.replace(/\r$/, ""));
+      if (connection.outbox.length >= MAX_IN_FLIGHT_LINES) input.pause();
+    });
+    input.on("end", () => {
+      if (partialLine) connection.send(partialLine);
+      isInputEnded = true;
+      settle();
+    });
+  }
+
+  if (!prompt) readPipe();
   // The output pipe is closed; the input is still sent.
   output.on("error", () => (isOutputOpen = false));
   process.once("SIGINT", () => finish(130));
@@ -97,27 +149,41 @@ export function runJoin(
     .on("message", (message) => {
       unprintedAcks.delete(message.id);
       lastId = message.id;
-      if (isOutputOpen) output.write(`${format(message, output.isTTY === true)}\n`);
+      const line = format(message, style);
+      if (prompt) printTimed(message.time, line);
+      else if (isOutputOpen) output.write(`${line}\n`);
       settle();
     })
     .on("acknowledged", ({ id }) => {
       if (id && compareIds(id, lastId) > 0) unprintedAcks.add(id);
       settle();
     })
-    .on("welcome", ({ recovered }) => {
+    .on("welcome", (welcome) => {
+      const { client, members, recovered } = welcome;
       isLive = false;
+      present = new Set([...members, client]);
+      others ??= othersHere(welcome);
       if (recovered === false) {
         unprintedAcks.clear();
-        errors.write("Some messages may be missing here.\n");
+        notify("Some messages may be missing here.");
       }
       settle();
     })
     .on("replayed", () => {
       isLive = true;
+      if (others) prompt?.print(style(DIM, others));
+      others = "";
       settle();
     })
+    .on("presence", ({ joined, left }) => {
+      const newcomers = joined.filter((name) => !present.has(name));
+      for (const name of joined) present.add(name);
+      for (const name of left) present.delete(name);
+      for (const [verb, names] of Object.entries({ joined: newcomers, left }))
+        if (names.length > 0) printTimed(clock.now(), style(DIM, `${listNames(names)} ${verb}`));
+    })
     .on("rejected", ({ item, message }) => {
-      errors.write(`Not sent: ${escapeControls(item.text ?? "")}\n${sanitize(message)}\n`);
+      notify(`Not sent: ${escapeControls(item.text ?? "")}\n${sanitize(message)}`);
       exitCode = 1;
       settle();
     })
@@ -129,7 +195,7 @@ export function runJoin(
       else {
         clock.clear(outage);
         outage = undefined;
-        if (isOutageShown) errors.write("Connected.\n");
+        if (isOutageShown) notify("Connected.");
         isOutageShown = false;
         wasOpen = true;
       }
@@ -139,10 +205,11 @@ export function runJoin(
   function showOutage(): void {
     const { state } = connection;
     const reason = state.status === "reconnecting" ? sanitize(state.reason) : "";
-    errors.write(
-      `${wasOpen ? "Connection lost" : `Cannot connect to ${address.origin}`}, retrying.${reason ? ` (${reason})` : ""}\n`,
+    notify(
+      `${wasOpen ? "Connection lost" : `Cannot connect to ${address.origin}`}, retrying.${reason ? ` (${reason})` : ""}`,
     );
     isOutageShown = true;
+    settle();
   }
 }
 
@@ -153,13 +220,34 @@ function sanitize(text: string): string {
 }
 
 /** `name: text`, escaped for the terminal; further lines are indented. */
-function format({ from, text, data }: ChatMessage, colored: boolean): string {
-  const body = (text ?? `(${Math.floor(((data?.length ?? 0) * 3) / 4)} bytes)`)
-    .split("\n")
-    .map(escapeControls)
-    .join("\n    ");
+function format(
+  { from, text, bytes }: ReceivedMessage,
+  style: (code: number, text: string) => string,
+): string {
+  const body = (text ?? `(${bytes?.length ?? 0} bytes)`).split("\n").map(escapeControls).join("\n    ");
   const name = sanitize(from);
-  if (!colored) return `${name}: ${body}`;
-  const color = COLORS[Bun.hash.crc32(from) % COLORS.length];
-  return `\x1b[${color}m${name}\x1b[0m: ${body}`;
+  return `${style(COLORS[Bun.hash.crc32(from) % COLORS.length] ?? 0, name)}: ${body}`;
+}
+
+function othersHere({ client, count, members }: Welcome): string {
+  const others = members.filter((name) => name !== client);
+  return count <= 1 ? "Nobody else is here." : `Also here: ${listNames(others, count - 1)}`;
+}
+
+function listNames(names: readonly string[], count = names.length): string {
+  const shown = names.slice(0, MAX_NAMES).map(sanitize);
+  const more = count - shown.length;
+  if (more > 0) return `${shown.join(", ")} and ${more} more`;
+  const last = shown.pop() ?? "";
+  return shown.length > 0 ? `${shown.join(", ")} and ${last}` : last;
+}
+
+function dayOf(timeMs: number): string {
+  const options = { weekday: "long", day: "numeric", month: "long", year: "numeric" } as const;
+  return new Date(timeMs).toLocaleDateString("en-GB", options);
+}
+
+/** Hours and minutes. */
+function clockTimeOf(timeMs: number): string {
+  return new Date(timeMs).toTimeString().slice(0, 5);
 }
