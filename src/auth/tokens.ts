@@ -51,28 +51,22 @@ export class TokenSigner {
   verify(token: string, nowMs: number): Claims | { readonly detail: string } {
     const claims = this.#signedClaims(token);
     const { sub, rooms, can, exp, nbf, aud } = claims ?? {};
-    const client = parseName("client id", typeof sub === "string" ? sub : "");
-    const names = rooms === undefined ? [] : parseRooms(rooms);
-    const rights = can === undefined ? [] : parseRights(can);
-    if (
-      !claims ||
-      "detail" in client ||
-      !names ||
-      !rights ||
-      !isTime(exp) ||
-      !isTime(nbf) ||
-      !isOurAudience(aud)
-    )
+    const client = parse("client id", sub);
+    const roomNames = rooms === undefined ? undefined : parseEach(rooms, (room) => parse("room", room));
+    const rights =
+      can === undefined ? undefined : parseEach(can, (name) => RIGHTS.find((each) => each === name));
+    const isValid = client !== undefined && roomNames !== "invalid" && rights !== "invalid";
+    if (!claims || !isValid || !isTime(exp) || !isTime(nbf) || !isOurAudience(aud))
       return { detail: "This token is not valid for this server. Ask its operator for a new one." };
     if (nbf !== undefined && nowMs < nbf * 1000)
       return { detail: "This token is not valid yet. Try again later." };
     const expiresMs = exp === undefined ? Infinity : exp * 1000;
     if (expiresMs <= nowMs) return { detail: "This token has expired. Ask for a new one." };
     return {
-      client: client.name,
+      client,
       expiresMs,
-      ...(rooms === undefined ? {} : { rooms: new Set(names) }),
-      ...(can === undefined ? {} : { can: new Set(rights) }),
+      ...(roomNames && { rooms: roomNames }),
+      ...(rights && { can: rights }),
     };
   }
 
@@ -101,16 +95,15 @@ function decode(part: string): Json | undefined {
   }
 }
 
-function parseRooms(rooms: unknown): string[] | undefined {
-  if (!Array.isArray(rooms)) return undefined;
-  const names = rooms.map((room: unknown) => parseName("room", typeof room === "string" ? room : ""));
-  return names.every((each) => "name" in each) ? names.map(({ name }) => name) : undefined;
+function parse(what: "client id" | "room", name: unknown): string | undefined {
+  const parsed = parseName(what, typeof name === "string" ? name : "");
+  return "name" in parsed ? parsed.name : undefined;
 }
 
-function parseRights(can: unknown): Right[] | undefined {
-  if (!Array.isArray(can)) return undefined;
-  const rights = can.flatMap((name: unknown) => RIGHTS.find((right) => right === name) ?? []);
-  return rights.length === can.length ? rights : undefined;
+function parseEach<T>(list: unknown, parseOne: (each: unknown) => T | undefined): Set<T> | "invalid" {
+  if (!Array.isArray(list)) return "invalid";
+  const values = list.map(parseOne).filter((value) => value !== undefined);
+  return values.length === list.length ? new Set(values) : "invalid";
 }
 
 /** A NumericDate, or absent. */
@@ -119,9 +112,5 @@ function isTime(value: unknown): value is number | undefined {
 }
 
 function isOurAudience(audience: unknown): boolean {
-  return (
-    audience === undefined ||
-    audience === AUDIENCE ||
-    (Array.isArray(audience) && audience.includes(AUDIENCE))
-  );
+  return audience === undefined || [audience].flat().includes(AUDIENCE);
 }

@@ -6,7 +6,7 @@ import { HttpProblem, protocolProblem } from "./problem.ts";
 import { queryParams, requireName } from "./request.ts";
 import type { BodyReader } from "./request-body.ts";
 import { listRooms, summarizeRooms } from "./room-list.ts";
-import type { Handler, HttpServer, Router } from "./router.ts";
+import type { ApiHandler, HttpServer, Router } from "./router.ts";
 import type { Right } from "../auth/tokens.ts";
 import type { Hub } from "../chat/hub.ts";
 import { hasTooMuchOverhead, parseContent, parseSeq, toChatMessage } from "../protocol/codec.ts";
@@ -23,14 +23,6 @@ const POST_RIGHTS: readonly Right[] = ["read", "write"];
 
 type RoomRequest = Request & { readonly params: { readonly room: string } };
 
-/** A request that may read or write in a room. */
-interface Authorized {
-  readonly request: Request;
-  readonly server: HttpServer;
-  readonly room: string;
-  readonly grant: Grant;
-}
-
 export function roomRoutes(
   router: Router,
   hub: Hub,
@@ -44,21 +36,19 @@ export function roomRoutes(
   const rate = { perSecond: messageRate, burst: messageBurst };
   const [postBuckets, readBuckets] = [new TokenBuckets(rate), new TokenBuckets(rate)];
 
-  /** The access control of sockets; pages of allowed origins may read the response. */
-  function authorized(
-    handle: (authorized: Authorized) => Promise<Response>,
-    rights?: readonly Right[],
-  ): Handler<RoomRequest> {
-    return async (request, server) => {
-      access.checkHostAndOrigin(request.headers);
+  /** A handler for clients that may use the room; with tokens, one of these rights is needed. */
+  function inRoom(
+    handle: (request: Request, room: string, server: HttpServer, grant: Grant) => Promise<Response>,
+    rights: readonly Right[] = ["read"],
+  ): ApiHandler<RoomRequest> {
+    return (request, server) => {
       const room = requireName("room", request.params.room);
-      const grant = access.authorize(request, { room, ...(rights && { rights }) });
-      return router.readable(request, await handle({ request, server, room, grant }));
+      return handle(request, room, server, access.authorize(request, { room, rights }));
     };
   }
 
   /** `{"text" or "data","from","session"?,"seq"?}` → 201 `{"id"}`; 200 for a duplicate. */
-  const postMessage = authorized(async ({ request, server, room, grant }) => {
+  const postMessage = inRoom(async (request, room, server, grant) => {
     const bucket = postBuckets.get(addresses.groupOf(request, server));
     rejectIfLimited(bucket.waitFor(1, clock.elapsed())); // before the body is read
     let body = "";
@@ -84,7 +74,7 @@ export function roomRoutes(
   }, POST_RIGHTS);
 
   /** `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`. */
-  const readHistory = authorized(async ({ request, server, room }) => {
+  const readHistory = inRoom(async (request, room, server) => {
     limitReads(request, server);
     const query = queryParams(request.url);
     const [after, before] = [query.get("after"), query.get("before")];
@@ -100,7 +90,7 @@ export function roomRoutes(
   });
 
   /** `{"count","members"}` */
-  const listMembers = authorized(async ({ request, server, room }) => {
+  const listMembers = inRoom(async (request, room, server) => {
     limitReads(request, server);
     return jsonResponse(await hub.getPresence(room));
   });
@@ -109,8 +99,7 @@ export function roomRoutes(
    * `?room=a&room=b` → `{"rooms":[{"room","count","lastId","lastTime"}]}`, in that order; without `room`, all rooms, with
    * `?after=ROOM&limit=N` and `more`. A client with a token receives the rooms that it may read.
    */
-  const getRooms: Handler = async (request, server) => {
-    access.checkHostAndOrigin(request.headers);
+  const getRooms: ApiHandler = async (request, server) => {
     const grant = access.authorize(request);
     limitReads(request, server);
     const query = queryParams(request.url);
@@ -118,15 +107,13 @@ export function roomRoutes(
     const named = new Set(query.getAll("room").map((room) => requireName("room", room)));
     if (query.getAll("room").length > MAX_NAMED_ROOMS)
       throw new HttpProblem("bad-limit", `Name at most ${MAX_NAMED_ROOMS} rooms in a request.`);
-    if (named.size > 0) {
-      const rooms = await summarizeRooms(hub, [...named].filter(isVisible));
-      return router.readable(request, jsonResponse({ rooms }));
-    }
+    if (named.size > 0)
+      return jsonResponse({ rooms: await summarizeRooms(hub, [...named].filter(isVisible)) });
     if (!options.listRooms)
       throw new HttpProblem("not-listed", "This server lists no rooms. Name those you know: ?room=NAME.");
     const after = query.get("after");
     const last = after === null ? undefined : requireName("room", after, "after: ");
-    return router.readable(request, jsonResponse(await listRooms(hub, last, parseLimit(query), isVisible)));
+    return jsonResponse(await listRooms(hub, last, parseLimit(query), isVisible));
   };
 
   function limitReads(request: Request, server: HttpServer): void {

@@ -21,6 +21,11 @@ export type Handler<R extends Request = Request> = (
   server: HttpServer,
 ) => Response | undefined | Promise<Response | undefined>;
 
+export type ApiHandler<R extends Request = Request> = (
+  request: R,
+  server: HttpServer,
+) => Response | Promise<Response>;
+
 export class Router {
   constructor(
     readonly access: AccessControl,
@@ -43,14 +48,20 @@ export class Router {
     };
   }
 
-  /** An address of the API, with the handlers of its methods: all its rejections are problem details. */
-  api<R extends Request>(handlers: Readonly<Record<string, Handler<R>>>): Handler<R> {
+  /**
+   * An address of the API, with the handlers of its methods. Host and Origin are checked, pages of allowed sites may
+   * read its responses, and all its rejections are problem details.
+   */
+  api<R extends Request>(handlers: Readonly<Record<string, ApiHandler<R>>>): Handler<R> {
     const byMethod = new Map(Object.entries(handlers));
     const methods = [...byMethod.keys()].join(", ");
     const allow = `${methods.replace("GET", "GET, HEAD")}, OPTIONS`;
-    return this.route((request, server) => {
+    return this.route(async (request, server) => {
       const handle = byMethod.get(request.method === "HEAD" ? "GET" : request.method);
-      if (handle) return handle(request, server);
+      if (handle) {
+        this.access.checkHostAndOrigin(request.headers);
+        return this.readable(request, await handle(request, server));
+      }
       const preflight = request.method === "OPTIONS" && this.preflight(request, methods);
       if (preflight) return preflight;
       throw new HttpProblem("no-such-method", `Only ${allow} are allowed here.`, { allow });

@@ -32,15 +32,15 @@ export class Upgrader {
     private readonly options: ServerOptions,
     private readonly clock: Clock,
   ) {
-    const { messageRate, messageBurst, connectionRate } = options;
+    const { messageRate: perSecond, messageBurst: burst, connectionRate } = options;
+    this.#messageRate = { perSecond, burst };
+    this.#startingTokens = new TokenBuckets({
+      perSecond: FULL_BURSTS_PER_ADDRESS * perSecond,
+      burst: FULL_BURSTS_PER_ADDRESS * burst,
+    });
     this.#connectionRates = new TokenBuckets({
       perSecond: connectionRate,
       burst: CONNECTION_BURST_SECONDS * connectionRate,
-    });
-    this.#messageRate = { perSecond: messageRate, burst: messageBurst };
-    this.#startingTokens = new TokenBuckets({
-      perSecond: FULL_BURSTS_PER_ADDRESS * messageRate,
-      burst: FULL_BURSTS_PER_ADDRESS * messageBurst,
     });
   }
 
