@@ -1,7 +1,7 @@
 /** What the server prints once it listens. */
 
 import { isLocalOnly, type CliOptions } from "./parse-command.ts";
-import { ownOrigins, routedAddress } from "./origins.ts";
+import { ownOrigins, sharedOrigin } from "../http/origins.ts";
 import type { RunningServer } from "../http/shutdown.ts";
 import { logEvent } from "../ops/log.ts";
 import { lazyTty } from "../util/lazy-node.ts";
@@ -37,10 +37,8 @@ export async function printBanner(
     console.log(`Hubbub ${version}\n\n  ${address}${publicUrl ? `  (port ${port} on this machine)` : ""}`);
     for (const other of others) console.log(`  ${other}  (from your network)`);
     if (!isLocalOnly({ host: options.host, publicUrl: undefined }) && !secretFile && Bun.enableANSIColors) {
-      const reachable = [address, ...others].filter((link) => URL.parse(link)?.hostname !== "localhost");
-      const routed = reachable.length > 1 ? await routedAddress() : undefined;
-      const link = reachable.find((each) => URL.parse(each)?.hostname === routed) ?? reachable[0];
-      if (link) for (const line of qrLines(link, process.stdout.columns)) console.log(line);
+      const origin = await sharedOrigin(options, hostname, port);
+      if (origin) for (const line of qrLines(`${origin}/client`, process.stdout.columns)) console.log(line);
     }
     console.log(`\nMessages are stored ${durability}.`);
     console.log(

@@ -5,6 +5,7 @@ import { AccessControl } from "./access-control.ts";
 import { ClientAddresses } from "./client-address.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
 import type { ServerOptions } from "./options.ts";
+import { ownOrigins, sharedOrigin } from "./origins.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
 import { BodyReader } from "./request-body.ts";
 import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
@@ -74,6 +75,7 @@ export async function serve(
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
       ...roomRoutes(router, hub, bodies, options, clock),
+      "/address": { GET: router.route(address) },
       "/healthz": { GET: router.route(healthz) },
       "/readyz": { GET: router.route(readyz) },
       "/metrics": { GET: router.route(metrics) },
@@ -104,6 +106,14 @@ export async function serve(
   const buffered = "Bytes sent that clients have not read yet.";
   register("gauge", "hubbub_buffered_bytes", buffered, () => sockets.bufferedBytes);
   register("gauge", "hubbub_store_ready", "1 while messages can be stored.", () => Number(hub.isReady));
+
+  /** For invitations. It is looked up each time, because a laptop changes networks. */
+  async function address({ headers }: Request): Promise<Response> {
+    access.checkHostAndOrigin(headers);
+    const listener = [options, server.hostname ?? "localhost", server.port] as const;
+    const origin = (await sharedOrigin(...listener)) ?? ownOrigins(...listener)[0];
+    return Response.json({ origin }, { headers: { "Cache-Control": "no-store" } });
+  }
 
   function healthz({ headers }: Request): Response {
     access.checkFetchSite(headers);
