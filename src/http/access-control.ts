@@ -113,7 +113,8 @@ export class AccessControl {
     const { headers } = request;
     this.checkOrigin(headers);
     const isProxied = PROXY_HEADERS.some((name) => headers.has(name));
-    const isLocal = isLoopback(peerAddress) && !isProxied && isLoopbackHost(headers.get("host") ?? "");
+    const isLocal =
+      isLoopback(peerAddress) && !isProxied && isLoopbackName(hostName(headers.get("host") ?? ""));
     if (isLocal || this.options.openMetrics) return;
     if (!this.#tokens)
       throw new HttpProblem(
@@ -149,8 +150,8 @@ export class AccessControl {
   #isOwnHost(host: string): boolean {
     const { publicUrl, allowHost } = this.options;
     const name = hostName(host);
-    if (name === undefined) return false;
-    if (isLocalHost(host) || allowHost.includes(name)) return true;
+    if (name === "") return false;
+    if (isLoopbackName(name) || isIpAddress(name) || allowHost.includes(name)) return true;
     if (publicUrl && URL.parse(`${publicUrl.protocol}//${host}`)?.href === publicUrl.href) return true;
     const machineName = lazyOs().hostname().toLowerCase();
     return name === machineName || name === `${machineName}.local`;
@@ -179,26 +180,16 @@ function tokenOf(url: string, headers: Headers): string | null | undefined {
   );
 }
 
-/** The name in a `Host` header, in lower case, without its port and final dot. */
-function hostName(host: string): string | undefined {
-  if (host.length > MAX_HOST_CHARACTERS) return undefined;
-  return /^(\[[\da-f:.]+\]|[\w.-]+)(:\d{1,5})?$/i.exec(host)?.[1]?.toLowerCase().replace(/\.$/, "");
+/** The name or address in a `Host` header, in lower case, without brackets, port and final dot; empty for an invalid one. */
+function hostName(host: string): string {
+  if (host.length > MAX_HOST_CHARACTERS) return "";
+  const [, address, name = ""] = /^(?:\[([\da-f:.]+)\]|([\w.-]+))(?::\d{1,5})?$/i.exec(host) ?? [];
+  return (address ?? name.replace(/\.$/, "")).toLowerCase();
 }
 
-/** A name that DNS cannot redefine: an IP address or a loopback name. */
-function isLocalHost(host: string): boolean {
-  return isLoopbackHost(host) || isIpAddress(hostAddress(host));
-}
-
-function isLoopbackHost(host: string): boolean {
-  const name = hostName(host) ?? "";
-  const address = hostAddress(host);
-  return (isIpAddress(address) && isLoopback(address)) || name === "localhost" || name.endsWith(".localhost");
-}
-
-/** The name without the brackets of an IPv6 address. */
-function hostAddress(host: string): string {
-  return (hostName(host) ?? "").replace(/^\[|\]$/g, "");
+/** DNS cannot redefine it, as it cannot an IP address. */
+function isLoopbackName(name: string): boolean {
+  return (isIpAddress(name) && isLoopback(name)) || name === "localhost" || name.endsWith(".localhost");
 }
 
 /** Compares URLs, so that `Host: name:443` matches `Origin: https://name`. Never true for an opaque origin. */

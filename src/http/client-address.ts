@@ -63,11 +63,8 @@ function mappedIpv4(groups: readonly string[]): string {
  * obfuscated identifiers.
  */
 export function forwardedFor(headers: Headers): string | undefined {
-  const node =
-    (headers.get("x-forwarded-for") ?? "")
-      .split(",")
-      .findLast((element) => element.trim())
-      ?.trim() ?? "";
+  const elements = (headers.get("x-forwarded-for") ?? "").split(",").map((element) => element.trim());
+  const node = elements.findLast(Boolean) ?? "";
   if (node.length > MAX_NODE_CHARACTERS) return undefined;
   const [, quoted, bare] = /^(?:"(.*)"|([^"]*))$/.exec(node) ?? [];
   const [, bracketed, plain] =

@@ -36,21 +36,20 @@ export function logEvent(event: string, fields: Fields = {}): void {
   if (nowMs - secondMs >= SECOND_MS) {
     secondMs = nowMs;
     countsThisSecond.clear();
-    if (suppressed > 0 && isKeepingUp()) write(nowMs, "suppressed", { lines: suppressed });
-    if (isKeepingUp()) suppressed = 0;
+    if (isKeepingUp()) flushLog();
   }
   const count = (countsThisSecond.get(event) ?? 0) + 1;
   countsThisSecond.set(event, count);
   if (count > MAX_LINES_PER_SECOND || !isKeepingUp()) suppressed++;
-  else write(nowMs, event, fields);
+  else write(event, fields);
 }
 
 function isKeepingUp(): boolean {
   return bufferedBytes < MAX_BUFFERED_BYTES;
 }
 
-function write(nowMs: number, event: string, fields: Fields): void {
-  const time = new Date(nowMs).toISOString();
+function write(event: string, fields: Fields): void {
+  const time = new Date(clock.now()).toISOString();
   const line =
     format === "json" ? JSON.stringify({ time, event, ...fields }) : formatText(time, event, fields);
   void send(`${escapeControls(line)}\n`);
@@ -87,9 +86,9 @@ export function logError(message: string, error: unknown): void {
   );
 }
 
-/** Writes the count of suppressed lines, if any. Called at shutdown. */
+/** Writes the count of suppressed lines, if any. */
 export function flushLog(): void {
-  if (suppressed > 0) write(clock.now(), "suppressed", { lines: suppressed });
+  if (suppressed > 0) write("suppressed", { lines: suppressed });
   suppressed = 0;
 }
 
