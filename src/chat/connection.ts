@@ -84,7 +84,6 @@ export class Connection implements Subscriber, ReplayTarget, AppendCallback {
 
   /** The WebSocket is open: the client is in the room. {@link welcome} follows, or {@link close}. */
   open(socket: ConnectionSocket): void {
-    if (this.isOpen) throw new Error("a connection is opened twice");
     this.socket = socket;
     if (!this.room.isDetached) this.room.manager.connect(this);
   }

@@ -1,7 +1,12 @@
 /** Handles a frame from a client: parses it, applies the limits, and gives its message to the store. */
 
 import { messagesRejected } from "../ops/metrics.ts";
-import { MAX_OVERHEAD_CHARACTERS, type ClientCommand, type Content } from "../protocol/codec.ts";
+import {
+  MAX_OVERHEAD_CHARACTERS,
+  type ClientCommand,
+  type Content,
+  type SentMessage,
+} from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
 import { isNumbered, type PendingMessage } from "../store/message.ts";
 import { costOf } from "../util/token-bucket.ts";
@@ -11,10 +16,9 @@ export function receive(connection: Connection, frame: Content): void {
   const command = connection.codec.parse(frame, connection.room.context.options.maxMessageBytes);
   if ("close" in command) return connection.close(command.close);
   if ("error" in command) {
-    const { error, seq } = command;
-    const message = { session: connection.session, seq };
+    const message = { session: connection.session, seq: command.seq, content: frame };
     if (isNumbered(message)) connection.seqOrder.markRejected(message.seq);
-    reject(connection, error, frame, seq);
+    reject(connection, command.error, message);
   } else if (command.type === "ping") {
     connection.sendPong();
     chargeAbuse(connection, frame);
@@ -32,27 +36,20 @@ function receiveMessage(
   connection: Connection,
   { content, seq, skip = false }: Extract<ClientCommand, { type: "message" }>,
 ): void {
-  const { client, room, session, bucket } = connection;
+  const { client: from, room, session, bucket } = connection;
   const { store, clock } = room.context;
-  let pending: PendingMessage = {
-    room: room.name,
-    from: client,
-    content,
-    session,
-    seq,
-    requiresSeq: undefined,
-  };
+  let pending: PendingMessage = { room: room.name, from, content, session, seq, requiresSeq: undefined };
   if (isNumbered(pending)) {
     const admitted = connection.seqOrder.admit(pending.seq, skip);
-    if ("rejected" in admitted) return reject(connection, admitted.rejected, content, seq);
+    if ("rejected" in admitted) return reject(connection, admitted.rejected, pending);
     pending = { ...pending, ...admitted };
   }
   const waitSeconds = bucket.take(costOf(content), clock.elapsed());
   if (waitSeconds > 0) {
     if (isNumbered(pending)) connection.seqOrder.rollback(pending.seq);
-    return reject(connection, "rate-limited", content, seq, waitSeconds);
+    return reject(connection, "rate-limited", pending, waitSeconds);
   }
-  room.presence.markSender(client); // the client may have left when the message is delivered
+  room.presence.markSender(from); // the client may have left when the message is delivered
   connection.expectResult(pending);
   store.append(pending, connection);
 }
@@ -60,13 +57,12 @@ function receiveMessage(
 function reject(
   connection: Connection,
   code: ErrorCode,
-  content: Content,
-  seq?: number,
+  message: SentMessage,
   retryAfterSeconds?: number,
 ): void {
   messagesRejected.count(code);
-  connection.replies.reject(code, content, seq, retryAfterSeconds);
-  chargeAbuse(connection, content);
+  connection.replies.reject(code, message, retryAfterSeconds);
+  chargeAbuse(connection, message.content);
 }
 
 /** Rejected frames and non-messages count against the abuse budget. @returns false if that closed the connection */

@@ -4,7 +4,7 @@
  * messages, nor the replay that the sender is still receiving.
  */
 
-import type { Content } from "../protocol/codec.ts";
+import type { SentMessage } from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
 import { compareIds } from "../store/message-id.ts";
 import type { AppendResult, PendingMessage } from "../store/message.ts";
@@ -18,7 +18,7 @@ interface Sender extends Subscriber {
 
 export class Replies {
   /** In the order of sending: messages without a result (undefined), and the rejections among and after them. */
-  readonly #unsent = new Map<object, string | undefined>();
+  readonly #unsent = new Map<SentMessage, string | undefined>();
   /** Lines held during a replay, each with the id of the message that it follows. */
   readonly #held: { readonly line: string; readonly afterId: string }[] = [];
   #waitingBytes = 0;
@@ -37,8 +37,7 @@ export class Replies {
 
   onResult(pending: PendingMessage, result: AppendResult): void {
     const { codec, room } = this.sender;
-    if ("rejected" in result)
-      return this.#reject(codec.rejected(result.rejected, pending.content, pending.seq), pending);
+    if ("rejected" in result) return this.reject(result.rejected, pending);
     const { id, prev } = "stored" in result ? result.stored : { id: result.id, prev: room.history.lastId };
     this.#sendRejections();
     this.#unsent.delete(pending);
@@ -48,24 +47,19 @@ export class Replies {
     if (this.#unsent.size > 0) queueMicrotask(() => this.#sendRejections());
   }
 
-  /** Rejects a frame before it gets as far as the store. */
-  reject(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): void {
-    this.#reject(this.sender.codec.rejected(code, content, seq, retryAfterSeconds), {});
-  }
-
-  /** @param pending the message that the store rejected, or a new object in its place */
-  #reject(reply: string, pending: object): void {
-    this.#unsent.set(pending, reply);
+  /** @param message as it went to the store, or what did not get as far */
+  reject(code: ErrorCode, message: SentMessage, retryAfterSeconds?: number): void {
+    const reply = this.sender.codec.rejected(code, message, retryAfterSeconds);
+    this.#unsent.set(message, reply);
     this.#waitingBytes += Buffer.byteLength(reply);
-    // On a wire without this order, only rejections are in the map.
     this.#sendRejections();
   }
 
   /** Sends the rejections that no earlier message holds up. */
   #sendRejections(): void {
-    for (const [pending, line] of this.#unsent) {
+    for (const [message, line] of this.#unsent) {
       if (line === undefined) return;
-      this.#unsent.delete(pending);
+      this.#unsent.delete(message);
       this.#waitingBytes -= Buffer.byteLength(line);
       this.#send(line, this.sender.room.history.lastId);
     }

@@ -21,10 +21,7 @@ export interface ConnectionSocket {
   close(code: number, reason: string): void;
 }
 
-export function closeSocket(
-  socket: Pick<ConnectionSocket, "data" | "resume" | "close">,
-  reason: CloseReason,
-): void {
+export function closeSocket(socket: ConnectionSocket, reason: CloseReason): void {
   socket.data.disconnectReason = reason;
   socket.resume?.();
   const [code, text] = CLOSE_CODES[reason];

@@ -28,10 +28,10 @@ interface Message {
   readonly content: Content;
 }
 
-/** What its sender's acknowledgement is made of. */
-interface SentMessage {
+/** What the reply to its sender is made of. */
+export interface SentMessage {
   readonly content: Content;
-  readonly seq: number | undefined;
+  readonly seq?: number | undefined;
 }
 
 export type ClientCommand =
@@ -53,9 +53,9 @@ export interface Codec {
   parse(frame: Content, maxMessageBytes: number): ClientCommand | ParseError;
   message(message: Message): Content;
   /** Tells the sender that its message is stored, under `id` if that is known; undefined where the wire tells nothing. */
-  stored(pending: SentMessage, id: string | undefined): string | undefined;
+  stored(message: SentMessage, id: string | undefined): string | undefined;
   /** Tells the sender that its message is not stored, or that its frame is no message. */
-  rejected(code: ErrorCode, content: Content, seq?: number, retryAfterSeconds?: number): string;
+  rejected(code: ErrorCode, message: SentMessage, retryAfterSeconds?: number): string;
   /** Whether the place of these two among the messages has a meaning; on the JSON wire a `seq` says what they are about. */
   readonly ordersReplies: boolean;
   welcome?(welcome: Welcome): string;
@@ -168,7 +168,7 @@ export const textCodec = {
   stored({ content }: SentMessage): string | undefined {
     return typeof content === "string" ? `You wrote: ${content}` : undefined;
   },
-  rejected(code: ErrorCode, content: Content): string {
+  rejected(code: ErrorCode, { content }: SentMessage): string {
     return `Not sent (${code}): ${typeof content === "string" ? content : `${content.byteLength} bytes`}`;
   },
   left(client: string): string {
@@ -195,7 +195,7 @@ export const jsonCodec = {
   stored({ seq }: SentMessage, id: string | undefined): string | undefined {
     return seq === undefined ? undefined : encode({ type: "ack", seq, id });
   },
-  rejected(code: ErrorCode, _: Content, seq?: number, retryAfterSeconds?: number): string {
+  rejected(code: ErrorCode, { seq }: SentMessage, retryAfterSeconds?: number): string {
     return encode({ type: "error", code, message: ERROR_MESSAGES[code], seq, retryAfterSeconds });
   },
   welcome(welcome: Welcome): string {
