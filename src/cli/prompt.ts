@@ -29,6 +29,8 @@ export class Prompt {
       if (key?.name === "return" || key?.name === "enter") this.#enteredRows = this.#moveToEnd();
     });
     input.on("keypress", () => this.#wrapFullRow());
+    // Before readline draws the line again, which the terminal has wrapped anew.
+    output.prependListener("resize", () => this.#tellRow(this.#readline.getCursorPos().rows));
     this.#readline
       .on("line", (line) => {
         this.#clearRows(this.#enteredRows + 1);

@@ -2,9 +2,10 @@
 
 import { HttpProblem } from "./problem.ts";
 import type { Hub } from "../chat/hub.ts";
+import type { ListedRoom } from "../store/store.ts";
 
-/** Names read from the store at a time. */
-const NAMES_PER_READ = 1000;
+/** Rooms read from the store at a time. */
+const ROOMS_PER_READ = 1000;
 
 interface RoomSummary {
   readonly room: string;
@@ -19,14 +20,19 @@ interface RoomSummary {
 export function summarizeRooms(hub: Hub, rooms: readonly string[]): Promise<RoomSummary[]> {
   return Promise.all(
     rooms.map(async (room) => {
-      const [{ count }, { messages }] = await Promise.all([
-        hub.getPresence(room),
-        hub.store.readHistory(room, { limit: 1 }),
-      ]);
-      const [latest] = messages;
-      return { room, count, lastId: latest?.id ?? null, lastTime: latest?.time ?? null };
+      const { messages } = await hub.store.readHistory(room, { limit: 1 });
+      return summarize(hub, room, messages[0]);
     }),
   );
+}
+
+async function summarize(
+  hub: Hub,
+  room: string,
+  latest?: { id: string; time: number },
+): Promise<RoomSummary> {
+  const { count } = await hub.getPresence(room);
+  return { room, count, lastId: latest?.id ?? null, lastTime: latest?.time ?? null };
 }
 
 /**
@@ -40,14 +46,14 @@ export async function listRooms(
   limit: number,
   isVisible: (room: string) => boolean,
 ): Promise<{ rooms: RoomSummary[]; more: boolean }> {
-  const visible: string[] = [];
-  let names: readonly string[] | undefined;
-  do {
-    const last: string | undefined = names?.at(-1) ?? after;
-    names = await hub.store.roomNames(last, NAMES_PER_READ);
-    if (!names && last === after)
-      throw new HttpProblem("bad-name", "after must be the last room of the page before.");
-    visible.push(...(names ?? []).filter(isVisible));
-  } while (names?.length === NAMES_PER_READ && visible.length <= limit);
-  return { rooms: await summarizeRooms(hub, visible.slice(0, limit)), more: visible.length > limit };
+  let read = await hub.store.listRooms(after, ROOMS_PER_READ);
+  if (!read) throw new HttpProblem("bad-name", "after must be the last room of the page before.");
+  const visible: ListedRoom[] = [];
+  while (read && read.length > 0) {
+    visible.push(...read.filter(({ room }) => isVisible(room)));
+    if (visible.length > limit) break;
+    read = await hub.store.listRooms(read.at(-1)?.room, ROOMS_PER_READ);
+  }
+  const page = visible.slice(0, limit).map((latest) => summarize(hub, latest.room, latest));
+  return { rooms: await Promise.all(page), more: visible.length > limit };
 }

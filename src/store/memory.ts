@@ -8,7 +8,13 @@ import { History, type HistoryPage, type PageQuery, type ReadonlyHistory } from 
 import { IdGenerator } from "./message-id.ts";
 import type { PendingMessage, StoredMessage } from "./message.ts";
 import { RoomCache, type CachedRoom } from "./room-cache.ts";
-import { StoreUnavailable, type AppendCallback, type MessageListener, type MessageStore } from "./store.ts";
+import {
+  StoreUnavailable,
+  type AppendCallback,
+  type ListedRoom,
+  type MessageListener,
+  type MessageStore,
+} from "./store.ts";
 
 const LIMITS = {
   rooms: 50_000,
@@ -87,11 +93,15 @@ export class MemoryStore implements MessageStore {
     return { messages: [], more: false, ...(query.after ? { recovered: false } : {}) };
   }
 
-  async roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
+  async listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
     if (after !== undefined && !this.#byLatest.has(after)) return undefined;
     const names = [...this.#byLatest].reverse();
     const first = after === undefined ? 0 : names.indexOf(after) + 1;
-    return names.slice(first, first + limit);
+    return names.slice(first, first + limit).flatMap((room) => {
+      const { history } = this.#rooms.get(room) ?? {};
+      const latest = history?.get(history.nextOffset - 1);
+      return latest ? { room, id: latest.id, time: latest.time } : [];
+    });
   }
 
   async drain(): Promise<void> {}

@@ -21,10 +21,10 @@ export interface MessageStore {
   /** A page of a room's messages, whether the room is acquired or not. */
   readHistory(room: string, query: PageQuery): Promise<HistoryPage>;
   /**
-   * Names of the rooms that have messages, that of the latest message first.
+   * Rooms that have messages, that of the latest message first.
    * @param after continue after this room @returns undefined if that room is not one of them
    */
-  roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined>;
+  listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined>;
   /** The id before a room's latest `count` messages. Only where a room may have more than its acquired history. */
   idBeforeLatest?(room: string, count: number): Promise<string>;
   /** Whether it can store messages at the moment. */
@@ -33,6 +33,13 @@ export interface MessageStore {
   drain(): Promise<void>;
   /** Releases what it holds; nothing is called afterwards. */
   close(): void | Promise<void>;
+}
+
+/** A room, and id and time of its latest message. */
+export interface ListedRoom {
+  readonly room: string;
+  readonly id: string;
+  readonly time: number;
 }
 
 export interface AppendCallback {

@@ -48,9 +48,9 @@ class DelayedStore implements MessageStore {
     return this.#inner.readHistory(room, where);
   }
 
-  async roomNames(after: string | undefined, limit: number) {
+  async listRooms(after: string | undefined, limit: number) {
     await this.#delay();
-    return this.#inner.roomNames(after, limit);
+    return this.#inner.listRooms(after, limit);
   }
 
   close(): void {

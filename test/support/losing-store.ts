@@ -55,8 +55,8 @@ class LosingStore implements MessageStore {
     return this.#inner.readHistory(room, where);
   }
 
-  roomNames(after: string | undefined, limit: number) {
-    return this.#inner.roomNames(after, limit);
+  listRooms(after: string | undefined, limit: number) {
+    return this.#inner.listRooms(after, limit);
   }
 
   async drain(): Promise<void> {}

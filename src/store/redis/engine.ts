@@ -4,7 +4,7 @@ import { sessionKey } from "../dedup.ts";
 import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
 import { isMessageId } from "../message-id.ts";
 import { isNumbered, type PendingMessage, type StoredMessage } from "../message.ts";
-import { StoreUnavailable, type StoreOptions } from "../store.ts";
+import { StoreUnavailable, type ListedRoom, type StoreOptions } from "../store.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import type { ClusterUpdate } from "./outbox.ts";
 import {
@@ -12,6 +12,7 @@ import {
   encodeContent,
   parseHeartbeat,
   parseLastSeq,
+  parseListedRooms,
   parseMessages,
   parsePresence,
   type Presence,
@@ -139,9 +140,10 @@ export class RedisEngine {
   }
 
   /** @throws StoreUnavailable */
-  async roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
-    const names = await this.#read(scripts.roomNames, after ?? "", limit);
-    return Array.isArray(names) ? names.map(String) : undefined;
+  /** @throws StoreUnavailable */
+  async listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
+    const reply = await this.#read(scripts.listRooms, after ?? "", limit);
+    return Array.isArray(reply) ? parseListedRooms(reply) : undefined;
   }
 
   /** @throws StoreUnavailable */

@@ -3,6 +3,7 @@
 import type { Content } from "../../protocol/codec.ts";
 import { isMessageId } from "../message-id.ts";
 import type { AppendResult, StoredMessage } from "../message.ts";
+import type { ListedRoom } from "../store.ts";
 
 /** A record of the log: a batch of one node. */
 export interface LogRecord {
@@ -164,6 +165,14 @@ export function parsePresence(values: unknown): Presence[] {
       presence.push([client, node, Number(connections)]);
   }
   return presence;
+}
+
+/** The reply of lua/list-rooms.lua. */
+export function parseListedRooms(rows: readonly unknown[]): ListedRoom[] {
+  return rows.flatMap((row) => {
+    const [room, id, time] = arrayOf(row);
+    return isName(room) && isMessageId(id) && isTime(time) ? { room, id, time: Number(time) } : [];
+  });
 }
 
 export function parseLastSeq(value: unknown): number | null {

@@ -11,7 +11,7 @@ import probe from "./lua/probe.lua" with { type: "text" };
 import read from "./lua/read.lua" with { type: "text" };
 import readAfter from "./lua/read-after.lua" with { type: "text" };
 import readBefore from "./lua/read-before.lua" with { type: "text" };
-import roomNames from "./lua/room-names.lua" with { type: "text" };
+import listRooms from "./lua/list-rooms.lua" with { type: "text" };
 import removeNode from "./lua/remove-node.lua" with { type: "text" };
 
 export interface RedisScript {
@@ -29,7 +29,7 @@ export const scripts = {
   readAfter: defineScript(read, readAfter),
   readBefore: defineScript(read, readBefore),
   idBeforeLatest: defineScript(read, idBeforeLatest),
-  roomNames: defineScript(roomNames),
+  listRooms: defineScript(listRooms),
   lastSeq: defineScript(lastSeq),
   applyPending: defineScript("apply_pending()"),
   leave: defineScript("return redis.call('DEL', P .. 'lease:' .. ARGV[1])"),

@@ -17,6 +17,7 @@ import {
   StoreError,
   type AppendCallback,
   type Cluster,
+  type ListedRoom,
   type MessageStore,
   type StoreListener,
   type StoreOptions,
@@ -89,8 +90,8 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
     return this.#engine.idBeforeLatest(room, count);
   }
 
-  roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
-    return this.#engine.roomNames(after, limit);
+  listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
+    return this.#engine.listRooms(after, limit);
   }
 
   async drain(): Promise<void> {

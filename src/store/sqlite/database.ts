@@ -136,6 +136,7 @@ function describe(path: string, error: unknown): string {
   return `${path} ${reason ?? `cannot be used: ${message}.`}`;
 }
 
+const TIME = `coalesce(time, ${EPOCH_MS} + id / ${IDS_PER_MS})`;
 const SELECT_MESSAGES = "SELECT id, prev, time, sender, content, checksum FROM messages WHERE room = ?";
 
 export function prepareStatements(db: Database) {
@@ -170,12 +171,12 @@ export function prepareStatements(db: Database) {
       "SELECT room FROM rooms WHERE room > ? ORDER BY room LIMIT ?",
     ),
     /** Rooms whose latest message is stored, that of the latest first. */
-    roomsBefore: db.query<{ room: string }, [number, number]>(
-      `SELECT room FROM rooms WHERE last_id < ? AND EXISTS (SELECT 1 FROM messages WHERE id = last_id)
+    roomsBefore: db.query<{ room: string; id: number; time: number }, [number, number]>(
+      `SELECT rooms.room, id, ${TIME} AS time FROM rooms JOIN messages ON id = last_id WHERE last_id < ?
          ORDER BY last_id DESC LIMIT ?`,
     ),
     oldestTimes: db.query<{ id: number; time: number }, [string, number]>(
-      `SELECT id, coalesce(time, ${EPOCH_MS} + id / ${IDS_PER_MS}) AS time
+      `SELECT id, ${TIME} AS time
          FROM messages WHERE room = ? ORDER BY id LIMIT ?`,
     ),
     pruneMessages: db.query<unknown, [string, number]>("DELETE FROM messages WHERE room = ? AND id <= ?"),

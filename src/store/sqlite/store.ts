@@ -17,7 +17,7 @@ import {
 } from "../history.ts";
 import { isNumbered, type AppendResult, type PendingMessage, type StoredMessage } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
-import type { AppendCallback, MessageListener, MessageStore, StoreOptions } from "../store.ts";
+import type { AppendCallback, ListedRoom, MessageListener, MessageStore, StoreOptions } from "../store.ts";
 import {
   idFromKey,
   keyFromId,
@@ -142,10 +142,12 @@ export class SqliteStore implements MessageStore {
     );
   }
 
-  async roomNames(after: string | undefined, limit: number): Promise<readonly string[] | undefined> {
+  async listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
     return this.#health.read(() => {
-      const last = after === undefined ? Number.MAX_SAFE_INTEGER : this.#sql.lastId.get(after)?.last_id;
-      return last === undefined ? undefined : this.#sql.roomsBefore.all(last, limit).map(({ room }) => room);
+      const before = after === undefined ? Number.MAX_SAFE_INTEGER : this.#sql.lastId.get(after)?.last_id;
+      if (before === undefined) return undefined;
+      const rows = this.#sql.roomsBefore.all(before, limit);
+      return rows.map(({ room, id, time }) => ({ room, id: idFromKey(id), time }));
     });
   }
 
