@@ -17,14 +17,8 @@ export interface RedisConfig {
 }
 
 /** `redis://USER:PASSWORD@HOST:PORT/DATABASE?prefix=NAME`; only the host is required. @returns undefined for any other URL */
-export function parseRedisUrl({
-  href,
-  hostname,
-  port,
-  pathname,
-  searchParams,
-  hash,
-}: URL): RedisConfig | undefined {
+export function parseRedisUrl(url: URL): RedisConfig | undefined {
+  const { href, hostname, port, pathname, searchParams, hash } = url;
   const { prefix = "hubbub", ...others } = Object.fromEntries(searchParams);
   const isValid = hostname && /^\/?\d{0,5}$/.test(pathname) && /^[\w.:-]{1,64}$/.test(prefix) && !hash;
   if (!isValid || Object.keys(others).length > 0) return undefined;
@@ -71,10 +65,7 @@ const DURABILITY = new Map([
 ]);
 
 /** @returns the end of the sentence "messages are stored …" */
-export async function describeDurability(
-  connection: RedisConnection,
-  { name }: RedisConfig,
-): Promise<string> {
+export async function describeDurability(connection: RedisConnection, name: string): Promise<string> {
   const describe = async () => {
     if ((await readInfo(connection)).get("aof_enabled") === "1") {
       const fsync = (await readSetting(connection, "appendfsync")) ?? "";
@@ -88,13 +79,8 @@ export async function describeDurability(
 }
 
 async function readInfo(connection: RedisConnection): Promise<Map<string, string>> {
-  const info = String(await connection.send("INFO", []));
-  return new Map(
-    info.split(/\r?\n/).flatMap((line) => {
-      const [, name, value] = /^(\w+):(.*)$/.exec(line) ?? [];
-      return name === undefined ? [] : [[name, value ?? ""] as const];
-    }),
-  );
+  const lines = String(await connection.send("INFO", [])).matchAll(/^(\w+):(.*)$/gm);
+  return new Map(lines.map(([, name = "", value = ""]) => [name, value]));
 }
 
 /** @returns undefined if this user may not read it */

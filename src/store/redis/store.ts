@@ -52,7 +52,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
     const { connection } = this.#engine;
     await verifyRedis(connection, this.config);
     try {
-      this.durability = await describeDurability(connection, this.config);
+      this.durability = await describeDurability(connection, this.config.name);
       this.#log.seek(await this.#membership.start());
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
