@@ -29,42 +29,36 @@ export type Env = Readonly<Record<string, string | undefined>>;
 export type FlagTable = Readonly<Record<string, Flag<unknown>>>;
 export type FlagValues<T extends FlagTable> = { readonly [Name in keyof T]: T[Name]["fallback"] };
 
-interface ParsedFlags<T extends FlagTable> {
-  readonly options: FlagValues<T>;
-  /** Arguments that are not flags. */
-  readonly positionals: readonly string[];
-  /** Flags that were given, whether valid or not. */
-  readonly provided: ReadonlySet<keyof T>;
-  readonly errors: readonly string[];
-}
+/** Flags that ask about the program. */
+const ABOUT = new Map<string, "help" | "version">([
+  ["--help", "help"],
+  ["-h", "help"],
+  ["--version", "version"],
+  ["-v", "version"],
+]);
 
 /** Written by hand because loading `parseArgs` of `node:util` would add a quarter to the start-up time. */
-export function parseFlags<T extends FlagTable>(
-  table: T,
-  argv: readonly string[],
-  env: Env,
-): ParsedFlags<T> | { readonly kind: "help" | "version" } {
+export function parseFlags<T extends FlagTable>(table: T, argv: readonly string[], env: Env) {
   const named = new Map(Object.entries(table).map(([key, flag]) => [flagName(key), { key, flag }]));
   const errors: string[] = [];
+  /** Arguments that are not flags. */
   const positionals: string[] = [];
   const given = new Map<string, string>();
   const repeated = new Set<string>();
   const rest = [...argv];
   for (let argument = rest.shift(); argument !== undefined; argument = rest.shift()) {
     const [, flagText, name = "", inlineValue] = /^(--?([^=]*))(?:=(.*))?$/s.exec(argument) ?? [];
-    if (argument === "--") positionals.push(...rest.splice(0));
+    const kind = ABOUT.get(flagText ?? "");
+    const flag = flagText?.startsWith("--") ? named.get(name)?.flag : undefined;
+    if (flag) {
+      const value = inlineValue ?? (flag.value ? rest.shift() : undefined) ?? "";
+      const before = given.get(name);
+      if (before !== undefined && !flag.repeatable) repeated.add(name);
+      else given.set(name, before === undefined ? value : `${before} ${value}`);
+    } else if (argument === "--") positionals.push(...rest.splice(0));
     else if (flagText === undefined || argument === "-") positionals.push(argument);
-    else if (flagText === "--help" || flagText === "-h") return { kind: "help" };
-    else if (flagText === "--version" || flagText === "-v") return { kind: "version" };
+    else if (kind) return { kind };
     else {
-      const { flag } = (flagText.startsWith("--") && named.get(name)) || {};
-      if (flag) {
-        const value = inlineValue ?? (flag.value ? rest.shift() : undefined) ?? "";
-        const before = given.get(name);
-        if (before !== undefined && !flag.repeatable) repeated.add(name);
-        else given.set(name, before === undefined ? value : `${before} ${value}`);
-        continue;
-      }
       errors.push(`${flagText}: unknown option${didYouMean(name, named.keys(), "--")}, see --help`);
       // The next argument is most likely its value: one error is enough.
       if (inlineValue === undefined && rest[0]?.startsWith("-") === false) rest.shift();
@@ -72,6 +66,7 @@ export function parseFlags<T extends FlagTable>(
   }
   for (const name of repeated) errors.push(`--${name}: expected only once`);
 
+  /** Flags that were given, whether valid or not. */
   const provided = new Set<keyof T>();
   const values = named.entries().map(([name, { key, flag }]) => {
     const text = given.get(name);

@@ -19,12 +19,11 @@ export function optionsTableRows(): string[] {
 }
 
 function listFlags(table: FlagTable): string {
-  return Object.entries(table)
-    .map(([key, flag]) => {
-      const [name, fallback] = describe(key, flag);
-      return `  ${name}  (${fallback})\n      ${flag.help}\n`;
-    })
-    .join("");
+  const flags = Object.entries(table).map(([key, flag]) => {
+    const [name, fallback] = describe(key, flag);
+    return `  ${name}  (${fallback})\n      ${flag.help}\n`;
+  });
+  return flags.join("");
 }
 
 /** What `--help` prints, at most 80 columns wide. */

@@ -184,7 +184,7 @@ export function parseCommand(argv: readonly string[], environment: Env): CliComm
   if (first === "join") return readJoin(rest, env);
   if (first === "token") return readToken(rest, env);
   const read = parseFlags(serverFlags, argv, env);
-  if ("kind" in read) return { ...read, about: "serve" };
+  if (read.kind) return { ...read, about: "serve" };
   const { options, provided } = read;
   const errors = [...read.errors];
   for (const other of read.positionals)
@@ -219,7 +219,7 @@ function withDefaults(options: CliOptions, provided: ReadonlySet<string>): CliOp
 
 function readToken(argv: readonly string[], env: Env): CliCommand {
   const read = parseFlags({ ...serverFlags, ...tokenFlags }, argv, env);
-  if ("kind" in read) return { ...read, about: "token" };
+  if (read.kind) return { ...read, about: "token" };
   const { options, positionals } = read;
   const errors = [...read.errors];
   const id = parseName("client id", positionals[0] ?? "");
@@ -233,7 +233,7 @@ function readToken(argv: readonly string[], env: Env): CliCommand {
 
 function readJoin(argv: readonly string[], env: Env): CliCommand {
   const read = parseFlags({}, argv, {});
-  if ("kind" in read) return { ...read, about: "join" };
+  if (read.kind) return { ...read, about: "join" };
   const { errors, positionals } = read;
   if (errors.length > 0) return { kind: "invalid", errors };
   const address = positionals.length === 1 ? URL.parse(positionals[0] ?? "") : null;
