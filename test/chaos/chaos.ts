@@ -176,7 +176,9 @@ export async function runChaos(setUp: () => Promise<Environment>, scenario: Scen
     const causing = (async () => {
       for (let i = 0; i < maxFaults && faults.length > 0 && !isOver; i++) {
         await Bun.sleep(100 + random() * 300);
-        const [name, cause] = faults[Math.floor(random() * faults.length)] ?? fail("there is no fault");
+        // Each kind once, so that a short run has them all.
+        const [name, cause] =
+          faults[i] ?? faults[Math.floor(random() * faults.length)] ?? fail("there is no fault");
         if (isOver) return;
         counts[name] = (counts[name] ?? 0) + 1;
         await cause();

@@ -15,19 +15,18 @@ function check(what: string, counts: Counts): void {
   for (const code of ["1002", "1007"]) expect(counts.closes[code]).toBeGreaterThan(0);
 }
 
-for (let seed = 1; seed <= 3; seed++)
-  test(`seed ${seed}`, async () => check(`seed ${seed}`, await runFuzz({ seed, rounds: 700 })));
+test("seed 1", async () => check("seed 1", await runFuzz({ seed: 1, rounds: 700 })));
 
-test("seed 4, with a rate limit", async () => {
+test("seed 2, with a rate limit", async () => {
   const args = ["--message-rate", "20", "--message-burst", "40"];
-  const counts = await runFuzz({ seed: 4, rounds: 700, args, pauseMs: 60 });
-  check("seed 4", counts);
+  const counts = await runFuzz({ seed: 2, rounds: 700, args, pauseMs: 60 });
+  check("seed 2", counts);
   expect(counts.abuses).toBeGreaterThan(0);
 });
 
-test("seed 5, with tokens and --trust-proxy", async () => {
+test("seed 3, with tokens and --trust-proxy", async () => {
   const args = ["--trust-proxy", "--max-connections-per-address", "100"];
-  const counts = await runFuzz({ seed: 5, rounds: 700, withTokens: true, args });
-  check("seed 5", counts);
+  const counts = await runFuzz({ seed: 3, rounds: 700, withTokens: true, args });
+  check("seed 3", counts);
   expect(counts.answers["401"]).toBeGreaterThan(0);
 });
