@@ -12,7 +12,7 @@ process.chdir(join(import.meta.dir, ".."));
 const TOOLS = "node_modules/.cache/tools";
 const PATH = `${process.env.PATH}:${join(process.cwd(), TOOLS, "usr/bin")}`;
 /** Many tests wait rather than compute, so more of them than cores run at once. */
-const WORKERS = Math.max(3, navigator.hardwareConcurrency);
+const WORKERS = Math.max(4, navigator.hardwareConcurrency);
 
 let passed = 0;
 let failed = 0;
