@@ -228,12 +228,15 @@ export class TextUser implements User {
   }
 }
 
+/** Of an own message. `unconfirmed`: it may be broadcast or not. */
+type TextState = "sent" | "acknowledged" | "broadcast" | "rejected" | "unconfirmed";
+
 /** One connection on the text wire. */
 class TextSession {
   readonly link: Link;
   readonly #socket: WebSocket;
   readonly #stream: string;
-  readonly #sent: { readonly text: string; state: "sent" | "acknowledged" | "broadcast" | "rejected" }[] = [];
+  readonly #sent: { readonly text: string; state: TextState }[] = [];
   /** The first that has no reply. */
   #unanswered = 0;
   #waitsSince = Infinity;
@@ -289,7 +292,7 @@ class TextSession {
   }
 
   unsettled(): string | undefined {
-    const open = this.#sent.findIndex(({ state }) => state !== "broadcast" && state !== "rejected");
+    const open = this.#sent.findIndex(({ state }) => state === "sent" || state === "acknowledged");
     if (this.#socket.readyState !== 1) return "is connecting";
     return open < 0
       ? undefined
@@ -306,8 +309,9 @@ class TextSession {
     if (said) return this.#onBroadcast(said[1] ?? "", said[2] ?? "");
     const wrote = /^You wrote: (.*)$/.exec(line)?.[1];
     if (wrote !== undefined) return this.#onReply(wrote, "acknowledged");
-    const rejected = /^Not sent \([a-z-]+\): (.*)$/.exec(line)?.[1];
-    if (rejected !== undefined) return this.#onReply(rejected, "rejected");
+    const rejected = /^Not sent \(([a-z-]+)\): (.*)$/.exec(line);
+    if (rejected)
+      return this.#onReply(rejected[2] ?? "", rejected[1] === "unconfirmed" ? "unconfirmed" : "rejected");
     world.fail(`${this.user.id} receives "${line}"`);
   }
 
@@ -320,13 +324,14 @@ class TextSession {
     if (!text.startsWith(`${from}:`)) world.fail(`${id} receives "${text}" as one of ${from}`);
     if (!text.startsWith(this.#stream)) return;
     const own = this.#sent.find((each) => each.text === text);
-    if (own?.state !== "acknowledged") world.fail(`${id} receives its own "${text}" before "You wrote"`);
+    if (own?.state !== "acknowledged" && own?.state !== "unconfirmed")
+      world.fail(`${id} receives its own "${text}" before "You wrote"`);
     else own.state = "broadcast";
     this.#updateWaiting();
   }
 
   /** Replies arrive in the order of sending, each after the broadcasts of the messages before it. */
-  #onReply(text: string, state: "acknowledged" | "rejected"): void {
+  #onReply(text: string, state: TextState): void {
     const { world, rules } = this.surroundings;
     const { id } = this.user;
     const next = this.#sent[this.#unanswered++];

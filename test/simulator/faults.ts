@@ -5,11 +5,14 @@
 
 import type { LinkProfile } from "./network.ts";
 import type { ServerSettings } from "./servers.ts";
-import type { StoreKind } from "./stores.ts";
+import type { StoreSettings } from "./stores.ts";
 import { Dice } from "./world.ts";
 
+/** `memory` includes stores that are slow and reject messages. */
+export type StoreKind = "memory" | "sqlite";
+
 export interface Settings {
-  readonly store: StoreKind;
+  readonly store: StoreSettings;
   readonly seconds: number;
   readonly server: ServerSettings;
   readonly users: readonly UserSettings[];
@@ -39,7 +42,16 @@ const USER_FAULTS = [
   "skew",
 ] as const;
 /** Faults of the server or of the whole network. */
-const SERVER_FAULTS = ["kill", "lose-power", "shut-down", "black-hole", "freeze-server", "cut-all"] as const;
+const SERVER_FAULTS = [
+  "kill",
+  "lose-power",
+  "shut-down",
+  "black-hole",
+  "freeze-server",
+  "cut-all",
+  "server-clock",
+  "disk-full",
+] as const;
 
 export type FaultKind = (typeof USER_FAULTS)[number] | (typeof SERVER_FAULTS)[number];
 
@@ -93,7 +105,7 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
   }));
   const isLimited = dice.chance(0.15);
   const settings: Settings = {
-    store,
+    store: drawStore(dice, store, load !== undefined),
     seconds,
     users,
     server: {
@@ -106,6 +118,17 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
     },
   };
   return { settings, actions: drawActions(dice, settings, messagesPerSecond, faultsPerSecond) };
+}
+
+function drawStore(dice: Dice, kind: StoreKind, isPlain: boolean): StoreSettings {
+  if (kind === "sqlite") return { kind, commitMs: isPlain ? 0.1 : dice.pick([0, 0.1, 3, 30]) };
+  if (isPlain || dice.chance(0.7)) return { kind };
+  return {
+    kind: "delayed",
+    delayMs: dice.pick([1, 20, 200]),
+    rejectShare: dice.pick([0, 0.05, 0.3]),
+    unconfirmedShare: dice.pick([0, 0.05, 0.3]),
+  };
 }
 
 function drawActions(

@@ -61,13 +61,14 @@ class Pipe {
     private readonly onIdle: () => void,
   ) {}
 
-  send(item: Item): void {
+  /** @param sentAt when it was given to the sender's socket */
+  send(item: Item, sentAt = this.world.time): void {
     if (this.isDead) return;
     const { time } = this.world;
     this.#lastArrival = Math.max(this.#lastArrival, time + this.delay());
     this.#items.push(item);
     this.#arrivals.push(this.#lastArrival);
-    this.#departures.push(time);
+    this.#departures.push(sentAt);
     this.#schedule();
   }
 
@@ -136,7 +137,7 @@ export class Link {
   /** Further delay of everything, for a while. */
   extraDelayMs = 0;
   readonly connectedAt: number;
-  /** When the frame that is being delivered was sent. */
+  /** When the server sent the frame that is being delivered. */
   sentAt = 0;
 
   constructor(
@@ -331,7 +332,7 @@ export interface Host {
 export class ServerEnd implements ServerSocket {
   isOpen = true;
   readonly #topics = new Set<string>();
-  readonly #buffer: Content[] = [];
+  readonly #buffer: { readonly frame: Content; readonly sentAt: number }[] = [];
   #bufferedBytes = 0;
   #isRefilling = false;
   #finalSignal: Signal | undefined;
@@ -351,14 +352,14 @@ export class ServerEnd implements ServerSocket {
     if (!this.isOpen) return 0;
     const size = this.link.sizeOf(frame);
     if (this.#buffer.length === 0 && this.#hasRoomFor(size)) {
-      this.#transmit(frame, size);
+      this.#transmit(frame, size, this.world.time);
       return frame.length;
     }
     if (this.#bufferedBytes + size > HARD_BACKPRESSURE_LIMIT) {
       this.world.schedule(this.host.owner, this.world.time, () => this.terminate());
       return 0;
     }
-    this.#buffer.push(frame);
+    this.#buffer.push({ frame, sentAt: this.world.time });
     this.#bufferedBytes += size;
     return -1;
   }
@@ -368,9 +369,9 @@ export class ServerEnd implements ServerSocket {
     return inFlightBytes === 0 || inFlightBytes + size <= profile.kernelBytes;
   }
 
-  #transmit(frame: Content, size: number): void {
+  #transmit(frame: Content, size: number, sentAt: number): void {
     this.link.inFlightBytes += size;
-    this.link.down.send(frame);
+    this.link.down.send(frame, sentAt);
   }
 
   /** The client has read something. */
@@ -383,12 +384,12 @@ export class ServerEnd implements ServerSocket {
   #refill(): void {
     this.#isRefilling = false;
     let sent = 0;
-    for (const frame of this.#buffer) {
+    for (const { frame, sentAt } of this.#buffer) {
       const size = this.link.sizeOf(frame);
       if (!this.#hasRoomFor(size)) break;
       sent++;
       this.#bufferedBytes -= size;
-      this.#transmit(frame, size);
+      this.#transmit(frame, size, sentAt);
     }
     this.#buffer.splice(0, sent);
     if (this.#buffer.length > 0) return;

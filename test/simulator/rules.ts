@@ -20,8 +20,8 @@ export interface RuleSettings {
   readonly flushMs: number;
   /** What was stored outlives the server's process. */
   readonly isPersistent: boolean;
-  /** Frames count as larger than they are, so that links without a fault may be slow consumers. */
-  readonly isNarrow: boolean;
+  /** Links without a fault may be slow consumers, or their replays too slow, so that they are closed with 1013. */
+  readonly isSlow: boolean;
 }
 
 /** A message as the clients have seen it: delivered to one of them, or acknowledged with its id. */
@@ -204,7 +204,7 @@ export class Rules implements WireObserver {
   }
 
   onUntouchedClosed(link: Link, code: number, reason: string): void {
-    if (code === 1013 && this.settings.isNarrow) return;
+    if (code === 1013 && this.settings.isSlow) return;
     this.world.fail(`a healthy connection of ${link.clientOwner.name} was closed: ${code} ${reason}`);
   }
 
@@ -280,7 +280,6 @@ export class Rules implements WireObserver {
       link.sentAt - entry.sentAt > this.settings.flushMs + DELIVERY_BOUND_MS &&
       state.liveAt < entry.sentAt &&
       !link.isTouched &&
-      !this.settings.isNarrow &&
       this.stillUntil < entry.sentAt;
     if (isLate)
       this.world.fail(`${client} is sent ${id} ${link.sentAt - entry.sentAt} ms later than the first client`);
@@ -388,7 +387,21 @@ export class Rules implements WireObserver {
 
   // At the end
 
-  /** Checks what can be judged only when everything is known. @param finalLogs what the store has at the end, if it keeps all */
+  /** A store that persists has everything that any client has seen, and every acknowledged message, once. */
+  checkStored(room: string, stored: readonly { readonly id: string; readonly text: string }[]): void {
+    const log = this.logOf(room, 0);
+    const texts = new Map(stored.map(({ id, text }) => [text, id]));
+    if (texts.size !== stored.length) this.world.fail(`${room} has a message twice`);
+    for (const { id, text } of log.entries.values())
+      if (texts.get(text) !== id)
+        return this.world.fail(`${id} "${text}" was seen in ${room} and is not stored`);
+    for (const [text, sent] of this.sentTexts)
+      if (sent.room === room && sent.acknowledged && !texts.has(text))
+        return this.world.fail(`"${text}" is acknowledged and not stored`);
+    for (const { id, text } of stored) log.see(this.world, room, id, text, Infinity);
+  }
+
+  /** Checks what can be judged only when everything is known. */
   checkAll(finalGeneration: number): void {
     for (const generations of this.#logs.values()) for (const log of generations.values()) log.sort();
     for (const [text, { room, sentAt }] of this.sentTexts) {

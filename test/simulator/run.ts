@@ -16,6 +16,7 @@ const { values } = parseArgs({
   },
 });
 
+const store = values.store === "sqlite" ? "sqlite" : "memory";
 const first = Number(values.seed ?? values.first);
 const count = values.seed === undefined ? Number(values.seeds) : 1;
 const load = values.standard ? STANDARD_LOAD : undefined;
@@ -30,7 +31,7 @@ for (let seed = first; seed < first + count; seed++) {
     hasher.update(line);
     if (values.trace) console.log(line);
   };
-  const plan = drawPlan(seed, "memory", load);
+  const plan = drawPlan(seed, store, load);
   const outcome = simulate(plan, seed, values.seed === undefined ? undefined : trace);
   if (values.seed !== undefined) console.log(`seed ${seed}: trace ${hasher.digest("hex").slice(0, 16)}`);
   simulatedMs += outcome.simulatedMs;

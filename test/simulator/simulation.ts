@@ -1,5 +1,6 @@
 /** One simulation: users, a server, and what a plan makes happen to them. */
 
+import { drainMicrotasks } from "bun:jsc";
 import { JsonUser, TextUser, type User } from "./clients.ts";
 import type { Action, Plan } from "./faults.ts";
 import { Network } from "./network.ts";
@@ -19,7 +20,10 @@ export interface Outcome {
 const EXECUTION_SEED = 0x5eed;
 /** Besides some ping intervals: the client's longest back-off, twice. */
 const SETTLE_MS = 90_000;
+const PAGE_SIZE = 1000;
 const SETTLE_STEP_MS = 500;
+/** Less than what a client takes for a session that may have expired. */
+const MAX_CLOCK_JUMP_MS = 3_600_000;
 /** After this, leaves and presence have been announced. */
 const QUIET_MS = 2_000;
 
@@ -29,7 +33,7 @@ export function simulate(plan: Plan, seed: number, trace?: (line: string) => voi
   const { world, network } = simulation;
   world.within({ ...world.globals(), ...network.globals() }, () => {
     try {
-      simulation.run();
+      simulation.disk.within(() => simulation.run());
     } catch (error) {
       world.fail(`an exception: ${error instanceof Error ? error.stack : error}`);
     }
@@ -45,8 +49,9 @@ class Simulation {
   readonly #owner = new Owner("network");
   readonly #rules: Rules;
   readonly #users: User[];
-  readonly #disk: Disk;
-  #server: SimulatedServer;
+  readonly disk: Disk;
+  #server: SimulatedServer | undefined;
+  #serverSkewMs = 0;
   #generation = 0;
   #isSettling = false;
 
@@ -58,12 +63,14 @@ class Simulation {
     const { settings } = plan;
     const { history, flushMs } = settings.server;
     this.world = new World(new Dice(seed ^ EXECUTION_SEED), trace);
-    this.#disk = createDisk(settings.store, this.world, history);
+    this.disk = createDisk(settings.store, this.world, history);
     this.#rules = new Rules(this.world, {
       history,
       flushMs,
-      isPersistent: this.#disk.isPersistent,
-      isNarrow: settings.users.some(({ profile }) => profile.bytesPerCharacter > 1),
+      isPersistent: this.disk.isPersistent,
+      isSlow:
+        settings.store.kind === "delayed" ||
+        settings.users.some(({ profile }) => profile.bytesPerCharacter > 1),
     });
     this.network = new Network(this.world, this.#owner, this.#rules);
     const surroundings = { world: this.world, network: this.network, rules: this.#rules };
@@ -72,33 +79,33 @@ class Simulation {
         ? new JsonUser(surroundings, `j${i}`, room, profile)
         : new TextUser(surroundings, `t${i}`, room, profile, replayed),
     );
-    this.#server = this.#startServer();
   }
 
   get messages(): number {
     return this.#rules.sentTexts.size;
   }
 
-  #startServer(): SimulatedServer {
-    if (!this.#disk.isPersistent) this.#generation++;
+  #startServer(): void {
+    if (!this.disk.isPersistent) this.#generation++;
     const { server } = this.plan.settings;
     const { onOpenChange } = this.#rules;
     const started = new SimulatedServer(
       this.world,
       this.network,
       server,
-      this.#disk,
+      this.disk,
       this.#generation,
       onOpenChange,
     );
+    started.owner.clockSkewMs = this.#serverSkewMs;
     this.network.host = started;
     started.start();
     this.#server = started;
-    return started;
   }
 
   run(): void {
     const { world, plan } = this;
+    this.#startServer();
     for (const user of this.#users) {
       const atMs = world.dice.between(0, 1000);
       world.schedule(this.#owner, atMs, () => user.join());
@@ -106,6 +113,7 @@ class Simulation {
     this.#scheduleNext(0);
     world.runUntil(plan.settings.seconds * 1000);
     this.#settle();
+    if (this.disk.isPersistent && world.failure === undefined) this.#checkStored();
     if (world.failure === undefined) this.#rules.checkAll(this.#generation);
   }
 
@@ -164,15 +172,21 @@ class Simulation {
         break;
       case "kill":
       case "lose-power":
-        return this.#killServer(kind === "lose-power", 5000 * amount ** 2);
+        return this.#crashServer(kind === "lose-power", 5000 * amount ** 2);
       case "shut-down": {
         const server = this.#server;
-        if (server.isShuttingDown || !server.owner.isAlive) break;
-        server.shutDown(() => {
-          if (this.#server === server) this.#killServer(false, 1000 * amount);
-        });
+        if (!server?.owner.isAlive || server.isShuttingDown) break;
+        server.shutDown(() => this.#killServer(server, false, 1000 * amount));
         break;
       }
+      case "server-clock":
+        this.#serverSkewMs = (amount - 0.5) * MAX_CLOCK_JUMP_MS;
+        if (this.#server) this.#server.owner.clockSkewMs = this.#serverSkewMs;
+        break;
+      case "disk-full":
+        this.disk.setFull(true);
+        this.#later(5000 * amount ** 2, () => this.disk.setFull(false));
+        break;
       case "black-hole":
         this.network.isBlackHole = true;
         this.#later(5000 * amount, () => (this.network.isBlackHole = false));
@@ -196,15 +210,22 @@ class Simulation {
     this.world.schedule(this.#owner, this.world.time + ms, run);
   }
 
-  #killServer(isSilent: boolean, downMs: number): void {
+  #crashServer(isSilent: boolean, downMs: number): void {
     const server = this.#server;
+    if (!server?.owner.isAlive) return;
+    const crash = this.world.dice.pick(["now", "now", "between statements", "in a commit"] as const);
+    this.disk.crash(crash, () => this.#killServer(server, isSilent, downMs));
+  }
+
+  #killServer(server: SimulatedServer, isSilent: boolean, downMs: number): void {
     if (!server.owner.isAlive) return;
     server.kill(isSilent);
-    this.#later(downMs, () => this.#startServer());
+    this.#later(1 + downMs, () => this.#startServer());
   }
 
   #freezeServer(ms: number): void {
     const { world } = this;
+    if (!this.#server) return;
     const { owner, ends } = this.#server;
     for (const { link } of ends) link.touch();
     owner.busyUntil = Math.max(owner.busyUntil, world.now) + ms;
@@ -215,6 +236,7 @@ class Simulation {
   #settle(): void {
     const { world } = this;
     this.network.isBlackHole = false;
+    this.disk.setFull(false);
     this.#isSettling = true;
     for (const user of this.#users) user.settle();
     const { messageRate, pingSeconds } = this.plan.settings.server;
@@ -255,8 +277,27 @@ class Simulation {
     }
   }
 
+  #checkStored(): void {
+    const { store } = this.#server?.hub ?? {};
+    if (!store) return;
+    for (const room of new Set(this.#users.map((user) => user.room))) {
+      const stored: { id: string; text: string }[] = [];
+      const read = async () => {
+        for (let page = await store.readHistory(room, { limit: PAGE_SIZE }); ;) {
+          stored.unshift(...page.messages.map(({ id, content }) => ({ id, text: String(content) })));
+          const before = page.messages[0]?.id;
+          if (!page.more || before === undefined) return this.#rules.checkStored(room, stored);
+          page = await store.readHistory(room, { before, limit: PAGE_SIZE });
+        }
+      };
+      void read().catch((error: unknown) => this.world.fail(`the stored messages cannot be read: ${error}`));
+      drainMicrotasks();
+    }
+  }
+
   /** All clients have left. */
   #checkEmpty(): void {
+    if (!this.#server) return;
     const { hub, sockets, topics } = this.#server;
     const left = { rooms: hub.roomCount, sockets: sockets.size, topics: topics.size };
     if (left.rooms + left.sockets + left.topics > 0)

@@ -1,24 +1,210 @@
-/** The stores that a simulated server opens. */
+/** What a simulated server stores messages in, and what of it survives the server's process. */
 
+import { Database } from "bun:sqlite";
+import { copyFileSync, existsSync, mkdtempSync, rmSync, statSync, truncateSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { MemoryStore } from "../../src/store/memory.ts";
+import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import type { Backend, StoreListener } from "../../src/store/store.ts";
-import type { Owner, World } from "./world.ts";
+import { DelayedStore, type Delays } from "../support/delayed-store.ts";
+import type { Dice, Owner, World } from "./world.ts";
 
-export type StoreKind = "memory";
+export type StoreSettings =
+  | { readonly kind: "memory" }
+  | ({ readonly kind: "delayed" } & Delays)
+  /** A commit takes up to that long. */
+  | { readonly kind: "sqlite"; readonly commitMs: number };
 
-/** What outlives a server's process. */
+/** How a process ends, seen from its store. */
+export type Crash = "now" | "between statements" | "in a commit";
+
 export interface Disk {
-  /** Opens the store for a new process. */
-  open(listener: StoreListener, owner: Owner): Backend;
   /** Whether a new process finds what the last one stored. */
   readonly isPersistent: boolean;
+  /** Opens the store for a new process. */
+  open(listener: StoreListener, owner: Owner): Backend;
+  /** The process ends, at once or during a later write; `kill` is called when it does. */
+  crash(crash: Crash, kill: () => void): void;
+  /** While full, nothing can be stored. */
+  setFull(isFull: boolean): void;
+  /** Runs the simulation. */
+  within<T>(run: () => T): T;
 }
 
-export function createDisk(_kind: StoreKind, world: World, history: number): Disk {
-  return {
-    isPersistent: false,
-    open: ({ onMessage }, owner) => ({
-      store: new MemoryStore(history, onMessage, world.clockOf(owner), world.randomOf()),
-    }),
-  };
+export function createDisk(settings: StoreSettings, world: World, history: number): Disk {
+  return settings.kind === "sqlite"
+    ? new SqliteDisk(world, history, settings.commitMs)
+    : new NoDisk(settings, world, history);
+}
+
+/** Everything is lost with the process. */
+class NoDisk implements Disk {
+  readonly isPersistent = false;
+
+  constructor(
+    private readonly settings: Exclude<StoreSettings, { kind: "sqlite" }>,
+    private readonly world: World,
+    private readonly history: number,
+  ) {}
+
+  open({ onMessage }: StoreListener, owner: Owner): Backend {
+    const clock = this.world.clockOf(owner);
+    const memory = new MemoryStore(this.history, onMessage, clock, this.world.randomOf());
+    if (this.settings.kind === "memory") return { store: memory };
+    return { store: new DelayedStore(memory, this.settings, clock, this.world.dice.next) };
+  }
+
+  crash(_: Crash, kill: () => void): void {
+    kill();
+  }
+
+  setFull(): void {}
+
+  within<T>(run: () => T): T {
+    return run();
+  }
+}
+
+/** In memory where the system has a file system for it, because every crash copies the files. */
+const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+const FILES = ["", "-wal", "-newest"];
+/** A crash that waits for a write happens without one after this time. */
+const MAX_CRASH_WAIT_MS = 1000;
+const MAX_STATEMENTS_TO_CRASH = 6;
+const UNLIMITED_PAGES = 1_000_000;
+
+/** Real SQLite files. A crash leaves them as they are at that moment; the process that follows gets a copy. */
+class SqliteDisk implements Disk {
+  readonly isPersistent = true;
+  readonly #folder = mkdtempSync(join(FOLDER, "hubbub-simulator-"));
+  #version = 0;
+  #store: SqliteStore | undefined;
+  #database: Database | undefined;
+  /** The crash that the next writes lead to. */
+  #crash: { kind: Crash; statementsLeft: number; kill: () => void } | undefined;
+
+  constructor(
+    private readonly world: World,
+    private readonly history: number,
+    private readonly commitMs: number,
+  ) {}
+
+  get #path(): string {
+    return join(this.#folder, `${this.#version}.db`);
+  }
+
+  get #dice(): Dice {
+    return this.world.dice;
+  }
+
+  open({ onMessage }: StoreListener, owner: Owner): Backend {
+    const options = { history: this.history, keepDays: 0 };
+    const clock = this.world.clockOf(owner);
+    const store = new SqliteStore(this.#path, options, onMessage, clock, this.world.randomOf());
+    const close = store.close.bind(store);
+    let isClosed = false;
+    // A process that crashes during its shutdown closes the store in what is left of its last event.
+    store.close = () => {
+      if (this.#store === store) this.#store = this.#database = undefined;
+      if (!isClosed) close();
+      isClosed = true;
+    };
+    this.#store = store;
+    return { store };
+  }
+
+  crash(kind: Crash, kill: () => void): void {
+    if (kind === "now") return this.#end(kill);
+    const crash = { kind, kill, statementsLeft: this.#dice.whole(1, MAX_STATEMENTS_TO_CRASH) };
+    this.#crash = crash;
+    const outside = this.world.current;
+    this.world.schedule(outside, this.world.time + MAX_CRASH_WAIT_MS, () => {
+      if (this.#crash === crash) this.#end(kill);
+    });
+  }
+
+  /** The process has ended, and its last event runs on without effect. */
+  #end(kill: () => void): void {
+    this.#crash = undefined;
+    const store = this.#store;
+    if (!store) return kill(); // it has been closed
+    const before = this.#path;
+    const database = this.#database;
+    this.#store = this.#database = undefined;
+    this.#version++;
+    for (const suffix of FILES)
+      if (existsSync(before + suffix)) copyFileSync(before + suffix, this.#path + suffix);
+    kill();
+    this.world.schedule(this.world.outside, this.world.time, () => {
+      database?.run(`PRAGMA max_page_count = ${UNLIMITED_PAGES}`);
+      store.close();
+      for (const suffix of FILES) rmSync(before + suffix, { force: true });
+    });
+  }
+
+  /** Called before each statement that writes. */
+  #onStatement(): void {
+    const crash = this.#crash;
+    if (crash?.kind === "between statements" && --crash.statementsLeft <= 0) this.#end(crash.kill);
+  }
+
+  /** Called at the end of a transaction, before its commit. */
+  #onCommit(database: Database): void {
+    if (database.filename === this.#path) this.#database = database;
+    this.world.spend(this.#dice.next() * this.commitMs);
+    const crash = this.#crash;
+    if (crash?.kind !== "in a commit") return;
+    // The commit's own frames are written to the log in part; the mark of the newest message is not written.
+    const before = this.#path;
+    const logBytes = statSync(`${before}-wal`).size;
+    copyFileSync(`${before}-newest`, `${before}-newest-before`);
+    this.#crash = undefined;
+    crash.kill();
+    const { outside } = this.world;
+    this.world.schedule(outside, this.world.time, () => {
+      copyFileSync(`${before}-newest-before`, `${before}-newest`);
+      this.#end(() => {});
+      const log = `${this.#path}-wal`;
+      const grownBytes = statSync(log).size - logBytes;
+      if (grownBytes > 0) truncateSync(log, logBytes + this.#dice.whole(0, grownBytes));
+    });
+  }
+
+  setFull(isFull: boolean): void {
+    const database = this.#database;
+    const { page_count = 0 } = database?.query<{ page_count: number }, []>("PRAGMA page_count").get() ?? {};
+    database?.run(`PRAGMA max_page_count = ${isFull ? page_count : UNLIMITED_PAGES}`);
+  }
+
+  within<T>(run: () => T): T {
+    const { query, transaction } = Database.prototype;
+    const disk = this;
+    const observed = new WeakSet<object>();
+    Reflect.set(Database.prototype, "query", function (this: Database, sql: string) {
+      const statement = query.call(this, sql);
+      if (!/^(INSERT|REPLACE)/.test(sql) || observed.has(statement)) return statement;
+      observed.add(statement);
+      const { run: runStatement } = statement;
+      Reflect.set(statement, "run", (...values: Parameters<typeof runStatement>) => {
+        disk.#onStatement();
+        return runStatement.apply(statement, values);
+      });
+      return statement;
+    });
+    Reflect.set(Database.prototype, "transaction", function (this: Database, work: () => unknown) {
+      return transaction.call(this, () => {
+        const result = work();
+        disk.#onCommit(this);
+        return result;
+      });
+    });
+    try {
+      return run();
+    } finally {
+      Object.assign(Database.prototype, { query, transaction });
+      this.#store?.close();
+      rmSync(this.#folder, { recursive: true, force: true });
+    }
+  }
 }

@@ -90,14 +90,15 @@ export class World {
   events = 0;
   failure: string | undefined;
   readonly #heap: ScheduledEvent[] = [];
-  readonly #outside = new Owner("world");
+  /** Of what no process does. */
+  readonly outside = new Owner("outside");
   #order = 0;
 
   constructor(
     readonly dice: Dice,
     readonly trace: ((line: string) => void) | undefined,
   ) {
-    this.current = this.#outside;
+    this.current = this.outside;
   }
 
   /** The first failure ends the simulation. */
@@ -155,7 +156,7 @@ export class World {
       event.order = ++this.#order;
       this.#push(event);
     }
-    this.current = this.#outside;
+    this.current = this.outside;
     if (this.failure === undefined) this.now = until;
   }
 

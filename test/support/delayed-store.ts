@@ -1,60 +1,65 @@
 /**
- * Preloaded: a memory store that answers late and in bursts, and rejects some messages.
+ * A memory store that answers late and in bursts, and rejects some messages. Preloaded into a server:
  * `--store "delayed:?delay=20&reject=0.2&seed=7"`: up to 20 ms late, one message in five rejected. A seed makes it repeatable.
  */
 
 import { MemoryStore } from "../../src/store/memory.ts";
 import type { PageQuery } from "../../src/store/history.ts";
-import type { PendingMessage } from "../../src/store/message.ts";
-import type { MessageListener, AppendCallback, MessageStore } from "../../src/store/store.ts";
+import type { AppendResult, PendingMessage } from "../../src/store/message.ts";
+import type { AppendCallback, MessageStore } from "../../src/store/store.ts";
 import { storeFactories } from "../../src/store/open.ts";
 import { randomFrom } from "./random.ts";
-import { systemClock } from "../../src/util/clock.ts";
+import { systemClock, type Clock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 
-class DelayedStore implements MessageStore {
-  readonly #inner: MemoryStore;
+export interface Delays {
+  /** Each answer takes up to this long. */
+  readonly delayMs: number;
+  /** The share of messages that are rejected as unavailable. */
+  readonly rejectShare: number;
+  /** The share of messages that are stored, but rejected as unconfirmed. */
+  readonly unconfirmedShare: number;
+}
+
+export class DelayedStore implements MessageStore {
   readonly #waiting: [PendingMessage, AppendCallback][] = [];
-  readonly #random: () => number;
-  readonly #delayMs: number;
-  readonly #rejectShare: number;
   #working = false;
   readonly isReady = true;
   readonly durability = "delayed";
 
-  constructor(query: URLSearchParams, history: number, onMessage: MessageListener) {
-    this.#inner = new MemoryStore(history, onMessage, systemClock, systemRandom);
-    this.#random = randomFrom(Number(query.get("seed") ?? 1));
-    this.#delayMs = Number(query.get("delay") ?? 5);
-    this.#rejectShare = Number(query.get("reject") ?? 0);
-  }
+  constructor(
+    private readonly inner: MemoryStore,
+    private readonly delays: Delays,
+    private readonly clock: Clock,
+    private readonly random: () => number,
+  ) {}
 
   async acquireRoom(room: string) {
     await this.#delay();
-    return this.#inner.acquireRoom(room);
+    return this.inner.acquireRoom(room);
   }
 
   releaseRoom(room: string): void {
-    this.#inner.releaseRoom(room);
+    this.inner.releaseRoom(room);
   }
 
   async lastSeq(client: string, session: string) {
     await this.#delay();
-    return this.#inner.lastSeq(client, session);
+    return this.inner.lastSeq(client, session);
   }
 
   async readHistory(room: string, where: PageQuery) {
     await this.#delay();
-    return this.#inner.readHistory(room, where);
+    return this.inner.readHistory(room, where);
   }
 
   async listRooms(after: string | undefined, limit: number) {
     await this.#delay();
-    return this.#inner.listRooms(after, limit);
+    return this.inner.listRooms(after, limit);
   }
 
   close(): void {
-    this.#inner.close();
+    this.inner.close();
   }
 
   async drain(): Promise<void> {
@@ -70,18 +75,29 @@ class DelayedStore implements MessageStore {
     this.#working = true;
     while (this.#waiting.length > 0) {
       await this.#delay();
-      for (const [pending, sender] of this.#waiting.splice(0, 1 + Math.floor(this.#random() * 50)))
-        if (this.#random() < this.#rejectShare) sender.onResult(pending, { rejected: "unavailable" });
-        else this.#inner.append(pending, sender);
+      for (const [pending, sender] of this.#waiting.splice(0, 1 + Math.floor(this.random() * 50)))
+        this.#append(pending, sender);
     }
     this.#working = false;
   }
 
+  #append(pending: PendingMessage, sender: AppendCallback): void {
+    const { rejectShare, unconfirmedShare } = this.delays;
+    if (this.random() < rejectShare) return sender.onResult(pending, { rejected: "unavailable" });
+    if (this.random() >= unconfirmedShare) return this.inner.append(pending, sender);
+    const unconfirmed = (_: PendingMessage, result: AppendResult) =>
+      sender.onResult(pending, "stored" in result ? { rejected: "unconfirmed" } : result);
+    this.inner.append(pending, { onResult: unconfirmed });
+  }
+
   #delay(): Promise<void> {
-    return Bun.sleep(this.#random() * this.#delayMs);
+    return this.clock.sleep(this.random() * this.delays.delayMs);
   }
 }
 
-storeFactories.set("delayed:", ({ searchParams }) => async () => ({ history }, { onMessage }) => ({
-  store: new DelayedStore(searchParams, history, onMessage),
-}));
+storeFactories.set("delayed:", ({ searchParams: query }) => async () => ({ history }, { onMessage }) => {
+  const number = (name: string, missing: number) => Number(query.get(name) ?? missing);
+  const delays = { delayMs: number("delay", 5), rejectShare: number("reject", 0), unconfirmedShare: 0 };
+  const inner = new MemoryStore(history, onMessage, systemClock, systemRandom);
+  return { store: new DelayedStore(inner, delays, systemClock, randomFrom(number("seed", 1))) };
+});
