@@ -126,6 +126,15 @@ export function envName(option: string): string {
   return `HUBBUB_${option.toUpperCase().replaceAll("-", "_")}`;
 }
 
+/** A flag without a fallback. */
+export function optional<T>(
+  value: string,
+  help: string,
+  more: Pick<Flag<T>, "parse"> & Partial<Flag<T | undefined>>,
+) {
+  return flag<T | undefined>({ value, fallback: undefined, defaultText: "none", help, ...more });
+}
+
 /** A whole number within bounds, both included. */
 export function number(
   fallback: number,

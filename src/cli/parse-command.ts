@@ -8,6 +8,7 @@ import {
   flagName,
   list,
   number,
+  optional,
   parseFlags,
   parseOrigin,
   readPem,
@@ -33,29 +34,18 @@ export const serverFlagGroups = {
         /^[\w.:-]+$/.test(text) ? { value: text } : { expected: "an address or a host name" },
     }),
     port: number(8000, [0, 65_535], "port to listen on; 0 picks a free one", { alsoEnv: "PORT" }),
-    publicUrl: flag<URL | undefined>({
-      value: "URL",
-      fallback: undefined,
+    publicUrl: optional<URL>("URL", "public address of the server, such as https://chat.example", {
       defaultText: "the listening address",
-      help: "public address of the server, such as https://chat.example",
       parse(text) {
         const url = parseOrigin(text);
         return url ? { value: url } : { expected: "an address without a path, such as https://chat.example" };
       },
     }),
     trustProxy: toggle("behind a proxy: take client addresses from X-Forwarded-For"),
-    tlsCert: flag<string | undefined>({
-      value: "FILE",
-      fallback: undefined,
-      defaultText: "none",
-      help: "serve TLS with this certificate, followed by its chain (PEM)",
+    tlsCert: optional<string>("FILE", "serve TLS with this certificate, followed by its chain (PEM)", {
       parse: (file) => readPem(file, /^-----BEGIN (X509 |TRUSTED )?CERTIFICATE-/m, "a PEM certificate"),
     }),
-    tlsKey: flag<string | undefined>({
-      value: "FILE",
-      fallback: undefined,
-      defaultText: "none",
-      help: "private key of the certificate (PEM, without a passphrase)",
+    tlsKey: optional<string>("FILE", "private key of the certificate (PEM, without a passphrase)", {
       parse: (file) =>
         readPem(file, /^-----BEGIN (RSA |EC )?PRIVATE KEY-/m, "a PEM key without a passphrase"),
     }),
@@ -90,12 +80,9 @@ export const serverFlagGroups = {
     ),
     listRooms: toggle("list all rooms at /rooms, not only those asked for by name"),
     openMetrics: toggle("serve /metrics to anyone, not only to this machine"),
-    secretFile: flag<Buffer | undefined>({
-      value: "FILE",
-      fallback: undefined,
+    secretFile: optional<Buffer>("FILE", "require tokens signed with the secret in this file", {
       defaultText: "none: no tokens",
       alsoEnv: "HUBBUB_SECRET",
-      help: "require tokens signed with the secret in this file",
       parse(text, source) {
         const secret = source === "HUBBUB_SECRET" ? Buffer.from(text) : readSecret(text);
         if (!secret) return { expected: "a readable file" };

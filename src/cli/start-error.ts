@@ -3,14 +3,14 @@
 import type { CliOptions } from "./parse-command.ts";
 import { StoreError } from "../store/store.ts";
 
-/** Supervisors give up on 2, so it is only for what a restart cannot fix. */
-interface StartError {
-  readonly exitCode: 1 | 2;
-  /** Undefined for an unexpected error, which needs its stack. */
-  readonly sentence?: string;
-}
-
-export function explainStartError(error: unknown, { host, port }: CliOptions): StartError {
+/**
+ * Supervisors give up on exit code 2, so it is only for what a restart cannot fix. An unexpected error has no sentence:
+ * it needs its stack.
+ */
+export function explainStartError(
+  error: unknown,
+  { host, port }: CliOptions,
+): { readonly exitCode: 1 | 2; readonly sentence?: string } {
   if (error instanceof StoreError) return { exitCode: 1, sentence: error.message };
   const code = error instanceof Error && "code" in error ? String(error.code) : "";
   if (!(error instanceof Error) || !code) return { exitCode: 1 };

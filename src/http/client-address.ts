@@ -6,9 +6,6 @@ import { logEvent } from "../ops/log.ts";
 const MAX_NODE_CHARACTERS = 100;
 const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
 
-/** The part of Bun's server that knows a request's peer. */
-type PeerAddresses = Pick<Bun.Server<unknown>, "requestIP">;
-
 export class ClientAddresses {
   #lastGroup = "";
   #hasWarned = false;
@@ -16,7 +13,7 @@ export class ClientAddresses {
   constructor(private readonly trustProxy: boolean) {}
 
   /** The client's address, or the proxy's if it is not trusted. */
-  of(request: Request, server: PeerAddresses): string {
+  of(request: Request, server: Pick<Bun.Server<unknown>, "requestIP">): string {
     const peer = server.requestIP(request)?.address ?? "";
     if (this.trustProxy) return forwardedFor(request.headers) ?? peer;
     if (!this.#hasWarned && request.headers.has("x-forwarded-for")) {
@@ -30,7 +27,7 @@ export class ClientAddresses {
   }
 
   /** The {@link addressGroup} of a request. Consecutive connections from one group share the string, to save memory. */
-  groupOf(request: Request, server: PeerAddresses): string {
+  groupOf(request: Request, server: Pick<Bun.Server<unknown>, "requestIP">): string {
     const group = addressGroup(this.of(request, server));
     if (group !== this.#lastGroup) this.#lastGroup = group;
     return this.#lastGroup;
