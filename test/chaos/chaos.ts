@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { connect, type Client } from "../../src/client/client.ts";
+import type { ChatMessage } from "../../src/protocol/events.ts";
 import { startCuttingProxy } from "../support/cutting-proxy.ts";
 import { withDeadline } from "../support/deadline.ts";
 import type { JsonPeer } from "../support/peer.ts";
@@ -90,7 +91,9 @@ class ChaosClient {
         if (recovered === true) counts.recovered++;
         if (recovered === false) counts.notRecovered++;
       })
-      .on("message", ({ id, text = "" }) => {
+      .on("message", (message) => {
+        const { id } = message;
+        const text = textOf(message);
         if (this.received.has(id)) this.#fail(`received ${id} twice`);
         this.received.set(id, nameOf(text));
         this.spans.at(-1)?.ids.push(id);
@@ -108,7 +111,7 @@ class ChaosClient {
         if (status === "reconnecting") setTimeout(() => this.#connection.retryNow(), random() * 50);
       })
       .on("rejected", ({ item, code }) => {
-        if (code !== "message-too-big" || (item.text ?? "").length <= MAX_MESSAGE_BYTES)
+        if (code !== "message-too-big" || textOf(item).length <= MAX_MESSAGE_BYTES)
           this.#fail(`was rejected: ${code}`);
         this.#send();
       })
@@ -119,10 +122,15 @@ class ChaosClient {
   #send(): void {
     while (this.#sent < this.total && this.#connection.outbox.length < this.window) {
       // A message that is rejected for good must be skipped, and nothing else with it.
-      if (this.random() < 0.05) this.#connection.send("x".repeat(MAX_MESSAGE_BYTES + 1));
+      if (this.random() < 0.05) this.#sendEither("x".repeat(MAX_MESSAGE_BYTES + 1));
       const padding = this.random() < 0.02 ? "x".repeat(30_000 * this.random()) : "";
-      this.#connection.send(`${this.session}/${++this.#sent} ${padding}`);
+      this.#sendEither(`${this.session}/${++this.#sent} ${padding}`);
     }
+  }
+
+  /** As text or as bytes. */
+  #sendEither(text: string): void {
+    this.#connection.send(this.random() < 0.8 ? text : new TextEncoder().encode(text));
   }
 
   #fail(why: string): void {
@@ -132,6 +140,11 @@ class ChaosClient {
   close(): void {
     this.#connection.close();
   }
+}
+
+/** Of a message with text, or with its bytes. */
+function textOf({ text, data = "" }: { readonly text?: unknown; readonly data?: unknown }): string {
+  return typeof text === "string" ? text : new TextDecoder().decode(Uint8Array.fromBase64(String(data)));
 }
 
 /** `session/seq`, without the padding. */
@@ -232,8 +245,9 @@ async function sendEnd(server: TestServer, room: string): Promise<void> {
 async function receiveAll(witness: JsonPeer): Promise<Map<string, string>> {
   const order = new Map<string, string>();
   for (;;) {
-    const { id, text } = await witness.next();
-    order.set(String(id), nameOf(String(text)));
+    const { id, text: sentText, data } = await witness.next();
+    const text = textOf({ text: sentText, data });
+    order.set(String(id), nameOf(text));
     if (text === "end") return order;
   }
 }
@@ -243,8 +257,8 @@ async function readAll(server: TestServer, room: string): Promise<Map<string, st
   const order = new Map<string, string>();
   for (let after = "1-0", more = true; more;) {
     const { body } = await server.answer(`/rooms/${room}/messages?limit=1000&after=${after}`);
-    const page: { messages: { id: string; text: string }[]; more: boolean } = JSON.parse(body);
-    for (const { id, text } of page.messages) order.set((after = id), nameOf(text));
+    const page: { messages: ChatMessage[]; more: boolean } = JSON.parse(body);
+    for (const message of page.messages) order.set((after = message.id), nameOf(textOf(message)));
     more = page.more;
   }
   return order;
@@ -256,7 +270,8 @@ async function checkTextWire(
 ): Promise<void> {
   for (const name of order)
     for (let line = ""; !line;) {
-      line = String(await witness.next());
+      const frame = await witness.next();
+      line = typeof frame === "string" ? frame : new TextDecoder().decode(frame);
       if (line.endsWith(" left the chat")) line = "";
       else if (nameOf(line.replace(/^Client #\S+ says: /, "")) !== name)
         throw new Error(`the text wire received ${line.slice(0, 80)} instead of ${name}`);

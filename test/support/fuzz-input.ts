@@ -25,7 +25,7 @@ const TEXTS = [
 const CLOSE_CODES = [0, 999, 1000, 1001, 1004, 1005, 1006, 1009, 1011, 1015, 2999, 3000, 4001, 5000, 65_535];
 const SCRAPS = "% %zz %00 %FF %C0%AF %E2%80%AE %u0041 %25%2e .. // ? # &= ; a tea 語".split(" ");
 const BYTES = [...'\0\x7f\xff\t \r\n\\"*[', "\xe8\xaa\x9e", "\xed\xa0\x80"];
-const KEYS = ["", ..."type text seq skip __proto__ constructor toString then toJSON length".split(" ")];
+const KEYS = ["", ..."type text data seq skip __proto__ constructor toString then toJSON length".split(" ")];
 /** JSON as text, since some of it is malformed. */
 const VALUES = [
   ..."null true 0 -1 0.5 1 9007199254740991 9007199254740993 1e308 1e999 -0 -1e-999 NaN undefined".split(" "),
