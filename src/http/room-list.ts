@@ -46,7 +46,9 @@ export async function listRooms(
   limit: number,
   isVisible: (room: string) => boolean,
 ): Promise<{ rooms: RoomSummary[]; more: boolean }> {
-  let read = await hub.store.listRooms(after, ROOMS_PER_READ);
+  // Whether a room exists that the client may not read is a secret, too.
+  const isKnown = after === undefined || isVisible(after);
+  let read = isKnown ? await hub.store.listRooms(after, ROOMS_PER_READ) : undefined;
   if (!read) throw new HttpProblem("bad-name", "after must be the last room of the page before.");
   const visible: ListedRoom[] = [];
   while (read && read.length > 0) {

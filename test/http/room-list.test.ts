@@ -130,6 +130,9 @@ test("with tokens, a client receives only the rooms that it may read", async () 
   const some = bearer(signer.sign("ann", ["a", "c", "d"], expires));
   expect(await names("", some)).toEqual([200, ["c", "a"], false]);
   expect(await names("?limit=1", some)).toEqual([200, ["c"], true]);
+  expect(await names("?after=c", some)).toEqual([200, ["a"], false]);
+  for (const other of ["b", "unknown"])
+    expect(await names(`?after=${other}`, some)).toEqual([400, undefined, undefined]);
   expect(await names("?room=b&room=d&room=a", some)).toEqual([200, ["d", "a"], undefined]);
   const metrics = bearer(signer.sign("ops", [], expires, ["metrics"]));
   expect(await names("", metrics)).toEqual([200, [], false]);

@@ -201,3 +201,20 @@ test("the default limits are 64 MiB per room, 256 MiB in total, and 50,000 rooms
     true,
   ]);
 });
+
+test("rooms are listed by their latest message, without evicted and empty ones", async () => {
+  const { append, acquire, store } = makeStore({ rooms: 3 });
+  await acquire("empty");
+  for (const room of ["a", "b", "c", "a"]) append(room);
+  const names = async (after?: string, limit = 10) =>
+    (await store.listRooms(after, limit))?.map(({ room }) => room);
+  expect(await names()).toEqual(["a", "c", "b"]);
+  expect(await names("a", 1)).toEqual(["c"]);
+  expect(await names("empty")).toBeUndefined();
+  append("d"); // evicts the least recently used
+  expect(await names()).toEqual(["d", "a", "c"]);
+  expect(await names("b")).toBeUndefined();
+  const { append: appendNowhere, store: keepsNothing } = makeStore({ maxMessages: 0 });
+  appendNowhere("a");
+  expect(await keepsNothing.listRooms(undefined, 10)).toEqual([]);
+});
