@@ -60,13 +60,19 @@ class Shard {
   ahead = new Map<Subscriber, number>();
 }
 
+interface FlushCycle {
+  readonly startMs: number;
+  nextShard: number;
+  /** All shards are written; the cycle waits for more frames to share the next write. */
+  isBatching: boolean;
+}
+
 export class Broadcaster {
   readonly #shards: Shard[] = [];
   readonly #replaying = new Set<Subscriber>();
   readonly #counts: Record<WireFormat, number> = { text: 0, json: 0 };
   readonly #subscribed: Record<WireFormat, number> = { text: 0, json: 0 };
-  /** It is batching once all shards are written: it waits for more frames to share the next write. */
-  #flushCycle: { isBatching: boolean } | undefined;
+  #flushCycle: FlushCycle | undefined;
   #slowTimer: Timer | undefined;
   /** Broadcast to slow connections since the last check. */
   #charsSinceSlowCheck = 0;
@@ -156,7 +162,7 @@ export class Broadcaster {
     }
     if (this.flushMs === 0 || longest >= FORCE_FLUSH_AT_CHARS) this.flush();
     else if (!this.#flushCycle || (this.#flushCycle.isBatching && longest >= FLUSH_AT_CHARS))
-      void this.#runFlushCycle();
+      this.#startFlushCycle();
   }
 
   /** Sends to one connection at once, but after its client's own queued messages. */
@@ -198,40 +204,49 @@ export class Broadcaster {
     this.clock.clear(this.#slowTimer);
   }
 
-  async #runFlushCycle(): Promise<void> {
-    const cycle = { isBatching: false };
+  /** Writes to a part of the room, and leaves the rest to later turns: all that runs here delays the frames. */
+  #startFlushCycle(): void {
+    const cycle = { startMs: this.clock.elapsed(), nextShard: 0, isBatching: false };
     this.#flushCycle = cycle;
+    this.clock.setImmediate(() => void this.#continueFlushCycle(cycle));
+    cycle.nextShard = this.#writeShards(0);
+    cycle.isBatching = cycle.nextShard === this.#shards.length;
+  }
+
+  async #continueFlushCycle(cycle: FlushCycle): Promise<void> {
     try {
-      const startMs = this.clock.elapsed();
-      let isLarge = false;
-      let writes = 0;
-      for (const [index, { connections }] of this.#shards.entries()) {
-        if (writes >= MAX_SHARD_SIZE) {
-          isLarge = true;
-          writes = 0;
-          await this.#afterSocketWrites();
-        }
-        writes += connections.size * Math.ceil(this.#write(index) / FRAMES_PER_WRITE);
+      const isLarge = !cycle.isBatching;
+      await this.#nextTurn();
+      while (cycle.nextShard < this.#shards.length) {
+        cycle.nextShard = this.#writeShards(cycle.nextShard);
+        await this.#nextTurn();
+        await this.#nextTurn();
       }
-      cycle.isBatching = !isLarge;
-      await this.#afterSocketWrites();
       if (isLarge)
-        await this.clock.sleep(Math.min(REST_RATIO * (this.clock.elapsed() - startMs), MAX_REST_MS));
+        await this.clock.sleep(Math.min(REST_RATIO * (this.clock.elapsed() - cycle.startMs), MAX_REST_MS));
       cycle.isBatching = true;
       await this.clock.sleep(this.flushMs);
     } finally {
       // An early flush has started another cycle.
       if (this.#flushCycle === cycle) {
         this.#flushCycle = undefined;
-        if (this.#shards.some(({ queue }) => queue.length > 0)) void this.#runFlushCycle();
+        if (this.#shards.some(({ queue }) => queue.length > 0)) this.#startFlushCycle();
       }
     }
   }
 
+  /** Writes to as many shards as may share a turn of the event loop. @returns the next one */
+  #writeShards(next: number): number {
+    for (let writes = 0; next < this.#shards.length && writes < MAX_SHARD_SIZE; next++) {
+      const size = this.#shards[next]?.connections.size ?? 0;
+      writes += size * Math.ceil(this.#write(next) / FRAMES_PER_WRITE);
+    }
+    return next;
+  }
+
   /** Bun writes to the sockets in one of the next two turns of the event loop. */
-  async #afterSocketWrites(): Promise<void> {
-    for (let turn = 0; turn < 2; turn++)
-      await new Promise<void>((resolve) => this.clock.setImmediate(resolve));
+  #nextTurn(): Promise<void> {
+    return new Promise((resolve) => this.clock.setImmediate(resolve));
   }
 
   /** Writes a shard's queue. @returns how many frames it had */
