@@ -9,6 +9,7 @@ import { EarlierMessages } from "./earlier-messages.ts";
 import type { Identity } from "./identity.ts";
 import type { Outbox } from "./outbox.ts";
 import type { People } from "./people.ts";
+import type { Rooms } from "./rooms.ts";
 import type { Scroller } from "./scroller.ts";
 import type { StatusLine } from "./status-line.ts";
 import type { Unread } from "./unread.ts";
@@ -25,6 +26,7 @@ export interface Parts {
   readonly people: People;
   readonly outbox: Outbox;
   readonly composer: Composer;
+  readonly rooms: Rooms;
   readonly statusLine: StatusLine;
 }
 
@@ -62,6 +64,13 @@ export class Chat {
 
   close(): void {
     this.#client?.close();
+  }
+
+  /** What can be seen has been read: everything, if it is the end. */
+  markRead(): void {
+    const { conversation, rooms, scroller } = this.#parts;
+    if (document.hidden || conversation.isReplaying || !scroller.isFollowing) return;
+    if (this.#lastId !== undefined) rooms.markRead(this.#lastId);
   }
 
   /** While the history arrives, its top may be in view because the rest is not there yet. */
@@ -112,6 +121,7 @@ export class Chat {
     this.#lastId = message.id;
     outbox.onBroadcast(message.id);
     const entry = conversation.addMessage(message, isOwn);
+    this.markRead();
     if (isOwn || conversation.isReplaying) return;
     this.#caughtUp++;
     if (document.hidden || !scroller.isFollowing) unread.add(entry);
@@ -126,6 +136,7 @@ export class Chat {
     if (scroller.isFollowing) scroller.toEnd();
     this.#loadEarlier();
     statusLine.onReplayed(this.#caughtUp);
+    this.markRead();
   }
 
   #loadEarlier(): void {

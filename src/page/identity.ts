@@ -79,6 +79,11 @@ export class Identity {
     return address.href;
   }
 
+  /** The link to the room for others. */
+  linkOf(origin: string): string {
+    return `${origin}/client?${new URLSearchParams({ room: this.room })}`;
+  }
+
   #setName(name: string): void {
     this.#formerNames.add(this.#name);
     this.#formerNames.delete(name);

@@ -6,6 +6,7 @@ import { Composer } from "./composer.ts";
 import { Conversation } from "./conversation.ts";
 import { find } from "./dom.ts";
 import { Identity } from "./identity.ts";
+import { Invitation } from "./invitation.ts";
 import { MessageFocus } from "./message-focus.ts";
 import { NameCard } from "./name-card.ts";
 import { Outbox } from "./outbox.ts";
@@ -21,7 +22,10 @@ localize();
 const identity = new Identity();
 const announcer = new Announcer();
 const scroller = new Scroller(
-  () => unread.clear(),
+  () => {
+    unread.clear();
+    chat.markRead();
+  },
   (isNearEnd) => chat.onScroll(isNearEnd),
 );
 const conversation = new Conversation(scroller);
@@ -43,6 +47,7 @@ const nameCard = new NameCard(
   () => composer.focus(),
 );
 const rooms = new Rooms(identity);
+new Invitation(identity);
 const statusLine = new StatusLine(identity, composer, announcer, {
   chooseName: () => nameCard.open(),
   chooseRoom: () => rooms.open(),
@@ -60,6 +65,7 @@ const chat = new Chat({
   people,
   outbox,
   composer,
+  rooms,
   statusLine,
 });
 new MessageFocus(() => composer.focus());
@@ -68,7 +74,10 @@ find("new", HTMLButtonElement).onclick = () => {
   scroller.toEnd();
   composer.focus();
 };
-for (const id of ["rooms", "list"]) find(id, HTMLDialogElement).onclose = () => composer.focus();
+for (const id of ["rooms", "list", "invitation"])
+  find(id, HTMLDialogElement).onclose = () => composer.focus();
+
+document.addEventListener("visibilitychange", () => chat.markRead());
 
 // A reload keeps pending messages, closing the tab does not.
 addEventListener("beforeunload", (event) => outbox.hasPending && event.preventDefault());

@@ -28,9 +28,17 @@ export class NameField {
   }
 
   open(value: string): void {
+    this.clear(value);
+    this.#input.select();
+    this.focus();
+  }
+
+  clear(value = ""): void {
     this.#input.value = value;
     this.#show("");
-    this.#input.select();
+  }
+
+  focus(): void {
     this.#input.focus();
   }
 
