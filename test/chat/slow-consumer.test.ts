@@ -1,7 +1,6 @@
 /** A slow consumer is closed so that it resumes; no message is skipped, and others are not affected. */
 
 import { expect, test } from "bun:test";
-import { eventually } from "../support/deadline.ts";
 import { startServer } from "../support/server.ts";
 
 test("a slow reader is closed with 1013, and resumes without a gap", async () => {
@@ -104,13 +103,3 @@ async function residentMiB(pid: number): Promise<number> {
   const status = await Bun.file(`/proc/${pid}/status`).text();
   return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024;
 }
-
-test("an echo client that never reads is closed, too", async () => {
-  await using server = await startServer();
-  await using ann = await server.open("/websocket");
-  ann.pauses();
-  for (let i = 0; i < 300; i++) ann.says("x".repeat(65_536));
-  await eventually(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
-  ann.resumes();
-  expect((await ann.closes()).code).toBe(1013);
-});

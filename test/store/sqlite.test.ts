@@ -98,15 +98,13 @@ test("a client that was away for longer than the cached history misses nothing",
   await using server = await start("--history", "10");
   await using ann = await server.joinJson("ann");
   const start10 = String(ann.welcome.last);
-  for (let i = 0; i < 1000; i++) {
-    await ann.saysAndHears(`${i} `.padEnd(2_000, "x"));
-  }
+  const texts = Array.from({ length: 1000 }, (_, i) => `${i} `.padEnd(2_000, "x"));
+  for (const text of texts) ann.says(text);
+  for (const text of texts) await ann.hears({ type: "message", from: "ann", text });
   await using bob = await server.joinJson("bob", { after: start10 });
   expect(bob.welcome).toMatchObject({ recovered: true, last: start10 });
   ann.says("meanwhile");
-  for (let i = 0; i < 1000; i++)
-    await bob.hears({ type: "message", from: "ann", text: `${i} `.padEnd(2_000, "x") });
-  await bob.hears({ type: "message", from: "ann", text: "meanwhile" });
+  for (const text of [...texts, "meanwhile"]) await bob.hears({ type: "message", from: "ann", text });
   await bob.hearsNothing();
 });
 
