@@ -5,17 +5,19 @@
  */
 
 import { $ } from "bun";
+import { homedir } from "node:os";
 import { join } from "node:path";
 
 process.chdir(join(import.meta.dir, ".."));
-/** Programs that are unpacked rather than installed: their packages would start services. */
-const TOOLS = "node_modules/.cache/tools";
-const PATH = `${process.env.PATH}:${join(process.cwd(), TOOLS, "usr/bin")}`;
+/** Programs that are unpacked rather than installed: their packages would start services. Clones share them. */
+const TOOLS = join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "hubbub-tests");
+const PATH = `${process.env.PATH}:${TOOLS}`;
 /** Many tests wait rather than compute, so more of them than cores run at once. */
 const WORKERS = Math.max(4, navigator.hardwareConcurrency);
 
 let passed = 0;
 let failed = 0;
+let update: Promise<unknown> | undefined;
 
 await step("packages", $`bun install --frozen-lockfile`);
 await provide("chromium", install, "chromium", "chromium-browser", "google-chrome");
@@ -23,8 +25,7 @@ await provide("redis-server", install, "redis-server");
 await provide("nginx-light", install, "nginx", "/usr/sbin/nginx");
 await provide("zbar-tools", install, "zbarimg");
 await provide("systemd", install, "systemd-analyze");
-await provide("caddy", unpack, "caddy");
-await provide("prometheus", unpack, "promtool");
+await Promise.all([provide("caddy", unpack, "caddy"), provide("prometheus", unpack, "promtool")]);
 await step("types", $`bun check --no-script`);
 await step("types of the page", $`bun check --no-script -p src/page`);
 await step("format", $`bun fmt --no-script --check`);
@@ -58,14 +59,15 @@ async function step(name: string, command: $.ShellPromise): Promise<void> {
 /** @param names of the program, any of which will do */
 async function provide(
   debianPackage: string,
-  get: (debianPackage: string) => Promise<unknown>,
+  get: (debianPackage: string, program: string) => Promise<unknown>,
   ...names: readonly string[]
 ): Promise<void> {
   const isThere = () => names.some((name) => Bun.which(name, { PATH }));
   if (isThere()) return;
   if (process.getuid?.() === 0 && Bun.which("apt-get")) {
     console.log(`Installing ${debianPackage}`);
-    await get(debianPackage);
+    await (update ??= $`apt-get update -qq`.quiet().nothrow());
+    await get(debianPackage, names[0] ?? "");
   }
   if (isThere()) return;
   const isFailure = process.env.CI === "true";
@@ -76,16 +78,17 @@ async function provide(
 }
 
 async function install(debianPackage: string): Promise<void> {
-  await $`apt-get update -qq && apt-get install -y -qq --no-install-recommends ${debianPackage}`
+  await $`apt-get install -y -qq --no-install-recommends ${debianPackage}`
     .env({ ...process.env, DEBIAN_FRONTEND: "noninteractive" })
     .quiet()
     .nothrow();
 }
 
-async function unpack(debianPackage: string): Promise<void> {
-  const script = `mkdir -p "$0" && apt-get update -qq && cd "$0" && apt-get download -qq "$1" &&
-    for file in *.deb; do dpkg -x "$file" . && rm "$file"; done`;
-  await $`sh -c ${script} ${TOOLS} ${debianPackage}`.quiet().nothrow();
+/** The program is moved into place last, so that it is never found incomplete. */
+async function unpack(debianPackage: string, program: string): Promise<void> {
+  const script = `mkdir -p "$0" && folder=$(mktemp -d -p "$0") && cd "$folder" && apt-get download -qq "$1" &&
+    dpkg -x *.deb . && mv "usr/bin/$2" ..; rm -r "$folder"`;
+  await $`sh -c ${script} ${TOOLS} ${debianPackage} ${program}`.quiet().nothrow();
 }
 
 /** A figure of the summary at the end of the test runner's report. */

@@ -4,6 +4,7 @@ import { expect, test } from "bun:test";
 import { escapeControls } from "../../src/ops/log.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { TestClock } from "../support/clock.ts";
+import { eventually } from "../support/deadline.ts";
 import { startServer, STORES } from "../support/server.ts";
 import { closing, frame, RawClient, request } from "../support/raw-websocket.ts";
 
@@ -80,11 +81,11 @@ for (const store of STORES.filter(({ name }) => ["memory", "SQLite"].includes(na
     await say();
     expect(isNow()).toBe(false);
     clock.adjust(-THOUSAND_DAYS_MS);
-    while (!isNow()) await say();
+    await eventually(async () => (await say(), isNow()), "ids follow the clock");
     for (let i = 0; i < 5; i++) await say();
     expect(isNow()).toBe(true);
     clock.adjust(THOUSAND_DAYS_MS);
-    while (isNow()) await say();
+    await eventually(async () => (await say(), !isNow()), "ids are ahead again");
     await say();
     server.process.kill("SIGTERM");
     await server.process.exited;

@@ -10,6 +10,7 @@ import { receive } from "../../src/chat/receive.ts";
 import { systemRandom } from "../../src/util/random.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
+import { eventually } from "../support/deadline.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { FakeSocket, startHub } from "../support/hub.ts";
 
@@ -155,7 +156,7 @@ describe("a large room, which is written to in several turns", () => {
       events.push("others");
       for (let turn = 0; turn < 2; turn++) await new Promise(setImmediate);
     }
-    while (!events.includes("text:0:crowd receives 2")) await Bun.sleep(1);
+    await eventually(async () => events.includes("text:0:crowd receives 2"), "the shard receives it");
     expect(events).toEqual([
       "text:0:crowd receives 1",
       "others",
@@ -179,7 +180,7 @@ describe("a large room, which is written to in several turns", () => {
     say("1");
     while (times.length < 3) await new Promise(setImmediate);
     say("x".repeat(20_000));
-    while (times.length < 4) await Bun.sleep(1);
+    await eventually(async () => times.length === 4, "the next write");
     const [, , last = NaN, next = NaN] = times;
     expect(next - last).toBeGreaterThan(30 + 0.4 * 90); // the next write takes 30 ms, too
   });
@@ -206,7 +207,7 @@ describe("a large room, which is written to in several turns", () => {
       ({ client }, why) => dismissed.push(`${client} ${why}`),
     );
     say("1");
-    while (received.length < 3) await Bun.sleep(1);
+    await eventually(async () => received.length === 3, "all shards are written to");
     expect(dismissed).toEqual(Array.from({ length: 250 }, (_, i) => `c${250 + i} undelivered`));
   });
 
