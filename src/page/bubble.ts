@@ -2,6 +2,7 @@
 
 import { copyText } from "./clipboard.ts";
 import { create, linkButton } from "./dom.ts";
+import type { FindMentions } from "./mentions.ts";
 import { formatBytes, words } from "./words.ts";
 
 const EMOJI = /^\p{RGI_Emoji}{1,3}$/v;
@@ -18,40 +19,53 @@ const OPENING_BRACKETS = new Map([
   ["}", "{"],
 ]);
 
-/** Creates text nodes, links and code only: a message's text is never markup. */
-export function textBubble(text: string): HTMLElement {
+/** Creates text nodes, links, mentions and code only: a message's text is never markup. */
+export function textBubble(text: string, findMentions: FindMentions): HTMLElement {
   const bubble = create("div", EMOJI.test(text) ? "bubble emoji" : "bubble");
   let end = 0;
   for (const { 0: match, 2: language = "", 3: code = "", index } of text.matchAll(FENCED)) {
     if (code.trim() === "") continue;
-    appendLines(bubble, text.slice(end, index));
+    appendLines(bubble, text.slice(end, index), findMentions);
     bubble.append(codeBlock(code.replace(/\n$/, ""), language.trim()));
     end = index + match.length;
   }
-  appendLines(bubble, text.slice(end));
+  appendLines(bubble, text.slice(end), findMentions);
   bubble.dir = "auto"; // last: every addition would look for the direction again
   return bubble;
 }
 
-function appendLines(parent: HTMLElement, text: string): void {
+function appendLines(parent: HTMLElement, text: string, findMentions: FindMentions): void {
   let end = 0;
   for (const { 0: match, 2: code = "", index } of text.matchAll(INLINE_CODE)) {
-    appendLinks(parent, text.slice(end, index));
+    appendLinks(parent, text.slice(end, index), findMentions);
     parent.append(create("code", "", code));
     end = index + match.length;
   }
-  appendLinks(parent, text.slice(end));
+  appendLinks(parent, text.slice(end), findMentions);
 }
 
-function appendLinks(parent: HTMLElement, text: string): void {
+function appendLinks(parent: HTMLElement, text: string, findMentions: FindMentions): void {
   let end = 0;
   for (const { 0: match, index } of text.matchAll(LINK)) {
     const href = withoutPunctuation(match);
     if (!URL.canParse(href)) continue;
     const link = create("a", "", href);
     Object.assign(link, { href, target: "_blank", rel: "noopener noreferrer" });
-    parent.append(text.slice(end, index), link);
+    appendMentions(parent, text.slice(end, index), findMentions);
+    parent.append(link);
     end = index + href.length;
+  }
+  appendMentions(parent, text.slice(end), findMentions);
+}
+
+function appendMentions(parent: HTMLElement, text: string, findMentions: FindMentions): void {
+  let end = 0;
+  for (const { index, length, isOfMe } of findMentions(text)) {
+    parent.append(
+      text.slice(end, index),
+      create("mark", isOfMe ? "me" : "", text.slice(index, index + length)),
+    );
+    end = index + length;
   }
   parent.append(text.slice(end));
 }

@@ -7,6 +7,7 @@ import type { Composer } from "./composer.ts";
 import type { Conversation } from "./conversation.ts";
 import { EarlierMessages } from "./earlier-messages.ts";
 import type { Identity } from "./identity.ts";
+import type { Notifications } from "./notifications.ts";
 import type { Outbox } from "./outbox.ts";
 import type { People } from "./people.ts";
 import type { Rooms } from "./rooms.ts";
@@ -27,6 +28,7 @@ export interface Parts {
   readonly outbox: Outbox;
   readonly composer: Composer;
   readonly rooms: Rooms;
+  readonly notifications: Notifications;
   readonly statusLine: StatusLine;
 }
 
@@ -116,7 +118,7 @@ export class Chat {
   }
 
   #onMessage(message: ChatMessage): void {
-    const { announcer, conversation, outbox, scroller, unread } = this.#parts;
+    const { announcer, conversation, notifications, outbox, scroller, unread } = this.#parts;
     const isOwn = this.#isOwn(message);
     this.#lastId = message.id;
     outbox.onBroadcast(message.id);
@@ -124,7 +126,9 @@ export class Chat {
     this.markRead();
     if (isOwn || conversation.isReplaying) return;
     this.#caughtUp++;
-    if (document.hidden || !scroller.isFollowing) unread.add(entry);
+    const mentionsMe = entry.querySelector("mark.me") !== null;
+    if (mentionsMe) notifications.show(message.from, message.text ?? "");
+    if (document.hidden || !scroller.isFollowing) unread.add(entry, mentionsMe);
     if (!scroller.isFollowing) scroller.countNew();
     announcer.announce(words.announce(message.from, message.text ?? words.someone));
   }

@@ -7,6 +7,7 @@ import type { ChatMessage } from "../protocol/events.ts";
 import { avatar, hue } from "./avatar.ts";
 import { attachmentBubble, textBubble } from "./bubble.ts";
 import { create, find } from "./dom.ts";
+import type { FindMentions } from "./mentions.ts";
 import type { Scroller } from "./scroller.ts";
 import { locale, words } from "./words.ts";
 
@@ -36,6 +37,7 @@ export class Conversation {
   hasEarlier = true;
 
   readonly #scroller: Scroller;
+  readonly #findMentions: FindMentions;
   readonly #list = find("messages", HTMLOListElement);
   readonly #log = find("log", HTMLElement);
   readonly #progress = find("progress", HTMLElement);
@@ -50,8 +52,9 @@ export class Conversation {
   #wasWelcomed = false;
   #isReplaying = true;
 
-  constructor(scroller: Scroller) {
+  constructor(scroller: Scroller, findMentions: FindMentions) {
     this.#scroller = scroller;
+    this.#findMentions = findMentions;
   }
 
   /** The history is arriving: nothing of it is news. */
@@ -91,7 +94,7 @@ export class Conversation {
 
   /** Creates an entry for a message of the user's own that the server has not sent. */
   createOwn(client: string, text: string, sentAt: Date): HTMLElement {
-    return this.#create({ client, sentAt }, textBubble(text), true);
+    return this.#create({ client, sentAt }, textBubble(text, this.#findMentions), true);
   }
 
   addPending(entry: HTMLElement): void {
@@ -216,7 +219,7 @@ export class Conversation {
 
   #createReceived(message: ChatMessage, isOwn: boolean, receivedAt: number): HTMLElement {
     const { id, time, from: client, text, data = "" } = message;
-    const content = text === undefined ? attachmentBubble(data) : textBubble(text);
+    const content = text === undefined ? attachmentBubble(data) : textBubble(text, this.#findMentions);
     return this.#create({ client, sentAt: new Date(time), id, receivedAt }, content, isOwn);
   }
 

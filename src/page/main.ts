@@ -7,8 +7,10 @@ import { Conversation } from "./conversation.ts";
 import { find } from "./dom.ts";
 import { Identity } from "./identity.ts";
 import { Invitation } from "./invitation.ts";
+import { mentionFinder } from "./mentions.ts";
 import { MessageFocus } from "./message-focus.ts";
 import { NameCard } from "./name-card.ts";
+import { Notifications } from "./notifications.ts";
 import { Outbox } from "./outbox.ts";
 import { People } from "./people.ts";
 import { Rooms } from "./rooms.ts";
@@ -28,7 +30,14 @@ const scroller = new Scroller(
   },
   (isNearEnd) => chat.onScroll(isNearEnd),
 );
-const conversation = new Conversation(scroller);
+const conversation = new Conversation(
+  scroller,
+  mentionFinder(
+    (name) => people.has(name),
+    () => identity.name,
+  ),
+);
+const notifications = new Notifications(identity.room);
 const unread = new Unread(conversation, scroller, identity.room);
 const people = new People(identity, conversation);
 const outbox = new Outbox(
@@ -66,6 +75,7 @@ const chat = new Chat({
   outbox,
   composer,
   rooms,
+  notifications,
   statusLine,
 });
 new MessageFocus(() => composer.focus());

@@ -5,6 +5,7 @@ import { avatar, hue } from "./avatar.ts";
 import type { Conversation } from "./conversation.ts";
 import { create, find } from "./dom.ts";
 import type { Identity } from "./identity.ts";
+import { foldName } from "./mentions.ts";
 import { locale, words } from "./words.ts";
 
 /** A client that is back within this time is not said to have left. */
@@ -15,6 +16,8 @@ export class People {
   readonly #identity: Identity;
   readonly #conversation: Conversation;
   readonly #names = new Set<string>();
+  /** The same for {@link has}, until they change. */
+  #folded: ReadonlySet<string> | undefined;
   readonly #leaving = new Map<string, ReturnType<typeof setTimeout>>();
   readonly #collator = new Intl.Collator(locale);
   /** The server's count; it names only some of the clients of a large room. */
@@ -24,6 +27,12 @@ export class People {
     this.#identity = identity;
     this.#conversation = conversation;
     find("here", HTMLElement).onclick = () => find("list", HTMLDialogElement).showModal();
+  }
+
+  /** @param name in any case */
+  has(name: string): boolean {
+    this.#folded ??= new Set([...this.#names].map(foldName));
+    return this.#folded.has(name);
   }
 
   /** Replaces the list by the server's, without announcing anyone who was already there. */
@@ -71,6 +80,7 @@ export class People {
   }
 
   #show(): void {
+    this.#folded = undefined;
     const { name: me } = this.#identity;
     const others = [...this.#names]
       .filter((name) => name !== me)

@@ -11,6 +11,8 @@ export class Unread {
   readonly #room: string;
   readonly #line = create("li", "notice rule unread", words.unread);
   #count = 0;
+  /** How many of them mention the user. */
+  #mentions = 0;
 
   constructor(conversation: Conversation, scroller: Scroller, room: string) {
     this.#conversation = conversation;
@@ -20,7 +22,8 @@ export class Unread {
     this.#showTitle();
   }
 
-  add(entry: Element): void {
+  add(entry: Element, mentionsMe: boolean): void {
+    if (mentionsMe) this.#mentions++;
     if (this.#count++ === 0) entry.before(this.#line);
     this.#conversation.arrange(entry);
     this.#showTitle();
@@ -29,11 +32,12 @@ export class Unread {
   /** If the end of the conversation is visible, everything has been read. */
   clear(): void {
     if (document.hidden || !this.#scroller.isFollowing || this.#count === 0) return;
-    this.#count = 0;
+    this.#count = this.#mentions = 0;
     this.#showTitle();
   }
 
   #showTitle(): void {
-    document.title = `${this.#count > 0 ? `(${this.#count}) ` : ""}${this.#room} · Hubbub`;
+    const counts = [this.#count || [], this.#mentions ? `@${this.#mentions}` : []].flat();
+    document.title = `${counts.length > 0 ? `(${counts.join(" · ")}) ` : ""}${this.#room} · Hubbub`;
   }
 }
