@@ -11,6 +11,7 @@ const policy = [
   `style-src ${styleHash}`,
   "connect-src 'self'",
   "img-src blob: data:",
+  "worker-src blob:",
   "base-uri 'none'",
   "form-action 'none'",
   "frame-ancestors 'none'",

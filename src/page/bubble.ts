@@ -2,6 +2,8 @@
 
 import { copyText } from "./clipboard.ts";
 import { create, linkButton } from "./dom.ts";
+import { imageSize } from "./image-size.ts";
+import { showImage } from "./image-viewer.ts";
 import type { FindMentions } from "./mentions.ts";
 import { formatBytes, words } from "./words.ts";
 
@@ -12,6 +14,8 @@ const CLOSING_PUNCTUATION = /[.,:;!?'、。，：；！？）】》』…]/;
 const FENCED = /^(`{3,})([^`\n]*)\n([^]*?)(?:^\1`*[ \t]*(?:\n|(?![^]))|(?![^]))/gm;
 /** Between runs of as many backticks, within a line. */
 const INLINE_CODE = /(?<!`)(`+)(?!`)([^\n]*?[^`\n])\1(?!`)/g;
+/** Of an image; pixels. */
+const HIGHEST = 360;
 const COPIED_SHOWN_MS = 2_000;
 const OPENING_BRACKETS = new Map([
   [")", "("],
@@ -19,8 +23,21 @@ const OPENING_BRACKETS = new Map([
   ["}", "{"],
 ]);
 
+/** A message has either a text or bytes. */
+export interface Content {
+  readonly text?: string | undefined;
+  readonly bytes?: Uint8Array<ArrayBuffer> | undefined;
+}
+
+export function contentBubble(
+  { text, bytes = new Uint8Array() }: Content,
+  findMentions: FindMentions,
+): HTMLElement {
+  return text === undefined ? attachmentBubble(bytes) : textBubble(text, findMentions);
+}
+
 /** Creates text nodes, links, mentions and code only: a message's text is never markup. */
-export function textBubble(text: string, findMentions: FindMentions): HTMLElement {
+function textBubble(text: string, findMentions: FindMentions): HTMLElement {
   const bubble = create("div", EMOJI.test(text) ? "bubble emoji" : "bubble");
   let end = 0;
   for (const { 0: match, 2: language = "", 3: code = "", index } of text.matchAll(FENCED)) {
@@ -85,15 +102,31 @@ function codeBlock(code: string, language: string): HTMLElement {
   return block;
 }
 
-/** A download, or an image if the browser can show it as one. */
-export function attachmentBubble(base64: string): HTMLElement {
-  const bytes = Uint8Array.from(atob(base64), (byte) => byte.charCodeAt(0));
-  const href = URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" }));
+/** An image if the browser can show it as one, otherwise a download. */
+function attachmentBubble(bytes: Uint8Array<ArrayBuffer>): HTMLElement {
+  const size = imageSize(bytes);
+  const type = size?.type ?? "application/octet-stream";
+  const href = URL.createObjectURL(new Blob([bytes], { type }));
+  const image = create("img");
+  if (size) {
+    // The ratio reserves its place; the style makes it smaller where the screen is.
+    const scale = Math.min(1, HIGHEST / size.height);
+    Object.assign(image, { width: size.width * scale, height: size.height * scale, src: href });
+    return imageBubble(image, type.replace("image/", ""));
+  }
   const link = Object.assign(create("a", "", words.download), { href, download: "hubbub.bin" });
   const bubble = create("div", "bubble", `${formatBytes(bytes.byteLength)} · `, link);
-  const image = Object.assign(create("img"), { src: href, alt: words.image });
-  image.onload = () => bubble.replaceChildren(image);
+  image.onload = () => bubble.replaceWith(imageBubble(image, "bin"));
+  image.src = href;
   return bubble;
+}
+
+function imageBubble(image: HTMLImageElement, extension: string): HTMLElement {
+  const button = create("button", "", image);
+  image.alt = words.image;
+  button.title = words.enlarge;
+  button.onclick = () => showImage(image, `hubbub.${extension}`);
+  return create("div", "bubble image", button);
 }
 
 /** Closing punctuation ends the sentence, not the link; a bracket belongs to the link only if the link opens it. */

@@ -1,7 +1,7 @@
 /** The connection to the room: passes the client's events to the parts of the page, and opens it under another name. */
 
-import { connect, type Client, type ConnectOptions } from "../client/client.ts";
-import type { ChatMessage, Welcome } from "../protocol/events.ts";
+import { connect, type Client, type ConnectOptions, type ReceivedMessage } from "../client/client.ts";
+import type { Welcome } from "../protocol/events.ts";
 import type { Announcer } from "./announcer.ts";
 import type { Composer } from "./composer.ts";
 import type { Conversation } from "./conversation.ts";
@@ -117,12 +117,11 @@ export class Chat {
     this.#wasWelcomed = true;
   }
 
-  #onMessage(message: ChatMessage): void {
+  #onMessage(message: ReceivedMessage): void {
     const { announcer, conversation, notifications, outbox, scroller, unread } = this.#parts;
     const isOwn = this.#isOwn(message);
     this.#lastId = message.id;
-    outbox.onBroadcast(message.id);
-    const entry = conversation.addMessage(message, isOwn);
+    const entry = conversation.addMessage(message, isOwn, outbox.takeAcknowledged(message.id));
     this.markRead();
     if (isOwn || conversation.isReplaying) return;
     this.#caughtUp++;
@@ -130,7 +129,7 @@ export class Chat {
     if (mentionsMe) notifications.show(message.from, message.text ?? "");
     if (document.hidden || !scroller.isFollowing) unread.add(entry, mentionsMe);
     if (!scroller.isFollowing) scroller.countNew();
-    announcer.announce(words.announce(message.from, message.text ?? words.someone));
+    announcer.announce(words.announce(message.from, message.text ?? words.file));
   }
 
   #onReplayed(): void {
@@ -152,7 +151,7 @@ export class Chat {
     );
   }
 
-  #isOwn({ from }: ChatMessage): boolean {
+  #isOwn({ from }: ReceivedMessage): boolean {
     return from === this.#parts.identity.name;
   }
 }

@@ -1,18 +1,20 @@
-/** The field in which a message is written, and its draft, which survives a reload. */
+/** Where a message is written: its field, whose draft survives a reload, and the files to send with it. */
 
+import { Attachments } from "./attachments.ts";
 import { find, isComposing } from "./dom.ts";
 import { load, save, TAB } from "./storage.ts";
 import { formatBytes, words } from "./words.ts";
 
 export class Composer {
-  /** As the server's welcome says. */
-  maxMessageBytes = 65_536;
-
+  readonly #attachments = new Attachments(() => this.focus());
+  /** What is sent once its files are ready, and how many messages that are. */
+  #queue = Promise.resolve();
+  #queued = 0;
   readonly #text = find("messageText", HTMLTextAreaElement);
   readonly #problem = find("problem", HTMLElement);
   readonly #key: string;
 
-  constructor(room: string, send: (text: string) => void) {
+  constructor(room: string, send: (content: string | Uint8Array) => void) {
     this.#key = `draft.${room}`;
     const form = find("composer", HTMLFormElement);
     this.#text.value = load(TAB, this.#key);
@@ -44,23 +46,61 @@ export class Composer {
       event.preventDefault();
       this.focus();
       const text = this.#text.value.toWellFormed();
-      if (text.trim() === "" || !this.#check()) return;
-      send(text);
+      const isBlank = text.trim() === "";
+      if ((isBlank && this.#attachments.isEmpty) || !this.#check()) return;
+      const sendText = () => isBlank || send(text);
+      if (this.#attachments.isEmpty && this.#queued === 0) sendText();
+      else this.#sendInOrder(this.#attachments.take(), send, sendText);
       this.#text.value = "";
       save(TAB, this.#key, "");
       this.#fit();
     };
+    // Whoever types means this field, wherever the focus is.
+    addEventListener("keydown", ({ key, target, ctrlKey, metaKey, altKey }) => {
+      const isCharacter = key.length === 1 && key !== " " && !ctrlKey && !metaKey && !altKey;
+      const isElsewhere = target instanceof Element && !target.closest("input, textarea, dialog");
+      if (isCharacter && isElsewhere) this.focus();
+    });
     this.#fit();
     if (matchMedia("(hover: hover)").matches) this.focus();
   }
 
   /** Off while no message can ever be sent; the draft stays. */
   set isOff(isOff: boolean) {
-    this.#text.disabled = find("send", HTMLButtonElement).disabled = isOff;
+    this.#text.disabled = isOff;
+    for (const id of ["attach", "send"]) find(id, HTMLButtonElement).disabled = isOff;
+  }
+
+  /** As the server's welcome says. */
+  get maxMessageBytes(): number {
+    return this.#attachments.maxMessageBytes;
+  }
+
+  set maxMessageBytes(bytes: number) {
+    this.#attachments.maxMessageBytes = bytes;
+  }
+
+  /** Whether something would be lost with the page: unlike the text, files are not stored before they are sent. */
+  get hasFiles(): boolean {
+    return !this.#attachments.isEmpty || this.#queued > 0;
   }
 
   focus(): void {
     this.#text.focus();
+  }
+
+  /** Files may take a moment; what is written meanwhile follows them. */
+  #sendInOrder(
+    files: Promise<readonly Uint8Array[]>,
+    send: (content: Uint8Array) => void,
+    sendText: () => void,
+  ): void {
+    this.#queued++;
+    this.#queue = this.#queue.then(async () => {
+      for (const bytes of await files) send(bytes);
+      sendText();
+      this.#queued--;
+    });
   }
 
   /** Whether the cursor is inside a fence that was opened above it. */

@@ -3,9 +3,9 @@
  * acknowledged yet. Owns the entries of the list, what is known about each, and how they are grouped.
  */
 
-import type { ChatMessage } from "../protocol/events.ts";
+import type { ReceivedMessage } from "../client/client.ts";
 import { avatar, hue } from "./avatar.ts";
-import { attachmentBubble, textBubble } from "./bubble.ts";
+import { contentBubble, type Content } from "./bubble.ts";
 import { create, find } from "./dom.ts";
 import type { FindMentions } from "./mentions.ts";
 import type { Scroller } from "./scroller.ts";
@@ -73,15 +73,21 @@ export class Conversation {
     this.#showEmpty();
   }
 
-  /** Adds a message that the server has sent, above the pending ones. */
-  addMessage(message: ChatMessage, isOwn: boolean): HTMLElement {
-    const entry = this.#createReceived(message, isOwn, this.#isReplaying ? 0 : Date.now());
+  /**
+   * Adds a message that the server has sent, above the pending ones.
+   * @param own the entry that has shown it so far, if it is the user's own: removed, but its bubble stays, as a new
+   *   image would flicker
+   */
+  addMessage(message: ReceivedMessage, isOwn: boolean, own?: HTMLElement): HTMLElement {
+    const bubble = own?.querySelector<HTMLElement>(".bubble") ?? undefined;
+    const entry = this.#createReceived(message, isOwn, this.#isReplaying ? 0 : Date.now(), bubble);
+    if (own) this.remove(own);
     this.insert(entry);
     return entry;
   }
 
   /** Adds earlier messages above everything else, without moving what is visible. */
-  prepend(messages: readonly ChatMessage[], isOwn: (message: ChatMessage) => boolean): void {
+  prepend(messages: readonly ReceivedMessage[], isOwn: (message: ReceivedMessage) => boolean): void {
     this.#scroller.holdStill(() => {
       for (const message of messages.toReversed()) {
         const entry = this.#createReceived(message, isOwn(message), 0);
@@ -93,8 +99,8 @@ export class Conversation {
   }
 
   /** Creates an entry for a message of the user's own that the server has not sent. */
-  createOwn(client: string, text: string, sentAt: Date): HTMLElement {
-    return this.#create({ client, sentAt }, textBubble(text, this.#findMentions), true);
+  createOwn(client: string, content: Content, sentAt: Date): HTMLElement {
+    return this.#create({ client, sentAt }, contentBubble(content, this.#findMentions), true);
   }
 
   addPending(entry: HTMLElement): void {
@@ -129,6 +135,7 @@ export class Conversation {
     const next = entry.nextElementSibling;
     for (const { href } of entry.querySelectorAll<HTMLAnchorElement>("a[download]"))
       URL.revokeObjectURL(href);
+    for (const { src } of entry.querySelectorAll("img")) URL.revokeObjectURL(src);
     entry.remove();
     this.arrange(next);
     this.#showEmpty();
@@ -217,10 +224,14 @@ export class Conversation {
     this.#log.ariaBusy = `${isReplaying}`;
   }
 
-  #createReceived(message: ChatMessage, isOwn: boolean, receivedAt: number): HTMLElement {
-    const { id, time, from: client, text, data = "" } = message;
-    const content = text === undefined ? attachmentBubble(data) : textBubble(text, this.#findMentions);
-    return this.#create({ client, sentAt: new Date(time), id, receivedAt }, content, isOwn);
+  #createReceived(
+    message: ReceivedMessage,
+    isOwn: boolean,
+    receivedAt: number,
+    bubble = contentBubble(message, this.#findMentions),
+  ): HTMLElement {
+    const { id, time, from: client } = message;
+    return this.#create({ client, sentAt: new Date(time), id, receivedAt }, bubble, isOwn);
   }
 
   #create(facts: MessageFacts, content: HTMLElement, isOwn: boolean): HTMLElement {

@@ -1,6 +1,6 @@
 /** Requests earlier messages when the reader scrolls up. */
 
-import type { ChatMessage } from "../protocol/events.ts";
+import type { ReceivedMessage } from "../client/client.ts";
 import type { Announcer } from "./announcer.ts";
 import type { Conversation } from "./conversation.ts";
 import type { Scroller } from "./scroller.ts";
@@ -9,7 +9,7 @@ import { words } from "./words.ts";
 const NEAR_START_PX = 600;
 
 /** A page of messages before one, oldest first. */
-type Request = (before: string) => Promise<{ messages: readonly ChatMessage[]; more: boolean }>;
+type Request = (before: string) => Promise<{ messages: readonly ReceivedMessage[]; more: boolean }>;
 
 export class EarlierMessages {
   readonly #conversation: Conversation;
@@ -25,7 +25,7 @@ export class EarlierMessages {
   }
 
   /** Requests a page if the first message is almost visible and the server may have earlier ones. */
-  async loadIfNear(request: Request, isOwn: (message: ChatMessage) => boolean): Promise<void> {
+  async loadIfNear(request: Request, isOwn: (message: ReceivedMessage) => boolean): Promise<void> {
     const { firstId, hasEarlier } = this.#conversation;
     if (!hasEarlier || this.#isRequesting || firstId === undefined) return;
     if (this.#scroller.top > NEAR_START_PX) return;

@@ -46,9 +46,9 @@ const outbox = new Outbox(
   () => scroller.toEnd(),
   () => composer.focus(),
 );
-const composer = new Composer(identity.room, (text) => {
+const composer = new Composer(identity.room, (content) => {
   nameCard.settle();
-  outbox.send(text);
+  outbox.send(content);
 });
 const nameCard = new NameCard(
   identity,
@@ -90,7 +90,9 @@ for (const id of ["rooms", "list", "invitation"])
 document.addEventListener("visibilitychange", () => chat.markRead());
 
 // A reload keeps pending messages, closing the tab does not.
-addEventListener("beforeunload", (event) => outbox.hasPending && event.preventDefault());
+addEventListener("beforeunload", (event) => {
+  if (outbox.hasPending || composer.hasFiles) event.preventDefault();
+});
 // A browser may keep a page that was left, and would keep its connection open.
 addEventListener("pagehide", () => chat.close());
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload());

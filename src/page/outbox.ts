@@ -18,9 +18,8 @@ const PROGRESS = new Map<string | undefined, string>([
   ["closed", words.notSentYet],
 ]);
 
-/** A text and when it was written; Unix time in milliseconds. */
-interface WrittenText {
-  readonly text: string;
+/** A message of the user's own, and when it was written; Unix time in milliseconds. */
+interface Written extends Pick<OutboxItem, "text" | "data"> {
   readonly writtenAt: number;
 }
 
@@ -28,7 +27,7 @@ interface StoredOutbox {
   readonly me: string;
   readonly session: string;
   readonly outbox: readonly OutboxItem[];
-  readonly undecided: readonly WrittenText[];
+  readonly undecided: readonly Written[];
 }
 
 export class Outbox {
@@ -42,7 +41,7 @@ export class Outbox {
   readonly #pending = new Map<OutboxItem, HTMLElement>();
   /** By message id: the broadcast follows. */
   readonly #acknowledged = new Map<string, HTMLElement>();
-  readonly #undecided = new Map<HTMLElement, WrittenText>();
+  readonly #undecided = new Map<HTMLElement, Written>();
   /** A message has been pending for longer than most are. */
   #isLate = false;
 
@@ -69,9 +68,7 @@ export class Outbox {
     const isReload = navigation instanceof PerformanceNavigationTiming && navigation.type === "reload";
     const continues = isReload && me === this.#identity.name;
     connect(continues ? { ...(session === undefined ? {} : { session }), outbox } : {});
-    for (const { text, writtenAt } of undecided) this.#undecide(text, writtenAt, words.unsure);
-    if (!continues)
-      for (const item of outbox) this.#undecide(item.text ?? "", writtenAtOf(item), words.unsure);
+    for (const written of [...undecided, ...(continues ? [] : outbox)]) this.#undecide(written, words.unsure);
     this.save();
   }
 
@@ -100,23 +97,22 @@ export class Outbox {
     }
     this.#pending.clear();
     if (continues && this.#client) return { session: this.#client.session, outbox: items };
-    for (const item of items)
-      if (item.seq !== undefined) this.#undecide(item.text ?? "", writtenAtOf(item), words.unsure);
+    for (const item of items) if (item.seq !== undefined) this.#undecide(item, words.unsure);
     return { outbox: items.filter(({ seq }) => seq === undefined) };
   }
 
-  send(text: string): void {
+  send(content: string | Uint8Array): void {
     if (!this.#client) return;
-    this.#showPending(this.#client.send(text));
+    this.#showPending(this.#client.send(content));
     this.save();
     this.#onSend();
   }
 
-  /** The message is about to be shown where the room's order puts it. */
-  onBroadcast(id: string): void {
+  /** @returns the entry of an acknowledged message, which is about to be shown where the room's order puts it */
+  takeAcknowledged(id: string): HTMLElement | undefined {
     const entry = this.#acknowledged.get(id);
-    if (entry) this.#conversation.remove(entry);
     this.#acknowledged.delete(id);
+    return entry;
   }
 
   /** Undecided messages stand below the history. */
@@ -141,9 +137,8 @@ export class Outbox {
   }
 
   #showPending(item: OutboxItem): void {
-    const writtenAt = writtenAtOf(item);
-    Object.assign(item, { writtenAt }); // stored with it
-    const entry = this.#conversation.createOwn(this.#identity.name, item.text ?? "", new Date(writtenAt));
+    Object.assign(item, { writtenAt: writtenAtOf(item) }); // stored with it
+    const entry = this.#createEntry(item);
     this.#conversation.addPending(entry);
     this.#pending.set(item, entry);
     this.#showProgress();
@@ -172,7 +167,7 @@ export class Outbox {
   }
 
   #onUndecided(item: OutboxItem, reason: string): void {
-    this.#undecide(item.text ?? "", writtenAtOf(item), reason, this.#takePending(item));
+    this.#undecide(item, reason, this.#takePending(item));
     this.save();
   }
 
@@ -183,15 +178,20 @@ export class Outbox {
     return entry;
   }
 
+  #createEntry(item: OutboxItem): HTMLElement {
+    const { text, data } = item;
+    const content = data === undefined ? { text: text ?? "" } : { bytes: fromBase64(data) };
+    return this.#conversation.createOwn(this.#identity.name, content, new Date(writtenAtOf(item)));
+  }
+
   /** Only the writer can decide whether to send it again. */
-  #undecide(
-    text: string,
-    writtenAt: number,
-    reason: string,
-    entry = this.#conversation.createOwn(this.#identity.name, text, new Date(writtenAt)),
-  ): void {
+  #undecide(item: OutboxItem, reason: string, entry = this.#createEntry(item)): void {
+    const { text, data } = item;
     this.#conversation.settle(entry, "undecided");
-    this.#undecided.set(entry, { text, writtenAt });
+    this.#undecided.set(entry, {
+      ...(data === undefined ? { text: text ?? "" } : { data }),
+      writtenAt: writtenAtOf(item),
+    });
     this.#conversation.insert(entry);
     const remove = () => {
       this.#undecided.delete(entry);
@@ -201,7 +201,7 @@ export class Outbox {
     };
     const retry = () => {
       remove();
-      this.send(text);
+      this.send(data === undefined ? (text ?? "") : fromBase64(data));
     };
     showState(entry, reason, linkButton(words.retry, retry), linkButton(words.remove, remove));
   }
@@ -210,6 +210,10 @@ export class Outbox {
 /** Now, unless an earlier visit or name has noted another time. */
 function writtenAtOf(item: OutboxItem): number {
   return "writtenAt" in item && typeof item.writtenAt === "number" ? item.writtenAt : Date.now();
+}
+
+function fromBase64(data: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(atob(data), (byte) => byte.charCodeAt(0));
 }
 
 function showState(entry: HTMLElement, text: string, ...buttons: readonly HTMLButtonElement[]): void {

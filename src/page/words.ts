@@ -67,7 +67,15 @@ const english = {
   copy: "Copy",
   copied: "Copied",
   image: "Image",
-  someone: "Someone sent a file",
+  enlarge: "Enlarge",
+  file: "a file",
+  attach: "Add a picture or a file",
+  dropHere: "Drop files here to add them",
+  preparing: "Preparing…",
+  removeFile: (name: string) => `Remove ${name}`,
+  fileTooLarge: (name: string, size: string, most: string) =>
+    `${name} is ${size}, and ${most} fit into one message.`,
+  fileUnreadable: (name: string) => `${name} cannot be read.`,
   announce: (name: string, text: string) => `${name}: ${text}`,
   announceMany: (count: number) => `${count} new messages`,
   earlier: (count: number) => `${count} earlier messages`,
@@ -140,7 +148,14 @@ const traditional: typeof english = {
   copy: "複製",
   copied: "已複製",
   image: "圖片",
-  someone: "有人傳來檔案",
+  enlarge: "放大",
+  file: "一個檔案",
+  attach: "加入圖片或檔案",
+  dropHere: "把檔案拖到這裡加入",
+  preparing: "準備中…",
+  removeFile: (name) => `移除 ${name}`,
+  fileTooLarge: (name, size, most) => `${name} 有 ${size}，一則訊息最多 ${most}。`,
+  fileUnreadable: (name) => `無法讀取 ${name}。`,
   closed: new Map<string | number, string>([
     ["bad-token", "這個權杖無效或已過期，請向管理員索取新的。"],
     ["not-for-room", "這個權杖不能進入這個房間。"],
@@ -219,7 +234,14 @@ const simplified: typeof english = {
   copy: "复制",
   copied: "已复制",
   image: "图片",
-  someone: "有人发来文件",
+  enlarge: "放大",
+  file: "一个文件",
+  attach: "添加图片或文件",
+  dropHere: "把文件拖到这里添加",
+  preparing: "准备中…",
+  removeFile: (name) => `移除 ${name}`,
+  fileTooLarge: (name, size, most) => `${name} 有 ${size}，一条消息最多 ${most}。`,
+  fileUnreadable: (name) => `无法读取 ${name}。`,
   closed: new Map<string | number, string>([
     ["bad-token", "这个令牌无效或已过期，请向管理员索取新的。"],
     ["not-for-room", "这个令牌不能进入这个房间。"],
@@ -262,7 +284,8 @@ export function localize(): void {
     }
 }
 
-/** In KB, which are 1,024 bytes here, rounded up. */
+/** In KB or MB, which are 1,024 bytes and 1,024 KB here, rounded up. */
 export function formatBytes(bytes: number): string {
+  if (bytes >= 1024 * 1024) return `${Math.ceil((bytes * 10) / 1024 / 1024) / 10} MB`;
   return bytes < 1024 ? `${bytes} B` : `${Math.ceil(bytes / 1024)} KB`;
 }

@@ -40,6 +40,7 @@ describe("the page and the client library", () => {
       "style-src HASH",
       "connect-src 'self'",
       "img-src blob: data:",
+      "worker-src blob:",
       "base-uri 'none'",
       "form-action 'none'",
       "frame-ancestors 'none'",

@@ -3,6 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { photo } from "../support/images.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
 setDefaultTimeout(60_000);
@@ -11,6 +12,7 @@ setDefaultTimeout(60_000);
 const DIALOGS: Record<string, (page: Page) => Promise<unknown>> = {
   rooms: (page) => page.click("#switch"),
   people: (page) => page.run("here.click()"),
+  "an image": (page) => page.run("document.querySelector('.image button').click()"),
 };
 
 describe.skipIf(skipped !== "" || skippedAxe !== "")(`axe-core${skipped || skippedAxe}`, () => {
@@ -29,8 +31,18 @@ describe.skipIf(skipped !== "" || skippedAxe !== "")(`axe-core${skipped || skipp
       await using bob = await server().join("bob", { room });
       using page = await openPage(server(), `/client?id=ann&room=${room}`, look);
       await page.shows(page.state, "open");
-      for (const text of ["hello https://a.example", "again", "👍"]) bob.says(text);
+      for (const text of ["hello https://a.example", "again `code`", "👍", "```ts\ncode\n```"])
+        bob.says(text);
       await page.says("hi");
+      await page.run(`${photo(300, 200)}.then((file) => {
+        const data = new DataTransfer();
+        data.items.add(file);
+        $("log").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+      })`);
+      await page.shows("document.querySelectorAll('#attachments img').length", 1);
+      expect(await findViolations(page)).toEqual([]);
+      await page.press("Enter");
+      await page.shows("document.querySelectorAll('.image').length", 1);
       await page.shows(page.pending, 0);
       expect(await findViolations(page)).toEqual([]);
       for (const [name, open] of Object.entries(DIALOGS)) {

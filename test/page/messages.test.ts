@@ -81,7 +81,7 @@ describe.skipIf(skipped !== "")(`messages on the page${skipped}`, () => {
       ["bob", `${thisYear}-01-03T10:01:00`, "5"],
     );
     await page.shows("document.querySelectorAll('.message[tabindex=\"0\"]').length", 1);
-    await page.run("messageText.focus()");
+    await page.run("$('attach').focus()"); // the first element of the composer
     await page.press("Tab", "Shift");
     await page.shows(`[${focused}, ${TIMES}]`, ["5", ["10:00", "", "", "10:00", "10:01"]]);
     for (const expected of ["4", "3", "2"]) {

@@ -11,7 +11,7 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
 
   for (const width of [360, 390])
     test(`at ${width} px, long names of rooms and clients end in an ellipsis`, async () => {
-      const long = "a-very-long-name-that-goes-on-and-on-".padEnd(64, "x");
+      const long = `a-very-long-name-that-goes-on-and-on-${width}-`.padEnd(64, "x");
       await using bob = await server().join(long, { room: long });
       using page = await openPage(server(), `/client?id=${long.replace("a-", "b-")}&room=${long}`, {
         width,
