@@ -551,10 +551,9 @@ export class Network {
     return false;
   }
 
-  /** Drops the links that both ends have closed. */
+  /** Forgets what the server had for connections that it has closed, so that only the server itself can hold it. */
   sweep(): void {
-    for (const link of this.links)
-      if (link.client.readyState === WebSocketState.CLOSED && !link.server?.isOpen) this.links.delete(link);
+    for (const link of this.links) if (!link.server?.isOpen) link.server = undefined;
   }
 
   globals(): Record<string, unknown> {

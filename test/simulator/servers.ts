@@ -60,6 +60,8 @@ export class SimulatedServer implements Host {
   readonly startedAt: number;
   readonly #handleChat: Handler<ChatRequest>;
   readonly #options: ServerOptions;
+  /** Every connection so far. */
+  readonly #connections: WeakRef<object>[] = [];
   #pendingRequests = 0;
 
   constructor(
@@ -134,7 +136,6 @@ export class SimulatedServer implements Host {
     if (link.isAbandoned) return;
     link.host = this;
     if (!this.isListening) return this.network.refuse(link);
-    if (this.isShuttingDown) link.touch();
     const { client, clientOwner } = link;
     const request = this.#request(new URL(client.url.replace(/^ws/, "http")), "GET", {
       upgrade: "websocket",
@@ -154,11 +155,18 @@ export class SimulatedServer implements Host {
 
   #open(link: Link, data: SocketData): boolean {
     if (link.isAbandoned) return false;
+    if (this.isShuttingDown) link.touch();
+    if (data.connection) this.#connections.push(new WeakRef(data.connection));
     const end = new ServerEnd(link, this, data, this.world);
     this.network.open(link);
     this.onOpenChange(end, true);
     this.handlers.open(end);
     return true;
+  }
+
+  /** Connections that something still refers to. Call it in a turn of the event loop without garbage. */
+  get liveConnections(): number {
+    return this.#connections.filter((connection) => connection.deref() !== undefined).length;
   }
 
   async fetch(url: URL, method: string): Promise<Response> {

@@ -21,6 +21,9 @@ const EXECUTION_SEED = 0x5eed;
 /** Besides some ping intervals: the client's longest back-off, twice. */
 const SETTLE_MS = 90_000;
 const PAGE_SIZE = 1000;
+const SEEDS_PER_MEMORY_CHECK = 8;
+/** What the garbage collector may find by chance on the stack. */
+const GARBAGE_CONNECTIONS = 2;
 const SETTLE_STEP_MS = 500;
 /** Less than what a client takes for a session that may have expired. */
 const MAX_CLOCK_JUMP_MS = 3_600_000;
@@ -57,7 +60,7 @@ class Simulation {
 
   constructor(
     private readonly plan: Plan,
-    seed: number,
+    private readonly seed: number,
     trace: ((line: string) => void) | undefined,
   ) {
     const { settings } = plan;
@@ -251,6 +254,7 @@ class Simulation {
     if (world.failure !== undefined) return;
     world.runUntil(world.now + QUIET_MS);
     this.#checkMembers();
+    this.#checkMemory();
     for (const user of this.#users) user.leave();
     world.runUntil(world.now + QUIET_MS + 4000 * pingSeconds);
     this.#checkEmpty();
@@ -275,6 +279,18 @@ class Simulation {
       if (known.join() !== present.sort().join())
         this.world.fail(`${user.id} knows of ${known}, and ${present} are there`);
     }
+  }
+
+  /** The server refers to open connections only. Collecting garbage takes as long as some simulated seconds. */
+  #checkMemory(): void {
+    const server = this.#server;
+    if (this.seed % SEEDS_PER_MEMORY_CHECK !== 0 || !server) return;
+    this.network.sweep();
+    drainMicrotasks();
+    Bun.gc(true);
+    const { liveConnections, ends } = server;
+    if (liveConnections > ends.size + GARBAGE_CONNECTIONS)
+      this.world.fail(`${liveConnections} connections are in memory, and ${ends.size} are open`);
   }
 
   #checkStored(): void {
