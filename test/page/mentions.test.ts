@@ -10,8 +10,9 @@ setDefaultTimeout(60_000);
 /** Per message: what is highlighted, one's own name in brackets. */
 const MARKS =
   "[...document.querySelectorAll('.bubble')].map((bubble) => [...bubble.querySelectorAll('mark')].map((mark) => mark.matches('.me') ? `[${mark.textContent}]` : mark.textContent).join(' '))";
+/** Whether a message has the colour of those that mention the user. */
 const IS_MARKED =
-  "[...document.querySelectorAll('.bubble')].map((bubble) => getComputedStyle(bubble).boxShadow !== 'none')";
+  "[...document.querySelectorAll('.bubble')].map((bubble) => getComputedStyle(bubble).backgroundColor === 'rgb(255, 241, 204)')";
 const BUTTON = "document.querySelector('aside .notify')";
 
 const hides = (page: Page, isHidden: boolean) =>
