@@ -4,12 +4,11 @@ import { encodeQr } from "../util/qr.ts";
 import { copyText } from "./clipboard.ts";
 import { find } from "./dom.ts";
 import type { Identity } from "./identity.ts";
+import { fetchServerOrigin, isLoopback } from "./server-address.ts";
 import { words } from "./words.ts";
 
 /** Light modules around the code (ISO/IEC 18004). */
 const QUIET_ZONE = 4;
-/** Names that mean another machine on every machine. */
-const LOOPBACK = /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/;
 
 export class Invitation {
   readonly #identity: Identity;
@@ -48,14 +47,10 @@ export class Invitation {
 
   /** Others cannot open this machine as `localhost`: the server knows its name for them, if it has one. */
   async #findOrigin(): Promise<void> {
-    if (!LOOPBACK.test(location.hostname)) return;
-    try {
-      const { origin = "" } = await (await fetch("/address")).json();
-      const host = URL.parse(origin)?.hostname;
-      this.#origin = host === undefined || LOOPBACK.test(host) ? location.origin : origin;
-    } catch {
-      return; // no connection, or a proxy's error page
-    }
+    if (!isLoopback(location.hostname)) return;
+    const origin = await fetchServerOrigin();
+    if (origin === undefined || isLoopback(new URL(origin).hostname)) return;
+    this.#origin = origin;
     if (!this.#dialog.open || this.#link.value === this.#identity.linkOf(this.#origin)) return;
     this.#show();
     void this.#copy();

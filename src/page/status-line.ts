@@ -6,6 +6,7 @@ import type { Announcer } from "./announcer.ts";
 import type { Composer } from "./composer.ts";
 import { find } from "./dom.ts";
 import { isName, type Identity } from "./identity.ts";
+import { fetchServerOrigin } from "./server-address.ts";
 import { load, save, TAB } from "./storage.ts";
 import { words } from "./words.ts";
 
@@ -45,6 +46,8 @@ export class StatusLine {
   /** Only the first welcome after choosing a name asks about other connections of that name. */
   #asksAboutTwin = true;
   #hasTwin = false;
+  #serverOrigin: Promise<string | undefined> | undefined;
+  #ownPage: string | undefined;
 
   constructor(identity: Identity, composer: Composer, announcer: Announcer, remedies: Remedies) {
     this.#identity = identity;
@@ -126,13 +129,23 @@ export class StatusLine {
     // Without a status, the browser has refused to send the token.
     const isAboutToken =
       statusCode === 401 || code === "not-for-client" || (token !== "" && code === undefined);
-    if (code === "origin") this.#show(words.foreign(location.origin), "", [this.#retry]);
+    if (code === "origin") this.#showForeign();
     else if (!isName(name)) this.#show(`${words.invalidName} ${words.nameRule}`, "", [chooseName]);
     else if (!isName(room)) this.#show(`${words.invalidRoom} ${words.nameRule}`, "", [chooseRoom]);
     else if (isAboutToken) this.#show(why, "", statusCode === 401 ? [] : [this.#retry], true);
     else if (code === "not-for-room") this.#show(why, "", [chooseRoom], true);
     else if (code === "bad-name") this.#show(why, "", [chooseName, chooseRoom]);
     else this.#show(why, "", [statusCode === 4001 ? [words.continueHere, this.#retry[1]] : this.#retry]);
+  }
+
+  /** The server may be reached by another address, whose pages it accepts. */
+  #showForeign(): void {
+    this.#serverOrigin ??= fetchServerOrigin();
+    void this.#serverOrigin.then((origin) => (this.#ownPage = origin));
+    const open = () => (location.href = `${this.#ownPage}/client${location.search}`);
+    const isElsewhere = this.#ownPage !== undefined && this.#ownPage !== location.origin;
+    const actions: readonly Action[] = isElsewhere ? [[words.openOwnPage, open], this.#retry] : [this.#retry];
+    this.#show(words.foreign(location.origin), "", actions);
   }
 
   #acceptTwin(): void {

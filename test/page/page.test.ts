@@ -420,7 +420,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     using page = await openPage({ origin }, "/client?id=ann");
     await page.shows(
       page.line,
-      `This server does not accept connections from ${origin}. Its operator can allow this address with --public-url ${origin}. Try now`,
+      `This server does not accept connections from ${origin}. Its operator can allow this address with --public-url ${origin}. Open this server’s own page Try now`,
     );
     await page.shows(page.state, "closed");
     for (const wake of [
@@ -430,9 +430,14 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       await page.run(wake);
     await page.shows(page.state, "closed");
     expect(sockets).toEqual(["/ws/ann"]);
-    await page.click("#action");
+    await page.click("#other");
     await page.shows(page.state, "closed");
     await eventually(async () => sockets.length === 2, "it tries again when told to");
+    await page.click("#action");
+    await page.shows(`[location.href, ${page.state}]`, [
+      `http://localhost:${server.port}/client?id=ann`,
+      "open",
+    ]);
   });
 
   test("two tabs of one session do not replace each other when the network is back", async () => {

@@ -139,6 +139,20 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
     ]);
   });
 
+  test("where the server has a public name, its own page is offered instead of localhost", async () => {
+    await using publicServer = await startServer();
+    const name = `http://localhost:${publicServer.port}`;
+    await using server = await startServer({ args: ["--public-url", name] });
+    using page = await openPage(server, "/client?id=ann&room=tea");
+    await page.shows(
+      page.line,
+      `This server does not accept connections from ${server.origin}. Its operator can allow this address with --public-url ${server.origin}. Open this server’s own page Try now`,
+    );
+    await page.shows(OFF, [true, true]);
+    await page.click("#action");
+    await page.shows(`[location.href, ${page.state}]`, [`${name}/client?id=ann&room=tea`, "open"]);
+  });
+
   test("where a session continues in another tab, it can be continued here", async () => {
     await using server = await startServer();
     using one = await openPage(server, "/client?id=ann");
