@@ -312,6 +312,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
       "[$('download').textContent, $('download').download, $('download').href === $('viewed').src]",
       ["Download", "hubbub.webp", true],
     );
+    await bob.shows("document.activeElement.textContent", "Close");
     await bob.press("Escape");
     await bob.shows(isOpen, false);
     await bob.run("document.querySelector('.image button').focus()");
