@@ -11,7 +11,8 @@ const TITLES: Record<Status, string> = {
   401: "Unauthorized",
   403: "Forbidden",
   405: "Method Not Allowed",
-  413: "Payload Too Large",
+  413: "Content Too Large",
+  415: "Unsupported Media Type",
   429: "Too Many Requests",
   503: "Service Unavailable",
 };
@@ -61,6 +62,6 @@ function headersOf({ status, code, more }: HttpProblem): Record<string, string> 
     ...(allow !== undefined && { Allow: allow }),
     ...((status === 429 || status === 503) && { "Retry-After": `${Math.ceil(retryAfterSeconds)}` }),
     // The rest of the body is not read.
-    ...((status === 413 || status === 503) && { Connection: "close" }),
+    ...((status === 413 || status === 415 || status === 503) && { Connection: "close" }),
   };
 }

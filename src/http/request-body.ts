@@ -59,11 +59,11 @@ async function readUpTo({ body }: Request, maxBytes: number): Promise<Uint8Array
   return Buffer.concat(chunks);
 }
 
-/** JSON must be UTF-8 (RFC 8259, section 8.1), and replacing what is not takes many milliseconds. @throws HttpProblem 400 */
+/** Replacing what is not UTF-8 would alter the message, and takes many milliseconds. @throws HttpProblem 400 */
 function decode(bytes: Uint8Array): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw protocolProblem("not-json");
+    throw new HttpProblem("not-utf8", "The body must be UTF-8.");
   }
 }

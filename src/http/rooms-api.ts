@@ -2,6 +2,14 @@
 
 import { canRead, type Grant } from "./access-control.ts";
 import type { ServerOptions } from "./options.ts";
+import {
+  minCostOf,
+  parseJsonPost,
+  parseTextPost,
+  postFormat,
+  requireSender,
+  type PostedMessage,
+} from "./posted-message.ts";
 import { HttpProblem, protocolProblem } from "./problem.ts";
 import { queryParams, requireName } from "./request.ts";
 import type { BodyReader } from "./request-body.ts";
@@ -9,10 +17,10 @@ import { listRooms, summarizeRooms } from "./room-list.ts";
 import type { ApiHandler, HttpServer, Router } from "./router.ts";
 import type { Right } from "../auth/tokens.ts";
 import type { Hub } from "../chat/hub.ts";
-import { hasTooMuchOverhead, parseContent, parseSeq, toChatMessage } from "../protocol/codec.ts";
+import { toChatMessage } from "../protocol/codec.ts";
 import { isMessageId } from "../store/message-id.ts";
 import type { Clock } from "../util/clock.ts";
-import { BYTES_PER_COST, costOf, TokenBuckets } from "../util/token-bucket.ts";
+import { costOf, TokenBuckets } from "../util/token-bucket.ts";
 
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
@@ -47,25 +55,32 @@ export function roomRoutes(
     };
   }
 
-  /** `{"text" or "data","from","session"?,"seq"?}` → 201 `{"id"}`; 200 for a duplicate. */
+  /**
+   * `{"text" or "data","from","session"?,"seq"?}`, or a text with `?from=&session=&seq=` → 201 `{"id"}`; 200 for a
+   * duplicate.
+   */
   const postMessage = inRoom(async (request, room, server, grant) => {
     const bucket = postBuckets.get(addresses.groupOf(request, server));
     rejectIfLimited(bucket.waitFor(1, clock.elapsed())); // before the body is read
+    const format = postFormat(request.headers);
     let body = "";
-    let post: ReturnType<typeof parsePost>;
+    let post: PostedMessage;
     try {
       body = await bodies.read(request, server);
       // Before it is parsed, which takes milliseconds for a text that consists of escapes.
       rejectIfLimited(bucket.waitFor(minCostOf(body), clock.elapsed()));
-      post = parsePost(body, maxMessageBytes);
+      post =
+        format === "text"
+          ? parseTextPost(body, queryParams(request.url), maxMessageBytes)
+          : parseJsonPost(body, maxMessageBytes);
     } catch (error) {
       // A malformed body costs by its size, which is what reading it takes.
       rejectIfLimited(bucket.take(costOf(body), clock.elapsed()));
       throw error;
     }
-    const { content, session, seq, from = grant.client ?? "" } = post;
+    const { content, session, seq, from = grant.client } = post;
     rejectIfLimited(bucket.take(costOf(content), clock.elapsed()));
-    const client = requireName("client id", from, "from: ");
+    const client = requireSender(from, format);
     access.authorize(request, { client, room, rights: POST_RIGHTS });
     const result = await hub.post({ room, from: client, content, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
@@ -139,40 +154,6 @@ function parseLimit(query: URLSearchParams): number {
 /** @throws HttpProblem 429 */
 function rejectIfLimited(retryAfterSeconds: number): void {
   if (retryAfterSeconds > 0) throw protocolProblem("rate-limited", { retryAfterSeconds });
-}
-
-/** The least that the message of a body can cost: its longest escape, `\u0000`, takes six characters for one byte. */
-function minCostOf(body: string): number {
-  return 1 + Math.floor(body.length / (6 * BYTES_PER_COST));
-}
-
-/** Fields that are null count as left out, because many programs send them. @throws HttpProblem 400 or 413 */
-function parsePost(body: string, maxMessageBytes: number) {
-  if (hasTooMuchOverhead(body)) throw protocolProblem("message-too-big");
-  let value: { readonly [name in "text" | "data" | "from" | "session" | "seq"]?: unknown } | null;
-  try {
-    value = JSON.parse(body);
-  } catch {
-    value = null;
-  }
-  if (typeof value !== "object" || value === null) throw protocolProblem("not-json");
-  const { text, data, from, session, seq } = value;
-  const parsed = parseContent(text, data, maxMessageBytes);
-  if ("error" in parsed) throw protocolProblem(parsed.error);
-  if (!isOptionalString(from) || !isOptionalString(session))
-    throw new HttpProblem("bad-name", "from and session must be strings, if given.");
-  const number = parseSeq(seq ?? undefined);
-  if (number === "bad-seq") throw protocolProblem(number);
-  return {
-    content: parsed.content,
-    from: from ?? undefined,
-    session: typeof session === "string" ? requireName("session", session) : undefined,
-    seq: number,
-  };
-}
-
-function isOptionalString(value: unknown): value is string | null | undefined {
-  return value === undefined || value === null || typeof value === "string";
 }
 
 function jsonResponse(value: object, status = 200): Response {

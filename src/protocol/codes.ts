@@ -53,6 +53,7 @@ export const REJECTION_STATUS = {
   "not-for-metrics": 403,
   "not-for-room": 403,
   "not-json": 400,
+  "not-utf8": 400,
   "not-listed": 403,
   "not-local": 403,
   origin: 403,
@@ -62,6 +63,7 @@ export const REJECTION_STATUS = {
   unavailable: 503,
   unconfirmed: 503,
   "unknown-type": 400,
+  "unsupported-type": 415,
 } as const;
 
 export type RejectionCode = keyof typeof REJECTION_STATUS;

@@ -205,7 +205,7 @@ test("malformed requests are rejected, and nothing is broadcast", async () => {
     [{ data: "aGk*", from: "ci" }, problem(400, "Bad Request", "bad-data", ERROR_MESSAGES["bad-data"])],
     [
       { data: new Uint8Array(65_537).toBase64(), from: "ci" },
-      problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
+      problem(413, "Content Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
     ],
     [{ text: "hi" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
     [{ text: "hi", from: "a b" }, problem(400, "Bad Request", "bad-name", `from: ${notAName("client id")}`)],
@@ -224,11 +224,11 @@ test("malformed requests are rejected, and nothing is broadcast", async () => {
     ]),
     [
       { text: "x".repeat(65_537), from: "ci" },
-      problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
+      problem(413, "Content Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
     ],
     [
       "x".repeat(1_000_000),
-      problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
+      problem(413, "Content Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
     ],
   ];
   for (const [body, expected] of cases)
@@ -354,10 +354,10 @@ test("a body that is not UTF-8, or has too much besides its strings, is not pars
   });
   expect([latin1.status, await latin1.json()]).toEqual([
     400,
-    problem(400, "Bad Request", "not-json", ERROR_MESSAGES["not-json"]).body,
+    problem(400, "Bad Request", "not-utf8", "The body must be UTF-8.").body,
   ]);
   expect<unknown>(await call(server, "lobby/messages", "[".repeat(380_000))).toEqual(
-    problem(413, "Payload Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
+    problem(413, "Content Too Large", "message-too-big", ERROR_MESSAGES["message-too-big"]),
   );
   await bob.hearsNothing();
 });
@@ -467,11 +467,11 @@ test("a body whose message must cost more than the rate limit allows is rejected
 test("each documented curl command does what the document says", async () => {
   await using server = await startServer();
   const readme = readDoc("src/http/README.md");
-  const lines = [...readme.matchAll(/^(curl .*)\n# (.*)$/gm)];
+  const lines = [...readme.matchAll(/^((?:echo .* \| )?curl .*)\n# (.*)$/gm)];
   expect(lines.length).toBeGreaterThan(4);
   for (const [, command = "", answer = ""] of lines) {
     const run =
-      await Bun.$`sh -c ${command.replace("curl", "curl -s").replaceAll("localhost:8000", `127.0.0.1:${server.port}`)}`
+      await Bun.$`sh -c ${command.replace("curl ", "curl -s ").replaceAll("localhost:8000", `127.0.0.1:${server.port}`)}`
         .quiet()
         .nothrow();
     const expected = answer.split("…").map(RegExp.escape).join(".*");
