@@ -94,7 +94,7 @@ class Pipe {
   }
 
   #schedule(): void {
-    const [next] = this.#arrivals;
+    const next = this.#arrivals[0];
     if (this.#isScheduled || this.#isPaused || next === undefined) return;
     this.#isScheduled = true;
     this.world.schedule(this.receiver, Math.max(next, this.world.time), this.#run);
@@ -107,13 +107,12 @@ class Pipe {
     // Frames that have been read already are delivered even if the receiver pauses.
     let count = 0;
     while ((this.#arrivals[count] ?? Infinity) <= now) count++;
-    const items = this.#items.splice(0, count);
-    const departures = this.#departures.splice(0, count);
-    this.#arrivals.splice(0, count);
-    for (let i = 0; i < items.length && !this.isDead; i++) {
-      const item = items[i];
-      if (item === undefined) break;
-      this.deliver(item, departures[i] ?? 0);
+    for (; count > 0 && !this.isDead; count--) {
+      const item = this.#items.shift();
+      const sentAt = this.#departures.shift();
+      this.#arrivals.shift();
+      if (item === undefined || sentAt === undefined) break;
+      this.deliver(item, sentAt);
       drainMicrotasks();
     }
     this.onIdle();

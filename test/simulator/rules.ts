@@ -73,6 +73,7 @@ class Log {
 function isLater(one: string, other: string): boolean {
   const dash = one.indexOf("-");
   const otherDash = other.indexOf("-");
+  if (one.length === other.length && dash === otherDash) return one > other;
   const difference = Number(one.slice(0, dash)) - Number(other.slice(0, otherDash));
   return (
     difference > 0 || (difference === 0 && Number(one.slice(dash + 1)) > Number(other.slice(otherDash + 1)))

@@ -21,9 +21,9 @@ const EXECUTION_SEED = 0x5eed;
 /** Besides some ping intervals: the client's longest back-off, twice. */
 const SETTLE_MS = 90_000;
 const PAGE_SIZE = 1000;
-const SEEDS_PER_MEMORY_CHECK = 8;
+const SEEDS_PER_MEMORY_CHECK = 16;
 /** What the garbage collector may find by chance on the stack. */
-const GARBAGE_CONNECTIONS = 2;
+const GARBAGE_CONNECTIONS = 4;
 const SETTLE_STEP_MS = 500;
 /** Less than what a client takes for a session that may have expired. */
 const MAX_CLOCK_JUMP_MS = 3_600_000;
@@ -286,11 +286,12 @@ class Simulation {
     const server = this.#server;
     if (this.seed % SEEDS_PER_MEMORY_CHECK !== 0 || !server) return;
     this.network.sweep();
-    drainMicrotasks();
-    Bun.gc(true);
-    const { liveConnections, ends } = server;
-    if (liveConnections > ends.size + GARBAGE_CONNECTIONS)
-      this.world.fail(`${liveConnections} connections are in memory, and ${ends.size} are open`);
+    for (let attempt = 0; attempt < 3; attempt++) {
+      drainMicrotasks();
+      Bun.gc(true);
+      if (server.liveConnections <= server.ends.size + GARBAGE_CONNECTIONS) return;
+    }
+    this.world.fail(`${server.liveConnections} connections are in memory, and ${server.ends.size} are open`);
   }
 
   #checkStored(): void {
