@@ -465,18 +465,28 @@ describe("the store without a server", () => {
     again.close();
   });
 
-  test("a session's seq counts while its message is still queued, and for 30 days", async () => {
+  test("a session's seq counts while its message is still queued", async () => {
     const store = open();
     const result = say(store, "1", { session: "s", seq: 1 });
     expect(await store.lastSeq("ann", "s")).toBe(1);
     await result;
-    store.prune();
     store.close();
-    const again = open(Date.now() + 30 * DAY_MS - 1000);
+  });
+
+  test.each([
+    ["30 days", 0, 30],
+    ["30 days, even if messages are pruned earlier", 7, 30],
+    ["--keep-days if that is longer", 90, 90],
+  ])("a session's seq is remembered for %s", async (_, keepDays, days) => {
+    const store = open(undefined, keepDays);
+    await say(store, "1", { session: "s", seq: 1 });
+    store.close();
+    const again = open(Date.now() + days * DAY_MS - 5000, keepDays);
     again.prune();
     expect(await again.lastSeq("ann", "s")).toBe(1);
+    expect(await say(again, "1", { session: "s", seq: 1 })).toMatchObject({ duplicateSeq: 1 });
     again.close();
-    const later = open(Date.now() + 30 * DAY_MS + 1000);
+    const later = open(Date.now() + days * DAY_MS + 5000, keepDays);
     later.prune();
     expect(await later.lastSeq("ann", "s")).toBe(null);
     later.close();

@@ -37,7 +37,8 @@ import { NewestMark } from "./newest-mark.ts";
 const FAST_COMMIT_MS = 1;
 const SLOW_COMMIT_WAIT_MS = 2;
 const DAY_MS = 24 * 60 * 60 * 1000;
-const SESSION_TTL_MS = 30 * DAY_MS;
+/** How long sessions are remembered at least; longer if messages are. */
+const MIN_SESSION_DAYS = 30;
 const PRUNE_INTERVAL_MS = 1000;
 /** The interval while there is more to prune. */
 const PRUNE_MORE_MS = 50;
@@ -55,6 +56,7 @@ export class SqliteStore implements MessageStore {
   #sql: ReturnType<typeof prepareStatements>;
   readonly #health: DatabaseHealth;
   readonly #mark: NewestMark;
+  readonly #sessionTtlMs: number;
   readonly #sessions: DedupTable;
   readonly #clockWatch = new ClockWatch();
   #queue: [PendingMessage, AppendCallback][] = [];
@@ -101,7 +103,10 @@ export class SqliteStore implements MessageStore {
     this.#lastKey = Math.max(newest, marked.key);
     if (marked.key > newest || marked.isOther) this.#reportLoss(newest, marked.key);
     this.#mark.write(origin, this.#lastKey);
-    this.#sessions = new DedupTable(SESSION_TTL_MS, (client, session) => this.#loadSession(client, session));
+    this.#sessionTtlMs = Math.max(MIN_SESSION_DAYS, options.keepDays) * DAY_MS;
+    this.#sessions = new DedupTable(this.#sessionTtlMs, (client, session) =>
+      this.#loadSession(client, session),
+    );
     this.#schedulePruning(PRUNE_INTERVAL_MS);
   }
 
@@ -357,7 +362,7 @@ export class SqliteStore implements MessageStore {
     const { keepDays } = this.options;
     const nowMs = this.clock.now();
     const transaction = this.#db.transaction(() => {
-      const sessions = this.#sql.pruneSessions.run(nowMs - SESSION_TTL_MS, PRUNE_ROWS_PER_STEP).changes;
+      const sessions = this.#sql.pruneSessions.run(nowMs - this.#sessionTtlMs, PRUNE_ROWS_PER_STEP).changes;
       return sessions + (keepDays === 0 ? 0 : this.#pruneMessages(nowMs, nowMs - keepDays * DAY_MS));
     });
     return this.#health.write(() => transaction.immediate())?.value ?? 0;
