@@ -196,7 +196,7 @@ test("a session whose seq was changed acknowledges nothing that is not stored", 
 
 test("a main file with flipped bytes, or truncated", async () => {
   const random = randomFrom(7);
-  const ids = await fill();
+  const ids = await fill(20);
   await settle();
   const bytes = await Bun.file(file("chat.db")).bytes();
   const results = [];

@@ -277,14 +277,19 @@ export class SqliteStore implements MessageStore {
       const end = before ? keyFromId(before) : Number.MAX_SAFE_INTEGER;
       return takeLatest(this.#intact(room, this.#sql.before.iterate(room, end)), limit);
     }
-    const page = takePage(this.#intact(room, this.#sql.after.iterate(room, keyFromId(after))), limit);
-    if (!this.#isResumable(room, after)) return { ...page, recovered: false };
+    const isResumable = this.#isResumable(room, after);
+    const rows = this.#sql.after.iterate(room, keyFromId(after));
+    const page = takePage(this.#intact(room, rows, isResumable ? keyFromId(after) : undefined), limit);
+    if (!isResumable) return { ...page, recovered: false };
     const isDamaged = keyFromId(after) <= this.#damagedUpTo;
     return { ...page, recovered: !isDamaged, ...(isDamaged ? { isDamaged } : {}) };
   }
 
-  /** Skips damaged messages. Damaged and missing ones are logged, and no client can resume across them. */
-  *#intact(room: string, rows: Iterable<MessageRow>): Generator<StoredMessage> {
+  /**
+   * Skips damaged messages. Damaged and missing ones are logged, and no client can resume across them.
+   * @param after the message that the first row must follow, if known: a damaged index may skip some
+   */
+  *#intact(room: string, rows: Iterable<MessageRow>, after?: number): Generator<StoredMessage> {
     let damagedUpTo = 0;
     const report = (event: string, key: number) => {
       damagedUpTo = Math.max(damagedUpTo, key);
@@ -296,7 +301,8 @@ export class SqliteStore implements MessageStore {
     try {
       for (const row of rows) {
         const [older, newer] = last && last.id > row.id ? [row, last] : [last, row];
-        if (older && newer.prev !== older.id) report("messages missing after", older.id);
+        const olderId = older?.id ?? after;
+        if (olderId !== undefined && newer.prev !== olderId) report("messages missing after", olderId);
         last = row;
         if (row.checksum !== null && row.checksum !== messageChecksum(row, room))
           report("message damaged", row.id);
