@@ -139,7 +139,7 @@ class SqliteDisk implements Disk {
     this.world.schedule(this.world.outside, this.world.time, () => {
       database?.run(`PRAGMA max_page_count = ${UNLIMITED_PAGES}`);
       store.close();
-      for (const suffix of FILES) rmSync(before + suffix, { force: true });
+      for (const suffix of [...FILES, "-lock"]) rmSync(before + suffix, { force: true });
     });
   }
 

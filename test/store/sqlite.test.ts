@@ -21,6 +21,7 @@ import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import { openDatabase } from "../../src/store/sqlite/database.ts";
 import type { AppendResult, PendingMessage, StoredMessage } from "../../src/store/message.ts";
 import { eventually } from "../support/deadline.ts";
+import { findProgram } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
@@ -249,11 +250,11 @@ test("--keep-days prunes in the background", async () => {
   expect(await server.texts("elsewhere")).toEqual(["new"]);
 });
 
-test("commits are synced to disk, and the file is locked", () => {
+test("commits are synced to disk", () => {
   using db = openDatabase(join(folder, "chat.db"), Date.now(), systemRandom);
   const of = (pragma: string) =>
     Object.values(db.query<Record<string, unknown>, []>(`PRAGMA ${pragma}`).get() ?? {});
-  expect(["synchronous", "journal_mode", "locking_mode"].flatMap(of)).toEqual([2, "wal", "exclusive"]);
+  expect(["synchronous", "journal_mode"].flatMap(of)).toEqual([2, "wal"]);
 });
 
 test("after a shutdown everything is in one file", async () => {
@@ -263,8 +264,8 @@ test("after a shutdown everything is in one file", async () => {
   await ann.hears("You wrote: hi", "Client #ann says: hi");
   server.process.kill("SIGTERM");
   expect(await server.process.exited).toBe(0);
-  // The second one holds a single id.
-  expect((await readdir(folder)).toSorted()).toEqual(["chat.db", "chat.db-newest"]);
+  // The others hold nothing, and a single id.
+  expect((await readdir(folder)).toSorted()).toEqual(["chat.db", "chat.db-lock", "chat.db-newest"]);
 });
 
 test("only the owner can read the file, and only one server can use it", async () => {
@@ -275,6 +276,38 @@ test("only the owner can read the file, and only one server can use it", async (
   await using ann = await server.join("ann");
   ann.says("undisturbed");
   await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
+});
+
+const sqlite = findProgram("sqlite3", "sqlite3");
+
+test.skipIf(sqlite.skipped !== "").each([
+  [".backup copy.db", "while messages are sent"],
+  ["VACUUM INTO 'copy.db'", "while messages are sent"],
+])(`%s of sqlite3 copies the file %s, and the copy resumes a session${sqlite.skipped}`, async (command) => {
+  await using server = await start();
+  const ann = await server.joinJson("ann", { session: "s", history: 0 });
+  let sent = 0;
+  const say = async () => {
+    ann.says(`${++sent}`, { seq: sent });
+    while ((await ann.next()).type !== "ack");
+  };
+  for (let i = 0; i < 20; i++) await say();
+  const backup = Bun.spawn({
+    cmd: [sqlite.path ?? "sqlite3", "chat.db", command],
+    cwd: folder,
+    stderr: "pipe",
+  });
+  while (backup.exitCode === null) await say();
+  expect([backup.exitCode, await new Response(backup.stderr).text()]).toEqual([0, ""]);
+  const total = sent + 20;
+  while (sent < total) await say(); // the server is undisturbed
+  expect(await server.isReady()).toBe(true);
+  await using copy = await startServer({ store: { name: "SQLite", url: "sqlite:copy.db" }, cwd: folder });
+  await using again = await copy.joinJson("ann", { session: "s", after: String(ann.welcome.last) });
+  expect(again.welcome).toMatchObject({ recovered: true });
+  const copied = Number(again.welcome.sent);
+  expect(copied).toBeGreaterThanOrEqual(20);
+  for (let seq = 1; seq <= copied; seq++) await again.hears({ type: "message", from: "ann", text: `${seq}` });
 });
 
 describe("a file that cannot be used prevents the start, with a reason", () => {

@@ -70,18 +70,37 @@ export interface SessionRow {
 /** A larger file is not checked at the start, which would take seconds. What is read of it is checked all the same. */
 const MAX_CHECKED_BYTES = 256 * 1024 * 1024;
 
-/** @throws StoreError when the file cannot be used */
-export function openDatabase(path: string, nowMs: number, random: Random): Database {
+/** A program that reads a file after a crash locks it while it recovers the write-ahead log. */
+const OPEN_WAIT_MS = 2000;
+
+/**
+ * Excludes other servers, and nothing else: other programs can read the database, such as to back it up. The lock is an
+ * exclusive transaction in an empty database beside it, which the system ends with the process at the latest.
+ * @returns closing it releases the lock @throws StoreError
+ */
+export function lockDatabase(path: string): Database {
   try {
     const { closeSync, openSync } = lazyFs();
     closeSync(openSync(path, "a", 0o600)); // SQLite would make it readable for everyone
+    const lock = new Database(resolve(`${path}-lock`));
+    lock.run("PRAGMA journal_mode = MEMORY"); // else it creates a file, too
+    lock.run("BEGIN EXCLUSIVE");
+    return lock;
+  } catch (error) {
+    throw new StoreError(describe(path, error));
+  }
+}
+
+/** Requires {@link lockDatabase}. @throws StoreError when the file cannot be used */
+export function openDatabase(path: string, nowMs: number, random: Random): Database {
+  try {
     const db = new Database(resolve(path), { strict: true }); // an absolute path has no special meaning, as `:memory:` has
-    // The exclusive lock is taken before anything is read, and held until the database is closed.
-    for (const pragma of ["locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"])
+    for (const pragma of [`busy_timeout = ${OPEN_WAIT_MS}`, "journal_mode = WAL", "synchronous = FULL"])
       db.run(`PRAGMA ${pragma}`);
     db.transaction(() => migrate(db, path, nowMs, random)).immediate();
     db.run("PRAGMA wal_checkpoint(TRUNCATE)"); // messages in the main file do not depend on the write-ahead log
     check(db, path);
+    db.run("PRAGMA busy_timeout = 0"); // the server must never wait for another program
     db.run(PROBE_WRITE); // creates the write-ahead log, which can be watched from here on
     return db;
   } catch (error) {

@@ -22,6 +22,7 @@ import {
   idFromKey,
   keyFromId,
   keyFromMs,
+  lockDatabase,
   MAX_KEY,
   messageChecksum,
   msFromKey,
@@ -52,6 +53,7 @@ const MAX_LOGGED_DAMAGE = 1000;
 
 export class SqliteStore implements MessageStore {
   durability: string;
+  readonly #lock: Database;
   #db: Database;
   #sql: ReturnType<typeof prepareStatements>;
   readonly #health: DatabaseHealth;
@@ -85,7 +87,13 @@ export class SqliteStore implements MessageStore {
     private readonly rooms = new RoomCache<CachedRoom>(),
   ) {
     this.durability = `in ${path}`;
-    this.#db = openDatabase(path, clock.now(), random);
+    this.#lock = lockDatabase(path);
+    try {
+      this.#db = openDatabase(path, clock.now(), random);
+    } catch (error) {
+      this.#lock.close();
+      throw error;
+    }
     this.#sql = prepareStatements(this.#db);
     this.#health = new DatabaseHealth(
       path,
@@ -175,6 +183,7 @@ export class SqliteStore implements MessageStore {
     this.#closeDatabase();
     this.#health.close();
     this.#mark.close();
+    this.#lock.close();
   }
 
   #commit(): void {
