@@ -6,7 +6,7 @@
 
 import { logError } from "../ops/log.ts";
 import { recordDelivery } from "../ops/metrics.ts";
-import { codecs, type Codec, type Content, type WireFormat } from "../protocol/codec.ts";
+import { codecs, type Codec, type Content, type Encoder } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
 import type { StoredMessage } from "../store/message.ts";
 import type { Clock } from "../util/clock.ts";
@@ -29,10 +29,9 @@ const SLOW_CHECK_MS = 50;
 /** Sends a frame to a topic's subscribers; negative if one of them has backpressure. */
 export type PublishToTopic = (topic: string, frame: Content) => number;
 
-/** A connection, as far as broadcasting needs it. */
+/** A receiver of the room's messages, as far as broadcasting needs it. */
 export interface Subscriber {
-  readonly client: string;
-  readonly codec: Codec;
+  readonly codec: Encoder;
   readonly socket: ConnectionSocket | undefined;
   /** Assigned by {@link Broadcaster.add}. */
   shard: number;
@@ -41,9 +40,15 @@ export interface Subscriber {
   close(reason: CloseReason): void;
 }
 
-/** For every connection with that codec. */
-interface OutboundFrame {
+/** A subscriber that is a client in the room. */
+export interface Member extends Subscriber {
+  readonly client: string;
   readonly codec: Codec;
+}
+
+/** For every subscriber with that codec. */
+interface OutboundFrame {
+  readonly codec: Encoder;
   readonly frame: Content;
 }
 
@@ -70,8 +75,8 @@ interface FlushCycle {
 export class Broadcaster {
   readonly #shards: Shard[] = [];
   readonly #replaying = new Set<Subscriber>();
-  readonly #counts: Record<WireFormat, number> = { text: 0, json: 0 };
-  readonly #subscribed: Record<WireFormat, number> = { text: 0, json: 0 };
+  readonly #counts: Record<Encoder["name"], number> = { text: 0, json: 0, sse: 0, ndjson: 0 };
+  readonly #subscribed: Record<Encoder["name"], number> = { text: 0, json: 0, sse: 0, ndjson: 0 };
   #flushCycle: FlushCycle | undefined;
   #slowTimer: Timer | undefined;
   /** Broadcast to slow connections since the last check. */
@@ -142,7 +147,7 @@ export class Broadcaster {
   }
 
   /** Broadcasts a frame that is not part of the history, so that connections with a replay receive it now. */
-  announce(codec: Codec, frame: Content): void {
+  announce(codec: Encoder, frame: Content): void {
     if (this.#counts[codec.name] === 0) return;
     for (const connection of this.#replaying) if (connection.codec === codec) connection.send(frame);
     this.#enqueue([{ codec, frame }]);
@@ -166,7 +171,7 @@ export class Broadcaster {
   }
 
   /** Sends to one connection at once, but after its client's own queued messages. */
-  sendAfterOwn(frame: Content, connection: Subscriber): void {
+  sendAfterOwn(frame: Content, connection: Member): void {
     if (this.#shards[connection.shard]?.senders.has(connection.client))
       this.sendAfterQueued(frame, connection);
     else connection.send(frame);
@@ -189,7 +194,7 @@ export class Broadcaster {
     shard.ahead.set(connection, shard.queue.length);
   }
 
-  #topic(codec: Codec, shard: number): string {
+  #topic(codec: Encoder, shard: number): string {
     return `${codec.name}:${shard}:${this.room}`;
   }
 
@@ -282,7 +287,7 @@ export class Broadcaster {
   }
 
   /** Sends a frame to the subscribed connections of a shard; negative as {@link PublishToTopic}. */
-  publishToShard(codec: Codec, shard: number, frame: Content): number {
+  publishToShard(codec: Encoder, shard: number, frame: Content): number {
     return this.publishToTopic(this.#topic(codec, shard), frame);
   }
 

@@ -3,7 +3,7 @@
 import type { Content } from "../protocol/codec.ts";
 import type { StoredMessage } from "../store/message.ts";
 import type { Cluster } from "../store/store.ts";
-import type { Broadcaster, Subscriber } from "./broadcaster.ts";
+import type { Broadcaster, Member } from "./broadcaster.ts";
 import type { Presence } from "./presence.ts";
 
 export class ConnectionManager {
@@ -14,20 +14,20 @@ export class ConnectionManager {
     private readonly cluster: Cluster | undefined,
   ) {}
 
-  connect(connection: Subscriber): void {
+  connect(connection: Member): void {
     this.broadcaster.add(connection);
     this.presence.adjustCount(connection.client, 1);
     this.cluster?.publishPresence(this.room, connection.client, 1);
   }
 
-  disconnect(connection: Subscriber): void {
+  disconnect(connection: Member): void {
     if (!this.broadcaster.remove(connection)) return;
     this.presence.adjustCount(connection.client, -1);
     if (this.presence.isAnnouncing) this.cluster?.publishPresence(this.room, connection.client, -1);
   }
 
   /** Sends to one connection; a message of its client that was broadcast before arrives before. */
-  sendPersonalMessage(frame: Content, connection: Subscriber): void {
+  sendPersonalMessage(frame: Content, connection: Member): void {
     this.broadcaster.sendAfterOwn(frame, connection);
   }
 

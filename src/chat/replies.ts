@@ -8,10 +8,10 @@ import type { SentMessage } from "../protocol/codec.ts";
 import type { ErrorCode } from "../protocol/codes.ts";
 import { compareIds } from "../store/message-id.ts";
 import type { AppendResult, PendingMessage } from "../store/message.ts";
-import type { Subscriber } from "./broadcaster.ts";
+import type { Member } from "./broadcaster.ts";
 import type { Room } from "./room.ts";
 
-interface Sender extends Subscriber {
+interface Sender extends Member {
   readonly room: Room;
   readonly isReplaying: boolean;
 }

@@ -8,6 +8,8 @@ import type { ChatMessage, PresenceChange, ServerEvent, Welcome } from "./events
 
 /** `text` is the tutorial's wire, `json` the subprotocol {@link SUBPROTOCOL}. */
 export type WireFormat = "text" | "json";
+/** Of event streams: Server-Sent Events, and JSON lines. */
+export type StreamFormat = "sse" | "ndjson";
 
 export const SUBPROTOCOL = "hubbub.v1";
 
@@ -20,7 +22,7 @@ export const MAX_LISTED_MEMBERS = 100;
 export type Content = string | Uint8Array<ArrayBuffer>;
 
 /** What receivers see of a message. */
-interface Message {
+export interface Message {
   readonly id: string;
   /** Unix time in milliseconds. */
   readonly time: number;
@@ -47,11 +49,16 @@ export type ClientCommand =
 export type ParseError =
   { readonly error: ErrorCode; readonly seq?: number | undefined } | { readonly close: CloseReason };
 
+/** How messages are written. */
+export interface Encoder {
+  readonly name: WireFormat | StreamFormat;
+  message(message: Message): Content;
+}
+
 /** How one wire reads and writes. */
-export interface Codec {
+export interface Codec extends Encoder {
   readonly name: WireFormat;
   parse(frame: Content, maxMessageBytes: number): ClientCommand | ParseError;
-  message(message: Message): Content;
   /** Tells the sender that its message is stored, under `id` if that is known; undefined where the wire tells nothing. */
   stored(message: SentMessage, id: string | undefined): string | undefined;
   /** Tells the sender that its message is not stored, or that its frame is no message. */

@@ -1,7 +1,7 @@
 /** When queued messages are written to a room, and to how much of a large room at once. */
 
 import { describe, expect, test } from "bun:test";
-import { Broadcaster, type Subscriber } from "../../src/chat/broadcaster.ts";
+import { Broadcaster, type Member } from "../../src/chat/broadcaster.ts";
 import { textCodec } from "../../src/protocol/codec.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import type { CloseReason } from "../../src/protocol/codes.ts";
@@ -117,8 +117,8 @@ describe("a large room, which is written to in several turns", () => {
   /** A room of 600 connections: three shards. */
   function crowd(
     publish: (topic: string, frame: string) => void,
-    stays = (_: Subscriber) => true,
-    onClose: (connection: Subscriber, reason: CloseReason) => void = () => {},
+    stays = (_: Member) => true,
+    onClose: (connection: Member, reason: CloseReason) => void = () => {},
   ) {
     const broadcaster = new Broadcaster(
       "crowd",
@@ -129,7 +129,7 @@ describe("a large room, which is written to in several turns", () => {
       1,
       systemClock,
     );
-    const all = Array.from({ length: 600 }, (_, i): Subscriber => ({
+    const all = Array.from({ length: 600 }, (_, i): Member => ({
       client: `c${i}`,
       codec: textCodec,
       shard: 0,
