@@ -38,16 +38,22 @@ const load = values.standard ? STANDARD_LOAD : undefined;
 let unhandled: unknown;
 process.on("unhandledRejection", (error) => (unhandled = error));
 
+/** Ctrl-C ends the run after the current seed. */
+let isStopped = false;
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => (isStopped = true));
+
 const startMs = performance.now();
+let seeds = 0;
 let failures = 0;
 let simulatedMs = 0;
 let events = 0;
 let messages = 0;
 let progressMs = startMs;
-for (let seed = first; seed < first + count; seed++) {
+for (let seed = first; seed < first + count && !isStopped; seed++) {
   const plan = drawPlan(seed, store, load);
   const outcome = values.seed === undefined ? simulate(plan, seed) : runTraced(plan, seed);
   await new Promise((resolve) => setImmediate(resolve)); // an unhandled rejection is reported now
+  seeds++;
   simulatedMs += outcome.simulatedMs;
   events += outcome.events;
   messages += outcome.messages;
@@ -60,11 +66,11 @@ for (let seed = first; seed < first + count; seed++) {
   }
   if (process.stderr.isTTY && performance.now() - progressMs > PROGRESS_MS) {
     progressMs = performance.now();
-    process.stderr.write(`\r${summary(seed - first + 1)}\x1b[K`);
+    process.stderr.write(`\r${summary()}\x1b[K`);
   }
 }
 if (process.stderr.isTTY) process.stderr.write("\r\x1b[K");
-console.log(summary(count));
+console.log(summary());
 process.exit(failures > 0 ? 1 : 0);
 
 function runTraced(plan: Plan, seed: number) {
@@ -97,7 +103,7 @@ function explain(plan: Plan, seed: number, failure: string): void {
   );
 }
 
-function summary(seeds: number): string {
+function summary(): string {
   const tookMs = performance.now() - startMs;
   const simulated =
     simulatedMs > YEAR_MS / 10
