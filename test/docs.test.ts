@@ -15,7 +15,7 @@ const documents = [
 
 /** Options of other programs, and of our scripts in test/. */
 const OTHER_FLAGS = new Set([
-  ..."data-binary appendonly appendfsync maxmemory maxmemory-policy now store seconds seed seeds timeout follow".split(
+  ..."data-binary appendonly appendfsync maxmemory maxmemory-policy now store seconds seed seeds trace timeout follow".split(
     " ",
   ),
   ..."help version no-script".split(" "),

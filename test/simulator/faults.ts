@@ -71,22 +71,16 @@ export interface Plan {
 
 /** The load that the speed is measured with. */
 export const STANDARD_LOAD = { seconds: 60, users: 8, messagesPerSecond: 40, faultsPerSecond: 1 };
+/** More connections than a shard has. */
+const CROWD = { seconds: 10, users: 300, messagesPerSecond: 2, faultsPerSecond: 2 };
+const CROWD_SHARE = 0.02;
 const MAX_BURST = 40;
 
 /** @param load fixes what a seed otherwise draws */
 export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_LOAD): Plan {
   const dice = new Dice(seed);
-  const {
-    seconds,
-    users: userCount,
-    messagesPerSecond,
-    faultsPerSecond,
-  } = load ?? {
-    seconds: dice.whole(10, 60),
-    users: dice.whole(2, 8),
-    messagesPerSecond: dice.pick([1, 3, 10, 40]),
-    faultsPerSecond: dice.pick([0.1, 0.3, 1, 2]),
-  };
+  const drawn = dice.chance(CROWD_SHARE) ? CROWD : drawLoad(dice);
+  const { seconds, users: userCount, messagesPerSecond, faultsPerSecond } = load ?? drawn;
   const rooms = dice.chance(0.7) ? ["tea"] : ["tea", "milk"];
   const bytesPerCharacter = dice.chance(0.2) ? dice.pick([50, 200]) : 1;
   const history = dice.pick([1, 2, 5, 20, 100, 1000]);
@@ -98,7 +92,7 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
   });
   const users = Array.from({ length: userCount }, (_, i): UserSettings => ({
     // The rules need a client with ids in every room.
-    wire: i < rooms.length || dice.chance(0.6) ? "json" : "text",
+    wire: i < rooms.length || dice.chance(userCount > 100 ? 0.2 : 0.6) ? "json" : "text",
     room: rooms[i % rooms.length] ?? "tea",
     profile: profile(),
     history: dice.pick([0, 0, 3, 100]),
@@ -118,6 +112,15 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
     },
   };
   return { settings, actions: drawActions(dice, settings, messagesPerSecond, faultsPerSecond) };
+}
+
+function drawLoad(dice: Dice): typeof STANDARD_LOAD {
+  return {
+    seconds: dice.whole(10, 60),
+    users: dice.whole(2, 8),
+    messagesPerSecond: dice.pick([1, 3, 10, 40]),
+    faultsPerSecond: dice.pick([0.1, 0.3, 1, 2]),
+  };
 }
 
 function drawStore(dice: Dice, kind: StoreKind, isPlain: boolean): StoreSettings {

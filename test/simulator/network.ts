@@ -341,6 +341,7 @@ export class ServerEnd implements ServerSocket {
     readonly host: Host,
     readonly data: SocketData,
     private readonly world: World,
+    private readonly observer: WireObserver,
   ) {
     host.ends.add(this);
     link.server = this;
@@ -349,6 +350,7 @@ export class ServerEnd implements ServerSocket {
 
   send(frame: Content): number {
     if (!this.isOpen) return 0;
+    this.observer.onServerSent(this, frame);
     const size = this.link.sizeOf(frame);
     if (this.#buffer.length === 0 && this.#hasRoomFor(size)) {
       this.#transmit(frame, size, this.world.time);
@@ -480,6 +482,7 @@ export class ServerEnd implements ServerSocket {
 export interface WireObserver {
   onFrameSent(link: Link, frame: Content): void;
   onFrameReceived(link: Link, frame: Content): void;
+  onServerSent(end: ServerEnd, frame: Content): void;
   /** A link that no fault has affected was closed all the same. */
   onUntouchedClosed(link: Link, code: number, reason: string): void;
 }

@@ -157,7 +157,7 @@ export class SimulatedServer implements Host {
     if (link.isAbandoned) return false;
     if (this.isShuttingDown) link.touch();
     if (data.connection) this.#connections.push(new WeakRef(data.connection));
-    const end = new ServerEnd(link, this, data, this.world);
+    const end = new ServerEnd(link, this, data, this.world, this.network.observer);
     this.network.open(link);
     this.onOpenChange(end, true);
     this.handlers.open(end);
