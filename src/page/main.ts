@@ -59,6 +59,7 @@ const rooms = new Rooms(identity);
 new Invitation(identity);
 const statusLine = new StatusLine(identity, composer, announcer, {
   chooseName: () => nameCard.open(),
+  withdrawName: () => nameCard.withdraw(),
   chooseRoom: () => rooms.open(),
   useToken: (token) => {
     identity.useToken(token);

@@ -40,6 +40,11 @@ export class NameCard {
     this.#show(this.#identity.name, words.cancel);
   }
 
+  /** Without an answer. */
+  withdraw(): void {
+    this.#card.hidden = true;
+  }
+
   /** A message is about to be sent: under the name just typed, if there is one. */
   settle(): void {
     if (this.#card.hidden) return;

@@ -21,6 +21,7 @@ type Closed = Extract<ConnectionState, { readonly status: "closed" }>;
 /** What the user can do about a rejection. */
 export interface Remedies {
   chooseName(): void;
+  withdrawName(): void;
   chooseRoom(): void;
   useToken(token: string): void;
 }
@@ -167,7 +168,9 @@ export class StatusLine {
     setText(this.#other, other?.[0] ?? "");
     this.#action.onclick = action?.[1] ?? null;
     this.#other.onclick = other?.[1] ?? null;
-    if (isNew) this.#token.focus();
+    if (!isNew) return;
+    this.#remedies.withdrawName(); // the token names the user
+    this.#token.focus();
   }
 }
 

@@ -1,6 +1,6 @@
 /** The page's languages, by the browser's preference. */
 
-import { describe, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
@@ -33,6 +33,23 @@ describe.skipIf(skipped !== "")(`the page's languages${skipped}`, () => {
         placeholder,
         EMPTY.get(shown),
       ]);
+    });
+
+  for (const [language, foreign] of [
+    ["zh-TW", /[这们请连线传开关闭选还没发间话语权员图复]|[a-z]{3}/],
+    ["zh-CN", /[這們請連線傳開關閉選還沒發間話語權員圖複]|[a-z]{3}/],
+  ] as const)
+    test(`everything that ${language} shows is in its own characters`, async () => {
+      await using server = await startServer();
+      using page = await openPage(server, "/client", { language });
+      await page.shows("document.documentElement.dataset.state", "open");
+      const shown = await page.run<string[]>(
+        `[...document.querySelectorAll("body *")].flatMap((each) =>
+          [each.childElementCount ? "" : each.textContent, each.ariaLabel, each.title, each.placeholder])
+          .filter((text) => text && !/^(lobby|\\d+)$/.test(text) && !text.includes("import"))`,
+      );
+      expect(shown.length).toBeGreaterThan(30);
+      expect(shown.filter((text) => foreign.test(text))).toEqual([]);
     });
 
   test("a rejection that only the operator can lift names the operator: 管理員, 管理员", async () => {

@@ -31,6 +31,8 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
         true,
         "token",
       ]);
+      // Nothing else is asked: the token names the user.
+      await page.shows("$('naming').hidden", true);
       await page.type("nonsense");
       await page.press("Enter");
       await page.shows(`[${page.state}, ${page.line}]`, [
