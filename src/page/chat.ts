@@ -125,7 +125,7 @@ export class Chat {
     this.markRead();
     if (isOwn || conversation.isReplaying) return;
     this.#caughtUp++;
-    const mentionsMe = entry.querySelector("mark.me") !== null;
+    const mentionsMe = entry.matches(".mentions-me");
     if (mentionsMe) notifications.show(message.from, message.text ?? "");
     if (document.hidden || !scroller.isFollowing) unread.add(entry, mentionsMe);
     if (!scroller.isFollowing) scroller.countNew();

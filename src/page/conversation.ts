@@ -249,6 +249,7 @@ export class Conversation {
       time,
       content,
     );
+    if (!isOwn && content.querySelector("mark.me")) entry.classList.add("mentions-me");
     entry.tabIndex = -1;
     entry.style.setProperty("--hue", hue(client));
     this.#messages.set(entry, facts);

@@ -96,6 +96,22 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
     await page.shows("document.title", "lobby · Hubbub");
   });
 
+  test("of two people, the one who is mentioned learns of it, and the other sees the same highlight", async () => {
+    await using server = await startServer();
+    using ann = await openPage(server, "/client?id=ann");
+    using bob = await openPage(server, "/client?id=bob", { name: "localhost" });
+    await bob.shows(`[${bob.state}, ${bob.people}]`, ["open", ["bob", "ann"]]);
+    await ann.shows(ann.people, ["ann", "bob"]);
+    await hides(ann, true);
+    await bob.says("@ann, tea?");
+    await ann.shows(`[document.title, ${MARKS}, ${IS_MARKED}]`, [
+      "(1 · @1) lobby · Hubbub",
+      ["[@ann]"],
+      [true],
+    ]);
+    await bob.shows(`[document.title, ${MARKS}, ${IS_MARKED}]`, ["lobby · Hubbub", ["@ann"], [false]]);
+  });
+
   test("once allowed by a button, the system notifies of mentions while the page is hidden", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");

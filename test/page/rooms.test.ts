@@ -49,6 +49,17 @@ describe.skipIf(skipped !== "")(`the list of rooms${skipped}`, () => {
     expect(page.complaints).toEqual([]);
   });
 
+  test("on a phone a short name of the room is shown whole, however long one's own is", async () => {
+    await using server = await startServer();
+    using page = await openPage(server, `/client?id=${"long-".repeat(12)}&room=coffee`, {
+      width: 360,
+      height: 740,
+    });
+    await isIn(page, "coffee");
+    await page.shows("$('room').scrollWidth <= $('room').clientWidth", true);
+    await page.shows("document.documentElement.scrollWidth <= innerWidth", true);
+  });
+
   test("rooms visited before are listed, the last one first, with the number of messages not read there", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob", { room: "tea" });
