@@ -10,10 +10,13 @@ const TITLES: Record<Status, string> = {
   400: "Bad Request",
   401: "Unauthorized",
   403: "Forbidden",
+  404: "Not Found",
   405: "Method Not Allowed",
   413: "Content Too Large",
   415: "Unsupported Media Type",
+  426: "Upgrade Required",
   429: "Too Many Requests",
+  500: "Internal Server Error",
   503: "Service Unavailable",
 };
 const DEFAULT_RETRY_SECONDS = 5;
@@ -40,9 +43,21 @@ export function protocolProblem(code: ErrorCode, more?: HttpProblem["more"]): Ht
   return new HttpProblem(code, ERROR_MESSAGES[code], more);
 }
 
+/** An address without a route, or with one for other methods. */
+export function noSuchRoute({ method }: Request): HttpProblem {
+  return method === "GET" || method === "HEAD"
+    ? new HttpProblem("not-found", "Not found. The chat is at /client.")
+    : new HttpProblem("no-such-method", "Only GET and HEAD are allowed here.", { allow: "GET, HEAD" });
+}
+
+/** Says nothing of the error, which is logged. */
+export function internalError(): HttpProblem {
+  return new HttpProblem("internal-error", "Internal error. Try again in a moment.");
+}
+
 /** For people, who open a socket's address in a browser. Kept alive, the connection would hold a file descriptor. */
 export function textProblem(problem: HttpProblem): Response {
-  return textResponse(problem.status, problem.detail, { ...headersOf(problem), Connection: "close" });
+  return textResponse(problem.status, problem.detail, { Connection: "close", ...headersOf(problem) });
 }
 
 /** For programs: problem details (RFC 9457). */
@@ -60,6 +75,7 @@ function headersOf({ status, code, more }: HttpProblem): Record<string, string> 
     [CODE_HEADER]: code,
     ...(status === 401 && { "WWW-Authenticate": "Bearer" }),
     ...(allow !== undefined && { Allow: allow }),
+    ...(status === 426 && { Connection: "Upgrade", Upgrade: "websocket" }), // RFC 9110, section 15.5.22
     ...((status === 429 || status === 503) && { "Retry-After": `${Math.ceil(retryAfterSeconds)}` }),
     // The rest of the body is not read.
     ...((status === 413 || status === 415 || status === 503) && { Connection: "close" }),

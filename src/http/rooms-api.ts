@@ -136,11 +136,13 @@ export function roomRoutes(
     rejectIfLimited(bucket.take(1, clock.elapsed()));
   }
 
-  return {
+  const routes = {
     "/rooms": router.api({ GET: getRooms }),
     "/rooms/:room/messages": router.api({ GET: readHistory, POST: postMessage }),
     "/rooms/:room/members": router.api({ GET: listMembers }),
   };
+  const known = Object.keys(routes).join(", ");
+  return { ...routes, "/rooms/*": router.notFound(`Not found. The API has ${known}.`) };
 }
 
 /** @throws HttpProblem 400 */

@@ -2,10 +2,10 @@
 
 import type { AccessControl } from "./access-control.ts";
 import type { ClientAddresses } from "./client-address.ts";
-import { HttpProblem, jsonProblem, textProblem } from "./problem.ts";
+import { HttpProblem, internalError, jsonProblem, textProblem } from "./problem.ts";
 import { CODE_HEADER } from "./responses.ts";
 import type { SocketData } from "./socket-registry.ts";
-import { logEvent } from "../ops/log.ts";
+import { logError, logEvent } from "../ops/log.ts";
 import { requestsRejected } from "../ops/metrics.ts";
 import { StoreUnavailable } from "../store/store.ts";
 
@@ -68,6 +68,14 @@ export class Router {
     }, jsonProblem);
   }
 
+  /** Addresses of the API that do not exist. */
+  notFound(detail: string): Handler {
+    return this.route(({ headers }) => {
+      this.access.checkHostAndOrigin(headers);
+      throw new HttpProblem("not-found", detail);
+    }, jsonProblem);
+  }
+
   /** Answers a browser that asks whether a page may send a token or JSON; undefined for origins that are not allowed. */
   preflight({ headers }: Request, methods: string): Response | undefined {
     const origin = this.access.allowedOrigin(headers);
@@ -95,12 +103,13 @@ function withCors(origin: string | undefined, response: Response): Response {
   return response;
 }
 
-/** @throws the error itself if no client can cause it */
+/** What no client can cause is logged, and nothing of it is sent. */
 function asProblem(error: unknown): HttpProblem {
   if (error instanceof HttpProblem) return error;
   if (error instanceof StoreUnavailable)
     return new HttpProblem("unavailable", "This room is unavailable right now. Try again in a moment.");
-  throw error;
+  logError("A request failed", error);
+  return internalError();
 }
 
 /** Without the query, which may hold a token. */

@@ -7,8 +7,9 @@ import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descripto
 import type { ServerOptions } from "./options.ts";
 import { ownOrigins, sharedOrigin } from "./origins.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
+import { internalError, noSuchRoute, textProblem } from "./problem.ts";
 import { BodyReader } from "./request-body.ts";
-import { internalError, notFound, redirectToClient, textResponse } from "./responses.ts";
+import { redirectToClient, textResponse } from "./responses.ts";
 import { roomRoutes } from "./rooms-api.ts";
 import { Router } from "./router.ts";
 import { shutDown, type RunningServer } from "./shutdown.ts";
@@ -50,11 +51,15 @@ export async function serve(
   const upgrader = new Upgrader(router, sockets, hub, options, clock);
   const chatRoute = {
     GET: router.route(upgrader.handleChat),
-    OPTIONS: (request: Request) => router.preflight(request, "GET") ?? notFound(request),
+    OPTIONS: router.route((request) => {
+      const preflight = router.preflight(request, "GET");
+      if (preflight) return preflight;
+      throw noSuchRoute(request);
+    }),
     // Browsers send `Origin` with a POST to the page's own site, but not with a GET: it tells the page why it was rejected.
     POST: router.route((request) => {
       access.checkHostAndOrigin(request.headers);
-      return notFound(request);
+      throw noSuchRoute(request);
     }),
   };
   const server: Bun.Server<SocketData> = Bun.serve<SocketData>({
@@ -80,10 +85,12 @@ export async function serve(
       "/readyz": { GET: router.route(readyz) },
       "/metrics": { GET: router.route(metrics) },
     },
-    fetch: notFound,
+    fetch: router.route((request) => {
+      throw noSuchRoute(request);
+    }),
     error(error) {
       logError("A request failed", error);
-      return internalError();
+      return textProblem(internalError());
     },
 
     websocket: {

@@ -4,7 +4,6 @@ import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
 import { parseJoinRequest } from "./request.ts";
 import type { HttpServer, Router } from "./router.ts";
-import { upgradeRequired } from "./responses.ts";
 import type { SocketRegistry } from "./socket-registry.ts";
 import type { JoinRequest } from "../chat/connection.ts";
 import type { Hub } from "../chat/hub.ts";
@@ -71,8 +70,7 @@ export class Upgrader {
     const { expiresMs } = this.router.access.authorize(request, joinRequest);
     this.#limitConnectionRate(addressGroup);
     this.sockets.checkCapacity(addressGroup);
-    if (headers.get("upgrade")?.toLowerCase() !== "websocket")
-      return this.router.readable(request, upgradeRequired());
+    if (headers.get("upgrade")?.toLowerCase() !== "websocket") throw upgradeRequired();
 
     this.sockets.reserve(addressGroup);
     let isUpgraded = false;
@@ -87,7 +85,8 @@ export class Upgrader {
     } finally {
       if (!isUpgraded) this.sockets.release(addressGroup);
     }
-    return isUpgraded ? undefined : this.router.readable(request, upgradeRequired());
+    if (!isUpgraded) throw upgradeRequired();
+    return undefined;
   }
 
   /** Connecting and disconnecting in a loop would flood the room with announcements. @throws HttpProblem 429 */
@@ -107,4 +106,8 @@ export class Upgrader {
     const tokens = bucket.takeAvailable(this.#messageRate.burst, this.clock.elapsed());
     return new TokenBucket(this.#messageRate, tokens);
   }
+}
+
+function upgradeRequired(): HttpProblem {
+  return new HttpProblem("not-websocket", "This address expects a WebSocket. The chat is at /client.");
 }

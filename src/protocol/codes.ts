@@ -1,8 +1,8 @@
 /** Error codes, close codes and rejection codes. The tables in README.md, here and in http/, are compared with these by tests. */
 
-/** The `code` of an `error` event, and its `message`. */
+/** The `code` of an `error` event, and its `message`; over HTTP, the `code` and the `detail` of a problem. */
 export const ERROR_MESSAGES = {
-  "not-json": "A message must be a JSON object in a text frame.",
+  "not-json": "A message must be a JSON object.",
   "unknown-type": 'The type must be "message" or "ping".',
   "no-text": "A message must have either a text or data, which is a string.",
   "bad-data": "The data must be base64 (RFC 4648, section 4), without line breaks.",
@@ -12,7 +12,7 @@ export const ERROR_MESSAGES = {
   "out-of-order": "An earlier seq was rejected. Resend that one first, or skip it with skip.",
   unavailable: "The message cannot be stored right now. Resend it in a moment.",
   unconfirmed:
-    "Not confirmed: it may or may not have been stored. Resend it with the same seq; it will not be duplicated.",
+    "Not confirmed: it may or may not have been stored. Resent with the same session and seq, it is not duplicated.",
 } as const;
 
 export type ErrorCode = keyof typeof ERROR_MESSAGES;
@@ -45,6 +45,7 @@ export const REJECTION_STATUS = {
   "cut-off": 400,
   full: 503,
   host: 403,
+  "internal-error": 500,
   "message-too-big": 413,
   "no-such-method": 405,
   "no-text": 400,
@@ -52,10 +53,12 @@ export const REJECTION_STATUS = {
   "not-for-client": 403,
   "not-for-metrics": 403,
   "not-for-room": 403,
+  "not-found": 404,
   "not-json": 400,
-  "not-utf8": 400,
   "not-listed": 403,
   "not-local": 403,
+  "not-utf8": 400,
+  "not-websocket": 426,
   origin: 403,
   "out-of-order": 503,
   "rate-limited": 429,

@@ -81,13 +81,30 @@ describe("the page and the client library", () => {
   });
 });
 
-test("404 and 405", async () => {
+test("404, 405 and 426", async () => {
   await using server = await startServer();
-  expect(await headersOf(server, "/nope")).toEqual({ status: 404, "hubbub-code": "not-found", ...TEXT });
+  const gone = { status: 404, "hubbub-code": "not-found" };
+  expect(await headersOf(server, "/nope")).toEqual({ ...gone, ...TEXT, connection: "close" });
+  expect(await headersOf(server, "/ws/ann")).toEqual({
+    status: 426,
+    "hubbub-code": "not-websocket",
+    connection: "Upgrade",
+    upgrade: "websocket",
+    ...TEXT,
+  });
+  for (const path of [
+    "/rooms/",
+    "/rooms/tea",
+    "/rooms/tea/messages/",
+    "/rooms//messages",
+    "/rooms/a/b/c/d?e",
+  ])
+    expect([path, await headersOf(server, path)]).toEqual([path, { ...gone, ...PROBLEM }]);
   expect(await headersOf(server, "/ws/ann", { method: "POST" })).toEqual({
     status: 405,
     "hubbub-code": "no-such-method",
     allow: "GET, HEAD",
+    connection: "close",
     ...TEXT,
   });
   expect(await headersOf(server, "/rooms/tea/messages", { method: "PUT" })).toEqual({

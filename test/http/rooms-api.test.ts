@@ -259,6 +259,39 @@ test("malformed requests are rejected, and nothing is broadcast", async () => {
   await bob.hearsNothing();
 });
 
+test("an address that does not exist gets a problem, which a page of another origin may not read", async () => {
+  await using server = await startServer();
+  const detail = "Not found. The API has /rooms, /rooms/:room/messages, /rooms/:room/members.";
+  expect<unknown>(await call(server, "tea")).toEqual(problem(404, "Not Found", "not-found", detail));
+  for (const method of ["POST", "DELETE", "OPTIONS"]) {
+    const response = await server.get("/rooms/tea/message", { method });
+    expect([response.status, await response.json()]).toEqual([
+      404,
+      problem(404, "Not Found", "not-found", detail).body,
+    ]);
+  }
+  expect((await call(server, "tea", undefined, { Origin: "https://evil.example" })).body).toMatchObject({
+    code: "origin",
+  });
+});
+
+test("an internal error gets a problem that tells nothing of it, and is logged and counted", async () => {
+  await using server = await startServer({ preload: "fault-injection.ts", args: ["--log", "json"] });
+  const response = await server.get("/rooms/boom-members/members");
+  expect([response.headers.get("hubbub-code"), response.headers.get("content-type")]).toEqual([
+    "internal-error",
+    "application/problem+json",
+  ]);
+  expect([response.status, await response.json()]).toEqual([
+    500,
+    problem(500, "Internal Server Error", "internal-error", "Internal error. Try again in a moment.").body,
+  ]);
+  expect((await server.metrics()).get('hubbub_rejected_requests_total{reason="internal-error"}')).toBe(1);
+  expect((await call(server, "tea/members")).status).toBe(200);
+  await server.stop("SIGTERM");
+  expect((await server.output) + (await server.errors)).toContain("injected into the members");
+});
+
 test("null counts as left out", async () => {
   await using server = await startServer();
   for (const text of ["one", "two"])

@@ -3,7 +3,7 @@
 import { AccessControl } from "../../src/http/access-control.ts";
 import { ClientAddresses } from "../../src/http/client-address.ts";
 import type { ServerOptions } from "../../src/http/options.ts";
-import { notFound } from "../../src/http/responses.ts";
+import { noSuchRoute, textProblem } from "../../src/http/problem.ts";
 import { Router, type Handler, type HttpServer } from "../../src/http/router.ts";
 import { shutDown } from "../../src/http/shutdown.ts";
 import { socketHandlers } from "../../src/http/socket-handlers.ts";
@@ -176,7 +176,9 @@ export class SimulatedServer implements Host {
       timeout() {},
       upgrade: () => false,
     };
-    return (method === "GET" && (await this.#handleChat(request, server))) || notFound(request);
+    return (
+      (method === "GET" && (await this.#handleChat(request, server))) || textProblem(noSuchRoute(request))
+    );
   }
 
   #request(url: URL, method: string, headers: Record<string, string> = {}): ChatRequest {

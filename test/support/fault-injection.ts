@@ -4,6 +4,7 @@ import { SocketRegistry } from "../../src/http/socket-registry.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { Broadcaster } from "../../src/chat/broadcaster.ts";
 import { Connection } from "../../src/chat/connection.ts";
+import { Hub } from "../../src/chat/hub.ts";
 import { ConnectionManager } from "../../src/chat/connection-manager.ts";
 import { jsonCodec, textCodec } from "../../src/protocol/codec.ts";
 
@@ -28,6 +29,12 @@ Broadcaster.prototype.publishToShard = function (codec, shard, content) {
   if (message.endsWith("boom-ping") || message.endsWith("boom-pong")) armed = message.slice(-4);
   if (message.endsWith("boom-later")) void Promise.reject(new Error("injected into a promise"));
   return publishToShard.call(this, codec, shard, content);
+};
+
+const { getPresence } = Hub.prototype;
+Hub.prototype.getPresence = function (room) {
+  if (room === "boom-members") throw new Error("injected into the members");
+  return getPresence.call(this, room);
 };
 
 const encodeMessage = jsonCodec.message;
