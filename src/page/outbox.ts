@@ -96,6 +96,7 @@ export class Outbox {
       this.#conversation.remove(entry);
     }
     this.#pending.clear();
+    this.#showProgress();
     if (continues && this.#client) return { session: this.#client.session, outbox: items };
     for (const item of items) if (item.seq !== undefined) this.#undecide(item, words.unsure);
     return { outbox: items.filter(({ seq }) => seq === undefined) };

@@ -201,6 +201,18 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
     await page.shows("document.querySelector('#list .notify').checkVisibility()", true);
   });
 
+  test("in forced colours, a wider border marks the message", async () => {
+    await using server = await startServer();
+    await using bob = await server.join("bob");
+    using page = await openPage(server, "/client?id=ann", { forcedColors: true });
+    await page.shows(page.state, "open");
+    for (const text of ["@ann", "hello"]) bob.says(text);
+    await page.shows(
+      "[...document.querySelectorAll('.bubble')].map((bubble) => getComputedStyle(bubble).borderInlineStartWidth)",
+      ["4px", "1px"],
+    );
+  });
+
   test("64 KiB of mentions are rendered without delay", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");

@@ -202,6 +202,22 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
     await page.shows("[location.search, localStorage.getItem('hubbub.name')]", ["?id=anna", "anna"]);
   });
 
+  test("what was written offline under the former name goes out under the new one, once", async () => {
+    await using server = await startServer();
+    await using bob = await server.join("bob");
+    using page = await openPage(server, "/client?id=ann");
+    await page.shows(page.state, "open");
+    await page.losesConnection();
+    await page.says("offline");
+    await page.shows(page.progress, "Waiting for the connection");
+    await page.click("#me");
+    await page.type("anna");
+    await page.press("Enter");
+    await page.shows(`[${page.state}, ${page.pending}, ${page.progress}]`, ["open", 0, ""]);
+    await page.shows(page.texts, ["offline"]);
+    await bob.hearsUpTo("Client #anna says: offline");
+  });
+
   test("an invalid id is reported at once, the composer is off, and another name can be chosen", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=a%20b");
