@@ -10,7 +10,7 @@ export class NameCard {
   readonly #identity: Identity;
   readonly #onRename: () => void;
   readonly #focusComposer: () => void;
-  readonly #card = find("naming", HTMLFormElement);
+  readonly #card = find("naming", HTMLElement);
   readonly #notNow = find("not-now", HTMLButtonElement);
   readonly #field = new NameField("name", words.invalidName);
 
@@ -24,7 +24,7 @@ export class NameCard {
     this.#card.onkeydown = ({ key }) => {
       if (key === "Escape") this.#close();
     };
-    this.#card.onsubmit = (event) => {
+    find("name-form", HTMLFormElement).onsubmit = (event) => {
       event.preventDefault();
       this.#take();
     };

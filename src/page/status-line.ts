@@ -32,7 +32,7 @@ export class StatusLine {
   readonly #announcer: Announcer;
   readonly #remedies: Remedies;
   readonly #line = find("connection", HTMLElement);
-  readonly #tokenForm = find("token-form", HTMLFormElement);
+  readonly #tokenField = find("token-field", HTMLElement);
   readonly #token = find("token", HTMLInputElement);
   readonly #action = find("action", HTMLButtonElement);
   readonly #other = find("other", HTMLButtonElement);
@@ -55,7 +55,7 @@ export class StatusLine {
     this.#composer = composer;
     this.#announcer = announcer;
     this.#remedies = remedies;
-    this.#tokenForm.onsubmit = (event) => {
+    find("token-form", HTMLFormElement).onsubmit = (event) => {
       event.preventDefault();
       if (this.#token.value.trim() === "") return;
       remedies.useToken(this.#token.value);
@@ -158,10 +158,10 @@ export class StatusLine {
 
   /** Changes only what differs: a button may be about to be released, a sentence may be being read out. */
   #show(what: string, when = "", [action, other]: readonly Action[] = [], asksForToken = false): void {
-    const isNew = asksForToken && this.#tokenForm.hidden;
+    const isNew = asksForToken && this.#tokenField.hidden;
     this.#line.hidden = false;
     this.#line.className = this.#client?.state.status === "open" ? "calm" : "";
-    this.#tokenForm.hidden = !asksForToken;
+    this.#tokenField.hidden = !asksForToken;
     setText(find("what", HTMLElement), what);
     setText(find("when", HTMLElement), when);
     setText(this.#action, action?.[0] ?? "");

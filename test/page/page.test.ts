@@ -56,6 +56,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       "TEXTAREA",
       "OL",
     ]);
+    // Scripts for the tutorial's page find its only form.
+    await page.shows("document.querySelector('form').contains(document.getElementById('messageText'))", true);
     await page.reload();
     await page.shows("document.getElementById('ws-id')?.textContent", id);
   });
