@@ -126,6 +126,7 @@ export class Conversation {
   insert(entry: Element, before: Element | null = this.#defaultPlace(entry)): void {
     this.#empty.hidden = true;
     const wasBefore = entry.nextElementSibling;
+    this.#separate(entry);
     this.#list.insertBefore(entry, before);
     for (const each of [entry, entry.nextElementSibling, wasBefore]) this.arrange(each);
     this.#trim();
@@ -133,6 +134,7 @@ export class Conversation {
 
   remove(entry: Element): void {
     const next = entry.nextElementSibling;
+    this.#separate(entry);
     for (const { href } of entry.querySelectorAll<HTMLAnchorElement>("a[download]"))
       URL.revokeObjectURL(href);
     for (const { src } of entry.querySelectorAll("img")) URL.revokeObjectURL(src);
@@ -147,15 +149,23 @@ export class Conversation {
     if (!message || !facts) return;
     const above = message.previousElementSibling;
     const previous = above && this.#messages.get(above);
-    const [, earlier] = this.#findMessage(above, (each) => each.previousElementSibling);
+    const [earlierMessage, earlier] = this.#findMessage(above, (each) => each.previousElementSibling);
     const isSameDay = earlier?.sentAt.toDateString() === facts.sentAt.toDateString();
     const continues =
       isSameDay &&
       previous?.client === facts.client &&
       facts.sentAt.getTime() - previous.sentAt.getTime() < GROUP_MS;
     message.classList.toggle("first", !continues);
+    // A class, because with thousands of messages `:has` takes half a second for each that arrives.
+    earlierMessage?.classList.toggle("continued", continues);
     for (const part of message.querySelectorAll<HTMLElement>(".who, .avatar")) part.hidden = continues;
     for (const day of message.querySelectorAll<HTMLElement>(".day")) day.hidden = isSameDay;
+  }
+
+  /** Nothing continues a message that leaves its place, nor the one above until it is arranged again. */
+  #separate(entry: Element): void {
+    const [above] = this.#findMessage(entry.previousElementSibling, (each) => each.previousElementSibling);
+    for (const each of [above, entry]) each?.classList.remove("continued");
   }
 
   /** The id of the first message shown. */
