@@ -14,6 +14,8 @@ import { locale, words } from "./words.ts";
 /** Consecutive messages of one client within this time share one name. */
 const GROUP_MS = 5 * 60_000;
 const MAX_ENTRIES = 5_000;
+/** More than that are removed together: the browser lays out all that remain. */
+const TRIM_ENTRIES = 100;
 /** A client's first message may arrive before the event that it has joined, by no more than this. */
 const JOIN_DELAY_MS = 5_000;
 const MAX_NAMES = 3;
@@ -215,7 +217,8 @@ export class Conversation {
   }
 
   #trim(): void {
-    while (this.#scroller.isFollowing && this.#list.childElementCount > MAX_ENTRIES) {
+    if (!this.#scroller.isFollowing || this.#list.childElementCount <= MAX_ENTRIES + TRIM_ENTRIES) return;
+    while (this.#list.childElementCount > MAX_ENTRIES) {
       let oldest = this.#list.firstElementChild;
       while (oldest?.classList.contains("undecided")) oldest = oldest.nextElementSibling;
       if (!oldest || oldest.matches(".pending, .acknowledged")) break;
