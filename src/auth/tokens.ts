@@ -1,6 +1,8 @@
 /** JSON Web Tokens (RFC 7519), signed with the server's secret by HS256 (RFC 7518, section 3.2). */
 
+import type { Right } from "../protocol/events.ts";
 import { parseName } from "../protocol/names.ts";
+import { ALL_ROOMS, parseRoomPattern } from "./room-patterns.ts";
 
 /** The size of the hash: the minimum that RFC 7518, section 3.2 requires. */
 export const MIN_SECRET_BYTES = 32;
@@ -10,16 +12,16 @@ const MAX_TOKEN_CHARACTERS = 8192;
 const AUDIENCE = "hubbub";
 
 /** The rights that a token may grant (`can`). */
-export const RIGHTS = ["read", "write", "moderate", "metrics"] as const;
-export type Right = (typeof RIGHTS)[number];
+export const RIGHTS: readonly Right[] = ["read", "write", "moderate", "metrics"];
+/** Those of a token that lists none. */
+export const DEFAULT_RIGHTS: ReadonlySet<Right> = new Set(["read", "write"]);
 
 /** The verified content of a token. */
 export interface Claims {
   readonly client: string;
-  /** The rooms that the token is valid for; undefined means all. */
-  readonly rooms?: ReadonlySet<string>;
-  /** The rights that it grants; undefined means `read` and `write`. */
-  readonly can?: ReadonlySet<Right>;
+  /** The rooms that the token is valid for, see room-patterns.ts. */
+  readonly rooms: ReadonlySet<string>;
+  readonly can: ReadonlySet<Right>;
   /** Unix time in milliseconds, or Infinity. */
   readonly expiresMs: number;
 }
@@ -30,7 +32,7 @@ export class TokenSigner {
   constructor(private readonly secret: Buffer) {}
 
   /**
-   * @param rooms empty for all rooms
+   * @param rooms names and patterns; empty for all rooms
    * @param expiresSeconds Unix time
    * @param can empty for the default rights
    */
@@ -51,23 +53,25 @@ export class TokenSigner {
   verify(token: string, nowMs: number): Claims | { readonly detail: string } {
     const claims = this.#signedClaims(token);
     const { sub, rooms, can, exp, nbf, aud } = claims ?? {};
-    const client = parse("client id", sub);
-    const roomNames = rooms === undefined ? undefined : parseEach(rooms, (room) => parse("room", room));
+    const client = parseClient(sub);
+    const patterns = rooms === undefined ? ALL_ROOMS : parseEach(rooms, parseRoomPattern);
     const rights =
-      can === undefined ? undefined : parseEach(can, (name) => RIGHTS.find((each) => each === name));
-    const isValid = client !== undefined && roomNames !== "invalid" && rights !== "invalid";
-    if (!claims || !isValid || !isTime(exp) || !isTime(nbf) || !isOurAudience(aud))
+      can === undefined ? DEFAULT_RIGHTS : parseEach(can, (name) => RIGHTS.find((each) => each === name));
+    if (
+      !claims ||
+      client === undefined ||
+      !patterns ||
+      !rights ||
+      !isTime(exp) ||
+      !isTime(nbf) ||
+      !isOurAudience(aud)
+    )
       return { detail: "This token is not valid for this server. Ask its operator for a new one." };
     if (nbf !== undefined && nowMs < nbf * 1000)
       return { detail: "This token is not valid yet. Try again later." };
     const expiresMs = exp === undefined ? Infinity : exp * 1000;
     if (expiresMs <= nowMs) return { detail: "This token has expired. Ask for a new one." };
-    return {
-      client,
-      expiresMs,
-      ...(roomNames && { rooms: roomNames }),
-      ...(rights && { can: rights }),
-    };
+    return { client, rooms: patterns, can: rights, expiresMs };
   }
 
   /** Always HS256: a header that names another algorithm, or critical extensions (`crit`), is rejected (RFC 8725, section 3.1). */
@@ -95,15 +99,16 @@ function decode(part: string): Json | undefined {
   }
 }
 
-function parse(what: "client id" | "room", name: unknown): string | undefined {
-  const parsed = parseName(what, typeof name === "string" ? name : "");
+function parseClient(name: unknown): string | undefined {
+  const parsed = parseName("client id", typeof name === "string" ? name : "");
   return "name" in parsed ? parsed.name : undefined;
 }
 
-function parseEach<T>(list: unknown, parseOne: (each: unknown) => T | undefined): Set<T> | "invalid" {
-  if (!Array.isArray(list)) return "invalid";
+/** @returns undefined unless it is a list and all its elements are valid */
+function parseEach<T>(list: unknown, parseOne: (each: unknown) => T | undefined): Set<T> | undefined {
+  if (!Array.isArray(list)) return undefined;
   const values = list.map(parseOne).filter((value) => value !== undefined);
-  return values.length === list.length ? new Set(values) : "invalid";
+  return values.length === list.length ? new Set(values) : undefined;
 }
 
 /** A NumericDate, or absent. */

@@ -2,6 +2,7 @@
 
 import { logError } from "../ops/log.ts";
 import { jsonCodec, textCodec, type Codec, type WireFormat, type Content } from "../protocol/codec.ts";
+import type { Right } from "../protocol/events.ts";
 import { isNumbered, type AppendResult, type PendingMessage, type StoredMessage } from "../store/message.ts";
 import type { AppendCallback } from "../store/store.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
@@ -28,10 +29,16 @@ export interface JoinRequest {
   readonly history: number;
 }
 
+/** A request that was authorized. */
+export interface Admission extends JoinRequest {
+  readonly can: readonly Right[];
+}
+
 export class Connection extends Subscription implements Member, AppendCallback {
   readonly client: string;
   readonly session: string | undefined;
   readonly codec: Codec;
+  readonly can: readonly Right[];
   hasPonged = false;
   /** Estimated memory of the messages that the store has not answered yet. */
   unansweredBytes = 0;
@@ -44,7 +51,7 @@ export class Connection extends Subscription implements Member, AppendCallback {
   #hadBackpressure = false;
 
   constructor(
-    request: JoinRequest,
+    request: Admission,
     room: Room,
     /** Limits what the client sends. */
     readonly bucket: TokenBucket,
@@ -58,6 +65,7 @@ export class Connection extends Subscription implements Member, AppendCallback {
     super(room, replayRequest);
     this.client = request.client;
     this.session = request.session;
+    this.can = request.can;
     this.codec = request.wire === "json" ? jsonCodec : textCodec;
   }
 
@@ -70,7 +78,7 @@ export class Connection extends Subscription implements Member, AppendCallback {
   }
 
   protected encodeWelcome(start: ReplayStart): string | undefined {
-    const { room, client, session, sent } = this;
+    const { room, client, session, sent, can } = this;
     const { maxMessageBytes, pingSeconds } = room.context.options;
     return this.codec.welcome?.({
       client,
@@ -78,6 +86,7 @@ export class Connection extends Subscription implements Member, AppendCallback {
       ...start,
       ...(session === undefined ? {} : { sent }),
       ...room.presence.forWelcome(client),
+      can,
       pingSeconds,
       maxMessageBytes,
     });

@@ -13,7 +13,7 @@ import {
 import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import type { PublishToTopic } from "./broadcaster.ts";
-import { Connection, type JoinRequest } from "./connection.ts";
+import { Connection, type Admission } from "./connection.ts";
 import { prepareReplay } from "./replay.ts";
 import { Room, type ChatContext, type ChatOptions } from "./room.ts";
 import { SessionRegistry } from "./session-registry.ts";
@@ -74,7 +74,7 @@ export class Hub implements ChatContext {
   }
 
   /** Makes a connection before the upgrade: {@link join} or {@link Connection.onClosed} follows. @throws StoreUnavailable */
-  async reserve(request: JoinRequest, bucket: TokenBucket): Promise<Connection> {
+  async reserve(request: Admission, bucket: TokenBucket): Promise<Connection> {
     const { client, session } = request;
     const generation = this.#generation;
     // Asked for first: what follows may take longer for the older of two connections of a session.

@@ -38,6 +38,8 @@ function receiveMessage(
 ): void {
   const { client: from, room, session, bucket } = connection;
   const { store, clock } = room.context;
+  // Before the order: a rejection for good holds no later message back, as that one is rejected, too.
+  if (!connection.can.includes("write")) return reject(connection, "read-only", { content, seq });
   let pending: PendingMessage = { room: room.name, from, content, session, seq, requiresSeq: undefined };
   if (isNumbered(pending)) {
     const admitted = connection.seqOrder.admit(pending.seq, skip);

@@ -21,6 +21,7 @@ import {
 import type { LogFormat } from "../ops/log.ts";
 import { parseName } from "../protocol/names.ts";
 import { isStoreUrl } from "../store/open.ts";
+import { parseRoomPattern } from "../auth/room-patterns.ts";
 import { MIN_SECRET_BYTES, RIGHTS } from "../auth/tokens.ts";
 
 /** In the order of `--help` and of the table in README.md, which a test compares with this one. */
@@ -148,14 +149,17 @@ export type CliCommand =
 
 /** Flags of `hubbub token` only; it takes those of the server, too. */
 export const tokenFlags = {
-  room: list("ROOM", "all rooms", "room the token is valid for", "a room name", (room) => {
-    const parsed = parseName("room", room);
-    return "name" in parsed ? parsed.name : undefined;
-  }),
+  room: list(
+    "ROOM",
+    "all rooms",
+    "room the token is valid for, or a pattern such as team-*",
+    "a room name, or a pattern such as team-*",
+    parseRoomPattern,
+  ),
   can: list(
     "RIGHT",
     "read and write",
-    "right that the token grants, such as metrics",
+    "right that the token grants: read, write, moderate or metrics",
     `${RIGHTS.slice(0, -1).join(", ")} or ${RIGHTS.at(-1)}`,
     (name) => RIGHTS.find((right) => right === name),
   ),

@@ -20,6 +20,8 @@ export function tokenUrl(
   const expiresSeconds = Math.floor(clock.now() / 1000) + days * DAY_SECONDS;
   const token = new TokenSigner(secretFile).sign(client, room, expiresSeconds, can);
   const path = can.includes("metrics") && !can.includes("read") ? "metrics" : "client";
-  const query = new URLSearchParams({ ...(room[0] ? { room: room[0] } : {}), token });
+  // A link opens one room, which a pattern does not name.
+  const named = room.find((name) => !name.endsWith("*"));
+  const query = new URLSearchParams({ ...(named === undefined ? {} : { room: named }), token });
   return `${origin}/${path}?${query}`;
 }

@@ -635,12 +635,13 @@ const FIELD_TYPES = new Map<string, Check>([
   ["pingSeconds", isNumber],
   ["maxMessageBytes", isNumber],
   ["members", isNames],
+  ["can", isNames],
   ["joined", isNames],
   ["left", isNames],
 ]);
 
 const REQUIRED_FIELDS = new Map<unknown, readonly string[]>([
-  ["welcome", ["last", "count", "members", "pingSeconds", "maxMessageBytes"]],
+  ["welcome", ["last", "count", "members", "can", "pingSeconds", "maxMessageBytes"]],
   ["message", ["id", "time", "from"]],
   ["presence", ["joined", "left", "count"]],
   ["ack", ["seq"]],

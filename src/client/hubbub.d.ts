@@ -141,6 +141,8 @@ export declare class Client {
 /** The client id (`sub`) that a token names, without verifying it; undefined if it is not a token. */
 export declare function tokenSubject(token: string): string | undefined;
 /** The events that the server sends on the JSON wire, as types for the server and the client library. README.md specifies them. */
+/** What a client may do: read a room, write to it, remove what others wrote, read the metrics. */
+export type Right = "read" | "write" | "moderate" | "metrics";
 export interface Welcome {
   readonly client: string;
   readonly room: string;
@@ -155,6 +157,8 @@ export interface Welcome {
   readonly members: readonly string[];
   /** This client's connections in the room, including this one. */
   readonly connections: number;
+  /** What the client may do. */
+  readonly can: readonly Right[];
   readonly pingSeconds: number;
   readonly maxMessageBytes: number;
 }

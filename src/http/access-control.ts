@@ -4,7 +4,10 @@ import { isIpAddress, isLoopback } from "./client-address.ts";
 import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
 import { offeredProtocols, queryParams } from "./request.ts";
-import { TokenSigner, type Claims, type Right } from "../auth/tokens.ts";
+import { coversRoom, ALL_ROOMS } from "../auth/room-patterns.ts";
+import { DEFAULT_RIGHTS, TokenSigner, type Claims } from "../auth/tokens.ts";
+import { protocolProblem } from "./problem.ts";
+import type { Right } from "../protocol/events.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyOs } from "../util/lazy-node.ts";
 
@@ -26,8 +29,10 @@ const PROXY_HEADERS = [
 /** Prefix of an offered subprotocol that carries a token: browsers cannot set any other header on a WebSocket. */
 const TOKEN_PROTOCOL_PREFIX = "token.";
 
-/** The permission to connect: until when, and, with a token, its claims. */
-export type Grant = Pick<Claims, "expiresMs"> & Partial<Claims>;
+/** What a client may do, where and until when; with a token, under which client id. */
+export type Grant = Omit<Claims, "client"> & Partial<Claims>;
+
+const OPEN: Grant = { rooms: ALL_ROOMS, can: DEFAULT_RIGHTS, expiresMs: Infinity };
 
 export class AccessControl {
   /** If there is a secret, a token is required. */
@@ -72,15 +77,15 @@ export class AccessControl {
 
   /**
    * Checks the token, if tokens are required: `Authorization: Bearer`, an offered subprotocol or `?token=`.
-   * @param target what the token has to cover; one that lists its rights needs one of these to use the room
+   * @param target what the token has to cover
    * @throws HttpProblem 401 or 403
    */
   authorize(
     { url, headers }: Request,
-    target: { readonly client?: string; readonly room?: string; readonly rights?: readonly Right[] } = {},
+    target: { readonly client?: string; readonly room?: string; readonly right?: Right } = {},
   ): Grant {
-    const { client, room, rights = ["read"] } = target;
-    if (!this.#tokens) return { expiresMs: Infinity };
+    const { client, room, right = "read" } = target;
+    if (!this.#tokens) return OPEN;
     const token = tokenOf(url, headers);
     if (!token) throw new HttpProblem("no-token", "A token is required. Ask this server's operator for one.");
     const claims = this.#tokens.verify(token, this.clock.now());
@@ -91,16 +96,18 @@ export class AccessControl {
         "not-for-client",
         "This token is for another client id. Connect with the id that it names.",
       );
-    if (room !== undefined && rooms?.has(room) === false)
+    if (room !== undefined && !coversRoom(rooms, room))
       throw new HttpProblem(
         "not-for-room",
         "This token does not cover this room. Choose a room that it names.",
       );
-    if (room !== undefined && can && !rights.some((right) => can.has(right)))
+    if (room !== undefined && !can.has(right)) {
+      if (can.has("read")) throw protocolProblem("read-only");
       throw new HttpProblem(
         "not-for-room",
-        "This token does not grant access to rooms. Use one made with --can read.",
+        `This token does not grant access to rooms. Use one made with --can ${right}.`,
       );
+    }
     return claims;
   }
 
@@ -122,7 +129,7 @@ export class AccessControl {
         "Metrics are available only on the machine itself; behind a proxy, only with a token or --open-metrics.",
       );
     this.checkHostAndOrigin(headers);
-    if (!this.authorize(request).can?.has("metrics"))
+    if (!this.authorize(request).can.has("metrics"))
       throw new HttpProblem(
         "not-for-metrics",
         "This token does not grant access to metrics. Use one made with --can metrics.",
@@ -160,7 +167,7 @@ export class AccessControl {
 
 /** Whether a client with that grant may read the room. */
 export function canRead({ rooms, can }: Grant, room: string): boolean {
-  return rooms?.has(room) !== false && can?.has("read") !== false;
+  return coversRoom(rooms, room) && can.has("read");
 }
 
 function originRejected(): HttpProblem {

@@ -15,9 +15,9 @@ import { queryParams, requireName } from "./request.ts";
 import type { BodyReader } from "./request-body.ts";
 import { listRooms, summarizeRooms } from "./room-list.ts";
 import type { ApiHandler, HttpServer, Router } from "./router.ts";
-import type { Right } from "../auth/tokens.ts";
 import type { Hub } from "../chat/hub.ts";
 import { toChatMessage } from "../protocol/codec.ts";
+import type { Right } from "../protocol/events.ts";
 import { isMessageId } from "../store/message-id.ts";
 import type { Clock } from "../util/clock.ts";
 import { costOf, TokenBuckets } from "../util/token-bucket.ts";
@@ -26,8 +26,6 @@ const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 1000;
 /** Fewer than the parameters that are read of an address. */
 const MAX_NAMED_ROOMS = 30;
-/** Either right is enough to post. */
-const POST_RIGHTS: readonly Right[] = ["read", "write"];
 
 type RoomRequest = Request & { readonly params: { readonly room: string } };
 
@@ -44,14 +42,14 @@ export function roomRoutes(
   const rate = { perSecond: messageRate, burst: messageBurst };
   const [postBuckets, readBuckets] = [new TokenBuckets(rate), new TokenBuckets(rate)];
 
-  /** A handler for clients that may use the room; with tokens, one of these rights is needed. */
+  /** A handler for clients that have this right in the room. */
   function inRoom(
     handle: (request: Request, room: string, server: HttpServer, grant: Grant) => Promise<Response>,
-    rights: readonly Right[] = ["read"],
+    right: Right = "read",
   ): ApiHandler<RoomRequest> {
     return (request, server) => {
       const room = requireName("room", request.params.room);
-      return handle(request, room, server, access.authorize(request, { room, rights }));
+      return handle(request, room, server, access.authorize(request, { room, right }));
     };
   }
 
@@ -81,12 +79,12 @@ export function roomRoutes(
     const { content, session, seq, from = grant.client } = post;
     rejectIfLimited(bucket.take(costOf(content), clock.elapsed()));
     const client = requireSender(from, format);
-    access.authorize(request, { client, room, rights: POST_RIGHTS });
+    access.authorize(request, { client, room, right: "write" });
     const result = await hub.post({ room, from: client, content, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
     if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
     throw protocolProblem(result.rejected);
-  }, POST_RIGHTS);
+  }, "write");
 
   /** `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`. */
   const readHistory = inRoom(async (request, room, server) => {

@@ -5,6 +5,7 @@ import { HttpProblem } from "./problem.ts";
 import { parseJoinRequest } from "./request.ts";
 import type { HttpServer, Router } from "./router.ts";
 import type { SocketRegistry } from "./socket-registry.ts";
+import { RIGHTS } from "../auth/tokens.ts";
 import type { JoinRequest } from "../chat/connection.ts";
 import type { Hub } from "../chat/hub.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
@@ -67,7 +68,7 @@ export class Upgrader {
   ): Promise<Response | undefined> {
     const { headers } = request;
     const addressGroup = this.router.addresses.groupOf(request, server);
-    const { expiresMs } = this.router.access.authorize(request, joinRequest);
+    const { expiresMs, can } = this.router.access.authorize(request, joinRequest);
     this.#limitConnectionRate(addressGroup);
     this.sockets.checkCapacity(addressGroup);
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") throw upgradeRequired();
@@ -76,7 +77,11 @@ export class Upgrader {
     let isUpgraded = false;
     try {
       const connection =
-        joinRequest && (await this.hub.reserve(joinRequest, this.#messageBucket(addressGroup)));
+        joinRequest &&
+        (await this.hub.reserve(
+          { ...joinRequest, can: RIGHTS.filter((right) => can.has(right)) },
+          this.#messageBucket(addressGroup),
+        ));
       const data = { connection, addressGroup, expiresMs, missedPongs: 0, pingedMs: 0 };
       // Without this header Bun accepts the first subprotocol offered.
       const protocol = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };

@@ -9,6 +9,8 @@ type Bytes = Uint8Array<ArrayBuffer>;
 export class Attachments {
   /** As the server's welcome says. */
   maxMessageBytes = 65_536;
+  /** No files are taken. */
+  isReadOnly = false;
 
   readonly #list = find("attachments", HTMLUListElement);
   readonly #problem = find("attachment-problem", HTMLElement);
@@ -53,6 +55,7 @@ export class Attachments {
   }
 
   #add(files: Iterable<File> | null): void {
+    if (this.isReadOnly) return;
     this.#showProblem("");
     for (const file of files ?? []) this.#addFile(file);
     this.#onAdd();
@@ -127,7 +130,7 @@ export class Attachments {
     addEventListener("dragover", (event) => {
       if (!hasFiles(event)) return;
       event.preventDefault(); // or the browser opens the file instead of the page
-      target.hidden = false;
+      target.hidden = this.isReadOnly;
     });
     addEventListener("dragleave", ({ relatedTarget }) => (target.hidden ||= relatedTarget === null));
     addEventListener("drop", (event) => {

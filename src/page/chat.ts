@@ -107,6 +107,7 @@ export class Chat {
   #onWelcome(welcome: Welcome): void {
     const { composer, conversation, outbox, people, statusLine } = this.#parts;
     composer.maxMessageBytes = welcome.maxMessageBytes;
+    composer.isReadOnly = !welcome.can.includes("write");
     outbox.save(); // with the session's numbers that were just assigned
     this.#lastId ??= welcome.last;
     people.reset(welcome.members, welcome.count);

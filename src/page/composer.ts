@@ -71,6 +71,13 @@ export class Composer {
     for (const id of ["attach", "send"]) find(id, HTMLButtonElement).disabled = isOff;
   }
 
+  /** As the server's welcome says: a reader has no message field. */
+  set isReadOnly(isReadOnly: boolean) {
+    find("composer", HTMLFormElement).hidden = isReadOnly;
+    find("read-only", HTMLElement).hidden = !isReadOnly;
+    this.#attachments.isReadOnly = isReadOnly;
+  }
+
   /** As the server's welcome says. */
   get maxMessageBytes(): number {
     return this.#attachments.maxMessageBytes;

@@ -74,6 +74,7 @@ describe.each(STORES)("with the store $name", (store) => {
       count: 2,
       members: ["ann", "bob"],
       connections: 2,
+      can: ["read", "write"],
       pingSeconds: 25,
       maxMessageBytes: 65_536,
     });

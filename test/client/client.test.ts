@@ -501,6 +501,7 @@ test("events whose fields have the wrong type or are missing are ignored, also i
     last: "1-0",
     count: 1,
     members: [],
+    can: ["read", "write"],
     pingSeconds: 25,
     maxMessageBytes: 9,
   };
@@ -579,7 +580,7 @@ test("a rejected message is skipped only once all before it are stored, since sk
     websocket: {
       open(opened) {
         socket = opened;
-        const rest = { last: "1-0", sent: null, count: 1, members: ["ann"], connections: 1 };
+        const rest = { last: "1-0", sent: null, count: 1, members: ["ann"], can: ["write"], connections: 1 };
         opened.send(JSON.stringify({ type: "welcome", ...rest, pingSeconds: 25, maxMessageBytes: 9 }));
       },
       message(_, frame) {
@@ -711,7 +712,7 @@ test("a token with characters that no header can hold is malformed; white space 
 /** A server that welcomes each connection and closes it at once with the given code. */
 function serverThatCloses(code: number) {
   const welcome = { type: "welcome", client: "ann", room: "lobby", last: "1-0", sent: null, count: 1 };
-  const more = { members: ["ann"], connections: 1, pingSeconds: 25, maxMessageBytes: 65_536 };
+  const more = { members: ["ann"], can: ["write"], connections: 1, pingSeconds: 25, maxMessageBytes: 65_536 };
   return Bun.serve({
     hostname: "127.0.0.1",
     port: 0,

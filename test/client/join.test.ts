@@ -147,7 +147,15 @@ test("text from the server is escaped and cut: rejections, close reasons, names"
     },
     websocket: {
       open(socket) {
-        const welcome = { client: "ann", last: "1-0", sent: null, count: 1, members: [], connections: 1 };
+        const welcome = {
+          client: "ann",
+          last: "1-0",
+          sent: null,
+          count: 1,
+          members: [],
+          can: [],
+          connections: 1,
+        };
         socket.send(JSON.stringify({ type: "welcome", ...welcome, pingSeconds: 25, maxMessageBytes: 99 }));
         socket.send(
           JSON.stringify({ type: "message", id: "1-1", time: 1, from: EVIL, text: `${EVIL}\n${EVIL}` }),

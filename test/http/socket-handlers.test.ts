@@ -52,7 +52,7 @@ function start() {
 test("an echo and a chat connection, from open to close", async () => {
   const { hub, sockets, handlers } = start();
   const echo = new FakeServerSocket();
-  const request = { client: "ann", room: "tea", wire: "text", history: 0 } as const;
+  const request = { client: "ann", room: "tea", wire: "text", history: 0, can: ["read", "write"] } as const;
   const connection = await hub.reserve(request, new TokenBucket({ perSecond: 0, burst: 0 }));
   const ann = new FakeServerSocket(connection);
   for (const socket of [echo, ann]) {

@@ -266,7 +266,7 @@ describe("options", () => {
     expect(parseCommand(["token", "ann", "--room=", "--can", " ,", "--secret-file"], {})).toMatchObject({
       errors: [
         '--secret-file: expected a readable file, got ""',
-        '--room: expected a room name, got ""',
+        '--room: expected a room name, or a pattern such as team-*, got ""',
         '--can: expected read, write, moderate or metrics, got " ,"',
       ],
     }));

@@ -18,6 +18,7 @@ const WELCOME = {
   count: 1,
   members: ["ann"],
   connections: 1,
+  can: ["read", "write"],
   pingSeconds: 25,
   maxMessageBytes: 65_536,
 };

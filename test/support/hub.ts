@@ -83,7 +83,7 @@ export function startHub({
     { buffered = 0, ...more }: { history?: number; after?: string; buffered?: number } = {},
     bucket = new TokenBucket({ perSecond: 0, burst: 0 }),
   ) => {
-    const joinRequest = { client, wire, room: "tea", history: 0, ...more };
+    const joinRequest = { client, wire, room: "tea", history: 0, can: ["read", "write"] as const, ...more };
     const connection = await hub.reserve(joinRequest, bucket);
     const socket = new FakeSocket(topics);
     socket.buffered = buffered;

@@ -237,7 +237,7 @@ test("messages queued in a room that the store has lost do not reach its success
   );
   const reserve = () =>
     hub.reserve(
-      { client: "ann", room: "tea", wire: "text", history: 0 },
+      { client: "ann", room: "tea", wire: "text", history: 0, can: ["read", "write"] },
       new TokenBucket({ perSecond: 0, burst: 0 }),
     );
   const connection = await reserve();
