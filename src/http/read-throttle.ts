@@ -91,7 +91,10 @@ export class ReadThrottle {
     const { throttled, connection } = socket.data;
     const isReplaying = connection?.isReplaying; // a replay waits for its reader without limit
     if (!throttled || isReplaying) return;
-    if (socket.getBufferedAmount() <= MAX_PENDING_BYTES) return this.#resumeSafely(socket);
+    if (socket.getBufferedAmount() <= MAX_PENDING_BYTES) {
+      socket.data.missedPongs = 0; // they are not read while it waits for the store
+      return this.#resumeSafely(socket);
+    }
     if (this.clock.elapsed() - throttled.progressMs >= MAX_STALLED_MS) closeSocket(socket, "tooSlow");
   }
 }

@@ -4,7 +4,10 @@ import { expect, jest, test } from "bun:test";
 import type { Connection } from "../../src/chat/connection.ts";
 import { socketHandlers } from "../../src/http/socket-handlers.ts";
 import { SocketRegistry, type ServerSocket, type SocketData } from "../../src/http/socket-registry.ts";
+import { MemoryStore } from "../../src/store/memory.ts";
+import type { MessageStore, StoreListener } from "../../src/store/store.ts";
 import { systemClock } from "../../src/util/clock.ts";
+import { systemRandom } from "../../src/util/random.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { useFakeTime } from "../support/fake-time.ts";
 import { FakeSocket, startHub } from "../support/hub.ts";
@@ -41,11 +44,11 @@ class FakeServerSocket extends FakeSocket implements ServerSocket {
   }
 }
 
-function start() {
-  const { hub } = startHub();
+function start(makeStore?: (listener: StoreListener) => MessageStore) {
+  const { hub } = startHub(makeStore && { makeStore });
   const limits = { maxConnections: 0, maxConnectionsPerAddress: 0, pingSeconds: PING_SECONDS };
   const sockets = new SocketRegistry(limits, systemClock);
-  const handlers = socketHandlers(hub, sockets, { maxMessageBytes: 1000 }, systemClock);
+  const handlers = socketHandlers(hub, sockets, { maxMessageBytes: 65_536 }, systemClock);
   return { hub, sockets, handlers };
 }
 
@@ -104,4 +107,23 @@ test("a paused socket that reads nothing for 15 s is a slow consumer; one that r
   expect([stuck.closed, slow.closed]).toEqual([undefined, undefined]);
   jest.advanceTimersByTime(2_000);
   expect([stuck.closed?.code, slow.closed]).toEqual([1013, undefined]);
+});
+
+/** Never answers. */
+class StuckStore extends MemoryStore {
+  override append(): void {}
+}
+
+test("a socket that is paused until the store answers is not terminated, although its pongs are not read", async () => {
+  const { hub, sockets, handlers } = start(
+    ({ onMessage }) => new StuckStore(100, onMessage, systemClock, systemRandom),
+  );
+  const request = { client: "ann", room: "tea", wire: "text", history: 0 } as const;
+  const ann = new FakeServerSocket(await hub.reserve(request, new TokenBucket({ perSecond: 0, burst: 0 })));
+  handlers.open(ann);
+  sockets.startPinging();
+  for (let i = 0; i < 5; i++) handlers.message(ann, "x".repeat(60_000));
+  expect(ann.isPaused).toBe(true);
+  jest.advanceTimersByTime(5 * PING_SECONDS * 1000);
+  expect([ann.isPaused, ann.isTerminated, ann.closed]).toEqual([true, false, undefined]);
 });
