@@ -29,6 +29,8 @@ const PROGRESS_MS = 2000;
 const YEAR_MS = 365.25 * 24 * 3_600_000;
 /** Of a failing seed, that much of the end of its trace is printed. */
 const LAST_LINES = 40;
+/** Of a history that is longer, the last ones are printed. */
+const MAX_ACTIONS = 100;
 
 const store = values.store === "sqlite" ? "sqlite" : "memory";
 const first = Number(values.seed ?? values.first);
@@ -91,7 +93,8 @@ function explain(plan: Plan, seed: number, failure: string): void {
   const { settings, actions } = shrunk.plan;
   console.log(`\nThe shortest history found in ${shrunk.runs} runs: ${shrunk.failure}`);
   console.log(JSON.stringify(settings));
-  for (const { atMs, kind, user, amount } of actions)
+  if (actions.length > MAX_ACTIONS) console.log(`  … ${actions.length - MAX_ACTIONS} more`);
+  for (const { atMs, kind, user, amount } of actions.slice(-MAX_ACTIONS))
     console.log(
       `  ${(atMs / 1000).toFixed(3)} s  ${kind} of ${settings.users[user]?.wire[0]}${user}, ${amount}`,
     );

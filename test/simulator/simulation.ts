@@ -241,12 +241,13 @@ class Simulation {
     this.network.isBlackHole = false;
     this.disk.setFull(false);
     this.#isSettling = true;
-    for (const user of this.#users) user.settle();
     const { messageRate, pingSeconds } = this.plan.settings.server;
     const backlogMs = messageRate > 0 ? (2000 * this.messages) / messageRate : 0;
     const untilMs = world.now + SETTLE_MS + 4000 * pingSeconds + backlogMs;
     let missing: string | undefined = "";
     while (missing !== undefined && world.failure === undefined) {
+      // Repeatedly, since a crash may still be due.
+      for (const user of this.#users) user.settle();
       world.runUntil(world.now + SETTLE_STEP_MS);
       missing = this.#findUnsettled();
       if (missing !== undefined && world.now > untilMs) world.fail(`not settled: ${missing}`);

@@ -99,6 +99,7 @@ class SqliteDisk implements Disk {
   }
 
   open({ onMessage }: StoreListener, owner: Owner): Backend {
+    this.#crash = undefined; // of a process that has ended otherwise
     const options = { history: this.history, keepDays: 0 };
     const clock = this.world.clockOf(owner);
     const store = new SqliteStore(this.#path, options, onMessage, clock, this.world.randomOf());
