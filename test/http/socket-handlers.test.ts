@@ -118,7 +118,7 @@ test("a socket that is paused until the store answers is not terminated, althoug
   const { hub, sockets, handlers } = start(
     ({ onMessage }) => new StuckStore(100, onMessage, systemClock, systemRandom),
   );
-  const request = { client: "ann", room: "tea", wire: "text", history: 0 } as const;
+  const request = { client: "ann", room: "tea", wire: "text", history: 0, can: ["read", "write"] } as const;
   const ann = new FakeServerSocket(await hub.reserve(request, new TokenBucket({ perSecond: 0, burst: 0 })));
   handlers.open(ann);
   sockets.startPinging();
