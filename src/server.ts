@@ -59,6 +59,7 @@ async function start(options: CliOptions): Promise<RunningServer> {
       options,
       (listener) => measured(createStore(options, listener, systemClock, systemRandom), systemClock),
       systemClock,
+      systemRandom,
     );
   } catch (error) {
     const { sentence, exitCode } = explainStartError(error, options);

@@ -6,8 +6,9 @@
 
 import { logError } from "../ops/log.ts";
 import { recordDelivery } from "../ops/metrics.ts";
-import { codecs, type Codec, type Content, type Encoder } from "../protocol/codec.ts";
+import { jsonCodec, textCodec, type Codec, type Content, type Encoder } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
+import { ndjsonEncoder, sseEncoder } from "../protocol/event-stream.ts";
 import type { StoredMessage } from "../store/message.ts";
 import type { Clock } from "../util/clock.ts";
 import { isSlowConsumer, SLOW_CONSUMER_BYTES } from "./slow-consumer.ts";
@@ -25,6 +26,8 @@ const MAX_REST_MS = 100;
 /** Bun hands at most this many frames of a socket to the kernel in one write. */
 const FRAMES_PER_WRITE = 32;
 const SLOW_CHECK_MS = 50;
+
+const ENCODERS: readonly Encoder[] = [textCodec, jsonCodec, sseEncoder, ndjsonEncoder];
 
 /** Sends a frame to a topic's subscribers; negative if one of them has backpressure. */
 export type PublishToTopic = (topic: string, frame: Content) => number;
@@ -134,7 +137,7 @@ export class Broadcaster {
   broadcast(message: StoredMessage): void {
     try {
       const frames: OutboundFrame[] = [];
-      for (const codec of codecs) {
+      for (const codec of ENCODERS) {
         if (this.#counts[codec.name] === 0) continue;
         const frame = codec.message(message);
         recordDelivery(frame, this.#subscribed[codec.name]);
@@ -264,7 +267,8 @@ export class Broadcaster {
     shard.senders.clear();
     if (ahead.size > 0) shard.ahead = new Map();
     let hasBackpressure = false;
-    for (const { codec, frame } of queue)
+    const hasStreams = this.#counts.sse + this.#counts.ndjson > 0;
+    for (const { codec, frame } of hasStreams ? joinStreamed(queue) : queue)
       try {
         hasBackpressure = this.publishToShard(codec, index, frame) < 0 || hasBackpressure;
       } catch (error) {
@@ -316,6 +320,18 @@ export class Broadcaster {
     for (const connection of this.connections())
       if (connection.socket && isSlowConsumer(connection.socket)) connection.close("tooSlow");
   }
+}
+
+/** An event stream has no frames, so all that is queued for its format becomes one, which all streams share. */
+function joinStreamed(queue: readonly OutboundFrame[]): OutboundFrame[] {
+  const joined = new Map<Encoder, string>();
+  const frames = queue.filter(({ codec, frame }) => {
+    const isStreamed = codec === sseEncoder || codec === ndjsonEncoder;
+    if (isStreamed) joined.set(codec, (joined.get(codec) ?? "") + frame);
+    return !isStreamed;
+  });
+  for (const [codec, frame] of joined) frames.push({ codec, frame });
+  return frames;
 }
 
 /** @returns whether the socket has backpressure */

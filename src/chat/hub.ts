@@ -14,6 +14,7 @@ import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import type { PublishToTopic } from "./broadcaster.ts";
 import { Connection, type Admission } from "./connection.ts";
+import { EventStream, type StreamRequest } from "./event-stream.ts";
 import { prepareReplay } from "./replay.ts";
 import { Room, type ChatContext, type ChatOptions } from "./room.ts";
 import { SessionRegistry } from "./session-registry.ts";
@@ -76,24 +77,40 @@ export class Hub implements ChatContext {
   /** Makes a connection before the upgrade: {@link join} or {@link Connection.onClosed} follows. @throws StoreUnavailable */
   async reserve(request: Admission, bucket: TokenBucket): Promise<Connection> {
     const { client, session } = request;
-    const generation = this.#generation;
     // Asked for first: what follows may take longer for the older of two connections of a session.
     const fencingTokenPromise = Promise.resolve(session === undefined ? 0 : this.#nextFencingToken());
     fencingTokenPromise.catch(() => {}); // awaited below, unless the room cannot be acquired
-    const history = await this.store.acquireRoom(request.room);
-    if (generation !== this.#generation) {
-      this.store.releaseRoom(request.room);
-      throw new StoreUnavailable();
-    }
-    const room = this.#rooms.get(request.room) ?? this.#openRoom(request.room, history);
-    room.refCount++;
-    try {
+    return this.#withRoom(request.room, async (room) => {
       const [sent, replay, fencingToken] = await Promise.all([
         session === undefined ? null : this.store.lastSeq(client, session),
         prepareReplay(request, room),
         fencingTokenPromise,
       ]);
       return new Connection(request, room, bucket, replay, sent, fencingToken, this.#releaseConnection);
+    });
+  }
+
+  /** Makes an event stream before its response: {@link startStream} or {@link EventStream.onClosed} follows. @throws StoreUnavailable */
+  async reserveStream(request: StreamRequest): Promise<EventStream> {
+    if (this.#isShuttingDown) throw new StoreUnavailable();
+    return this.#withRoom(request.room, async (room) => {
+      const replay = await prepareReplay(request, room);
+      return new EventStream(request, room, replay, () => this.#release(room));
+    });
+  }
+
+  /** Acquires a room for what `make` makes, which releases it. @throws StoreUnavailable */
+  async #withRoom<T>(name: string, make: (room: Room) => Promise<T>): Promise<T> {
+    const generation = this.#generation;
+    const history = await this.store.acquireRoom(name);
+    if (generation !== this.#generation) {
+      this.store.releaseRoom(name);
+      throw new StoreUnavailable();
+    }
+    const room = this.#rooms.get(name) ?? this.#openRoom(name, history);
+    room.refCount++;
+    try {
+      return await make(room);
     } catch (error) {
       this.#release(room);
       throw error;
@@ -111,6 +128,13 @@ export class Hub implements ChatContext {
     if (!isReplaced && !connection.room.isDetached) return connection.welcome();
     // Bun cannot close a WebSocket in its open handler.
     this.clock.setTimeout(() => connection.close(isReplaced ? "replaced" : "restarting"), 0);
+  }
+
+  /** The response of a reserved event stream is open. */
+  startStream(stream: EventStream, socket: ConnectionSocket): void {
+    stream.open(socket);
+    if (stream.room.isDetached) stream.close("restarting");
+    else stream.welcome();
   }
 
   readonly #releaseConnection = (connection: Connection): void => {

@@ -57,7 +57,7 @@ export function internalError(): HttpProblem {
 
 /** For people, who open a socket's address in a browser. Kept alive, the connection would hold a file descriptor. */
 export function textProblem(problem: HttpProblem): Response {
-  return textResponse(problem.status, problem.detail, { Connection: "close", ...headersOf(problem) });
+  return textResponse(problem.status, problem.detail, { Connection: "close", ...rejectionHeaders(problem) });
 }
 
 /** For programs: problem details (RFC 9457). */
@@ -65,11 +65,12 @@ export function jsonProblem(problem: HttpProblem): Response {
   const { status, code, detail, more } = problem;
   return Response.json(
     { title: TITLES[status], status, detail, code, retryAfterSeconds: more.retryAfterSeconds },
-    { status, headers: { ...headersOf(problem), "Content-Type": "application/problem+json" } },
+    { status, headers: { ...rejectionHeaders(problem), "Content-Type": "application/problem+json" } },
   );
 }
 
-function headersOf({ status, code, more }: HttpProblem): Record<string, string> {
+/** `Hubbub-Code`, and what the status requires. */
+export function rejectionHeaders({ status, code, more }: HttpProblem): Record<string, string> {
   const { retryAfterSeconds = DEFAULT_RETRY_SECONDS, allow } = more;
   return {
     [CODE_HEADER]: code,

@@ -2,7 +2,9 @@
 
 import { HttpProblem } from "./problem.ts";
 import type { JoinRequest } from "../chat/connection.ts";
+import type { StreamRequest } from "../chat/event-stream.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
+import { ndjsonEncoder, sseEncoder } from "../protocol/event-stream.ts";
 import { parseName } from "../protocol/names.ts";
 
 /** Parsing thousands of parameters would take a millisecond. */
@@ -25,14 +27,9 @@ export function parseJoinRequest(
   const query = queryParams(url);
   const client = requireName("client id", id);
   const room = requireName("room", query.get("room") ?? DEFAULT_ROOM);
-  const history = query.get("history");
-  if (history !== null && !/^\d{1,9}$/.test(history))
-    throw new HttpProblem(
-      "bad-history",
-      "history must be a whole number: how many of the latest messages to replay.",
-    );
+  const history = parseHistory(query);
   if (!offeredProtocols(headers).includes(SUBPROTOCOL))
-    return { client, room, wire: "text", history: Number(history ?? 0) };
+    return { client, room, wire: "text", history: history ?? 0 };
 
   const session = query.get("session");
   const after = query.get("after");
@@ -40,11 +37,50 @@ export function parseJoinRequest(
     client,
     room,
     wire: "json",
-    // A client that cannot resume gets no more than any newcomer.
-    history: Math.min(Number(history ?? defaultHistory), after === null ? Infinity : defaultHistory),
     ...(session !== null && { session: requireName("session", session) }),
-    ...(after !== null && { after: after.slice(0, MAX_ID_CHARACTERS) }),
+    ...parseReplayStart(after, history ?? defaultHistory, defaultHistory),
   };
+}
+
+/**
+ * `/rooms/:room/events?after=MESSAGE_ID` or `?history=N`. The header `Last-Event-ID` wins over both, because browsers
+ * send it when they reconnect on their own, with the address of the first time.
+ * @param defaultHistory messages replayed if the client cannot resume
+ * @throws HttpProblem 400
+ */
+export function parseStreamRequest(
+  room: string,
+  { url, headers }: Request,
+  defaultHistory: number,
+): Omit<StreamRequest, "retryMs"> {
+  const query = queryParams(url);
+  const history = parseHistory(query);
+  const lastEventId = headers.get("last-event-id") || null;
+  const after = lastEventId ?? query.get("after");
+  const wanted = lastEventId === null ? history : null;
+  return {
+    room,
+    codec: headers.get("accept")?.includes("application/x-ndjson") ? ndjsonEncoder : sseEncoder,
+    ...parseReplayStart(after, wanted ?? (after === null ? 0 : defaultHistory), defaultHistory),
+  };
+}
+
+/** A client that cannot resume gets no more than any newcomer. */
+function parseReplayStart(after: string | null, history: number, defaultHistory: number) {
+  return after === null
+    ? { history }
+    : { history: Math.min(history, defaultHistory), after: after.slice(0, MAX_ID_CHARACTERS) };
+}
+
+/** @throws HttpProblem 400 */
+function parseHistory(query: URLSearchParams): number | null {
+  const history = query.get("history");
+  if (history === null) return null;
+  if (/^\d{1,9}$/.test(history)) return Number(history);
+  throw new HttpProblem(
+    "bad-history",
+    "history must be a whole number: how many of the latest messages to replay.",
+  );
 }
 
 /** The first {@link MAX_PARAMETERS} query parameters. */

@@ -26,6 +26,9 @@ export type ApiHandler<R extends Request = Request> = (
   server: HttpServer,
 ) => Response | Promise<Response>;
 
+/** How a rejection is written. */
+type ProblemResponse = (problem: HttpProblem, request: Request) => Response;
+
 export class Router {
   constructor(
     readonly access: AccessControl,
@@ -33,7 +36,7 @@ export class Router {
   ) {}
 
   /** The one place where a thrown {@link HttpProblem} becomes a response, for people or for programs, is counted and is logged. */
-  route<R extends Request>(handle: Handler<R>, toResponse = textProblem): Handler<R> {
+  route<R extends Request>(handle: Handler<R>, toResponse: ProblemResponse = textProblem): Handler<R> {
     return async (request, server) => {
       try {
         return await handle(request, server);
@@ -43,7 +46,7 @@ export class Router {
         requestsRejected.count(code);
         const address = this.addresses.of(request, server);
         logEvent("rejected", { status, code, path: pathOf(request), address });
-        return withCors(this.access.readerOf(problem, request.headers), toResponse(problem));
+        return withCors(this.access.readerOf(problem, request.headers), toResponse(problem, request));
       }
     };
   }
@@ -52,7 +55,10 @@ export class Router {
    * An address of the API, with the handlers of its methods. Host and Origin are checked, pages of allowed sites may
    * read its responses, and all its rejections are problem details.
    */
-  api<R extends Request>(handlers: Readonly<Record<string, ApiHandler<R>>>): Handler<R> {
+  api<R extends Request>(
+    handlers: Readonly<Record<string, ApiHandler<R>>>,
+    toResponse: ProblemResponse = jsonProblem,
+  ): Handler<R> {
     const byMethod = new Map(Object.entries(handlers));
     const methods = [...byMethod.keys()].join(", ");
     const allow = `${methods.replace("GET", "GET, HEAD")}, OPTIONS`;
@@ -65,7 +71,7 @@ export class Router {
       const preflight = request.method === "OPTIONS" && this.preflight(request, methods);
       if (preflight) return preflight;
       throw new HttpProblem("no-such-method", `Only ${allow} are allowed here.`, { allow });
-    }, jsonProblem);
+    }, toResponse);
   }
 
   /** Addresses of the API that do not exist. */
@@ -82,7 +88,7 @@ export class Router {
     if (origin === undefined) return undefined;
     const allowed = {
       "Access-Control-Allow-Methods": methods,
-      "Access-Control-Allow-Headers": "Authorization, Content-Type",
+      "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
       "Access-Control-Max-Age": `${PREFLIGHT_MAX_AGE_SECONDS}`,
     };
     return withCors(origin, new Response(null, { status: 204, headers: allowed }));

@@ -4,6 +4,7 @@ import { version } from "../../package.json";
 import { AccessControl } from "./access-control.ts";
 import { ClientAddresses } from "./client-address.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
+import { EventStreams } from "./event-streams.ts";
 import type { ServerOptions } from "./options.ts";
 import { ownOrigins, sharedOrigin } from "./origins.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
@@ -15,13 +16,16 @@ import { Router } from "./router.ts";
 import { shutDown, type RunningServer } from "./shutdown.ts";
 import { socketHandlers } from "./socket-handlers.ts";
 import { SocketRegistry, type SocketData } from "./socket-registry.ts";
+import { StreamTopics } from "./stream-socket.ts";
 import { Upgrader } from "./upgrade.ts";
+import type { PublishToTopic } from "../chat/broadcaster.ts";
 import { Hub } from "../chat/hub.ts";
 import { logError } from "../ops/log.ts";
 import { monitorEventLoop, register, renderMetrics, watchProcess } from "../ops/metrics.ts";
 import { maxFrameBytes } from "../protocol/codec.ts";
 import type { Backend, StoreListener } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
+import type { Random } from "../util/random.ts";
 
 /** Bytes that wait for a slow consumer before Bun cuts it off. The hub closes it earlier, and with a close code. */
 const HARD_BACKPRESSURE_LIMIT = 4 * 1024 * 1024;
@@ -32,6 +36,7 @@ export async function serve(
   options: ServerOptions,
   createStore: (listener: StoreListener) => Backend,
   clock: Clock,
+  random: Random,
 ): Promise<RunningServer> {
   const { trustProxy, maxMessageBytes, drainSeconds } = options;
   const access = new AccessControl(options, clock);
@@ -44,11 +49,15 @@ export async function serve(
       `--max-connections: ${maxConnections} is more than the file descriptor limit of ${descriptors} allows, which is ${possible} (ulimit -n)`,
     );
   const sockets = new SocketRegistry({ ...options, maxConnections }, clock);
-  const hub = new Hub(createStore, (topic, message) => server.publish(topic, message, false), options, clock);
+  const topics = new StreamTopics();
+  const publish: PublishToTopic = (topic, frame) =>
+    topics.publish(topic, frame) ?? server.publish(topic, frame, false);
+  const hub = new Hub(createStore, publish, options, clock);
   await hub.store.open?.();
 
   const bodies = new BodyReader(maxFrameBytes(maxMessageBytes), clock);
   const upgrader = new Upgrader(router, sockets, hub, options, clock);
+  const events = new EventStreams(router, sockets, hub, topics, options, random);
   const chatRoute = {
     GET: router.route(upgrader.handleChat),
     OPTIONS: router.route((request) => {
@@ -80,6 +89,7 @@ export async function serve(
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
       ...roomRoutes(router, hub, bodies, options, clock),
+      "/rooms/:room/events": router.api({ GET: events.handle }, events.rejection),
       "/address": { GET: router.route(address) },
       "/healthz": { GET: router.route(healthz) },
       "/readyz": { GET: router.route(readyz) },
@@ -108,7 +118,8 @@ export async function serve(
   watchDescriptors(server, bodies, descriptors, clock);
   register("gauge", "hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
   watchProcess(descriptors);
-  register("gauge", "hubbub_connections", "Open WebSocket connections.", () => sockets.size);
+  register("gauge", "hubbub_connections", "Open WebSocket connections.", () => sockets.size - events.size);
+  register("gauge", "hubbub_event_streams", "Open event streams.", () => events.size);
   register("gauge", "hubbub_rooms", "Rooms with connections.", () => hub.roomCount);
   const buffered = "Bytes sent that clients have not read yet.";
   register("gauge", "hubbub_buffered_bytes", buffered, () => sockets.bufferedBytes);

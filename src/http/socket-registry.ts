@@ -1,4 +1,4 @@
-/** Every open WebSocket: limits on their number, liveness, token expiry, and closing all of them. */
+/** Every open WebSocket and event stream: limits on their number, liveness, token expiry, and closing all of them. */
 
 import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
@@ -7,6 +7,7 @@ import { closeSocket, type ConnectionSocket, type DisconnectReason } from "../ch
 import { logEvent } from "../ops/log.ts";
 import type { Content } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
+import { TokenBuckets } from "../util/token-bucket.ts";
 
 /** A socket that leaves this many pings unanswered is terminated when the next one is due. */
 const MAX_MISSED_PONGS = 2;
@@ -15,6 +16,8 @@ const SWEEPS_PER_PING = 10;
 /** How often {@link SocketRegistry.closeAll} closes a batch, and the smallest batch: only crowds need to be spread. */
 const CLOSE_INTERVAL_MS = 20;
 const MIN_CLOSES_PER_INTERVAL = 4;
+/** The burst of new connections per address, in seconds' worth: after a restart, a whole office reconnects at once. */
+const CONNECTION_BURST_SECONDS = 25;
 /** A full server logs that it is full once, and again after it has been below this share of the limit. */
 const NO_LONGER_FULL_SHARE = 0.9;
 /** The longest timeout that setTimeout supports. */
@@ -58,20 +61,36 @@ export class SocketRegistry {
   readonly #open = new Set<ServerSocket>();
   /** Counted only if `maxConnectionsPerAddress` is set. */
   readonly #countByAddressGroup = new Map<string, number>();
+  /** New connections per address. */
+  readonly #connectionRates: TokenBuckets;
   /** Open sockets and upgrades in progress. */
   #count = 0;
   #hasLoggedFull = false;
 
   constructor(
     /** A maximum of 0 means unlimited. */
-    private readonly limits: Pick<ServerOptions, "maxConnectionsPerAddress" | "pingSeconds"> & {
-      readonly maxConnections: number;
-    },
+    private readonly limits: Pick<
+      ServerOptions,
+      "maxConnectionsPerAddress" | "connectionRate" | "pingSeconds"
+    > & { readonly maxConnections: number },
     private readonly clock: Clock,
-  ) {}
+  ) {
+    const { connectionRate } = limits;
+    this.#connectionRates = new TokenBuckets({
+      perSecond: connectionRate,
+      burst: CONNECTION_BURST_SECONDS * connectionRate,
+    });
+  }
 
-  /** @throws HttpProblem 503 or 429 */
-  checkCapacity(addressGroup: string): void {
+  /** Connecting and disconnecting in a loop would flood the room with announcements. @throws HttpProblem 503 or 429 */
+  admit(addressGroup: string): void {
+    const retryAfterSeconds = this.#connectionRates.get(addressGroup).take(1, this.clock.elapsed());
+    if (retryAfterSeconds > 0)
+      throw new HttpProblem(
+        "connection-rate",
+        "Too many new connections from your address. Try again in a moment.",
+        { retryAfterSeconds },
+      );
     const { maxConnections, maxConnectionsPerAddress } = this.limits;
     if (maxConnections > 0 && this.#count >= maxConnections) {
       if (!this.#hasLoggedFull) logEvent("full", { connections: this.#count });

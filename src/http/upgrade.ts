@@ -12,16 +12,12 @@ import { SUBPROTOCOL } from "../protocol/codec.ts";
 import type { Clock } from "../util/clock.ts";
 import { TokenBucket, TokenBuckets, type Rate } from "../util/token-bucket.ts";
 
-/** The burst of new connections per address, in seconds' worth: after a restart, a whole office reconnects at once. */
-const CONNECTION_BURST_SECONDS = 25;
 /** How many connections of one address start with a full message burst. */
 const FULL_BURSTS_PER_ADDRESS = 100;
 
 export class Upgrader {
   /** Messages of one connection. */
   readonly #messageRate: Rate;
-  /** New connections per address. */
-  readonly #connectionRates: TokenBuckets;
   /** Message tokens that new connections of an address can start with. */
   readonly #startingTokens: TokenBuckets;
 
@@ -32,15 +28,11 @@ export class Upgrader {
     private readonly options: ServerOptions,
     private readonly clock: Clock,
   ) {
-    const { messageRate: perSecond, messageBurst: burst, connectionRate } = options;
+    const { messageRate: perSecond, messageBurst: burst } = options;
     this.#messageRate = { perSecond, burst };
     this.#startingTokens = new TokenBuckets({
       perSecond: FULL_BURSTS_PER_ADDRESS * perSecond,
       burst: FULL_BURSTS_PER_ADDRESS * burst,
-    });
-    this.#connectionRates = new TokenBuckets({
-      perSecond: connectionRate,
-      burst: CONNECTION_BURST_SECONDS * connectionRate,
     });
   }
 
@@ -69,8 +61,7 @@ export class Upgrader {
     const { headers } = request;
     const addressGroup = this.router.addresses.groupOf(request, server);
     const { expiresMs, can } = this.router.access.authorize(request, joinRequest);
-    this.#limitConnectionRate(addressGroup);
-    this.sockets.checkCapacity(addressGroup);
+    this.sockets.admit(addressGroup);
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") throw upgradeRequired();
 
     this.sockets.reserve(addressGroup);
@@ -92,17 +83,6 @@ export class Upgrader {
     }
     if (!isUpgraded) throw upgradeRequired();
     return undefined;
-  }
-
-  /** Connecting and disconnecting in a loop would flood the room with announcements. @throws HttpProblem 429 */
-  #limitConnectionRate(addressGroup: string): void {
-    const retryAfterSeconds = this.#connectionRates.get(addressGroup).take(1, this.clock.elapsed());
-    if (retryAfterSeconds > 0)
-      throw new HttpProblem(
-        "connection-rate",
-        "Too many new connections from your address. Try again in a moment.",
-        { retryAfterSeconds },
-      );
   }
 
   /** Reconnecting does not renew the burst without limit. */

@@ -214,8 +214,6 @@ export const jsonCodec = {
   pong: encode({ type: "pong" }),
 } satisfies Codec & Record<string, unknown>;
 
-export const codecs: readonly Codec[] = [textCodec, jsonCodec];
-
 /** A message as the JSON wire and the HTTP API show it. */
 export function toChatMessage({ id, time, from, content }: Message): ChatMessage {
   return typeof content === "string"

@@ -377,7 +377,7 @@ describe("pages of origins in --allow-origin", () => {
     const allowed = await ask("https://a.example");
     expect([allowed.status, allowed.headers.get("access-control-allow-headers"), ...cors(allowed)]).toEqual([
       204,
-      "Authorization, Content-Type",
+      "Authorization, Content-Type, Last-Event-ID",
       "https://a.example",
       "Hubbub-Code, Retry-After",
       "Origin",

@@ -165,7 +165,7 @@ describe("pages of an allowed origin", () => {
         status: 204,
         ...readable,
         "access-control-allow-methods": methods,
-        "access-control-allow-headers": "Authorization, Content-Type",
+        "access-control-allow-headers": "Authorization, Content-Type, Last-Event-ID",
         "access-control-max-age": "86400",
       });
   });

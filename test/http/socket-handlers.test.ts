@@ -46,7 +46,12 @@ class FakeServerSocket extends FakeSocket implements ServerSocket {
 
 function start(makeStore?: (listener: StoreListener) => MessageStore) {
   const { hub } = startHub(makeStore && { makeStore });
-  const limits = { maxConnections: 0, maxConnectionsPerAddress: 0, pingSeconds: PING_SECONDS };
+  const limits = {
+    maxConnections: 0,
+    connectionRate: 0,
+    maxConnectionsPerAddress: 0,
+    pingSeconds: PING_SECONDS,
+  };
   const sockets = new SocketRegistry(limits, systemClock);
   const handlers = socketHandlers(hub, sockets, { maxMessageBytes: 65_536 }, systemClock);
   return { hub, sockets, handlers };
