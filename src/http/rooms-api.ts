@@ -1,6 +1,7 @@
 /** The rooms API for curl, bots and other services: post a message, read the history, list the members, list rooms. */
 
 import { canRead, type Grant } from "./access-control.ts";
+import type { EventStreams } from "./event-streams.ts";
 import type { ServerOptions } from "./options.ts";
 import {
   minCostOf,
@@ -33,6 +34,7 @@ export function roomRoutes(
   router: Router,
   hub: Hub,
   bodies: BodyReader,
+  events: EventStreams,
   options: ServerOptions,
   clock: Clock,
 ) {
@@ -137,6 +139,7 @@ export function roomRoutes(
   const routes = {
     "/rooms": router.api({ GET: getRooms }),
     "/rooms/:room/messages": router.api({ GET: readHistory, POST: postMessage }),
+    "/rooms/:room/events": router.api({ GET: events.handle }, events.rejection),
     "/rooms/:room/members": router.api({ GET: listMembers }),
   };
   const known = Object.keys(routes).join(", ");

@@ -10,8 +10,17 @@ import { readDoc, ROOT } from "../support/docs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
 const ALL_ROUTES = "/rooms";
-/** What only a fault, a full server or a client that is cut off leads to; other tests provoke them. */
-const FAULTS = ["cut-off", "full", "internal-error", "out-of-order", "unavailable", "unconfirmed"];
+/** What only a fault, too many clients or a client that is cut off lead to; other tests provoke them. */
+const FAULTS = [
+  "connection-rate",
+  "cut-off",
+  "full",
+  "internal-error",
+  "out-of-order",
+  "too-many-from-address",
+  "unavailable",
+  "unconfirmed",
+];
 
 interface Route {
   /** As in `GET /rooms`. */
@@ -93,6 +102,15 @@ const post = (body: unknown, type = "application/json"): RequestInit => ({
   headers: { "Content-Type": type },
 });
 
+/** The body, or the first line of one that does not end. */
+async function firstValue(response: Response): Promise<Record<string, unknown>> {
+  if (!response.headers.get("content-type")?.includes("ndjson")) return JSON.parse(await response.text());
+  const reader = response.body?.getReader();
+  const line = new TextDecoder().decode((await reader?.read())?.value);
+  await reader?.cancel();
+  return JSON.parse(line);
+}
+
 test("each documented response and rejection is one that the route gives", async () => {
   await using server = await startServer({ args: ["--list-rooms"] });
   await using secured = await startServer({ env: { HUBBUB_SECRET: SECRET } });
@@ -122,6 +140,11 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms/tea/messages?before=x"],
       [server, "/rooms/tea/messages?limit=0"],
     ],
+    "GET /rooms/:room/events": [
+      [server, "/rooms/tea/events", { headers: { Accept: "application/x-ndjson" } }],
+      [server, "/rooms/tea/events?after=1-0", { headers: { Accept: "application/x-ndjson" } }],
+      [server, "/rooms/tea/events?history=x"],
+    ],
     "GET /rooms/:room/members": [[server, "/rooms/tea/members"]],
     "GET /rooms": [
       [server, "/rooms"],
@@ -148,7 +171,7 @@ test("each documented response and rejection is one that the route gives", async
     for (const [to, path, init] of requests[name] ?? []) {
       const response = await to.get(path, init);
       const { status, headers } = response;
-      const body: Record<string, unknown> = JSON.parse(await response.text());
+      const body = await firstValue(response);
       if (status < 400) {
         statuses.add(status);
         const keys = successes.get(status) ?? [];

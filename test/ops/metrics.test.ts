@@ -284,7 +284,7 @@ test("the documented metrics are those of the server", async () => {
   const { body } = await server.answer("/metrics");
   const readme = unpadded("src/ops/README.md");
   const described = [...body.matchAll(/^# HELP (\S+) (.*)\n# TYPE \1 (.*)$/gm)];
-  expect(described.length).toBe(20);
+  expect(described.length).toBe(21);
   for (const [, name, help, type] of described)
     expect(readme).toContain(`| \`${name}\` | ${type} | ${help} |`);
 });
