@@ -261,7 +261,8 @@ test("malformed requests are rejected, and nothing is broadcast", async () => {
 
 test("an address that does not exist gets a problem, which a page of another origin may not read", async () => {
   await using server = await startServer();
-  const detail = "Not found. The API has /rooms, /rooms/:room/messages, /rooms/:room/members.";
+  const detail =
+    "Not found. The API has /rooms, /rooms/:room/messages, /rooms/:room/events, /rooms/:room/members.";
   expect<unknown>(await call(server, "tea")).toEqual(problem(404, "Not Found", "not-found", detail));
   for (const method of ["POST", "DELETE", "OPTIONS"]) {
     const response = await server.get("/rooms/tea/message", { method });
