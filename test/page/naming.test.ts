@@ -75,6 +75,12 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
   for (const [how, decline] of [
     ["“Not now”", (page: Page) => page.click("#not-now")],
     ["Escape", (page: Page) => page.press("Escape")],
+    [
+      "“Not now” by keyboard",
+      async (page: Page) => {
+        for (const key of ["Tab", "Tab", "Enter"] as const) await page.press(key);
+      },
+    ],
   ] as const)
     test(`${how} keeps the generated id, and is not asked again`, async () => {
       await using server = await startServer();
@@ -86,6 +92,24 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
       await page.reload();
       await page.shows(`[${page.state}, ${CARD}, ${ME}]`, ["open", null, id]);
     });
+
+  test("a server restart leaves the card and what was typed in it", async () => {
+    await using first = await startServer();
+    using page = await openPage(first);
+    await firstVisit(page);
+    await page.type("mary");
+    await first.stop();
+    await page.shows(page.state, "reconnecting");
+    await page.shows(`[${CARD}, document.activeElement.id]`, [["mary", ""], "name"]);
+    await page.press("Enter");
+    await page.says("hi");
+    await page.shows(`[${page.conversation}, ${page.progress}]`, [["me: hi"], "Waiting for the connection"]);
+    await using second = await startServer({ args: ["--port", `${first.port}`] });
+    await using bob = await second.join("bob");
+    await page.isBackOnline();
+    await bob.hears("Client #mary says: hi");
+    await page.shows(`[${page.pending}, ${page.progress}]`, [0, ""]);
+  });
 
   test("a card that was not answered asks again", async () => {
     await using server = await startServer();

@@ -160,6 +160,23 @@ describe.skipIf(skipped !== "")(`the list of rooms${skipped}`, () => {
     await bob.hears("Client #ann says: hi");
   });
 
+  test("a click beside a dialog closes it", async () => {
+    await using server = await startServer();
+    using page = await openPage(server, "/client?id=ann", { width: 768 });
+    await isIn(page, "lobby");
+    for (const [button, dialog] of [
+      ["switch", "rooms"],
+      ["here", "list"],
+      ["invite", "invitation"],
+    ] as const) {
+      await page.run(`$("${button}").click()`);
+      await page.shows(`$("${dialog}").open`, true);
+      for (const type of ["mousePressed", "mouseReleased"])
+        await page.cdp("Input.dispatchMouseEvent", { type, x: 20, y: 400, button: "left", clickCount: 1 });
+      await page.shows(`[$("${dialog}").open, document.activeElement.id]`, [false, "messageText"]);
+    }
+  });
+
   test("Enter that ends a composition does not enter the room", async () => {
     await using server = await startServer();
     using page = await openPage(server, "/client?id=ann");
