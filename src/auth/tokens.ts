@@ -26,6 +26,12 @@ export interface Claims {
   readonly expiresMs: number;
 }
 
+interface InvalidToken {
+  readonly code: "bad-token" | "token-expired";
+  /** A sentence. */
+  readonly detail: string;
+}
+
 type Json = { readonly [name in string]?: unknown };
 
 export class TokenSigner {
@@ -49,8 +55,8 @@ export class TokenSigner {
     return `${signed}.${this.#hmac(signed).toString("base64url")}`;
   }
 
-  /** @returns the claims if the token is signed with the secret and valid at `nowMs` (Unix time); otherwise a sentence for the client */
-  verify(token: string, nowMs: number): Claims | { readonly detail: string } {
+  /** @returns the claims if the token is signed with the secret and valid at `nowMs` (Unix time); otherwise why not, for the client */
+  verify(token: string, nowMs: number): Claims | InvalidToken {
     const claims = this.#signedClaims(token);
     const { sub, rooms, can, exp, nbf, aud } = claims ?? {};
     const client = parseClient(sub);
@@ -66,11 +72,15 @@ export class TokenSigner {
       !isTime(nbf) ||
       !isOurAudience(aud)
     )
-      return { detail: "This token is not valid for this server. Ask its operator for a new one." };
+      return {
+        code: "bad-token",
+        detail: "This token is not valid for this server. Ask its operator for a new one.",
+      };
     if (nbf !== undefined && nowMs < nbf * 1000)
-      return { detail: "This token is not valid yet. Try again later." };
+      return { code: "bad-token", detail: "This token is not valid yet. Try again later." };
     const expiresMs = exp === undefined ? Infinity : exp * 1000;
-    if (expiresMs <= nowMs) return { detail: "This token has expired. Ask for a new one." };
+    if (expiresMs <= nowMs)
+      return { code: "token-expired", detail: "This token has expired. Ask for a new one." };
     return { client, rooms: patterns, can: rights, expiresMs };
   }
 

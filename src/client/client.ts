@@ -22,8 +22,11 @@ export interface ConnectOptions {
   readonly id: string;
   /** Default: `lobby`. */
   readonly room?: string;
-  /** A token, if the server requires one. Its `sub` must be the id. */
-  readonly token?: string;
+  /**
+   * A token, if the server requires one, or a function that gets one. Its `sub` must be the id. The function is called
+   * before the first connection, and again after the server has rejected the token, as it does once it has expired.
+   */
+  readonly token?: string | (() => string | Promise<string>);
   /** Name of this sender's numbered stream of messages. Default: a random one. To continue one, pass its `outbox` too. */
   readonly session?: string;
   /** Unacknowledged messages of the session, as an earlier {@link Client} left them. */
@@ -62,12 +65,14 @@ export interface OutboxItem {
 export type ConnectionState =
   | { readonly status: "connecting" | "open" }
   | { readonly status: "reconnecting"; readonly retryAt: number; readonly reason: string }
-  | {
-      readonly status: "closed";
-      readonly reason: string;
-      readonly statusCode?: number;
-      readonly code?: string;
-    };
+  | ClosedState;
+
+export interface ClosedState {
+  readonly status: "closed";
+  readonly reason: string;
+  readonly statusCode?: number;
+  readonly code?: string;
+}
 
 /** A message of the room. A binary one has `data`, and the same as `bytes`, instead of a text. */
 export interface ReceivedMessage extends ChatMessage {
@@ -113,6 +118,11 @@ const NO_RESPONSE = "The server does not respond.";
 const PING_SECONDS = 25;
 /** Close codes after which the client does not reconnect: replaced by a newer connection, policy violation. */
 const TERMINAL_CLOSE_CODES = [4001, 1008];
+const TOKEN_EXPIRED = 4002;
+/** How long the function that gets tokens may take. */
+const TOKEN_WAIT_MS = 30_000;
+/** A token that is rejected so soon after it was got has not expired meanwhile. */
+const FRESH_TOKEN_MS = 60_000;
 /** Error codes after which the message is resent. */
 const TRANSIENT_ERRORS = ["unavailable", "unconfirmed", "rate-limited", "out-of-order"];
 const MAX_RESEND_DELAY_MS = 200;
@@ -172,8 +182,15 @@ export class Client {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #resend: ReturnType<typeof setTimeout> | undefined;
   #heartbeat: ReturnType<typeof setInterval> | undefined;
-  /** Aborts the request that asks why the upgrade was rejected. */
-  #rejectionFetch: AbortController | undefined;
+  /** Aborts what is awaited: a token, or the response that says why the upgrade was rejected. */
+  #waiting = new AbortController();
+  /** What the function that gets tokens has returned, or will. */
+  #tokenPromise: Promise<string> | undefined;
+  #tokenAt = 0;
+  /** The token of the last attempt. */
+  #token: string | undefined;
+  /** A rejected token, until there is a connection with another one, and the state if that one is no better. */
+  #rejected: { readonly token: string | undefined; readonly state: ClosedState } | undefined;
   readonly #wake = ({ type, target, persisted }: Event & { readonly persisted?: boolean }) => {
     if (type === "pageshow" && !persisted) return; // a new page, not a restored one
     if (target && "hidden" in target && target.hidden) return;
@@ -227,7 +244,7 @@ export class Client {
     const { room = "lobby" } = this.#options;
     const url = new URL(`/rooms/${encodeURIComponent(room)}/messages`, this.#server);
     url.searchParams.set("before", before);
-    const response = await fetch(url, this.#request(this.#token));
+    const response = await fetch(url, this.#request(await this.#getToken()));
     let body: { messages?: ChatMessage[]; more?: boolean; detail?: string } | null = null;
     try {
       body = JSON.parse(await response.text());
@@ -241,8 +258,22 @@ export class Client {
     throw new Error((codeOf(response) && body?.detail) || proxyAnswered(response));
   }
 
-  get #token(): string | undefined {
-    return this.#options.token?.trim();
+  /** Concurrent callers share one call of the function that gets tokens. @throws what the function throws */
+  async #getToken(): Promise<string | undefined> {
+    const { token } = this.#options;
+    if (typeof token !== "function") return token?.trim();
+    const promise = (this.#tokenPromise ??= (async () => {
+      const got: unknown = await token();
+      if (typeof got !== "string") throw new Error(`expected a string, got ${got}`);
+      this.#tokenAt = Date.now();
+      return got.trim();
+    })());
+    try {
+      return await promise;
+    } catch (error) {
+      if (this.#tokenPromise === promise) this.#tokenPromise = undefined;
+      throw error;
+    }
   }
 
   /** Bun's fetch would use the proxy of the environment, its WebSocket does not: both must take the same route. */
@@ -291,8 +322,31 @@ export class Client {
     this.#dropSocket();
     this.#setState({ status: "connecting" });
     if (this.#isEnded) return; // a handler has closed it
+    if (typeof this.#options.token === "function") void this.#openWithNewToken();
+    else this.#openSocket(this.#options.token?.trim());
+  }
+
+  async #openWithNewToken(): Promise<void> {
+    const { signal } = this.#waiting;
+    const fail = (error: unknown) => {
+      this.#tokenPromise = undefined;
+      this.#scheduleReconnect(`No token: ${error instanceof Error ? error.message : error}`);
+    };
+    this.#timer = setTimeout(() => fail("it takes too long"), TOKEN_WAIT_MS);
+    try {
+      const token = await this.#getToken();
+      if (signal.aborted) return;
+      clearTimeout(this.#timer);
+      if (this.#rejected && this.#rejected.token === token) this.#giveUp(this.#rejected.state);
+      else this.#openSocket(token);
+    } catch (error) {
+      if (!signal.aborted) fail(error);
+    }
+  }
+
+  #openSocket(token: string | undefined): void {
+    this.#token = token;
     const url = this.#url;
-    const token = this.#token;
     const offers = token === undefined ? ["hubbub.v1"] : ["hubbub.v1", `token.${token}`];
     let socket: WebSocket;
     try {
@@ -300,7 +354,7 @@ export class Client {
     } catch (error) {
       // The address is valid, so a SyntaxError is about the token; other errors say what is wrong.
       const isToken = token !== undefined && error instanceof Error && error.name === "SyntaxError";
-      return this.#setState({ status: "closed", reason: isToken ? MALFORMED_TOKEN : `${error}` });
+      return this.#giveUp({ status: "closed", reason: isToken ? MALFORMED_TOKEN : `${error}` });
     }
     this.#socket = socket;
     let welcomed = false;
@@ -319,6 +373,10 @@ export class Client {
       if (welcomed) this.#onEvent(event);
     };
     socket.onclose = ({ code, reason }) => {
+      if (code === TOKEN_EXPIRED) {
+        this.#attempts++;
+        return this.#onTokenRejected({ status: "closed", reason, statusCode: code });
+      }
       if (TERMINAL_CLOSE_CODES.includes(code)) {
         this.#dropSocket();
         return this.#setState({ status: "closed", reason, statusCode: code });
@@ -373,7 +431,8 @@ export class Client {
     clearTimeout(this.#probe);
     clearInterval(this.#heartbeat);
     this.#resend = this.#probe = undefined;
-    this.#rejectionFetch?.abort();
+    this.#waiting.abort();
+    this.#waiting = new AbortController();
     const socket = this.#socket;
     this.#socket = undefined;
     if (!socket) return;
@@ -387,6 +446,22 @@ export class Client {
     this.#wait(reason);
   }
 
+  /** Reconnects with another token, unless there is none, or this one was to be better already. */
+  #onTokenRejected(state: ClosedState): void {
+    const isFresh = Date.now() - this.#tokenAt < FRESH_TOKEN_MS;
+    if (typeof this.#options.token !== "function" || (this.#rejected && isFresh)) return this.#giveUp(state);
+    this.#rejected = { token: this.#token, state };
+    this.#tokenPromise = undefined;
+    this.#dropSocket();
+    this.#wait(state.reason);
+  }
+
+  #giveUp(state: ClosedState): void {
+    this.#dropSocket();
+    this.#rejected = this.#tokenPromise = undefined; // for retryNow
+    this.#setState(state);
+  }
+
   /** Full jitter: clients that lose their server together reconnect spread out. */
   #wait(reason: string, atLeastMs = 0): void {
     clearTimeout(this.#timer);
@@ -398,7 +473,7 @@ export class Client {
 
   /** Browsers hide why an upgrade was rejected; a plain GET of the same address returns the reason. */
   async #fetchRejection(url: URL): Promise<void> {
-    const { signal } = (this.#rejectionFetch = new AbortController());
+    const { signal } = this.#waiting;
     const request = (token: string | undefined, method = "GET") =>
       fetch(url, { ...this.#request(token), method, signal }).catch(() => undefined);
     let response = await request(this.#token);
@@ -419,8 +494,10 @@ export class Client {
     if (signal.aborted || this.state.status !== "reconnecting" || (isTokenless && code !== "origin")) return;
     const reason = text.trim().slice(0, MAX_REASON_CHARACTERS);
     if (code && statusCode >= 400 && statusCode < 500 && !RETRYABLE_STATUSES.includes(statusCode)) {
+      const state = { status: "closed", reason, statusCode, code } as const;
+      if (statusCode === 401) return this.#onTokenRejected(state);
       this.#dropSocket();
-      return this.#setState({ status: "closed", reason, statusCode, code });
+      return this.#setState(state);
     }
     const retryAfterMs = Number(headers.get("retry-after")) * 1000;
     if (retryAfterMs > 0) this.#wait(reason, Math.min(retryAfterMs, MAX_RETRY_AFTER_MS));
@@ -478,6 +555,7 @@ export class Client {
 
   #onWelcome(welcome: Welcome): void {
     const { sent = null, recovered, last, pingSeconds, maxMessageBytes } = welcome;
+    this.#rejected = undefined;
     this.#pingMs = pingSeconds * 1000;
     this.#maxBytes = maxMessageBytes;
     this.#startHeartbeat();

@@ -19,8 +19,11 @@ export interface ConnectOptions {
   readonly id: string;
   /** Default: `lobby`. */
   readonly room?: string;
-  /** A token, if the server requires one. Its `sub` must be the id. */
-  readonly token?: string;
+  /**
+   * A token, if the server requires one, or a function that gets one. Its `sub` must be the id. The function is called
+   * before the first connection, and again after the server has rejected the token, as it does once it has expired.
+   */
+  readonly token?: string | (() => string | Promise<string>);
   /** Name of this sender's numbered stream of messages. Default: a random one. To continue one, pass its `outbox` too. */
   readonly session?: string;
   /** Unacknowledged messages of the session, as an earlier {@link Client} left them. */
@@ -63,12 +66,13 @@ export type ConnectionState =
       readonly retryAt: number;
       readonly reason: string;
     }
-  | {
-      readonly status: "closed";
-      readonly reason: string;
-      readonly statusCode?: number;
-      readonly code?: string;
-    };
+  | ClosedState;
+export interface ClosedState {
+  readonly status: "closed";
+  readonly reason: string;
+  readonly statusCode?: number;
+  readonly code?: string;
+}
 /** A message of the room. A binary one has `data`, and the same as `bytes`, instead of a text. */
 export interface ReceivedMessage extends ChatMessage {
   readonly bytes?: Uint8Array<ArrayBuffer> | undefined;

@@ -89,7 +89,7 @@ export class AccessControl {
     const token = tokenOf(url, headers);
     if (!token) throw new HttpProblem("no-token", "A token is required. Ask this server's operator for one.");
     const claims = this.#tokens.verify(token, this.clock.now());
-    if ("detail" in claims) throw new HttpProblem("bad-token", claims.detail);
+    if ("detail" in claims) throw new HttpProblem(claims.code, claims.detail);
     const { rooms, can } = claims;
     if (client !== undefined && client !== claims.client)
       throw new HttpProblem(

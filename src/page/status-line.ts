@@ -127,13 +127,13 @@ export class StatusLine {
     const chooseName: Action = [words.chooseName, () => this.#remedies.chooseName()];
     const chooseRoom: Action = [words.chooseRoom, () => this.#remedies.chooseRoom()];
     const why = words.closed.get(code ?? statusCode ?? "") ?? words.closed.get(statusCode ?? "") ?? reason;
+    const needsToken = statusCode === 401 || statusCode === 4002;
     // Without a status, the browser has refused to send the token.
-    const isAboutToken =
-      statusCode === 401 || code === "not-for-client" || (token !== "" && code === undefined);
+    const isAboutToken = needsToken || code === "not-for-client" || (token !== "" && code === undefined);
     if (code === "origin") this.#showForeign();
     else if (!isName(name)) this.#show(`${words.invalidName} ${words.nameRule}`, "", [chooseName]);
     else if (!isName(room)) this.#show(`${words.invalidRoom} ${words.nameRule}`, "", [chooseRoom]);
-    else if (isAboutToken) this.#show(why, "", statusCode === 401 ? [] : [this.#retry], true);
+    else if (isAboutToken) this.#show(why, "", needsToken ? [] : [this.#retry], true);
     else if (code === "not-for-room") this.#show(why, "", [chooseRoom], true);
     else if (code === "bad-name") this.#show(why, "", [chooseName, chooseRoom]);
     else this.#show(why, "", [statusCode === 4001 ? [words.continueHere, this.#retry[1]] : this.#retry]);

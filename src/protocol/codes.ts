@@ -23,12 +23,12 @@ export const CLOSE_CODES = {
   tooBig: [1009, "The message is too large."],
   restarting: [1012, "The server is stopping, perhaps to restart. Reconnect in a moment."],
   undelivered: [1012, "A message could not be delivered. Reconnect and resume."],
-  expired: [1008, "The token has expired. Ask for a new one."],
   abuse: [1008, "Far above the rate limit. Slow down."],
   failed: [1011, "Internal error. Reconnect."],
   tooSlow: [1013, "Reading too slowly. Reconnect and resume."],
   historyUnavailable: [1013, "The history is unavailable. Reconnect and resume."],
   replaced: [4001, "Replaced by a newer connection of this session."],
+  expired: [4002, "The token has expired. Reconnect with a new one."],
 } as const;
 
 export type CloseReason = keyof typeof CLOSE_CODES;
@@ -64,6 +64,7 @@ export const REJECTION_STATUS = {
   "out-of-order": 503,
   "rate-limited": 429,
   "read-only": 403,
+  "token-expired": 401,
   "too-many-from-address": 429,
   unavailable: 503,
   unconfirmed: 503,

@@ -415,6 +415,7 @@ test("every rejection has a Hubbub-Code, which no proxy's error page has", async
     [secured, "/ws/ann", {}, 401, "no-token"],
     [secured, "/rooms/tea/messages", {}, 401, "no-token"],
     [secured, "/ws/ann?token=x", {}, 401, "bad-token"],
+    [secured, `/ws/ann?token=${sign("ann", [], -60)}`, {}, 401, "token-expired"],
     [secured, `/ws/bob?token=${sign("ann", [], 60)}`, {}, 403, "not-for-client"],
     [secured, `/ws/ann?room=coffee&token=${sign("ann", ["tea"], 60)}`, {}, 403, "not-for-room"],
   ];

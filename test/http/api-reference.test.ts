@@ -94,8 +94,8 @@ test("each parameter that is read of an address is documented, and the other way
 });
 
 const SECRET = "a secret of thirty-two bytes, or more";
-const sign = (client: string, rooms: string[]) =>
-  new TokenSigner(Buffer.from(SECRET)).sign(client, rooms, Math.floor(Date.now() / 1000) + 600);
+const sign = (client: string, rooms: string[], seconds: number) =>
+  new TokenSigner(Buffer.from(SECRET)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
 const post = (body: unknown, type = "application/json"): RequestInit => ({
   method: "POST",
   body: typeof body === "string" || body instanceof Uint8Array ? body : JSON.stringify(body),
@@ -118,7 +118,8 @@ test("each documented response and rejection is one that the route gives", async
   const args = ["--message-rate", "1", "--message-burst", "1"];
   await using limited = await startServer({ ...clock.setup, args });
   const hi = { text: "hi", from: "ci", session: "s", seq: 1 };
-  const at = (path: string, client: string, rooms: string[] = []) => `${path}?token=${sign(client, rooms)}`;
+  const at = (path: string, client: string, rooms: string[] = [], seconds = 600) =>
+    `${path}?token=${sign(client, rooms, seconds)}`;
   const requests: Record<string, [TestServer, string, RequestInit?][]> = {
     "POST /rooms/:room/messages": [
       [server, "/rooms/tea/messages", post(hi)],
@@ -156,6 +157,7 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms/a%20b/members"],
       [secured, "/rooms/tea/members"],
       [secured, "/rooms/tea/members?token=x"],
+      [secured, at("/rooms/tea/members", "ann", [], -60)],
       [server, "/rooms", { headers: { Host: "elsewhere.example" } }],
       [server, "/rooms", { headers: { Origin: "https://elsewhere.example" } }],
       [secured, at("/rooms/tea/members", "ann", ["coffee"])],

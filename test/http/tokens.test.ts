@@ -100,11 +100,16 @@ describe("claims", () => {
     "null as the payload": null,
   };
   for (const [what, claims] of Object.entries(bad))
-    test(`rejects ${what}`, () => expect(tokens.verify(forge(claims), NOW_MS)).toEqual({ detail: NOT_OURS }));
+    test(`rejects ${what}`, () =>
+      expect(tokens.verify(forge(claims), NOW_MS)).toEqual({ code: "bad-token", detail: NOT_OURS }));
 
   test("rejects a token that has expired or is not valid yet", () => {
-    expect(tokens.verify(forge({ sub: "ann", exp: NOW }), NOW_MS)).toEqual({ detail: EXPIRED });
+    expect(tokens.verify(forge({ sub: "ann", exp: NOW }), NOW_MS)).toEqual({
+      code: "token-expired",
+      detail: EXPIRED,
+    });
     expect(tokens.verify(forge({ sub: "ann", nbf: NOW + 1 }), NOW_MS)).toEqual({
+      code: "bad-token",
       detail: "This token is not valid yet. Try again later.",
     });
   });
@@ -134,7 +139,8 @@ describe("signatures", () => {
     "a very long text": `${"a".repeat(100_000)}.b.c`,
   };
   for (const [what, token] of Object.entries(forgeries))
-    test(`rejects ${what}`, () => expect(tokens.verify(token, NOW_MS)).toEqual({ detail: NOT_OURS }));
+    test(`rejects ${what}`, () =>
+      expect(tokens.verify(token, NOW_MS)).toEqual({ code: "bad-token", detail: NOT_OURS }));
 
   test("accepts up to 8,192 characters", () => {
     const around = Array.from({ length: 20 }, (_, i) =>
@@ -245,7 +251,7 @@ describe("access", () => {
     ]);
     const ends = peers.map((peer) => peer.closes());
     for (const end of ends)
-      expect(await end).toEqual({ code: 1008, reason: "The token has expired. Ask for a new one." });
+      expect(await end).toEqual({ code: 4002, reason: "The token has expired. Reconnect with a new one." });
     await bob.hears("Client #ann left the chat");
     expect(await server.answer(`/ws/ann?token=${short}`)).toEqual({ status: 401, body: `${EXPIRED}\n` });
   });
