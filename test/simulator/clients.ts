@@ -15,7 +15,10 @@ export interface Surroundings {
 
 /** A user of either wire, as faults see it. */
 export interface User {
-  readonly id: string;
+  /** Unique. */
+  readonly name: string;
+  /** Its client id. */
+  readonly client: string;
   readonly room: string;
   readonly link: Link | undefined;
   readonly owner: Owner;
@@ -33,7 +36,7 @@ export interface User {
 
 export class JsonUser implements User {
   owner: Owner;
-  client: Client | undefined;
+  connection: Client | undefined;
   /** What a page would have stored when it was closed. */
   #outbox: readonly OutboxItem[] = [];
   #after: string | undefined;
@@ -42,16 +45,17 @@ export class JsonUser implements User {
 
   constructor(
     private readonly surroundings: Surroundings,
-    readonly id: string,
+    readonly name: string,
+    readonly client: string,
     readonly room: string,
     private readonly profile: LinkProfile,
   ) {
-    this.#session = `s-${id}`;
+    this.#session = `s-${name}`;
     this.owner = this.#newOwner();
   }
 
   #newOwner(): Owner {
-    const owner = new Owner(this.id);
+    const owner = new Owner(this.name);
     this.surroundings.network.setProfile(owner, this.profile);
     return owner;
   }
@@ -61,64 +65,64 @@ export class JsonUser implements User {
   }
 
   send(): void {
-    const { client } = this;
-    if (!client || client.state.status === "closed") return;
+    const { connection } = this;
+    if (!connection || connection.state.status === "closed") return;
     const { world, rules } = this.surroundings;
-    const text = `${this.id}:${++this.#sent}`;
-    rules.onSent(text, this.room, this.#session, this.#sent);
-    world.as(this.owner, () => client.send(text));
+    const text = `${this.name}:${++this.#sent}`;
+    rules.onSent(text, this.client, this.room, this.#session, this.#sent);
+    world.as(this.owner, () => connection.send(text));
   }
 
   join(): void {
-    if (this.client) return;
+    if (this.connection) return;
     const { world, rules } = this.surroundings;
     if (!this.owner.isAlive) this.owner = this.#newOwner();
     const owner = this.owner;
-    const client = world.as(owner, () =>
+    const connection = world.as(owner, () =>
       connect({
         server: SERVER_URL,
-        id: this.id,
+        id: this.client,
         room: this.room,
         session: this.#session,
         outbox: this.#outbox,
         ...(this.#after === undefined ? {} : { after: this.#after }),
       }),
     );
-    this.client = client;
+    this.connection = connection;
     let after = this.#after;
-    client
+    connection
       .on("welcome", (welcome) => {
-        rules.onWelcome(this.id, after, welcome);
+        rules.onWelcome(this.name, after, welcome);
         if (welcome.recovered !== true) after = welcome.last;
         this.#after = after;
       })
       .on("message", (message) => {
-        rules.onMessage(this.id, message);
+        rules.onMessage(this.name, message);
         after = message.id;
         this.#after = after;
       })
-      .on("presence", (change) => rules.onPresence(this.id, change))
+      .on("presence", (change) => rules.onPresence(this.name, change))
       .on("acknowledged", ({ item, id }) => rules.onAcknowledged(item.text ?? "", id))
       .on("rejected", ({ item, code }) => world.fail(`"${item.text}" is rejected: ${code}`))
       .on("unconfirmed", (item) => rules.onUnconfirmed(item.text ?? ""))
       .on("state", (state) => {
         if (state.status === "closed" && state.reason !== LEFT)
-          world.fail(`${this.id} is closed for good: ${state.reason}`);
+          world.fail(`${this.name} is closed for good: ${state.reason}`);
       });
   }
 
   leave(): void {
-    const { client } = this;
-    if (!client) return;
-    this.#outbox = client.outbox;
-    this.client = undefined;
-    this.surroundings.world.as(this.owner, () => client.close(LEFT));
+    const { connection } = this;
+    if (!connection) return;
+    this.#outbox = connection.outbox;
+    this.connection = undefined;
+    this.surroundings.world.as(this.owner, () => connection.close(LEFT));
   }
 
   crash(): void {
-    if (!this.client) return;
-    this.#outbox = this.client.outbox;
-    this.client = undefined;
+    if (!this.connection) return;
+    this.#outbox = this.connection.outbox;
+    this.connection = undefined;
     this.owner.isAlive = false;
   }
 
@@ -127,11 +131,11 @@ export class JsonUser implements User {
   }
 
   unsettled(newestId: string): string | undefined {
-    const { client, link } = this;
-    if (client?.state.status !== "open") return `is ${client?.state.status ?? "away"}`;
+    const { connection, link } = this;
+    if (connection?.state.status !== "open") return `is ${connection?.state.status ?? "away"}`;
     if (!link?.isAlive) return "has a dead connection";
     const lastId = link && this.surroundings.rules.lastIdOf(link);
-    if (client.outbox.length > 0) return `has ${client.outbox.length} messages in its outbox`;
+    if (connection.outbox.length > 0) return `has ${connection.outbox.length} messages in its outbox`;
     return lastId === newestId || newestId === "0-0"
       ? undefined
       : `has received up to ${lastId} of ${newestId}`;
@@ -139,7 +143,10 @@ export class JsonUser implements User {
 
   /** The client starts again, with the same session, while the server still has its first connection. */
   takeOver(): void {
-    this.link?.touch();
+    const { link } = this;
+    // A request under way would arrive after the next one, and be the newer connection to the server.
+    if (link && !link.server) link.goDark("both");
+    link?.touch();
     this.crash();
     this.join();
   }
@@ -158,7 +165,8 @@ export class TextUser implements User {
 
   constructor(
     private readonly surroundings: Surroundings,
-    readonly id: string,
+    readonly name: string,
+    readonly client: string,
     readonly room: string,
     private readonly profile: LinkProfile,
     private readonly history: number,
@@ -167,7 +175,7 @@ export class TextUser implements User {
   }
 
   #newOwner(): Owner {
-    const owner = new Owner(this.id);
+    const owner = new Owner(this.name);
     this.surroundings.network.setProfile(owner, this.profile);
     return owner;
   }
@@ -236,7 +244,7 @@ class TextSession {
   readonly link: Link;
   readonly #socket: WebSocket;
   readonly #stream: string;
-  readonly #sent: { readonly text: string; state: TextState }[] = [];
+  readonly #sent: { readonly text: string; state: TextState; isEarly?: boolean }[] = [];
   /** The first that has no reply. */
   #unanswered = 0;
   #waitsSince = Infinity;
@@ -251,9 +259,9 @@ class TextSession {
     connection: number,
     private readonly onOver: () => void,
   ) {
-    const { id, room } = user;
-    this.#stream = `${id}:${connection}.`;
-    const url = `${SERVER_URL.replace("http", "ws")}/ws/${id}?room=${room}${history > 0 ? `&history=${history}` : ""}`;
+    const { name, client, room } = user;
+    this.#stream = `${name}:${connection}.`;
+    const url = `${SERVER_URL.replace("http", "ws")}/ws/${client}?room=${room}${history > 0 ? `&history=${history}` : ""}`;
     this.#socket = new WebSocket(url);
     const link = surroundings.network.linkOf(user.owner);
     if (!link) throw new Error("a WebSocket without a link");
@@ -273,7 +281,7 @@ class TextSession {
     if (this.#socket.readyState !== 1) return;
     const { world, rules } = this.surroundings;
     const text = `${this.#stream}${this.#sent.length + 1}`;
-    rules.onSent(text, this.user.room, this.#stream, this.#sent.length + 1);
+    rules.onSent(text, this.user.client, this.user.room, this.#stream, this.#sent.length + 1);
     this.#sent.push({ text, state: "sent" });
     if (this.#waitsSince === Infinity) this.#waitsSince = world.time;
     this.#socket.send(text);
@@ -301,7 +309,7 @@ class TextSession {
 
   #onLine(line: string): void {
     const { world, rules } = this.surroundings;
-    this.#received ??= rules.onTextOpen(this.link, this.user.id, this.user.room);
+    this.#received ??= rules.onTextOpen(this.link, this.user.room);
     if (this.#waitsSince !== Infinity) this.#waitsSince = world.time;
     const left = /^Client #(\S+) left the chat$/.exec(line)?.[1];
     if (left !== undefined) return rules.onLeaveAnnounced(this.link, this.user.room, left);
@@ -312,33 +320,36 @@ class TextSession {
     const rejected = /^Not sent \(([a-z-]+)\): (.*)$/.exec(line);
     if (rejected)
       return this.#onReply(rejected[2] ?? "", rejected[1] === "unconfirmed" ? "unconfirmed" : "rejected");
-    world.fail(`${this.user.id} receives "${line}"`);
+    world.fail(`${this.user.name} receives "${line}"`);
   }
 
   #onBroadcast(from: string, text: string): void {
-    const { world } = this.surroundings;
-    const { id } = this.user;
-    if (this.#seen.has(text)) world.fail(`${id} receives "${text}" twice on one connection`);
+    const { world, rules } = this.surroundings;
+    const { name } = this.user;
+    if (this.#seen.has(text)) world.fail(`${name} receives "${text}" twice on one connection`);
     this.#seen.add(text);
     this.#received?.push(text);
-    if (!text.startsWith(`${from}:`)) world.fail(`${id} receives "${text}" as one of ${from}`);
+    rules.checkSender(name, text, from);
     if (!text.startsWith(this.#stream)) return;
     const own = this.#sent.find((each) => each.text === text);
-    if (own?.state !== "acknowledged" && own?.state !== "unconfirmed")
-      world.fail(`${id} receives its own "${text}" before "You wrote"`);
-    else own.state = "broadcast";
+    if (own?.state === "sent") own.isEarly = true;
+    else if (own?.state === "acknowledged" || own?.state === "unconfirmed") own.state = "broadcast";
+    else world.fail(`${name} receives its own "${text}", which is ${own?.state}`);
     this.#updateWaiting();
   }
 
   /** Replies arrive in the order of sending, each after the broadcasts of the messages before it. */
   #onReply(text: string, state: TextState): void {
     const { world, rules } = this.surroundings;
-    const { id } = this.user;
+    const { name } = this.user;
     const next = this.#sent[this.#unanswered++];
-    if (next?.text !== text) return world.fail(`${id} is answered "${text}" instead of "${next?.text}"`);
+    if (next?.text !== text) return world.fail(`${name} is answered "${text}" instead of "${next?.text}"`);
     const previous = this.#sent[this.#unanswered - 2];
     if (previous?.state === "acknowledged")
-      world.fail(`${id}: the reply to "${text}" overtakes the broadcast of "${previous.text}"`);
+      world.fail(`${name}: the reply to "${text}" overtakes the broadcast of "${previous.text}"`);
+    // A message that is not confirmed may be broadcast at any time.
+    if (next.isEarly && state !== "unconfirmed")
+      world.fail(`${name} receives its own "${text}" before the reply to it`);
     next.state = state;
     if (state === "acknowledged") rules.onAcknowledged(text, undefined);
     this.#updateWaiting();

@@ -19,6 +19,10 @@ export interface Settings {
 }
 
 export interface UserSettings {
+  /** Unique. */
+  readonly name: string;
+  /** Its client id: several users with the same one are tabs of one client. */
+  readonly client: string;
   readonly wire: "json" | "text";
   readonly room: string;
   readonly profile: LinkProfile;
@@ -51,6 +55,7 @@ const SERVER_FAULTS = [
   "cut-all",
   "server-clock",
   "disk-full",
+  "stranger",
 ] as const;
 
 export type FaultKind = (typeof USER_FAULTS)[number] | (typeof SERVER_FAULTS)[number];
@@ -87,16 +92,24 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
   const profile = (): LinkProfile => ({
     delayMs: dice.pick([0.1, 1, 10, 50]),
     jitterMs: dice.pick([0, 1, 20]),
-    kernelBytes: bytesPerCharacter > 1 ? 262_144 : 2_700_000,
+    kernelBytes: bytesPerCharacter > 1 ? dice.pick([65_536, 262_144]) : 2_700_000,
     bytesPerCharacter,
   });
-  const users = Array.from({ length: userCount }, (_, i): UserSettings => ({
+  const hasTabs = load === undefined && dice.chance(0.3);
+  const users: UserSettings[] = [];
+  for (let i = 0; i < userCount; i++) {
     // The rules need a client with ids in every room.
-    wire: i < rooms.length || dice.chance(userCount > 100 ? 0.2 : 0.6) ? "json" : "text",
-    room: rooms[i % rooms.length] ?? "tea",
-    profile: profile(),
-    history: dice.pick([0, 0, 3, 100]),
-  }));
+    const wire = i < rooms.length || dice.chance(userCount > 100 ? 0.2 : 0.6) ? "json" : "text";
+    const name = `${wire === "json" ? "j" : "t"}${i}`;
+    users.push({
+      name,
+      client: (hasTabs && dice.chance(0.5) && users[i - rooms.length]?.client) || name,
+      wire,
+      room: rooms[i % rooms.length] ?? "tea",
+      profile: profile(),
+      history: dice.pick([0, 0, 3, 100]),
+    });
+  }
   const isLimited = dice.chance(0.15);
   const settings: Settings = {
     store: drawStore(dice, store, load !== undefined),

@@ -49,11 +49,11 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: "if (requiresSeq === 0 && ",
   },
   {
-    name: "rate-limited-still-in-flight",
-    breaks: "order: a rate-limited message counts as being at the store",
+    name: "rate-limited-not-marked",
+    breaks: "order: a message is stored although the one before it exceeds the rate limit",
     file: "chat/seq-order.ts",
-    text: "this.#inFlight.pop();",
-    replacement: "",
+    text: "this.#inFlight.pop();\n    this.markRejected(seq);",
+    replacement: "this.#inFlight.pop();",
   },
   {
     name: "early-reply",

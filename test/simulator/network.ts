@@ -136,7 +136,7 @@ export class Link {
   /** Further delay of everything, for a while. */
   extraDelayMs = 0;
   readonly connectedAt: number;
-  /** When the server sent the frame that is being delivered. */
+  /** When the server sent what is being delivered. */
   sentAt = 0;
 
   constructor(
@@ -189,12 +189,15 @@ export class Link {
       }
     }
     this.network.world.trace?.(`${this.number} > ${item}`);
-    if (server?.isOpen) server.host.handlers.message(server, item);
+    if (!server?.isOpen) return;
+    this.network.observer.onFrameRead(this, item);
+    server.host.handlers.message(server, item);
   }
 
   #deliverDown(item: Item, sentAt: number): void {
     const { client } = this;
     this.network.world.trace?.(`${this.number} < ${isSignal(item) ? item.kind : item}`);
+    this.sentAt = sentAt;
     if (isSignal(item)) {
       switch (item.kind) {
         case "open":
@@ -212,9 +215,12 @@ export class Link {
     }
     this.inFlightBytes -= this.sizeOf(item);
     if (client.readyState !== WebSocketState.OPEN) return;
-    this.sentAt = sentAt;
     this.network.observer.onFrameReceived(this, item);
     client.onmessage?.({ data: item });
+  }
+
+  overflow(): void {
+    this.network.observer.onOverflow(this);
   }
 
   touch(): void {
@@ -307,6 +313,7 @@ export class ClientSocket {
     if (this.readyState === WebSocketState.CLOSED) return;
     const isReplaced = code === REPLACED && this.network.hasNewer(this.link);
     if (!this.link.isTouched && !isReplaced) this.network.observer.onUntouchedClosed(this.link, code, reason);
+    this.network.observer.onClosed(this.link, code);
     this.readyState = WebSocketState.CLOSED;
     this.link.isAbandoned = true;
     this.onclose?.({ code, reason });
@@ -357,6 +364,7 @@ export class ServerEnd implements ServerSocket {
       return frame.length;
     }
     if (this.#bufferedBytes + size > HARD_BACKPRESSURE_LIMIT) {
+      this.link.overflow();
       this.world.schedule(this.host.owner, this.world.time, () => this.terminate());
       return 0;
     }
@@ -393,9 +401,8 @@ export class ServerEnd implements ServerSocket {
       this.#transmit(frame, size, sentAt);
     }
     this.#buffer.splice(0, sent);
-    if (this.#buffer.length > 0) return;
-    if (this.#finalSignal) this.link.down.send(this.#finalSignal);
-    else if (this.isOpen) this.host.handlers.drain(this);
+    if (this.isOpen && sent > 0) this.host.handlers.drain(this);
+    if (this.#finalSignal && this.#buffer.length === 0) this.link.down.send(this.#finalSignal);
   }
 
   getBufferedAmount(): number {
@@ -481,10 +488,16 @@ export class ServerEnd implements ServerSocket {
 /** What the rules see of the wire. */
 export interface WireObserver {
   onFrameSent(link: Link, frame: Content): void;
+  /** At the server. */
+  onFrameRead(link: Link, frame: Content): void;
   onFrameReceived(link: Link, frame: Content): void;
   onServerSent(end: ServerEnd, frame: Content): void;
   /** A link that no fault has affected was closed all the same. */
   onUntouchedClosed(link: Link, code: number, reason: string): void;
+  /** The client learns that the server has closed the connection. */
+  onClosed(link: Link, code: number): void;
+  /** A frame was dropped because too much waited for the client. */
+  onOverflow(link: Link): void;
 }
 
 export class Network {

@@ -1,5 +1,6 @@
 /** The promises, checked from the clients' point of view. */
 
+import type { Connection } from "../../src/chat/connection.ts";
 import type { Content } from "../../src/protocol/codec.ts";
 import type { ChatMessage, PresenceChange, Welcome } from "../../src/protocol/events.ts";
 import type { Host, Link, ServerEnd, WireObserver } from "./network.ts";
@@ -10,6 +11,12 @@ const PONG = '{"type":"pong"}';
 const WELCOME = '{"type":"welcome"';
 /** A welcome names no more than these. */
 const MAX_LISTED_MEMBERS = 100;
+/** What answers a message, on either wire. */
+const REPLY = /^(\{"type":"(ack|error)"|You wrote: |Not sent \()/;
+/** The close code of a server that shuts down. */
+const RESTARTING = 1012;
+/** Nothing uses a connection longer than this after it is closed. */
+const LINGER_MS = 30_000;
 /** A leave is announced on the text wire no sooner than this after it, and at most this much later than that. */
 const LEAVE_DEBOUNCE_MS = 100;
 const LEAVE_BOUND_MS = 400;
@@ -82,6 +89,12 @@ function isLater(one: string, other: string): boolean {
   );
 }
 
+/** The number of a message, in a frame with it or in its reply; undefined on the text wire. */
+function seqIn(frame: string): number | undefined {
+  const seq = /"seq":(\d+)/.exec(frame)?.[1];
+  return seq === undefined ? undefined : Number(seq);
+}
+
 /** What one client has received without a gap, as far as the server says. */
 interface Segment {
   readonly client: string;
@@ -105,6 +118,7 @@ interface WelcomeRecord {
 }
 
 interface SentText {
+  readonly client: string;
   readonly room: string;
   readonly sentAt: number;
   /** The stream in whose order it belongs: a session, or a connection on the text wire. */
@@ -127,6 +141,25 @@ interface LinkState {
   liveAt: number;
 }
 
+/** The messages of a connection that the server has read and not answered. */
+interface Unanswered {
+  /** On the text wire, where messages have no numbers of their own: how many were read, and answered. */
+  read: number;
+  answered: number;
+  readonly numbers: Set<number>;
+  /** Those that a shutdown has to answer. */
+  owed: readonly number[];
+}
+
+/** A connection that a shutdown has closed, to be judged when everything is known. */
+interface ShutDownLink {
+  readonly name: string;
+  readonly room: string;
+  readonly generation: number;
+  readonly lastId: string;
+  readonly closedAt: number;
+}
+
 /** A time in which a client had no connection to a room. */
 interface Absence {
   readonly leftAt: number;
@@ -144,7 +177,6 @@ interface TextLink {
   readonly link: Link;
   readonly host: Host;
   readonly room: string;
-  readonly client: string;
   readonly openedAt: number;
   closedAt: number;
 }
@@ -162,6 +194,9 @@ export class Rules implements WireObserver {
   /** By room: when the messages were sent that no client on the JSON wire has seen. */
   readonly #unseen = new Map<string, number[]>();
   readonly #welcomes: WelcomeRecord[] = [];
+  readonly #unanswered = new Map<Link, Unanswered>();
+  readonly #shutdowns = new Map<Host, number>();
+  readonly #shutDownLinks: ShutDownLink[] = [];
   readonly #attendance = new Map<Host, Map<string, Attendance>>();
   readonly #textLinks: TextLink[] = [];
   readonly #textReceived: { readonly link: Link; readonly room: string; readonly texts: string[] }[] = [];
@@ -187,8 +222,48 @@ export class Rules implements WireObserver {
     state?.pings.push(this.logOf(state.room, state.generation).newestId);
   }
 
+  onFrameRead(link: Link, frame: Content): void {
+    if (typeof frame !== "string" || frame === PING) return;
+    const unanswered = this.#unanswered.get(link) ?? { read: 0, answered: 0, numbers: new Set(), owed: [] };
+    this.#unanswered.set(link, unanswered);
+    unanswered.numbers.add(seqIn(frame) ?? ++unanswered.read);
+  }
+
+  #onReply(link: Link, frame: Content): void {
+    if (typeof frame !== "string" || !REPLY.test(frame)) return;
+    const unanswered = this.#unanswered.get(link);
+    unanswered?.numbers.delete(seqIn(frame) ?? ++unanswered.answered);
+  }
+
+  onShutdown(host: Host): void {
+    this.#shutdowns.set(host, this.world.time);
+    for (const [link, unanswered] of this.#unanswered)
+      if (link.host === host) unanswered.owed = [...unanswered.numbers];
+  }
+
+  /** A shutdown answers what was accepted, and delivers what was broadcast, before it closes a connection. */
+  onClosed(link: Link, code: number): void {
+    const shutdownAt = link.host && this.#shutdowns.get(link.host);
+    if (code !== RESTARTING || link.touchedAt !== shutdownAt || this.settings.isSlow) return;
+    if (this.stillUntil >= shutdownAt) return; // the drain time is over
+    const name = link.clientOwner.name;
+    const unanswered = this.#unanswered.get(link);
+    const owed = unanswered?.owed.find((number) => unanswered.numbers.has(number));
+    if (owed !== undefined) this.world.fail(`${name} is disconnected before message ${owed} is answered`);
+    const state = this.#links.get(link);
+    if (!state || state.liveAt === Infinity) return;
+    const { room, generation, lastId } = state;
+    this.#shutDownLinks.push({ name, room, generation, lastId, closedAt: link.sentAt });
+  }
+
+  /** Bun drops frames beyond its limit; slow consumers are closed, and replays wait, long before. */
+  onOverflow(link: Link): void {
+    this.world.fail(`more waits for ${link.clientOwner.name} than Bun's socket takes`);
+  }
+
   onFrameReceived(link: Link, frame: Content): void {
     this.#current = link;
+    this.#onReply(link, frame);
     if (frame === PONG) this.#onPong(link);
     // Before the client sees it, since it answers with a ping.
     else if (typeof frame === "string" && frame.startsWith(WELCOME)) this.#onWelcomeFrame(link, frame);
@@ -296,7 +371,7 @@ export class Rules implements WireObserver {
       this.world.fail(`${client} receives ${id} after ${state.lastId}: repeated or out of order`);
     state.lastId = id;
     segment.ids.push(id);
-    if (!text.startsWith(`${from}:`)) this.world.fail(`${client} receives "${text}" as one of ${from}`);
+    this.checkSender(client, text, from);
     const isLate =
       link.sentAt - entry.sentAt > this.settings.flushMs + DELIVERY_BOUND_MS &&
       state.liveAt < entry.sentAt &&
@@ -304,6 +379,12 @@ export class Rules implements WireObserver {
       this.stillUntil < entry.sentAt;
     if (isLate)
       this.world.fail(`${client} is sent ${id} ${link.sentAt - entry.sentAt} ms later than the first client`);
+  }
+
+  /** @param from the client that the server names as the sender */
+  checkSender(receiver: string, text: string, from: string): void {
+    if (this.sentTexts.get(text)?.client !== from)
+      this.world.fail(`${receiver} receives "${text}" as one of ${from}`);
   }
 
   /** The list built from the welcome and the events has as many members as the server says. */
@@ -332,8 +413,8 @@ export class Rules implements WireObserver {
 
   // Senders
 
-  onSent(text: string, room: string, stream: string, number: number): void {
-    this.sentTexts.set(text, { room, sentAt: this.world.time, stream, number });
+  onSent(text: string, client: string, room: string, stream: string, number: number): void {
+    this.sentTexts.set(text, { client, room, sentAt: this.world.time, stream, number });
   }
 
   onAcknowledged(text: string, id: string | undefined): void {
@@ -356,7 +437,7 @@ export class Rules implements WireObserver {
 
   // The text wire
 
-  onTextOpen(link: Link, client: string, room: string): string[] {
+  onTextOpen(link: Link, room: string): string[] {
     const texts: string[] = [];
     this.#textReceived.push({ link, room, texts });
     if (link.host)
@@ -364,18 +445,18 @@ export class Rules implements WireObserver {
         link,
         host: link.host,
         room,
-        client,
         openedAt: this.world.time,
         closedAt: Infinity,
       });
     return texts;
   }
 
-  /** A welcome names no more than these. */
-  MAX_LISTED_MEMBERS = 100;
   /** A leave is announced once, and only if the client has been away for long enough. */
   onLeaveAnnounced(link: Link, room: string, client: string): void {
     const { sentAt } = link;
+    const shutdownAt = (link.host && this.#shutdowns.get(link.host)) ?? Infinity;
+    if (sentAt > shutdownAt + this.settings.flushMs + DELIVERY_BOUND_MS)
+      this.world.fail(`${link.clientOwner.name} is told during a shutdown that ${client} left`);
     const attendance = link.host && this.#attendance.get(link.host)?.get(`${room} ${client}`);
     const slackMs = this.settings.flushMs + DELIVERY_BOUND_MS;
     const absence = attendance?.absences.findLast(
@@ -395,6 +476,7 @@ export class Rules implements WireObserver {
   readonly onOpenChange = (end: ServerEnd, isOpen: boolean): void => {
     const { connection } = end.data;
     if (!connection) return;
+    if (!isOpen) this.#watchClosed(connection);
     const { client, room } = connection;
     let clients = this.#attendance.get(end.host);
     if (!clients) this.#attendance.set(end.host, (clients = new Map()));
@@ -409,6 +491,19 @@ export class Rules implements WireObserver {
     const textLink = isOpen ? undefined : this.#textLinks.findLast(({ link }) => link === end.link);
     if (textLink) textLink.closedAt = this.world.time;
   };
+
+  /** What is used long after it was closed is still referenced somewhere, so it leaks. */
+  #watchClosed(connection: Connection): void {
+    const { codec, client } = connection;
+    const lingersUntil = this.world.time + LINGER_MS;
+    Object.defineProperty(connection, "codec", {
+      get: () => {
+        if (this.world.time > lingersUntil)
+          this.world.fail(`a connection of ${client} is used, but was closed`);
+        return codec;
+      },
+    });
+  }
 
   // At the end
 
@@ -442,6 +537,16 @@ export class Rules implements WireObserver {
     this.#checkSenderOrder();
     this.#checkAcknowledged(finalGeneration);
     this.#checkLeaves();
+    for (const closed of this.#shutDownLinks) this.#checkDrained(closed);
+  }
+
+  #checkDrained({ name, room, generation, lastId, closedAt }: ShutDownLink): void {
+    const log = this.logOf(room, generation);
+    for (let i = log.indexAfter(lastId); i < log.sorted.length; i++) {
+      const entry = log.sorted[i];
+      if (entry && entry.sentAt < closedAt)
+        return this.world.fail(`${name} is disconnected by a shutdown before it receives ${entry.id}`);
+    }
   }
 
   /** One order for all, without a gap: nothing lost, nothing twice. */
@@ -561,13 +666,13 @@ export class Rules implements WireObserver {
     for (const [host, clients] of this.#attendance)
       for (const [key, { absences }] of clients)
         for (const { leftAt, backAt, announcedTo } of absences)
-          for (const { link, room, client, openedAt, closedAt, host: at } of this.#textLinks) {
+          for (const { link, room, openedAt, closedAt, host: at } of this.#textLinks) {
             const until = leftAt + boundMs;
             const isWitness = at === host && openedAt < leftAt && Math.min(closedAt, link.touchedAt) > until;
             if (!isWitness || !key.startsWith(`${room} `) || announcedTo.has(link)) continue;
             if (backAt <= until || this.world.now <= until + 1000 || this.stillUntil >= leftAt) continue;
             return this.world.fail(
-              `${client} is not told that ${key} left at ${(leftAt / 1000).toFixed(3)} s`,
+              `${link.clientOwner.name} is not told that ${key} left at ${(leftAt / 1000).toFixed(3)} s`,
             );
           }
   }

@@ -6,7 +6,8 @@ import type { Action, Plan } from "./faults.ts";
 import { Network } from "./network.ts";
 import { Rules } from "./rules.ts";
 import { SimulatedServer } from "./servers.ts";
-import { createDisk, type Disk } from "./stores.ts";
+import { createDisk, MAX_ROOMS, type Disk } from "./stores.ts";
+import type { Hub } from "../../src/chat/hub.ts";
 import { Dice, Owner, World } from "./world.ts";
 
 export interface Outcome {
@@ -25,6 +26,8 @@ const SEEDS_PER_MEMORY_CHECK = 16;
 /** What the garbage collector may find by chance on the stack. */
 const GARBAGE_CONNECTIONS = 4;
 const SETTLE_STEP_MS = 500;
+/** Until a rejected message is resent and answered. */
+const RESEND_MS = 1500;
 /** Less than what a client takes for a session that may have expired. */
 const MAX_CLOCK_JUMP_MS = 3_600_000;
 /** After this, leaves and presence have been announced. */
@@ -57,6 +60,7 @@ class Simulation {
   #serverSkewMs = 0;
   #generation = 0;
   #isSettling = false;
+  #strangers = 0;
 
   constructor(
     private readonly plan: Plan,
@@ -77,10 +81,10 @@ class Simulation {
     });
     this.network = new Network(this.world, this.#owner, this.#rules);
     const surroundings = { world: this.world, network: this.network, rules: this.#rules };
-    this.#users = settings.users.map(({ wire, room, profile, history: replayed }, i) =>
+    this.#users = settings.users.map(({ name, client, wire, room, profile, history: replayed }) =>
       wire === "json"
-        ? new JsonUser(surroundings, `j${i}`, room, profile)
-        : new TextUser(surroundings, `t${i}`, room, profile, replayed),
+        ? new JsonUser(surroundings, name, client, room, profile)
+        : new TextUser(surroundings, name, client, room, profile, replayed),
     );
   }
 
@@ -134,7 +138,7 @@ class Simulation {
     const user = this.#users[index];
     if (!user) return;
     const { world } = this;
-    if (kind !== "send") world.trace?.(`${world.now.toFixed(3)} ${kind} ${user.id} ${amount}`);
+    if (kind !== "send") world.trace?.(`${world.now.toFixed(3)} ${kind} ${user.name} ${amount}`);
     const { link } = user;
     switch (kind) {
       case "send":
@@ -179,6 +183,7 @@ class Simulation {
       case "shut-down": {
         const server = this.#server;
         if (!server?.owner.isAlive || server.isShuttingDown) break;
+        this.#rules.onShutdown(server);
         server.shutDown(() => this.#killServer(server, false, 1000 * amount));
         break;
       }
@@ -197,12 +202,31 @@ class Simulation {
       case "freeze-server":
         this.#freezeServer(5000 * amount ** 3);
         break;
+      case "stranger":
+        return this.#postAsStranger();
       case "cut-all":
         for (const { link: each } of this.#users) each?.cut(world.dice);
         break;
       default:
         kind satisfies never;
     }
+  }
+
+  get #roomNames(): ReadonlySet<string> {
+    return new Set(this.#users.map(({ room }) => room));
+  }
+
+  /** A message in a room that nobody is in takes the place of another such room, never that of an occupied one. */
+  #postAsStranger(): void {
+    const { hub, owner } = this.#server ?? {};
+    const isOccupied = hub?.roomCount === this.#roomNames.size;
+    if (!owner?.isAlive || !isOccupied || this.plan.settings.store.kind === "delayed") return;
+    this.#postTo(hub, owner, `stranger-${++this.#strangers}`);
+  }
+
+  #postTo(hub: Hub, owner: Owner, room: string): void {
+    const message = { room, from: "stranger", content: "hello", session: undefined, seq: undefined };
+    this.world.as(owner, () => void hub.post(message));
   }
 
   #rejoin(user: User): void {
@@ -241,9 +265,11 @@ class Simulation {
     this.network.isBlackHole = false;
     this.disk.setFull(false);
     this.#isSettling = true;
-    const { messageRate, pingSeconds } = this.plan.settings.server;
+    const { server, store } = this.plan.settings;
+    const { messageRate, pingSeconds } = server;
     const backlogMs = messageRate > 0 ? (2000 * this.messages) / messageRate : 0;
-    const untilMs = world.now + SETTLE_MS + 4000 * pingSeconds + backlogMs;
+    const rejectedMs = store.kind === "delayed" ? RESEND_MS * store.rejectShare * this.messages : 0;
+    const untilMs = world.now + SETTLE_MS + 4000 * pingSeconds + backlogMs + rejectedMs;
     let missing: string | undefined = "";
     while (missing !== undefined && world.failure === undefined) {
       // Repeatedly, since a crash may still be due.
@@ -263,10 +289,10 @@ class Simulation {
 
   #findUnsettled(): string | undefined {
     for (const user of this.#users) {
-      if (user.owner.busyUntil > this.world.now) return `${user.id} is frozen`;
-      if (user.link && user.link.extraDelayMs > 0) return `${user.id} is slow`;
+      if (user.owner.busyUntil > this.world.now) return `${user.name} is frozen`;
+      if (user.link && user.link.extraDelayMs > 0) return `${user.name} is slow`;
       const what = user.unsettled(this.#rules.logOf(user.room, this.#generation).newestId);
-      if (what !== undefined) return `${user.id} ${what}`;
+      if (what !== undefined) return `${user.name} ${what}`;
     }
     return undefined;
   }
@@ -276,9 +302,10 @@ class Simulation {
     for (const user of this.#users) {
       const known = user.link && this.#rules.membersFor(user.link);
       if (!known) continue;
-      const present = this.#users.filter(({ room }) => room === user.room).map(({ id }) => id);
+      const inRoom = this.#users.filter(({ room }) => room === user.room);
+      const present = [...new Set(inRoom.map(({ client }) => client))];
       if (known.join() !== present.sort().join())
-        this.world.fail(`${user.id} knows of ${known}, and ${present} are there`);
+        this.world.fail(`${user.name} knows of ${known}, and ${present} are there`);
     }
   }
 
@@ -298,7 +325,7 @@ class Simulation {
   #checkStored(): void {
     const { store } = this.#server?.hub ?? {};
     if (!store) return;
-    for (const room of new Set(this.#users.map((user) => user.room))) {
+    for (const room of this.#roomNames) {
       const stored: { id: string; text: string }[] = [];
       const read = async () => {
         for (let page = await store.readHistory(room, { limit: PAGE_SIZE }); ;) {
@@ -320,5 +347,16 @@ class Simulation {
     const left = { rooms: hub.roomCount, sockets: sockets.size, topics: topics.size };
     if (left.rooms + left.sockets + left.topics > 0)
       this.world.fail(`without clients, there are still ${JSON.stringify(left)}`);
+    if (this.plan.settings.store.kind === "memory") this.#checkEvictable(this.#server);
+  }
+
+  /** Rooms that all clients have left make place for others. */
+  #checkEvictable({ hub, owner }: SimulatedServer): void {
+    for (let count = 0; count < MAX_ROOMS; count++) this.#postTo(hub, owner, `last-${count}`);
+    for (const room of this.#roomNames)
+      void hub.store.readHistory(room, { limit: 1 }).then(({ messages }) => {
+        if (messages.length > 0) this.world.fail(`${room} has been left by all, and is not evicted`);
+      });
+    drainMicrotasks();
   }
 }

@@ -16,6 +16,10 @@ export type StoreSettings =
   /** A commit takes up to that long. */
   | { readonly kind: "sqlite"; readonly commitMs: number };
 
+/** With history, in memory; rooms of strangers evict each other. */
+export const MAX_ROOMS = 4;
+const MAX_BYTES = 64 * 1024 * 1024;
+
 /** How a process ends, seen from its store. */
 export type Crash = "now" | "between statements" | "in a commit";
 
@@ -50,7 +54,8 @@ class NoDisk implements Disk {
 
   open({ onMessage }: StoreListener, owner: Owner): Backend {
     const clock = this.world.clockOf(owner);
-    const memory = new MemoryStore(this.history, onMessage, clock, this.world.randomOf());
+    const limits = { rooms: MAX_ROOMS, roomBytes: MAX_BYTES, bytes: MAX_BYTES };
+    const memory = new MemoryStore(this.history, onMessage, clock, this.world.randomOf(), limits);
     if (this.settings.kind === "memory") return { store: memory };
     return { store: new DelayedStore(memory, this.settings, clock, this.world.dice.next) };
   }
