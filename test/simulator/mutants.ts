@@ -140,7 +140,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "late-subscription",
     breaks: "hand-over: subscribed a turn after the replay",
-    file: "chat/connection.ts",
+    file: "chat/subscription.ts",
     text: "this.room.broadcaster.subscribe(this);",
     replacement: "this.room.context.clock.setImmediate(() => this.room.broadcaster.subscribe(this));",
   },
@@ -315,7 +315,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "replay-not-paced",
     breaks: "backpressure: a replay does not wait for its reader",
-    file: "chat/connection.ts",
+    file: "chat/subscription.ts",
     text: "return this.send(frame) !== -1;",
     replacement: "return this.send(frame) !== 0;",
   },
