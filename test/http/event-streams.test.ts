@@ -1,10 +1,15 @@
 /** Event streams: formats, resuming, access, limits, slow consumers, shutdown. */
 
-import { describe, expect, test } from "bun:test";
-import { eventually } from "../support/deadline.ts";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { connect } from "node:net";
+import { TokenSigner } from "../../src/auth/tokens.ts";
+import type { Right } from "../../src/protocol/events.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
 import { subscribe } from "../support/event-stream.ts";
 import { sharedServer, newRoom } from "../support/shared-server.ts";
-import { startServer, STORES } from "../support/server.ts";
+import { startServer, STORES, type TestServer } from "../support/server.ts";
+
+setDefaultTimeout(60_000);
 
 const FORMATS = ["sse", "ndjson"] as const;
 
@@ -196,4 +201,210 @@ test("a quiet stream has a heartbeat", async () => {
     await server.post("tea", says("ci", "hi"));
     await stream.hears(says("ci", "hi"));
   }
+});
+
+describe("limits", () => {
+  const get = (server: TestServer, accept: string) =>
+    server.get("/rooms/tea/events", { headers: { Accept: accept } });
+
+  test("a full server tells an EventSource to wait, and a program 503; sockets and streams share the limit", async () => {
+    await using server = await startServer({ args: ["--max-connections", "2"] });
+    await using _ann = await server.join("ann");
+    const stream = await subscribe(server, "tea");
+    const program = await get(server, "*/*");
+    expect([program.status, program.headers.get("hubbub-code"), program.headers.get("retry-after")]).toEqual([
+      503,
+      "full",
+      "5",
+    ]);
+    const browser = await get(server, "text/event-stream");
+    expect([browser.status, browser.headers.get("hubbub-code"), browser.headers.get("content-type")]).toEqual(
+      [200, "full", "text/event-stream"],
+    );
+    expect(await browser.text()).toMatch(/^retry: [123]\d\d\d\n: The server is full\. .*\n\n$/);
+    await expect(server.join("bob")).rejects.toThrow();
+    await stream[Symbol.asyncDispose]();
+    await eventually(async () => (await get(server, "*/*")).status === 200, "there is room");
+  });
+
+  test("streams of one address are limited in number and in rate", async () => {
+    await using few = await startServer({ args: ["--max-connections-per-address", "1"] });
+    await using _stream = await subscribe(few, "tea");
+    expect((await get(few, "*/*")).headers.get("hubbub-code")).toBe("too-many-from-address");
+
+    await using slow = await startServer({ args: ["--connection-rate", "1"] });
+    const codes: (string | null)[] = [];
+    for (let i = 0; i < 40; i++)
+      codes.push((await slow.get("/rooms/tea/events", { method: "HEAD" })).headers.get("hubbub-code"));
+    expect([codes[0], codes[24], codes.at(-1)]).toEqual([null, null, "connection-rate"]);
+    const waiting = await (await get(slow, "text/event-stream")).text();
+    expect(Number(/^retry: (\d+)\n/.exec(waiting)?.[1])).toBeWithin(1000, 4001);
+  });
+
+  test("with tokens, a stream needs one that may read the room, and ends when it expires", async () => {
+    const secret = "a secret of thirty-two bytes, or more";
+    await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
+    const sign = (seconds: number, rooms: string[] = [], can: Right[] = []) =>
+      new TokenSigner(Buffer.from(secret)).sign("ann", rooms, Math.floor(Date.now() / 1000) + seconds, can);
+    for (const [token, status, code] of [
+      ["", 401, "no-token"],
+      ["x", 401, "bad-token"],
+      [sign(600, ["coffee"]), 403, "not-for-room"],
+      [sign(600, ["tea"], ["metrics"]), 403, "not-for-room"],
+    ] as const) {
+      const response = await server.get("/rooms/tea/events", {
+        headers: { Accept: "text/event-stream", ...(token && { Authorization: `Bearer ${token}` }) },
+      });
+      expect([response.status, response.headers.get("hubbub-code")]).toEqual([status, code]);
+    }
+    const short = sign(2, ["tea"]);
+    await using stream = await subscribe(server, "tea", { query: `?token=${short}` });
+    await server.get("/rooms/tea/messages", {
+      method: "POST",
+      body: JSON.stringify({ text: "hi" }),
+      headers: { Authorization: `Bearer ${sign(600)}` },
+    });
+    await stream.hears(says("ann", "hi"));
+    expect(await stream.ends()).toEqual({ unread: [], isComplete: true });
+    expect((await server.get(`/rooms/tea/events?token=${short}`)).status).toBe(401);
+  });
+});
+
+describe("a client that stops reading", () => {
+  const openStreams = async (server: TestServer) => (await server.metrics()).get("hubbub_event_streams");
+
+  /** A `curl` that the test can freeze. */
+  function curl(server: TestServer, query = "") {
+    const url = `${server.origin}/rooms/tea/events${query}`;
+    return Bun.spawn(["curl", "-sN", "-H", "Accept: application/x-ndjson", url], { stdout: "pipe" });
+  }
+
+  test("is cut off at 1 MiB, resumes without a gap, and does not hold up the others", async () => {
+    await using server = await startServer({ args: ["--history", "1000"] });
+    await using ann = await server.joinJson("ann", { room: "tea" });
+    const slow = curl(server);
+    await eventually(async () => (await openStreams(server)) === 1, "curl is connected");
+    await using bob = await subscribe(server, "tea");
+    slow.kill("SIGSTOP");
+    const texts = Array.from({ length: 300 }, (_, i) => `${i} `.padEnd(32_768, "x"));
+    for (const text of texts) {
+      await ann.saysAndHears(text);
+      await bob.hears(says("ann", text));
+    }
+    expect(await openStreams(server)).toBe(1);
+    expect((await server.metrics()).get("hubbub_buffered_bytes")).toBe(0);
+    slow.kill("SIGCONT");
+    const output = await new Response(slow.stdout).text();
+    expect(await slow.exited).not.toBe(0);
+    const events = output
+      .split("\n")
+      .slice(0, -1)
+      .map((line) => JSON.parse(line));
+    const received = events.filter(({ type }) => type === "message");
+    expect(received.map(({ text }) => text)).toEqual(texts.slice(0, received.length));
+    expect(received.length).toBeWithin(1, texts.length);
+    await using back = await subscribe(server, "tea", { query: `?after=${received.at(-1).id}` });
+    expect(back.welcome.recovered).toBe(true);
+    await back.hears(...texts.slice(received.length).map((text) => says("ann", text)));
+  });
+
+  test("with less than that unread, is cut off after two heartbeats", async () => {
+    await using server = await startServer({ args: ["--ping-seconds", "1"] });
+    const frozen = curl(server);
+    await eventually(async () => (await openStreams(server)) === 1, "curl is connected");
+    frozen.kill("SIGSTOP");
+    const buffered = async () => (await server.metrics()).get("hubbub_buffered_bytes") ?? 0;
+    while ((await buffered()) === 0) await server.post("tea", says("ann", "x".repeat(60_000)));
+    expect(await buffered()).toBeLessThan(1024 * 1024);
+    await eventually(async () => (await openStreams(server)) === 0, "it is cut off");
+    frozen.kill("SIGKILL");
+    await frozen.exited;
+  });
+
+  test("does not fail a long replay, which waits for it", async () => {
+    await using server = await startServer({ args: ["--history", "300"] });
+    await using ann = await server.joinJson("ann", { room: "tea" });
+    const texts = Array.from({ length: 250 }, (_, i) => `${i} `.padEnd(60_000, "x"));
+    for (const text of texts) await ann.saysAndHears(text);
+    const slow = curl(server, "?history=250");
+    await eventually(async () => (await openStreams(server)) === 1, "curl is connected");
+    slow.kill("SIGSTOP");
+    await ann.saysAndHears("live");
+    expect(await openStreams(server)).toBe(1);
+    slow.kill("SIGCONT");
+    const received: unknown[] = [];
+    const decoder = new TextDecoder();
+    let text = "";
+    for await (const chunk of slow.stdout) {
+      text += decoder.decode(chunk, { stream: true });
+      const lines = text.split("\n");
+      text = lines.pop() ?? "";
+      for (const line of lines) {
+        const event = JSON.parse(line);
+        if (event.type === "message") received.push(event.text);
+      }
+      if (received.at(-1) === "live") break;
+    }
+    expect(received).toEqual([...texts, "live"]);
+    slow.kill();
+    await slow.exited;
+  });
+
+  test("on its sending side, or before the response, leaves nothing behind", async () => {
+    const store = STORES.find(({ name }) => name === "a delayed store");
+    await using server = await startServer(store ? { store } : {});
+    for (const act of ["ends", "destroys"] as const)
+      for (let i = 0; i < 20; i++) {
+        const socket = connect({ port: server.port, host: "127.0.0.1" });
+        socket.on("error", () => {});
+        socket.write(`GET /rooms/tea/events HTTP/1.1\r\nHost: localhost\r\n\r\n`, () => {
+          if (act === "ends") socket.end();
+          else setImmediate(() => socket.destroy());
+        });
+      }
+    await using stream = await subscribe(server, "tea");
+    await eventually(async () => (await openStreams(server)) === 1, "only one stream is open");
+    await stream[Symbol.asyncDispose]();
+    await eventually(async () => (await openStreams(server)) === 0, "no stream is open");
+    expect((await server.metrics()).get("hubbub_rooms")).toBe(0);
+  });
+});
+
+test("a thousand streams end with the server, complete and spread over the drain time; exit code 0", async () => {
+  const server = await startServer({ args: ["--drain-seconds", "2"] });
+  const ends: number[] = [];
+  const all = Promise.withResolvers<void>();
+  let complete = 0;
+  let welcomed = 0;
+  const count = 1000;
+  for (let i = 0; i < count; i++) {
+    let text = "";
+    await Bun.connect({
+      hostname: "127.0.0.1",
+      port: server.port,
+      socket: {
+        open: (socket) =>
+          void socket.write("GET /rooms/tea/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+        data: (socket, bytes) => {
+          const before = text;
+          text = (text + bytes.toString("latin1")).slice(-4000);
+          if (!before.includes("welcome") && text.includes("welcome")) welcomed++;
+          if (!text.endsWith("\r\n0\r\n\r\n")) return;
+          if (text.includes('"last one"')) complete++;
+          if (ends.push(performance.now()) === count) all.resolve();
+          socket.end();
+        },
+      },
+    });
+  }
+  await eventually(async () => welcomed === count, "all streams are open");
+  await server.post("tea", says("ci", "last one"));
+  const startMs = performance.now();
+  server.process.kill("SIGTERM");
+  await withDeadline(all.promise, () => `${ends.length} streams ended`);
+  expect(complete).toBe(count);
+  expect((ends.at(-1) ?? 0) - (ends[0] ?? 0)).toBeGreaterThan(500);
+  expect(ends[0] ?? 0).toBeGreaterThan(startMs);
+  expect(await server.process.exited).toBe(0);
+  expect(await server.errors).toBe("");
 });
