@@ -129,7 +129,8 @@ export class StatusLine {
     const why = words.closed.get(code ?? statusCode ?? "") ?? words.closed.get(statusCode ?? "") ?? reason;
     const needsToken = statusCode === 401 || statusCode === 4002;
     // Without a status, the browser has refused to send the token.
-    const isAboutToken = needsToken || code === "not-for-client" || (token !== "" && code === undefined);
+    const isAboutToken =
+      needsToken || code === "not-for-client" || (token !== "" && statusCode === undefined);
     if (code === "origin") this.#showForeign();
     else if (!isName(name)) this.#show(`${words.invalidName} ${words.nameRule}`, "", [chooseName]);
     else if (!isName(room)) this.#show(`${words.invalidRoom} ${words.nameRule}`, "", [chooseRoom]);

@@ -155,14 +155,15 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
     await page.shows(`[location.href, ${page.state}]`, [`${name}/client?id=ann&room=tea`, "open"]);
   });
 
-  test("where a session continues in another tab, it can be continued here", async () => {
-    await using server = await startServer();
-    using one = await openPage(server, "/client?id=ann");
+  test("where a session continues in another tab, it can be continued here, and no token is asked for", async () => {
+    await using server = await startTokenServer();
+    const token = tokens.sign("ann", ["lobby"], inSeconds(60));
+    using one = await openPage(server, `/client?token=${token}`);
     await one.shows(one.state, "open");
     const session = await one.run<string>("new URL(sockets.at(-1).url).searchParams.get('session')");
-    await using _other = await server.joinJson("ann", { session });
+    await using _other = await server.joinJson("ann", { session, token });
     await one.shows(one.line, "Replaced by a newer connection of this session. Continue here");
-    await one.shows(OFF, [true, true]);
+    await one.shows(`[${OFF}, ${ASKS_FOR_TOKEN}]`, [[true, true], false]);
     await one.click("#action");
     await one.shows(`[${one.state}, ${OFF}]`, ["open", [false, false]]);
   });
