@@ -63,7 +63,7 @@ export interface OutboxItem {
  * `reason` is a sentence that can be shown to users.
  */
 export type ConnectionState =
-  | { readonly status: "connecting" | "open" }
+  | { readonly status: "connecting" | "open"; readonly reason?: undefined }
   | { readonly status: "reconnecting"; readonly retryAt: number; readonly reason: string }
   | ClosedState;
 

@@ -60,6 +60,7 @@ export interface OutboxItem {
 export type ConnectionState =
   | {
       readonly status: "connecting" | "open";
+      readonly reason?: undefined;
     }
   | {
       readonly status: "reconnecting";
