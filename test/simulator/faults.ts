@@ -159,18 +159,17 @@ function drawActions(
     ...SERVER_FAULTS.filter(() => dice.chance(0.25)),
   ];
   const actions: Action[] = [];
-  const add = (perSecond: number, draw: () => Pick<Action, "kind" | "amount">) => {
+  const add = (perSecond: number, draw: () => readonly [kind: Action["kind"], amount: number]) => {
     for (let atMs = 0; ;) {
       atMs += (-Math.log(1 - dice.next()) * 1000) / perSecond;
       if (atMs >= endMs) return;
-      actions.push({ atMs, user: dice.whole(0, users.length - 1), ...draw() });
+      const user = dice.whole(0, users.length - 1);
+      const [kind, amount] = draw();
+      actions.push({ atMs, kind, user, amount });
     }
   };
   const burstShare = dice.pick([0, 0, 0.02]);
-  add(messagesPerSecond, () => ({
-    kind: "send",
-    amount: dice.chance(burstShare) ? dice.whole(2, MAX_BURST) : 1,
-  }));
-  if (kinds.length > 0) add(faultsPerSecond, () => ({ kind: dice.pick(kinds), amount: dice.next() }));
+  add(messagesPerSecond, () => ["send", dice.chance(burstShare) ? dice.whole(2, MAX_BURST) : 1]);
+  if (kinds.length > 0) add(faultsPerSecond, () => [dice.pick(kinds), dice.next()]);
   return actions.sort((a, b) => a.atMs - b.atMs);
 }

@@ -29,8 +29,10 @@ export interface RuleSettings {
   readonly flushMs: number;
   /** What was stored outlives the server's process. */
   readonly isPersistent: boolean;
-  /** Links without a fault may be slow consumers, or their replays too slow, so that they are closed with 1013. */
-  readonly isSlow: boolean;
+  /** Frames count as larger than they are, so that links without a fault may be slow consumers. */
+  readonly isNarrow: boolean;
+  /** Replays may be too slow for the history, so that links without a fault are closed with 1013. */
+  readonly isStoreSlow: boolean;
 }
 
 /** A message as the clients have seen it: delivered to one of them, or acknowledged with its id. */
@@ -40,6 +42,8 @@ interface Entry {
   readonly seenAt: number;
   /** When it was first written to a connection. */
   sentAt: number;
+  /** When its sender sent it; known at the end, as is its place. */
+  sentByClientAt: number;
   index: number;
 }
 
@@ -55,7 +59,7 @@ class Log {
     if (entry === undefined) {
       const other = this.idOfText.get(text);
       if (other !== undefined) world.fail(`"${text}" is stored twice in ${room}: as ${other} and ${id}`);
-      entry = { id, text, seenAt: world.time, sentAt, index: -1 };
+      entry = { id, text, seenAt: world.time, sentAt, sentByClientAt: 0, index: -1 };
       this.entries.set(id, entry);
       this.idOfText.set(text, id);
       if (isLater(id, this.newestId)) this.newestId = id;
@@ -65,9 +69,13 @@ class Log {
     return entry;
   }
 
-  sort(): void {
+  sort(sentTexts: ReadonlyMap<string, SentText>): void {
     this.sorted = [...this.entries.values()].sort((a, b) => (isLater(a.id, b.id) ? 1 : -1));
-    for (const [index, entry] of this.sorted.entries()) entry.index = index;
+    let index = 0;
+    for (const entry of this.sorted) {
+      entry.index = index++;
+      entry.sentByClientAt = sentTexts.get(entry.text)?.sentAt ?? 0;
+    }
   }
 
   /** The index of the first message after that id. */
@@ -285,7 +293,8 @@ export class Rules implements WireObserver {
   }
 
   onUntouchedClosed(link: Link, code: number, reason: string): void {
-    if (code === 1013 && this.settings.isSlow) return;
+    if (this.settings.isNarrow && (code === 1013 || code === 1006)) return;
+    if (this.settings.isStoreSlow && code === 1013) return;
     this.world.fail(`a healthy connection of ${link.clientOwner.name} was closed: ${code} ${reason}`);
   }
 
@@ -523,7 +532,8 @@ export class Rules implements WireObserver {
 
   /** Checks what can be judged only when everything is known. */
   checkAll(finalGeneration: number): void {
-    for (const generations of this.#logs.values()) for (const log of generations.values()) log.sort();
+    for (const generations of this.#logs.values())
+      for (const log of generations.values()) log.sort(this.sentTexts);
     for (const [text, { room, sentAt }] of this.sentTexts) {
       const isSeen = this.#logs
         .get(room)
@@ -623,7 +633,7 @@ export class Rules implements WireObserver {
       const entry = log.sorted[i];
       if (!entry) break;
       if (entry.seenAt <= requestedAt) least++;
-      if ((this.sentTexts.get(entry.text)?.sentAt ?? 0) <= welcomedAt) most++;
+      if (entry.sentByClientAt <= welcomedAt) most++;
     }
     return { least, most };
   }

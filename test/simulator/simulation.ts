@@ -75,9 +75,8 @@ class Simulation {
       history,
       flushMs,
       isPersistent: this.disk.isPersistent,
-      isSlow:
-        settings.store.kind === "delayed" ||
-        settings.users.some(({ profile }) => profile.bytesPerCharacter > 1),
+      isNarrow: settings.users.some(({ profile }) => profile.bytesPerCharacter > 1),
+      isStoreSlow: settings.store.kind === "delayed",
     });
     this.network = new Network(this.world, this.#owner, this.#rules);
     const surroundings = { world: this.world, network: this.network, rules: this.#rules };
