@@ -87,7 +87,7 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
   const drawn = dice.chance(CROWD_SHARE) ? CROWD : drawLoad(dice);
   const { seconds, users: userCount, messagesPerSecond, faultsPerSecond } = load ?? drawn;
   const rooms = dice.chance(0.7) ? ["tea"] : ["tea", "milk"];
-  const bytesPerCharacter = dice.chance(0.2) ? dice.pick([50, 200]) : 1;
+  const bytesPerCharacter = dice.chance(0.2) ? dice.pick([20, 60]) : 1;
   const history = dice.pick([1, 2, 5, 20, 100, 1000]);
   const profile = (): LinkProfile => ({
     delayMs: dice.pick([0.1, 1, 10, 50]),

@@ -252,7 +252,8 @@ export class Rules implements WireObserver {
   /** A shutdown answers what was accepted, and delivers what was broadcast, before it closes a connection. */
   onClosed(link: Link, code: number): void {
     const shutdownAt = link.host && this.#shutdowns.get(link.host);
-    if (code !== RESTARTING || link.touchedAt !== shutdownAt || this.settings.isSlow) return;
+    if (code !== RESTARTING || link.touchedAt !== shutdownAt) return;
+    if (this.settings.isNarrow || this.settings.isStoreSlow) return;
     if (this.stillUntil >= shutdownAt) return; // the drain time is over
     const name = link.clientOwner.name;
     const unanswered = this.#unanswered.get(link);
