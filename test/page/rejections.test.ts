@@ -58,7 +58,7 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
     await using server = await startTokenServer();
     using page = await openPage(
       server,
-      `/client?room=tea&token=${tokens.sign("mary", ["tea"], inSeconds(3))}`,
+      `/client?room=tea&token=${tokens.sign("mary", ["tea"], inSeconds(8))}`,
     );
     await page.shows(page.state, "open");
     await page.run("messageText.focus()");
