@@ -69,6 +69,19 @@ describe.skipIf(skipped !== "")(`messages on the page${skipped}`, () => {
         await page.shows("scroller.scrollWidth <= scroller.clientWidth", true);
       });
 
+  test("the corners between the messages of a group are small, wherever one goes", async () => {
+    using page = await open();
+    const corners =
+      "[...document.querySelectorAll('.bubble')].map((bubble) => { const { borderStartStartRadius: start, borderEndStartRadius: end } = getComputedStyle(bubble); return [start, end].join(' '); })";
+    const at = `${thisYear}-01-02T10:00:00`;
+    await receives(page, ["bob", at, "1"], ["bob", at, "2"], ["bob", at, "3"], ["eve", at, "4"]);
+    await page.shows(corners, ["16px 4px", "4px 4px", "4px 16px", "16px 16px"]);
+    // A line in between ends the group.
+    await page.run("Object.defineProperty(document, 'hidden', { value: true, configurable: true })");
+    await receives(page, ["eve", at, "5"]);
+    await page.shows(corners, ["16px 4px", "4px 4px", "4px 16px", "16px 16px", "16px 16px"]);
+  });
+
   test("by keyboard, each message can be reached and shows its time", async () => {
     using page = await open();
     const focused = "document.activeElement.querySelector?.('.bubble')?.textContent";
