@@ -130,7 +130,8 @@ export class Chat {
     if (mentionsMe) notifications.show(message.from, message.text ?? "");
     if (document.hidden || !scroller.isFollowing) unread.add(entry, mentionsMe);
     if (!scroller.isFollowing) scroller.countNew();
-    announcer.announce(words.announce(message.from, message.text ?? words.file));
+    const attachment = entry.querySelector(".image") ? words.image : words.file;
+    announcer.announce(words.announce(message.from, message.text ?? attachment));
   }
 
   #onReplayed(): void {

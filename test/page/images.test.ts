@@ -68,6 +68,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
       await ann.shows(IMAGES, []);
       await ann.press("Enter");
       await bob.shows(IMAGES, [[640, 480]]);
+      await bob.shows("$('announcer').textContent", "ann: Image");
       await ann.shows(`[${TRAY}, $('attachments').hidden, ${ann.pending}]`, [[], true, 0]);
       await ann.shows(IMAGES, [[640, 480]]);
       expect([...ann.complaints, ...bob.complaints]).toEqual([]);
