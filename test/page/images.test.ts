@@ -1,7 +1,7 @@
 /** Pictures and other files: into the composer, to the others, and enlarged. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { openPage, skipped, type Page } from "../support/browser.ts";
+import { LOCAL_NAME, openPage, skipped, type Page } from "../support/browser.ts";
 import { file, photo } from "../support/images.ts";
 import { startServer } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
@@ -37,7 +37,7 @@ const IMAGES =
   "[...document.querySelectorAll('.bubble img')].map((image) => image.complete && [image.naturalWidth, image.naturalHeight])";
 
 describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
-  const server = sharedServer();
+  const server = sharedServer({ args: ["--allow-host", LOCAL_NAME] });
 
   /** Two people: the other's page has an origin of its own. */
   async function openTwo(look: Parameters<typeof openPage>[2] = {}, on = server()) {
@@ -73,6 +73,16 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
       await ann.shows(IMAGES, [[640, 480]]);
       expect([...ann.complaints, ...bob.complaints]).toEqual([]);
     });
+
+  test("on a LAN address, which is not secure, pictures are shrunk and sent as well", async () => {
+    using page = await openPage(server(), `/client?id=ann&room=${newRoom()}`, { name: LOCAL_NAME });
+    await page.shows(page.busy, "false");
+    expect(await page.run("isSecureContext")).toBe(false);
+    await gives(page, "pick", photo(2000, 1000, { noise: 4 }));
+    await page.press("Enter");
+    await page.shows(`[${IMAGES}, ${page.pending}]`, [[[1600, 800]], 0]);
+    expect(page.complaints).toEqual([]);
+  });
 
   test("the button opens the browser's choice of files", async () => {
     using page = await openPage(server(), `/client?room=${newRoom()}`);
