@@ -311,10 +311,9 @@ class TextSession {
     const { world, rules } = this.surroundings;
     this.#received ??= rules.onTextOpen(this.link, this.user.room);
     if (this.#waitsSince !== Infinity) this.#waitsSince = world.time;
-    const left = /^Client #(\S+) left the chat$/.exec(line)?.[1];
-    if (left !== undefined) return rules.onLeaveAnnounced(this.link, this.user.room, left);
-    const said = /^Client #(\S+) says: (.*)$/.exec(line);
-    if (said) return this.#onBroadcast(said[1] ?? "", said[2] ?? "");
+    const [, from, said, left] = /^Client #(\S+) (?:says: (.*)|(left the chat))$/.exec(line) ?? [];
+    if (from !== undefined && left) return rules.onLeaveAnnounced(this.link, this.user.room, from);
+    if (from !== undefined) return this.#onBroadcast(from, said ?? "");
     const wrote = /^You wrote: (.*)$/.exec(line)?.[1];
     if (wrote !== undefined) return this.#onReply(wrote, "acknowledged");
     const rejected = /^Not sent \(([a-z-]+)\): (.*)$/.exec(line);
@@ -331,7 +330,7 @@ class TextSession {
     this.#received?.push(text);
     rules.checkSender(name, text, from);
     if (!text.startsWith(this.#stream)) return;
-    const own = this.#sent.find((each) => each.text === text);
+    const own = this.#sent[Number(text.slice(this.#stream.length)) - 1];
     if (own?.state === "sent") own.isEarly = true;
     else if (own?.state === "acknowledged" || own?.state === "unconfirmed") own.state = "broadcast";
     else world.fail(`${name} receives its own "${text}", which is ${own?.state}`);
