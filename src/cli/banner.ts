@@ -23,10 +23,11 @@ export async function printBanner(
   { server: { hostname = "localhost", port }, durability }: RunningServer,
   options: CliOptions,
 ): Promise<void> {
-  const { publicUrl, secretFile, store, log } = options;
+  const { publicUrl, secretFile, publicKeyFile, store, log } = options;
+  const needsToken = secretFile.length > 0 || publicKeyFile.length > 0;
   const [address = "", ...others] = ownOrigins(options, hostname, port).map((origin) => `${origin}/client`);
-  const isOpen = !secretFile && !isLocalOnly(options);
-  const audience = secretFile
+  const isOpen = !needsToken && !isLocalOnly(options);
+  const audience = needsToken
     ? "anyone with a token"
     : isOpen
       ? "anyone who can reach it, under any name"
@@ -36,13 +37,13 @@ export async function printBanner(
   } else if (isTerminal()) {
     console.log(`Hubbub ${version}\n\n  ${address}${publicUrl ? `  (port ${port} on this machine)` : ""}`);
     for (const other of others) console.log(`  ${other}  (from your network)`);
-    if (!isLocalOnly({ host: options.host, publicUrl: undefined }) && !secretFile && Bun.enableANSIColors) {
+    if (!isLocalOnly({ host: options.host, publicUrl: undefined }) && !needsToken && Bun.enableANSIColors) {
       const origin = await sharedOrigin(options, hostname, port);
       if (origin) for (const line of qrLines(`${origin}/client`, process.stdout.columns)) console.log(line);
     }
     console.log(`\nMessages are stored ${durability}.`);
     console.log(
-      `Who can join: ${audience}${secretFile ? " (hubbub token NAME makes a link with one)" : ""}.`,
+      `Who can join: ${audience}${secretFile.length > 0 ? " (hubbub token NAME makes a link with one)" : ""}.`,
     );
     console.log("Press Ctrl+C to stop.");
   } else {

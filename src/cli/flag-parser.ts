@@ -14,10 +14,16 @@ export interface Flag<T> {
   readonly help: string;
   /** A second environment variable. */
   readonly alsoEnv?: string;
-  /** May be given more than once; `parse` receives all values, separated by spaces. */
+  /** May be given more than once; `parse` receives all values, a line each. */
   readonly repeatable?: true;
   /** @param source the flag or the environment variable that the value comes from */
-  parse(text: string, source: string): { readonly value: T } | { readonly expected: string };
+  parse(text: string, source: string): { readonly value: T } | Invalid;
+}
+
+interface Invalid {
+  readonly expected: string;
+  /** Which of several values is invalid. */
+  readonly got?: string;
 }
 
 export function flag<T>(flag: Flag<T>): Flag<T> {
@@ -54,7 +60,7 @@ export function parseFlags<T extends FlagTable>(table: T, argv: readonly string[
       const value = inlineValue ?? (flag.value ? rest.shift() : undefined) ?? "";
       const before = given.get(name);
       if (before !== undefined && !flag.repeatable) repeated.add(name);
-      else given.set(name, before === undefined ? value : `${before} ${value}`);
+      else given.set(name, before === undefined ? value : `${before}\n${value}`);
     } else if (argument === "--") positionals.push(...rest.splice(0));
     else if (flagText === undefined || argument === "-") positionals.push(argument);
     else if (kind) return { kind };
@@ -75,7 +81,7 @@ export function parseFlags<T extends FlagTable>(table: T, argv: readonly string[
     provided.add(key);
     const result = flag.parse(found, source);
     if ("value" in result) return [key, result.value];
-    errors.push(`${source}: expected ${result.expected}${describeGiven(source, found)}`);
+    errors.push(`${source}: expected ${result.expected}${describeGiven(source, result.got ?? found)}`);
     return [key, flag.fallback];
   });
   // Each value comes from the parser of its own flag, which the type of Object.fromEntries cannot express.
@@ -176,6 +182,32 @@ export function list<T>(
   });
 }
 
+/** Files: the flag may be repeated, and an environment variable may hold several, separated by commas. */
+export function files<T extends object>(
+  help: string,
+  read: (file: string, source: string) => T | Invalid,
+  more: Partial<Flag<readonly T[]>> = {},
+) {
+  return flag<readonly T[]>({
+    value: "FILE",
+    fallback: [],
+    defaultText: "none",
+    repeatable: true,
+    help: `${help}; repeatable`,
+    parse(text, source) {
+      const values: T[] = [];
+      const isList = source !== this.alsoEnv;
+      for (const file of isList ? text.split(source.startsWith("--") ? "\n" : /\s*,\s*/) : [text]) {
+        const value = read(file, source);
+        if ("expected" in value) return { expected: value.expected, got: file };
+        values.push(value);
+      }
+      return { value: values };
+    },
+    ...more,
+  });
+}
+
 export function toggle(help: string) {
   return flag<boolean>({
     fallback: false,
@@ -213,16 +245,5 @@ export function readPem(file: string, label: RegExp, what: string) {
     return label.test(value) ? { value } : { expected: what };
   } catch {
     return { expected: "a readable file" };
-  }
-}
-
-/** The bytes of a file, without the line break that an editor appends. Undefined if the file cannot be read. */
-export function readSecret(file: string): Buffer | undefined {
-  try {
-    const bytes = lazyFs().readFileSync(file);
-    const hasNewline = bytes.at(-1) === 0x0a;
-    return bytes.subarray(0, bytes.length - (hasNewline ? (bytes.at(-2) === 0x0d ? 2 : 1) : 0));
-  } catch {
-    return undefined;
   }
 }

@@ -4,6 +4,7 @@ import {
   allowedOriginOf,
   didYouMean,
   envName,
+  files,
   flag,
   flagName,
   list,
@@ -12,7 +13,6 @@ import {
   parseFlags,
   parseOrigin,
   readPem,
-  readSecret,
   toggle,
   type Env,
   type Flag,
@@ -21,8 +21,9 @@ import {
 import type { LogFormat } from "../ops/log.ts";
 import { parseName } from "../protocol/names.ts";
 import { isStoreUrl } from "../store/open.ts";
+import { parseSecret, readKeyFile, type KeySource } from "../auth/key-files.ts";
 import { parseRoomPattern } from "../auth/room-patterns.ts";
-import { MIN_SECRET_BYTES, RIGHTS } from "../auth/tokens.ts";
+import { RIGHTS } from "../auth/tokens.ts";
 
 /** In the order of `--help` and of the table in README.md, which a test compares with this one. */
 export const serverFlagGroups = {
@@ -81,17 +82,15 @@ export const serverFlagGroups = {
     ),
     listRooms: toggle("list all rooms at /rooms, not only those asked for by name"),
     openMetrics: toggle("serve /metrics to anyone, not only to this machine"),
-    secretFile: optional<Buffer>("FILE", "require tokens signed with the secret in this file", {
-      defaultText: "none: no tokens",
-      alsoEnv: "HUBBUB_SECRET",
-      parse(text, source) {
-        const secret = source === "HUBBUB_SECRET" ? Buffer.from(text) : readSecret(text);
-        if (!secret) return { expected: "a readable file" };
-        return secret.length >= MIN_SECRET_BYTES
-          ? { value: secret }
-          : { expected: `a secret of at least ${MIN_SECRET_BYTES} bytes` };
-      },
-    }),
+    secretFile: files<KeySource>(
+      "secret that verifies tokens; the first one signs them",
+      (text, source) =>
+        source === "HUBBUB_SECRET" ? parseSecret(Buffer.from(text)) : readKeyFile("secret", text),
+      { defaultText: "none: no tokens", alsoEnv: "HUBBUB_SECRET" },
+    ),
+    publicKeyFile: files<KeySource>("public keys that verify tokens: PEM, JWK or JWKS", (file) =>
+      readKeyFile("public", file),
+    ),
   },
   Limits: {
     maxMessageBytes: number(65_536, [1, 131_072], "largest message in bytes, text counted as UTF-8"),
@@ -142,7 +141,12 @@ export type CliOptions = FlagValues<typeof serverFlags>;
 export type CliCommand =
   | { readonly kind: "serve"; readonly options: CliOptions; readonly warnings: readonly string[] }
   | { readonly kind: "join"; readonly address: URL; readonly token: string | undefined }
-  | { readonly kind: "token"; readonly client: string; readonly options: CliOptions & TokenOptions }
+  | {
+      readonly kind: "token";
+      readonly client: string;
+      readonly secret: Buffer;
+      readonly options: CliOptions & TokenOptions;
+    }
   | { readonly kind: "help"; readonly about: "serve" | "join" | "token" }
   | { readonly kind: "version" }
   | { readonly kind: "invalid"; readonly errors: readonly string[] };
@@ -218,8 +222,9 @@ function readToken(argv: readonly string[], env: Env): CliCommand {
   else if ("detail" in id) errors.push(`token: ${id.detail}`);
   if (!read.provided.has("secretFile"))
     errors.push("token: expected the server's secret in --secret-file or HUBBUB_SECRET");
-  if (errors.length > 0 || "detail" in id) return { kind: "invalid", errors };
-  return { kind: "token", client: id.name, options };
+  const [secret] = options.secretFile;
+  if (errors.length > 0 || "detail" in id || !secret) return { kind: "invalid", errors };
+  return { kind: "token", client: id.name, secret: secret.content, options };
 }
 
 function readJoin(argv: readonly string[], env: Env): CliCommand {

@@ -12,13 +12,13 @@ const DAY_SECONDS = 24 * 60 * 60;
  * easy to cut off.
  */
 export function tokenUrl(
-  { client, options }: Extract<CliCommand, { kind: "token" }>,
+  { client, secret, options }: Extract<CliCommand, { kind: "token" }>,
   clock: Pick<Clock, "now">,
 ): string {
-  const { host, port, secretFile = Buffer.of(), room, can, days } = options;
+  const { host, port, room, can, days } = options;
   const [origin] = ownOrigins(options, host, port);
   const expiresSeconds = Math.floor(clock.now() / 1000) + days * DAY_SECONDS;
-  const token = new TokenSigner(secretFile).sign(client, room, expiresSeconds, can);
+  const token = new TokenSigner(secret).sign(client, room, expiresSeconds, can);
   const path = can.includes("metrics") && !can.includes("read") ? "metrics" : "client";
   // A link opens one room, which a pattern does not name.
   const named = room.find((name) => !name.endsWith("*"));

@@ -2,11 +2,11 @@
 
 import { isIpAddress, isLoopback } from "./client-address.ts";
 import type { ServerOptions } from "./options.ts";
-import { HttpProblem } from "./problem.ts";
+import { HttpProblem, protocolProblem } from "./problem.ts";
 import { offeredProtocols, queryParams } from "./request.ts";
 import { coversRoom, ALL_ROOMS } from "../auth/room-patterns.ts";
-import { DEFAULT_RIGHTS, TokenSigner, type Claims } from "../auth/tokens.ts";
-import { protocolProblem } from "./problem.ts";
+import { Keyring, type VerifiedToken } from "../auth/keyring.ts";
+import { DEFAULT_RIGHTS, type Claims } from "../auth/tokens.ts";
 import type { Right } from "../protocol/events.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyOs } from "../util/lazy-node.ts";
@@ -30,22 +30,22 @@ const PROXY_HEADERS = [
 const TOKEN_PROTOCOL_PREFIX = "token.";
 
 /** What a client may do, where and until when; with a token, under which client id. */
-export type Grant = Omit<Claims, "client"> & Partial<Claims>;
+export type Grant = Omit<Claims, "client"> & Partial<VerifiedToken>;
 
 const OPEN: Grant = { rooms: ALL_ROOMS, can: DEFAULT_RIGHTS, expiresMs: Infinity };
 
 export class AccessControl {
-  /** If there is a secret, a token is required. */
-  readonly #tokens: TokenSigner | undefined;
+  /** If there are keys, a token is required. */
+  readonly keyring: Keyring;
 
   constructor(
     private readonly options: Pick<
       ServerOptions,
-      "publicUrl" | "allowHost" | "allowOrigin" | "openMetrics" | "secretFile"
+      "publicUrl" | "allowHost" | "allowOrigin" | "openMetrics" | "secretFile" | "publicKeyFile"
     >,
     private readonly clock: Clock,
   ) {
-    this.#tokens = options.secretFile && new TokenSigner(options.secretFile);
+    this.keyring = new Keyring([...options.secretFile, ...options.publicKeyFile]);
   }
 
   /**
@@ -85,10 +85,10 @@ export class AccessControl {
     target: { readonly client?: string; readonly room?: string; readonly right?: Right } = {},
   ): Grant {
     const { client, room, right = "read" } = target;
-    if (!this.#tokens) return OPEN;
+    if (this.keyring.isEmpty) return OPEN;
     const token = tokenOf(url, headers);
     if (!token) throw new HttpProblem("no-token", "A token is required. Ask this server's operator for one.");
-    const claims = this.#tokens.verify(token, this.clock.now());
+    const claims = this.keyring.verify(token, this.clock.now());
     if ("detail" in claims) throw new HttpProblem(claims.code, claims.detail);
     const { rooms, can } = claims;
     if (client !== undefined && client !== claims.client)
@@ -123,7 +123,7 @@ export class AccessControl {
     const isLocal =
       isLoopback(peerAddress) && !isProxied && isLoopbackName(hostName(headers.get("host") ?? ""));
     if (isLocal || this.options.openMetrics) return;
-    if (!this.#tokens)
+    if (this.keyring.isEmpty)
       throw new HttpProblem(
         "not-local",
         "Metrics are available only on the machine itself; behind a proxy, only with a token or --open-metrics.",

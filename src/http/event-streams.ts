@@ -47,7 +47,7 @@ export class EventStreams {
     const { sockets, hub, topics } = this;
     const { access, addresses } = this.router;
     const room = requireName("room", request.params.room);
-    const { expiresMs } = access.authorize(request, { room });
+    const { expiresMs, key } = access.authorize(request, { room });
     const streamRequest = {
       ...parseStreamRequest(room, request, this.options.history),
       retryMs: this.#retryMs(),
@@ -81,7 +81,7 @@ export class EventStreams {
         logEvent("disconnected", { ...fields, reason });
       },
     };
-    const data = { connection: undefined, addressGroup, expiresMs, missedPongs: 0, pingedMs: 0 };
+    const data = { connection: undefined, addressGroup, expiresMs, key, missedPongs: 0, pingedMs: 0 };
     const socket = new StreamSocket(data, topics, codec.heartbeat, handlers);
     server.timeout(request, 0);
     this.#count++;

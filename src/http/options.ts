@@ -1,3 +1,5 @@
+import type { KeySource } from "../auth/key-files.ts";
+
 /** What the operator can set for the HTTP server. The command line produces it. */
 export interface ServerOptions {
   readonly host: string;
@@ -18,8 +20,9 @@ export interface ServerOptions {
   readonly listRooms: boolean;
   /** `/metrics` answers anyone. */
   readonly openMetrics: boolean;
-  /** The secret that signs tokens; without one, no tokens are required. */
-  readonly secretFile: Buffer | undefined;
+  /** Keys that verify tokens; without any, here and below, no tokens are required. */
+  readonly secretFile: readonly KeySource[];
+  readonly publicKeyFile: readonly KeySource[];
   /** Messages per room replayed to newcomers. */
   readonly history: number;
   readonly maxMessageBytes: number;

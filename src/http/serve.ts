@@ -113,6 +113,7 @@ export async function serve(
     },
   });
   sockets.startPinging();
+  access.keyring.watch(clock, closeRevoked);
   monitorEventLoop(clock);
   watchDescriptors(server, bodies, descriptors, clock);
   register("gauge", "hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
@@ -123,6 +124,10 @@ export async function serve(
   const buffered = "Bytes sent that clients have not read yet.";
   register("gauge", "hubbub_buffered_bytes", buffered, () => sockets.bufferedBytes);
   register("gauge", "hubbub_store_ready", "1 while messages can be stored.", () => Number(hub.isReady));
+
+  function closeRevoked(): void {
+    sockets.closeRevoked((key) => access.keyring.has(key));
+  }
 
   /** For invitations. It is looked up each time, because a laptop changes networks. */
   async function address({ headers }: Request): Promise<Response> {
@@ -152,6 +157,7 @@ export async function serve(
   return {
     server,
     durability: hub.store.durability,
+    ...(access.keyring.hasFiles && { reloadKeys: () => access.keyring.reload() && closeRevoked() }),
     shutDown: () => shutDown(server, hub, sockets, drainSeconds, clock),
   };
 }

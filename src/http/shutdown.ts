@@ -13,6 +13,8 @@ export interface RunningServer {
   readonly server: Bun.Server<SocketData>;
   /** Where messages are stored, and how durably: the end of a sentence for the operator. */
   readonly durability: string;
+  /** Reads the files of keys again; undefined if there are none. */
+  reloadKeys?(): void;
   /** Closes all connections; resolves once everything accepted is stored. @returns whether every step succeeded */
   shutDown(): Promise<boolean>;
 }
@@ -58,19 +60,20 @@ export async function shutDown(
 }
 
 /**
- * The first signal shuts down, the second exits at once. SIGHUP, which a closed terminal sends, is ignored for a
- * server that was not started on one: there it means "reload", not "stop".
+ * The first signal shuts down, the second exits at once. SIGHUP, which a closed terminal sends, reloads the keys of a
+ * server that was not started on one; without files of keys, it is ignored.
  */
-export function installSignalHandlers({ server, shutDown }: RunningServer, isOnTerminal: boolean): void {
+export function installSignalHandlers(running: RunningServer, isOnTerminal: boolean): void {
   let isStopping = false;
   const onSignal = () => {
     if (isStopping) {
-      void server.stop(true);
+      void running.server.stop(true);
       process.exit(1);
     }
     isStopping = true;
-    void shutDown().then((hasSucceeded) => process.exit(hasSucceeded ? 0 : 1));
+    void running.shutDown().then((hasSucceeded) => process.exit(hasSucceeded ? 0 : 1));
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGQUIT"] as const) process.on(signal, onSignal);
-  process.on("SIGHUP", isOnTerminal ? onSignal : () => logEvent("ignored", { signal: "SIGHUP" }));
+  const reload = running.reloadKeys ?? (() => logEvent("ignored", { signal: "SIGHUP" }));
+  process.on("SIGHUP", isOnTerminal ? onSignal : reload);
 }

@@ -2,6 +2,7 @@
 
 import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
+import type { Key } from "../auth/keys.ts";
 import type { Connection } from "../chat/connection.ts";
 import { closeSocket, type ConnectionSocket, type DisconnectReason } from "../chat/socket.ts";
 import { logEvent } from "../ops/log.ts";
@@ -31,6 +32,8 @@ export interface SocketData {
   readonly addressGroup: string;
   /** When its token expires: Unix time in milliseconds, or Infinity. */
   readonly expiresMs: number;
+  /** The key that verified its token. */
+  readonly key: Key | undefined;
   expiryTimer?: Timer;
   missedPongs: number;
   /** When it was pinged last, on the clock's `elapsed`. */
@@ -169,6 +172,12 @@ export class SocketRegistry {
       for (const socket of this.#open.values().take(count).toArray()) closeSocket(socket, "restarting");
       await this.clock.sleep(CLOSE_INTERVAL_MS);
     }
+  }
+
+  /** Closes the sockets whose tokens are no longer valid, since their key was removed. */
+  closeRevoked(isValid: (key: Key) => boolean): void {
+    for (const socket of this.#open)
+      if (socket.data.key && !isValid(socket.data.key)) closeSocket(socket, "revoked");
   }
 
   get size(): number {

@@ -60,7 +60,7 @@ export class Upgrader {
   ): Promise<Response | undefined> {
     const { headers } = request;
     const addressGroup = this.router.addresses.groupOf(request, server);
-    const { expiresMs, can } = this.router.access.authorize(request, joinRequest);
+    const { can, expiresMs, key } = this.router.access.authorize(request, joinRequest);
     this.sockets.admit(addressGroup);
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") throw upgradeRequired();
 
@@ -73,7 +73,7 @@ export class Upgrader {
           { ...joinRequest, can: RIGHTS.filter((right) => can.has(right)) },
           this.#messageBucket(addressGroup),
         ));
-      const data = { connection, addressGroup, expiresMs, missedPongs: 0, pingedMs: 0 };
+      const data = { connection, addressGroup, expiresMs, key, missedPongs: 0, pingedMs: 0 };
       // Without this header Bun accepts the first subprotocol offered.
       const protocol = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };
       isUpgraded = server.upgrade(request, { data, headers: protocol });

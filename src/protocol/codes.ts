@@ -29,6 +29,7 @@ export const CLOSE_CODES = {
   historyUnavailable: [1013, "The history is unavailable. Reconnect and resume."],
   replaced: [4001, "Replaced by a newer connection of this session."],
   expired: [4002, "The token has expired. Reconnect with a new one."],
+  revoked: [4002, "The token is no longer valid. Reconnect with a new one."],
 } as const;
 
 export type CloseReason = keyof typeof CLOSE_CODES;

@@ -11,3 +11,7 @@ export function lazyOs(): typeof import("node:os") {
 export function lazyTty(): typeof import("node:tty") {
   return process.getBuiltinModule("node:tty");
 }
+
+export function lazyCrypto(): typeof import("node:crypto") {
+  return process.getBuiltinModule("node:crypto");
+}

@@ -24,7 +24,14 @@ class FakeServerSocket extends FakeSocket implements ServerSocket {
 
   constructor(connection?: Connection) {
     super(new Map());
-    this.data = { connection, addressGroup: "192.0.2.1", expiresMs: Infinity, missedPongs: 0, pingedMs: 0 };
+    this.data = {
+      connection,
+      addressGroup: "192.0.2.1",
+      expiresMs: Infinity,
+      key: undefined,
+      missedPongs: 0,
+      pingedMs: 0,
+    };
   }
 
   override ping(): number {

@@ -236,7 +236,8 @@ test("they are not available to another machine that sends Host: localhost", () 
     allowHost: [],
     allowOrigin: [],
     openMetrics: false,
-    secretFile: undefined,
+    secretFile: [],
+    publicKeyFile: [],
   };
   const access = new AccessControl(options, systemClock);
   const request = new Request("http://localhost/metrics", { headers: { Host: "localhost" } });

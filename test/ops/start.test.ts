@@ -6,6 +6,7 @@ import { helpText, optionsTableRows } from "../../src/cli/help.ts";
 import { ownOrigins } from "../../src/http/origins.ts";
 import { serverFlags, parseCommand, tokenFlags, type CliOptions } from "../../src/cli/parse-command.ts";
 import { encodeQr, type QrCode } from "../../src/util/qr.ts";
+import { secretSource } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
 import { eventually } from "../support/deadline.ts";
@@ -22,7 +23,8 @@ const DEFAULTS: CliOptions = {
   allowOrigin: [],
   listRooms: false,
   openMetrics: false,
-  secretFile: undefined,
+  secretFile: [],
+  publicKeyFile: [],
   maxMessageBytes: 65_536,
   messageRate: 0,
   messageBurst: 1000,
@@ -76,7 +78,7 @@ describe("options", () => {
       { HUBBUB_ALLOW_ORIGIN: "https://a.example, https://b.example" },
       { ...DEFAULTS, allowOrigin: ["https://a.example", "https://b.example"] },
     ],
-    [[], { HUBBUB_SECRET: SECRET }, { ...DEFAULTS, secretFile: Buffer.from(SECRET) }],
+    [[], { HUBBUB_SECRET: SECRET }, { ...DEFAULTS, secretFile: [secretSource(SECRET)] }],
     [["--message-rate", "7", "--ping-seconds=1"], {}, { ...DEFAULTS, messageRate: 7, pingSeconds: 1 }],
     [
       ["--host=0.0.0.0", "--message-rate=0"],
@@ -132,7 +134,7 @@ describe("options", () => {
   test("the command line overrides the environment", () => {
     expect(parseCommand(["--port", "1"], { HUBBUB_PORT: "2", PORT: "3" })).toHaveProperty("options.port", 1);
     const command = parseCommand(["--secret-file", import.meta.path], { HUBBUB_SECRET: SECRET });
-    expect(command).not.toHaveProperty("options.secretFile", Buffer.from(SECRET));
+    expect(command).toMatchObject({ options: { secretFile: [{ file: import.meta.path }] } });
     expect(command.kind).toBe("serve");
   });
 

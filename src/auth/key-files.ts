@@ -1,0 +1,61 @@
+/** Files of keys: a secret, or public keys. */
+
+import { lazyFs } from "../util/lazy-node.ts";
+import { Secret, type InvalidKeys, type Keys } from "./keys.ts";
+import { parsePublicKeys } from "./public-keys.ts";
+
+/** The size of the hash: the minimum that RFC 7518, section 3.2 requires. */
+export const MIN_SECRET_BYTES = 32;
+
+/** `secret` is a file whose text is one secret, `public` a file of public keys. */
+type KeyKind = "secret" | "public";
+
+/** Keys, and where they come from. */
+export interface KeySource {
+  readonly kind: KeyKind;
+  /** Undefined for a secret in the environment. */
+  readonly file: string | undefined;
+  readonly content: Buffer;
+  readonly keys: Keys;
+}
+
+export function readKeyFile(kind: KeyKind, file: string): KeySource | InvalidKeys {
+  let content: Buffer;
+  try {
+    content = lazyFs().readFileSync(file);
+  } catch {
+    return { expected: "a readable file" };
+  }
+  return kind === "secret"
+    ? parseSecret(withoutLineBreak(content), file)
+    : parsed(kind, file, content, parsePublicKeys(content.toString()));
+}
+
+/** @param file undefined for a secret in the environment */
+export function parseSecret(content: Buffer, file?: string): KeySource | InvalidKeys {
+  if (content.includes("-----BEGIN "))
+    return { expected: "a secret that nobody else knows; public keys belong to --public-key-file" };
+  if (content.length < MIN_SECRET_BYTES)
+    return { expected: `a secret of at least ${MIN_SECRET_BYTES} bytes` };
+  return parsed("secret", file, content, [new Secret(content)]);
+}
+
+function parsed(
+  kind: KeyKind,
+  file: string | undefined,
+  content: Buffer,
+  keys: Keys | InvalidKeys,
+): KeySource | InvalidKeys {
+  return "expected" in keys ? keys : { kind, file, content, keys };
+}
+
+/** An editor appends one. */
+function withoutLineBreak(bytes: Buffer): Buffer {
+  const hasNewline = bytes.at(-1) === 0x0a;
+  return bytes.subarray(0, bytes.length - (hasNewline ? (bytes.at(-2) === 0x0d ? 2 : 1) : 0));
+}
+
+/** Whether the file can be read more than once, unlike a pipe. */
+export function isReadableAgain(file: string): boolean {
+  return lazyFs().statSync(file, { throwIfNoEntry: false })?.isFile() !== false;
+}

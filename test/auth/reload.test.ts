@@ -1,0 +1,200 @@
+/** Keys are rotated while the server runs: files are read again every 10 s, and on SIGHUP. */
+
+import { describe, expect, jest, setDefaultTimeout, test } from "bun:test";
+import { generateKeyPairSync, sign } from "node:crypto";
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { readKeyFile } from "../../src/auth/key-files.ts";
+import { Keyring } from "../../src/auth/keyring.ts";
+import { TokenSigner } from "../../src/auth/tokens.ts";
+import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+import { systemClock } from "../../src/util/clock.ts";
+import { eventually } from "../support/deadline.ts";
+import { useFakeTime } from "../support/fake-time.ts";
+import { makeToken } from "../support/keys.ts";
+import { startServer } from "../support/server.ts";
+
+setDefaultTimeout(60_000);
+
+const [OLD, NEW] = ["the old secret, of thirty-two bytes", "the new secret, of thirty-two bytes"];
+const REVOKED = { code: 4002, reason: "The token is no longer valid. Reconnect with a new one." };
+const later = () => Math.floor(Date.now() / 1000) + 600;
+const tokenOf = (client: string, secret: string) =>
+  new TokenSigner(Buffer.from(secret)).sign(client, [], later());
+
+/** A folder for files of keys, which are replaced at once, as a careful operator does. */
+class Folder implements Disposable {
+  readonly path = mkdtempSync(join(tmpdir(), "hubbub keys, "));
+
+  write(name: string, text: string): string {
+    const file = join(this.path, name);
+    writeFileSync(`${file}.new`, text);
+    renameSync(`${file}.new`, file);
+    return file;
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.path, { recursive: true });
+  }
+}
+
+describe("a keyring", () => {
+  useFakeTime();
+
+  function watch(...files: string[]) {
+    const sources = files.map((file) => {
+      const source = readKeyFile(file.endsWith("pem") ? "public" : "secret", file);
+      if ("expected" in source) throw new Error(source.expected);
+      return source;
+    });
+    const ring = new Keyring(sources);
+    const changes: true[] = [];
+    ring.watch(systemClock, () => changes.push(true));
+    const accepts = (secret: string) => !("detail" in ring.verify(tokenOf("ann", secret), Date.now()));
+    return { ring, changes, accepts };
+  }
+
+  test("reads its files every 10 s, and says when a key has changed", () => {
+    using folder = new Folder();
+    const file = folder.write("secret", OLD);
+    const { changes, accepts } = watch(file);
+    folder.write("secret", NEW);
+    jest.advanceTimersByTime(9_999);
+    expect([accepts(OLD), accepts(NEW), changes.length]).toEqual([true, false, 0]);
+    jest.advanceTimersByTime(1);
+    expect([accepts(OLD), accepts(NEW), changes.length]).toEqual([false, true, 1]);
+    folder.write("secret", `${NEW}\n`); // the same key
+    jest.advanceTimersByTime(20_000);
+    expect([accepts(NEW), changes.length]).toEqual([true, 1]);
+  });
+
+  test("keeps the keys of a file that is missing, empty, too short or broken, and takes the next good ones", () => {
+    using folder = new Folder();
+    const file = folder.write("secret", OLD);
+    const { publicKey } = generateKeyPairSync("ed25519");
+    const pem = folder.write("key.pem", String(publicKey.export({ type: "spki", format: "pem" })));
+    const { ring, changes, accepts } = watch(file, pem);
+    const id = readKeyFile("public", pem);
+    if ("expected" in id) throw new Error(id.expected);
+    for (const text of ["", "short", "-----BEGIN PUBLIC KEY-----", "\0"]) {
+      folder.write("secret", text);
+      folder.write("key.pem", text);
+      jest.advanceTimersByTime(10_000);
+      expect([accepts(OLD), ring.has(id.keys[0]), changes.length]).toEqual([true, true, 0]);
+    }
+    rmSync(file);
+    jest.advanceTimersByTime(10_000);
+    expect([accepts(OLD), changes.length]).toEqual([true, 0]);
+    folder.write("secret", NEW);
+    jest.advanceTimersByTime(10_000);
+    expect([accepts(OLD), accepts(NEW), ring.has(id.keys[0]), changes.length]).toEqual([
+      false,
+      true,
+      true,
+      1,
+    ]);
+  });
+
+  test("verifies with every secret", () => {
+    using folder = new Folder();
+    const { accepts } = watch(folder.write("a", OLD), folder.write("b", NEW));
+    expect([accepts(OLD), accepts(NEW), accepts(`${OLD}.`)]).toEqual([true, true, false]);
+  });
+});
+
+test("SIGHUP reloads: connections whose key is gone are closed with 4002, others stay", async () => {
+  using folder = new Folder();
+  const issuer = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  const secret = folder.write("secret", OLD);
+  const jwks = (...keys: object[]) => folder.write("jwks.json", JSON.stringify({ keys }));
+  const jwk = issuer.publicKey.export({ format: "jwk" });
+  const args = ["--log", "text", "--secret-file", secret, "--public-key-file", jwks(jwk)];
+  await using server = await startServer({ args });
+  const signed = makeToken({ alg: "ES256" }, { sub: "mary", aud: "hubbub", exp: later() }, (text) =>
+    sign("sha256", Buffer.from(text), { key: issuer.privateKey, dsaEncoding: "ieee-p1363" }),
+  );
+  const old = tokenOf("ann", OLD);
+  const peers = [
+    await server.open(`/ws/ann?token=${old}`),
+    await server.open(`/ws/ann?token=${old}`, { "Sec-WebSocket-Protocol": SUBPROTOCOL }),
+    await server.open(`/websocket?token=${old}`),
+  ];
+  await using mary = await server.open(`/ws/mary?token=${signed}`);
+
+  folder.write("secret", "too short");
+  server.process.kill("SIGHUP");
+  folder.write("secret", `${NEW}\r\n`);
+  const isNew = async () => (await server.get(`/ws/bob?token=${tokenOf("bob", NEW)}`)).status === 426;
+  await eventually(async () => {
+    server.process.kill("SIGHUP");
+    return isNew();
+  }, "the new secret is used");
+  for (const peer of peers) expect(await peer.closes()).toEqual(REVOKED);
+  expect((await server.get(`/ws/ann?token=${old}`)).status).toBe(401);
+  await mary.hears("Client #ann left the chat");
+
+  const other = generateKeyPairSync("ed25519").publicKey.export({ format: "jwk" });
+  jwks(other);
+  server.process.kill("SIGHUP");
+  expect(await mary.closes()).toEqual(REVOKED);
+  server.process.kill("SIGTERM");
+  await server.process.exited;
+  const log = await server.output;
+  expect(log).toMatch(/ keys reloaded file="?.*secret"? keys=1$/m);
+  expect(log).toMatch(/ keys reloaded file="?.*jwks\.json"? keys=1$/m);
+  expect(log).not.toContain(OLD);
+  expect(log).not.toContain(NEW);
+});
+
+test("a bad file is logged, with what is wrong and not what is in it", async () => {
+  using folder = new Folder();
+  const args = ["--log", "text", "--secret-file", folder.write("secret", OLD)];
+  await using server = await startServer({ args });
+  await using ann = await server.open(`/ws/ann?token=${tokenOf("ann", OLD)}`);
+  folder.write("secret", "confidential");
+  server.process.kill("SIGHUP");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  server.process.kill("SIGTERM");
+  await server.process.exited;
+  const log = await server.output;
+  expect(log).toMatch(/ keys rejected file=.*secret"? expected="a secret of at least 32 bytes"/m);
+  expect(log).not.toContain("confidential");
+});
+
+test("files are checked when the server starts: names may have blanks and commas, the environment separates by commas", async () => {
+  using folder = new Folder();
+  const [a, b] = [folder.write("a", OLD), folder.write("b", NEW)];
+  const source = `${import.meta.dir}/../../src/server.ts`;
+  const run = (args: string[], env = {}) =>
+    Bun.$`${process.execPath} ${source} token ann ${args}`
+      .env({ ...process.env, ...env })
+      .quiet()
+      .nothrow();
+  const signedBy = async (args: string[], env = {}) => {
+    const token = new URL(`${(await run(args, env)).stdout}`.trim()).searchParams.get("token") ?? "";
+    return [OLD, NEW].filter((secret) => {
+      const [header, claims, signature] = token.split(".");
+      return (
+        new Bun.CryptoHasher("sha256", secret).update(`${header}.${claims}`).digest("base64url") === signature
+      );
+    });
+  };
+  expect(await signedBy(["--secret-file", a, "--secret-file", b])).toEqual([OLD]);
+  expect(await signedBy(["--secret-file", b, "--secret-file", a])).toEqual([NEW]);
+  using plain = new Folder();
+  const short = mkdtempSync(join(tmpdir(), "hubbub-"));
+  const [c, d] = [join(short, "c"), join(short, "d")];
+  writeFileSync(c, OLD);
+  writeFileSync(d, NEW);
+  expect(await signedBy([], { HUBBUB_SECRET_FILE: `${d}, ${c}` })).toEqual([NEW]);
+  rmSync(short, { recursive: true });
+  const bad = plain.write("bad", "too short");
+  const { exitCode, stderr } = await run(["--secret-file", a, "--secret-file", bad, "--public-key-file", b]);
+  expect([exitCode, `${stderr}`]).toEqual([
+    2,
+    `--secret-file: expected a secret of at least 32 bytes, got ${JSON.stringify(bad)}\n` +
+      `--public-key-file: expected public keys (Ed25519, P-256 or RSA) in PEM, as a JWK or a JWKS, got ${JSON.stringify(b)}\n`,
+  ]);
+});
