@@ -29,6 +29,14 @@ describe.each(SIDES)("%s", (side) => {
     },
   );
 
+  test.concurrent("delivers each message to everyone, event streams included", async () => {
+    const clients = 20; // of which two send
+    using server = await Server.start(side);
+    using crowd = await Crowd.gather(server.port, "sse", clients);
+    const { messages, deliveries } = await crowd.run(RATE, server.cpuSeconds);
+    expect([messages, deliveries]).toEqual([61, 61 * clients]);
+  });
+
   test.concurrent("answers each message on the echo", async () => {
     using server = await Server.start(side);
     using crowd = await Crowd.gather(server.port, "echo", CLIENTS);

@@ -73,7 +73,7 @@ function spoken({ scenario, wire, ratio }: Result): string {
 }
 
 function wireName(wire: Result["wire"]): string {
-  return { text: "text", json: "JSON", echo: "" }[wire];
+  return { text: "text", json: "JSON", sse: "SSE", echo: "" }[wire];
 }
 
 function escape(text: string): string {

@@ -6,7 +6,8 @@
 
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 
-export type Wire = "text" | "json" | "echo";
+/** On "sse", some clients are JSON connections, which send, and the others event streams. */
+export type Wire = "text" | "json" | "echo" | "sse";
 
 /** A message begins with its number, in this many digits, and is padded to this length. */
 const DIGITS = 8;
@@ -20,6 +21,9 @@ const [SAYS, WROTE, NOT_SENT, REPLY] = [0x43, 0x59, 0x4e, 0x4d];
 /** The first letter of a JSON event's type: message, ack, error. */
 const [MESSAGE, ACK, ERROR] = [0x6d, 0x61, 0x65];
 const JSON_HEAD = '{"type":"';
+
+/** The end of a message in an event stream. */
+const SSE_TAIL = Buffer.from(`${JSON_TAIL}\n\n`);
 
 const PING = 9;
 const CLOSE = 8;
@@ -40,15 +44,15 @@ export class Draft {
   constructor(wire: Wire) {
     const text = "0".repeat(DIGITS).padEnd(TEXT_BYTES, "x");
     // On the JSON wire the number is also the seq; the 1 prevents leading zeros.
-    const payload =
-      wire === "json" ? `{"type":"message","text":"${text}","seq":1${"0".repeat(DIGITS)}}` : text;
+    const isJson = wire === "json" || wire === "sse";
+    const payload = isJson ? `{"type":"message","text":"${text}","seq":1${"0".repeat(DIGITS)}}` : text;
     // The mask is zero, which RFC 6455 allows, so that the number can be written unmasked.
     const mask = [0, 0, 0, 0];
     const { length } = payload;
     const head = length < 126 ? [0x81, 0x80 | length] : [0x81, 0x80 | 126, length >> 8, length & 255];
     this.#frame = Buffer.concat([Uint8Array.from([...head, ...mask]), Buffer.from(payload)]);
     const textAt = this.#frame.indexOf("0".repeat(DIGITS), head.length + mask.length);
-    this.#numbers = wire === "json" ? [textAt, this.#frame.length - 1 - DIGITS] : [textAt];
+    this.#numbers = isJson ? [textAt, this.#frame.length - 1 - DIGITS] : [textAt];
   }
 
   numbered(number: number): Buffer {
@@ -85,7 +89,7 @@ export class Connection {
   #rest: Buffer | undefined;
 
   private constructor(
-    wire: Wire,
+    private readonly wire: Wire,
     private readonly watcher: Watcher,
   ) {
     this.#kindAt = wire === "json" ? JSON_HEAD.length : 0;
@@ -144,7 +148,8 @@ export class Connection {
     const bytes = this.#rest ? Buffer.concat([this.#rest, chunk]) : chunk;
     const size = bytes.length;
     let at = this.#isOpen ? 0 : this.#readHead(bytes);
-    while (this.#isOpen && size - at >= 2) {
+    if (this.wire === "sse") at = this.#readEvents(bytes, at);
+    while (this.#isOpen && this.wire !== "sse" && size - at >= 2) {
       let start = at + 2;
       let length = bytes[at + 1] ?? 0;
       if (length === 126) {
@@ -164,14 +169,27 @@ export class Connection {
   }
 
   #readHead(bytes: Buffer): number {
-    const end = bytes.indexOf("\r\n\r\n");
+    // A stream is open once it is welcomed.
+    const end = bytes.indexOf(this.wire === "sse" ? "\n\n" : "\r\n\r\n");
     if (end < 0) return 0;
     const status = bytes.toString("latin1", 0, bytes.indexOf("\r\n"));
-    if (status.startsWith("HTTP/1.1 101 ")) {
+    if (/^HTTP\/1.1 (101|200) /.test(status)) {
       this.#isOpen = true;
       this.#opened.resolve();
     } else this.#fail(`the handshake was answered with ${status}`);
-    return end + 4;
+    return this.wire === "sse" ? end + 2 : end + 4;
+  }
+
+  /** A message is one event, within a chunk of the response; its text is at its end. @returns where the rest begins */
+  #readEvents(bytes: Buffer, start: number): number {
+    let at = start;
+    while (this.#isOpen) {
+      const end = bytes.indexOf(SSE_TAIL, at);
+      if (end < 0) break;
+      this.#deliver(bytes, end - TEXT_BYTES);
+      at = end + SSE_TAIL.length;
+    }
+    return at;
   }
 
   /** One byte tells the kind of a frame: the first of the text, or in JSON the first of the type. */
@@ -213,6 +231,7 @@ export class Connection {
 }
 
 function handshake(port: number, id: string, wire: Wire): string {
+  if (wire === "sse") return `GET /rooms/lobby/events HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n\r\n`;
   return [
     `GET ${wire === "echo" ? "/websocket" : `/ws/${id}`} HTTP/1.1`,
     `Host: 127.0.0.1:${port}`,

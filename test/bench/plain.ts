@@ -9,11 +9,26 @@ const SUBPROTOCOL = "hubbub.v1";
 type Client = { readonly wire: "text" | "json" | "echo"; readonly id: string };
 
 let said = 0;
+const streams = new Set<ReadableStreamDefaultController<Uint8Array>>();
+const utf8 = new TextEncoder();
 
 const server = Bun.serve<Client>({
   hostname: "127.0.0.1",
   port: 0,
   routes: {
+    "/rooms/:room/events": (request: Request, server: Bun.Server<Client>) => {
+      server.timeout(request, 0);
+      let controller: ReadableStreamDefaultController<Uint8Array>;
+      const body = new ReadableStream<Uint8Array>({
+        start(started) {
+          controller = started;
+          streams.add(controller);
+          controller.enqueue(utf8.encode("event: welcome\ndata: {}\n\n"));
+        },
+        cancel: () => void streams.delete(controller),
+      });
+      return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+    },
     "/websocket": (request: Request, server: Bun.Server<Client>) =>
       letIn(server.upgrade(request, { data: { wire: "echo", id: "" } })),
     "/ws/:id": (request: Bun.BunRequest<"/ws/:id">, server: Bun.Server<Client>) => {
@@ -43,7 +58,10 @@ const server = Bun.serve<Client>({
           const time = Date.now();
           const id = `${time}-${++said}`;
           socket.send(JSON.stringify({ type: "ack", seq, id }));
-          socket.publish(wire, JSON.stringify({ type: "message", id, time, from, text }));
+          const data = JSON.stringify({ type: "message", id, time, from, text });
+          socket.publish(wire, data);
+          const event = utf8.encode(`id: ${id}\ndata: ${data}\n\n`);
+          for (const stream of streams) stream.enqueue(event);
           break;
         }
         default:

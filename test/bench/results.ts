@@ -84,13 +84,15 @@ function outcome(runs: readonly Run[]): Outcome {
   };
 }
 
+const WIRE_NAMES: Record<Wire, string> = { text: "text", json: "JSON", sse: "SSE", echo: "text" };
+
 /** Lines of Markdown, also for the terminal; README.md has the same. */
 export function table({ results }: Results): string[] {
   const rows = [
     ["scenario", "wire", "Hubbub", "plain", "ratio", "Hubbub p50 / p99", "plain p50 / p99"],
     ...results.map(({ scenario, wire, ratio, ours, plain }) => [
       scenario,
-      wire === "json" ? "JSON" : "text",
+      WIRE_NAMES[wire],
       figure(ours),
       figure(plain),
       ratio > 0 ? ratio.toFixed(2) : "–",
