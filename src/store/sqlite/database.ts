@@ -81,8 +81,10 @@ const OPEN_WAIT_MS = 2000;
 export function lockDatabase(path: string): Database {
   try {
     const { closeSync, openSync } = lazyFs();
-    closeSync(openSync(path, "a", 0o600)); // SQLite would make it readable for everyone
-    const lock = new Database(resolve(`${path}-lock`));
+    const lockPath = `${path}-lock`;
+    // SQLite would make them readable for everyone.
+    for (const file of [path, lockPath]) closeSync(openSync(file, "a", 0o600));
+    const lock = new Database(resolve(lockPath));
     lock.run("PRAGMA journal_mode = MEMORY"); // else it creates a file, too
     lock.run("BEGIN EXCLUSIVE");
     return lock;
