@@ -34,6 +34,16 @@ switch (command.kind) {
   case "token":
     console.log((await import("./cli/token.ts")).tokenUrl(command, systemClock));
     break;
+  case "export": {
+    const { runExport } = await import("./cli/transfer.ts");
+    process.exit(await runExport(command, systemClock, systemRandom));
+    break;
+  }
+  case "import": {
+    const { runImport } = await import("./cli/transfer.ts");
+    process.exit(await runImport(command, systemClock, systemRandom));
+    break;
+  }
   case "invalid":
     for (const error of command.errors) console.error(error);
     process.exit(2);

@@ -1,7 +1,7 @@
 /** The texts of `--help` and the rows of the options table in README.md, generated from the flags. */
 
 import { flagName, type Flag, type FlagTable } from "./flag-parser.ts";
-import { serverFlags, serverFlagGroups, tokenFlags } from "./parse-command.ts";
+import { exportFlags, importFlags, serverFlags, serverFlagGroups, tokenFlags } from "./parse-command.ts";
 
 /** `--name VALUE` and the default in words. */
 function describe(key: string, { value, fallback, whenReachable, defaultText }: Flag<unknown>) {
@@ -27,7 +27,7 @@ function listFlags(table: FlagTable): string {
 }
 
 /** What `--help` prints, at most 80 columns wide. */
-export function helpText(command: "serve" | "join" | "token"): string {
+export function helpText(command: "serve" | "join" | "token" | "export" | "import"): string {
   const { secretFile, publicUrl, host, port, tlsCert } = serverFlags;
   switch (command) {
     case "serve":
@@ -38,13 +38,15 @@ export function helpText(command: "serve" | "join" | "token"): string {
   hubbub join URL         join a room from a terminal or a pipe:
   tail -f build.log | hubbub join 'http://localhost:8000/client?room=builds'
   hubbub token ann        print a link for ann, if the server has a secret
+  hubbub export FILE      write everything that a store contains to a file
+  hubbub import FILE      fill an empty store with what was exported
 
 ${Object.entries(serverFlagGroups)
   .map(([title, table]) => `${title}\n${listFlags(table)}`)
   .join("\n")}
 Only for "hubbub token", with the secret and the public address
 ${listFlags(tokenFlags)}
-  -h, --help     print this; also for join and token
+  -h, --help     print this; also for the other commands
   -v, --version  print the version
 
 Each option can also be set in the environment: --max-message-bytes N as
@@ -84,5 +86,34 @@ ${listFlags(tokenFlags)}
 Server: give the same values as to the server itself
 ${listFlags({ secretFile, publicUrl, host, port, tlsCert })}
   -h, --help     print this`;
+
+    case "export":
+      return `hubbub export [FILE]: write what a store contains to a file, or to a pipe.
+
+  hubbub export chat.ndjson --store sqlite:chat.db
+  hubbub export --store redis://localhost | zstd > chat.ndjson.zst
+
+Each line of the export is JSON: messages, then sessions. The server may run
+meanwhile: what is stored after the start may be missing, nothing before it is.
+FILE is complete or unchanged.
+
+${listFlags(exportFlags)}
+  -h, --help     print this
+
+Exits with 0; with 2 for an invalid option; with 1 if the export is incomplete.`;
+
+    case "import":
+      return `hubbub import [FILE]: fill an empty store with what was exported.
+
+  hubbub import chat.ndjson --store sqlite:chat.db
+  zstd -dc chat.ndjson.zst | hubbub import --store redis://localhost
+
+Ids, times and order are unchanged, so that clients resume where they were, and
+send nothing twice. The server starts after the import.
+
+${listFlags(importFlags)}
+  -h, --help     print this
+
+Exits with 0; with 2 for an invalid option; with 1 if nothing was imported.`;
   }
 }

@@ -147,7 +147,9 @@ export type CliCommand =
       readonly secret: Buffer;
       readonly options: CliOptions & TokenOptions;
     }
-  | { readonly kind: "help"; readonly about: "serve" | "join" | "token" }
+  | ({ readonly kind: "export"; readonly file: string | undefined } & FlagValues<typeof exportFlags>)
+  | ({ readonly kind: "import"; readonly file: string | undefined } & FlagValues<typeof importFlags>)
+  | { readonly kind: "help"; readonly about: "serve" | "join" | "token" | "export" | "import" }
   | { readonly kind: "version" }
   | { readonly kind: "invalid"; readonly errors: readonly string[] };
 
@@ -172,18 +174,35 @@ export const tokenFlags = {
 
 export type TokenOptions = FlagValues<typeof tokenFlags>;
 
+/** Flags of `hubbub export` and `hubbub import`. Without a file, they write to standard output and read standard input. */
+export const exportFlags = {
+  store: serverFlags.store,
+  room: optional<string>("ROOM", "export only this room", {
+    defaultText: "all rooms",
+    parse(room) {
+      const parsed = parseName("room", room);
+      return "name" in parsed ? { value: parsed.name } : { expected: "a room name" };
+    },
+  }),
+} as const;
+export const importFlags = { store: serverFlags.store, history: serverFlags.history } as const;
+
 /** Empty environment variables count as not set. */
 export function parseCommand(argv: readonly string[], environment: Env): CliCommand {
   const env = withoutKubernetes(environment);
   const [first, ...rest] = argv;
   if (first === "join") return readJoin(rest, env);
   if (first === "token") return readToken(rest, env);
+  if (first === "export") return readExport(rest, env);
+  if (first === "import") return readImport(rest, env);
   const read = parseFlags(serverFlags, argv, env);
   if (read.kind) return { ...read, about: "serve" };
   const { options, provided } = read;
   const errors = [...read.errors];
   for (const other of read.positionals)
-    errors.push(`${other}: unknown command${didYouMean(other, ["join", "token"], "")}, see --help`);
+    errors.push(
+      `${other}: unknown command${didYouMean(other, ["join", "token", "export", "import"], "")}, see --help`,
+    );
   if (provided.has("tlsCert") !== provided.has("tlsKey"))
     errors.push(
       `--tls-${provided.has("tlsCert") ? "key" : "cert"}: expected a file: a certificate and its key are needed together`,
@@ -225,6 +244,32 @@ function readToken(argv: readonly string[], env: Env): CliCommand {
   const [secret] = options.secretFile;
   if (errors.length > 0 || "detail" in id || !secret) return { kind: "invalid", errors };
   return { kind: "token", client: id.name, secret: secret.content, options };
+}
+
+function readExport(argv: readonly string[], env: Env): CliCommand {
+  const read = parseFlags(exportFlags, argv, env);
+  if (read.kind) return { ...read, about: "export" };
+  const errors = [...read.errors, ...transferErrors("export", read.options.store, read.positionals)];
+  if (errors.length > 0) return { kind: "invalid", errors };
+  return { kind: "export", file: read.positionals[0], ...read.options };
+}
+
+function readImport(argv: readonly string[], env: Env): CliCommand {
+  const read = parseFlags(importFlags, argv, env);
+  if (read.kind) return { ...read, about: "import" };
+  const errors = [...read.errors, ...transferErrors("import", read.options.store, read.positionals)];
+  if (errors.length > 0) return { kind: "invalid", errors };
+  return { kind: "import", file: read.positionals[0], ...read.options };
+}
+
+function transferErrors(command: string, { protocol }: URL, files: readonly string[]): string[] {
+  const errors = [];
+  if (files.length > 1) errors.push(`${command}: expected one file at most, got ${files.length}`);
+  if (protocol === "memory:")
+    errors.push(
+      `${command}: expected a store that outlives its server in --store, such as sqlite:FILE or redis://HOST`,
+    );
+  return errors;
 }
 
 function readJoin(argv: readonly string[], env: Env): CliCommand {

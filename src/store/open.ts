@@ -2,10 +2,11 @@
 
 import type { Clock } from "../util/clock.ts";
 import type { Random } from "../util/random.ts";
+import type { StoreArchive } from "./archive.ts";
 import { MemoryStore } from "./memory.ts";
 import { REDIS_SCHEMES, parseRedisUrl } from "./redis/config.ts";
 import { redisTiming } from "./redis/timing.ts";
-import type { Backend, StoreListener, StoreOptions } from "./store.ts";
+import { StoreError, type Backend, type StoreListener, type StoreOptions } from "./store.ts";
 
 type CreateBackend = (
   options: StoreOptions,
@@ -32,6 +33,30 @@ export async function loadStore(url: URL): Promise<CreateBackend> {
   const load = storeFactories.get(url.protocol)?.(url);
   if (!load) throw new Error(`no such store: ${url.protocol}`);
   return load();
+}
+
+/**
+ * For export and import.
+ * @param history messages per room that a store retains, if it does not retain all
+ * @throws StoreError for a store that does not outlive its server
+ */
+export async function loadArchive(
+  url: URL,
+  history: number,
+  clock: Clock,
+  random: Random,
+): Promise<StoreArchive> {
+  const file = url.protocol === "sqlite:" ? sqliteFile(url) : undefined;
+  if (file !== undefined) {
+    const { sqliteArchive } = await import("./sqlite/archive.ts");
+    return sqliteArchive(file, clock, random);
+  }
+  const config = parseRedisUrl(url);
+  if (config && REDIS_SCHEMES.includes(url.protocol)) {
+    const { redisArchive } = await import("./redis/archive.ts");
+    return redisArchive(config, history, { clock, random, timing: redisTiming });
+  }
+  throw new StoreError(`${url.protocol} cannot be exported or imported.`);
 }
 
 const createMemoryStore: CreateBackend = ({ history }, { onMessage }, clock, random) => ({

@@ -1,6 +1,7 @@
 /** Parses and validates what Redis returns, which other programs may have written. */
 
 import type { Content } from "../../protocol/codec.ts";
+import { isStoredName, type ArchivedSession } from "../archive.ts";
 import { isMessageId } from "../message-id.ts";
 import type { AppendResult, StoredMessage } from "../message.ts";
 import type { ListedRoom } from "../store.ts";
@@ -35,12 +36,6 @@ export type RecordPart =
   | { readonly kind: "nodeRemoved"; readonly node: string };
 
 export type Presence = readonly [client: string, node: string, connections: number];
-
-const NAME = /^[^\s\p{C}]{1,256}$/u;
-
-function isName(value: unknown): value is string {
-  return typeof value === "string" && NAME.test(value);
-}
 
 /** Unix time in milliseconds. */
 function isTime(value: unknown): value is string {
@@ -79,7 +74,7 @@ export function parseRecord(row: unknown): LogRecord | undefined {
   const [id, fields] = row;
   const [first, header = ""] = fields;
   const [node, batch, prev, , time] = header.split(" ");
-  if (first !== "h" || !isName(node) || !isCount(batch) || !isMessageId(prev) || !isTime(time))
+  if (first !== "h" || !isStoredName(node) || !isCount(batch) || !isMessageId(prev) || !isTime(time))
     return undefined;
   const parts: RecordPart[] = [];
   for (let i = 2; i < fields.length; i += 2) {
@@ -92,14 +87,27 @@ export function parseRecord(row: unknown): LogRecord | undefined {
   return { id, prev, node, batch: Number(batch), parts };
 }
 
+/** The highest seq of each session in a record, with the record's time. */
+export function parseSessions(row: unknown): ArchivedSession[] {
+  if (!isRow(row)) return [];
+  const [, fields] = row;
+  const time = fields[1]?.split(" ").at(-1);
+  return fields.flatMap((field, i) => {
+    if (i % 2 === 1 || field !== "k") return [];
+    const [seq, id, client, session] = fields[i + 1]?.split(" ") ?? [];
+    const isValid = isCount(seq) && isMessageId(id) && isStoredName(client) && isStoredName(session);
+    return isValid && isTime(time) ? [{ client, session, seq: Number(seq), id, time: Number(time) }] : [];
+  });
+}
+
 function parsePart(field: string | undefined, value: string): RecordPart | undefined {
   const [first, second, third] = value.split(" ");
   switch (field) {
     case "p":
-      if (!isName(first) || !isName(second) || !isCount(third)) return undefined;
+      if (!isStoredName(first) || !isStoredName(second) || !isCount(third)) return undefined;
       return { kind: "presence", room: first, client: second, connections: Number(third) };
     case "s":
-      if (!isName(first) || !isName(second) || !isCount(third)) return undefined;
+      if (!isStoredName(first) || !isStoredName(second) || !isCount(third)) return undefined;
       return { kind: "session", client: first, session: second, fencingToken: Number(third) };
     case "r":
       if (first === "out_of_order") return { kind: "result", result: { rejected: "out-of-order" } };
@@ -109,7 +117,7 @@ function parsePart(field: string | undefined, value: string): RecordPart | undef
         result: { duplicateSeq: Number(second), ...(isMessageId(third) ? { id: third } : {}) },
       };
     case "d":
-      return isName(first) ? { kind: "nodeRemoved", node: first } : undefined;
+      return isStoredName(first) ? { kind: "nodeRemoved", node: first } : undefined;
     default:
       return undefined;
   }
@@ -125,7 +133,7 @@ type Unchecked = Readonly<Record<keyof StoredMessage, string | undefined>>;
 
 function toMessage({ id, prev, room, from, time, content: encoded }: Unchecked): StoredMessage | undefined {
   const content = decodeContent(encoded);
-  if (!isMessageId(id) || !isMessageId(prev) || !isName(room) || !isName(from) || !isTime(time))
+  if (!isMessageId(id) || !isMessageId(prev) || !isStoredName(room) || !isStoredName(from) || !isTime(time))
     return undefined;
   return content === undefined ? undefined : { id, prev, time: Number(time), room, from, content };
 }
@@ -161,7 +169,7 @@ export function parsePresence(values: unknown): Presence[] {
   const presence: Presence[] = [];
   for (let i = 0; i < flat.length; i += 3) {
     const [client, node, connections] = flat.slice(i, i + 3);
-    if (isName(client) && isName(node) && isCount(connections))
+    if (isStoredName(client) && isStoredName(node) && isCount(connections))
       presence.push([client, node, Number(connections)]);
   }
   return presence;
@@ -171,7 +179,7 @@ export function parsePresence(values: unknown): Presence[] {
 export function parseListedRooms(rows: readonly unknown[]): ListedRoom[] {
   return rows.flatMap((row) => {
     const [room, id, time] = arrayOf(row);
-    return isName(room) && isMessageId(id) && isTime(time) ? { room, id, time: Number(time) } : [];
+    return isStoredName(room) && isMessageId(id) && isTime(time) ? { room, id, time: Number(time) } : [];
   });
 }
 

@@ -4,6 +4,11 @@ import append from "./lua/append.lua" with { type: "text" };
 import common from "./lua/common.lua" with { type: "text" };
 import heartbeat from "./lua/heartbeat.lua" with { type: "text" };
 import idBeforeLatest from "./lua/id-before-latest.lua" with { type: "text" };
+import importBatch from "./lua/import.lua" with { type: "text" };
+import importBegin from "./lua/import-begin.lua" with { type: "text" };
+import importClear from "./lua/import-clear.lua" with { type: "text" };
+import importCheck from "./lua/import-check.lua" with { type: "text" };
+import importEnd from "./lua/import-end.lua" with { type: "text" };
 import join from "./lua/join.lua" with { type: "text" };
 import lastSeq from "./lua/last-seq.lua" with { type: "text" };
 import openRoom from "./lua/open-room.lua" with { type: "text" };
@@ -31,7 +36,15 @@ export const scripts = {
   idBeforeLatest: defineScript(read, idBeforeLatest),
   listRooms: defineScript(listRooms),
   lastSeq: defineScript(lastSeq),
+  importBegin: defineScript(importBegin),
+  importBatch: defineScript(importCheck, importBatch),
+  importClear: defineScript(importCheck, importClear),
+  importEnd: defineScript(importCheck, importEnd),
   applyPending: defineScript("apply_pending()"),
+  position: defineScript(
+    "local meta = redis.call('HMGET', P .. 'meta', 'applied', 'head', 'epoch', 'origin')",
+    "return { meta[1] or meta[2], meta[2], meta[3], meta[4], redis.call('EXISTS', P .. 'import') }",
+  ),
   leave: defineScript("return redis.call('DEL', P .. 'lease:' .. ARGV[1])"),
   serverTime: defineScript("return redis.call('TIME')"),
 };

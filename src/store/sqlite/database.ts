@@ -40,6 +40,10 @@ const MIGRATIONS = [
    -- The id before the first message of every room. No client can resume from an id up to \`damaged_up_to\`: a later message may be lost.
    ALTER TABLE origin RENAME COLUMN damaged TO damaged_up_to`,
   `CREATE INDEX rooms_by_last_id ON rooms (last_id)`,
+  `-- Imported ids that differ from those that their keys stand for.
+   CREATE TABLE imported_ids (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE) STRICT;
+   -- The greatest key that an import reserved.
+   ALTER TABLE origin ADD COLUMN reserved_up_to INTEGER NOT NULL DEFAULT 0`,
 ];
 
 /** An id is stored as one integer of milliseconds and sequence, which is exact in a double until the year 2054. */
@@ -89,7 +93,7 @@ export function lockDatabase(path: string): Database {
     lock.run("BEGIN EXCLUSIVE");
     return lock;
   } catch (error) {
-    throw new StoreError(describe(path, error));
+    throw databaseError(path, error);
   }
 }
 
@@ -106,11 +110,29 @@ export function openDatabase(path: string, nowMs: number, random: Random): Datab
     db.run(PROBE_WRITE); // creates the write-ahead log, which can be watched from here on
     return db;
   } catch (error) {
-    throw error instanceof StoreError ? error : new StoreError(describe(path, error));
+    throw databaseError(path, error);
   }
 }
 
-function migrate(db: Database, path: string, nowMs: number, random: Random): void {
+/** A file that another process may be writing to, as it is now, until the database is closed. @throws StoreError */
+export function openSnapshot(path: string): Database {
+  if (!lazyFs().existsSync(path)) throw new StoreError(`${path} does not exist.`);
+  try {
+    const db = new Database(resolve(path), { strict: true, readonly: true });
+    db.run(`PRAGMA busy_timeout = ${OPEN_WAIT_MS}`);
+    db.run("BEGIN"); // the first read begins the snapshot
+    if (checkVersion(db, path).version < MIGRATIONS.length)
+      throw new StoreError(
+        `${path} was written by an older version of Hubbub. Start this version on it once.`,
+      );
+    return db;
+  } catch (error) {
+    throw databaseError(path, error);
+  }
+}
+
+/** @throws StoreError for a database of another program, or of a newer version */
+function checkVersion(db: Database, path: string): { readonly version: number; readonly isEmpty: boolean } {
   const { application_id = 0 } =
     db.query<{ application_id: number }, []>("PRAGMA application_id").get() ?? {};
   const { user_version = 0 } = db.query<{ user_version: number }, []>("PRAGMA user_version").get() ?? {};
@@ -121,7 +143,12 @@ function migrate(db: Database, path: string, nowMs: number, random: Random): voi
     throw new StoreError(
       `${path} was written by a newer version of Hubbub. Start that version, or choose another file.`,
     );
-  for (const migration of MIGRATIONS.slice(user_version)) db.run(migration);
+  return { version: user_version, isEmpty };
+}
+
+function migrate(db: Database, path: string, nowMs: number, random: Random): void {
+  const { version, isEmpty } = checkVersion(db, path);
+  for (const migration of MIGRATIONS.slice(version)) db.run(migration);
   db.run(`PRAGMA application_id = ${APPLICATION_ID}`);
   db.run(`PRAGMA user_version = ${MIGRATIONS.length}`);
   // A random id, so that clients of another file do not resume in this one.
@@ -149,6 +176,11 @@ const REASONS: readonly [RegExp, string][] = [
   [/^ENOENT$/, "cannot be created: its folder does not exist."],
 ];
 
+/** For whatever SQLite or the system throws. */
+export function databaseError(path: string, error: unknown): StoreError {
+  return error instanceof StoreError ? error : new StoreError(describe(path, error));
+}
+
 function describe(path: string, error: unknown): string {
   const code = error instanceof Error && "code" in error ? `${error.code}` : "";
   const message = error instanceof Error ? error.message : `${error}`;
@@ -162,8 +194,16 @@ const SELECT_MESSAGES = "SELECT id, prev, time, sender, content, checksum FROM m
 
 export function prepareStatements(db: Database) {
   return {
-    origin: db.query<{ id: number; damaged_up_to: number }, []>("SELECT id, damaged_up_to FROM origin"),
+    origin: db.query<{ id: number; damaged_up_to: number; reserved_up_to: number }, []>(
+      "SELECT id, damaged_up_to, reserved_up_to FROM origin",
+    ),
+    importedId: db.query<{ id: string }, [number]>("SELECT id FROM imported_ids WHERE key = ?"),
+    addImportedId: db.query<unknown, [number, string]>("INSERT INTO imported_ids (key, id) VALUES (?, ?)"),
+    importedKey: db.query<{ key: number }, [string]>("SELECT key FROM imported_ids WHERE id = ?"),
     setDamaged: db.query<unknown, [number]>("UPDATE origin SET damaged_up_to = ?"),
+    setOrigin: db.query<unknown, [number, number, number]>(
+      "UPDATE origin SET id = ?, damaged_up_to = ?, reserved_up_to = ?",
+    ),
     newest: db.query<{ id: number | null }, []>(
       "SELECT max(id) AS id FROM (SELECT max(id) AS id FROM messages UNION ALL SELECT max(last_id) FROM rooms)",
     ),

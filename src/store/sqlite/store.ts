@@ -67,6 +67,8 @@ export class SqliteStore implements MessageStore {
   #lastCommitMs = 0;
   /** The id before the first message of every room. */
   readonly #originKey: number;
+  /** The keys up to this one were imported: some stand for other ids. 0: none were. */
+  readonly #reservedUpTo: number;
   #lastKey: number;
   /** No client can resume from an id up to this one, because a later message is lost. */
   #damagedUpTo: number;
@@ -101,11 +103,12 @@ export class SqliteStore implements MessageStore {
       () => this.#sql.probeWrite.run(),
       () => this.#saveLog(),
     );
-    const { id: origin = 0, damaged_up_to = 0 } = this.#sql.origin.get() ?? {};
+    const { id: origin = 0, damaged_up_to = 0, reserved_up_to = 0 } = this.#sql.origin.get() ?? {};
     this.#originKey = origin;
+    this.#reservedUpTo = reserved_up_to;
     this.#damagedUpTo = damaged_up_to;
     this.#mark = new NewestMark(path);
-    const newest = Math.max(origin, this.#sql.newest.get()?.id ?? 0);
+    const newest = Math.max(origin, reserved_up_to, this.#sql.newest.get()?.id ?? 0);
     const marked = this.#mark.read(origin);
     // Clients may have received what is missing, so its ids are not assigned again.
     this.#lastKey = Math.max(newest, marked.key);
@@ -120,7 +123,7 @@ export class SqliteStore implements MessageStore {
 
   /** At the start, when the file ends before the newest acknowledged message. */
   #reportLoss(newest: number, acknowledged: number): void {
-    const [after, upTo] = [idFromKey(newest), idFromKey(acknowledged)];
+    const [after, upTo] = [this.#idOf(newest), this.#idOf(acknowledged)];
     logEvent("messages missing", { after, upTo });
     this.durability += ` (messages are missing: ${upTo} had been stored, and the newest in the file is ${after})`;
     this.#setDamaged(newest);
@@ -151,7 +154,7 @@ export class SqliteStore implements MessageStore {
 
   async idBeforeLatest(room: string, count: number): Promise<string> {
     return this.#health.read(() =>
-      idFromKey(this.#sql.nthLatest.get(room, count)?.id ?? this.#keyBeforeOldest(room)),
+      this.#idOf(this.#sql.nthLatest.get(room, count)?.id ?? this.#keyBeforeOldest(room)),
     );
   }
 
@@ -160,7 +163,7 @@ export class SqliteStore implements MessageStore {
       const before = after === undefined ? Number.MAX_SAFE_INTEGER : this.#sql.lastId.get(after)?.last_id;
       if (before === undefined) return undefined;
       const rows = this.#sql.roomsBefore.all(before, limit);
-      return rows.map(({ room, id, time }) => ({ room, id: idFromKey(id), time }));
+      return rows.map(({ room, id, time }) => ({ room, id: this.#idOf(id), time }));
     });
   }
 
@@ -204,7 +207,7 @@ export class SqliteStore implements MessageStore {
     this.#lastCommitMs = this.clock.elapsed() - startMs;
     const newest = results?.findLast((result) => "stored" in result);
     if (isSure && newest && "stored" in newest)
-      this.#mark.write(this.#originKey, keyFromId(newest.stored.id));
+      this.#mark.write(this.#originKey, this.#keyOf(newest.stored.id));
     if (!results) this.#sessions.invalidate(batch.map(([pending]) => pending));
     for (const [i, [pending, callback]] of batch.entries())
       try {
@@ -232,7 +235,7 @@ export class SqliteStore implements MessageStore {
       const id = idFromKey(key);
       this.#sessions.record(pending, id, nowMs);
       if (isNumbered(pending)) changedSessions.set(sessionKey(from, pending.session), pending);
-      return { stored: { id, prev: idFromKey(prev), time: nowMs, room, from, content } };
+      return { stored: { id, prev: this.#idOf(prev), time: nowMs, room, from, content } };
     });
     if (lastKeys.size > 0) this.#clockWatch.check(msFromKey(this.#lastKey), nowMs);
     for (const [room, key] of lastKeys) this.#sql.setLastId.run(room, key);
@@ -250,7 +253,7 @@ export class SqliteStore implements MessageStore {
   #saveSession(client: string, session: string, nowMs: number): void {
     const record = this.#sessions.get(client, session, nowMs);
     if (!record) return;
-    const row = { seq: record.seq, id: keyFromId(record.id), used_ms: nowMs };
+    const row = { seq: record.seq, id: this.#keyOf(record.id), used_ms: nowMs };
     const checksum = sessionChecksum(client, session, row);
     this.#sql.setSession.run(client, session, row.seq, row.id, row.used_ms, checksum);
   }
@@ -263,7 +266,7 @@ export class SqliteStore implements MessageStore {
       logEvent("session damaged", { client });
       return undefined;
     }
-    return { seq: row.seq, id: idFromKey(row.id), usedMs: row.used_ms };
+    return { seq: row.seq, id: this.#idOf(row.id), usedMs: row.used_ms };
   }
 
   #appendToCache(message: StoredMessage): void {
@@ -275,7 +278,7 @@ export class SqliteStore implements MessageStore {
     const { history: count } = this.options;
     const latest = this.#sql.before.iterate(name, Number.MAX_SAFE_INTEGER);
     const { messages } = takeLatest(this.#intact(name, latest), count, this.rooms.loadBytes);
-    const history = new History(idFromKey(this.#lastKeyOf(name)), count, CACHED_ROOM_BYTES, messages);
+    const history = new History(this.#idOf(this.#lastKeyOf(name)), count, CACHED_ROOM_BYTES, messages);
     const room = { history, refCount: 0 };
     this.rooms.add(name, room);
     return room;
@@ -283,14 +286,14 @@ export class SqliteStore implements MessageStore {
 
   #readPage(room: string, { after, before, limit }: PageQuery): HistoryPage {
     if (after === undefined) {
-      const end = before ? keyFromId(before) : Number.MAX_SAFE_INTEGER;
+      const end = before ? this.#keyOf(before) : Number.MAX_SAFE_INTEGER;
       return takeLatest(this.#intact(room, this.#sql.before.iterate(room, end)), limit);
     }
     const isResumable = this.#isResumable(room, after);
-    const rows = this.#sql.after.iterate(room, keyFromId(after));
-    const page = takePage(this.#intact(room, rows, isResumable ? keyFromId(after) : undefined), limit);
+    const rows = this.#sql.after.iterate(room, this.#keyOf(after));
+    const page = takePage(this.#intact(room, rows, isResumable ? this.#keyOf(after) : undefined), limit);
     if (!isResumable) return { ...page, recovered: false };
-    const isDamaged = keyFromId(after) <= this.#damagedUpTo;
+    const isDamaged = this.#keyOf(after) <= this.#damagedUpTo;
     return { ...page, recovered: !isDamaged, ...(isDamaged ? { isDamaged } : {}) };
   }
 
@@ -304,7 +307,7 @@ export class SqliteStore implements MessageStore {
       damagedUpTo = Math.max(damagedUpTo, key);
       if (this.#loggedDamage.has(key) || this.#loggedDamage.size >= MAX_LOGGED_DAMAGE) return;
       this.#loggedDamage.add(key);
-      logEvent(event, { room, id: idFromKey(key) });
+      logEvent(event, { room, id: this.#idOf(key) });
     };
     let last: MessageRow | undefined;
     try {
@@ -315,7 +318,7 @@ export class SqliteStore implements MessageStore {
         last = row;
         if (row.checksum !== null && row.checksum !== messageChecksum(row, room))
           report("message damaged", row.id);
-        else yield messageFromRow(row, room);
+        else yield this.#messageOf(row, room);
       }
     } finally {
       this.#setDamaged(damagedUpTo);
@@ -331,8 +334,8 @@ export class SqliteStore implements MessageStore {
 
   /** The rule of *recovered*, over everything in the file. */
   #isResumable(room: string, id: string): boolean {
-    const key = keyFromId(id);
-    if (idFromKey(key) !== id) return false;
+    const key = this.#keyOf(id);
+    if (this.#idOf(key) !== id) return false;
     return key === this.#keyBeforeOldest(room) || this.#sql.exists.get(room, key) !== null;
   }
 
@@ -393,7 +396,7 @@ export class SqliteStore implements MessageStore {
       const { upTo, count } = findExpired(oldest, nowMs, cutoffMs, maxCount);
       if (upTo !== undefined) {
         this.#sql.pruneMessages.run(room, upTo);
-        this.rooms.prune(room, idFromKey(upTo));
+        this.rooms.prune(room, this.#idOf(upTo));
       }
       pruned += count;
       if (pruned >= PRUNE_ROWS_PER_STEP) return pruned; // the next step continues with this room
@@ -402,16 +405,26 @@ export class SqliteStore implements MessageStore {
     if (rooms.length < PRUNE_ROOMS_PER_STEP) this.#prunedRoom = "";
     return pruned;
   }
-}
 
-function messageFromRow(row: MessageRow, room: string): StoredMessage {
-  const { id, prev, sender, content } = row;
-  return {
-    id: idFromKey(id),
-    prev: idFromKey(prev),
-    time: row.time ?? msFromKey(id),
-    room,
-    from: sender,
-    content,
-  };
+  #messageOf({ id, prev, time, sender, content }: MessageRow, room: string): StoredMessage {
+    return {
+      id: this.#idOf(id),
+      prev: this.#idOf(prev),
+      time: time ?? msFromKey(id),
+      room,
+      from: sender,
+      content,
+    };
+  }
+
+  #idOf(key: number): string {
+    const imported = key <= this.#reservedUpTo ? this.#sql.importedId.get(key)?.id : undefined;
+    return imported ?? idFromKey(key);
+  }
+
+  /** The key of an id; of an id that is not in this file, one close to it. */
+  #keyOf(id: string): number {
+    const imported = this.#reservedUpTo > 0 ? this.#sql.importedKey.get(id)?.key : undefined;
+    return imported ?? keyFromId(id);
+  }
 }

@@ -1,5 +1,8 @@
 -- Adds a node. Arguments: node, lease in milliseconds, random sequence for a new id.
 -- Returns the head of the log and the epoch.
+if redis.call('EXISTS', P .. 'import') == 1 then
+  return redis.error_reply('an import is running, or was interrupted. Import again.')
+end
 allow_writes_when_full()
 if not apply_pending() then
   local id = format_id(next_id('0-0', ARGV[3]))

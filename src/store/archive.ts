@@ -1,0 +1,203 @@
+/**
+ * What a store contains, as lines of JSON (NDJSON): a header, the entries, and an end that proves that none is missing.
+ * README.md has the format. A store is exported through an {@link ArchiveSource}, and imported through an
+ * {@link ArchiveTarget}.
+ */
+
+import { compareIds, isMessageId } from "./message-id.ts";
+import type { StoredMessage } from "./message.ts";
+
+const FORMAT = "hubbub-export";
+/** Increased when an older version would misunderstand what a newer one writes. */
+const VERSION = 1;
+
+export interface ArchiveHeader {
+  /** The `prev` of the first message in a new room. */
+  readonly origin: string;
+  /** No client may resume from an id up to this one, because a later message is lost. */
+  readonly damagedUpTo?: string | undefined;
+}
+
+export interface ArchivedSession {
+  readonly client: string;
+  readonly session: string;
+  /** The highest stored, and the id of that message. */
+  readonly seq: number;
+  readonly id: string;
+  /** When it was stored: Unix time in milliseconds. */
+  readonly time: number;
+}
+
+/** The messages of all rooms in the order of their ids, then the rest. */
+export type ArchiveEntry =
+  | { readonly type: "message"; readonly message: StoredMessage }
+  /** A room whose newest message, that of this id, is no longer stored. */
+  | { readonly type: "room"; readonly room: string; readonly lastId: string }
+  | { readonly type: "session"; readonly session: ArchivedSession };
+
+/** A store at one point in the order of its messages, whatever is stored meanwhile. */
+export interface ArchiveSource {
+  readonly header: ArchiveHeader;
+  /** In batches. @throws StoreError */
+  entries(): AsyncIterable<readonly ArchiveEntry[]>;
+  /** How many messages and sessions could not be read, and were left out. */
+  readonly damagedCount: number;
+  close(): void;
+}
+
+/** An empty store that is being filled. Unless it is finished, it counts as empty, or as unfinished, even after a crash. */
+export interface ArchiveTarget {
+  /** @throws StoreError */
+  write(entries: readonly ArchiveEntry[]): Promise<void>;
+  /** @throws StoreError */
+  finish(): Promise<void>;
+  /** Leaves the store empty, as far as possible. */
+  abort(): Promise<void>;
+}
+
+/** What a store offers for `hubbub export` and `hubbub import`. */
+export interface StoreArchive {
+  /** @param room only this room, and the sessions whose latest message is in it @throws StoreError */
+  openSource(room: string | undefined): Promise<ArchiveSource>;
+  /** @throws StoreError if it is not empty */
+  openTarget(header: ArchiveHeader): Promise<ArchiveTarget>;
+}
+
+export interface ArchiveCounts {
+  messages: number;
+  rooms: number;
+  sessions: number;
+}
+
+export function countEntries(counts: ArchiveCounts, entries: readonly ArchiveEntry[]): void {
+  for (const { type } of entries) counts[`${type}s`]++;
+}
+
+export function formatHeader({ origin, damagedUpTo }: ArchiveHeader): string {
+  return line({ format: FORMAT, version: VERSION, origin, damagedUpTo });
+}
+
+export function formatEntry(entry: ArchiveEntry): string {
+  switch (entry.type) {
+    case "message": {
+      const { id, prev, time, room, from, content } = entry.message;
+      const body = typeof content === "string" ? { text: content } : { data: content.toBase64() };
+      return line({ type: "message", id, prev, time, room, from, ...body });
+    }
+    case "room":
+      return line({ type: "room", room: entry.room, last: entry.lastId });
+    case "session":
+      return line({ type: "session", ...entry.session });
+  }
+}
+
+export function formatEnd(counts: ArchiveCounts): string {
+  return line({ type: "end", ...counts });
+}
+
+function line(value: object): string {
+  return `${JSON.stringify(value)}\n`;
+}
+
+/** The input is not an export, or not a complete one. The message is the end of a sentence about it. */
+export class ArchiveError extends Error {}
+
+/** Reads an archive line by line, and checks everything that a store relies on. */
+export class ArchiveParser {
+  readonly counts: ArchiveCounts = { messages: 0, rooms: 0, sessions: 0 };
+  hasEnded = false;
+  #lastId = "0-0";
+
+  /** @throws ArchiveError */
+  parseHeader(text: string): ArchiveHeader {
+    const { format, version, origin, damagedUpTo } = parseObject(text) ?? {};
+    if (format !== FORMAT) throw new ArchiveError("is not an export of Hubbub");
+    if (version !== VERSION)
+      throw new ArchiveError(
+        `has version ${version} of the format, and this program reads version ${VERSION}`,
+      );
+    if (!isMessageId(origin) || (damagedUpTo !== undefined && !isMessageId(damagedUpTo)))
+      throw new ArchiveError("has a damaged first line");
+    return { origin, damagedUpTo };
+  }
+
+  /** @returns undefined at the end @throws ArchiveError */
+  parseEntry(text: string): ArchiveEntry | undefined {
+    if (this.hasEnded) throw new ArchiveError("continues after its end");
+    const value = parseObject(text);
+    if (!value) throw new ArchiveError("is not JSON");
+    if (value.type === "end") {
+      this.#checkEnd(value);
+      return undefined;
+    }
+    const entry = toEntry(value);
+    if (!entry) throw new ArchiveError(`is not a valid entry`);
+    if (entry.type === "message") {
+      const { id, prev } = entry.message;
+      if (compareIds(id, this.#lastId) <= 0 || compareIds(prev, id) >= 0)
+        throw new ArchiveError(`has the message ${id} out of order`);
+      this.#lastId = id;
+    }
+    countEntries(this.counts, [entry]);
+    return entry;
+  }
+
+  #checkEnd(end: Fields): void {
+    for (const [name, count] of Object.entries(this.counts))
+      if (end[name] !== count) throw new ArchiveError(`has ${count} ${name} instead of ${end[name]}`);
+    this.hasEnded = true;
+  }
+}
+
+type Fields = Partial<Record<string, unknown>>;
+
+function parseObject(text: string): Fields | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? { ...value } : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function toEntry({ type, ...fields }: Fields): ArchiveEntry | undefined {
+  const { id, prev, time, room, from, last, client, session, seq } = fields;
+  switch (type) {
+    case "message": {
+      const content = toContent(fields);
+      if (!isMessageId(id) || !isMessageId(prev) || !isWhole(time)) return undefined;
+      if (!isStoredName(room) || !isStoredName(from) || content === undefined) return undefined;
+      return { type, message: { id, prev, time, room, from, content } };
+    }
+    case "room":
+      return isStoredName(room) && isMessageId(last) ? { type, room, lastId: last } : undefined;
+    case "session": {
+      if (!isStoredName(client) || !isStoredName(session) || !isWhole(seq)) return undefined;
+      return isMessageId(id) && isWhole(time)
+        ? { type, session: { client, session, seq, id, time } }
+        : undefined;
+    }
+    default:
+      return undefined;
+  }
+}
+
+function toContent({ text, data }: Fields): StoredMessage["content"] | undefined {
+  if (typeof text === "string") return text.isWellFormed() ? text : undefined;
+  try {
+    return typeof data === "string" ? Uint8Array.fromBase64(data) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function isWhole(value: unknown): value is number {
+  return Number.isSafeInteger(value) && Number(value) >= 0;
+}
+
+const NAME = /^[^\s\p{C}]{1,256}$/u;
+
+/** The name of a client, room or session, as other versions may have stored it. */
+export function isStoredName(value: unknown): value is string {
+  return typeof value === "string" && NAME.test(value);
+}
