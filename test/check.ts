@@ -5,6 +5,7 @@
  */
 
 import { $ } from "bun";
+import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 
@@ -25,6 +26,8 @@ await provide("redis-server", install, "redis-server");
 await provide("nginx-light", install, "nginx", "/usr/sbin/nginx");
 await provide("zbar-tools", install, "zbarimg");
 await provide("systemd", install, "systemd-analyze");
+await provide("python3-jwt", install, "/usr/lib/python3/dist-packages/jwt");
+await provide("python3-cryptography", install, "/usr/lib/python3/dist-packages/cryptography");
 await Promise.all([provide("caddy", unpack, "caddy"), provide("prometheus", unpack, "promtool")]);
 await step("types", $`bun check --no-script`);
 await step("types of the page", $`bun check --no-script -p src/page`);
@@ -56,13 +59,13 @@ async function step(name: string, command: $.ShellPromise): Promise<void> {
   }
 }
 
-/** @param names of the program, any of which will do */
+/** @param names of the program, or a path, any of which will do */
 async function provide(
   debianPackage: string,
   get: (debianPackage: string, program: string) => Promise<unknown>,
   ...names: readonly string[]
 ): Promise<void> {
-  const isThere = () => names.some((name) => Bun.which(name, { PATH }));
+  const isThere = () => names.some((name) => existsSync(name) || Bun.which(name, { PATH }));
   if (isThere()) return;
   if (process.getuid?.() === 0 && Bun.which("apt-get")) {
     console.log(`Installing ${debianPackage}`);

@@ -10,7 +10,7 @@ import { Keyring } from "../../src/auth/keyring.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { systemClock } from "../../src/util/clock.ts";
-import { eventually } from "../support/deadline.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
 import { useFakeTime } from "../support/fake-time.ts";
 import { makeToken } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
@@ -121,6 +121,8 @@ test("SIGHUP reloads: connections whose key is gone are closed with 4002, others
     await server.open(`/websocket?token=${old}`),
   ];
   await using mary = await server.open(`/ws/mary?token=${signed}`);
+  const stream = await server.get("/rooms/lobby/events", { headers: { Authorization: `Bearer ${old}` } });
+  expect(stream.status).toBe(200);
 
   folder.write("secret", "too short");
   server.process.kill("SIGHUP");
@@ -131,6 +133,7 @@ test("SIGHUP reloads: connections whose key is gone are closed with 4002, others
     return isNew();
   }, "the new secret is used");
   for (const peer of peers) expect(await peer.closes()).toEqual(REVOKED);
+  await withDeadline(stream.text(), () => "the event stream has not ended");
   expect((await server.get(`/ws/ann?token=${old}`)).status).toBe(401);
   await mary.hears("Client #ann left the chat");
 
