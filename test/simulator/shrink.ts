@@ -29,19 +29,33 @@ export function shrink(plan: Plan, seed: number, failure: string, maxMs = 30_000
   const failedMs = Number(/^[\d.]+/.exec(failure)?.[0]) * 1000;
   tryActions(plan.actions.filter(({ atMs }) => atMs <= failedMs));
   const isSend = ({ kind }: Action) => kind === "send";
-  for (let before = Infinity; best.plan.actions.length < before && performance.now() < endMs;) {
-    before = best.plan.actions.length;
+  for (let before = Infinity; sizeOf(best.plan) < before && performance.now() < endMs;) {
+    before = sizeOf(best.plan);
     reduce(isSend, () => best.plan.actions, tryActions);
     reduce(
       (action) => !isSend(action),
       () => best.plan.actions,
       tryActions,
     );
+    for (let user = best.plan.settings.users.length - 1; user >= 0; user--) tryPlan(without(user, best.plan));
   }
   const lastMs = best.plan.actions.at(-1)?.atMs ?? 0;
   const { settings } = best.plan;
   tryPlan({ ...best.plan, settings: { ...settings, seconds: Math.ceil(lastMs / 1000) + 1 } });
   return { ...best, runs };
+}
+
+function sizeOf({ settings, actions }: Plan): number {
+  return settings.users.length + actions.length;
+}
+
+function without(user: number, { settings, actions }: Plan): Plan {
+  const users = settings.users.filter((_, index) => index !== user);
+  const others = actions.filter((action) => action.user !== user);
+  return {
+    settings: { ...settings, users },
+    actions: others.map((action) => (action.user > user ? { ...action, user: action.user - 1 } : action)),
+  };
 }
 
 /** Removes ever smaller parts of the actions that `isCandidate` selects. */
