@@ -11,7 +11,7 @@ const MESSAGES = 5_000;
 const REPEATS = 10;
 const FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))";
 
-await using server = await startServer();
+const server = await startServer();
 using ann = await openPage(server, "/client?id=ann");
 using bob = await openPage(server, "/client?id=bob");
 for (const page of [ann, bob]) await page.shows(page.busy, "false");
@@ -29,7 +29,8 @@ await measure("one that arrives while reading further up", (id) =>
   ann.receives({ type: "message", id: `3-${id}`, time: 0, from: "bob", text: id }),
 );
 await measure("scrolling by a page", () => ann.run("(scroller.scrollTop -= 700, 0)"));
-process.exit(0);
+await server[Symbol.asyncDispose]();
+process.exit(); // or the browser stays
 
 async function fill(page: Page): Promise<void> {
   await page.receives(
