@@ -15,6 +15,7 @@ import type { ChatMessage } from "../../src/protocol/events.ts";
 import { startCuttingProxy } from "../support/cutting-proxy.ts";
 import { withDeadline } from "../support/deadline.ts";
 import type { JsonPeer } from "../support/peer.ts";
+import { StreamEnded, subscribe } from "../support/event-stream.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
 import { DURABLE, Redis } from "../support/redis.ts";
@@ -63,44 +64,107 @@ interface ConnectionSpan {
   readonly ids: string[];
 }
 
-/** Sends without pause, and records what it receives. */
-class ChaosClient {
+/** Records what it receives. */
+class Receiver {
   readonly spans: ConnectionSpan[] = [];
   readonly received = new Map<string, string>();
-  readonly done = Promise.withResolvers<void>();
   readonly receivedEnd = Promise.withResolvers<void>();
+  /** The last message received. */
+  after: string | undefined;
+
+  constructor(
+    /** Of a client that sends, its session. */
+    readonly name: string,
+    protected readonly random: () => number,
+    private readonly counts: Counts,
+  ) {}
+
+  protected onWelcome({ recovered, last }: { readonly recovered?: boolean; readonly last: string }): void {
+    this.spans.push({ after: this.after, recovered, last, ids: [] });
+    this.after ??= last;
+    if (recovered === true) this.counts.recovered++;
+    if (recovered === false) this.counts.notRecovered++;
+  }
+
+  protected onMessage(message: Pick<ChatMessage, "id" | "text" | "data">): void {
+    const { id } = message;
+    const text = textOf(message);
+    if (this.received.has(id)) this.fail(`received ${id} twice`);
+    this.received.set(id, nameOf(text));
+    this.spans.at(-1)?.ids.push(id);
+    this.after = id;
+    this.counts.received++;
+    if (text === "end") this.receivedEnd.resolve();
+  }
+
+  protected fail(why: string): void {
+    this.receivedEnd.reject(new Error(`${this.name} ${why}`));
+  }
+}
+
+/** An event stream, opened again whenever it ends. */
+class ChaosSubscriber extends Receiver {
+  #isOver = false;
+
+  constructor(
+    private readonly address: { server: string; room: string },
+    private readonly format: "sse" | "ndjson",
+    random: () => number,
+    counts: Counts,
+  ) {
+    super(`${address.room}-${format}`, random, counts);
+    this.receivedEnd.promise.catch(() => {}); // awaited at the end
+    this.#run().catch((error: Error) => this.fail(error.message));
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isOver)
+      try {
+        await this.#receive();
+      } catch (error) {
+        if (!(error instanceof StreamEnded)) throw error;
+        // Sooner than `retry:` says, to keep the test short.
+        await Bun.sleep(this.random() * 50);
+      }
+  }
+
+  async #receive(): Promise<void> {
+    const { server: origin, room } = this.address;
+    // Both ways to resume.
+    const query = this.after !== undefined && this.format === "ndjson" ? `?after=${this.after}` : "";
+    const headers: Record<string, string> =
+      this.after !== undefined && this.format === "sse" ? { "Last-Event-ID": this.after } : {};
+    await using stream = await subscribe({ origin }, room, { query, headers, format: this.format });
+    this.onWelcome(stream.welcome);
+    while (!this.#isOver) this.onMessage(await stream.nextMessage());
+  }
+
+  close(): void {
+    this.#isOver = true;
+  }
+}
+
+/** Sends without pause. */
+class ChaosClient extends Receiver {
+  readonly done = Promise.withResolvers<void>();
   readonly #connection: Client;
-  #after: string | undefined;
   #sent = 0;
   #acknowledged = 0;
 
   constructor(
     address: { server: string; id: string; room: string },
-    readonly session: string,
+    session: string,
     private readonly total: number,
     /** Messages in flight at once; 1 waits for each ack. */
     private readonly window: number,
-    private readonly random: () => number,
+    random: () => number,
     counts: Counts,
   ) {
+    super(session, random, counts);
     // The store loses nothing here, so a message that it does not know was never stored.
     this.#connection = connect({ ...address, session, resendUnknown: true })
-      .on("welcome", ({ recovered, last }) => {
-        this.spans.push({ after: this.#after, recovered, last, ids: [] });
-        this.#after ??= last;
-        if (recovered === true) counts.recovered++;
-        if (recovered === false) counts.notRecovered++;
-      })
-      .on("message", (message) => {
-        const { id } = message;
-        const text = textOf(message);
-        if (this.received.has(id)) this.#fail(`received ${id} twice`);
-        this.received.set(id, nameOf(text));
-        this.spans.at(-1)?.ids.push(id);
-        this.#after = id;
-        counts.received++;
-        if (text === "end") this.receivedEnd.resolve();
-      })
+      .on("welcome", (welcome) => this.onWelcome(welcome))
+      .on("message", (message) => this.onMessage(message))
       .on("acknowledged", () => {
         counts.acknowledged++;
         if (++this.#acknowledged === total) this.done.resolve();
@@ -112,10 +176,10 @@ class ChaosClient {
       })
       .on("rejected", ({ item, code }) => {
         if (code !== "message-too-big" || textOf(item).length <= MAX_MESSAGE_BYTES)
-          this.#fail(`was rejected: ${code}`);
+          this.fail(`was rejected: ${code}`);
         this.#send();
       })
-      .on("unconfirmed", ({ seq }) => this.#fail(`is unsure of ${seq}`));
+      .on("unconfirmed", ({ seq }) => this.fail(`is unsure of ${seq}`));
     this.#send();
   }
 
@@ -124,7 +188,7 @@ class ChaosClient {
       // A message that is rejected for good must be skipped, and nothing else with it.
       if (this.random() < 0.05) this.#sendEither("x".repeat(MAX_MESSAGE_BYTES + 1));
       const padding = this.random() < 0.02 ? "x".repeat(30_000 * this.random()) : "";
-      this.#sendEither(`${this.session}/${++this.#sent} ${padding}`);
+      this.#sendEither(`${this.name}/${++this.#sent} ${padding}`);
     }
   }
 
@@ -133,8 +197,9 @@ class ChaosClient {
     this.#connection.send(this.random() < 0.8 ? text : new TextEncoder().encode(text));
   }
 
-  #fail(why: string): void {
-    for (const { reject } of [this.done, this.receivedEnd]) reject(new Error(`${this.session} ${why}`));
+  protected override fail(why: string): void {
+    super.fail(why);
+    this.done.reject(new Error(`${this.name} ${why}`));
   }
 
   close(): void {
@@ -181,7 +246,10 @@ export async function runChaos(setUp: () => Promise<Environment>, scenario: Scen
           const address = { server: proxy.origin, id: `c${client}`, room };
           return new ChaosClient(address, `${room}-${i}`, scenario.messagesPerClient, window, random, counts);
         });
-        return { room, witness, textWitness, clients };
+        const subscribers = (["sse", "ndjson"] as const).map(
+          (format) => new ChaosSubscriber({ server: proxy.origin, room }, format, random, counts),
+        );
+        return { room, witness, textWitness, clients, subscribers };
       }),
     );
     const all = rooms.flatMap(({ clients }) => clients);
@@ -211,18 +279,19 @@ export async function runChaos(setUp: () => Promise<Environment>, scenario: Scen
     proxy.cutting = false;
     counts.cuts = proxy.cuts;
     counts.refused = proxy.refusals;
-    for (const { room, witness, textWitness, clients } of rooms) {
+    for (const { room, witness, textWitness, clients, subscribers } of rooms) {
+      const receivers = [...clients, ...subscribers];
       await sendEnd(anyServer(), room);
-      const ends = Promise.all(clients.map((client) => client.receivedEnd.promise));
+      const ends = Promise.all(receivers.map((each) => each.receivedEnd.promise));
       await withDeadline(ends, describe(`not every client in ${room} received the end`), DEADLINE_MS);
       // A server that is killed cuts the witnesses off, too.
       const order = faults.length > 0 ? await readAll(anyServer(), room) : await receiveAll(witness);
       if (faults.length === 0) await checkTextWire(textWitness, [...order.values()]);
       checkStoredOnce(order, clients, scenario.messagesPerClient);
-      for (const client of clients) checkReceived(client, String(witness.welcome.last), order);
+      for (const each of receivers) checkReceived(each, String(witness.welcome.last), order);
+      for (const each of receivers) each.close();
       await Promise.all([witness.leaves(), textWitness.leaves()]);
     }
-    for (const client of all) client.close();
   }
   return counts;
 }
@@ -284,7 +353,7 @@ function checkStoredOnce(
   clients: readonly ChaosClient[],
   total: number,
 ): void {
-  const next = new Map(clients.map(({ session }) => [session, 1]));
+  const next = new Map(clients.map(({ name }) => [name, 1]));
   for (const [id, name] of [...order].slice(0, -1)) {
     const [session = "", seq] = name.split("/");
     if (Number(seq) !== next.get(session)) {
@@ -299,7 +368,7 @@ function checkStoredOnce(
 
 /** Each span is a part of the one order, without a gap; `recovered` is true exactly if it continues the span before. */
 function checkReceived(
-  { session, spans, received }: ChaosClient,
+  { name: session, spans, received }: Receiver,
   start: string,
   order: Map<string, string>,
 ): void {

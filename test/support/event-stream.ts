@@ -1,8 +1,14 @@
 /** A subscriber of `GET /rooms/:room/events`, over `fetch`. */
 
 import { deepEquals } from "bun";
+import type { ChatMessage } from "../../src/protocol/events.ts";
+import type { StreamWelcome } from "../../src/protocol/event-stream.ts";
 import { withDeadline } from "./deadline.ts";
 import { isRecent, type Event } from "./peer.ts";
+
+function isWelcome(event: object): event is StreamWelcome {
+  return "room" in event && "last" in event && typeof event.last === "string";
+}
 
 const NDJSON = "application/x-ndjson";
 
@@ -12,19 +18,25 @@ interface Wanted {
   readonly headers?: Record<string, string>;
 }
 
-/** Opens a stream; resolves after the welcome. */
+/** The stream ended, or could not be opened. */
+export class StreamEnded extends Error {}
+
+/** Opens a stream; resolves after the welcome. @throws StreamEnded */
 export async function subscribe(
   server: { readonly origin: string },
   room: string,
   { query = "", format = "sse", headers = {} }: Wanted = {},
 ): Promise<StreamPeer> {
   const aborter = new AbortController();
-  const response = await fetch(`${server.origin}/rooms/${room}/events${query}`, {
+  const opening = fetch(`${server.origin}/rooms/${room}/events${query}`, {
     headers: { Accept: format === "sse" ? "text/event-stream" : NDJSON, ...headers },
     signal: aborter.signal,
   });
+  const response = await opening.catch(({ message }: Error) => {
+    throw new StreamEnded(message);
+  });
   const { status, body } = response;
-  if (status !== 200 || !body) throw new Error(`the stream is ${status}: ${await response.text()}`);
+  if (status !== 200 || !body) throw new StreamEnded(`the stream is ${status}: ${await response.text()}`);
   const peer = new StreamPeer(body, format, aborter);
   await peer.start();
   return peer;
@@ -32,7 +44,7 @@ export async function subscribe(
 
 export class StreamPeer implements AsyncDisposable {
   /** The first event. */
-  welcome: Event = { type: "none" };
+  welcome: StreamWelcome = { room: "", last: "" };
   /** The last id received, to resume after it. */
   after = "";
   /** The last `retry:`, in milliseconds. */
@@ -53,8 +65,10 @@ export class StreamPeer implements AsyncDisposable {
   }
 
   async start(): Promise<void> {
-    this.welcome = await this.#nextEvent("expected a welcome");
-    this.after = String(this.welcome.last);
+    const { type, ...welcome } = await this.#nextEvent("expected a welcome");
+    if (type !== "welcome" || !isWelcome(welcome)) throw new Error(`expected a welcome, received ${type}`);
+    this.welcome = welcome;
+    this.after = welcome.last;
   }
 
   /** The next event other than a heartbeat. */
@@ -63,6 +77,12 @@ export class StreamPeer implements AsyncDisposable {
       const event = await this.#nextEvent(expectation);
       if (event.type !== "ping") return event;
     }
+  }
+
+  async nextMessage(): Promise<Pick<ChatMessage, "id" | "text" | "data">> {
+    const { type, id, text, data } = await this.next();
+    if (type !== "message" || typeof id !== "string") throw new Error(`expected a message, received ${type}`);
+    return { id, ...(typeof text === "string" && { text }), ...(typeof data === "string" && { data }) };
   }
 
   /** Expects a heartbeat as the next event. */
@@ -90,7 +110,7 @@ export class StreamPeer implements AsyncDisposable {
       try {
         event = await this.#read("expected the end");
       } catch (error) {
-        if (error instanceof Error && error.message.startsWith("expected")) throw error;
+        if (!(error instanceof StreamEnded)) throw error;
         return { unread, isComplete: false };
       }
       if (!event) return { unread, isComplete: true };
@@ -100,7 +120,7 @@ export class StreamPeer implements AsyncDisposable {
 
   async #nextEvent(expectation: string): Promise<Event> {
     const event = await this.#read(expectation);
-    if (!event) throw new Error(`${expectation}, but the stream ended`);
+    if (!event) throw new StreamEnded(`${expectation}, but the stream ended`);
     return event;
   }
 
@@ -108,7 +128,9 @@ export class StreamPeer implements AsyncDisposable {
     const end = this.format === "sse" ? "\n\n" : "\n";
     while (!this.#text.includes(end)) {
       const { done, value } = await withDeadline(
-        this.#reader.read(),
+        this.#reader.read().catch(({ message }: Error) => {
+          throw new StreamEnded(message);
+        }),
         () => `${expectation}, but nothing came`,
       );
       if (done) return undefined;
@@ -135,7 +157,9 @@ export class StreamPeer implements AsyncDisposable {
         .map((line): [string, string] => [line.split(":")[0] ?? "", line.replace(/^[^:]*: ?/, "")]),
     );
     if (fields.has("retry")) this.retryMs = Number(fields.get("retry"));
-    const event: Event = JSON.parse(fields.get("data") ?? "{}");
+    // A rejection that will pass.
+    if (!fields.has("data")) throw new StreamEnded(block);
+    const event: Event = JSON.parse(fields.get("data") ?? "");
     const expected = event.type === "message" ? [undefined, event.id] : [event.type, event.last];
     if (!deepEquals([fields.get("event"), fields.get("id")], expected))
       throw new Error(`name and id differ from the data: ${block}`);
