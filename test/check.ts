@@ -27,6 +27,7 @@ await provide("nginx-light", install, "nginx", "/usr/sbin/nginx");
 await provide("zbar-tools", install, "zbarimg");
 await provide("systemd", install, "systemd-analyze");
 await provide("python3-jwt", install, "/usr/lib/python3/dist-packages/jwt");
+await provide("python3-websockets", install, "/usr/lib/python3/dist-packages/websockets");
 await provide("python3-cryptography", install, "/usr/lib/python3/dist-packages/cryptography");
 await Promise.all([provide("caddy", unpack, "caddy"), provide("prometheus", unpack, "promtool")]);
 await step("types", $`bun check --no-script`);

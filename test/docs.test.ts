@@ -84,8 +84,8 @@ describe.each(documents)("%s", (path) => {
   });
 });
 
-test("each file in src, test/bench, test/chaos and test/simulator is listed in the README of its folder, or in one above it", () => {
-  const files = ["src", "test/bench", "test/chaos", "test/simulator"].flatMap((top) =>
+test("each file in src, test/bench, test/chaos, test/examples and test/simulator is listed in the README of its folder, or in one above it", () => {
+  const files = ["src", "test/bench", "test/chaos", "test/examples", "test/simulator"].flatMap((top) =>
     readdirSync(join(ROOT, top), { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isFile() && entry.name !== "README.md")
       .map((entry) => relative(ROOT, join(entry.parentPath, entry.name))),

@@ -6,9 +6,20 @@ interface Program {
   readonly skipped: string;
 }
 
+/** Debian's Python, with a module of a Debian package, which another Python in PATH would not see. */
+export function findPython(debianPackage: string, module: string): Program {
+  const path = "/usr/bin/python3";
+  const hasModule = Bun.which(path) && Bun.spawnSync([path, "-c", `import ${module}`]).success;
+  return toProgram(debianPackage, hasModule ? path : undefined);
+}
+
 /** @param names the first that is found is taken */
 export function findProgram(debianPackage: string, ...names: readonly string[]): Program {
   const path = names.map((name) => Bun.which(name)).find((found) => found !== null);
+  return toProgram(debianPackage, path);
+}
+
+function toProgram(debianPackage: string, path: string | undefined): Program {
   const isSkipped = path === undefined && process.env.CI !== "true";
   return { path, skipped: isSkipped ? ` (skipped: install ${debianPackage} to run this)` : "" };
 }
