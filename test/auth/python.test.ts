@@ -4,13 +4,15 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { findPython } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(60_000);
 
-const PYTHON = "/usr/bin/python3";
-const hasLibrary = (await Bun.$`${PYTHON} -c "import jwt, cryptography"`.quiet().nothrow()).exitCode === 0;
-const skipped = hasLibrary ? "" : " (skipped: python3-jwt or python3-cryptography is not installed)";
+const { path: PYTHON = "python3", skipped } = findPython(
+  "python3-jwt and python3-cryptography",
+  "jwt, cryptography",
+);
 
 /** Writes `secret` and the public keys in PEM, as JWKs and as a JWKS into the current folder, and prints a token of each. */
 const ISSUER = `
@@ -40,7 +42,7 @@ tokens["HS256"] = jwt.encode({"sub": "ann"}, open("secret").read().strip(), algo
 print(json.dumps({"tokens": tokens, "jwks": [jwk["kid"] for jwk in jwks]}))
 `;
 
-test.skipIf(!hasLibrary)(
+test.skipIf(skipped !== "")(
   `tokens made in Python are accepted, and ours are accepted there${skipped}`,
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "hubbub-"));
