@@ -49,6 +49,7 @@ export class JsonUser implements User {
     readonly client: string,
     readonly room: string,
     private readonly profile: LinkProfile,
+    private readonly sendsBytes: boolean,
   ) {
     this.#session = `s-${name}`;
     this.owner = this.#newOwner();
@@ -70,7 +71,7 @@ export class JsonUser implements User {
     const { world, rules } = this.surroundings;
     const text = `${this.name}:${++this.#sent}`;
     rules.onSent(text, this.client, this.room, this.#session, this.#sent);
-    world.as(this.owner, () => connection.send(text));
+    world.as(this.owner, () => connection.send(this.sendsBytes ? Buffer.from(text) : text));
   }
 
   join(): void {
@@ -97,14 +98,14 @@ export class JsonUser implements User {
         this.#after = after;
       })
       .on("message", (message) => {
-        rules.onMessage(this.name, message);
+        rules.onMessage(this.name, message, textOf(message));
         after = message.id;
         this.#after = after;
       })
       .on("presence", (change) => rules.onPresence(this.name, change))
-      .on("acknowledged", ({ item, id }) => rules.onAcknowledged(item.text ?? "", id))
-      .on("rejected", ({ item, code }) => world.fail(`"${item.text}" is rejected: ${code}`))
-      .on("unconfirmed", (item) => rules.onUnconfirmed(item.text ?? ""))
+      .on("acknowledged", ({ item, id }) => rules.onAcknowledged(textOf(item), id))
+      .on("rejected", ({ item, code }) => world.fail(`"${textOf(item)}" is rejected: ${code}`))
+      .on("unconfirmed", (item) => rules.onUnconfirmed(textOf(item)))
       .on("state", (state) => {
         if (state.status === "closed" && state.reason !== LEFT)
           world.fail(`${this.name} is closed for good: ${state.reason}`);
@@ -153,6 +154,11 @@ export class JsonUser implements User {
 }
 
 const LEFT = "left";
+
+/** What a message says, as a text or as bytes. */
+function textOf({ text, data = "" }: { readonly text?: string; readonly data?: string }): string {
+  return text ?? Buffer.from(data, "base64").toString();
+}
 
 /** How long a user of the text wire waits for an answer before it connects again. */
 const PATIENCE_MS = 10_000;
@@ -266,7 +272,12 @@ class TextSession {
     const link = surroundings.network.linkOf(user.owner);
     if (!link) throw new Error("a WebSocket without a link");
     this.link = link;
-    this.#socket.onmessage = ({ data }) => this.#onLine(String(data));
+    this.#socket.onmessage = ({ data }) => {
+      this.#received ??= surroundings.rules.onTextOpen(this.link, user.room);
+      if (this.#waitsSince !== Infinity) this.#waitsSince = surroundings.world.time;
+      if (typeof data === "string") this.#onLine(data);
+      else this.#onBroadcast(Buffer.from(data).toString());
+    };
     this.#socket.onclose = () => this.#end();
     const { world } = surroundings;
     const check = () => {
@@ -309,11 +320,12 @@ class TextSession {
 
   #onLine(line: string): void {
     const { world, rules } = this.surroundings;
-    this.#received ??= rules.onTextOpen(this.link, this.user.room);
-    if (this.#waitsSince !== Infinity) this.#waitsSince = world.time;
     const [, from, said, left] = /^Client #(\S+) (?:says: (.*)|(left the chat))$/.exec(line) ?? [];
     if (from !== undefined && left) return rules.onLeaveAnnounced(this.link, this.user.room, from);
-    if (from !== undefined) return this.#onBroadcast(from, said ?? "");
+    if (from !== undefined && said !== undefined) {
+      rules.checkSender(this.user.name, said, from);
+      return this.#onBroadcast(said);
+    }
     const wrote = /^You wrote: (.*)$/.exec(line)?.[1];
     if (wrote !== undefined) return this.#onReply(wrote, "acknowledged");
     const rejected = /^Not sent \(([a-z-]+)\): (.*)$/.exec(line);
@@ -322,13 +334,12 @@ class TextSession {
     world.fail(`${this.user.name} receives "${line}"`);
   }
 
-  #onBroadcast(from: string, text: string): void {
-    const { world, rules } = this.surroundings;
+  #onBroadcast(text: string): void {
+    const { world } = this.surroundings;
     const { name } = this.user;
     if (this.#seen.has(text)) world.fail(`${name} receives "${text}" twice on one connection`);
     this.#seen.add(text);
     this.#received?.push(text);
-    rules.checkSender(name, text, from);
     if (!text.startsWith(this.#stream)) return;
     const own = this.#sent[Number(text.slice(this.#stream.length)) - 1];
     if (own?.state === "sent") own.isEarly = true;

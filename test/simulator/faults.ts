@@ -26,6 +26,8 @@ export interface UserSettings {
   readonly wire: "json" | "text";
   readonly room: string;
   readonly profile: LinkProfile;
+  /** Of the JSON wire: its messages are bytes. */
+  readonly sendsBytes: boolean;
   /** Of the text wire: `?history=`. */
   readonly history: number;
 }
@@ -107,6 +109,7 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
       wire,
       room: rooms[i % rooms.length] ?? "tea",
       profile: profile(),
+      sendsBytes: dice.chance(0.1),
       history: dice.pick([0, 0, 3, 100]),
     });
   }

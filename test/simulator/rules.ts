@@ -371,7 +371,7 @@ export class Rules implements WireObserver {
     }
   }
 
-  onMessage(client: string, { id, text = "", from }: ChatMessage): void {
+  onMessage(client: string, { id, from }: ChatMessage, text: string): void {
     const link = this.#current;
     const state = link && this.#links.get(link);
     const segment = this.#segmentOf.get(client);

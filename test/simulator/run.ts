@@ -95,9 +95,7 @@ function explain(plan: Plan, seed: number, failure: string): void {
   console.log(JSON.stringify(settings));
   if (actions.length > MAX_ACTIONS) console.log(`  … ${actions.length - MAX_ACTIONS} more`);
   for (const { atMs, kind, user, amount } of actions.slice(-MAX_ACTIONS))
-    console.log(
-      `  ${(atMs / 1000).toFixed(3)} s  ${kind} of ${settings.users[user]?.wire[0]}${user}, ${amount}`,
-    );
+    console.log(`  ${(atMs / 1000).toFixed(3)} s  ${kind} of ${settings.users[user]?.name}, ${amount}`);
   console.log(
     `It ends with\n${lines
       .slice(-LAST_LINES)

@@ -80,10 +80,11 @@ class Simulation {
     });
     this.network = new Network(this.world, this.#owner, this.#rules);
     const surroundings = { world: this.world, network: this.network, rules: this.#rules };
-    this.#users = settings.users.map(({ name, client, wire, room, profile, history: replayed }) =>
-      wire === "json"
-        ? new JsonUser(surroundings, name, client, room, profile)
-        : new TextUser(surroundings, name, client, room, profile, replayed),
+    this.#users = settings.users.map(
+      ({ name, client, wire, room, profile, history: replayed, sendsBytes }) =>
+        wire === "json"
+          ? new JsonUser(surroundings, name, client, room, profile, sendsBytes)
+          : new TextUser(surroundings, name, client, room, profile, replayed),
     );
   }
 
@@ -328,7 +329,9 @@ class Simulation {
       const stored: { id: string; text: string }[] = [];
       const read = async () => {
         for (let page = await store.readHistory(room, { limit: PAGE_SIZE }); ;) {
-          stored.unshift(...page.messages.map(({ id, content }) => ({ id, text: String(content) })));
+          stored.unshift(
+            ...page.messages.map(({ id, content }) => ({ id, text: Buffer.from(content).toString() })),
+          );
           const before = page.messages[0]?.id;
           if (!page.more || before === undefined) return this.#rules.checkStored(room, stored);
           page = await store.readHistory(room, { before, limit: PAGE_SIZE });
