@@ -9,7 +9,7 @@ chat=${CHAT:-http://localhost:8000}
 status=$?
 
 printf '%s' "$* ended with status $status on $(hostname)" |
-  curl --silent --show-error --fail --output /dev/null --retry 10 --retry-all-errors --max-time 30 \
+  curl --silent --show-error --fail --output /dev/null --retry 10 --retry-all-errors --retry-max-time 120 --max-time 30 \
     -H 'Content-Type: text/plain' --data-binary @- \
     "$chat/rooms/builds/messages?from=ci&session=$(date +%s)-$$&seq=1"
 

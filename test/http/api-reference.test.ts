@@ -5,6 +5,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { REJECTION_STATUS } from "../../src/protocol/codes.ts";
+import type { Right } from "../../src/protocol/events.ts";
 import { TestClock } from "../support/clock.ts";
 import { readDoc, ROOT } from "../support/docs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
@@ -22,6 +23,9 @@ const FAULTS = [
   "unconfirmed",
 ];
 
+/** What only sockets and /metrics lead to. */
+const ELSEWHERE = ["not-for-metrics", "not-local", "not-websocket", "unknown-type"];
+
 interface Route {
   /** As in `GET /rooms`. */
   readonly name: string;
@@ -31,11 +35,11 @@ interface Route {
   readonly codes: string[];
 }
 
-/** The section of each route: a heading that ends with it, and the first table below. */
+/** The section of each route: a heading that ends with it, and the tables below. */
 function documentedRoutes(): Route[] {
   const sections = readDoc("src/http/README.md").split(/^##+ /m);
   return sections.flatMap((section) => {
-    const name = /^[^\n]*`((?:[A-Z]+ )?\/rooms[^`]*)`\n/.exec(section)?.[1];
+    const name = /^[^\n]*`((?:[A-Z]+ )?\/[^`]*)`\n/.exec(section)?.[1];
     if (name === undefined) return [];
     const rows = [...section.matchAll(/^\| *(.*?) *\| *(.*?) *\|$/gm)];
     const route: Route = { name, parameters: [], successes: new Map(), codes: [] };
@@ -64,6 +68,12 @@ function keysIn(meaning: string): string[] {
 
 const routes = documentedRoutes();
 
+test("each rejection is documented for some route", () => {
+  const documented = new Set(routes.flatMap(({ codes }) => codes));
+  const missing = Object.keys(REJECTION_STATUS).filter((code) => !documented.has(code));
+  expect(missing.toSorted()).toEqual(ELSEWHERE);
+});
+
 test("each route and each of its methods has a table", async () => {
   await using server = await startServer();
   const { detail } = JSON.parse((await server.answer("/rooms/tea/nope")).body);
@@ -77,7 +87,7 @@ test("each route and each of its methods has a table", async () => {
         .map((method) => `${method} ${path}`);
     }),
   );
-  const documented = routes.map(({ name }) => name).filter((name) => name !== ALL_ROUTES);
+  const documented = routes.map(({ name }) => name).filter((name) => name.includes(" /rooms"));
   expect(documented.toSorted()).toEqual(served.flat().toSorted());
 });
 
@@ -94,8 +104,8 @@ test("each parameter that is read of an address is documented, and the other way
 });
 
 const SECRET = "a secret of thirty-two bytes, or more";
-const sign = (client: string, rooms: string[], seconds: number) =>
-  new TokenSigner(Buffer.from(SECRET)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
+const sign = (client: string, rooms: string[], seconds: number, can: Right[] = []) =>
+  new TokenSigner(Buffer.from(SECRET)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds, can);
 const post = (body: unknown, type = "application/json"): RequestInit => ({
   method: "POST",
   body: typeof body === "string" || body instanceof Uint8Array ? body : JSON.stringify(body),
@@ -134,6 +144,7 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms/tea/messages", post({ text: "x".repeat(70_000), from: "ci" })],
       [server, "/rooms/tea/messages", post("hi", "text/html")],
       [secured, at("/rooms/tea/messages", "eve"), post(hi)],
+      [secured, `/rooms/tea/messages?token=${sign("ci", [], 600, ["read"])}`, post(hi)],
     ],
     "GET /rooms/:room/messages": [
       [server, "/rooms/tea/messages"],
@@ -152,6 +163,11 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms?room=tea"],
       [server, "/rooms?limit=0"],
       [limited, "/rooms"],
+    ],
+    "GET /address": [
+      [server, "/address"],
+      [server, "/address", { headers: { Host: "elsewhere.example" } }],
+      [server, "/address", { headers: { Origin: "https://elsewhere.example" } }],
     ],
     [ALL_ROUTES]: [
       [server, "/rooms/a%20b/members"],
