@@ -109,7 +109,7 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
       wire,
       room: rooms[i % rooms.length] ?? "tea",
       profile: profile(),
-      sendsBytes: dice.chance(0.1),
+      sendsBytes: load === undefined && dice.chance(0.1),
       history: dice.pick([0, 0, 3, 100]),
     });
   }

@@ -320,6 +320,15 @@ export class ClientSocket {
   }
 }
 
+/** Only {@link Network} fetches, and it ignores signals: the client looks at them itself. */
+class SimulatedAbortController {
+  readonly signal = { aborted: false };
+
+  abort(): void {
+    this.signal.aborted = true;
+  }
+}
+
 /** What a server's process provides for its sockets. */
 export interface Host {
   readonly owner: Owner;
@@ -584,6 +593,7 @@ export class Network {
     }
     return {
       WebSocket: SimulatedWebSocket,
+      AbortController: SimulatedAbortController,
       fetch: (url: URL, init: RequestInit) => this.#fetch(url, init),
     };
   }

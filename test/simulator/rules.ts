@@ -74,7 +74,10 @@ class Log {
     let index = 0;
     for (const entry of this.sorted) {
       entry.index = index++;
-      entry.sentByClientAt = sentTexts.get(entry.text)?.sentAt ?? 0;
+      const sent = sentTexts.get(entry.text);
+      if (!sent) continue;
+      entry.sentByClientAt = sent.sentAt;
+      sent.isSeen = true;
     }
   }
 
@@ -87,10 +90,14 @@ class Log {
   }
 }
 
+/** Of today's ids: two of the same length are in the order of their characters. */
+const MS_DIGITS = 13;
+
 function isLater(one: string, other: string): boolean {
+  const { length } = one;
+  if (length === other.length && one[MS_DIGITS] === "-" && other[MS_DIGITS] === "-") return one > other;
   const dash = one.indexOf("-");
   const otherDash = other.indexOf("-");
-  if (one.length === other.length && dash === otherDash) return one > other;
   const difference = Number(one.slice(0, dash)) - Number(other.slice(0, otherDash));
   return (
     difference > 0 || (difference === 0 && Number(one.slice(dash + 1)) > Number(other.slice(otherDash + 1)))
@@ -134,6 +141,8 @@ interface SentText {
   readonly number: number;
   acknowledged?: { readonly generation: number; readonly id: string | undefined };
   isUnconfirmed?: boolean;
+  /** A client on the JSON wire has received it, or its id; known at the end. */
+  isSeen?: boolean;
 }
 
 /** What is known of a connection on the JSON wire. */
@@ -535,12 +544,11 @@ export class Rules implements WireObserver {
   checkAll(finalGeneration: number): void {
     for (const generations of this.#logs.values())
       for (const log of generations.values()) log.sort(this.sentTexts);
-    for (const [text, { room, sentAt }] of this.sentTexts) {
-      const isSeen = this.#logs
-        .get(room)
-        ?.values()
-        .some(({ idOfText }) => idOfText.has(text));
-      if (!isSeen) this.#unseen.set(room, [...(this.#unseen.get(room) ?? []), sentAt]);
+    for (const { room, sentAt, isSeen } of this.sentTexts.values()) {
+      if (isSeen) continue;
+      const unseen = this.#unseen.get(room);
+      if (unseen) unseen.push(sentAt);
+      else this.#unseen.set(room, [sentAt]);
     }
     for (const segment of this.#segments) this.#checkSegment(segment);
     for (const received of this.#textReceived) this.#checkTextOrder(received);
