@@ -30,7 +30,9 @@ const MAX_LINE_BYTES = 4 * 1024 * 1024;
 const BATCH_ENTRIES = 500;
 const BATCH_BYTES = 512 * 1024;
 
-/** Why it failed: one sentence. */
+const NOTHING_IMPORTED = "Nothing was imported.";
+
+/** Why it failed: a sentence. */
 class TransferError extends Error {}
 
 /** @returns the exit code, after reporting why it is not 0 */
@@ -81,14 +83,14 @@ export async function runImport(
     const archive = await loadArchive(store, history, clock, random);
     const input = readLines(file);
     const header = await input.next();
-    if (header.done) throw new TransferError(`${nameOf(file)} is empty. Nothing was imported.`);
+    if (header.done) throw new TransferError(`${nameOf(file)} is empty. ${NOTHING_IMPORTED}`);
     const target = await archive.openTarget(locate(file, 1, () => parser.parseHeader(header.value)));
     try {
       await importEntries(input, file, parser, target, () => progress.show());
       await target.finish();
     } catch (error) {
       await target.abort().catch(() => {}); // the reason is the same
-      throw error;
+      throw error instanceof StoreError ? new TransferError(`${error.message} ${NOTHING_IMPORTED}`) : error;
     }
   });
 }
@@ -116,7 +118,7 @@ async function importEntries(
   }
   if (!parser.hasEnded)
     throw new TransferError(
-      `${nameOf(file)} is not complete: it ends after line ${lineNumber}. Nothing was imported.`,
+      `${nameOf(file)} is not complete: it ends after line ${lineNumber}. ${NOTHING_IMPORTED}`,
     );
   await target.write(batch);
 }
@@ -128,7 +130,7 @@ function locate<T>(file: string | undefined, lineNumber: number, parse: () => T)
   } catch (error) {
     if (!(error instanceof ArchiveError)) throw error;
     throw new TransferError(
-      `Line ${lineNumber} of ${nameOf(file, "standard input")} ${error.message}. Nothing was imported.`,
+      `Line ${lineNumber} of ${nameOf(file, "standard input")} ${error.message}. ${NOTHING_IMPORTED}`,
     );
   }
 }
@@ -178,7 +180,7 @@ class Progress {
   finish(): void {
     this.clear();
     const seconds = ((this.clock.elapsed() - this.#startMs) / 1000).toFixed(1);
-    if (this.#isShown) console.error(`${this.#describe()} in ${seconds} s.`);
+    if (this.#isShown) process.stderr.write(`${this.#describe()} in ${seconds} s.\n`);
   }
 
   #describe(): string {
@@ -273,7 +275,7 @@ async function* readLines(file: string | undefined): AsyncGenerator<string> {
     try {
       return decoder.decode(rest.length === 1 ? rest[0] : Buffer.concat(rest));
     } catch {
-      throw new TransferError(`${nameOf(file)} is not UTF-8. Nothing was imported.`);
+      throw new TransferError(`${nameOf(file)} is not UTF-8. ${NOTHING_IMPORTED}`);
     } finally {
       rest = [];
       restBytes = 0;
@@ -289,16 +291,16 @@ async function* readLines(file: string | undefined): AsyncGenerator<string> {
     if (start < chunk.length) rest.push(chunk.subarray(start));
     restBytes += chunk.length - start;
     if (restBytes > MAX_LINE_BYTES)
-      throw new TransferError(`${nameOf(file)} has a line that is too long. Nothing was imported.`);
+      throw new TransferError(`${nameOf(file)} has a line that is too long. ${NOTHING_IMPORTED}`);
   }
   if (restBytes > 0) yield decode();
 }
 
 async function* readChunks(file: string | undefined): AsyncGenerator<Uint8Array> {
   try {
-    yield* file === undefined ? Bun.stdin.stream() : Bun.file(file).stream();
+    yield* file === undefined ? Bun.stdin.stream() : lazyFs().createReadStream(file);
   } catch (error) {
     const reason = error instanceof Error ? error.message : error;
-    throw new TransferError(`${nameOf(file)} cannot be read (${reason}). Nothing was imported.`);
+    throw new TransferError(`${nameOf(file)} cannot be read (${reason}). ${NOTHING_IMPORTED}`);
   }
 }

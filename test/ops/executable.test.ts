@@ -39,7 +39,7 @@ test("the executable serves the page and the chat, and reads no configuration fi
   expect([run.exitCode, `${run.stderr}`]).toEqual([2, '--port: expected 0–65535, got "http"\n']);
 });
 
-test("the executable contains the parts that are loaded on demand: help, join, the other stores", async () => {
+test("the executable contains the parts that are loaded on demand: help, join, export and import, the other stores", async () => {
   await using built = await build();
   const run = (...args: string[]) =>
     Bun.$`${built.executable} ${args}`.env({}).cwd(built.folder).quiet().nothrow();
@@ -57,6 +57,17 @@ test("the executable contains the parts that are loaded on demand: help, join, t
   expect(exitCode).toBe(0);
   await bob.hears("Client #ann says: hi", "Client #ann left the chat");
   expect(await Bun.file(join(built.folder, "chat.db")).exists()).toBe(true);
+
+  const exported = await run("export", "--store", "sqlite:chat.db", "chat.ndjson");
+  const imported = await run("import", "--store", "sqlite:copy.db", "chat.ndjson");
+  expect([exported, imported].map(({ exitCode, stderr }) => [exitCode, `${stderr}`])).toEqual([
+    [0, ""],
+    [0, ""],
+  ]);
+  expect(`${(await run("export", "--store", "sqlite:copy.db")).stdout}`).toContain('"text":"hi"');
+  expect(`${(await run("import", "--store", "redis://127.0.0.1:1", "chat.ndjson")).stderr}`).toStartWith(
+    "Redis at 127.0.0.1:1 cannot be reached",
+  );
 
   const redis = await run("--store", "redis://127.0.0.1:1");
   expect(redis.exitCode).toBe(1);

@@ -297,7 +297,8 @@ test.skipIf(sqlite.skipped !== "").each([
     cwd: folder,
     stderr: "pipe",
   });
-  while (backup.exitCode === null) await say();
+  while (backup.exitCode === null && sent < 1000) await say();
+  await backup.exited;
   expect([backup.exitCode, await new Response(backup.stderr).text()]).toEqual([0, ""]);
   const total = sent + 20;
   while (sent < total) await say(); // the server is undisturbed

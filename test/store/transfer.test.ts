@@ -5,9 +5,11 @@ import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from
 import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { exportFlags, importFlags } from "../../src/cli/parse-command.ts";
 import { connect } from "../../src/client/client.ts";
 import { compareIds } from "../../src/store/message-id.ts";
 import { bundledServer } from "../support/bundle.ts";
+import { codeBlock, readDoc } from "../support/docs.ts";
 import { eventually } from "../support/deadline.ts";
 import { sharedRedis, skipped } from "../support/redis.ts";
 import { startServer } from "../support/server.ts";
@@ -462,6 +464,24 @@ describe("the output", () => {
     ] as const) {
       await using bob = await server.joinJson("bob", { room: "tea", after });
       expect(bob.welcome.recovered).toBe(recovered);
+    }
+  });
+
+  test("the documented example is an export, and the documented options are those of --help", async () => {
+    const example = codeBlock("src/store/README.md", "json");
+    expect(await imports(SQLITE, example)).toEqual(succeeds);
+    expect(await exported(SQLITE)).toBe(example);
+    const readme = readDoc("src/cli/README.md");
+    for (const [command, flags] of [
+      ["export", exportFlags],
+      ["import", importFlags],
+    ] as const) {
+      const { out } = await run([command, "--help"]);
+      for (const name of Object.keys(flags)) {
+        expect(out).toContain(`--${name} `);
+        if (name !== "store")
+          expect(readme).toMatch(new RegExp(`^\\| \`--${name} [A-Z]+\` *\\| ${command} `, "m"));
+      }
     }
   });
 

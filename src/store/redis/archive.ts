@@ -58,10 +58,12 @@ async function withReason<T>({ name }: RedisConfig, work: () => Promise<T>): Pro
   } catch (error) {
     if (error instanceof StoreError) throw error;
     const reason = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof RedisReplyError))
+      throw new StoreError(`Redis at ${name} cannot be reached any more (${reason}).`);
     throw new StoreError(
-      error instanceof RedisReplyError
-        ? `Redis at ${name} rejects a command (${reason}).`
-        : `Redis at ${name} cannot be reached any more (${reason}).`,
+      reason.startsWith("OOM")
+        ? `Redis at ${name} is full: raise its maxmemory, or lower --history.`
+        : `Redis at ${name} rejects a command (${reason}).`,
     );
   }
 }

@@ -38,7 +38,7 @@ export const scripts = {
   lastSeq: defineScript(lastSeq),
   importBegin: defineScript(importBegin),
   importBatch: defineScript(importCheck, importBatch),
-  importClear: defineScript(importCheck, importClear),
+  importClear: defineScript("allow_writes_when_full()", importCheck, importClear),
   importEnd: defineScript(importCheck, importEnd),
   applyPending: defineScript("apply_pending()"),
   position: defineScript(

@@ -1,6 +1,6 @@
 /** The SQLite store's database file: its schema and migrations, all statements, and ids as integer keys. */
 
-import { Database } from "bun:sqlite";
+import { constants, Database, SQLiteError } from "bun:sqlite";
 import { resolve } from "node:path";
 import { lazyFs } from "../../util/lazy-node.ts";
 import type { Random } from "../../util/random.ts";
@@ -118,8 +118,7 @@ export function openDatabase(path: string, nowMs: number, random: Random): Datab
 export function openSnapshot(path: string): Database {
   if (!lazyFs().existsSync(path)) throw new StoreError(`${path} does not exist.`);
   try {
-    const db = new Database(resolve(path), { strict: true, readonly: true });
-    db.run(`PRAGMA busy_timeout = ${OPEN_WAIT_MS}`);
+    const db = openReadOnly(path);
     db.run("BEGIN"); // the first read begins the snapshot
     if (checkVersion(db, path).version < MIGRATIONS.length)
       throw new StoreError(
@@ -128,6 +127,24 @@ export function openSnapshot(path: string): Database {
     return db;
   } catch (error) {
     throw databaseError(path, error);
+  }
+}
+
+function openReadOnly(path: string): Database {
+  const { SQLITE_OPEN_READONLY, SQLITE_OPEN_URI } = constants;
+  try {
+    const db = new Database(resolve(path), SQLITE_OPEN_READONLY);
+    db.run(`PRAGMA busy_timeout = ${OPEN_WAIT_MS}`);
+    db.query("SELECT 1 FROM sqlite_schema").get();
+    return db;
+  } catch (error) {
+    // In a folder that cannot be written to, there is no place for locks, but also nobody who writes.
+    const isUnwritable = error instanceof SQLiteError && error.code === "SQLITE_CANTOPEN";
+    if (!isUnwritable || lazyFs().existsSync(`${path}-wal`)) throw error;
+    return new Database(
+      `${Bun.pathToFileURL(resolve(path)).href}?immutable=1`,
+      SQLITE_OPEN_READONLY | SQLITE_OPEN_URI,
+    );
   }
 }
 
