@@ -156,7 +156,7 @@ export class JsonUser implements User {
 const LEFT = "left";
 
 /** What a message says, as a text or as bytes. */
-function textOf({ text, data = "" }: { readonly text?: string; readonly data?: string }): string {
+export function textOf({ text, data = "" }: { readonly text?: string; readonly data?: string }): string {
   return text ?? Buffer.from(data, "base64").toString();
 }
 

@@ -23,7 +23,8 @@ export interface UserSettings {
   readonly name: string;
   /** Its client id: several users with the same one are tabs of one client. */
   readonly client: string;
-  readonly wire: "json" | "text";
+  /** An event stream only receives. */
+  readonly wire: "json" | "text" | "stream";
   readonly room: string;
   readonly profile: LinkProfile;
   /** Of the JSON wire: its messages are bytes. */
@@ -101,8 +102,9 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
   const users: UserSettings[] = [];
   for (let i = 0; i < userCount; i++) {
     // The rules need a client with ids in every room.
-    const wire = i < rooms.length || dice.chance(userCount > 100 ? 0.2 : 0.6) ? "json" : "text";
-    const name = `${wire === "json" ? "j" : "t"}${i}`;
+    const isJson = i < rooms.length || dice.chance(userCount > 100 ? 0.2 : 0.6);
+    const wire = isJson ? "json" : dice.chance(0.3) ? "stream" : "text";
+    const name = `${wire[0]}${i}`;
     users.push({
       name,
       client: (hasTabs && dice.chance(0.5) && users[i - rooms.length]?.client) || name,

@@ -330,17 +330,21 @@ class SimulatedAbortController {
 }
 
 /** What a server's process provides for its sockets. */
-export interface Host {
+export interface SocketHost {
   readonly owner: Owner;
   readonly handlers: ReturnType<typeof socketHandlers>;
   readonly topics: Map<string, Set<ServerEnd>>;
   readonly ends: Set<ServerEnd>;
   /** Counts up with every server whose store starts empty. */
   readonly generation: number;
+  onOpenChange(end: ServerEnd, isOpen: boolean): void;
+}
+
+/** A server's process. */
+export interface Host extends SocketHost {
   readonly isListening: boolean;
   upgrade(link: Link): void;
   fetch(url: URL, method: string): Promise<Response>;
-  onOpenChange(end: ServerEnd, isOpen: boolean): void;
 }
 
 /** The server's end, as Bun passes it to the socket handlers. */
@@ -354,10 +358,11 @@ export class ServerEnd implements ServerSocket {
 
   constructor(
     readonly link: Link,
-    readonly host: Host,
+    readonly host: SocketHost,
     readonly data: SocketData,
     private readonly world: World,
     private readonly observer: WireObserver,
+    private readonly maxBufferedBytes = HARD_BACKPRESSURE_LIMIT,
   ) {
     host.ends.add(this);
     link.server = this;
@@ -372,7 +377,7 @@ export class ServerEnd implements ServerSocket {
       this.#transmit(frame, size, this.world.time);
       return frame.length;
     }
-    if (this.#bufferedBytes + size > HARD_BACKPRESSURE_LIMIT) {
+    if (this.#bufferedBytes + size > this.maxBufferedBytes) {
       this.link.overflow();
       this.world.schedule(this.host.owner, this.world.time, () => this.terminate());
       return 0;

@@ -2,8 +2,9 @@
 
 import type { Connection } from "../../src/chat/connection.ts";
 import type { Content } from "../../src/protocol/codec.ts";
+import type { StreamWelcome } from "../../src/protocol/event-stream.ts";
 import type { ChatMessage, PresenceChange, Welcome } from "../../src/protocol/events.ts";
-import type { Host, Link, ServerEnd, WireObserver } from "./network.ts";
+import type { Host, Link, ServerEnd, SocketHost, WireObserver } from "./network.ts";
 import type { World } from "./world.ts";
 
 const PING = '{"type":"ping"}';
@@ -22,6 +23,9 @@ const LEAVE_DEBOUNCE_MS = 100;
 const LEAVE_BOUND_MS = 400;
 /** Between the first connection that a message is sent to and the last healthy one, besides `--flush-ms`. */
 const DELIVERY_BOUND_MS = 100;
+
+/** Of a connection, or of an event stream. */
+type AnyWelcome = StreamWelcome & Partial<Welcome>;
 
 export interface RuleSettings {
   /** `--history`: how many messages a room keeps ready. */
@@ -214,7 +218,7 @@ export class Rules implements WireObserver {
   readonly #unanswered = new Map<Link, Unanswered>();
   readonly #shutdowns = new Map<Host, number>();
   readonly #shutDownLinks: ShutDownLink[] = [];
-  readonly #attendance = new Map<Host, Map<string, Attendance>>();
+  readonly #attendance = new Map<SocketHost, Map<string, Attendance>>();
   readonly #textLinks: TextLink[] = [];
   readonly #textReceived: { readonly link: Link; readonly room: string; readonly texts: string[] }[] = [];
 
@@ -290,7 +294,7 @@ export class Rules implements WireObserver {
   #onWelcomeFrame(link: Link, frame: string): void {
     const generation = link.host?.generation;
     if (generation === undefined) return this.world.fail("a welcome without a server");
-    const { room, last, members, count }: Welcome = JSON.parse(frame);
+    const { room, last, members = [], count = Infinity }: AnyWelcome = JSON.parse(frame);
     this.#links.set(link, {
       room,
       generation,
@@ -311,7 +315,8 @@ export class Rules implements WireObserver {
   /** A welcome names everyone who is in the room at that moment, by what the network knows. */
   onServerSent(end: ServerEnd, frame: Content): void {
     if (typeof frame !== "string" || !frame.startsWith(WELCOME)) return;
-    const room = end.data.connection?.room.name;
+    if (!end.data.connection) return; // an event stream
+    const room = end.data.connection.room.name;
     const present = new Set<string>();
     for (const { data } of end.host.ends)
       if (data.connection?.room.name === room && data.connection) present.add(data.connection.client);
@@ -337,14 +342,14 @@ export class Rules implements WireObserver {
 
   // The JSON wire
 
-  onWelcome(client: string, after: string | undefined, welcome: Welcome): void {
+  onWelcome(client: string, after: string | undefined, welcome: AnyWelcome): void {
     const link = this.#current;
     const state = link && this.#links.get(link);
     if (!link || !state) return this.world.fail("a welcome without a frame");
     const { generation } = state;
-    const { room, last, recovered, members, count } = welcome;
-    const isNamed = members.includes(welcome.client) || count > MAX_LISTED_MEMBERS;
-    if (!isNamed) this.world.fail(`${client} is not in its own welcome: ${members}`);
+    const { room, last, recovered, members, count = 0 } = welcome;
+    const isNamed = members?.includes(welcome.client ?? "") || count > MAX_LISTED_MEMBERS;
+    if (members && !isNamed) this.world.fail(`${client} is not in its own welcome: ${members}`);
     if ((recovered === undefined) !== (after === undefined))
       this.world.fail(`${client}: recovered is ${recovered} after ${after}`);
     const requestedAt = link.connectedAt;

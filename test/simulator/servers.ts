@@ -2,10 +2,12 @@
 
 import { AccessControl } from "../../src/http/access-control.ts";
 import { ClientAddresses } from "../../src/http/client-address.ts";
+import { EventStreams } from "../../src/http/event-streams.ts";
 import type { ServerOptions } from "../../src/http/options.ts";
 import { noSuchRoute, textProblem } from "../../src/http/problem.ts";
 import { Router, type Handler, type HttpServer } from "../../src/http/router.ts";
 import { shutDown } from "../../src/http/shutdown.ts";
+import { StreamTopics } from "../../src/http/stream-socket.ts";
 import { socketHandlers } from "../../src/http/socket-handlers.ts";
 import { SocketRegistry, type SocketData } from "../../src/http/socket-registry.ts";
 import { Upgrader } from "../../src/http/upgrade.ts";
@@ -16,6 +18,8 @@ import { ServerEnd, type Host, type Link, type Network } from "./network.ts";
 import type { Disk } from "./stores.ts";
 import { Owner, type World } from "./world.ts";
 
+/** Seen as the close code of a link when an event stream ends: clients open it again. */
+const STREAM_END = 1013;
 const HOST = "localhost:8000";
 export const SERVER_URL = `http://${HOST}`;
 
@@ -44,6 +48,7 @@ const OPTIONS = {
   connectionRate: 0,
 } as const;
 
+type StreamRequest = Request & { readonly params: { readonly room: string } };
 type ChatRequest = Request & { readonly params: { readonly id: string } };
 
 /** Called whenever a connection opens or closes at the server. */
@@ -60,6 +65,8 @@ export class SimulatedServer implements Host {
   isShuttingDown = false;
   readonly startedAt: number;
   readonly #handleChat: Handler<ChatRequest>;
+  readonly #handleEvents: Handler<StreamRequest>;
+  readonly events: EventStreams;
   readonly #options: ServerOptions;
   /** Every connection so far. */
   readonly #connections: WeakRef<object>[] = [];
@@ -79,14 +86,18 @@ export class SimulatedServer implements Host {
     this.#options = options;
     const router = new Router(new AccessControl(options, clock), new ClientAddresses(options.trustProxy));
     this.sockets = new SocketRegistry({ ...options, maxConnections: 0 }, clock);
+    const streamTopics = new StreamTopics();
     this.hub = new Hub(
       (listener) => measured(disk.open(listener, this.owner), clock),
-      (topic, frame) => this.#publish(topic, frame),
+      (topic, frame) => streamTopics.publish(topic, frame) ?? this.#publish(topic, frame),
       options,
       clock,
     );
     const upgrader = new Upgrader(router, this.sockets, this.hub, options, clock);
     this.#handleChat = router.route(upgrader.handleChat);
+    const random = world.randomOf();
+    this.events = new EventStreams(router, this.sockets, this.hub, streamTopics, options, random);
+    this.#handleEvents = router.api({ GET: this.events.handle }, this.events.rejection);
     this.handlers = socketHandlers(this.hub, this.sockets, options, clock);
   }
 
@@ -137,20 +148,78 @@ export class SimulatedServer implements Host {
     if (link.isAbandoned) return;
     link.host = this;
     if (!this.isListening) return this.network.refuse(link);
-    const { client, clientOwner } = link;
+    const { client } = link;
+    if (client.url.includes("/events?")) return this.#startStream(link);
     const request = this.#request(new URL(client.url.replace(/^ws/, "http")), "GET", {
       upgrade: "websocket",
       ...(client.protocols.length > 0 ? { "sec-websocket-protocol": client.protocols.join(", ") } : {}),
     });
-    const server: HttpServer = {
-      requestIP: () => ({ address: `192.0.2.${clientOwner.name.length}`, port: 1, family: "IPv4" }),
+    this.#pendingRequests++;
+    void Promise.resolve(this.#handleChat(request, this.#httpServer(link))).then((response) => {
+      this.#pendingRequests--;
+      if (response) this.network.refuse(link);
+    });
+  }
+
+  #httpServer(link: Link): HttpServer {
+    return {
+      requestIP: () => ({ address: `192.0.2.${link.clientOwner.name.length}`, port: 1, family: "IPv4" }),
       timeout() {},
       upgrade: (_request, { data }: { data: SocketData }) => this.#open(link, data),
     };
+  }
+
+  /** An event stream: the chunks of the response are the frames of the link. */
+  #startStream(link: Link): void {
+    const { href, pathname } = new URL(link.client.url);
+    const headers = { host: HOST, accept: "application/x-ndjson" };
+    const room = decodeURIComponent(pathname.split("/").at(-2) ?? "");
+    const request = Object.assign(new Request(href, { headers }), { params: { room } });
     this.#pendingRequests++;
-    void Promise.resolve(this.#handleChat(request, server)).then((response) => {
-      this.#pendingRequests--;
-      if (response) this.network.refuse(link);
+    void Promise.resolve(this.#handleEvents(request, this.#httpServer(link))).then((response) => {
+      const reader = response?.status === 200 ? response.body?.getReader() : undefined;
+      if (!reader || link.isAbandoned) {
+        this.#pendingRequests--;
+        void reader?.cancel();
+        return this.network.refuse(link);
+      }
+      if (this.isShuttingDown) link.touch();
+      let onDrain = () => {};
+      const handlers = {
+        ...this.handlers,
+        message() {},
+        pong() {},
+        drain: () => onDrain(),
+        close: () => {
+          this.#pendingRequests--;
+          void reader.cancel().catch(() => {});
+        },
+      };
+      const { world, network, owner, topics, ends, generation, onOpenChange } = this;
+      const host = { owner, topics, ends, generation, onOpenChange, handlers };
+      const data = {
+        connection: undefined,
+        addressGroup: "",
+        key: undefined,
+        expiresMs: Infinity,
+        missedPongs: 0,
+        pingedMs: 0,
+      };
+      const end = new ServerEnd(link, host, data, world, network.observer, Infinity);
+      network.open(link);
+      onOpenChange(end, true);
+      const decoder = new TextDecoder();
+      const pump = async () => {
+        for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
+          // TCP gives up on what is not acknowledged.
+          if (link.up.isDead || link.down.isDead)
+            world.schedule(owner, world.time + 2000 * this.#options.pingSeconds, () => end.terminate());
+          if (end.send(decoder.decode(chunk.value)) < 0)
+            await new Promise<void>((resolve) => (onDrain = resolve));
+        }
+        end.close(STREAM_END, "");
+      };
+      void pump().catch(() => end.terminate());
     });
   }
 

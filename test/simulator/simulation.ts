@@ -6,6 +6,7 @@ import type { Action, Plan } from "./faults.ts";
 import { Network } from "./network.ts";
 import { Rules } from "./rules.ts";
 import { SimulatedServer } from "./servers.ts";
+import { StreamUser } from "./subscriber.ts";
 import { createDisk, MAX_ROOMS, type Disk } from "./stores.ts";
 import type { Hub } from "../../src/chat/hub.ts";
 import { Dice, Owner, World } from "./world.ts";
@@ -84,7 +85,9 @@ class Simulation {
       ({ name, client, wire, room, profile, history: replayed, sendsBytes }) =>
         wire === "json"
           ? new JsonUser(surroundings, name, client, room, profile, sendsBytes)
-          : new TextUser(surroundings, name, client, room, profile, replayed),
+          : wire === "text"
+            ? new TextUser(surroundings, name, client, room, profile, replayed)
+            : new StreamUser(surroundings, name, client, room, profile, history),
     );
   }
 
@@ -302,7 +305,7 @@ class Simulation {
     for (const user of this.#users) {
       const known = user.link && this.#rules.membersFor(user.link);
       if (!known) continue;
-      const inRoom = this.#users.filter(({ room }) => room === user.room);
+      const inRoom = this.#users.filter((each) => each.room === user.room && !(each instanceof StreamUser));
       const present = [...new Set(inRoom.map(({ client }) => client))];
       if (known.join() !== present.sort().join())
         this.world.fail(`${user.name} knows of ${known}, and ${present} are there`);
