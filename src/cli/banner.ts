@@ -1,6 +1,7 @@
 /** What the server prints once it listens. */
 
 import { isLocalOnly, type CliOptions } from "./parse-command.ts";
+import { coversRoom } from "../auth/room-patterns.ts";
 import { ownOrigins, sharedOrigin } from "../http/origins.ts";
 import type { RunningServer } from "../http/shutdown.ts";
 import { logEvent } from "../ops/log.ts";
@@ -23,12 +24,14 @@ export async function printBanner(
   { server: { hostname = "localhost", port }, durability }: RunningServer,
   options: CliOptions,
 ): Promise<void> {
-  const { publicUrl, secretFile, publicKeyFile, store, log } = options;
+  const { publicUrl, secretFile, publicKeyFile, allowGuests, store, log } = options;
+  const guests = allowGuests.length > 0 ? `; guests in ${allowGuests.join(", ")}` : "";
   const needsToken = secretFile.length > 0 || publicKeyFile.length > 0;
   const [address = "", ...others] = ownOrigins(options, hostname, port).map((origin) => `${origin}/client`);
+  const isLinkEnough = !needsToken || coversRoom(new Set(allowGuests), "lobby");
   const isOpen = !needsToken && !isLocalOnly(options);
   const audience = needsToken
-    ? "anyone with a token"
+    ? `anyone with a token${guests}`
     : isOpen
       ? "anyone who can reach it, under any name"
       : "this machine only";
@@ -37,13 +40,13 @@ export async function printBanner(
   } else if (isTerminal()) {
     console.log(`Hubbub ${version}\n\n  ${address}${publicUrl ? `  (port ${port} on this machine)` : ""}`);
     for (const other of others) console.log(`  ${other}  (from your network)`);
-    if (!isLocalOnly({ host: options.host, publicUrl: undefined }) && !needsToken && Bun.enableANSIColors) {
+    if (!isLocalOnly({ host: options.host, publicUrl: undefined }) && isLinkEnough && Bun.enableANSIColors) {
       const origin = await sharedOrigin(options, hostname, port);
       if (origin) for (const line of qrLines(`${origin}/client`, process.stdout.columns)) console.log(line);
     }
     console.log(`\nMessages are stored ${durability}.`);
     console.log(
-      `Who can join: ${audience}${secretFile.length > 0 ? " (hubbub token NAME makes a link with one)" : ""}.`,
+      `Who can join: ${audience}${secretFile.length > 0 ? " (hubbub token NAME makes a link with a token)" : ""}.`,
     );
     console.log("Press Ctrl+C to stop.");
   } else {

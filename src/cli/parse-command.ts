@@ -91,6 +91,20 @@ export const serverFlagGroups = {
     publicKeyFile: files<KeySource>("public keys that verify tokens: PEM, JWK or JWKS", (file) =>
       readKeyFile("public", file),
     ),
+    allowGuests: list(
+      "ROOM",
+      "none",
+      "room that needs no token, or a pattern such as open-*",
+      "a room name, or a pattern such as open-*",
+      parseRoomPattern,
+    ),
+    guests: flag<"read" | "write">({
+      value: "RIGHT",
+      fallback: "write",
+      help: "what clients without a token may do there: read or write",
+      parse: (text) =>
+        text === "read" || text === "write" ? { value: text } : { expected: "read or write" },
+    }),
   },
   Limits: {
     maxMessageBytes: number(65_536, [1, 131_072], "largest message in bytes, text counted as UTF-8"),
@@ -211,6 +225,12 @@ export function parseCommand(argv: readonly string[], environment: Env): CliComm
     errors.push(
       "--keep-days: expected 0 with --store memory:, which keeps the latest --history messages only",
     );
+  if (provided.has("allowGuests") && !provided.has("secretFile") && !provided.has("publicKeyFile"))
+    errors.push(
+      "--allow-guests: expected with --secret-file or --public-key-file, as without them everyone may join",
+    );
+  if (provided.has("guests") && !provided.has("allowGuests"))
+    errors.push("--guests: expected with --allow-guests, which names the rooms");
   if (errors.length > 0) return { kind: "invalid", errors };
   return { kind: "serve", options: withDefaults(options, provided), warnings: unknownVariables(env) };
 }

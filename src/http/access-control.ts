@@ -8,6 +8,7 @@ import { coversRoom, ALL_ROOMS } from "../auth/room-patterns.ts";
 import { Keyring, type VerifiedToken } from "../auth/keyring.ts";
 import { DEFAULT_RIGHTS, type Claims } from "../auth/tokens.ts";
 import type { Right } from "../protocol/events.ts";
+import { GUEST_PREFIX } from "../protocol/names.ts";
 import type { Clock } from "../util/clock.ts";
 import { lazyOs } from "../util/lazy-node.ts";
 
@@ -30,22 +31,48 @@ const PROXY_HEADERS = [
 const TOKEN_PROTOCOL_PREFIX = "token.";
 
 /** What a client may do, where and until when; with a token, under which client id. */
-export type Grant = Omit<Claims, "client"> & Partial<VerifiedToken>;
+export type Grant = Omit<Claims, "client"> & Partial<VerifiedToken> & { readonly isGuest?: true };
+
+/** What a request is about. */
+interface Target {
+  readonly client?: string;
+  readonly room?: string;
+  /** What is to be done in the room; by default `read`. */
+  readonly right?: Right;
+}
 
 const OPEN: Grant = { rooms: ALL_ROOMS, can: DEFAULT_RIGHTS, expiresMs: Infinity };
 
 export class AccessControl {
   /** If there are keys, a token is required. */
   readonly keyring: Keyring;
+  /** Undefined if there are no guests. */
+  readonly #guest: Grant | undefined;
 
   constructor(
     private readonly options: Pick<
       ServerOptions,
-      "publicUrl" | "allowHost" | "allowOrigin" | "openMetrics" | "secretFile" | "publicKeyFile"
+      | "publicUrl"
+      | "allowHost"
+      | "allowOrigin"
+      | "openMetrics"
+      | "secretFile"
+      | "publicKeyFile"
+      | "allowGuests"
+      | "guests"
     >,
     private readonly clock: Clock,
   ) {
     this.keyring = new Keyring([...options.secretFile, ...options.publicKeyFile]);
+    this.#guest =
+      options.allowGuests.length === 0
+        ? undefined
+        : {
+            rooms: new Set(options.allowGuests),
+            can: options.guests === "read" ? new Set(["read"]) : DEFAULT_RIGHTS,
+            expiresMs: Infinity,
+            isGuest: true,
+          };
   }
 
   /**
@@ -75,23 +102,31 @@ export class AccessControl {
     if (isForeign && !this.#isAcceptedOrigin(headers)) throw originRejected();
   }
 
+  /** Checks the token and what it has to cover. @throws HttpProblem 401 or 403 */
+  authorize(request: Request, target: Target = {}): Grant {
+    return this.permit(this.authenticate(request), target);
+  }
+
   /**
-   * Checks the token, if tokens are required: `Authorization: Bearer`, an offered subprotocol or `?token=`.
-   * @param target what the token has to cover
-   * @throws HttpProblem 401 or 403
+   * Checks the token, if tokens are required: `Authorization: Bearer`, an offered subprotocol or `?token=`. Without one,
+   * a client is a guest, if guests are allowed; with an invalid one, it never is.
+   * @throws HttpProblem 401
    */
-  authorize(
-    { url, headers }: Request,
-    target: { readonly client?: string; readonly room?: string; readonly right?: Right } = {},
-  ): Grant {
-    const { client, room, right = "read" } = target;
+  authenticate({ url, headers }: Request): Grant {
     if (this.keyring.isEmpty) return OPEN;
     const token = tokenOf(url, headers);
-    if (!token) throw new HttpProblem("no-token", "A token is required. Ask this server's operator for one.");
+    if (token === undefined && this.#guest) return this.#guest;
+    if (!token) throw tokenRequired();
     const claims = this.keyring.verify(token, this.clock.now());
     if ("detail" in claims) throw new HttpProblem(claims.code, claims.detail);
-    const { rooms, can } = claims;
-    if (client !== undefined && client !== claims.client)
+    return claims;
+  }
+
+  /** Checks what a grant has to cover. @returns it, with the client id that a guest gets @throws HttpProblem 401 or 403 */
+  permit(grant: Grant, { client, room, right = "read" }: Target): Grant {
+    const { rooms, can, isGuest } = grant;
+    if (isGuest && (room === undefined || !coversRoom(rooms, room))) throw tokenRequired();
+    if (client !== undefined && client !== (grant.client ?? client))
       throw new HttpProblem(
         "not-for-client",
         "This token is for another client id. Connect with the id that it names.",
@@ -108,7 +143,7 @@ export class AccessControl {
         `This token does not grant access to rooms. Use one made with --can ${right}.`,
       );
     }
-    return claims;
+    return isGuest && client !== undefined ? { ...grant, client: GUEST_PREFIX + client } : grant;
   }
 
   /**
@@ -177,14 +212,16 @@ function originRejected(): HttpProblem {
   );
 }
 
-function tokenOf(url: string, headers: Headers): string | null | undefined {
-  return (
-    /^bearer +(\S+) *$/i.exec(headers.get("authorization") ?? "")?.[1] ??
-    offeredProtocols(headers)
-      .find((offer) => offer.startsWith(TOKEN_PROTOCOL_PREFIX))
-      ?.slice(TOKEN_PROTOCOL_PREFIX.length) ??
-    queryParams(url).get("token")
-  );
+function tokenRequired(): HttpProblem {
+  return new HttpProblem("no-token", "A token is required. Ask this server's operator for one.");
+}
+
+/** @returns undefined if the client does not try to send one */
+function tokenOf(url: string, headers: Headers): string | undefined {
+  const [isBearer, bearer = ""] = /^bearer(?: +(.*))?$/i.exec(headers.get("authorization") ?? "") ?? [];
+  if (isBearer !== undefined) return bearer;
+  const offer = offeredProtocols(headers).find((each) => each.startsWith(TOKEN_PROTOCOL_PREFIX));
+  return offer?.slice(TOKEN_PROTOCOL_PREFIX.length) ?? queryParams(url).get("token") ?? undefined;
 }
 
 /** The name or address in a `Host` header, in lower case, without brackets, port and final dot; empty for an invalid one. */

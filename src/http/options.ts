@@ -23,6 +23,10 @@ export interface ServerOptions {
   /** Keys that verify tokens; without any, here and below, no tokens are required. */
   readonly secretFile: readonly KeySource[];
   readonly publicKeyFile: readonly KeySource[];
+  /** Rooms that clients without a token may enter, if tokens are required: see auth/room-patterns.ts. */
+  readonly allowGuests: readonly string[];
+  /** What they may do there; `write` includes `read`. */
+  readonly guests: "read" | "write";
   /** Messages per room replayed to newcomers. */
   readonly history: number;
   readonly maxMessageBytes: number;

@@ -80,8 +80,8 @@ export function roomRoutes(
     }
     const { content, session, seq, from = grant.client } = post;
     rejectIfLimited(bucket.take(costOf(content), clock.elapsed()));
-    const client = requireSender(from, format);
-    access.authorize(request, { client, room, right: "write" });
+    const sender = requireSender(from, format);
+    const { client = sender } = access.permit(grant, { client: sender, room, right: "write" });
     const result = await hub.post({ room, from: client, content, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
     if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
@@ -115,7 +115,7 @@ export function roomRoutes(
    * `?after=ROOM&limit=N` and `more`. A client with a token receives the rooms that it may read.
    */
   const getRooms: ApiHandler = async (request, server) => {
-    const grant = access.authorize(request);
+    const grant = access.authenticate(request);
     limitReads(request, server);
     const query = queryParams(request.url);
     const isVisible = (room: string) => canRead(grant, room);

@@ -60,7 +60,7 @@ export class Upgrader {
   ): Promise<Response | undefined> {
     const { headers } = request;
     const addressGroup = this.router.addresses.groupOf(request, server);
-    const { can, expiresMs, key } = this.router.access.authorize(request, joinRequest);
+    const grant = this.router.access.authorize(request, joinRequest);
     this.sockets.admit(addressGroup);
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") throw upgradeRequired();
 
@@ -70,9 +70,14 @@ export class Upgrader {
       const connection =
         joinRequest &&
         (await this.hub.reserve(
-          { ...joinRequest, can: RIGHTS.filter((right) => can.has(right)) },
+          {
+            ...joinRequest,
+            client: grant.client ?? joinRequest.client,
+            can: RIGHTS.filter((right) => grant.can.has(right)),
+          },
           this.#messageBucket(addressGroup),
         ));
+      const { expiresMs, key } = grant;
       const data = { connection, addressGroup, expiresMs, key, missedPongs: 0, pingedMs: 0 };
       // Without this header Bun accepts the first subprotocol offered.
       const protocol = { "Sec-WebSocket-Protocol": joinRequest?.wire === "json" ? SUBPROTOCOL : "" };

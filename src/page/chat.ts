@@ -14,7 +14,7 @@ import type { Rooms } from "./rooms.ts";
 import type { Scroller } from "./scroller.ts";
 import type { StatusLine } from "./status-line.ts";
 import type { Unread } from "./unread.ts";
-import { words } from "./words.ts";
+import { displayName, words } from "./words.ts";
 
 const HISTORY = 100;
 
@@ -105,7 +105,8 @@ export class Chat {
   }
 
   #onWelcome(welcome: Welcome): void {
-    const { composer, conversation, outbox, people, statusLine } = this.#parts;
+    const { composer, conversation, identity, outbox, people, statusLine } = this.#parts;
+    identity.client = welcome.client;
     composer.maxMessageBytes = welcome.maxMessageBytes;
     composer.isReadOnly = !welcome.can.includes("write");
     outbox.save(); // with the session's numbers that were just assigned
@@ -127,11 +128,11 @@ export class Chat {
     if (isOwn || conversation.isReplaying) return;
     this.#caughtUp++;
     const mentionsMe = entry.matches(".mentions-me");
-    if (mentionsMe) notifications.show(message.from, message.text ?? "");
+    if (mentionsMe) notifications.show(displayName(message.from), message.text ?? "");
     if (document.hidden || !scroller.isFollowing) unread.add(entry, mentionsMe);
     if (!scroller.isFollowing) scroller.countNew();
     const attachment = entry.querySelector(".image") ? words.image : words.file;
-    announcer.announce(words.announce(message.from, message.text ?? attachment));
+    announcer.announce(words.announce(displayName(message.from), message.text ?? attachment));
   }
 
   #onReplayed(): void {
@@ -154,7 +155,7 @@ export class Chat {
   }
 
   #isOwn({ from }: ReceivedMessage): boolean {
-    return from === this.#parts.identity.name;
+    return from === this.#parts.identity.client;
   }
 }
 

@@ -9,7 +9,7 @@ import { contentBubble, type Content } from "./bubble.ts";
 import { create, find } from "./dom.ts";
 import type { FindMentions } from "./mentions.ts";
 import type { Scroller } from "./scroller.ts";
-import { locale, words } from "./words.ts";
+import { displayName, locale, words } from "./words.ts";
 
 /** Consecutive messages of one client within this time share one name. */
 const GROUP_MS = 5 * 60_000;
@@ -258,7 +258,7 @@ export class Conversation {
       isOwn ? "message own" : "message",
       create("div", "notice rule day", calendar.format(sentAt)),
       avatar(client),
-      create("div", "who", create("bdi", isOwn ? "name unseen" : "name", client)),
+      create("div", "who", create("bdi", isOwn ? "name unseen" : "name", displayName(client))),
       time,
       content,
     );
@@ -295,7 +295,7 @@ export class Conversation {
 /** “ann, bob and 2 others joined”; nothing for no names. */
 function phrase(names: ReadonlySet<string>, verb: string): (Node | string)[] {
   if (names.size === 0) return [];
-  const shown = [...names].slice(0, MAX_NAMES);
+  const shown = [...names].slice(0, MAX_NAMES).map(displayName);
   if (names.size > MAX_NAMES) shown.push(words.others(names.size - MAX_NAMES));
   const parts = new Intl.ListFormat(locale).formatToParts(shown);
   return [...parts.map(({ type, value }) => (type === "element" ? create("bdi", "", value) : value)), verb];

@@ -4,6 +4,7 @@ import { tokenSubject } from "../client/client.ts";
 import { parseName } from "../protocol/names.ts";
 import { find } from "./dom.ts";
 import { BROWSER, load, save, TAB } from "./storage.ts";
+import { displayName } from "./words.ts";
 
 export class Identity {
   readonly room: string;
@@ -11,6 +12,8 @@ export class Identity {
   #token: string;
   readonly #address = new URL(location.href);
   #name: string;
+  /** What the server calls the user: a guest has another id than the chosen name. */
+  #client: string;
   /** The name was generated, so no other client has it. */
   #isGenerated: boolean;
   /** Names that this page has given up: the list of people mentions neither their leaving nor their return. */
@@ -26,11 +29,23 @@ export class Identity {
     const chosen = (searchParams.get("id") || load(BROWSER, "name")).normalize("NFC");
     this.#isGenerated = chosen === "" && this.#token === "";
     this.#name = tokenSubject(this.#token) ?? (chosen || generatedId());
+    this.#client = this.#name;
     this.#show();
   }
 
   get name(): string {
     return this.#name;
+  }
+
+  /** The client id; the name, until the server says otherwise. */
+  get client(): string {
+    return this.#client;
+  }
+
+  /** As the server's welcome says. */
+  set client(client: string) {
+    this.#client = client;
+    this.#show();
   }
 
   get token(): string {
@@ -85,9 +100,9 @@ export class Identity {
   }
 
   #setName(name: string): void {
-    this.#formerNames.add(this.#name);
+    this.#formerNames.add(this.#client);
     this.#formerNames.delete(name);
-    this.#name = name;
+    this.#name = this.#client = name;
     this.#isGenerated = false;
     this.#show();
   }
@@ -95,7 +110,7 @@ export class Identity {
   #show(): void {
     // A token is for one client id.
     find("me", HTMLButtonElement).disabled = this.#token !== "";
-    find("ws-id", HTMLElement).textContent = this.#name;
+    find("ws-id", HTMLElement).textContent = displayName(this.#client);
     find("room", HTMLElement).textContent = this.room;
   }
 }

@@ -182,7 +182,7 @@ export class Outbox {
   #createEntry(item: OutboxItem): HTMLElement {
     const { text, data } = item;
     const content = data === undefined ? { text: text ?? "" } : { bytes: fromBase64(data) };
-    return this.#conversation.createOwn(this.#identity.name, content, new Date(writtenAtOf(item)));
+    return this.#conversation.createOwn(this.#identity.client, content, new Date(writtenAtOf(item)));
   }
 
   /** Only the writer can decide whether to send it again. */

@@ -1,12 +1,13 @@
 /** Who is in the room: the list, the count, and the news of who joined and left. */
 
 import type { PresenceChange } from "../protocol/events.ts";
+import { GUEST_PREFIX } from "../protocol/names.ts";
 import { avatar, hue } from "./avatar.ts";
 import type { Conversation } from "./conversation.ts";
 import { create, find } from "./dom.ts";
 import type { Identity } from "./identity.ts";
 import { foldName } from "./mentions.ts";
-import { locale, words } from "./words.ts";
+import { displayName, locale, words } from "./words.ts";
 
 /** A client that is back within this time is not said to have left. */
 const LEAVE_GRACE_MS = 5_000;
@@ -31,7 +32,7 @@ export class People {
 
   /** @param name in any case */
   has(name: string): boolean {
-    this.#folded ??= new Set([...this.#names].map(foldName));
+    this.#folded ??= new Set([...this.#names].map((name) => foldName(name.replace(GUEST_PREFIX, ""))));
     return this.#folded.has(name);
   }
 
@@ -52,7 +53,7 @@ export class People {
   change({ joined, left, count }: PresenceChange): void {
     this.#count = count;
     for (const name of joined) {
-      const isNews = this.#add(name) && name !== this.#identity.name;
+      const isNews = this.#add(name) && name !== this.#identity.client;
       this.#identity.releaseFormerName(name);
       if (isNews) this.#conversation.showPresence("joined", name);
     }
@@ -71,7 +72,8 @@ export class People {
 
   #remove(name: string): void {
     this.#names.delete(name);
-    if (name === this.#identity.name || this.#identity.isFormerName(name) || this.#leaving.has(name)) return;
+    if (name === this.#identity.client || this.#identity.isFormerName(name) || this.#leaving.has(name))
+      return;
     const announce = () => {
       this.#leaving.delete(name);
       this.#conversation.showPresence("left", name);
@@ -81,7 +83,7 @@ export class People {
 
   #show(): void {
     this.#folded = undefined;
-    const { name: me } = this.#identity;
+    const { client: me } = this.#identity;
     const others = [...this.#names]
       .filter((name) => name !== me)
       .sort(this.#collator.compare)
@@ -99,7 +101,7 @@ export class People {
 }
 
 function person(name: string, suffix = ""): HTMLElement {
-  const entry = create("li", "", avatar(name), create("bdi", "name", name), suffix);
+  const entry = create("li", "", avatar(name), create("bdi", "name", displayName(name)), suffix);
   entry.style.setProperty("--hue", hue(name));
   return entry;
 }

@@ -89,7 +89,7 @@ export class Rooms {
   async #showUnread(room: string, after: string): Promise<void> {
     const path = `/rooms/${encodeURIComponent(room)}/messages?after=${after}&limit=${MAX_UNREAD + 1}`;
     const page = await this.#read<{ messages: { from: string }[]; more: boolean }>(path);
-    const count = page?.messages.filter(({ from }) => from !== this.#identity.name).length ?? 0;
+    const count = page?.messages.filter(({ from }) => from !== this.#identity.client).length ?? 0;
     const text = this.#entryOf(room).querySelector(".badge");
     if (!text || count === 0) return;
     text.textContent = words.unreadCount(count > MAX_UNREAD || page?.more ? `${MAX_UNREAD}+` : `${count}`);

@@ -1,5 +1,7 @@
 /** Every sentence of the page, in English and in Chinese, in Traditional and in Simplified characters. */
 
+import { GUEST_PREFIX } from "../protocol/names.ts";
+
 const english = {
   youAre: "You are",
   rooms: "Rooms",
@@ -8,6 +10,7 @@ const english = {
   go: "Go",
   close: "Close",
   you: " (you)",
+  guest: (name: string) => `${name} (guest)`,
   here: (count: number) => `${count} here`,
   notify: "Notify me of mentions",
   notifyOn: "You are notified of mentions",
@@ -94,6 +97,7 @@ const traditional: typeof english = {
   go: "前往",
   close: "關閉",
   you: "（你）",
+  guest: (name) => `${name}（訪客）`,
   here: (count) => `${count} 人在這裡`,
   notify: "有人提到我時通知我",
   notifyOn: "有人提到你時會通知你",
@@ -184,6 +188,7 @@ const simplified: typeof english = {
   go: "前往",
   close: "关闭",
   you: "（你）",
+  guest: (name) => `${name}（访客）`,
   here: (count) => `${count} 人在这里`,
   notify: "有人提到我时通知我",
   notifyOn: "有人提到你时会通知你",
@@ -276,6 +281,11 @@ function choose(preferred: string): readonly [typeof english, string, string] {
 }
 
 export const [words, pageLanguage, locale] = choose(navigator.language);
+
+/** A client id as people read it. */
+export function displayName(client: string): string {
+  return client.startsWith(GUEST_PREFIX) ? words.guest(client.slice(GUEST_PREFIX.length)) : client;
+}
 
 /** Fills in the texts that index.html names in its `data-` attributes. */
 export function localize(): void {

@@ -1,6 +1,8 @@
 /** Client ids, room names and session names: which are valid, and their normal form. */
 
 const MAX_NAME_CHARACTERS = 64;
+/** Starts the client id of a guest, and no other, as names cannot contain it. */
+export const GUEST_PREFIX = "~";
 /** The first character is not a combining mark; `.` and `..` are excluded, because browsers remove them from a path. */
 const NAME = new RegExp(
   `^(?!\\.{1,2}$)[\\p{L}\\p{N}_.-][\\p{L}\\p{M}\\p{N}_.-]{0,${MAX_NAME_CHARACTERS - 1}}$`,

@@ -238,6 +238,8 @@ test("they are not available to another machine that sends Host: localhost", () 
     openMetrics: false,
     secretFile: [],
     publicKeyFile: [],
+    allowGuests: [],
+    guests: "write" as const,
   };
   const access = new AccessControl(options, systemClock);
   const request = new Request("http://localhost/metrics", { headers: { Host: "localhost" } });

@@ -25,6 +25,8 @@ const DEFAULTS: CliOptions = {
   openMetrics: false,
   secretFile: [],
   publicKeyFile: [],
+  allowGuests: [],
+  guests: "write",
   maxMessageBytes: 65_536,
   messageRate: 0,
   messageBurst: 1000,

@@ -42,6 +42,8 @@ const OPTIONS = {
   listRooms: false,
   secretFile: [],
   publicKeyFile: [],
+  allowGuests: [],
+  guests: "write",
   maxMessageBytes: 65_536,
   maxConnections: 0,
   maxConnectionsPerAddress: 0,
