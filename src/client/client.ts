@@ -322,11 +322,11 @@ export class Client {
     this.#dropSocket();
     this.#setState({ status: "connecting" });
     if (this.#isEnded) return; // a handler has closed it
-    if (typeof this.#options.token === "function") void this.#openWithNewToken();
+    if (typeof this.#options.token === "function") void this.#openWithToken();
     else this.#openSocket(this.#options.token?.trim());
   }
 
-  async #openWithNewToken(): Promise<void> {
+  async #openWithToken(): Promise<void> {
     const { signal } = this.#waiting;
     const fail = (error: unknown) => {
       this.#tokenPromise = undefined;
@@ -446,7 +446,7 @@ export class Client {
     this.#wait(reason);
   }
 
-  /** Reconnects with another token, unless there is none, or this one was to be better already. */
+  /** Reconnects with a new token; gives up if none can be got, or if this one replaced a rejected one just now. */
   #onTokenRejected(state: ClosedState): void {
     const isFresh = Date.now() - this.#tokenAt < FRESH_TOKEN_MS;
     if (typeof this.#options.token !== "function" || (this.#rejected && isFresh)) return this.#giveUp(state);

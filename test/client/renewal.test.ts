@@ -3,6 +3,7 @@
 import { expect, jest, test } from "bun:test";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { connect, type Client, type ConnectionState } from "../../src/client/client.ts";
+import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { becomes, emitted } from "../support/client-events.ts";
 import { eventually } from "../support/deadline.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
@@ -225,6 +226,35 @@ test("a function that hangs is called again after 30 s", async () => {
     jest.useRealTimers();
   }
 });
+
+test.skipIf(withoutBrowser !== "")(
+  `in a page of another origin, a token is replaced that has expired before the connection or during it${withoutBrowser}`,
+  async () => {
+    const lives = [-60, 6]; // time enough to connect on a busy machine
+    let issued = 0;
+    await using site = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch: ({ url }) =>
+        url.endsWith("/my-token")
+          ? new Response(token(lives[issued++] ?? 600))
+          : new Response("<title>a site</title>", { headers: { "Content-Type": "text/html" } }),
+    });
+    await using server = await withSecret(SECRET, ["--allow-origin", site.url.origin]);
+    using page = await openPage({ origin: site.url.origin }, "/");
+    await page.run(`import("${server.origin}/hubbub.js").then(({ connect }) => {
+      window.states = [];
+      window.room = connect({ id: "ann", token: async () => (await fetch("/my-token")).text() });
+      room.on("state", ({ status, reason }) => states.push(reason ?? status));
+      room.send("hi");
+    })`);
+    const renewed = ["The token has expired. Reconnect with a new one.", "connecting", "open"];
+    await page.shows("states.slice(-3)", renewed);
+    await page.shows("[states.includes('" + EXPIRED + "'), room.outbox.length]", [true, 0]);
+    expect(issued).toBe(3);
+  },
+  60_000,
+);
 
 test("the documented example without the library renews its token and resumes", async () => {
   await using server = await withSecret();
