@@ -47,6 +47,7 @@ function textBubble(text: string, findMentions: FindMentions): HTMLElement {
     end = index + match.length;
   }
   appendLines(bubble, text.slice(end), findMentions);
+  if (bubble.textContent === bubble.querySelector(".code")?.textContent) bubble.classList.add("only-code");
   bubble.dir = "auto"; // last: every addition would look for the direction again
   return bubble;
 }
@@ -97,7 +98,7 @@ function codeBlock(code: string, language: string): HTMLElement {
     button.textContent = words.copied;
     setTimeout(() => (button.textContent = words.copy), COPIED_SHOWN_MS);
   });
-  const block = create("div", "code", create("div", "", create("span", "", language), button), lines);
+  const block = create("div", "code", create("span", "", language), button, lines);
   block.dir = "ltr";
   return block;
 }

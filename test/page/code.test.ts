@@ -61,6 +61,25 @@ describe.skipIf(skipped !== "")(`code on the page${skipped}`, () => {
     await page.shows("document.querySelector('pre').scrollLeft > 0", true);
   });
 
+  for (const touch of [false, true])
+    test(`Copy is in the block's corner, beside the first line or the language, and no line of its own${touch ? ", on a phone" : ""}`, async () => {
+      await using opened = await openWithBob({ width: 390, height: 740, touch });
+      const { page, bob } = opened;
+      bob.says("```\nshort\n```");
+      bob.says("```ts\nshort\n```");
+      await page.shows("document.querySelectorAll('.code').length", 2);
+      const rectangles = `[...document.querySelectorAll(".code")].map((block) =>
+        [block, ...["span", "button", "code"].map((each) => block.querySelector(each))].map((each) => each.getBoundingClientRect()))`;
+      await page.shows(
+        `${rectangles}.map(([block, language, button, code], i) => {
+          const beside = i === 0 ? code : language;
+          const middle = ({ top, height }) => top + height / 2;
+          return [block.height <= (i === 0 ? 40 : 68), Math.abs(middle(button) - middle(beside)) <= 1, button.left >= beside.right, button.right <= block.right];
+        })`,
+        Array.from({ length: 2 }, () => [true, true, true, true]),
+      );
+    });
+
   test("a fence that nothing closes reaches to the end; a longer one may contain a shorter one; an empty one is text", async () => {
     await using opened = await openWithBob();
     const { page, bob } = opened;

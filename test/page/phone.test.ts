@@ -43,6 +43,24 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
       await page.shows("document.documentElement.scrollWidth <= innerWidth", true);
     });
 
+  test("a name is shown whole where there is room, also above a block of code", async () => {
+    const room = newRoom();
+    await using maria = await server().join("maria", { room });
+    using page = await openPage(server(), `/client?id=ann&room=${room}`, { width: 390, touch: true });
+    await page.shows(page.busy, "false");
+    maria.says(`\`\`\`\n${"code ".repeat(40)}\n\`\`\``);
+    await page.shows("document.querySelectorAll('.code').length", 1);
+    await page.shows(
+      "['.message .name', '#ws-id'].map((selector) => document.querySelector(selector)).map(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)",
+      [0, 0],
+    );
+    // The button of one's own name is as wide as the name, and one can still hit it.
+    await page.shows(
+      "((me, name) => [me.left + 8 - name.left, me.width])($('me').getBoundingClientRect(), $('ws-id').getBoundingClientRect()).map((x, i) => (i === 0 ? Math.abs(x) <= 1 : x >= 44))",
+      [true, true],
+    );
+  });
+
   test("Enter breaks the line, and the button sends; the keyboard's key says so", async () => {
     using page = await openPage(server(), `/client?id=ann&room=${newRoom()}`, { width: 390, touch: true });
     await page.shows(page.busy, "false");
