@@ -401,6 +401,36 @@ test.skipIf(skipped !== "")(
   },
 );
 
+test.skipIf(skipped !== "")(
+  `an export of Redis needs the part of its log that was written meanwhile${skipped}`,
+  async () => {
+    const store = await newRedis();
+    const redis = await sharedRedis();
+    const prefix = new URL(store).searchParams.get("prefix");
+    await fill(store);
+    const complete = await exported(store);
+    // As if the records had been written after the rooms were read.
+    const [[first], [second]] = JSON.parse(
+      JSON.stringify(await redis.send("XRANGE", `${prefix}:log`, "-", "+", "COUNT", "2")),
+    );
+    await redis.send("HSET", `${prefix}:meta`, "applied", first);
+    expect(await exported(store)).toBe(complete);
+    await redis.send("HSET", `${prefix}:meta`, "applied", first);
+    await redis.send("XDEL", `${prefix}:log`, second);
+    const { code, error } = await run(["export", "--store", store]);
+    expect([code, error]).toEqual([
+      1,
+      expect.stringMatching(
+        /^Redis at \S+ has lost data during the export, or received more than its log holds\. Export again\.\n$/,
+      ),
+    ]);
+    expect(await run(["export", "--store", await newRedis()])).toMatchObject({
+      code: 1,
+      error: expect.stringMatching(/^Redis at \S+ has nothing with this prefix in this database\.\n$/),
+    });
+  },
+);
+
 describe("the output", () => {
   test("a file appears once it is complete, replaces the one before, and is its owner's", async () => {
     await fill(SQLITE);

@@ -1,6 +1,6 @@
 /** Export and import of the keys of one prefix. */
 
-import { Database } from "bun:sqlite";
+import { Database, SQLiteError } from "bun:sqlite";
 import type { Content } from "../../protocol/codec.ts";
 import type {
   ArchivedSession,
@@ -41,7 +41,8 @@ export function redisArchive(config: RedisConfig, history: number, context: Redi
     return connection;
   };
   return {
-    openSource: async (room) => withReason(config, async () => RedisSource.open(await connect(), room)),
+    openSource: async (room) =>
+      withReason(config, async () => RedisSource.open(config, await connect(), room)),
     openTarget: async (header) =>
       withReason(config, async () => {
         const token = `${context.clock.now()}-${context.random.next()}`;
@@ -56,16 +57,21 @@ async function withReason<T>({ name }: RedisConfig, work: () => Promise<T>): Pro
   try {
     return await work();
   } catch (error) {
-    if (error instanceof StoreError) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof RedisReplyError))
-      throw new StoreError(`Redis at ${name} cannot be reached any more (${reason}).`);
-    throw new StoreError(
-      reason.startsWith("OOM")
-        ? `Redis at ${name} is full: raise its maxmemory, or lower --history.`
-        : `Redis at ${name} rejects a command (${reason}).`,
-    );
+    const sentence = describeError(name, error);
+    throw sentence === undefined ? error : new StoreError(sentence);
   }
+}
+
+/** @returns undefined for a bug */
+function describeError(name: string, error: unknown): string | undefined {
+  if (!(error instanceof Error) || error instanceof StoreError) return undefined;
+  const { message } = error;
+  if (error instanceof SQLiteError) return `A temporary file cannot be written (${message}).`;
+  if (error instanceof RedisReplyError)
+    return message.startsWith("OOM")
+      ? `Redis at ${name} is full: raise its maxmemory, or lower --history.`
+      : `Redis at ${name} rejects a command (${message}).`;
+  return "code" in error ? `Redis at ${name} cannot be reached any more (${message}).` : undefined;
 }
 
 /** What was applied to the keys, what is in the log, and since when it is the same data. */
@@ -88,11 +94,12 @@ class RedisSource implements ArchiveSource {
 
   private constructor(
     private readonly connection: RedisConnection,
+    private readonly config: RedisConfig,
     private readonly room: string | undefined,
   ) {}
 
-  static async open(connection: RedisConnection, room: string | undefined): Promise<RedisSource> {
-    const source = new RedisSource(connection, room);
+  static async open(config: RedisConfig, connection: RedisConnection, room: string | undefined) {
+    const source = new RedisSource(connection, config, room);
     try {
       await source.#collect();
       return source;
@@ -131,9 +138,11 @@ class RedisSource implements ArchiveSource {
     const reply = await this.connection.run(scripts.position);
     const [applied, head, epoch, origin, isImporting] = arrayOf(reply);
     if (isImporting === 1)
-      throw new StoreError("An import into this Redis is running, or was interrupted. Import again first.");
+      throw new StoreError(
+        `An import into Redis at ${this.config.name} is running, or was interrupted. Import again first.`,
+      );
     if (![applied, head, epoch, origin].every(isMessageId))
-      throw new StoreError("There is no store with this prefix in this Redis.");
+      throw new StoreError(`Redis at ${this.config.name} has nothing with this prefix in this database.`);
     return { applied: `${applied}`, head: `${head}`, epoch: `${epoch}`, origin: `${origin}` };
   }
 
@@ -185,7 +194,7 @@ class RedisSource implements ArchiveSource {
     }
     if (!isComplete)
       throw new StoreError(
-        "Redis has lost data during the export, or received more than its log holds. Export again.",
+        `Redis at ${this.config.name} has lost data during the export, or received more than its log holds. Export again.`,
       );
   }
 
