@@ -1,0 +1,100 @@
+/** The examples of src/auth/README.md are run as they stand there. */
+
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { codeBlock } from "../support/docs.ts";
+import { startServer, type TestServer } from "../support/server.ts";
+
+setDefaultTimeout(60_000);
+
+const README = "src/auth/README.md";
+const SOURCE = join(import.meta.dir, "../../src/server.ts");
+const MAX_LINES = 5;
+const skipped = Bun.which("openssl") ? "" : " (skipped: openssl is not installed)";
+
+/** Runs the lines of a code block in an empty folder: a server in the background, everything else to its end. */
+async function runExample(word: string) {
+  const lines = codeBlock(README, "sh", word).trimEnd().split("\n");
+  expect(lines.length).toBeLessThanOrEqual(MAX_LINES);
+  const folder = mkdtempSync(join(tmpdir(), "hubbub-"));
+  const shell = (script: string) =>
+    Bun.$`sh -c ${`hubbub() { ${process.execPath} ${SOURCE} "$@"; }; ${script}`}`.cwd(folder).quiet();
+  let server: TestServer | undefined;
+  const tokens = new Map<string, string>();
+  for (const line of lines) {
+    const [, args] = /^hubbub (--.*)$/.exec(line) ?? [];
+    if (args === undefined) {
+      const output = await shell(line).text();
+      const [, client] = /^hubbub token (\w+)/.exec(line) ?? [];
+      if (client) tokens.set(client, new URL(output.trim()).searchParams.get("token") ?? "");
+    } else {
+      const words = await shell(`printf "%s\\n" ${args}`).text();
+      server = await startServer({ args: words.trimEnd().split("\n"), cwd: folder });
+    }
+  }
+  if (!server) throw new Error("the example starts no server");
+  const running = server;
+  const statusOf = async (client: string, room = "lobby", token = tokens.get(client)) =>
+    (await running.get(`/ws/${client}?room=${room}${token === undefined ? "" : `&token=${token}`}`)).status;
+  return {
+    server: running,
+    folder,
+    tokens,
+    statusOf,
+    async [Symbol.asyncDispose]() {
+      await running[Symbol.asyncDispose]();
+      rmSync(folder, { recursive: true });
+    },
+  };
+}
+
+/** Everything is in order, but the request is no WebSocket. */
+const JOINS = 426;
+
+test.skipIf(skipped !== "")(
+  `a workshop: guests, and a teacher whom nobody can impersonate${skipped}`,
+  async () => {
+    await using example = await runExample("token teacher");
+    const { server, statusOf, tokens } = example;
+    expect([await statusOf("teacher"), await statusOf("ann"), await statusOf("ann", "other")]).toEqual([
+      JOINS,
+      JOINS,
+      401,
+    ]);
+    await using teacher = await server.open(`/ws/teacher?token=${tokens.get("teacher")}`);
+    await using impostor = await server.open("/ws/teacher");
+    impostor.says("hi");
+    await teacher.hears("Client #~teacher says: hi");
+  },
+);
+
+test.skipIf(skipped !== "")(`a team: everyone has a token, and one may only read${skipped}`, async () => {
+  await using example = await runExample("token wall");
+  const { server, statusOf, tokens } = example;
+  expect([await statusOf("ann"), await statusOf("bob"), await statusOf("eve")]).toEqual([JOINS, JOINS, 401]);
+  expect(await statusOf("bob", "lobby", tokens.get("ann"))).toBe(403);
+  const rooms = ["team-a", "status", "lobby"];
+  expect(await Promise.all(rooms.map((room) => statusOf("wall", room)))).toEqual([JOINS, JOINS, 403]);
+  await using wall = await server.open(`/ws/wall?room=team-a&token=${tokens.get("wall")}`);
+  wall.says("hi");
+  await wall.hears("Not sent (read-only): hi");
+});
+
+test.skipIf(skipped !== "")(`a site with its own login: it signs, Hubbub verifies${skipped}`, async () => {
+  await using example = await runExample("genpkey");
+  const { server, statusOf, folder } = example;
+  const code = codeBlock(README, "js", "EdDSA");
+  expect(code.trimEnd().split("\n").length).toBeLessThanOrEqual(MAX_LINES);
+  await Bun.write(join(folder, "sign.mjs"), `const user = "mary";\n${code}console.log(token);`);
+  const token = (await Bun.$`${process.execPath} sign.mjs`.cwd(folder).text()).trim();
+  expect([await statusOf("mary", "lobby", token), await statusOf("ann", "lobby", token)]).toEqual([
+    JOINS,
+    403,
+  ]);
+  expect(await statusOf("mary")).toBe(401);
+  await using mary = await server.open(`/ws/mary?token=${token}`, { Origin: "https://www.example" });
+  mary.says("hi");
+  await mary.hears("You wrote: hi", "Client #mary says: hi");
+});
