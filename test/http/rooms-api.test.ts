@@ -501,7 +501,7 @@ test("a body whose message must cost more than the rate limit allows is rejected
 test("each documented curl command does what the document says", async () => {
   await using server = await startServer();
   const readme = readDoc("src/http/README.md");
-  const lines = [...readme.matchAll(/^((?:echo .* \| )?curl (?!-N).*)\n# (.*)$/gm)];
+  const lines = [...readme.matchAll(/^((?:printf .* \| )?curl (?!-N).*)\n# (.*)$/gm)];
   expect(lines.length).toBeGreaterThan(4);
   for (const [, command = "", answer = ""] of lines) {
     const run =
