@@ -59,10 +59,10 @@ export async function runExport(
     } finally {
       source.close();
     }
-    const { damagedCount } = source;
-    if (damagedCount > 0)
+    const { losses } = source;
+    if (losses.length > 0)
       throw new TransferError(
-        `The export is complete except for ${damagedCount} ${damagedCount === 1 ? "entry" : "entries"} that the store has damaged: clients will not resume across the gap.`,
+        `The export is complete except that ${losses.join(" and ")}: no client will resume across that.`,
       );
   });
 }

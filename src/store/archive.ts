@@ -40,8 +40,8 @@ export interface ArchiveSource {
   readonly header: ArchiveHeader;
   /** In batches. @throws StoreError */
   entries(): AsyncIterable<readonly ArchiveEntry[]>;
-  /** How many messages and sessions could not be read, and were left out. */
-  readonly damagedCount: number;
+  /** What is lost, each as a clause, once the entries are read. */
+  readonly losses: readonly string[];
   close(): void;
 }
 

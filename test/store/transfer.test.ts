@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { mkdtemp, readdir, rm, stat, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exportFlags, importFlags } from "../../src/cli/parse-command.ts";
@@ -244,6 +244,20 @@ describe.each(STORES)("%s", (_, newStore) => {
     }
   });
 
+  test("no client resumes across a loss that the export reports in its first line", async () => {
+    const ids = [6, 7, 8, 9].map((n) => `1700000000000-${n}`);
+    const entries = ids.map((id, i) => message(id, ids[i - 1] ?? "1700000000000-5"));
+    const store = await newStore();
+    const lines = header({ damagedUpTo: ids[1] }) + entries.join("") + end(4);
+    expect(await imports(store, lines)).toEqual(succeeds);
+    await using server = await start(store);
+    for (const [i, recovered] of [false, false, true, true].entries()) {
+      await using bob = await server.joinJson("bob", { room: "tea", after: ids[i] });
+      expect([i, bob.welcome.recovered]).toEqual([i, recovered]);
+    }
+    expect((await server.texts("tea")).at(-1)).toBe(`at ${ids[3]}`);
+  });
+
   test("a room whose messages are all pruned remembers its newest id", async () => {
     const [newest, other] = ["1700000000000-6", "1700000000000-7"];
     const lines = [
@@ -480,7 +494,7 @@ describe("the output", () => {
     const { code, out, error } = await run(["export", "--store", SQLITE]);
     expect([code, error]).toEqual([
       1,
-      "The export is complete except for 1 entry that the store has damaged: clients will not resume across the gap.\n",
+      "The export is complete except that 1 damaged entry is left out: no client will resume across that.\n",
     ]);
     expect(await imports("sqlite:copy.db", out)).toEqual(succeeds);
     const ids = out
@@ -495,6 +509,28 @@ describe("the output", () => {
       await using bob = await server.joinJson("bob", { room: "tea", after });
       expect(bob.welcome.recovered).toBe(recovered);
     }
+  });
+
+  test("messages that are missing at the end of a file are reported, and no client of the copy resumes there", async () => {
+    const server = await start(SQLITE);
+    const ids: unknown[] = [];
+    for (let i = 0; i < 10; i++) {
+      const response = await server.post("tea", { text: `${i}`, from: "ci" });
+      ids.push(JSON.parse(await response.text()).id);
+    }
+    await server.stop("SIGKILL");
+    const { size } = await stat(join(folder, "chat.db-wal"));
+    await truncate(join(folder, "chat.db-wal"), size - 6000);
+    const { code, out, error } = await run(["export", "--store", SQLITE]);
+    const newest = ids[out.split("\n").length - 4];
+    expect([code, error]).toEqual([
+      1,
+      `The export is complete except that messages after ${newest} are missing: no client will resume across that.\n`,
+    ]);
+    expect(await imports("sqlite:copy.db", out)).toEqual(succeeds);
+    await using copy = await start("sqlite:copy.db");
+    await using bob = await copy.joinJson("bob", { room: "tea", after: String(newest) });
+    expect(bob.welcome.recovered).toBe(false);
   });
 
   test("the documented example is an export, and the documented options are those of --help", async () => {

@@ -88,7 +88,7 @@ interface Position {
  * records. Rooms are read from their newest message back, because only the oldest are ever removed.
  */
 class RedisSource implements ArchiveSource {
-  readonly damagedCount = 0;
+  readonly losses = [];
   header: ArchiveHeader = { origin: "0-0" };
   readonly #rows = openRows();
 

@@ -30,6 +30,7 @@ import {
   type MessageRow,
   type SessionRow,
 } from "./database.ts";
+import { readMark } from "./newest-mark.ts";
 
 const ROWS_PER_BATCH = 500;
 
@@ -44,7 +45,7 @@ export function sqliteArchive(path: string, clock: Clock, random: Random): Store
 /** Reads in one transaction, so that it sees the file as it was when it began, while a server writes to it. */
 class SqliteSource implements ArchiveSource {
   readonly header: ArchiveHeader;
-  damagedCount = 0;
+  readonly losses: string[] = [];
   readonly #db: Database;
   readonly #sql: ReturnType<typeof prepareStatements>;
 
@@ -53,12 +54,17 @@ class SqliteSource implements ArchiveSource {
     private readonly path: string,
     private readonly room: string | undefined,
   ) {
+    const mark = readMark(path); // before the snapshot begins, which is not older then
     this.#db = openSnapshot(path);
     this.#sql = prepareStatements(this.#db);
-    const { id = 0, damaged_up_to = 0 } = this.#sql.origin.get() ?? {};
+    const { id = 0, damaged_up_to = 0, reserved_up_to = 0 } = this.#sql.origin.get() ?? {};
+    const newest = Math.max(id, reserved_up_to, this.#sql.newest.get()?.id ?? 0);
+    const isEndMissing = mark !== undefined && (mark.key > newest || mark.origin !== id);
+    if (isEndMissing) this.losses.push(`messages after ${this.#idOf(newest)} are missing`);
+    const damagedUpTo = isEndMissing ? newest : damaged_up_to;
     this.header = {
       origin: this.#idOf(id),
-      damagedUpTo: damaged_up_to > 0 ? this.#idOf(damaged_up_to) : undefined,
+      damagedUpTo: damagedUpTo > 0 ? this.#idOf(damagedUpTo) : undefined,
     };
   }
 
@@ -77,6 +83,7 @@ class SqliteSource implements ArchiveSource {
   }
 
   *#read(): Generator<ArchiveEntry> {
+    let damagedCount = 0;
     /** Rooms whose newest message so far is damaged. */
     const damaged = new Map<string, number>();
     const messages = this.#select<MessageRow & { room: string }>(
@@ -86,7 +93,7 @@ class SqliteSource implements ArchiveSource {
     );
     for (const { room, ...row } of messages) {
       if (row.checksum !== null && row.checksum !== messageChecksum(row, room)) {
-        this.damagedCount++;
+        damagedCount++;
         damaged.set(room, row.id);
         continue;
       }
@@ -106,11 +113,13 @@ class SqliteSource implements ArchiveSource {
       "id IN (SELECT id FROM messages WHERE room = ?1)",
     );
     for (const { client, session, checksum, ...row } of sessions)
-      if (checksum !== null && checksum !== sessionChecksum(client, session, row)) this.damagedCount++;
+      if (checksum !== null && checksum !== sessionChecksum(client, session, row)) damagedCount++;
       else {
         const { seq, id, used_ms: time } = row;
         yield { type: "session", session: { client, session, seq, id: this.#idOf(id), time } };
       }
+    if (damagedCount === 1) this.losses.push("1 damaged entry is left out");
+    if (damagedCount > 1) this.losses.push(`${damagedCount} damaged entries are left out`);
   }
 
   /** @param ofRoom the condition if only one room is exported */

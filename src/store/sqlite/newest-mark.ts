@@ -27,14 +27,8 @@ export class NewestMark {
   /** @returns the newest key, 0 if unknown; `isOther` if it belongs to a database with another origin */
   read(origin: number): { readonly key: number; readonly isOther: boolean } {
     const length = lazyFs().readSync(this.#file, this.#buffer, 0, FILE_BYTES, 0);
-    const [markedOrigin, key, checksum] = this.#buffer
-      .toString("latin1", 0, length)
-      .trim()
-      .split(" ")
-      .map(Number);
-    if (markedOrigin === undefined || key === undefined || checksum !== checksumOf(markedOrigin, key))
-      return { key: 0, isOther: false };
-    return { key, isOther: markedOrigin !== origin };
+    const marked = parseMark(this.#buffer.toString("latin1", 0, length));
+    return { key: marked?.key ?? 0, isOther: marked !== undefined && marked.origin !== origin };
   }
 
   /** A failure is ignored: an older mark only detects less. */
@@ -48,6 +42,26 @@ export class NewestMark {
   close(): void {
     lazyFs().closeSync(this.#file);
   }
+}
+
+interface Mark {
+  readonly origin: number;
+  readonly key: number;
+}
+
+/** The mark of a database that another process may have open. @returns undefined if there is none */
+export function readMark(path: string): Mark | undefined {
+  try {
+    return parseMark(lazyFs().readFileSync(`${path}-newest`, "latin1"));
+  } catch {
+    return undefined;
+  }
+}
+
+function parseMark(text: string): Mark | undefined {
+  const [origin, key, checksum] = text.trim().split(" ").map(Number);
+  if (origin === undefined || key === undefined || checksum !== checksumOf(origin, key)) return undefined;
+  return { origin, key };
 }
 
 function checksumOf(origin: number, key: number): number {
