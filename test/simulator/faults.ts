@@ -46,6 +46,7 @@ const USER_FAULTS = [
   "crash",
   "crash-dark",
   "take-over",
+  "late-reader",
   "skew",
 ] as const;
 /** Faults of the server or of the whole network. */
@@ -81,7 +82,7 @@ export interface Plan {
 export const STANDARD_LOAD = { seconds: 60, users: 8, messagesPerSecond: 40, faultsPerSecond: 1 };
 /** More connections than a shard has. */
 const CROWD = { seconds: 10, users: 300, messagesPerSecond: 2, faultsPerSecond: 2 };
-const CROWD_SHARE = 0.02;
+const CROWD_SHARE = 0.04;
 const MAX_BURST = 40;
 
 /** @param load fixes what a seed otherwise draws */
@@ -95,7 +96,7 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
   const profile = (): LinkProfile => ({
     delayMs: dice.pick([0.1, 1, 10, 50]),
     jitterMs: dice.pick([0, 1, 20]),
-    kernelBytes: bytesPerCharacter > 1 ? dice.pick([65_536, 262_144]) : 2_700_000,
+    kernelBytes: bytesPerCharacter > 1 ? dice.pick([16_384, 65_536, 262_144]) : 2_700_000,
     bytesPerCharacter,
   });
   const hasTabs = load === undefined && dice.chance(0.3);
@@ -112,10 +113,10 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
       room: rooms[i % rooms.length] ?? "tea",
       profile: profile(),
       sendsBytes: load === undefined && dice.chance(0.1),
-      history: dice.pick([0, 0, 3, 100]),
+      history: dice.pick([0, 3, 100, 1000]),
     });
   }
-  const isLimited = dice.chance(0.15);
+  const isLimited = dice.chance(0.2);
   const settings: Settings = {
     store: drawStore(dice, store, load !== undefined),
     seconds,

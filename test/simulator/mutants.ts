@@ -68,6 +68,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: "chat/replies.ts",
     text: "if (line === undefined) return;",
     replacement: "if (line === undefined) continue;",
+    store: "sqlite",
   },
   {
     name: "reply-during-replay",
@@ -113,6 +114,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: "chat/replay.ts",
     text: "this.#afterId = message.id;\n      if (isWritable) void",
     replacement: "if (isWritable) void",
+    store: "sqlite",
   },
   {
     name: "outbox-not-resent",

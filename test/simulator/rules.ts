@@ -44,7 +44,7 @@ interface Entry {
   readonly id: string;
   readonly text: string;
   readonly seenAt: number;
-  /** When it was first written to a connection. */
+  /** When it, or its acknowledgement, was first written to a connection. */
   sentAt: number;
   /** When its sender sent it; known at the end, as is its place. */
   sentByClientAt: number;
@@ -307,7 +307,9 @@ export class Rules implements WireObserver {
   }
 
   onUntouchedClosed(link: Link, code: number, reason: string): void {
-    if (this.settings.isNarrow && (code === 1013 || code === 1006)) return;
+    const { isNarrow, isPersistent } = this.settings;
+    const isHistoryLost = isPersistent && reason.startsWith("The history");
+    if (isNarrow && !isHistoryLost && (code === 1013 || code === 1006)) return;
     if (this.settings.isStoreSlow && code === 1013) return;
     this.world.fail(`a healthy connection of ${link.clientOwner.name} was closed: ${code} ${reason}`);
   }
@@ -443,12 +445,15 @@ export class Rules implements WireObserver {
 
   onAcknowledged(text: string, id: string | undefined): void {
     const sent = this.sentTexts.get(text);
-    const generation = this.#current?.host?.generation;
-    if (!sent || generation === undefined)
+    const link = this.#current;
+    const generation = link?.host?.generation;
+    if (!sent || !link || generation === undefined)
       return this.world.fail(`"${text}" is acknowledged, but was not sent`);
     if (sent.acknowledged || sent.isUnconfirmed) return this.world.fail(`"${text}" is answered twice`);
     sent.acknowledged = { generation, id };
-    if (id !== undefined) this.logOf(sent.room, generation).see(this.world, sent.room, id, text, Infinity);
+    if (id === undefined) return;
+    // The broadcast follows the acknowledgement at once.
+    this.logOf(sent.room, generation).see(this.world, sent.room, id, text, link.sentAt);
   }
 
   onUnconfirmed(text: string): void {

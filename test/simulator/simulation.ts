@@ -177,6 +177,12 @@ class Simulation {
       case "take-over":
         if (user instanceof JsonUser) user.takeOver();
         break;
+      case "late-reader":
+        user.leave();
+        user.join();
+        // The client connects in a later turn.
+        this.#later(1, () => user.link?.stall(10_000 * amount ** 2));
+        break;
       case "skew":
         user.owner.clockSkewMs = (amount - 0.5) * 3_600_000;
         break;
