@@ -404,7 +404,6 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a page whose origin the server rejects says so, and stops", async () => {
     await using server = await startServer();
-    const sockets: string[] = [];
     // It changes Host, as proxies do by default.
     await using proxy = Bun.serve({
       hostname: "127.0.0.1",
@@ -413,7 +412,6 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
         const { pathname, search } = new URL(request.url);
         const headers = new Headers(request.headers);
         headers.delete("host");
-        if (headers.has("upgrade")) sockets.push(pathname);
         for (const name of ["upgrade", "connection"]) headers.delete(name);
         // A plain request with the same headers gets the rejection that the handshake would get.
         return fetch(server.origin + pathname + search, { method: request.method, headers });
@@ -426,16 +424,17 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       `This server does not accept connections from ${origin}. Its operator can allow this address with --public-url ${origin}. Open this server’s own page Try now`,
     );
     await page.shows(page.state, "closed");
+    // It may have tried again before it knew the reason.
+    const tried = await page.run<number>("sockets.length");
     for (const wake of [
       "window.dispatchEvent(new Event('online'))",
       "document.dispatchEvent(new Event('visibilitychange'))",
     ])
       await page.run(wake);
-    await page.shows(page.state, "closed");
-    expect(sockets).toEqual(["/ws/ann"]);
+    await page.shows(`[${page.state}, sockets.length]`, ["closed", tried]);
     await page.click("#other");
+    await page.shows(`sockets.length > ${tried}`, true);
     await page.shows(page.state, "closed");
-    await eventually(async () => sockets.length === 2, "it tries again when told to");
     await page.click("#action");
     await page.shows(`[location.href, ${page.state}]`, [
       `http://localhost:${server.port}/client?id=ann`,
@@ -585,7 +584,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.losesConnection();
     await Promise.all(late.slice(0, 20).map((peer) => peer.leaves()));
     // Otherwise the page would receive the presence event of these leaves after its welcome.
-    for (let left = 0; left < 20;) left += Object(await observer.nextPresence()).left.length;
+    for (const left = new Set<string>(); left.size < 20;)
+      for (const name of Object(await observer.nextPresence()).left) if (name !== "me") left.add(name);
     await page.isBackOnline();
     await page.shows(`[${page.state}, ${page.here}]`, ["open", "121 here"]);
     expect(
@@ -683,6 +683,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     using page = await openPage(first, "/client?id=ann");
     await page.shows(`[${page.state}, ${page.people}]`, ["open", ["ann", "bob"]]);
     await page.holdsTimers(LEAVE_GRACE_MS);
+    await page.run("(Math.random = () => 20, 0)"); // bob is back first
     await first.stop();
     await page.shows(page.state, "reconnecting");
     await using second = await startServer({ args: ["--port", `${first.port}`] });
