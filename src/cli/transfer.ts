@@ -42,20 +42,23 @@ export async function runExport(
   random: Random,
 ): Promise<number> {
   const counts = { messages: 0, rooms: 0, sessions: 0 };
-  const progress = new Progress("Exported", counts, clock);
+  const progress = new Progress(clock);
   return report(progress, async () => {
     const archive = await loadArchive(store, 0, clock, random);
-    const source = await archive.openSource(room);
+    const source = await archive.openSource(room, (messages) =>
+      progress.show("Read", { messages, sessions: 0 }),
+    );
     try {
       const output = new Output(file, clock);
       await output.write(formatHeader(source.header));
       for await (const entries of source.entries()) {
         await output.write(entries.map(formatEntry).join(""));
         countEntries(counts, entries);
-        progress.show();
+        progress.show("Exported", counts);
       }
       await output.write(formatEnd(counts));
       output.finish();
+      progress.finish("Exported", counts);
     } finally {
       source.close();
     }
@@ -78,7 +81,7 @@ export async function runImport(
     return 2;
   }
   const parser = new ArchiveParser();
-  const progress = new Progress("Imported", parser.counts, clock);
+  const progress = new Progress(clock);
   return report(progress, async () => {
     const archive = await loadArchive(store, history, clock, random);
     const input = readLines(file);
@@ -86,12 +89,13 @@ export async function runImport(
     if (header.done) throw new TransferError(`${nameOf(file)} is empty. ${NOTHING_IMPORTED}`);
     const target = await archive.openTarget(locate(file, 1, () => parser.parseHeader(header.value)));
     try {
-      await importEntries(input, file, parser, target, () => progress.show());
+      await Promise.race([importEntries(input, file, parser, target, progress), interruption()]);
       await target.finish();
     } catch (error) {
       await target.abort().catch(() => {}); // the reason is the same
       throw error instanceof StoreError ? new TransferError(`${error.message} ${NOTHING_IMPORTED}`) : error;
     }
+    progress.finish("Imported", parser.counts);
   });
 }
 
@@ -100,7 +104,7 @@ async function importEntries(
   file: string | undefined,
   parser: ArchiveParser,
   target: ArchiveTarget,
-  onProgress: () => void,
+  progress: Progress,
 ): Promise<void> {
   let batch: ArchiveEntry[] = [];
   let batchBytes = 0;
@@ -112,7 +116,7 @@ async function importEntries(
     batchBytes += text.length;
     if (batch.length < BATCH_ENTRIES && batchBytes < BATCH_BYTES) continue;
     await target.write(batch);
-    onProgress();
+    progress.show("Imported", parser.counts);
     batch = [];
     batchBytes = 0;
   }
@@ -139,10 +143,17 @@ function nameOf(file: string | undefined, standard = "Standard input"): string {
   return file ?? standard;
 }
 
+/** Rejects when the program is asked to end. */
+function interruption(): Promise<never> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const onSignal = () => reject(new TransferError(`The import was interrupted. ${NOTHING_IMPORTED}`));
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, onSignal);
+  return promise;
+}
+
 async function report(progress: Progress, work: () => Promise<void>): Promise<number> {
   try {
     await work();
-    progress.finish();
     return 0;
   } catch (error) {
     progress.clear();
@@ -152,43 +163,40 @@ async function report(progress: Progress, work: () => Promise<void>): Promise<nu
   }
 }
 
+type Counts = Pick<ArchiveCounts, "messages" | "sessions">;
+
 /** How far it is, on a terminal. */
 class Progress {
   readonly #isShown = lazyTty().isatty(STDERR);
   readonly #startMs: number;
   #shownMs = 0;
 
-  constructor(
-    private readonly verb: string,
-    private readonly counts: ArchiveCounts,
-    private readonly clock: Clock,
-  ) {
+  constructor(private readonly clock: Clock) {
     this.#startMs = clock.elapsed();
   }
 
-  show(): void {
+  show(verb: string, counts: Counts): void {
     const nowMs = this.clock.elapsed();
     if (!this.#isShown || nowMs - this.#shownMs < PROGRESS_MS) return;
     this.#shownMs = nowMs;
-    process.stderr.write(`\r${this.#describe()}…\x1b[K`);
+    process.stderr.write(`\r${describe(verb, counts)}…\x1b[K`);
   }
 
   clear(): void {
     if (this.#isShown) process.stderr.write("\r\x1b[K");
   }
 
-  finish(): void {
+  finish(verb: string, counts: Counts): void {
     this.clear();
     const seconds = ((this.clock.elapsed() - this.#startMs) / 1000).toFixed(1);
-    if (this.#isShown) process.stderr.write(`${this.#describe()} in ${seconds} s.\n`);
+    if (this.#isShown) process.stderr.write(`${describe(verb, counts)} in ${seconds} s.\n`);
   }
+}
 
-  #describe(): string {
-    const { messages, sessions } = this.counts;
-    const count = (value: number, noun: string) =>
-      `${value.toLocaleString("en")} ${noun}${value === 1 ? "" : "s"}`;
-    return `${this.verb} ${count(messages, "message")} and ${count(sessions, "session")}`;
-  }
+function describe(verb: string, { messages, sessions }: Counts): string {
+  const count = (value: number, noun: string) =>
+    `${value.toLocaleString("en")} ${noun}${value === 1 ? "" : "s"}`;
+  return `${verb} ${count(messages, "message")}${sessions > 0 ? ` and ${count(sessions, "session")}` : ""}`;
 }
 
 /** A file that is replaced once the export is complete; or standard output, or a device or named pipe. */

@@ -57,8 +57,12 @@ export interface ArchiveTarget {
 
 /** What a store offers for `hubbub export` and `hubbub import`. */
 export interface StoreArchive {
-  /** @param room only this room, and the sessions whose latest message is in it @throws StoreError */
-  openSource(room: string | undefined): Promise<ArchiveSource>;
+  /**
+   * @param room only this room, and the sessions whose latest message is in it
+   * @param onRead how many messages were read before the source is open, if that takes time
+   * @throws StoreError
+   */
+  openSource(room: string | undefined, onRead: (messages: number) => void): Promise<ArchiveSource>;
   /** @throws StoreError if it is not empty */
   openTarget(header: ArchiveHeader): Promise<ArchiveTarget>;
 }

@@ -330,8 +330,8 @@ describe.each(STORES)("%s", (_, newStore) => {
       expect(await imports(store, header() + one + end(1))).toEqual(succeeds);
     });
 
-    test("an import that is killed", async () => {
-      const store = await newStore();
+    /** An import that waits for the rest of its input. */
+    const beginImport = async (store: string) => {
       const many = Array.from({ length: 5000 }, (_, i) =>
         message(`17000000${10_000 + i}-0`, i ? `17000000${9_999 + i}-0` : "1700000000000-5"),
       );
@@ -350,6 +350,26 @@ describe.each(STORES)("%s", (_, newStore) => {
           "some messages are written",
         );
       else await eventually(async () => (await readdir(folder)).includes("chat.db-wal"), "it has begun");
+      return { importing, redis, prefix };
+    };
+
+    test("an import that is interrupted by Ctrl+C or a supervisor, which leaves nothing", async () => {
+      for (const signal of ["SIGINT", "SIGTERM"] as const) {
+        const store = await newStore();
+        const { importing, redis, prefix } = await beginImport(store);
+        importing.kill(signal);
+        expect(await importing.stderr.text()).toBe(`The import was interrupted. ${nothing}`);
+        expect(await importing.exited).toBe(1);
+        if (redis) expect(await redis.send("KEYS", `${prefix}:*`)).toEqual([]);
+        const server = await start(store);
+        expect(await server.texts("tea")).toEqual([]);
+        await server.stop("SIGTERM");
+      }
+    });
+
+    test("an import that is killed", async () => {
+      const store = await newStore();
+      const { importing, redis, prefix } = await beginImport(store);
       importing.kill("SIGKILL");
       await importing.exited;
       if (redis) {

@@ -41,8 +41,8 @@ export function redisArchive(config: RedisConfig, history: number, context: Redi
     return connection;
   };
   return {
-    openSource: async (room) =>
-      withReason(config, async () => RedisSource.open(config, await connect(), room)),
+    openSource: async (room, onRead) =>
+      withReason(config, async () => RedisSource.open(config, await connect(), room, onRead)),
     openTarget: async (header) =>
       withReason(config, async () => {
         const token = `${context.clock.now()}-${context.random.next()}`;
@@ -91,15 +91,22 @@ class RedisSource implements ArchiveSource {
   readonly losses = [];
   header: ArchiveHeader = { origin: "0-0" };
   readonly #rows = openRows();
+  #readCount = 0;
 
   private constructor(
     private readonly connection: RedisConnection,
     private readonly config: RedisConfig,
     private readonly room: string | undefined,
+    private readonly onRead: (messages: number) => void,
   ) {}
 
-  static async open(config: RedisConfig, connection: RedisConnection, room: string | undefined) {
-    const source = new RedisSource(connection, config, room);
+  static async open(
+    config: RedisConfig,
+    connection: RedisConnection,
+    room: string | undefined,
+    onRead: (messages: number) => void,
+  ) {
+    const source = new RedisSource(connection, config, room, onRead);
     try {
       await source.#collect();
       return source;
@@ -163,6 +170,7 @@ class RedisSource implements ArchiveSource {
       const page = await this.connection.run(scripts.readBefore, room, PAGE_MESSAGES, PAGE_BYTES, before);
       const messages = parseMessages(page, room);
       this.#rows.add(messages);
+      this.onRead((this.#readCount += messages.length));
       const oldest = messages.at(-1);
       if (!oldest) return;
       before = oldest.id;
