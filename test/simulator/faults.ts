@@ -143,7 +143,10 @@ function drawLoad(dice: Dice): typeof STANDARD_LOAD {
 }
 
 function drawStore(dice: Dice, kind: StoreKind, isPlain: boolean): StoreSettings {
-  if (kind === "sqlite") return { kind, commitMs: isPlain ? 0.1 : dice.pick([0, 0.1, 3, 30]) };
+  if (kind === "sqlite")
+    return isPlain
+      ? { kind, commitMs: 0.1, keepDays: 0 }
+      : { kind, commitMs: dice.pick([0, 0.1, 3, 30]), keepDays: dice.pick([0, 0, 1]) };
   if (isPlain || dice.chance(0.7)) return { kind };
   return {
     kind: "delayed",

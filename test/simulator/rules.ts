@@ -206,6 +206,8 @@ export class Rules implements WireObserver {
   readonly sentTexts = new Map<string, SentText>();
   /** The last time that the server's process stood still, and how long. */
   stillUntil = -Infinity;
+  /** The store may have pruned messages because of their age. */
+  hasPruned = false;
   /** The connection whose frame is being delivered. */
   #current: Link | undefined;
   readonly #logs = new Map<string, Map<number, Log>>();
@@ -308,9 +310,9 @@ export class Rules implements WireObserver {
 
   onUntouchedClosed(link: Link, code: number, reason: string): void {
     const { isNarrow, isPersistent } = this.settings;
-    const isHistoryLost = isPersistent && reason.startsWith("The history");
+    const isHistoryLost = isPersistent && !this.hasPruned && reason.startsWith("The history");
     if (isNarrow && !isHistoryLost && (code === 1013 || code === 1006)) return;
-    if (this.settings.isStoreSlow && code === 1013) return;
+    if ((this.settings.isStoreSlow || this.hasPruned) && code === 1013) return;
     this.world.fail(`a healthy connection of ${link.clientOwner.name} was closed: ${code} ${reason}`);
   }
 
@@ -460,7 +462,7 @@ export class Rules implements WireObserver {
     const sent = this.sentTexts.get(text);
     if (!sent || sent.acknowledged || sent.isUnconfirmed) this.world.fail(`"${text}" is answered twice`);
     else sent.isUnconfirmed = true;
-    if (this.settings.isPersistent)
+    if (this.settings.isPersistent && !this.hasPruned)
       this.world.fail(`"${text}" is unconfirmed, although the store persists sessions`);
   }
 
@@ -541,11 +543,15 @@ export class Rules implements WireObserver {
     const log = this.logOf(room, 0);
     const texts = new Map(stored.map(({ id, text }) => [text, id]));
     if (texts.size !== stored.length) this.world.fail(`${room} has a message twice`);
+    const oldest = stored[0]?.id;
+    /** Only the oldest messages are pruned. */
+    const isPruned = (id: string | undefined) =>
+      this.hasPruned && (id === undefined || oldest === undefined || isLater(oldest, id));
     for (const { id, text } of log.entries.values())
-      if (texts.get(text) !== id)
+      if (texts.get(text) !== id && !isPruned(id))
         return this.world.fail(`${id} "${text}" was seen in ${room} and is not stored`);
     for (const [text, sent] of this.sentTexts)
-      if (sent.room === room && sent.acknowledged && !texts.has(text))
+      if (sent.room === room && sent.acknowledged && !texts.has(text) && !isPruned(log.idOfText.get(text)))
         return this.world.fail(`"${text}" is acknowledged and not stored`);
     for (const { id, text } of stored) log.see(this.world, room, id, text, Infinity);
   }
@@ -620,7 +626,7 @@ export class Rules implements WireObserver {
     const { history, isPersistent } = this.settings;
     const log = this.logOf(room, generation);
     const describe = `${client}, welcomed at ${(welcomedAt / 1000).toFixed(3)} s`;
-    if (after !== undefined && recovered === false && isPersistent)
+    if (after !== undefined && recovered === false && isPersistent && !this.hasPruned)
       return this.world.fail(`${describe}: not recovered, although the store has everything`);
     if (after !== undefined && log.entries.has(after) && !isPersistent) {
       const { least, most } = this.#countAfter(room, log, after, requestedAt, welcomedAt);
@@ -634,7 +640,7 @@ export class Rules implements WireObserver {
     const all = this.#countAfter(room, log, "0-0", requestedAt, welcomedAt);
     if (replayed.least > history)
       this.world.fail(`${describe}: the replay starts ${replayed.least} messages back instead of ${history}`);
-    if (replayed.most < Math.min(history, all.least))
+    if (replayed.most < Math.min(history, all.least) && !this.hasPruned)
       this.world.fail(`${describe}: the replay starts only ${replayed.most} messages back`);
   }
 

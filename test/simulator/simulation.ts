@@ -31,6 +31,8 @@ const SETTLE_STEP_MS = 500;
 const RESEND_MS = 1500;
 /** Less than what a client takes for a session that may have expired. */
 const MAX_CLOCK_JUMP_MS = 3_600_000;
+/** Less than what a session lives. */
+const MAX_LONG_JUMP_MS = 5 * 24 * 3_600_000;
 /** After this, leaves and presence have been announced. */
 const QUIET_MS = 2_000;
 
@@ -197,7 +199,7 @@ class Simulation {
         break;
       }
       case "server-clock":
-        this.#serverSkewMs = (amount - 0.5) * MAX_CLOCK_JUMP_MS;
+        this.#serverSkewMs = this.#clockJumpMs(amount);
         if (this.#server) this.#server.owner.clockSkewMs = this.#serverSkewMs;
         break;
       case "disk-full":
@@ -244,6 +246,15 @@ class Simulation {
 
   #later(ms: number, run: () => void): void {
     this.world.schedule(this.#owner, this.world.time + ms, run);
+  }
+
+  /** Where messages expire, some jumps are days long. */
+  #clockJumpMs(amount: number): number {
+    const { store } = this.plan.settings;
+    const isLong = store.kind === "sqlite" && store.keepDays > 0 && amount > 0.5;
+    if (!isLong) return (amount - 0.5) * MAX_CLOCK_JUMP_MS;
+    this.#rules.hasPruned = true;
+    return amount * MAX_LONG_JUMP_MS;
   }
 
   #crashServer(isSilent: boolean, downMs: number): void {

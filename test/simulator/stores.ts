@@ -13,8 +13,8 @@ import type { Dice, Owner, World } from "./world.ts";
 export type StoreSettings =
   | { readonly kind: "memory" }
   | ({ readonly kind: "delayed" } & Delays)
-  /** A commit takes up to that long. */
-  | { readonly kind: "sqlite"; readonly commitMs: number };
+  /** A commit takes up to that long. Messages expire after some days, or never if that is 0. */
+  | { readonly kind: "sqlite"; readonly commitMs: number; readonly keepDays: number };
 
 /** With history, in memory; rooms of strangers evict each other. */
 export const MAX_ROOMS = 4;
@@ -38,7 +38,7 @@ export interface Disk {
 
 export function createDisk(settings: StoreSettings, world: World, history: number): Disk {
   return settings.kind === "sqlite"
-    ? new SqliteDisk(world, history, settings.commitMs)
+    ? new SqliteDisk(world, history, settings.commitMs, settings.keepDays)
     : new NoDisk(settings, world, history);
 }
 
@@ -93,6 +93,7 @@ class SqliteDisk implements Disk {
     private readonly world: World,
     private readonly history: number,
     private readonly commitMs: number,
+    private readonly keepDays: number,
   ) {}
 
   get #path(): string {
@@ -105,7 +106,7 @@ class SqliteDisk implements Disk {
 
   open({ onMessage }: StoreListener, owner: Owner): Backend {
     this.#crash = undefined; // of a process that has ended otherwise
-    const options = { history: this.history, keepDays: 0 };
+    const options = { history: this.history, keepDays: this.keepDays };
     const clock = this.world.clockOf(owner);
     const store = new SqliteStore(this.#path, options, onMessage, clock, this.world.randomOf());
     const close = store.close.bind(store);
