@@ -111,8 +111,9 @@ export function roomRoutes(
   });
 
   /**
-   * `?room=a&room=b` → `{"rooms":[{"room","count","lastId","lastTime"}]}`, in that order; without `room`, all rooms, with
-   * `?after=ROOM&limit=N` and `more`. A client with a token receives the rooms that it may read.
+   * `?room=a&room=b` → `{"rooms":[{"room","count","lastId","lastTime"}],"listed"}`, in that order, and whether the server
+   * lists all rooms; without `room`, these, with `?after=ROOM&limit=N` and `more`. A client with a token receives the
+   * rooms that it may read.
    */
   const getRooms: ApiHandler = async (request, server) => {
     const grant = access.authenticate(request);
@@ -123,7 +124,10 @@ export function roomRoutes(
     if (query.getAll("room").length > MAX_NAMED_ROOMS)
       throw new HttpProblem("bad-limit", `Name at most ${MAX_NAMED_ROOMS} rooms in a request.`);
     if (named.size > 0)
-      return jsonResponse({ rooms: await summarizeRooms(hub, [...named].filter(isVisible)) });
+      return jsonResponse({
+        rooms: await summarizeRooms(hub, [...named].filter(isVisible)),
+        listed: options.listRooms,
+      });
     if (!options.listRooms)
       throw new HttpProblem("not-listed", "This server lists no rooms. Name those you know: ?room=NAME.");
     const after = query.get("after");

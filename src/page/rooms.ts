@@ -27,8 +27,6 @@ export class Rooms {
   readonly #list = find("room-list", HTMLElement);
   readonly #field = new NameField("room-name", words.invalidRoom);
   #lastRead = "";
-  /** Until it has refused to once. */
-  #isListed = true;
   #saving: ReturnType<typeof setTimeout> | undefined;
 
   constructor(identity: Identity) {
@@ -66,18 +64,15 @@ export class Rooms {
   /** Adds what the server knows. Without a connection, the list stays as it is. */
   async #describe(names: readonly string[], visits: Visits): Promise<void> {
     const query = new URLSearchParams(names.map((name) => ["room", name]));
-    const listed = this.#isListed
-      ? this.#read<{ rooms: RoomSummary[] }>(`/rooms?limit=${MAX_ROOMS}`)
-      : undefined;
-    const named = await this.#read<{ rooms: RoomSummary[] }>(`/rooms?${query}`);
+    const named = await this.#read<{ rooms: RoomSummary[]; listed: boolean }>(`/rooms?${query}`);
     for (const { room, count, lastId } of named?.rooms ?? []) {
       this.#setCount(room, count);
       const read = visits.get(room);
       if (room === this.#identity.room || !read || !lastId || lastId === read) continue;
       void this.#showUnread(room, read);
     }
-    const all = await listed;
-    this.#isListed = all !== undefined || named === undefined;
+    if (!named?.listed) return;
+    const all = await this.#read<{ rooms: RoomSummary[] }>(`/rooms?limit=${MAX_ROOMS}`);
     for (const { room, count } of all?.rooms ?? []) this.#setCount(room, count);
   }
 

@@ -47,12 +47,18 @@ describe.each(STORES)("with the store $name", (store) => {
     for (let i = 0; i < 2; i++)
       expect<unknown>(await roomsOf(server, "?room=b&room=caf%65%CC%81&room=a&room=b")).toEqual({
         status: 200,
-        body: { rooms: [entry("b", 2, null), entry("caf\u00e9", 0, null), entry("a", 0, lastId)] },
+        body: {
+          rooms: [entry("b", 2, null), entry("caf\u00e9", 0, null), entry("a", 0, lastId)],
+          listed: false,
+        },
       });
     const { body } = await roomsOf(server, "?room=a");
     const messages = await server.get("/rooms/a/messages?limit=1");
     const { time }: { time?: number } = JSON.parse(await messages.text()).messages[0];
-    expect<unknown>(body).toEqual({ rooms: [{ room: "a", count: 0, lastId, lastTime: time }] });
+    expect<unknown>(body).toEqual({
+      rooms: [{ room: "a", count: 0, lastId, lastTime: time }],
+      listed: false,
+    });
   });
 
   test("--list-rooms lists all rooms with messages, that of the latest first, page by page", async () => {

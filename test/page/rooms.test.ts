@@ -129,6 +129,8 @@ describe.skipIf(skipped !== "")(`the list of rooms${skipped}`, () => {
       await isIn(page, "tea");
       await page.click("#switch");
       await page.shows(LIST, ["tea · 1 here", ...(isListed ? ["other · 1 here", "public · 1 here"] : [])]);
+      // Not even a request that fails, in the browser's console.
+      expect(page.complaints).toEqual([]);
     }
   });
 
