@@ -2,7 +2,7 @@
 
 import { isLocalOnly, type CliOptions } from "./parse-command.ts";
 import { coversRoom } from "../auth/room-patterns.ts";
-import { ownOrigins, sharedOrigin } from "../http/origins.ts";
+import { ownOrigins, sharedOrigin } from "../http/server-address.ts";
 import type { RunningServer } from "../http/shutdown.ts";
 import { logEvent } from "../ops/log.ts";
 import { lazyTty } from "../util/lazy-node.ts";

@@ -1,7 +1,7 @@
 /** `hubbub token CLIENT`: a link that lets a client in. */
 
 import type { CliCommand } from "./parse-command.ts";
-import { ownOrigins } from "../http/origins.ts";
+import { ownOrigins } from "../http/server-address.ts";
 import { TokenSigner } from "../auth/tokens.ts";
 import type { Clock } from "../util/clock.ts";
 

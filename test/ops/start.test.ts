@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { version } from "../../package.json";
 import { helpText, optionsTableRows } from "../../src/cli/help.ts";
-import { ownOrigins } from "../../src/http/origins.ts";
+import { ownOrigins } from "../../src/http/server-address.ts";
 import { serverFlags, parseCommand, tokenFlags, type CliOptions } from "../../src/cli/parse-command.ts";
 import { encodeQr, type QrCode } from "../../src/util/qr.ts";
 import { secretSource } from "../support/keys.ts";

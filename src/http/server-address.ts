@@ -1,4 +1,4 @@
-/** The origins that the server's own addresses have, for the banner, for links with a token and for invitations. */
+/** The server's own address: the origins that it has, for the banner, for links with a token and for invitations. */
 
 import type { ServerOptions } from "./options.ts";
 import { lazyOs } from "../util/lazy-node.ts";
