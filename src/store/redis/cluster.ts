@@ -3,8 +3,8 @@
 import { logEvent } from "../../ops/log.ts";
 import { ClockWatch } from "../clock-watch.ts";
 import { Faults, RedisReplyError } from "./connection.ts";
-import type { RedisEngine } from "./engine.ts";
 import type { LogReader } from "./log-reader.ts";
+import type { ScriptCalls } from "./script-calls.ts";
 import type { RedisContext } from "./timing.ts";
 import { compareIds } from "../message-id.ts";
 
@@ -54,7 +54,7 @@ export class ClusterMembership {
   #evictionsLoggedMs = -Infinity;
 
   constructor(
-    private readonly engine: RedisEngine,
+    private readonly scripts: ScriptCalls,
     private readonly context: RedisContext,
     private readonly log: LogReader,
     private readonly listener: ClusterListener,
@@ -73,7 +73,7 @@ export class ClusterMembership {
     this.#isClosed = true;
     this.context.clock.clear(this.#timer);
     this.#logEvictions();
-    await this.engine
+    await this.scripts
       .leave(this.id)
       .catch((error: unknown) => this.#faults.check("A node could not leave the cluster", error));
   }
@@ -102,7 +102,7 @@ export class ClusterMembership {
   async #join(): Promise<string> {
     this.id = this.context.random.uuid();
     this.ownNodeIds.add(this.id);
-    const { head, epoch } = await this.engine.join(this.id);
+    const { head, epoch } = await this.scripts.join(this.id);
     this.#epoch = epoch;
     this.#needsRejoin = false;
     return head;
@@ -154,7 +154,7 @@ export class ClusterMembership {
 
   async #sendHeartbeat() {
     const { clock, timing } = this.context;
-    const heartbeat = await this.engine.heartbeat(this.id);
+    const heartbeat = await this.scripts.heartbeat(this.id);
     const { rejection, evictions, memoryError } = heartbeat;
     this.#evictions.evicted += evictions.evicted;
     this.#evictions.trimmed += evictions.trimmed;
@@ -199,7 +199,7 @@ export class ClusterMembership {
       const sinceMs = this.#suspects.get(node) ?? nowMs;
       this.#suspects.set(node, sinceMs);
       if (nowMs - this.#availableSinceMs < timing.leaseMs || nowMs - sinceMs < timing.graceMs) continue;
-      if (await this.engine.removeNode(node)) logEvent("node removed", { node });
+      if (await this.scripts.removeNode(node)) logEvent("node removed", { node });
     }
   }
 }

@@ -1,6 +1,6 @@
 /** The rooms that are open on this node: their cached histories and remote presence, updated from the log. */
 
-import type { RedisEngine } from "./engine.ts";
+import type { ScriptCalls } from "./script-calls.ts";
 import { findExpired, takeLatest, History, type ReadonlyHistory } from "../history.ts";
 import { compareIds } from "../message-id.ts";
 import type { StoredMessage } from "../message.ts";
@@ -27,7 +27,7 @@ export class RedisRooms {
 
   /** @param ownNodeIds the ids that this process has or had; their presence is known here */
   constructor(
-    private readonly engine: Pick<RedisEngine, "openRoom">,
+    private readonly scripts: Pick<ScriptCalls, "openRoom">,
     private readonly ownNodeIds: ReadonlySet<string>,
     private readonly maxMessages: number,
     private readonly listener: StoreListener,
@@ -111,7 +111,7 @@ export class RedisRooms {
   async #load(name: string, room: Room): Promise<boolean> {
     const buffered: Room["bufferedUpdates"] = (room.bufferedUpdates = []);
     const maxBytes = this.#rooms.loadBytes;
-    const snapshot = await this.engine
+    const snapshot = await this.scripts
       .openRoom(name, this.maxMessages, 2 * maxBytes)
       .catch(unlessUnavailable);
     if (room.bufferedUpdates !== buffered) return room.loaded; // a later load has begun

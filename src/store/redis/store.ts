@@ -4,11 +4,11 @@ import { logEvent, logError } from "../../ops/log.ts";
 import { ClusterMembership, type ClusterListener, type Heartbeat } from "./cluster.ts";
 import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
 import { RedisConnection } from "./connection.ts";
-import { RedisEngine } from "./engine.ts";
 import { LogReader, type LogListener } from "./log-reader.ts";
 import { ClusterOutbox } from "./outbox.ts";
 import type { LogRecord, RecordPart } from "./records.ts";
 import { RedisRooms } from "./rooms.ts";
+import { ScriptCalls } from "./script-calls.ts";
 import type { RedisContext } from "./timing.ts";
 import { BatchWriter } from "./writer.ts";
 import type { HistoryPage, PageQuery, ReadonlyHistory } from "../history.ts";
@@ -26,7 +26,7 @@ import {
 export class RedisStore implements MessageStore, Cluster, LogListener, ClusterListener {
   durability = "";
   readonly #failing = new Set<"writes" | "log">();
-  readonly #engine: RedisEngine;
+  readonly #scripts: ScriptCalls;
   readonly #log: LogReader;
   readonly #outbox: ClusterOutbox;
   readonly #rooms: RedisRooms;
@@ -40,16 +40,16 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
     context: RedisContext,
   ) {
     const connect = () => new RedisConnection(config.url, config.prefix, context);
-    this.#engine = new RedisEngine(connect(), context, options, () => this.#membership.probe());
+    this.#scripts = new ScriptCalls(connect(), context, options, () => this.#membership.probe());
     this.#log = new LogReader(connect(), context, this);
     this.#outbox = new ClusterOutbox(context, () => this.#writer.scheduleFlush());
-    this.#membership = new ClusterMembership(this.#engine, context, this.#log, this);
-    this.#rooms = new RedisRooms(this.#engine, this.#membership.ownNodeIds, options.history, listener);
-    this.#writer = new BatchWriter(this.#engine, context, this.#membership, this.#outbox, this);
+    this.#membership = new ClusterMembership(this.#scripts, context, this.#log, this);
+    this.#rooms = new RedisRooms(this.#scripts, this.#membership.ownNodeIds, options.history, listener);
+    this.#writer = new BatchWriter(this.#scripts, context, this.#membership, this.#outbox, this);
   }
 
   async open(): Promise<void> {
-    const { connection } = this.#engine;
+    const { connection } = this.#scripts;
     await verifyRedis(connection, this.config);
     try {
       this.durability = await describeDurability(connection, this.config.name);
@@ -79,19 +79,19 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
 
   async lastSeq(client: string, session: string): Promise<number | null> {
     await this.#writer.acceptedSettled(); // messages of that session may be in flight
-    return this.#engine.lastSeq(client, session);
+    return this.#scripts.lastSeq(client, session);
   }
 
   readHistory(room: string, query: PageQuery): Promise<HistoryPage> {
-    return this.#engine.readHistory(room, query);
+    return this.#scripts.readHistory(room, query);
   }
 
   idBeforeLatest(room: string, count: number): Promise<string> {
-    return this.#engine.idBeforeLatest(room, count);
+    return this.#scripts.idBeforeLatest(room, count);
   }
 
   listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
-    return this.#engine.listRooms(after, limit);
+    return this.#scripts.listRooms(after, limit);
   }
 
   async drain(): Promise<void> {
@@ -102,7 +102,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
 
   async close(): Promise<void> {
     await this.#membership.close();
-    this.#engine.connection.close();
+    this.#scripts.connection.close();
     this.#log.close();
   }
 
@@ -111,7 +111,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   }
 
   async listClients(room: string): Promise<ReadonlySet<string>> {
-    const { presence } = await this.#engine.openRoom(room, 0, 0);
+    const { presence } = await this.#scripts.openRoom(room, 0, 0);
     return new Set(
       presence.flatMap(([client, node]) => (this.#membership.ownNodeIds.has(node) ? [] : [client])),
     );
@@ -122,7 +122,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   }
 
   nextFencingToken(): Promise<number> {
-    return this.#engine.nextFencingToken();
+    return this.#scripts.nextFencingToken();
   }
 
   announceSession(client: string, session: string, fencingToken: number): void {
@@ -180,7 +180,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   onUnavailable(reason: string): void {
     if (this.#fail("writes", reason)) {
       // The connections may lead to a former primary.
-      this.#engine.connection.reset();
+      this.#scripts.connection.reset();
       this.#log.reset();
     }
     this.#membership.probe();

@@ -3,9 +3,9 @@
 import { logError } from "../../ops/log.ts";
 import type { ClusterListener, ClusterMembership } from "./cluster.ts";
 import { Faults, RedisReplyError } from "./connection.ts";
-import type { Batch, RedisEngine } from "./engine.ts";
 import type { ClusterOutbox } from "./outbox.ts";
 import type { LogRecord } from "./records.ts";
+import type { Batch, ScriptCalls } from "./script-calls.ts";
 import type { RedisContext } from "./timing.ts";
 import type { PendingMessage, RejectReason } from "../message.ts";
 import type { AppendCallback } from "../store.ts";
@@ -44,7 +44,7 @@ export class BatchWriter {
   readonly #faults = new Faults();
 
   constructor(
-    private readonly engine: RedisEngine,
+    private readonly scripts: ScriptCalls,
     private readonly context: RedisContext,
     private readonly cluster: ClusterMembership,
     private readonly outbox: ClusterOutbox,
@@ -117,7 +117,7 @@ export class BatchWriter {
   #applyPending(): void {
     if (!this.#isApplyPending) return;
     this.#isApplyPending = false;
-    this.engine
+    this.scripts
       .applyPending()
       .catch((error: unknown) => this.#faults.check("The last record could not be applied", error));
   }
@@ -141,7 +141,7 @@ export class BatchWriter {
     const startMs = clock.elapsed();
     for (let attempt = 1; this.#batch === batch; attempt++)
       try {
-        const reply = await this.engine.append(batch);
+        const reply = await this.scripts.append(batch);
         // An earlier attempt may have been written before the node was removed.
         if (reply === "unknown node") this.#failBatch(batch, "unconfirmed", "this node was removed");
         if (reply === "eviction due") this.cluster.evict();

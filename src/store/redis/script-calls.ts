@@ -1,4 +1,4 @@
-/** What the store asks of Redis: each method runs one script, and validates its reply. */
+/** Calls the scripts inside Redis for the store: each method runs one, and validates its reply. */
 
 import { sessionKey } from "../dedup.ts";
 import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
@@ -45,7 +45,7 @@ export interface RoomSnapshot {
   readonly presence: readonly Presence[];
 }
 
-export class RedisEngine {
+export class ScriptCalls {
   readonly #faults = new Faults();
 
   constructor(
@@ -139,7 +139,6 @@ export class RedisEngine {
     return String(await this.#read(scripts.idBeforeLatest, room, count, MAX_REPLAY_BYTES));
   }
 
-  /** @throws StoreUnavailable */
   /** @throws StoreUnavailable */
   async listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
     const reply = await this.#read(scripts.listRooms, after ?? "", limit);
