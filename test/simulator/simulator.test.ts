@@ -40,4 +40,5 @@ test.each(["memory", "sqlite"])(
     expect(trace).toBeString();
     expect(others).toEqual(others.map(() => trace));
   },
+  PATIENCE_MS,
 );
