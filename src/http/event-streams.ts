@@ -87,7 +87,12 @@ export class EventStreams {
     this.#count++;
     sockets.add(socket);
     logEvent("connected", fields);
-    hub.startStream(stream, socket);
+    try {
+      hub.startStream(stream, socket);
+    } catch (error) {
+      stream.close("failed");
+      throw error;
+    }
     return new Response(socket.body, { headers });
   };
 

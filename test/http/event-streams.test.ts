@@ -305,6 +305,8 @@ describe("a client that stops reading", () => {
     await using back = await subscribe(server, "tea", { query: `?after=${received.at(-1).id}` });
     expect(back.welcome.recovered).toBe(true);
     await back.hears(...texts.slice(received.length).map((text) => says("ann", text)));
+    await server.stop();
+    expect(await server.errors).toBe("");
   });
 
   test("with less than that unread, is cut off after two heartbeats", async () => {
