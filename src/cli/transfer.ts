@@ -2,6 +2,7 @@
 
 import type { CliCommand } from "./parse-command.ts";
 import {
+  addChecksum,
   ArchiveError,
   ArchiveParser,
   countEntries,
@@ -50,13 +51,17 @@ export async function runExport(
     );
     try {
       const output = new Output(file, clock);
-      await output.write(formatHeader(source.header));
+      const header = formatHeader(source.header);
+      let checksum = addChecksum(header, 0);
+      await output.write(header);
       for await (const entries of source.entries()) {
-        await output.write(entries.map(formatEntry).join(""));
+        const lines = entries.map(formatEntry).join("");
+        checksum = addChecksum(lines, checksum);
+        await output.write(lines);
         countEntries(counts, entries);
         progress.show("Exported", counts);
       }
-      await output.write(formatEnd(counts));
+      await output.write(formatEnd(counts, checksum));
       output.finish();
       progress.finish("Exported", counts);
     } finally {

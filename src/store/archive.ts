@@ -95,8 +95,14 @@ export function formatEntry(entry: ArchiveEntry): string {
   }
 }
 
-export function formatEnd(counts: ArchiveCounts): string {
-  return line({ type: "end", ...counts });
+/** @param checksum of all lines before, see {@link addChecksum} */
+export function formatEnd(counts: ArchiveCounts, checksum: number): string {
+  return line({ type: "end", ...counts, checksum });
+}
+
+/** CRC-32 of the lines so far and the next ones. @param checksum of the lines so far; 0 for none */
+export function addChecksum(lines: string, checksum: number): number {
+  return Bun.hash.crc32(lines, checksum);
 }
 
 function line(value: object): string {
@@ -111,9 +117,11 @@ export class ArchiveParser {
   readonly counts: ArchiveCounts = { messages: 0, rooms: 0, sessions: 0 };
   hasEnded = false;
   #lastId = "0-0";
+  #checksum = 0;
 
   /** @throws ArchiveError */
   parseHeader(text: string): ArchiveHeader {
+    this.#checksum = addChecksum(`${text}\n`, 0);
     const { format, version, origin, damagedUpTo } = parseObject(text) ?? {};
     if (format !== FORMAT) throw new ArchiveError("is not an export of Hubbub");
     if (version !== VERSION)
@@ -134,8 +142,9 @@ export class ArchiveParser {
       this.#checkEnd(value);
       return undefined;
     }
+    this.#checksum = addChecksum(`${text}\n`, this.#checksum);
     const entry = toEntry(value);
-    if (!entry) throw new ArchiveError(`is not a valid entry`);
+    if (!entry) throw new ArchiveError("is not a valid entry");
     if (entry.type === "message") {
       const { id, prev } = entry.message;
       if (compareIds(id, this.#lastId) <= 0 || compareIds(prev, id) >= 0)
@@ -149,6 +158,9 @@ export class ArchiveParser {
   #checkEnd(end: Fields): void {
     for (const [name, count] of Object.entries(this.counts))
       if (end[name] !== count) throw new ArchiveError(`has ${count} ${name} instead of ${end[name]}`);
+    // Whoever edits an export leaves it out.
+    if (end.checksum !== undefined && end.checksum !== this.#checksum)
+      throw new ArchiveError("has a checksum that differs: a line before it is damaged");
     this.hasEnded = true;
   }
 }

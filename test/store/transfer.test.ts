@@ -7,10 +7,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exportFlags, importFlags } from "../../src/cli/parse-command.ts";
 import { connect } from "../../src/client/client.ts";
+import { ArchiveParser } from "../../src/store/archive.ts";
 import { compareIds } from "../../src/store/message-id.ts";
 import { bundledServer } from "../support/bundle.ts";
 import { codeBlock, readDoc } from "../support/docs.ts";
 import { eventually } from "../support/deadline.ts";
+import { randomFrom } from "../support/random.ts";
 import { sharedRedis, skipped } from "../support/redis.ts";
 import { startServer } from "../support/server.ts";
 
@@ -76,6 +78,9 @@ const header = (more = {}) =>
 const message = (id: string, prev: string, room = "tea", more = {}) =>
   line({ type: "message", id, prev, time: 1_700_000_000_000, room, from: "ann", text: `at ${id}`, ...more });
 const end = (messages: number, rooms = 0, sessions = 0) => line({ type: "end", messages, rooms, sessions });
+/** An export with its last line as the program writes it. */
+const complete = (lines: string, ...counts: Parameters<typeof end>) =>
+  lines + end(...counts).replace("}", `,"checksum":${Bun.hash.crc32(lines)}}`);
 
 const STORES = [["SQLite", async () => SQLITE], ...(skipped ? [] : [["Redis", newRedis] as const])] as const;
 
@@ -117,7 +122,7 @@ describe.each(STORES)("%s", (_, newStore) => {
       id: "1700000000000-9999999",
       time: now,
     });
-    const lines = [header(), ...entries, session, end(10, 0, 1)].join("");
+    const lines = complete([header(), ...entries, session].join(""), 10, 0, 1);
     const store = await newStore();
     expect(await imports(store, lines)).toEqual(succeeds);
     expect(await exported(store)).toBe(lines);
@@ -159,7 +164,7 @@ describe.each(STORES)("%s", (_, newStore) => {
     expect(new Set(entries.map(({ type, room, session }) => `${type} ${room ?? session}`))).toEqual(
       new Set(["undefined undefined", "message 茶", "session t", "end undefined"]),
     );
-    expect(entries.at(-1)).toEqual({ type: "end", messages: 20, rooms: 0, sessions: 1 });
+    expect(entries.at(-1)).toMatchObject({ type: "end", messages: 20, rooms: 0, sessions: 1 });
   });
 
   test("an export taken while clients send is consistent: a session's seq is that of its last message in it", async () => {
@@ -260,12 +265,11 @@ describe.each(STORES)("%s", (_, newStore) => {
 
   test("a room whose messages are all pruned remembers its newest id", async () => {
     const [newest, other] = ["1700000000000-6", "1700000000000-7"];
-    const lines = [
-      header(),
+    const entries = [
       message(other, "1700000000000-5", "coffee"),
       line({ type: "room", room: "tea", last: newest }),
-      end(1, 1),
-    ].join("");
+    ];
+    const lines = complete(header() + entries.join(""), 1, 1);
     const store = await newStore();
     expect(await imports(store, lines)).toEqual(succeeds);
     expect(await exported(store)).toBe(lines);
@@ -304,6 +308,11 @@ describe.each(STORES)("%s", (_, newStore) => {
         "an input with a line after its end",
         header() + end(0) + one,
         `Line 3 of standard input continues after its end. ${nothing}`,
+      ],
+      [
+        "an input in which a text has changed",
+        complete(header() + one, 1).replace("at 17", "at 18"),
+        `Line 3 of standard input has a checksum that differs: a line before it is damaged. ${nothing}`,
       ],
       [
         "messages in another order",
@@ -434,6 +443,38 @@ test.skipIf(skipped !== "")(
     await server.stop();
   },
 );
+
+test("an export with a changed, added or missing byte or line anywhere is not accepted", () => {
+  const random = randomFrom(1);
+  const ids = Array.from({ length: 20 }, (_, i) => `1700000000000-${i + 6}`);
+  const entries = ids.map((id, i) =>
+    message(id, ids[i - 1] ?? "1700000000000-5", "tea", { text: `${i} é "😀" ` }),
+  );
+  const intact = Buffer.from(complete(header() + entries.join(""), 20));
+  const accepts = (bytes: Buffer) => {
+    const parser = new ArchiveParser();
+    try {
+      const [first = "", ...rest] = new TextDecoder("utf-8", { fatal: true }).decode(bytes).split("\n");
+      parser.parseHeader(first);
+      for (const text of rest.at(-1) === "" ? rest.slice(0, -1) : rest) parser.parseEntry(text);
+      return parser.hasEnded;
+    } catch {
+      return false;
+    }
+  };
+  expect(accepts(intact)).toBe(true);
+  const lastLine = intact.lastIndexOf("\n", -2) + 1;
+  for (let round = 0; round < 2000; round++) {
+    const at = Math.floor(random() * lastLine);
+    const to = round % 2 ? at + 1 : intact.indexOf("\n", at) + 1;
+    const added = round % 3 ? Buffer.of(Math.floor(random() * 256)) : intact.subarray(at, to);
+    const [before, after] = [intact.subarray(0, at), intact.subarray(round % 5 ? to : at)];
+    const damaged = Buffer.concat(round % 7 ? [before, added, after] : [before, after]);
+    if (damaged.equals(intact)) continue;
+    expect([accepts(damaged), `${damaged.subarray(at - 20, at + 20)}`]).toEqual([false, expect.any(String)]);
+    expect(accepts(intact.subarray(0, at))).toBe(false);
+  }
+});
 
 test.skipIf(skipped !== "")(
   `an export of Redis needs the part of its log that was written meanwhile${skipped}`,
