@@ -48,7 +48,7 @@ export async function serve(
     console.error(
       `--max-connections: ${maxConnections} is more than the file descriptor limit of ${descriptors} allows, which is ${possible} (ulimit -n)`,
     );
-  const sockets = new SocketRegistry({ ...options, maxConnections }, clock);
+  const sockets = new SocketRegistry({ ...options, maxConnections }, clock, access.keyring);
   const topics = new StreamTopics();
   const publish: PublishToTopic = (topic, frame) =>
     topics.publish(topic, frame) ?? server.publish(topic, frame, false);
@@ -113,7 +113,7 @@ export async function serve(
     },
   });
   sockets.startPinging();
-  access.keyring.watch(clock, closeRevoked);
+  access.keyring.watch(clock, () => sockets.closeRevoked());
   monitorEventLoop(clock);
   watchDescriptors(server, bodies, descriptors, clock);
   register("gauge", "hubbub_build_info", "Always 1; the label has the version.", () => 1, { version });
@@ -124,10 +124,6 @@ export async function serve(
   const buffered = "Bytes sent that clients have not read yet.";
   register("gauge", "hubbub_buffered_bytes", buffered, () => sockets.bufferedBytes);
   register("gauge", "hubbub_store_ready", "1 while messages can be stored.", () => Number(hub.isReady));
-
-  function closeRevoked(): void {
-    sockets.closeRevoked((key) => access.keyring.has(key));
-  }
 
   /** For invitations. It is looked up each time, because a laptop changes networks. */
   async function address(): Promise<Response> {
@@ -156,7 +152,7 @@ export async function serve(
   return {
     server,
     durability: hub.store.durability,
-    ...(access.keyring.hasFiles && { reloadKeys: () => access.keyring.reload() && closeRevoked() }),
+    ...(access.keyring.hasFiles && { reloadKeys: () => access.keyring.reload() && sockets.closeRevoked() }),
     shutDown: () => shutDown(server, hub, sockets, drainSeconds, clock),
   };
 }

@@ -2,6 +2,7 @@
 
 import type { ServerOptions } from "./options.ts";
 import { HttpProblem } from "./problem.ts";
+import type { Keyring } from "../auth/keyring.ts";
 import type { Key } from "../auth/keys.ts";
 import type { Connection } from "../chat/connection.ts";
 import { closeSocket, type ConnectionSocket, type DisconnectReason } from "../chat/socket.ts";
@@ -77,6 +78,7 @@ export class SocketRegistry {
       "maxConnectionsPerAddress" | "connectionRate" | "pingSeconds"
     > & { readonly maxConnections: number },
     private readonly clock: Clock,
+    private readonly keyring: Pick<Keyring, "has">,
   ) {
     const { connectionRate } = limits;
     this.#connectionRates = new TokenBuckets({
@@ -126,7 +128,10 @@ export class SocketRegistry {
   add(socket: ServerSocket): void {
     socket.data.pingedMs = this.clock.elapsed();
     this.#open.add(socket);
-    if (socket.data.expiresMs !== Infinity) this.#closeWhenExpired(socket);
+    // While the store opened the room, the key may have been removed. Bun cannot close a socket that is being opened.
+    if (this.#isRevoked(socket))
+      socket.data.expiryTimer = this.clock.setTimeout(() => closeSocket(socket, "revoked"), 0);
+    else if (socket.data.expiresMs !== Infinity) this.#closeWhenExpired(socket);
   }
 
   remove(socket: ServerSocket): void {
@@ -175,9 +180,12 @@ export class SocketRegistry {
   }
 
   /** Closes the sockets whose tokens are no longer valid, since their key was removed. */
-  closeRevoked(isValid: (key: Key) => boolean): void {
-    for (const socket of this.#open)
-      if (socket.data.key && !isValid(socket.data.key)) closeSocket(socket, "revoked");
+  closeRevoked(): void {
+    for (const socket of this.#open) if (this.#isRevoked(socket)) closeSocket(socket, "revoked");
+  }
+
+  #isRevoked({ data: { key } }: ServerSocket): boolean {
+    return key !== undefined && !this.keyring.has(key);
   }
 
   get size(): number {

@@ -150,6 +150,20 @@ test("SIGHUP reloads: connections whose key is gone are closed with 4002, others
   expect(log).not.toContain(NEW);
 });
 
+test("a client whose key is removed while the store opens its room does not stay", async () => {
+  using folder = new Folder();
+  const store = { name: "a delayed store", url: "delayed:?delay=300&seed=1", preload: "delayed-store.ts" };
+  await using server = await startServer({ args: ["--secret-file", folder.write("secret", OLD)], store });
+  const opening = Array.from({ length: 5 }, (_, i) =>
+    server.open(`/ws/late${i}?room=r${i}&token=${tokenOf(`late${i}`, OLD)}`),
+  );
+  await server.get("/healthz"); // most of them are being opened now
+  folder.write("secret", NEW);
+  server.process.kill("SIGHUP");
+  for (const peer of await Promise.allSettled(opening))
+    if (peer.status === "fulfilled") expect(await peer.value.closes()).toEqual(REVOKED);
+});
+
 test("a bad file is logged, with what is wrong and not what is in it", async () => {
   using folder = new Folder();
   const args = ["--log", "text", "--secret-file", folder.write("secret", OLD)];

@@ -6,6 +6,7 @@ import { coversRoom, parseRoomPattern } from "../../src/auth/room-patterns.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import type { Right } from "../../src/protocol/events.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+import { findViolations, skippedAxe } from "../support/axe.ts";
 import { openPage, skipped } from "../support/browser.ts";
 import { secretSource } from "../support/keys.ts";
 import { JsonPeer } from "../support/peer.ts";
@@ -122,6 +123,7 @@ describe("rights", () => {
       ]);
       bob.says("hello");
       await page.shows(page.conversation, ["bob: hello"]);
+      if (skippedAxe === "") expect(await findViolations(page)).toEqual([]);
       using writer = await openPage(server, `/client?token=${tokenOf("eve")}`);
       await writer.shows("[$('composer').checkVisibility(), $('read-only').checkVisibility()]", [
         true,

@@ -1,6 +1,7 @@
 /** The socket handlers without a server, as a simulator calls them. */
 
 import { expect, jest, test } from "bun:test";
+import { Keyring } from "../../src/auth/keyring.ts";
 import type { Connection } from "../../src/chat/connection.ts";
 import { socketHandlers } from "../../src/http/socket-handlers.ts";
 import { SocketRegistry, type ServerSocket, type SocketData } from "../../src/http/socket-registry.ts";
@@ -59,7 +60,7 @@ function start(makeStore?: (listener: StoreListener) => MessageStore) {
     maxConnectionsPerAddress: 0,
     pingSeconds: PING_SECONDS,
   };
-  const sockets = new SocketRegistry(limits, systemClock);
+  const sockets = new SocketRegistry(limits, systemClock, new Keyring([]));
   const handlers = socketHandlers(hub, sockets, { maxMessageBytes: 65_536 }, systemClock);
   return { hub, sockets, handlers };
 }

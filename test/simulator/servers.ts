@@ -86,8 +86,9 @@ export class SimulatedServer implements Host {
     const clock = world.clockOf(this.owner);
     const options: ServerOptions = { ...OPTIONS, ...settings };
     this.#options = options;
-    const router = new Router(new AccessControl(options, clock), new ClientAddresses(options.trustProxy));
-    this.sockets = new SocketRegistry({ ...options, maxConnections: 0 }, clock);
+    const access = new AccessControl(options, clock);
+    const router = new Router(access, new ClientAddresses(options.trustProxy));
+    this.sockets = new SocketRegistry({ ...options, maxConnections: 0 }, clock, access.keyring);
     const streamTopics = new StreamTopics();
     this.hub = new Hub(
       (listener) => measured(disk.open(listener, this.owner), clock),
