@@ -88,9 +88,10 @@ const MAX_BURST = 40;
 /** @param load fixes what a seed otherwise draws */
 export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_LOAD): Plan {
   const dice = new Dice(seed);
-  const drawn = dice.chance(CROWD_SHARE) ? CROWD : drawLoad(dice);
+  const isCrowded = dice.chance(CROWD_SHARE);
+  const drawn = isCrowded ? CROWD : drawLoad(dice);
   const { seconds, users: userCount, messagesPerSecond, faultsPerSecond } = load ?? drawn;
-  const rooms = dice.chance(0.7) ? ["tea"] : ["tea", "milk"];
+  const rooms = dice.chance(0.7) || isCrowded ? ["tea"] : ["tea", "milk"];
   const bytesPerCharacter = dice.chance(0.2) ? dice.pick([20, 60]) : 1;
   const history = dice.pick([1, 2, 5, 20, 100, 1000]);
   const profile = (): LinkProfile => ({

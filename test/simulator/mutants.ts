@@ -70,13 +70,6 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: "if (line === undefined) continue;",
     store: "sqlite",
   },
-  {
-    name: "reply-during-replay",
-    breaks: "order: a personal line overtakes the replay",
-    file: "chat/replies.ts",
-    text: "if (!sender.isReplaying) return",
-    replacement: "if (true) return",
-  },
   // Deduplication
   {
     name: "latest-not-duplicate",
@@ -285,13 +278,6 @@ export const MUTANTS: readonly Mutant[] = [
   },
   // Drain and shutdown
   {
-    name: "shutdown-without-flush",
-    breaks: "drain: queued messages are not written before connections are closed",
-    file: "http/socket-registry.ts",
-    text: "      flush();\n",
-    replacement: "",
-  },
-  {
     name: "shutdown-without-drain",
     breaks: "drain: connections are closed before their accepted messages are stored",
     file: "http/shutdown.ts",
@@ -320,13 +306,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: "chat/subscription.ts",
     text: "return this.send(frame) !== -1;",
     replacement: "return this.send(frame) !== 0;",
-  },
-  {
-    name: "throttled-frame-dropped",
-    breaks: "backpressure: a frame that arrives on a paused connection is lost",
-    file: "http/read-throttle.ts",
-    text: "return void throttled.frames.push(frame);",
-    replacement: "return;",
+    store: "sqlite",
   },
   // Eviction and memory
   {
@@ -337,18 +317,18 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: "this.#messages.length >= this.maxMessages",
   },
   {
-    name: "evicted-offset",
-    breaks: "eviction: offsets do not follow",
+    name: "evicted-id-forgotten",
+    breaks: "eviction: the id before the oldest message does not follow",
     file: "store/history.ts",
-    text: "this.#firstOffset++;",
+    text: "this.#idBefore = oldest.id;",
     replacement: "",
   },
   {
     name: "occupied-room-evicted",
     breaks: "eviction: the room of connected clients loses its history to others",
     file: "store/memory.ts",
-    text: "room.refCount++;\n    this.#unused.delete(name);",
-    replacement: "room.refCount++;",
+    text: "if (room.refCount === 0) this.#setUnused",
+    replacement: "this.#setUnused",
   },
   {
     name: "failed-upgrade-leak",
@@ -366,18 +346,18 @@ export const MUTANTS: readonly Mutant[] = [
   },
   // Sharding
   {
-    name: "one-shard-subscribed",
-    breaks: "sharding: all connections are subscribed to the first shard",
+    name: "shards-share-topic",
+    breaks: "sharding: each shard's write reaches all connections",
     file: "chat/broadcaster.ts",
-    text: "socket?.subscribe(this.#topic(connection.codec, connection.shard));",
-    replacement: "socket?.subscribe(this.#topic(connection.codec, 0));",
+    text: ":${shard}:${this.room}`",
+    replacement: ":${this.room}`",
   },
   {
-    name: "later-shards-forgotten",
-    breaks: "sharding: only the first turn's shards are written",
+    name: "first-shard-flushed",
+    breaks: "sharding: a flush writes the first shard only",
     file: "chat/broadcaster.ts",
-    text: "while (cycle.nextShard < this.#shards.length) {",
-    replacement: "while (cycle.nextShard < 1) {",
+    text: "this.#shards.keys()) this.#write(index);",
+    replacement: "this.#shards.keys()) this.#write(0 * index);",
   },
   // The SQLite transaction
   {

@@ -311,7 +311,9 @@ export class Rules implements WireObserver {
   onUntouchedClosed(link: Link, code: number, reason: string): void {
     const { isNarrow, isPersistent } = this.settings;
     const isHistoryLost = isPersistent && !this.hasPruned && reason.startsWith("The history");
-    if (isNarrow && !isHistoryLost && (code === 1013 || code === 1006)) return;
+    // A replay waits for its reader, however slow.
+    const isReplaying = reason.startsWith("Reading") && this.#links.get(link)?.liveAt === Infinity;
+    if (isNarrow && !isHistoryLost && !isReplaying && (code === 1013 || code === 1006)) return;
     if ((this.settings.isStoreSlow || this.hasPruned) && code === 1013) return;
     this.world.fail(`a healthy connection of ${link.clientOwner.name} was closed: ${code} ${reason}`);
   }

@@ -27,6 +27,8 @@ const SEEDS_PER_MEMORY_CHECK = 16;
 /** What the garbage collector may find by chance on the stack. */
 const GARBAGE_CONNECTIONS = 4;
 const SETTLE_STEP_MS = 500;
+/** In this many times its link's longest delay, a client is connected and receives its replay. */
+const OPEN_DELAYS = 3;
 /** Until a rejected message is resent and answered. */
 const RESEND_MS = 1500;
 /** Less than what a client takes for a session that may have expired. */
@@ -179,12 +181,14 @@ class Simulation {
       case "take-over":
         if (user instanceof JsonUser) user.takeOver();
         break;
-      case "late-reader":
+      case "late-reader": {
         user.leave();
         user.join();
-        // The client connects in a later turn.
-        this.#later(1, () => user.link?.stall(10_000 * amount ** 2));
+        const { delayMs, jitterMs } = this.network.profileOf(user.owner);
+        const afterMs = OPEN_DELAYS * (1 + delayMs + jitterMs);
+        this.#later(afterMs, () => user.link?.stall(10_000 * amount ** 2));
         break;
+      }
       case "skew":
         user.owner.clockSkewMs = (amount - 0.5) * 3_600_000;
         break;
