@@ -92,7 +92,7 @@ export const serverFlagGroups = {
       readKeyFile("public", file),
     ),
     allowGuests: list(
-      "ROOM",
+      "PATTERN",
       "none",
       "room that needs no token, or a pattern such as open-*",
       "a room name, or a pattern such as open-*",

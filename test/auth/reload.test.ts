@@ -96,6 +96,24 @@ describe("a keyring", () => {
     ]);
   });
 
+  test("a current secret that becomes the previous one locks nobody out", () => {
+    using folder = new Folder();
+    const [current, previous] = [folder.write("current", OLD), folder.write("previous", OLD)];
+    const { ring, accepts } = watch(current, previous);
+    const first = ring.verify(tokenOf("ann", OLD), Date.now());
+    if ("detail" in first) throw new Error(first.detail);
+    renameSync(current, previous);
+    jest.advanceTimersByTime(10_000);
+    expect([accepts(OLD), ring.has(first.key)]).toEqual([true, true]);
+    folder.write("current", NEW);
+    jest.advanceTimersByTime(10_000);
+    expect([accepts(OLD), accepts(NEW), ring.has(first.key)]).toEqual([true, true, true]);
+    renameSync(current, previous);
+    folder.write("current", "the third secret, of thirty-two bytes");
+    jest.advanceTimersByTime(10_000);
+    expect([accepts(OLD), accepts(NEW), ring.has(first.key)]).toEqual([false, true, false]);
+  });
+
   test("verifies with every secret", () => {
     using folder = new Folder();
     const { accepts } = watch(folder.write("a", OLD), folder.write("b", NEW));
