@@ -5,6 +5,9 @@ import type { Link, LinkProfile } from "./network.ts";
 import { SERVER_URL } from "./servers.ts";
 import { Owner } from "./world.ts";
 
+/** How long a program waits for the response before it asks again. */
+const PATIENCE_MS = 10_000;
+
 export class StreamUser implements User {
   owner: Owner;
   #socket: WebSocket | undefined;
@@ -67,6 +70,11 @@ export class StreamUser implements User {
           }
         }
       };
+      world.schedule(owner, world.time + PATIENCE_MS, () => {
+        if (this.#socket !== socket || this.#isWelcomed) return;
+        this.leave();
+        this.join();
+      });
       socket.onclose = () => {
         if (this.#socket !== socket) return;
         this.#socket = undefined;
