@@ -227,7 +227,7 @@ export class SimulatedServer implements Host {
   }
 
   #open(link: Link, data: SocketData): boolean {
-    if (link.isAbandoned) return false;
+    if (link.isAbandoned || !this.owner.isAlive) return false;
     if (this.isShuttingDown) link.touch();
     if (data.connection) this.#connections.push(new WeakRef(data.connection));
     const end = new ServerEnd(link, this, data, this.world, this.network.observer);
