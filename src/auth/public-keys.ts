@@ -15,9 +15,10 @@ const MIN_RSA_EXPONENT = 65_537n;
 const EXPECTED = "public keys (Ed25519, P-256 or RSA) in PEM, as a JWK or a JWKS";
 const PEM = /-----BEGIN ([A-Z0-9 ]+)-----[\w+/=\s]+-----END \1-----/g;
 
-export function parsePublicKeys(text: string): Keys | InvalidKeys {
+export function parsePublicKeys(fileText: string): Keys | InvalidKeys {
+  const text = fileText.trim(); // also of a byte order mark
   const keys: Key[] = [];
-  for (const parse of text.trimStart().startsWith("{") ? jwksOf(text) : pemsOf(text)) {
+  for (const parse of text.startsWith("{") ? jwksOf(text) : pemsOf(text)) {
     const key = parse();
     if (key && "expected" in key) return key;
     if (key) keys.push(key);

@@ -137,7 +137,7 @@ export class AccessControl {
         "This token does not cover this room. Choose a room that it names.",
       );
     if (room !== undefined && !can.has(right)) {
-      if (can.has("read")) throw protocolProblem("read-only");
+      if (right === "write" && can.has("read")) throw protocolProblem("read-only");
       throw new HttpProblem(
         "not-for-room",
         `This token does not grant access to rooms. Use one made with --can ${right}.`,

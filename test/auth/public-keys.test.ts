@@ -6,6 +6,7 @@ import { Keyring } from "../../src/auth/keyring.ts";
 import type { InvalidToken } from "../../src/auth/tokens.ts";
 import { parsePublicKeys } from "../../src/auth/public-keys.ts";
 import { makeToken, publicSource, secretSource } from "../support/keys.ts";
+import { randomFrom } from "../support/random.ts";
 
 const SECRET = "a secret of thirty-two bytes, or more";
 const NOW_MS = 1_800_000_000_000;
@@ -49,6 +50,8 @@ describe("files", () => {
         "JWK with alg, use and key_ops",
         JSON.stringify(jwkOf(publicKey, { alg: algorithm, use: "sig", key_ops: ["verify"] })),
       ],
+      ["JWK after a byte order mark", `\uFEFF${JSON.stringify(jwkOf(publicKey))}\r\n`],
+      ["PEM with the line breaks of Windows", pemOf(publicKey).replaceAll("\n", "\r\n")],
       ["JWKS", jwks(jwkOf(publicKey, { kid: "a" }))],
       ["several in one PEM file", ALL],
     ])(`${algorithm}: %s`, (_, text) => {
@@ -289,6 +292,23 @@ describe("confusions of keys and algorithms", () => {
       `${header}=.${payload}.${signature}`,
     ])
       reject(token);
+  });
+
+  test("of thousands of damaged tokens, none is accepted, and none fails otherwise", () => {
+    const random = randomFrom(1);
+    const pick = <T>(list: ArrayLike<T>) => list[Math.floor(random() * list.length)];
+    const CHARACTERS = "ABCabc019-_.=+/ {}\u0000\u00e9\ud800";
+    const whole = [
+      makeToken({ alg: "HS256" }, ANN, hmacWith(SECRET)),
+      ...ALGORITHMS.map((alg) => makeToken({ alg, kid: "one" }, ANN, signWith(alg))),
+    ];
+    for (let i = 0; i < 4_000; i++) {
+      const token = pick(whole) ?? "";
+      const at = Math.floor(random() * token.length);
+      const removed = Math.floor(random() * 3);
+      const damaged = token.slice(0, at) + (pick(CHARACTERS) ?? "") + token.slice(at + removed);
+      if (!whole.includes(damaged)) expect(both.verify(damaged, NOW_MS)).toEqual(NOT_OURS);
+    }
   });
 
   test("a huge token is rejected unread", () => {
