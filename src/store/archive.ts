@@ -67,6 +67,23 @@ export interface StoreArchive {
   openTarget(header: ArchiveHeader): Promise<ArchiveTarget>;
 }
 
+const BATCH_ENTRIES = 500;
+const BATCH_BYTES = 1024 * 1024;
+
+/** Large enough to be written at once, and small enough for memory. */
+export function* inBatches(entries: Iterable<ArchiveEntry>): Generator<readonly ArchiveEntry[]> {
+  let batch: ArchiveEntry[] = [];
+  let bytes = 0;
+  for (const entry of entries) {
+    if (entry.type === "message") bytes += entry.message.content.length;
+    if (batch.push(entry) < BATCH_ENTRIES && bytes < BATCH_BYTES) continue;
+    yield batch;
+    batch = [];
+    bytes = 0;
+  }
+  yield batch;
+}
+
 export interface ArchiveCounts {
   messages: number;
   rooms: number;

@@ -2,15 +2,16 @@
 
 import { Database, SQLiteError } from "bun:sqlite";
 import type { Content } from "../../protocol/codec.ts";
-import type {
-  ArchivedSession,
-  ArchiveEntry,
-  ArchiveHeader,
-  ArchiveSource,
-  ArchiveTarget,
-  StoreArchive,
+import {
+  inBatches,
+  isStoredName,
+  type ArchivedSession,
+  type ArchiveEntry,
+  type ArchiveHeader,
+  type ArchiveSource,
+  type ArchiveTarget,
+  type StoreArchive,
 } from "../archive.ts";
-import { isStoredName } from "../archive.ts";
 import { sessionKey } from "../dedup.ts";
 import { compareIds, isMessageId } from "../message-id.ts";
 import type { StoredMessage } from "../message.ts";
@@ -26,7 +27,6 @@ const PAGE_MESSAGES = 500;
 const PAGE_BYTES = 1024 * 1024;
 const PAGE_RECORDS = 20;
 const PAGE_NAMES = 500;
-const ROWS_PER_BATCH = 500;
 /** A script that writes a batch takes milliseconds; a slow disk may take longer. */
 const IMPORT_REPLY_MS = 30_000;
 /** How long an import that was interrupted excludes another one. */
@@ -207,13 +207,7 @@ class RedisSource implements ArchiveSource {
   }
 
   async *entries(): AsyncGenerator<readonly ArchiveEntry[]> {
-    let batch: ArchiveEntry[] = [];
-    for (const entry of this.#rows.entries(this.room !== undefined)) {
-      if (batch.push(entry) < ROWS_PER_BATCH) continue;
-      yield batch;
-      batch = [];
-    }
-    yield batch;
+    yield* inBatches(this.#rows.entries(this.room !== undefined));
   }
 
   close(): void {

@@ -4,13 +4,14 @@ import type { Database } from "bun:sqlite";
 import type { Clock } from "../../util/clock.ts";
 import { lazyFs } from "../../util/lazy-node.ts";
 import type { Random } from "../../util/random.ts";
-import type {
-  ArchivedSession,
-  ArchiveEntry,
-  ArchiveHeader,
-  ArchiveSource,
-  ArchiveTarget,
-  StoreArchive,
+import {
+  inBatches,
+  type ArchivedSession,
+  type ArchiveEntry,
+  type ArchiveHeader,
+  type ArchiveSource,
+  type ArchiveTarget,
+  type StoreArchive,
 } from "../archive.ts";
 import type { StoredMessage } from "../message.ts";
 import { StoreError } from "../store.ts";
@@ -31,8 +32,6 @@ import {
   type SessionRow,
 } from "./database.ts";
 import { readMark } from "./newest-mark.ts";
-
-const ROWS_PER_BATCH = 500;
 
 /** The file at this path. */
 export function sqliteArchive(path: string, clock: Clock, random: Random): StoreArchive {
@@ -69,17 +68,11 @@ class SqliteSource implements ArchiveSource {
   }
 
   async *entries(): AsyncGenerator<readonly ArchiveEntry[]> {
-    let batch: ArchiveEntry[] = [];
     try {
-      for (const entry of this.#read()) {
-        if (batch.push(entry) < ROWS_PER_BATCH) continue;
-        yield batch;
-        batch = [];
-      }
+      yield* inBatches(this.#read());
     } catch (error) {
       throw databaseError(this.path, error);
     }
-    yield batch;
   }
 
   *#read(): Generator<ArchiveEntry> {
