@@ -1,6 +1,6 @@
 /** What src/ relies on in Bun, WebSockets aside. A test that fails after an upgrade of Bun shows what has changed. */
 import { expect, test } from "bun:test";
-import { withDeadline } from "../support/deadline.ts";
+import { eventually, withDeadline } from "../support/deadline.ts";
 import { openRaw } from "../support/raw-websocket.ts";
 
 const LISTEN = { hostname: "127.0.0.1", port: 0, development: false } as const;
@@ -182,4 +182,43 @@ test("Buffer.from(…, 'base64url') accepts anything: padding, the other alphabe
   const bytes = Buffer.from([0xfb, 0xff]);
   for (const text of ["-_8", "-_8=", "+/8", "-_9", "- _\n8", "-_8*", "-_8=A"])
     expect([text, Buffer.from(text, "base64url")]).toEqual([text, bytes]);
+});
+
+test("a streamed response: desiredSize shows what waits, pull follows when it is read, cancel when the client is gone", async () => {
+  const CHUNK = new Uint8Array(65_536);
+  let controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  let pulls = 0;
+  const gone = Promise.withResolvers<void>();
+  await using server = Bun.serve({
+    ...LISTEN,
+    fetch(request, server) {
+      server.timeout(request, 0);
+      const source = {
+        start: (started: ReadableStreamDefaultController<Uint8Array>) => void (controller = started),
+        pull: () => void pulls++,
+        cancel: () => gone.resolve(),
+      };
+      const size = (chunk: Uint8Array | undefined) => chunk?.byteLength ?? 0;
+      return new Response(new ReadableStream(source, { highWaterMark: CHUNK.length, size }));
+    },
+  });
+  const client = await Bun.connect({
+    hostname: "127.0.0.1",
+    port: server.port ?? 0,
+    socket: { data() {} },
+  });
+  client.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await eventually(async () => controller !== undefined, "the request arrives");
+  client.pause();
+  const waiting = () => CHUNK.length - (controller?.desiredSize ?? 0);
+  await eventually(async () => {
+    for (let i = 0; i < 16; i++) controller?.enqueue(CHUNK);
+    return waiting() > 1024 * 1024;
+  }, "chunks wait");
+  const before = pulls;
+  client.resume();
+  await eventually(async () => pulls > before && waiting() === 0, "all is read");
+  client.terminate();
+  await withDeadline(gone.promise, () => "the stream was not cancelled");
+  expect(() => controller?.enqueue(CHUNK)).toThrow();
 });
