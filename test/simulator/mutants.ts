@@ -324,13 +324,6 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: "",
   },
   {
-    name: "occupied-room-evicted",
-    breaks: "eviction: the room of connected clients loses its history to others",
-    file: "store/memory.ts",
-    text: "if (room.refCount === 0) this.#setUnused",
-    replacement: "this.#setUnused",
-  },
-  {
     name: "failed-upgrade-leak",
     breaks: "memory: the room of a client that gives up during its upgrade stays open",
     file: "http/upgrade.ts",
@@ -351,13 +344,6 @@ export const MUTANTS: readonly Mutant[] = [
     file: "chat/broadcaster.ts",
     text: ":${shard}:${this.room}`",
     replacement: ":${this.room}`",
-  },
-  {
-    name: "first-shard-flushed",
-    breaks: "sharding: a flush writes the first shard only",
-    file: "chat/broadcaster.ts",
-    text: "this.#shards.keys()) this.#write(index);",
-    replacement: "this.#shards.keys()) this.#write(0 * index);",
   },
   // The SQLite transaction
   {
