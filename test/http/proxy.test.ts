@@ -5,6 +5,7 @@ import { connect, type Client } from "../../src/client/client.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { withDeadline } from "../support/deadline.ts";
 import { JsonPeer, Peer } from "../support/peer.ts";
+import { subscribe } from "../support/event-stream.ts";
 import { startServer } from "../support/server.ts";
 import { freePort, skipped, startNginx } from "../support/nginx.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
@@ -32,6 +33,20 @@ async function hears(client: Client, ...texts: readonly string[]): Promise<void>
 }
 
 describe.skipIf(skipped !== "")(`behind nginx${skipped}`, () => {
+  test("event streams are not buffered, and end with the server", async () => {
+    await using server = await startServer({ args: ["--trust-proxy"] });
+    await using nginx = await startNginx(server.port);
+    const origin = `http://127.0.0.1:${nginx.httpPort}`;
+    await using sse = await subscribe({ origin }, "tea");
+    await using ndjson = await subscribe({ origin }, "tea", { format: "ndjson" });
+    for (const text of ["1", "2"]) {
+      await server.post("tea", { from: "ci", text });
+      for (const stream of [sse, ndjson]) await stream.hears({ from: "ci", text });
+    }
+    server.process.kill("SIGTERM");
+    for (const stream of [sse, ndjson]) expect(await stream.ends()).toEqual({ unread: [], isComplete: true });
+  });
+
   test("the page, both wires and the rooms API work by the public name and over TLS", async () => {
     await using server = await startServer({
       args: ["--public-url", "https://chat.example", "--trust-proxy"],

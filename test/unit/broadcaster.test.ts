@@ -1,7 +1,8 @@
 /** When queued messages are written to a room, and to how much of a large room at once. */
 
 import { describe, expect, test } from "bun:test";
-import { Broadcaster, type Member } from "../../src/chat/broadcaster.ts";
+import { Broadcaster, type Member, type Subscriber } from "../../src/chat/broadcaster.ts";
+import { ndjsonEncoder, sseEncoder } from "../../src/protocol/event-stream.ts";
 import { textCodec } from "../../src/protocol/codec.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import type { CloseReason } from "../../src/protocol/codes.ts";
@@ -111,6 +112,28 @@ describe("a busy room", () => {
     say("y".repeat(300));
     expect(bob.socket.takes().map(({ length }) => length)).toEqual([18 + 8000, 18 + 300]);
   });
+});
+
+test("event streams of one format share what is queued for it as one chunk, encoded once", () => {
+  const published: [topic: string, frame: string][] = [];
+  const publish = (topic: string, frame: unknown) => published.push([topic, String(frame)]);
+  const broadcaster = new Broadcaster("tea", publish, 1000, systemClock);
+  for (const codec of [sseEncoder, sseEncoder, ndjsonEncoder]) {
+    const stream: Subscriber = { codec, shard: 0, socket: undefined, send: () => 1, close() {} };
+    broadcaster.add(stream);
+    broadcaster.subscribe(stream);
+  }
+  const message = (id: string) => ({ id, prev: "", time: 1, room: "tea", from: "ann", content: id });
+  const events = (...ids: string[]) => [
+    ["sse:0:tea", ids.map((id) => sseEncoder.message(message(id))).join("")],
+    ["ndjson:0:tea", ids.map((id) => ndjsonEncoder.message(message(id))).join("")],
+  ];
+  broadcaster.broadcast(message("1-1"));
+  expect<unknown>(published.splice(0)).toEqual(events("1-1"));
+  for (const id of ["1-2", "1-3", "1-4"]) broadcaster.broadcast(message(id));
+  expect(published).toEqual([]);
+  broadcaster.flush();
+  expect<unknown>(published).toEqual(events("1-2", "1-3", "1-4"));
 });
 
 describe("a large room, which is written to in several turns", () => {
