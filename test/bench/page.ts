@@ -21,6 +21,9 @@ await ann.run("messageText.focus()");
 await measure("a key", (key) =>
   ann.cdp("Input.dispatchKeyEvent", { type: "keyDown", key: "x", text: "x", code: key }),
 );
+await measure("a composer that grows or shrinks", () =>
+  ann.run("(messageText.value = messageText.value === '' ? 'one\\ntwo\\nthree' : '', 0)"),
+);
 await measure("a message that arrives", (id) =>
   ann.receives({ type: "message", id: `2-${id}`, time: 0, from: "bob", text: id }),
 );
