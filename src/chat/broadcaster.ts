@@ -8,7 +8,7 @@ import { logError } from "../ops/log.ts";
 import { recordDelivery } from "../ops/metrics.ts";
 import { jsonCodec, textCodec, type Codec, type Content, type Encoder } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import { ndjsonEncoder, sseEncoder } from "../protocol/event-stream.ts";
+import { ndjsonEncoder, sseEncoder } from "../protocol/stream-encoders.ts";
 import type { StoredMessage } from "../store/message.ts";
 import type { Clock } from "../util/clock.ts";
 import { isSlowConsumer, SLOW_CONSUMER_BYTES } from "./slow-consumer.ts";

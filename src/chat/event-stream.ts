@@ -1,6 +1,6 @@
 /** One subscriber of a room over HTTP. It sends nothing and is no member of the room. */
 
-import type { StreamEncoder } from "../protocol/event-stream.ts";
+import type { StreamEncoder } from "../protocol/stream-encoders.ts";
 import type { ReplayRequest } from "./replay.ts";
 import type { Room } from "./room.ts";
 import { Subscription, type ReplayStart } from "./subscription.ts";

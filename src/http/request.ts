@@ -4,8 +4,8 @@ import { HttpProblem } from "./problem.ts";
 import type { JoinRequest } from "../chat/connection.ts";
 import type { StreamRequest } from "../chat/event-stream.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
-import { ndjsonEncoder, sseEncoder } from "../protocol/event-stream.ts";
 import { parseName } from "../protocol/names.ts";
+import { ndjsonEncoder, sseEncoder } from "../protocol/stream-encoders.ts";
 
 /** Parsing thousands of parameters would take a millisecond. */
 const MAX_PARAMETERS = 32;

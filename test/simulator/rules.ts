@@ -2,7 +2,7 @@
 
 import type { Connection } from "../../src/chat/connection.ts";
 import type { Content } from "../../src/protocol/codec.ts";
-import type { StreamWelcome } from "../../src/protocol/event-stream.ts";
+import type { StreamWelcome } from "../../src/protocol/stream-encoders.ts";
 import type { ChatMessage, PresenceChange, Welcome } from "../../src/protocol/events.ts";
 import type { Host, Link, ServerEnd, SocketHost, WireObserver } from "./network.ts";
 import type { World } from "./world.ts";

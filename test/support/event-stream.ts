@@ -2,7 +2,7 @@
 
 import { deepEquals } from "bun";
 import type { ChatMessage } from "../../src/protocol/events.ts";
-import type { StreamWelcome } from "../../src/protocol/event-stream.ts";
+import type { StreamWelcome } from "../../src/protocol/stream-encoders.ts";
 import { withDeadline } from "./deadline.ts";
 import { isRecent, type Event } from "./peer.ts";
 

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { Broadcaster, type Member, type Subscriber } from "../../src/chat/broadcaster.ts";
-import { ndjsonEncoder, sseEncoder } from "../../src/protocol/event-stream.ts";
+import { ndjsonEncoder, sseEncoder } from "../../src/protocol/stream-encoders.ts";
 import { textCodec } from "../../src/protocol/codec.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import type { CloseReason } from "../../src/protocol/codes.ts";
