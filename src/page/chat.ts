@@ -108,7 +108,7 @@ export class Chat {
     const { composer, conversation, identity, outbox, people, statusLine } = this.#parts;
     identity.client = welcome.client;
     composer.maxMessageBytes = welcome.maxMessageBytes;
-    composer.isReadOnly = !welcome.can.includes("write");
+    composer.isReadOnly = conversation.isReadOnly = !welcome.can.includes("write");
     outbox.save(); // with the session's numbers that were just assigned
     this.#lastId ??= welcome.last;
     people.reset(welcome.members, welcome.count);

@@ -59,6 +59,11 @@ export class Conversation {
     this.#findMentions = findMentions;
   }
 
+  /** A reader is not asked to say hello. */
+  set isReadOnly(isReadOnly: boolean) {
+    this.#empty.textContent = isReadOnly ? words.noMessages : words.empty;
+  }
+
   /** The history is arriving: nothing of it is news. */
   get isReplaying(): boolean {
     return this.#isReplaying;

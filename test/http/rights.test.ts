@@ -121,6 +121,7 @@ describe("rights", () => {
         false,
         "You can read here, but not write.",
       ]);
+      await page.shows("$('empty').innerText", "No messages yet.");
       bob.says("hello");
       await page.shows(page.conversation, ["bob: hello"]);
       if (skippedAxe === "") expect(await findViolations(page)).toEqual([]);

@@ -110,7 +110,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
     await page.shows(LINK, `${server.origin}/client?room=lobby`);
   });
 
-  test("where tokens are required, it says that everyone needs one, and does not give away one's own", async () => {
+  test("where tokens are required, it says that others need one, and does not give away one's own", async () => {
     const secret = "a secret of thirty-two bytes, or more";
     await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
     const token = new TokenSigner(Buffer.from(secret)).sign(
@@ -122,7 +122,10 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
     await page.shows(page.state, "open");
     await page.click("#invite");
     await page.shows(LINK, `${server.origin}/client?room=tea`);
-    await page.shows(`${HINT}.endsWith(" Everyone needs a token of their own.")`, true);
+    await page.shows(
+      `${HINT}.endsWith(" Others need a token of their own, unless guests are allowed here.")`,
+      true,
+    );
   });
 
   for (const width of [360, 390, 768, 1280])
