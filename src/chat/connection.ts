@@ -40,10 +40,10 @@ export class Connection extends Subscription implements Member, AppendCallback {
   readonly codec: Codec;
   readonly can: readonly Right[];
   hasPonged = false;
-  /** Estimated memory of the messages that the store has not answered yet. */
-  unansweredBytes = 0;
+  /** Estimated memory of the messages that have no result yet. */
+  pendingBytes = 0;
   /** Called once, at the store's next result. */
-  onAnswered: (() => void) | undefined;
+  onNextResult: (() => void) | undefined;
   #isPongPending = false;
   #seqOrder: SeqOrder | undefined;
   #replies: Replies | undefined;
@@ -117,21 +117,21 @@ export class Connection extends Subscription implements Member, AppendCallback {
 
   /** A message goes to the store, which calls {@link onResult}. */
   expectResult(pending: PendingMessage): void {
-    this.unansweredBytes += estimateSize(pending);
+    this.pendingBytes += estimateSize(pending);
     this.replies.expect(pending);
   }
 
   onResult(pending: PendingMessage, result: AppendResult): void {
-    this.unansweredBytes -= estimateSize(pending);
-    const { onAnswered } = this;
-    this.onAnswered = undefined;
-    onAnswered?.();
+    this.pendingBytes -= estimateSize(pending);
+    const { onNextResult } = this;
+    this.onNextResult = undefined;
+    onNextResult?.();
     try {
       if (isNumbered(pending)) this.seqOrder.onResult(pending.seq, result);
       this.replies.onResult(pending, result);
     } catch (error) {
       // The other clients receive the message all the same.
-      logError("An answer failed", error);
+      logError("A reply failed", error);
       this.close("failed");
     }
   }

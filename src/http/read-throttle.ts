@@ -1,7 +1,7 @@
 /**
- * Reads a connection no faster than it reads. While much of what its own messages caused is unread or unanswered, its
- * further frames wait and its socket is paused, so that TCP slows the sender down: a client that writes for a while
- * before it reads loses nothing, and its input takes little memory.
+ * Slows down a sender that does not read. While too many bytes wait for it to read them, or for a result of the store,
+ * its further frames wait and its socket is paused, so that TCP slows it down. A client that writes for a while before it
+ * reads loses nothing, and its input takes little memory.
  */
 
 import type { ServerSocket } from "./socket-registry.ts";
@@ -31,7 +31,7 @@ export class ReadThrottle {
     if (isFull(socket) && !socket.data.disconnectReason) this.#pause(socket);
   }
 
-  /** Called when the connection has read something or the store has answered it. */
+  /** Called when the connection has read something, or has a result from the store. */
   resume(socket: ServerSocket): void {
     const { throttled } = socket.data;
     if (!throttled) return;
@@ -44,7 +44,7 @@ export class ReadThrottle {
     }
     throttled.frames.splice(0, handled);
     if (socket.data.disconnectReason) return;
-    if (isFull(socket)) return this.#awaitAnswers(socket);
+    if (isFull(socket)) return this.#awaitResult(socket);
     if (throttled.frames.length === 0) this.#release(socket);
   }
 
@@ -64,9 +64,9 @@ export class ReadThrottle {
     this.clock.setImmediate(() => this.#resumeSafely(socket));
   }
 
-  #awaitAnswers(socket: ServerSocket): void {
+  #awaitResult(socket: ServerSocket): void {
     const { connection } = socket.data;
-    if (connection) connection.onAnswered = () => this.clock.setImmediate(() => this.#resumeSafely(socket));
+    if (connection) connection.onNextResult = () => this.clock.setImmediate(() => this.#resumeSafely(socket));
   }
 
   /** For calls from timers, where no socket handler isolates errors: an exception closes only this connection. */
@@ -83,7 +83,7 @@ export class ReadThrottle {
     const { throttled, connection } = socket.data;
     this.clock.clear(throttled?.watch);
     delete socket.data.throttled;
-    if (connection) connection.onAnswered = undefined;
+    if (connection) connection.onNextResult = undefined;
     socket.resume();
   }
 
@@ -92,7 +92,7 @@ export class ReadThrottle {
     const isReplaying = connection?.isReplaying; // a replay waits for its reader without limit
     if (!throttled || isReplaying) return;
     if (socket.getBufferedAmount() <= MAX_PENDING_BYTES) {
-      socket.data.missedPongs = 0; // they are not read while it waits for the store
+      socket.data.missedPongs = 0; // its pongs are not read while it waits for the store
       return this.#resumeSafely(socket);
     }
     if (this.clock.elapsed() - throttled.progressMs >= MAX_STALLED_MS) closeSocket(socket, "tooSlow");
@@ -102,6 +102,6 @@ export class ReadThrottle {
 function isFull(socket: ServerSocket): boolean {
   return (
     socket.getBufferedAmount() > MAX_PENDING_BYTES ||
-    (socket.data.connection?.unansweredBytes ?? 0) > MAX_PENDING_BYTES
+    (socket.data.connection?.pendingBytes ?? 0) > MAX_PENDING_BYTES
   );
 }
