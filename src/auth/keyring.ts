@@ -21,7 +21,7 @@ export class Keyring {
 
   constructor(private sources: readonly KeySource[]) {}
 
-  /** Whether tokens are required. */
+  /** Without keys, no tokens are required. */
   get isEmpty(): boolean {
     return this.sources.length === 0;
   }

@@ -77,7 +77,7 @@ export class Hub implements ChatContext {
   /** Makes a connection before the upgrade: {@link join} or {@link Connection.onClosed} follows. @throws StoreUnavailable */
   async reserve(request: Admission, bucket: TokenBucket): Promise<Connection> {
     const { client, session } = request;
-    // Asked for first: what follows may take longer for the older of two connections of a session.
+    // Requested before anything slow, so that of two connections of a session, the newer one has the higher token.
     const fencingTokenPromise = Promise.resolve(session === undefined ? 0 : this.#nextFencingToken());
     fencingTokenPromise.catch(() => {}); // awaited below, unless the room cannot be acquired
     return this.#withRoom(request.room, async (room) => {
@@ -99,7 +99,7 @@ export class Hub implements ChatContext {
     });
   }
 
-  /** Acquires a room for what `make` makes, which releases it. @throws StoreUnavailable */
+  /** Acquires a room for a subscription, which `make` creates and which releases the room. @throws StoreUnavailable */
   async #withRoom<T>(name: string, make: (room: Room) => Promise<T>): Promise<T> {
     const generation = this.#generation;
     const history = await this.store.acquireRoom(name);

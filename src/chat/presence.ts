@@ -20,12 +20,13 @@ const BATCH_PAUSE_MS = 10;
 /** The JSON wire has no grace period: a client is in an event if it is away, or back, when the event is sent. */
 const PRESENCE_INTERVAL_MS = 200;
 
-/** Since the last presence event. */
+/** A client whose presence has changed since the last presence event. */
 interface Change {
+  /** At that event. */
   readonly wasPresent: boolean;
-  /** A connection was welcomed while the client was not as before, so the event has to name it even if it is again. */
+  /** A welcome since then showed the opposite, so the next event names the client even if it has changed back. */
   isWelcomed: boolean;
-  /** How many connections had been welcomed when it last was as before. */
+  /** How many connections had been welcomed when the client's presence last equalled `wasPresent`. */
   welcomesBefore: number;
 }
 
@@ -103,7 +104,7 @@ export class Presence {
     const change = this.#changes.get(client);
     const isUnseen = change?.welcomesBefore === this.#welcomes;
     this.#welcomes++;
-    if (isUnseen) change.welcomesBefore++; // nobody but itself has been told of it
+    if (isUnseen) change.welcomesBefore++; // only its own welcome has shown the change
     return { count: this.count, members: this.members, connections: this.connectionCount(client) };
   }
 

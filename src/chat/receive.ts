@@ -1,4 +1,4 @@
-/** Handles a frame from a client: parses it, applies the limits, and gives its message to the store. */
+/** Handles a frame from a client: parses it, checks rights, order and rate limit, and gives its message to the store. */
 
 import { messagesRejected } from "../ops/metrics.ts";
 import {
@@ -31,14 +31,14 @@ export function receive(connection: Connection, frame: Content): void {
   connection.closeIfSlow();
 }
 
-/** Gives a message to the store, within the rate limit. Numbered messages are stored in the order of their numbers. */
+/** Gives a message to the store, if it is allowed, in order and within the rate limit. */
 function receiveMessage(
   connection: Connection,
   { content, seq, skip = false }: Extract<ClientCommand, { type: "message" }>,
 ): void {
   const { client: from, room, session, bucket } = connection;
   const { store, clock } = room.context;
-  // Before the order: a rejection for good holds no later message back, as that one is rejected, too.
+  // Checked before the order: without the right, later messages are rejected as well, so this one need not hold them back.
   if (!connection.can.includes("write")) return reject(connection, "read-only", { content, seq });
   let pending: PendingMessage = { room: room.name, from, content, session, seq, requiresSeq: undefined };
   if (isNumbered(pending)) {

@@ -47,7 +47,7 @@ export class Replies {
     if (this.#unsent.size > 0) queueMicrotask(() => this.#sendRejections());
   }
 
-  /** @param message as it went to the store, or what did not get as far */
+  /** @param message the pending message, or the content of a frame that did not become one */
   reject(code: ErrorCode, message: SentMessage, retryAfterSeconds?: number): void {
     const reply = this.sender.codec.rejected(code, message, retryAfterSeconds);
     this.#unsent.set(message, reply);

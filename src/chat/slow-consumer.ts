@@ -1,7 +1,8 @@
 /**
- * Slow consumers: connections that read so slowly that too much waits for them. The broadcaster closes them after a
- * write, and `Connection.closeIfSlow` after their own messages, with 1013, so that their unread data does not fill the
- * memory; they reconnect and resume.
+ * Slow consumers: receivers with too much unread data. So that it does not fill the memory, they are closed with 1013,
+ * or cut off if they are event streams; they reconnect and resume. The broadcaster does this after a write,
+ * `Connection.closeIfSlow` after replies, http/read-throttle.ts to a sender that does not read, and
+ * http/socket-handlers.ts on the echo.
  */
 
 import type { ConnectionSocket } from "./socket.ts";

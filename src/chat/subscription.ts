@@ -47,7 +47,7 @@ export abstract class Subscription implements Subscriber, ReplayTarget {
   welcome(): void {
     const { replayRequest } = this;
     if (!replayRequest) return;
-    this.replayRequest = undefined; // there are many subscriptions
+    this.replayRequest = undefined; // frees memory: there are many subscriptions
     const replay = new Replay(this, replayRequest);
     const { last, recovered } = replay;
     const isResuming = replayRequest.after !== undefined;

@@ -176,7 +176,7 @@ export class AccessControl {
     return this.options.allowOrigin.find((origin) => origin === headers.get("origin"));
   }
 
-  /** The origin whose pages may read a rejection: an allowed one any, every other one only that it is not allowed. */
+  /** The origin whose pages may read a rejection. Allowed origins may read all; others only that their origin is rejected. */
   readerOf({ code }: HttpProblem, headers: Headers): string | undefined {
     return code === "origin" ? (headers.get("origin") ?? undefined) : this.allowedOrigin(headers);
   }

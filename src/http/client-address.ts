@@ -37,7 +37,7 @@ export class ClientAddresses {
 /** What rate limits count as one address: an IPv4 address, or the /64 network of an IPv6 address, which is what one subscriber gets. */
 export function addressGroup(address: string): string {
   if (!address.includes(":")) return address;
-  // The URL parser normalises the address and shortens zeros to `::` (RFC 5952).
+  // The URL parser normalizes the address and shortens zeros to `::` (RFC 5952).
   const normalized = URL.parse(`http://[${address.replace(/%.*/, "")}]/`)?.hostname.slice(1, -1) ?? "";
   const [head = [], tail = []] = normalized.split("::").map((part) => part.split(":").filter(Boolean));
   const zeros = Array<string>(8 - head.length - tail.length).fill("0");

@@ -89,7 +89,7 @@ export function queryParams(url: string): URLSearchParams {
   return new URLSearchParams(query.split("&", MAX_PARAMETERS).join("&"));
 }
 
-/** The name in its normalised form. @param field precedes the detail of the problem @throws HttpProblem 400 */
+/** The name in its normalized form. @param field precedes the detail of the problem @throws HttpProblem 400 */
 export function requireName(what: "client id" | "room" | "session", text: string, field = ""): string {
   const parsed = parseName(what, text);
   if ("detail" in parsed) throw new HttpProblem("bad-name", field + parsed.detail);

@@ -27,7 +27,7 @@ import type { Backend, StoreListener } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import type { Random } from "../util/random.ts";
 
-/** Bytes that wait for a slow consumer before Bun cuts it off. The hub closes it earlier, and with a close code. */
+/** Bytes that wait for a slow consumer before Bun cuts it off. slow-consumer.ts has the lower limit, which gives a close code. */
 const HARD_BACKPRESSURE_LIMIT = 4 * 1024 * 1024;
 const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 

@@ -5,7 +5,7 @@ import type { Content } from "../protocol/codec.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
-/** A replay is this far ahead of what the network takes. */
+/** How much of a replay is queued ahead of what the network takes. */
 const QUEUE_BYTES = 64 * 1024;
 
 const utf8 = new TextEncoder();

@@ -1,4 +1,4 @@
-/** Deduplication: the highest `seq` of each session is all that it takes to recognise a duplicate. */
+/** Deduplication: the highest `seq` of each session is all that it takes to recognize a duplicate. */
 
 import { isNumbered, type AppendResult, type PendingMessage } from "./message.ts";
 

@@ -65,7 +65,7 @@ describe("client ids", () => {
     test(`${kind} is not`, () => expect(parseName("client id", id)).toHaveProperty("detail"));
 });
 
-describe("normalisation, which takes quadratic time,", () => {
+describe("normalization, which takes quadratic time,", () => {
   test("is skipped for texts that are too long for a name, or have too many marks in a row", () => {
     using normalize = spyOn(String.prototype, "normalize");
     for (const text of ["\u0301".repeat(60_000), `a${"\u0316\u0301".repeat(30)}`, "a".repeat(400)])

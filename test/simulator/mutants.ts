@@ -73,7 +73,7 @@ export const MUTANTS: readonly Mutant[] = [
   // Deduplication
   {
     name: "latest-not-duplicate",
-    breaks: "dedup: the latest message of a session is not recognised",
+    breaks: "dedup: the latest message of a session is not recognized",
     file: "store/dedup.ts",
     text: "if (last && seq <= last.seq)",
     replacement: "if (last && seq < last.seq)",
