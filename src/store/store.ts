@@ -31,7 +31,7 @@ export interface MessageStore {
   readonly isReady: boolean;
   /** Waits until every append has its result. */
   drain(): Promise<void>;
-  /** Releases what it holds; nothing is called afterwards. */
+  /** Releases what it holds. Reads that are still under way reject. */
   close(): void | Promise<void>;
 }
 

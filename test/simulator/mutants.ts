@@ -350,8 +350,8 @@ export const MUTANTS: readonly Mutant[] = [
     name: "no-transaction",
     breaks: "transaction: a crash stores a message without its session",
     file: "store/sqlite/store.ts",
-    text: "this.#health.write(() => transaction.immediate()) ?? {}",
-    replacement: "this.#health.write(() => this.#insertBatch(batch, nowMs)) ?? {}",
+    text: "this.#health.write(() => this.#db.transaction(insert).immediate())",
+    replacement: "this.#health.write(insert)",
     store: "sqlite",
   },
   {

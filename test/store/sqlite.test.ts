@@ -18,6 +18,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
+import { StoreUnavailable } from "../../src/store/store.ts";
 import { openDatabase } from "../../src/store/sqlite/database.ts";
 import type { AppendResult, PendingMessage, StoredMessage } from "../../src/store/message.ts";
 import { eventually } from "../support/deadline.ts";
@@ -541,6 +542,27 @@ describe("the store without a server", () => {
     expect(commits).toHaveBeenCalledTimes(1);
     commits.mockRestore();
     store.close();
+  });
+
+  test("reads that a shutdown overtakes reject, and nothing is logged", async () => {
+    const store = open();
+    const result = say(store, "1", { session: "s", seq: 1 });
+    const sent = store.lastSeq("bob", "s"); // waits for the commit, which closing makes
+    using logged = spyOn(console, "error");
+    store.close();
+    expect(await result).toHaveProperty("stored");
+    const reads: readonly (() => Promise<unknown>)[] = [
+      () => sent,
+      () => store.acquireRoom("r"),
+      () => store.readHistory("r", { limit: 1 }),
+      () => store.idBeforeLatest("r", 1),
+      () => store.listRooms(undefined, 1),
+    ];
+    for (const read of reads)
+      expect(await read().catch((error: unknown) => error)).toBeInstanceOf(StoreUnavailable);
+    expect(await say(store, "2")).toEqual({ rejected: "unavailable" });
+    expect(logged).not.toHaveBeenCalled();
+    expect(store.isReady).toBe(false);
   });
 
   test("messages older than --keep-days are pruned, and a gap is detected", async () => {

@@ -29,6 +29,8 @@ export class DatabaseHealth {
   #header: string;
   /** A file was missing or replaced after this process had written to it. */
   #hasMissed = false;
+  #retryTimer: Timer | undefined;
+  #isClosed = false;
 
   /**
    * @param probeWrite writes to the database without changing anything
@@ -46,8 +48,9 @@ export class DatabaseHealth {
     this.#header = this.#readHeader();
   }
 
-  /** @returns undefined if the work failed. If the database is to blame, the store is unavailable until a probe succeeds. */
+  /** @returns undefined if the work failed, or the database is closed. If the database is to blame, the store is unavailable until a probe succeeds. */
   attempt<T>(work: () => T): { readonly value: T } | undefined {
+    if (this.#isClosed) return undefined;
     try {
       return { value: work() };
     } catch (error) {
@@ -57,7 +60,7 @@ export class DatabaseHealth {
     }
   }
 
-  /** @throws StoreUnavailable if the work failed, as in {@link attempt} */
+  /** @throws StoreUnavailable if {@link attempt} returns nothing */
   read<T>(work: () => T): T {
     const result = this.attempt(work);
     if (!result) throw new StoreUnavailable();
@@ -69,7 +72,7 @@ export class DatabaseHealth {
    * @returns undefined if nothing was written; `isSure` is false if the files changed during the write
    */
   write<T>(work: () => T): { readonly value: T; readonly isSure: boolean } | undefined {
-    if (!this.checkFiles()) return undefined;
+    if (this.#isClosed || !this.checkFiles()) return undefined;
     const result = this.attempt(work);
     const isSure = this.#recordStates();
     return result && { ...result, isSure };
@@ -95,8 +98,11 @@ export class DatabaseHealth {
     return false;
   }
 
-  /** Called after the database is closed. */
+  /** Called after the database is closed: a shutdown does not wait for reads that take too long. */
   close(): void {
+    this.#isClosed = true;
+    this.isReady = false;
+    this.clock.clear(this.#retryTimer);
     lazyFs().closeSync(this.#headerFile);
   }
 
@@ -138,7 +144,7 @@ export class DatabaseHealth {
       this.isReady = true;
       logEvent("store available");
     };
-    this.clock.setTimeout(retry, RETRY_MS).unref();
+    this.#retryTimer = this.clock.setTimeout(retry, RETRY_MS).unref();
   }
 
   /** A log that was removed can be read for as long as this process has it open. */

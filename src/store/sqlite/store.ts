@@ -202,8 +202,9 @@ export class SqliteStore implements MessageStore {
   #storeBatch(batch: readonly [PendingMessage, AppendCallback][]): void {
     const nowMs = this.clock.now();
     const startMs = this.clock.elapsed();
-    const transaction = this.#db.transaction(() => this.#insertBatch(batch, nowMs));
-    const { value: results, isSure } = this.#health.write(() => transaction.immediate()) ?? {};
+    const insert = () => this.#insertBatch(batch, nowMs);
+    const { value: results, isSure } =
+      this.#health.write(() => this.#db.transaction(insert).immediate()) ?? {};
     this.#lastCommitMs = this.clock.elapsed() - startMs;
     const newest = results?.findLast((result) => "stored" in result);
     if (isSure && newest && "stored" in newest)
