@@ -34,6 +34,7 @@ describe.skipIf(skipped !== "" || skippedAxe !== "")(`axe-core${skipped || skipp
       for (const text of ["hello https://a.example", "again `code`", "👍", "```ts\ncode\n```"])
         bob.says(text);
       await page.says("hi");
+      await page.receives({ type: "message", id: "1-0", time: 0, from: "ann", text: "```sh\nmine\n```" });
       await page.run(`${photo(300, 200)}.then((file) => {
         const data = new DataTransfer();
         data.items.add(file);

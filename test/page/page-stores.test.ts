@@ -15,11 +15,11 @@ const LEAVE_GRACE_MS = 5_000;
 // Two nodes on one Redis also cover one node, and other stores that answer late.
 for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a delayed store"))
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
-    test("two tabs talk, and one closes", async () => {
+    test("two people talk, and one leaves", async () => {
       await using server = await startServer({ store });
       using ann = await openPage(server, "/client?id=ann");
       await ann.shows(ann.state, "open");
-      using bob = await openPage(server, "/client?id=bob");
+      using bob = await openPage(server, "/client?id=bob", { name: "localhost" });
       await ann.shows(ann.conversation, ["bob joined"]);
       await ann.says("hi bob");
       await bob.shows(bob.conversation, ["ann: hi bob"]);

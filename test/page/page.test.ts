@@ -3,6 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "../support/browser.ts";
 import { eventually } from "../support/deadline.ts";
+import { freePort, skipped as skippedNginx, startNginx } from "../support/nginx.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(60_000);
@@ -379,6 +380,31 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await using bob = await second.join("bob", { history: 1 });
     await bob.hears("Client #ann says: meanwhile");
   });
+
+  test.skipIf(skippedNginx !== "")(
+    `behind nginx, which answers 502 while the server is down, nothing is lost${skippedNginx}`,
+    async () => {
+      const port = freePort();
+      await using nginx = await startNginx(port);
+      const origin = `http://127.0.0.1:${nginx.httpPort}`;
+      const args = ["--port", `${port}`, "--public-url", origin];
+      await using first = await startServer({ args });
+      using page = await openPage({ origin }, "/client?id=ann");
+      await page.shows(page.state, "open");
+      await page.run("(Math.random = () => 0.001, 0)"); // tries again after some milliseconds
+      await first.stop();
+      await page.shows(page.state, "reconnecting");
+      await page.shows(`fetch("/ws/ann").then(({ status }) => status)`, 502);
+      await page.says("meanwhile");
+      const tried = await page.run<number>("sockets.length");
+      await page.shows(`sockets.length > ${tried + 1}`, true);
+      await using second = await startServer({ args });
+      await page.isBackOnline();
+      await page.shows(`[${page.state}, ${page.pending}]`, ["open", 0]);
+      await using bob = await second.join("bob", { history: 1 });
+      await bob.hears("Client #ann says: meanwhile");
+    },
+  );
 
   test("a page served while the chat is down says that there is no connection yet, and retries", async () => {
     await using server = await startServer();
@@ -760,8 +786,17 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await using bob = await server.join("bob");
     await page.shows(page.state, "open");
     for (let i = 0; i < 60; i++) bob.says(`${i}`);
-    await page.shows("document.querySelectorAll('.message').length", 60);
+    bob.says(`\`\`\`\n${"code".repeat(100)}\n\`\`\``);
+    await page.shows("document.querySelectorAll('.message').length", 61);
+    await page.shows(
+      "(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)(document.querySelector('pre'))",
+      true,
+    );
     await page.cdp("Emulation.setEmulatedMedia", { media: "print" });
+    await page.shows(
+      "(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)(document.querySelector('pre'))",
+      false,
+    );
     await page.shows("getComputedStyle(document.querySelector('footer')).display", "none");
     await page.shows("['me', 'here', 'new'].map((id) => getComputedStyle($(id)).display)", [
       "none",

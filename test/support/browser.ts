@@ -25,7 +25,8 @@ interface Look {
   readonly language?: string;
   /**
    * Host name to open the page by, instead of the address. Another name is another origin with a storage of its own,
-   * as another person's browser has: `localhost`, or {@link LOCAL_NAME}.
+   * as another person's browser has: `localhost`, or {@link LOCAL_NAME}. It stands for a browser context, which Bun's
+   * WebView cannot create: it is connected to its tab, and Chromium allows `Target.createBrowserContext` only to the browser.
    */
   readonly name?: string;
 }
