@@ -63,7 +63,7 @@ export const serverFlagGroups = {
       },
     }),
     keepDays: number(0, [0, 36_500], "delete messages after N days (not memory:); 0 keeps them"),
-    history: number(100, [0, 100_000], "messages per room kept for newcomers"),
+    history: number(100, [0, 100_000], "messages per room for newcomers; memory and Redis retain no more"),
   },
   Access: {
     allowHost: list(

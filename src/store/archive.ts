@@ -175,7 +175,7 @@ export class ArchiveParser {
   #checkEnd(end: Fields): void {
     for (const [name, count] of Object.entries(this.counts))
       if (end[name] !== count) throw new ArchiveError(`has ${count} ${name} instead of ${end[name]}`);
-    // Whoever edits an export leaves it out.
+    // Optional, so that an export can be edited: the editor removes the checksum.
     if (end.checksum !== undefined && end.checksum !== this.#checksum)
       throw new ArchiveError("has a checksum that differs: a line before it is damaged");
     this.hasEnded = true;

@@ -82,7 +82,7 @@ export interface Cluster {
 }
 
 export interface StoreOptions {
-  /** How many of a room's latest messages are kept ready for newcomers. */
+  /** How many of a room's latest messages are cached for newcomers; the memory store and Redis retain no more. */
   readonly history: number;
   /** Older messages are pruned; 0: never. */
   readonly keepDays: number;

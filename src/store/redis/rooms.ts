@@ -54,7 +54,7 @@ export class RedisRooms {
     if (this.#rooms.release(name)) this.#rooms.delete(name);
   }
 
-  /** As lua/heartbeat.lua does in Redis. */
+  /** Drops expired messages, as lua/heartbeat.lua does in Redis. */
   prune(cutoffMs: number, nowMs: number): void {
     for (const [name, { history }] of this.#rooms.entries()) {
       const { upTo } = findExpired(history.oldestFirst(), nowMs, cutoffMs);

@@ -136,7 +136,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
       try {
         if (part.kind === "result") {
           const own = ownMessages[next++];
-          own?.sender.onResult(own.pending, part.result);
+          own?.callback.onResult(own.pending, part.result);
         }
         this.#applyPart(record, part);
       } catch (error) {

@@ -21,7 +21,7 @@ const MESSAGE_BYTES = 200;
 
 interface QueuedMessage {
   readonly pending: PendingMessage;
-  readonly sender: AppendCallback;
+  readonly callback: AppendCallback;
 }
 
 interface QueuedBatch extends Batch {
@@ -58,10 +58,10 @@ export class BatchWriter {
     while (this.#settled < accepted && this.listener.isReady) await clock.sleep(timing.drainPollMs);
   }
 
-  append(pending: PendingMessage, sender: AppendCallback): void {
+  append(pending: PendingMessage, callback: AppendCallback): void {
     if (!this.listener.isReady || this.#queuedBytes > MAX_QUEUED_BYTES)
-      return sender.onResult(pending, { rejected: "unavailable" });
-    this.#queue.push({ pending, sender });
+      return callback.onResult(pending, { rejected: "unavailable" });
+    this.#queue.push({ pending, callback });
     this.#accepted++;
     this.#queuedBytes += sizeOf(pending);
     this.scheduleFlush();
@@ -178,9 +178,9 @@ function sizeOf({ content }: PendingMessage): number {
 }
 
 function rejectAll(messages: readonly QueuedMessage[], rejected: RejectReason): void {
-  for (const { pending, sender } of messages)
+  for (const { pending, callback } of messages)
     try {
-      sender.onResult(pending, { rejected });
+      callback.onResult(pending, { rejected });
     } catch (error) {
       logError("A rejection could not be delivered", error);
     }
