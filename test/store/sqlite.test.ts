@@ -4,12 +4,14 @@ import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import {
   copyFile,
+  mkdir,
   mkdtemp,
   open as openFile,
   readdir,
   rename,
   rm,
   stat,
+  symlink,
   truncate,
   utimes,
 } from "node:fs/promises";
@@ -277,6 +279,26 @@ test("only the owner can read the file, and only one server can use it", async (
   await using ann = await server.join("ann");
   ann.says("undisturbed");
   await ann.hears("You wrote: undisturbed", "Client #ann says: undisturbed");
+});
+
+test("a symbolic link leads to the same store: only one server can use it, and all its files are beside the database", async () => {
+  await mkdir(join(folder, "data"));
+  await symlink("data/chat.db", join(folder, "link.db"));
+  await symlink("link.db", join(folder, "chat.db"));
+  const inUse = (file: string) => `${file} is in use by another server. Stop that one first.\n`;
+  const server = await start();
+  const ann = await server.join("ann");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  for (const file of ["link.db", "data/chat.db"]) expect(await refusal(`sqlite:${file}`)).toBe(inUse(file));
+  server.process.kill("SIGTERM");
+  expect(await server.process.exited).toBe(0);
+  expect((await readdir(folder)).toSorted()).toEqual(["chat.db", "data", "link.db"]);
+  expect((await readdir(join(folder, "data"))).toSorted()).toEqual([
+    "chat.db",
+    "chat.db-lock",
+    "chat.db-newest",
+  ]);
 });
 
 const sqlite = findProgram("sqlite3", "sqlite3");

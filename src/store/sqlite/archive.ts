@@ -16,6 +16,7 @@ import {
 import type { StoredMessage } from "../message.ts";
 import { StoreError } from "../store.ts";
 import {
+  besideDatabase,
   databaseError,
   idFromKey,
   keyFromId,
@@ -184,7 +185,7 @@ class SqliteTarget implements ArchiveTarget {
         this.#maxImportedMs > 0 ? Math.max(this.#lastKey, keyFromMs(this.#maxImportedMs + 1) - 1) : 0;
       this.#checkKey(reserved);
       this.#sql.setOrigin.run(originKey, this.#damagedUpTo, reserved);
-      lazyFs().rmSync(`${this.path}-newest`, { force: true }); // it was that of the empty file
+      lazyFs().rmSync(besideDatabase(this.path, "-newest"), { force: true }); // it was that of the empty file
       this.#db.run("COMMIT");
       this.#db.run("PRAGMA wal_checkpoint(TRUNCATE)");
       this.#close();

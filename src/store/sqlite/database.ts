@@ -77,6 +77,11 @@ const MAX_CHECKED_BYTES = 256 * 1024 * 1024;
 /** A program that reads a file after a crash locks it while it recovers the write-ahead log. */
 const OPEN_WAIT_MS = 2000;
 
+/** A file beside the database, where SQLite has its own: not beside a symbolic link to it. */
+export function besideDatabase(path: string, suffix: string): string {
+  return `${lazyFs().realpathSync(path)}${suffix}`;
+}
+
 /**
  * Excludes other servers, and nothing else: other programs can read the database, such as to back it up. The lock is an
  * exclusive transaction in an empty database beside it, which the system ends with the process at the latest.
@@ -85,9 +90,11 @@ const OPEN_WAIT_MS = 2000;
 export function lockDatabase(path: string): Database {
   try {
     const { closeSync, openSync } = lazyFs();
-    const lockPath = `${path}-lock`;
     // SQLite would make them readable for everyone.
-    for (const file of [path, lockPath]) closeSync(openSync(file, "a", 0o600));
+    const create = (file: string) => closeSync(openSync(file, "a", 0o600));
+    create(path);
+    const lockPath = besideDatabase(path, "-lock");
+    create(lockPath);
     const lock = new Database(resolve(lockPath));
     lock.run("PRAGMA journal_mode = MEMORY"); // else it creates a file, too
     lock.run("BEGIN EXCLUSIVE");
@@ -140,7 +147,7 @@ function openReadOnly(path: string): Database {
   } catch (error) {
     // In a folder that cannot be written to, there is no place for locks, but also nobody who writes.
     const isUnwritable = error instanceof SQLiteError && error.code === "SQLITE_CANTOPEN";
-    if (!isUnwritable || lazyFs().existsSync(`${path}-wal`)) throw error;
+    if (!isUnwritable || lazyFs().existsSync(besideDatabase(path, "-wal"))) throw error;
     return new Database(
       `${Bun.pathToFileURL(resolve(path)).href}?immutable=1`,
       SQLITE_OPEN_READONLY | SQLITE_OPEN_URI,

@@ -5,6 +5,7 @@ import { logEvent, logError } from "../../ops/log.ts";
 import type { Clock } from "../../util/clock.ts";
 import { lazyFs } from "../../util/lazy-node.ts";
 import { StoreUnavailable } from "../store.ts";
+import { besideDatabase } from "./database.ts";
 
 const RETRY_MS = 1000;
 /** The header of a database file. It contains the file change counter (https://sqlite.org/fileformat2.html, section 1.3). */
@@ -42,7 +43,7 @@ export class DatabaseHealth {
     private readonly probeWrite: () => unknown,
     private readonly saveLog: () => unknown,
   ) {
-    this.#files = [path, `${path}-wal`];
+    this.#files = [path, besideDatabase(path, "-wal")];
     this.#states = this.#files.map(stateOf);
     this.#headerFile = lazyFs().openSync(path, "r");
     this.#header = this.#readHeader();

@@ -6,6 +6,7 @@
 
 import { lazyFs } from "../../util/lazy-node.ts";
 import { StoreError } from "../store.ts";
+import { besideDatabase } from "./database.ts";
 
 const FILE_BYTES = 64;
 
@@ -17,7 +18,7 @@ export class NewestMark {
   constructor(path: string) {
     const { openSync, constants } = lazyFs();
     try {
-      this.#file = openSync(`${path}-newest`, constants.O_RDWR | constants.O_CREAT, 0o600);
+      this.#file = openSync(besideDatabase(path, "-newest"), constants.O_RDWR | constants.O_CREAT, 0o600);
     } catch (error) {
       const reason = error instanceof Error ? error.message : error;
       throw new StoreError(`${path}-newest cannot be used: ${reason}.`);
@@ -52,7 +53,7 @@ interface Mark {
 /** The mark of a database that another process may have open. @returns undefined if there is none */
 export function readMark(path: string): Mark | undefined {
   try {
-    return parseMark(lazyFs().readFileSync(`${path}-newest`, "latin1"));
+    return parseMark(lazyFs().readFileSync(besideDatabase(path, "-newest"), "latin1"));
   } catch {
     return undefined;
   }
