@@ -55,7 +55,12 @@ function withoutLineBreak(bytes: Buffer): Buffer {
   return bytes.subarray(0, bytes.length - (hasNewline ? (bytes.at(-2) === 0x0d ? 2 : 1) : 0));
 }
 
-/** Whether the file can be read more than once, unlike a pipe. */
+/** Whether reading the file again ends at once, unlike a pipe or a terminal; it may fail. */
 export function isReadableAgain(file: string): boolean {
-  return lazyFs().statSync(file, { throwIfNoEntry: false })?.isFile() !== false;
+  try {
+    const stats = lazyFs().statSync(file);
+    return stats.isFile() || stats.isDirectory();
+  } catch {
+    return true;
+  }
 }

@@ -2,7 +2,7 @@
 
 import { describe, expect, jest, setDefaultTimeout, test } from "bun:test";
 import { generateKeyPairSync, sign } from "node:crypto";
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readKeyFile } from "../../src/auth/key-files.ts";
@@ -83,9 +83,12 @@ describe("a keyring", () => {
       jest.advanceTimersByTime(10_000);
       expect([accepts(OLD), ring.has(id.keys[0]), changes.length]).toEqual([true, true, 0]);
     }
-    rmSync(file);
-    jest.advanceTimersByTime(10_000);
-    expect([accepts(OLD), changes.length]).toEqual([true, 0]);
+    for (const replace of [() => {}, () => mkdirSync(file), () => symlinkSync(file, file)]) {
+      rmSync(file, { recursive: true, force: true });
+      replace();
+      jest.advanceTimersByTime(10_000);
+      expect([accepts(OLD), changes.length]).toEqual([true, 0]);
+    }
     folder.write("secret", NEW);
     jest.advanceTimersByTime(10_000);
     expect([accepts(OLD), accepts(NEW), ring.has(id.keys[0]), changes.length]).toEqual([
@@ -184,17 +187,24 @@ test("a client whose key is removed while the store opens its room does not stay
 
 test("a bad file is logged, with what is wrong and not what is in it", async () => {
   using folder = new Folder();
-  const args = ["--log", "text", "--secret-file", folder.write("secret", OLD)];
-  await using server = await startServer({ args });
+  const file = folder.write("secret", OLD);
+  await using server = await startServer({ args: ["--log", "text", "--secret-file", file] });
   await using ann = await server.open(`/ws/ann?token=${tokenOf("ann", OLD)}`);
+  const reload = async (n: number) => {
+    server.process.kill("SIGHUP");
+    ann.says(`${n}`);
+    await ann.hears(`You wrote: ${n}`, `Client #ann says: ${n}`);
+  };
   folder.write("secret", "confidential");
-  server.process.kill("SIGHUP");
-  ann.says("hi");
-  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  await reload(1);
+  rmSync(file);
+  mkdirSync(file);
+  await reload(2);
   server.process.kill("SIGTERM");
   await server.process.exited;
   const log = await server.output;
   expect(log).toMatch(/ keys rejected file=.*secret"? expected="a secret of at least 32 bytes"/m);
+  expect(log).toMatch(/ keys rejected file=.*secret"? expected="a readable file"/m);
   expect(log).not.toContain("confidential");
 });
 
