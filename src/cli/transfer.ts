@@ -216,7 +216,8 @@ class Output {
     private readonly clock: Clock,
   ) {
     const { openSync, statSync } = lazyFs();
-    const existing = file === undefined ? undefined : statSync(file, { throwIfNoEntry: false });
+    const existing =
+      file === undefined ? undefined : this.#attempt(() => statSync(file, { throwIfNoEntry: false }));
     this.#partial = file === undefined || existing?.isFile() === false ? undefined : `${file}.partial`;
     const path = this.#partial ?? file;
     // Messages are for their readers: nobody else may read the file.

@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtemp, readdir, rm, stat, truncate } from "node:fs/promises";
+import { mkdtemp, readdir, rm, stat, symlink, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exportFlags, importFlags } from "../../src/cli/parse-command.ts";
@@ -521,6 +521,22 @@ describe("the output", () => {
     expect((await stat(join(folder, "out"))).mode & 0o777).toBe(0o600);
     expect(await run(["import", "out", "--store", "sqlite:copy.db"])).toEqual(succeeds);
     expect((await readdir(folder)).filter((name) => name.includes("partial"))).toEqual([]);
+  });
+
+  test("a place where no file can be is named in a sentence", async () => {
+    await fill(SQLITE);
+    await symlink("loop", join(folder, "loop"));
+    for (const [file, reason] of [
+      ["loop", "ELOOP: too many symbolic links encountered"],
+      ["chat.db/out", "ENOTDIR: not a directory"],
+      ["none/out", "ENOENT: no such file or directory"],
+      [".", "EISDIR: illegal operation on a directory"],
+    ] as const) {
+      const { code, out, error } = await run(["export", file, "--store", SQLITE]);
+      expect({ code, out }).toEqual({ code: 1, out: "" });
+      expect(error).toStartWith(`The export is not complete: ${file} cannot be written (${reason}`);
+      expect(error.trim().split("\n").length).toBe(1);
+    }
   });
 
   test("a reader that stops, and a full disk", async () => {
