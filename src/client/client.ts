@@ -525,7 +525,7 @@ export class Client {
       case "ack": {
         this.#attempts = 0;
         this.#isSessionKnown = true;
-        const [item] = this.#removeItems(({ seq }) => seq === event.seq);
+        const item = this.#take(event.seq);
         if (this.#window < MAX_WINDOW) this.#window++;
         this.#fillWindow();
         if (item) this.#emit("acknowledged", { item, id: event.id });
@@ -543,7 +543,7 @@ export class Client {
           this.#resend ??= setTimeout(() => this.#retransmit(), waitMs);
           break;
         }
-        const [item] = this.#removeItems(({ seq }) => seq === event.seq);
+        const item = this.#take(event.seq);
         if (!item) break;
         this.#rejectedSeqs.push(event.seq);
         this.#retransmit();
@@ -573,6 +573,7 @@ export class Client {
     this.#rejectedSeqs = [];
     this.#isSessionKnown ||= sent !== null;
     this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
+    this.#rejectTooBig(); // the server's limit may be another than before
     // Before any handler runs: what a handler sends must follow what was sent before.
     this.#retransmit();
     this.#replayed = 0;
@@ -588,6 +589,14 @@ export class Client {
     const count = this.#replayed;
     this.#replayed = undefined;
     if (count !== undefined) this.#emit("replayed", { count });
+  }
+
+  /** Takes the message with that number, most often the first, out of the outbox. */
+  #take(seq: number): OutboxItem | undefined {
+    const index = this.outbox.findIndex((item) => item.seq === seq);
+    if (index < 0) return undefined;
+    if (index < this.#inFlight) this.#inFlight--;
+    return this.outbox.splice(index, 1)[0];
   }
 
   #removeItems(which: (item: OutboxItem) => boolean): OutboxItem[] {
@@ -608,7 +617,6 @@ export class Client {
 
   #fillWindow(): void {
     if (this.#resend !== undefined) return; // a rejected message is resent first
-    this.#rejectTooBig();
     for (; this.#inFlight < this.#window; this.#inFlight++) {
       const item = this.outbox[this.#inFlight];
       // A message that is too big here was sent by a handler just now: its rejection is queued.
