@@ -2,6 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "../support/browser.ts";
+import { startServer } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
 setDefaultTimeout(60_000);
@@ -57,6 +58,24 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
     // The button of one's own name is as wide as the name, and one can still hit it.
     await page.shows(
       "((me, name) => [me.left + 8 - name.left, me.width])($('me').getBoundingClientRect(), $('ws-id').getBoundingClientRect()).map((x, i) => (i === 0 ? Math.abs(x) <= 1 : x >= 44))",
+      [true, true],
+    );
+  });
+
+  test("at 360 px, the name of the room loses nothing to one's own, and the field for a token fits", async () => {
+    await using strict = await startServer({ env: { HUBBUB_SECRET: "s".repeat(40) } });
+    const look = { width: 360, height: 740, touch: true, language: "zh-TW" };
+    using page = await openPage(server(), "/client?room=garden", look);
+    await page.shows(page.busy, "false");
+    // In fractions of a pixel, which are enough for an ellipsis.
+    await page.shows(
+      `(() => { const range = new Range(); range.selectNodeContents($("room")); return $("room").getBoundingClientRect().width - range.getBoundingClientRect().width; })()`,
+      0,
+    );
+    using rejected = await openPage(strict, "/client", look);
+    await rejected.shows("$('token-field').hidden", false);
+    await rejected.shows(
+      "(({ left, right }) => [left >= 12, innerWidth - right >= 12])($('connection').getBoundingClientRect())",
       [true, true],
     );
   });
