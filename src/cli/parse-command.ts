@@ -127,7 +127,8 @@ export const serverFlagGroups = {
     }),
   },
   Operation: {
-    pingSeconds: number(25, [1, 3600], "ping interval; two unanswered pings end a connection"),
+    // Below Bun's idle timeout, see serve.ts.
+    pingSeconds: number(25, [1, 600], "ping interval; two unanswered pings end a connection"),
     flushMs: number(10, [0, 1000], "how long a busy room batches messages; 0 disables batching"),
     drainSeconds: number(5, [0, 3600], "how long a shutdown may take"),
     log: flag<LogFormat>({

@@ -29,6 +29,11 @@ import type { Random } from "../util/random.ts";
 
 /** Bytes that wait for a slow consumer before Bun cuts it off. slow-consumer.ts has the lower limit, which gives a close code. */
 const HARD_BACKPRESSURE_LIMIT = 4 * 1024 * 1024;
+/**
+ * Bun's maximum, which pings keep from being reached. It also decides how long a closed socket has for reading its close
+ * frame: 12 to 16 s from 32 on, but 0 to 4 s with 0, so that slow consumers would miss their close code.
+ */
+const IDLE_SECONDS = 960;
 const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
 /** @throws StoreError, or Bun's error with a `code` when it cannot listen or use the certificate */
@@ -108,8 +113,8 @@ export async function serve(
       backpressureLimit: HARD_BACKPRESSURE_LIMIT,
       closeOnBackpressureLimit: true,
       perMessageDeflate: false,
-      idleTimeout: 0, // SocketRegistry.pingAndReap detects dead connections
-      sendPings: false,
+      idleTimeout: IDLE_SECONDS,
+      sendPings: false, // SocketRegistry.pingAndReap detects dead connections
     },
   });
   sockets.startPinging();

@@ -30,7 +30,7 @@ function listen(websocket: Partial<Bun.WebSocketHandler<undefined>>): Server {
       backpressureLimit: BACKPRESSURE_LIMIT,
       closeOnBackpressureLimit: true,
       perMessageDeflate: false,
-      idleTimeout: 0,
+      idleTimeout: 960,
       sendPings: false,
       message() {},
       ...websocket,
@@ -240,6 +240,26 @@ test("close sends what is buffered, below the backpressure limit, and then its c
   peer.says("");
   expect(await peer.closes()).toEqual({ code: 1013, reason: "slow" });
   expect(peer.unread()).toEqual(Array<string>(blocks).fill(BLOCK));
+});
+
+test("with a long idle timeout, a reader that starts only seconds after a close still gets its code", async () => {
+  const closed = Promise.withResolvers<void>();
+  await using server = listen({
+    message(socket) {
+      let blocks = 0;
+      while (socket.getBufferedAmount() < BACKPRESSURE_LIMIT / 2 && blocks++ < MANY_BLOCKS)
+        socket.send(BLOCK);
+      socket.close(1013, "slow");
+    },
+    close: () => closed.resolve(),
+  });
+  await using peer = await connect(server);
+  peer.says("");
+  peer.pauses();
+  await withDeadline(closed.promise, () => "close was not called");
+  await Bun.sleep(5000); // with an idle timeout of 0 it has at most 4 s, with this one at least 12 s
+  peer.resumes();
+  expect(await peer.closes()).toEqual({ code: 1013, reason: "slow" });
 });
 
 test("beyond the backpressure limit a publish is not sent, and its reader is closed with 1006, but only later", async () => {

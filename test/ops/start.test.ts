@@ -260,7 +260,7 @@ describe("options", () => {
         '--allow-host: expected host names without a port, such as hubbub, got "hubbub:8000"',
         '--allow-origin: expected complete origins, such as https://example.com, got "*"',
         '--secret-file: expected a readable file, got "/nowhere/to/be/found"',
-        'HUBBUB_PING_SECONDS: expected 1–3600, got "0"',
+        'HUBBUB_PING_SECONDS: expected 1–600, got "0"',
         "stray: unknown command, see --help",
       ],
     });
