@@ -9,7 +9,7 @@ import { recordDelivery } from "../ops/metrics.ts";
 import { jsonCodec, textCodec, type Codec, type Content, type Encoder } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
 import { ndjsonEncoder, sseEncoder } from "../protocol/stream-encoders.ts";
-import type { StoredMessage } from "../store/message.ts";
+import { isMessage, type StoredEntry } from "../store/message.ts";
 import type { Clock } from "../util/clock.ts";
 import { isSlowConsumer, SLOW_CONSUMER_BYTES } from "./slow-consumer.ts";
 import type { ConnectionSocket } from "./socket.ts";
@@ -133,17 +133,18 @@ export class Broadcaster {
     for (const { connections } of this.#shards) yield* connections;
   }
 
-  /** Broadcasts a message of the room's history, encoded once for each codec in use. A replay sends it, too. */
-  broadcast(message: StoredMessage): void {
+  /** Broadcasts an entry of the room's history, encoded once for each codec in use. A replay sends it, too. */
+  broadcast(entry: StoredEntry): void {
     try {
       const frames: OutboundFrame[] = [];
       for (const codec of ENCODERS) {
         if (this.#counts[codec.name] === 0) continue;
-        const frame = codec.message(message);
+        const frame = encodeEntry(codec, entry);
+        if (frame === undefined) continue;
         recordDelivery(frame, this.#subscribed[codec.name]);
         frames.push({ codec, frame });
       }
-      this.#enqueue(frames, message.from);
+      if (frames.length > 0) this.#enqueue(frames, isMessage(entry) ? entry.from : undefined);
     } catch (error) {
       this.#closeUnreached(error, () => true);
     }
@@ -320,6 +321,11 @@ export class Broadcaster {
     for (const connection of this.connections())
       if (connection.socket && isSlowConsumer(connection.socket)) connection.close("tooSlow");
   }
+}
+
+/** @returns undefined where the wire has nothing to write */
+export function encodeEntry(codec: Encoder, entry: StoredEntry): Content | undefined {
+  return isMessage(entry) ? codec.message(entry) : codec.removed(entry);
 }
 
 /** An event stream has no frames, so all that is queued for its format becomes one, which all streams share. */

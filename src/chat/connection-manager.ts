@@ -1,7 +1,7 @@
 /** The tutorial's ConnectionManager: this node's connections in a room. */
 
 import type { Content } from "../protocol/codec.ts";
-import type { StoredMessage } from "../store/message.ts";
+import type { StoredEntry } from "../store/message.ts";
 import type { Cluster } from "../store/store.ts";
 import type { Broadcaster, Member } from "./broadcaster.ts";
 import type { Presence } from "./presence.ts";
@@ -31,7 +31,7 @@ export class ConnectionManager {
     this.broadcaster.sendAfterOwn(frame, connection);
   }
 
-  broadcast(message: StoredMessage): void {
-    this.broadcaster.broadcast(message);
+  broadcast(entry: StoredEntry): void {
+    this.broadcaster.broadcast(entry);
   }
 }

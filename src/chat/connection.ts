@@ -3,7 +3,7 @@
 import { logError } from "../ops/log.ts";
 import { jsonCodec, textCodec, type Codec, type WireFormat, type Content } from "../protocol/codec.ts";
 import type { Right } from "../protocol/events.ts";
-import { isNumbered, type AppendResult, type PendingMessage, type StoredMessage } from "../store/message.ts";
+import { isNumbered, type AppendResult, type PendingMessage, type StoredEntry } from "../store/message.ts";
 import type { AppendCallback } from "../store/store.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
 import type { Member } from "./broadcaster.ts";
@@ -92,9 +92,9 @@ export class Connection extends Subscription implements Member, AppendCallback {
     });
   }
 
-  override sendReplayed(message: StoredMessage): boolean {
-    this.#replies?.sendHeld(message.id);
-    return super.sendReplayed(message);
+  override sendReplayed(entry: StoredEntry): boolean {
+    this.#replies?.sendHeld(entry.id);
+    return super.sendReplayed(entry);
   }
 
   override onReplayed(): void {

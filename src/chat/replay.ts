@@ -5,7 +5,7 @@
 
 import { logError } from "../ops/log.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import type { StoredMessage } from "../store/message.ts";
+import type { StoredEntry } from "../store/message.ts";
 import { StoreUnavailable } from "../store/store.ts";
 import type { Room } from "./room.ts";
 
@@ -41,7 +41,7 @@ export async function prepareReplay(
   const page = after === undefined ? undefined : await store.readHistory(room.name, { after, limit: 1 });
   const { recovered: isAfterStored = false, isDamaged = false } = page ?? {};
   const count = Math.min(history, MAX_REPLAY_FROM_STORE);
-  const isCached = isAfterStored || count <= room.history.nextOffset - room.history.firstOffset;
+  const isCached = isAfterStored || count <= room.history.messageCount;
   const idBefore = isCached ? undefined : await store.idBeforeLatest?.(room.name, count);
   return { after, history, isAfterStored, isDamaged, idBefore };
 }
@@ -51,7 +51,7 @@ export interface ReplayTarget {
   readonly room: Room;
   readonly isOpen: boolean;
   /** @returns whether the socket takes more; if not, {@link Replay.run} is called again when it drains */
-  sendReplayed(message: StoredMessage): boolean;
+  sendReplayed(entry: StoredEntry): boolean;
   /** All stored messages are sent. Nothing else runs before the call, so the next message can be broadcast to it. */
   onReplayed(): void;
   close(reason: CloseReason): void;
@@ -77,7 +77,7 @@ export class Replay {
     const offset = after === undefined || isDamaged ? undefined : history.offsetAfter(after);
     this.recovered = offset !== undefined || isAfterStored;
     if (offset === undefined) this.#afterId = this.recovered ? after : idBefore;
-    this.#offset = offset ?? Math.max(history.firstOffset, history.nextOffset - count);
+    this.#offset = offset ?? history.offsetOfLatest(count);
     this.last = this.#afterId ?? history.idBeforeOffset(this.#offset);
   }
 
@@ -88,13 +88,13 @@ export class Replay {
     if (this.#isDone || !target.isOpen) return;
     if (this.#afterId !== undefined) return void this.#guard(this.#runFromStore());
     for (let count = 1; this.#offset < history.nextOffset; count++) {
-      const message = history.get(this.#offset);
-      if (!message) return target.close("historyUnavailable");
+      const entry = history.get(this.#offset);
+      if (!entry) return target.close("historyUnavailable");
       this.#offset++;
-      const isWritable = target.sendReplayed(message);
+      const isWritable = target.sendReplayed(entry);
       if (isWritable && count < MAX_SENDS_PER_TICK) continue;
       // By the next run, the history may no longer contain the next message.
-      this.#afterId = message.id;
+      this.#afterId = entry.id;
       if (isWritable) void this.#guard(this.#nextTurn().then(() => this.run()));
       return;
     }
@@ -120,15 +120,15 @@ export class Replay {
       if (!target.isOpen) return;
       // A gap: the client reconnects, and learns of it by `recovered`.
       if (!page.recovered && (!page.isDamaged || this.recovered)) return target.close("historyUnavailable");
-      if (page.messages.length === 0 && page.isDamaged) {
+      if (page.entries.length === 0 && page.isDamaged) {
         this.#continueFrom(history.firstOffset);
         break;
       }
-      if (page.messages.length === 0) await context.clock.sleep(STORE_POLL_MS); // stored by another node, not received here yet
-      for (const message of page.messages) {
+      if (page.entries.length === 0) await context.clock.sleep(STORE_POLL_MS); // stored by another node, not received here yet
+      for (const entry of page.entries) {
         if (!isWritable) break;
-        this.#afterId = message.id;
-        isWritable = target.sendReplayed(message);
+        this.#afterId = entry.id;
+        isWritable = target.sendReplayed(entry);
       }
     }
     this.#isReadingStore = false;

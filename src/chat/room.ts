@@ -1,7 +1,7 @@
 /** A room with connections on this node. */
 
 import type { ReadonlyHistory } from "../store/history.ts";
-import type { StoredMessage } from "../store/message.ts";
+import { isMessage, type StoredEntry } from "../store/message.ts";
 import type { Cluster, MessageStore } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import { Broadcaster, type PublishToTopic } from "./broadcaster.ts";
@@ -45,10 +45,10 @@ export class Room {
     this.manager = new ConnectionManager(name, this.broadcaster, this.presence, cluster);
   }
 
-  /** Broadcasts a message that the store has given its place in the order. */
-  deliver(message: StoredMessage): void {
-    this.presence.markSender(message.from);
-    this.manager.broadcast(message);
+  /** Broadcasts what the store has given its place in the order. */
+  deliver(entry: StoredEntry): void {
+    if (isMessage(entry)) this.presence.markSender(entry.from);
+    this.manager.broadcast(entry);
   }
 
   /** The store has lost its state: all clients reconnect, to another room of this name, and resume. */

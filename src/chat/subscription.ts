@@ -3,8 +3,8 @@
 import { recordDelivery, resumesTotal } from "../ops/metrics.ts";
 import type { Content, Encoder } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import type { StoredMessage } from "../store/message.ts";
-import type { Subscriber } from "./broadcaster.ts";
+import type { StoredEntry } from "../store/message.ts";
+import { encodeEntry, type Subscriber } from "./broadcaster.ts";
 import { Replay, type ReplayRequest, type ReplayTarget } from "./replay.ts";
 import type { Room } from "./room.ts";
 import { closeSocket, type ConnectionSocket } from "./socket.ts";
@@ -62,8 +62,9 @@ export abstract class Subscription implements Subscriber, ReplayTarget {
     this.#replay?.run();
   }
 
-  sendReplayed(message: StoredMessage): boolean {
-    const frame = this.codec.message(message);
+  sendReplayed(entry: StoredEntry): boolean {
+    const frame = encodeEntry(this.codec, entry);
+    if (frame === undefined) return true;
     recordDelivery(frame, 1);
     return this.send(frame) !== -1;
   }

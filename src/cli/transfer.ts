@@ -42,7 +42,7 @@ export async function runExport(
   clock: Clock,
   random: Random,
 ): Promise<number> {
-  const counts = { messages: 0, rooms: 0, sessions: 0 };
+  const counts = { messages: 0, removals: 0, rooms: 0, sessions: 0 };
   const progress = new Progress(clock);
   return report(progress, async () => {
     const archive = await loadArchive(store, 0, clock, random);

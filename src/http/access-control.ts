@@ -137,6 +137,8 @@ export class AccessControl {
         "This token does not cover this room. Choose a room that it names.",
       );
     if (room !== undefined && !can.has(right)) {
+      if (right === "moderate")
+        throw new HttpProblem("not-moderator", "Only a token made with --can moderate allows this.");
       if (right === "write" && can.has("read")) throw protocolProblem("read-only");
       throw new HttpProblem(
         "not-for-room",

@@ -2,6 +2,7 @@
 
 import { HttpProblem } from "./problem.ts";
 import type { Hub } from "../chat/hub.ts";
+import { isMessage } from "../store/message.ts";
 import type { ListedRoom } from "../store/store.ts";
 
 /** Rooms read from the store at a time. */
@@ -20,8 +21,8 @@ interface RoomSummary {
 export function summarizeRooms(hub: Hub, rooms: readonly string[]): Promise<RoomSummary[]> {
   return Promise.all(
     rooms.map(async (room) => {
-      const { messages } = await hub.store.readHistory(room, { limit: 1 });
-      return summarize(hub, room, messages[0]);
+      const { entries } = await hub.store.readHistory(room, { limit: 1 });
+      return summarize(hub, room, entries.find(isMessage));
     }),
   );
 }

@@ -1,4 +1,4 @@
-/** The rooms API for curl, bots and other services: post a message, read the history, list the members, list rooms. */
+/** The rooms API for curl, bots and other services: post, read and remove messages, list the members, list rooms. */
 
 import { canRead, type Grant } from "./access-control.ts";
 import type { EventStreams } from "./event-streams.ts";
@@ -19,7 +19,11 @@ import type { ApiHandler, HttpServer, Router } from "./router.ts";
 import type { Hub } from "../chat/hub.ts";
 import { toChatMessage } from "../protocol/codec.ts";
 import type { Right } from "../protocol/events.ts";
+import { GUEST_PREFIX } from "../protocol/names.ts";
+import { logEvent } from "../ops/log.ts";
+import { moderationsTotal } from "../ops/metrics.ts";
 import { isMessageId } from "../store/message-id.ts";
+import { isMessage, type RemovalTarget } from "../store/message.ts";
 import type { Clock } from "../util/clock.ts";
 import { costOf, TokenBuckets } from "../util/token-bucket.ts";
 
@@ -29,6 +33,7 @@ const MAX_LIMIT = 1000;
 const MAX_NAMED_ROOMS = 30;
 
 type RoomRequest = Request & { readonly params: { readonly room: string } };
+type MessageRequest = Request & { readonly params: { readonly room: string; readonly id: string } };
 
 export function roomRoutes(
   router: Router,
@@ -45,10 +50,10 @@ export function roomRoutes(
   const [postBuckets, readBuckets] = [new TokenBuckets(rate), new TokenBuckets(rate)];
 
   /** A handler for clients that have this right in the room. */
-  function inRoom(
-    handle: (request: Request, room: string, server: HttpServer, grant: Grant) => Promise<Response>,
+  function inRoom<R extends RoomRequest>(
+    handle: (request: R, room: string, server: HttpServer, grant: Grant) => Promise<Response>,
     right: Right = "read",
-  ): ApiHandler<RoomRequest> {
+  ): ApiHandler<R> {
     return (request, server) => {
       const room = requireName("room", request.params.room);
       return handle(request, room, server, access.authorize(request, { room, right }));
@@ -88,7 +93,10 @@ export function roomRoutes(
     throw protocolProblem(result.rejected);
   }, "write");
 
-  /** `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`. */
+  /**
+   * `?after=ID` or `?before=ID`, `&limit=N` → `{"messages":[…],"more":true}`, oldest first; with `after`, `recovered`, and
+   * `removals` if there are any.
+   */
   const readHistory = inRoom(async (request, room, server) => {
     limitReads(request, server);
     const query = queryParams(request.url);
@@ -96,13 +104,45 @@ export function roomRoutes(
     if ((after !== null && before !== null) || ![after, before].every((id) => id === null || isMessageId(id)))
       throw new HttpProblem("bad-id", "after or before must be the id of a message. Give one at most.");
     const limit = parseLimit(query);
-    const { messages, more, recovered } = await hub.store.readHistory(room, {
+    const { entries, more, recovered } = await hub.store.readHistory(room, {
       ...(after !== null && { after }),
       ...(before !== null && { before }),
       limit,
     });
-    return jsonResponse({ messages: messages.map(toChatMessage), more, recovered });
+    const messages = entries.filter(isMessage).map(toChatMessage);
+    const removals = entries.flatMap((entry) =>
+      isMessage(entry) || after === null ? [] : [{ id: entry.id, ...entry.removes }],
+    );
+    return jsonResponse({ messages, more, recovered, ...(removals.length > 0 ? { removals } : {}) });
   });
+
+  /** → `{"removed":1}`; 0 if it was removed before. */
+  const removeMessage = inRoom<MessageRequest>((request, room, server, grant) => {
+    limitReads(request, server);
+    const { id } = request.params;
+    if (!isMessageId(id)) throw new HttpProblem("bad-id", "The address must end with the id of a message.");
+    return remove(room, { message: id }, grant);
+  }, "moderate");
+
+  /** `?from=CLIENT` → `{"removed":N}` */
+  const removeMessagesOf = inRoom((request, room, server, grant) => {
+    limitReads(request, server);
+    const from = queryParams(request.url).get("from");
+    if (from === null)
+      throw new HttpProblem("bad-name", "Name the client whose messages to remove: ?from=NAME.");
+    return remove(room, { from: requireClient(from) }, grant);
+  }, "moderate");
+
+  async function remove(room: string, target: RemovalTarget, { client: by }: Grant): Promise<Response> {
+    const removed = await hub.store.remove(room, target);
+    if (removed === undefined)
+      throw new HttpProblem("no-such-message", "This message is not stored in this room.");
+    if (removed > 0) {
+      moderationsTotal.count("message" in target ? "remove-message" : "remove-client");
+      logEvent("messages removed", { room, by, ...target, count: removed });
+    }
+    return jsonResponse({ removed });
+  }
 
   /** `{"count","members"}` */
   const listMembers = inRoom(async (request, room, server) => {
@@ -142,12 +182,23 @@ export function roomRoutes(
 
   const routes = {
     "/rooms": router.api({ GET: getRooms }),
-    "/rooms/:room/messages": router.api({ GET: readHistory, POST: postMessage }),
+    "/rooms/:room/messages": router.api<RoomRequest>({
+      GET: readHistory,
+      POST: postMessage,
+      DELETE: removeMessagesOf,
+    }),
+    "/rooms/:room/messages/:id": router.api({ DELETE: removeMessage }),
     "/rooms/:room/events": router.api({ GET: events.handle }, events.rejection),
     "/rooms/:room/members": router.api({ GET: listMembers }),
   };
   const known = Object.keys(routes).join(", ");
   return { ...routes, "/rooms/*": router.notFound(`Not found. The API has ${known}.`) };
+}
+
+/** A client, who may be a guest. @throws HttpProblem 400 */
+function requireClient(from: string): string {
+  const prefix = from.startsWith(GUEST_PREFIX) ? GUEST_PREFIX : "";
+  return prefix + requireName("client id", from.slice(prefix.length), "from: ");
 }
 
 /** @throws HttpProblem 400 */

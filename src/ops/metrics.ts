@@ -96,6 +96,10 @@ export const resumesTotal = counters("hubbub_resumes_total", "Resume attempts.",
   "true",
   "false",
 ]);
+export const moderationsTotal = counters("hubbub_moderations_total", "Actions of moderators.", "action", [
+  "remove-message",
+  "remove-client",
+]);
 export const storeDelay = histogram(
   "hubbub_store_delay_seconds",
   "Time from passing a message to the store to its result.",

@@ -4,7 +4,7 @@
  */
 
 import { ERROR_MESSAGES, type CloseReason, type ErrorCode } from "./codes.ts";
-import type { ChatMessage, PresenceChange, ServerEvent, Welcome } from "./events.ts";
+import type { ChatMessage, PresenceChange, RemovedMessages, ServerEvent, Welcome } from "./events.ts";
 
 /** `text` is the tutorial's wire, `json` the subprotocol {@link SUBPROTOCOL}. */
 export type WireFormat = "text" | "json";
@@ -27,7 +27,14 @@ export interface Message {
   /** Unix time in milliseconds. */
   readonly time: number;
   readonly from: string;
-  readonly content: Content;
+  /** Undefined if the message was removed. */
+  readonly content: Content | undefined;
+}
+
+/** What receivers see of a removal. */
+export interface Removal {
+  readonly id: string;
+  readonly removes: RemovedMessages;
 }
 
 /** What the reply to its sender is made of. */
@@ -49,10 +56,11 @@ export type ClientCommand =
 export type ParseError =
   { readonly error: ErrorCode; readonly seq?: number | undefined } | { readonly close: CloseReason };
 
-/** How messages are written. */
+/** How messages are written. Both methods return undefined where the wire has nothing to write. */
 export interface Encoder {
   readonly name: WireFormat | StreamFormat;
-  message(message: Message): Content;
+  message(message: Message): Content | undefined;
+  removed(removal: Removal): string | undefined;
 }
 
 /** How one wire reads and writes. */
@@ -169,9 +177,10 @@ export const textCodec = {
   parse(content: Content, maxMessageBytes: number): ClientCommand | ParseError {
     return exceedsBytes(content, maxMessageBytes) ? { close: "tooBig" } : { type: "message", content };
   },
-  message({ from, content }: Message): Content {
+  message({ from, content }: Message): Content | undefined {
     return typeof content === "string" ? `Client #${from} says: ${content}` : content;
   },
+  removed(): undefined {},
   stored({ content }: SentMessage): string | undefined {
     return typeof content === "string" ? `You wrote: ${content}` : undefined;
   },
@@ -199,6 +208,9 @@ export const jsonCodec = {
   message(message: Message): string {
     return encode({ type: "message", ...toChatMessage(message) });
   },
+  removed({ id, removes }: Removal): string {
+    return encode({ type: "removed", id, ...removes });
+  },
   stored({ seq }: SentMessage, id: string | undefined): string | undefined {
     return seq === undefined ? undefined : encode({ type: "ack", seq, id });
   },
@@ -216,6 +228,7 @@ export const jsonCodec = {
 
 /** A message as the JSON wire and the HTTP API show it. */
 export function toChatMessage({ id, time, from, content }: Message): ChatMessage {
+  if (content === undefined) return { id, time, from, removed: true };
   return typeof content === "string"
     ? { id, time, from, text: content }
     : { id, time, from, data: content.toBase64() };

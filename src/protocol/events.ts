@@ -31,7 +31,12 @@ export interface ChatMessage {
   readonly text?: string;
   /** A binary message, in base64. */
   readonly data?: string;
+  /** A moderator has removed the message: it has neither text nor data. */
+  readonly removed?: true;
 }
+
+/** What a moderator has removed: one message, or all messages of a client up to an id. */
+export type RemovedMessages = { readonly message: string } | { readonly from: string; readonly upTo: string };
 
 export interface PresenceChange {
   readonly joined: readonly string[];
@@ -43,6 +48,7 @@ export type ServerEvent =
   | ({ readonly type: "welcome" } & Welcome)
   | ({ readonly type: "message" } & ChatMessage)
   | ({ readonly type: "presence" } & PresenceChange)
+  | ({ readonly type: "removed"; readonly id: string } & RemovedMessages)
   | { readonly type: "ack"; readonly seq: number; readonly id?: string | undefined }
   | {
       readonly type: "error";

@@ -1,6 +1,6 @@
 /** The two formats of an event stream. Neither has frames, so what is written together can be joined. */
 
-import { jsonCodec, type Encoder, type Message, type StreamFormat } from "./codec.ts";
+import { jsonCodec, type Encoder, type Message, type Removal, type StreamFormat } from "./codec.ts";
 
 /** The first event of a stream. */
 export interface StreamWelcome {
@@ -17,6 +17,7 @@ export interface StreamEncoder extends Encoder {
   /** @param retryMs how long the client should wait before it reconnects */
   welcome(welcome: StreamWelcome, retryMs: number): string;
   message(message: Message): string;
+  removed(removal: Removal): string;
   /** Sent now and then, so that proxies keep the response open. */
   readonly heartbeat: string;
 }
@@ -32,6 +33,9 @@ export const sseEncoder: StreamEncoder = {
   message(message) {
     return `id: ${message.id}\ndata: ${jsonCodec.message(message)}\n\n`;
   },
+  removed(removal) {
+    return `event: removed\nid: ${removal.id}\ndata: ${jsonCodec.removed(removal)}\n\n`;
+  },
   heartbeat: ": ping\n\n",
 };
 
@@ -44,6 +48,9 @@ export const ndjsonEncoder: StreamEncoder = {
   },
   message(message) {
     return `${jsonCodec.message(message)}\n`;
+  },
+  removed(removal) {
+    return `${jsonCodec.removed(removal)}\n`;
   },
   heartbeat: '{"type":"ping"}\n',
 };

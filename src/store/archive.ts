@@ -5,7 +5,7 @@
  */
 
 import { compareIds, isMessageId } from "./message-id.ts";
-import type { StoredMessage } from "./message.ts";
+import type { Removal, StoredMessage } from "./message.ts";
 
 const FORMAT = "hubbub-export";
 /** Increased when an older version would misunderstand what a newer one writes. */
@@ -28,9 +28,10 @@ export interface ArchivedSession {
   readonly time: number;
 }
 
-/** The messages of all rooms in the order of their ids, then the rest. */
+/** The messages and removals of all rooms in the order of their ids, then the rest. */
 export type ArchiveEntry =
   | { readonly type: "message"; readonly message: StoredMessage }
+  | { readonly type: "removal"; readonly removal: Removal }
   /** A room whose newest message, that of this id, is no longer stored. */
   | { readonly type: "room"; readonly room: string; readonly lastId: string }
   | { readonly type: "session"; readonly session: ArchivedSession };
@@ -75,7 +76,7 @@ export function* inBatches(entries: Iterable<ArchiveEntry>): Generator<readonly 
   let batch: ArchiveEntry[] = [];
   let bytes = 0;
   for (const entry of entries) {
-    if (entry.type === "message") bytes += entry.message.content.length;
+    if (entry.type === "message") bytes += entry.message.content?.length ?? 0;
     if (batch.push(entry) < BATCH_ENTRIES && bytes < BATCH_BYTES) continue;
     yield batch;
     batch = [];
@@ -86,6 +87,7 @@ export function* inBatches(entries: Iterable<ArchiveEntry>): Generator<readonly 
 
 export interface ArchiveCounts {
   messages: number;
+  removals: number;
   rooms: number;
   sessions: number;
 }
@@ -102,8 +104,11 @@ export function formatEntry(entry: ArchiveEntry): string {
   switch (entry.type) {
     case "message": {
       const { id, prev, time, room, from, content } = entry.message;
-      const body = typeof content === "string" ? { text: content } : { data: content.toBase64() };
-      return line({ type: "message", id, prev, time, room, from, ...body });
+      return line({ type: "message", id, prev, time, room, from, ...formatContent(content) });
+    }
+    case "removal": {
+      const { id, prev, time, room, removes } = entry.removal;
+      return line({ type: "removal", id, prev, time, room, ...removes });
     }
     case "room":
       return line({ type: "room", room: entry.room, last: entry.lastId });
@@ -112,9 +117,17 @@ export function formatEntry(entry: ArchiveEntry): string {
   }
 }
 
-/** @param checksum of all lines before, see {@link addChecksum} */
-export function formatEnd(counts: ArchiveCounts, checksum: number): string {
-  return line({ type: "end", ...counts, checksum });
+function formatContent(content: StoredMessage["content"]) {
+  if (content === undefined) return { removed: true };
+  return typeof content === "string" ? { text: content } : { data: content.toBase64() };
+}
+
+/**
+ * Versions that know no removals read the end of an export without any.
+ * @param checksum of all lines before, see {@link addChecksum}
+ */
+export function formatEnd({ removals, ...counts }: ArchiveCounts, checksum: number): string {
+  return line({ type: "end", ...counts, ...(removals > 0 ? { removals } : {}), checksum });
 }
 
 /** CRC-32 of the lines so far and the next ones. @param checksum of the lines so far; 0 for none */
@@ -131,7 +144,7 @@ export class ArchiveError extends Error {}
 
 /** Reads an archive line by line, and checks everything that a store relies on. */
 export class ArchiveParser {
-  readonly counts: ArchiveCounts = { messages: 0, rooms: 0, sessions: 0 };
+  readonly counts: ArchiveCounts = { messages: 0, removals: 0, rooms: 0, sessions: 0 };
   hasEnded = false;
   #lastId = "0-0";
   #checksum = 0;
@@ -162,10 +175,10 @@ export class ArchiveParser {
     this.#checksum = addChecksum(`${text}\n`, this.#checksum);
     const entry = toEntry(value);
     if (!entry) throw new ArchiveError("is not a valid entry");
-    if (entry.type === "message") {
-      const { id, prev } = entry.message;
+    if (entry.type === "message" || entry.type === "removal") {
+      const { id, prev } = entry.type === "message" ? entry.message : entry.removal;
       if (compareIds(id, this.#lastId) <= 0 || compareIds(prev, id) >= 0)
-        throw new ArchiveError(`has the message ${id} out of order`);
+        throw new ArchiveError(`has the ${entry.type} ${id} out of order`);
       this.#lastId = id;
     }
     countEntries(this.counts, [entry]);
@@ -174,7 +187,7 @@ export class ArchiveParser {
 
   #checkEnd(end: Fields): void {
     for (const [name, count] of Object.entries(this.counts))
-      if (end[name] !== count) throw new ArchiveError(`has ${count} ${name} instead of ${end[name]}`);
+      if ((end[name] ?? 0) !== count) throw new ArchiveError(`has ${count} ${name} instead of ${end[name]}`);
     // Optional, so that an export can be edited: the editor removes the checksum.
     if (end.checksum !== undefined && end.checksum !== this.#checksum)
       throw new ArchiveError("has a checksum that differs: a line before it is damaged");
@@ -197,10 +210,19 @@ function toEntry({ type, ...fields }: Fields): ArchiveEntry | undefined {
   const { id, prev, time, room, from, last, client, session, seq } = fields;
   switch (type) {
     case "message": {
-      const content = toContent(fields);
+      const content = fields.removed === true ? undefined : toContent(fields);
       if (!isMessageId(id) || !isMessageId(prev) || !isWhole(time)) return undefined;
-      if (!isStoredName(room) || !isStoredName(from) || content === undefined) return undefined;
+      if (!isStoredName(room) || !isStoredName(from)) return undefined;
+      if (content === undefined && fields.removed !== true) return undefined;
       return { type, message: { id, prev, time, room, from, content } };
+    }
+    case "removal": {
+      if (!isMessageId(id) || !isMessageId(prev) || !isWhole(time) || !isStoredName(room)) return undefined;
+      const { message } = fields;
+      if (message !== undefined && !isMessageId(message)) return undefined;
+      if (message === undefined && !isStoredName(from)) return undefined;
+      const removes = isMessageId(message) ? { message } : { from: String(from), upTo: prev };
+      return { type, removal: { id, prev, time, room, removes } };
     }
     case "room":
       return isStoredName(room) && isMessageId(last) ? { type, room, lastId: last } : undefined;

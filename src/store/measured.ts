@@ -13,7 +13,7 @@ export function measured(backend: Backend, clock: Clock): Backend {
     append(pending, {
       onResult(_, result) {
         storeDelay.observe((clock.elapsed() - startMs) / 1000);
-        if ("stored" in result) recordStored(result.stored.content);
+        if ("stored" in result) recordStored(pending.content);
         else if ("rejected" in result) messagesRejected.count(result.rejected);
         callback.onResult(pending, result);
       },

@@ -6,7 +6,13 @@ import { ClockWatch } from "./clock-watch.ts";
 import { DedupTable } from "./dedup.ts";
 import { History, type HistoryPage, type PageQuery, type ReadonlyHistory } from "./history.ts";
 import { IdGenerator } from "./message-id.ts";
-import type { PendingMessage, StoredMessage } from "./message.ts";
+import {
+  isMessage,
+  type PendingMessage,
+  type RemovalTarget,
+  type StoredEntry,
+  type StoredMessage,
+} from "./message.ts";
 import { RoomCache, type CachedRoom } from "./room-cache.ts";
 import {
   StoreUnavailable,
@@ -83,6 +89,24 @@ export class MemoryStore implements MessageStore {
     this.onMessage(message);
   }
 
+  async remove(name: string, target: RemovalTarget): Promise<number | undefined> {
+    const room = this.#rooms.get(name);
+    const found = room?.history.findRemovable(target);
+    if (!room || !found?.count) return found ? 0 : "from" in target ? 0 : undefined;
+    const nowMs = this.clock.now();
+    const { history } = room;
+    const removal = {
+      id: this.#ids.next(nowMs),
+      prev: history.lastId,
+      time: nowMs,
+      room: name,
+      removes: found.removes,
+    };
+    this.#push(name, room, removal);
+    this.onMessage(removal);
+    return found.count;
+  }
+
   async lastSeq(client: string, session: string): Promise<number | null> {
     return this.#sessions.lastSeq(client, session, this.clock.now());
   }
@@ -90,7 +114,7 @@ export class MemoryStore implements MessageStore {
   async readHistory(room: string, query: PageQuery): Promise<HistoryPage> {
     const history = this.#rooms.get(room)?.history;
     if (history) return history.page(query);
-    return { messages: [], more: false, ...(query.after ? { recovered: false } : {}) };
+    return { entries: [], more: false, ...(query.after ? { recovered: false } : {}) };
   }
 
   async listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
@@ -99,7 +123,7 @@ export class MemoryStore implements MessageStore {
     const first = after === undefined ? 0 : names.indexOf(after) + 1;
     return names.slice(first, first + limit).flatMap((room) => {
       const { history } = this.#rooms.get(room) ?? {};
-      const latest = history?.get(history.nextOffset - 1);
+      const latest = history?.latestMessage;
       return latest ? { room, id: latest.id, time: latest.time } : [];
     });
   }
@@ -108,10 +132,10 @@ export class MemoryStore implements MessageStore {
 
   close(): void {}
 
-  #push(name: string, room: CachedRoom, message: StoredMessage): void {
+  #push(name: string, room: CachedRoom, entry: StoredEntry): void {
     this.#unused.delete(name); // if there are too many bytes it shrinks, and is not evicted
-    this.#rooms.push(room, message);
-    this.#byLatest.delete(name);
+    this.#rooms.push(room, entry);
+    if (isMessage(entry) || room.history.bytes === 0) this.#byLatest.delete(name);
     if (room.history.bytes > 0) this.#byLatest.add(name);
     if (room.refCount === 0) this.#setUnused(name, room);
   }

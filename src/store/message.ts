@@ -1,6 +1,7 @@
 /** Messages: pending on their way in, stored once the store has accepted them. */
 
 import type { Content } from "../protocol/codec.ts";
+import type { RemovedMessages } from "../protocol/events.ts";
 
 /** A message before it is stored. */
 export interface PendingMessage {
@@ -30,8 +31,28 @@ export interface StoredMessage {
   readonly time: number;
   readonly room: string;
   readonly from: string;
-  readonly content: Content;
+  /** Undefined once a moderator has removed the message, which keeps its place in the order. */
+  readonly content: Content | undefined;
 }
+
+/** A moderator's removal of messages: an entry in the order of its room, as a message is. */
+export interface Removal {
+  readonly id: string;
+  readonly prev: string;
+  readonly time: number;
+  readonly room: string;
+  readonly removes: RemovedMessages;
+}
+
+/** What has a place in the order of a room. */
+export type StoredEntry = StoredMessage | Removal;
+
+export function isMessage(entry: StoredEntry): entry is StoredMessage {
+  return !("removes" in entry);
+}
+
+/** What a moderator asks to remove: one message, or all messages of a client so far. */
+export type RemovalTarget = { readonly message: string } | { readonly from: string };
 
 /** `"unconfirmed"`: the message may or may not have been stored, or may still be. Resending it with its `seq` settles that. */
 export type RejectReason = "out-of-order" | "unavailable" | "unconfirmed";

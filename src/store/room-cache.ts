@@ -2,7 +2,7 @@
 
 import type { History } from "./history.ts";
 import { compareIds } from "./message-id.ts";
-import type { StoredMessage } from "./message.ts";
+import type { StoredEntry } from "./message.ts";
 
 /** What a store that has the rest elsewhere caches of one room. */
 export const CACHED_ROOM_BYTES = 4 * 1024 * 1024;
@@ -68,16 +68,16 @@ export class RoomCache<R extends CachedRoom> {
     return room && --room.refCount === 0 ? room : undefined;
   }
 
-  push(room: R, message: StoredMessage): void {
-    this.#change(room, () => room.history.push(message));
+  push(room: R, entry: StoredEntry): void {
+    this.#change(room, () => room.history.push(entry));
   }
 
-  /** Drops a room's messages up to and including that id. */
+  /** Drops a room's entries up to and including that id. */
   prune(name: string, upTo: string): void {
     const room = this.#rooms.get(name);
     if (!room) return;
     const oldest = () => room.history.get(room.history.firstOffset);
-    for (let message = oldest(); message && compareIds(message.id, upTo) <= 0; message = oldest())
+    for (let entry = oldest(); entry && compareIds(entry.id, upTo) <= 0; entry = oldest())
       this.evictOldest(room);
   }
 

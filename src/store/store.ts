@@ -1,7 +1,7 @@
 /** What a store is: it accepts messages, assigns their ids, and emits all stored messages in one order. */
 
 import type { HistoryPage, PageQuery, ReadonlyHistory } from "./history.ts";
-import type { AppendResult, PendingMessage, StoredMessage } from "./message.ts";
+import type { AppendResult, PendingMessage, RemovalTarget, StoredEntry } from "./message.ts";
 
 /**
  * Results may be reported at once or later, but messages are decided in the order in which they were appended.
@@ -16,6 +16,12 @@ export interface MessageStore {
   acquireRoom(room: string): Promise<ReadonlyHistory>;
   releaseRoom(room: string): void;
   append(pending: PendingMessage, callback: AppendCallback): void;
+  /**
+   * Erases the content of messages, which keep their places, and adds one entry that says so; none if there is nothing
+   * to remove.
+   * @returns how many messages were removed; undefined if the one message is not stored @throws StoreUnavailable
+   */
+  remove(room: string, target: RemovalTarget): Promise<number | undefined>;
   /** The highest `seq` stored of that session, or null if the session is unknown. */
   lastSeq(client: string, session: string): Promise<number | null>;
   /** A page of a room's messages, whether the room is acquired or not. */
@@ -57,8 +63,8 @@ export interface StoreListener {
   onStateLost(): void;
 }
 
-/** Receives each stored message once, just after its sender received the result. */
-export type MessageListener = (message: StoredMessage) => void;
+/** Receives each stored message once, just after its sender received the result, and each removal once. */
+export type MessageListener = (entry: StoredEntry) => void;
 
 /** What a `--store` URL opens. */
 export interface Backend {

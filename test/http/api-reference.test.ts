@@ -4,8 +4,8 @@ import { expect, test } from "bun:test";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { TokenSigner } from "../../src/auth/tokens.ts";
-import { REJECTION_STATUS } from "../../src/protocol/codes.ts";
 import type { Right } from "../../src/protocol/events.ts";
+import { REJECTION_STATUS } from "../../src/protocol/codes.ts";
 import { TestClock } from "../support/clock.ts";
 import { readDoc, ROOT } from "../support/docs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
@@ -130,6 +130,13 @@ test("each documented response and rejection is one that the route gives", async
   const hi = { text: "hi", from: "ci", session: "s", seq: 1 };
   const at = (path: string, client: string, rooms: string[] = [], seconds = 600) =>
     `${path}?token=${sign(client, rooms, seconds)}`;
+  const remove = (token: string): RequestInit => ({
+    method: "DELETE",
+    headers: { Authorization: `Bearer ${token}` },
+  });
+  const moderator = remove(sign("mod", [], 600, ["moderate"]));
+  const posted = await secured.get(at("/rooms/tea/messages", "ann"), post({ text: "hi" }));
+  const { id } = JSON.parse(await posted.text());
   const requests: Record<string, [TestServer, string, RequestInit?][]> = {
     "POST /rooms/:room/messages": [
       [server, "/rooms/tea/messages", post(hi)],
@@ -151,6 +158,17 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms/tea/messages?after=1-0"],
       [server, "/rooms/tea/messages?before=x"],
       [server, "/rooms/tea/messages?limit=0"],
+    ],
+    "DELETE /rooms/:room/messages/:id": [
+      [secured, `/rooms/tea/messages/${id}`, moderator],
+      [secured, `/rooms/tea/messages/${id}`, remove(sign("ann", [], 600))],
+      [secured, "/rooms/tea/messages/1-0", moderator],
+      [secured, "/rooms/tea/messages/x", moderator],
+    ],
+    "DELETE /rooms/:room/messages": [
+      [secured, "/rooms/tea/messages?from=ann", moderator],
+      [secured, "/rooms/tea/messages?from=ann", remove(sign("ann", [], 600))],
+      [secured, "/rooms/tea/messages", moderator],
     ],
     "GET /rooms/:room/events": [
       [server, "/rooms/tea/events", { headers: { Accept: "application/x-ndjson" } }],

@@ -245,8 +245,8 @@ test("malformed requests are rejected, and nothing is broadcast", async () => {
       problem(400, "Bad Request", "bad-limit", "limit must be a whole number from 1 to 1000."),
     );
   for (const [path, method, allow] of [
-    ["lobby/messages", "DELETE", "GET, HEAD, POST, OPTIONS"],
-    ["lobby/messages", "OPTIONS", "GET, HEAD, POST, OPTIONS"],
+    ["lobby/messages", "PUT", "GET, HEAD, POST, DELETE, OPTIONS"],
+    ["lobby/messages", "OPTIONS", "GET, HEAD, POST, DELETE, OPTIONS"],
     ["lobby/members", "PUT", "GET, HEAD, OPTIONS"],
     ["lobby/members", "POST", "GET, HEAD, OPTIONS"],
   ] as const) {
@@ -262,7 +262,7 @@ test("malformed requests are rejected, and nothing is broadcast", async () => {
 test("an address that does not exist gets a problem, which a page of another origin may not read", async () => {
   await using server = await startServer();
   const detail =
-    "Not found. The API has /rooms, /rooms/:room/messages, /rooms/:room/events, /rooms/:room/members.";
+    "Not found. The API has /rooms, /rooms/:room/messages, /rooms/:room/messages/:id, /rooms/:room/events, /rooms/:room/members.";
   expect<unknown>(await call(server, "tea")).toEqual(problem(404, "Not Found", "not-found", detail));
   for (const method of ["POST", "DELETE", "OPTIONS"]) {
     const response = await server.get("/rooms/tea/message", { method });
@@ -427,7 +427,10 @@ test("access control is that of sockets: Host, Origin, and pages of allowed orig
     method: "OPTIONS",
     headers: { Origin: "https://a.example", "Access-Control-Request-Method": "POST" },
   });
-  expect([asked.status, asked.headers.get("access-control-allow-methods")]).toEqual([204, "GET, POST"]);
+  expect([asked.status, asked.headers.get("access-control-allow-methods")]).toEqual([
+    204,
+    "GET, POST, DELETE",
+  ]);
 });
 
 test("with tokens, messages are from the token's client, in its rooms", async () => {

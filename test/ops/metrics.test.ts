@@ -79,6 +79,7 @@ test("counters with a label have all their values from the start, at 0", async (
       (code) => `hubbub_disconnects_total{code="${code}"}`,
     ),
     ...[true, false].map((recovered) => `hubbub_resumes_total{recovered="${recovered}"}`),
+    ...["remove-message", "remove-client"].map((action) => `hubbub_moderations_total{action="${action}"}`),
   ];
   expect(counters.map((name) => [name, metrics.get(name)])).toEqual(counters.map((name) => [name, 0]));
   expect([...metrics.keys()].filter((name) => /_total\{/.test(name)).sort()).toEqual(
@@ -287,7 +288,7 @@ test("the documented metrics are those of the server", async () => {
   const { body } = await server.answer("/metrics");
   const readme = unpadded("src/ops/README.md");
   const described = [...body.matchAll(/^# HELP (\S+) (.*)\n# TYPE \1 (.*)$/gm)];
-  expect(described.length).toBe(21);
+  expect(described.length).toBe(22);
   for (const [, name, help, type] of described)
     expect(readme).toContain(`| \`${name}\` | ${type} | ${help} |`);
 });

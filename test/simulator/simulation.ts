@@ -9,6 +9,7 @@ import { SimulatedServer } from "./servers.ts";
 import { StreamUser } from "./subscriber.ts";
 import { createDisk, MAX_ROOMS, type Disk } from "./stores.ts";
 import type { Hub } from "../../src/chat/hub.ts";
+import { isMessage } from "../../src/store/message.ts";
 import { Dice, Owner, World } from "./world.ts";
 
 export interface Outcome {
@@ -354,9 +355,11 @@ class Simulation {
       const read = async () => {
         for (let page = await store.readHistory(room, { limit: PAGE_SIZE }); ;) {
           stored.unshift(
-            ...page.messages.map(({ id, content }) => ({ id, text: Buffer.from(content).toString() })),
+            ...page.entries
+              .filter(isMessage)
+              .map(({ id, content = "" }) => ({ id, text: Buffer.from(content).toString() })),
           );
-          const before = page.messages[0]?.id;
+          const before = page.entries[0]?.id;
           if (!page.more || before === undefined) return this.#rules.checkStored(room, stored);
           page = await store.readHistory(room, { before, limit: PAGE_SIZE });
         }
@@ -380,8 +383,8 @@ class Simulation {
   #checkEvictable({ hub, owner }: SimulatedServer): void {
     for (let count = 0; count < MAX_ROOMS; count++) this.#postTo(hub, owner, `last-${count}`);
     for (const room of this.#roomNames)
-      void hub.store.readHistory(room, { limit: 1 }).then(({ messages }) => {
-        if (messages.length > 0) this.world.fail(`${room} has been left by all, and is not evicted`);
+      void hub.store.readHistory(room, { limit: 1 }).then(({ entries }) => {
+        if (entries.length > 0) this.world.fail(`${room} has been left by all, and is not evicted`);
       });
     drainMicrotasks();
   }

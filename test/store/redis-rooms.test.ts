@@ -25,7 +25,7 @@ test("rooms that were opened empty and then filled stay within the byte budget",
   for (let i = 1; i <= 100; i++)
     for (const name of names) {
       const stored = message(name, i);
-      rooms.apply(name, stored.id, { stored });
+      rooms.apply(name, stored.id, { entry: stored });
       expect(rooms.bytes).toBeLessThanOrEqual(MAX_BYTES);
     }
   expect(rooms.bytes).toBeGreaterThan(MAX_BYTES / 2);
@@ -40,7 +40,7 @@ test("only the oldest messages are pruned; a time in the future counts as the ne
   const times = [1, 5000, 2, 5000, 900, 3];
   for (const [i, time] of times.entries()) {
     const stored = message("tea", i + 1, time);
-    rooms.apply("tea", stored.id, { stored });
+    rooms.apply("tea", stored.id, { entry: stored });
   }
   rooms.prune(500, NOW);
   expect(history.firstOffset).toBe(3);
@@ -70,7 +70,7 @@ function pausedRooms() {
   });
   const apply = (sequence: number) => {
     const stored = message("tea", sequence);
-    rooms.apply("tea", stored.id, { stored });
+    rooms.apply("tea", stored.id, { entry: stored });
   };
   return { rooms, loads, broadcast, snapshot, apply };
 }

@@ -22,7 +22,12 @@ import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import { StoreUnavailable } from "../../src/store/store.ts";
 import { openDatabase } from "../../src/store/sqlite/database.ts";
-import type { AppendResult, PendingMessage, StoredMessage } from "../../src/store/message.ts";
+import {
+  isMessage,
+  type AppendResult,
+  type PendingMessage,
+  type StoredMessage,
+} from "../../src/store/message.ts";
 import { eventually } from "../support/deadline.ts";
 import { findProgram } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
@@ -455,7 +460,7 @@ describe("the store without a server", () => {
     new SqliteStore(
       join(folder, "chat.db"),
       { history, keepDays },
-      (message) => emitted.push(message),
+      (entry) => isMessage(entry) && emitted.push(entry),
       { ...systemClock, now: () => (typeof now === "number" ? now : now()) },
       systemRandom,
       rooms,
@@ -475,7 +480,7 @@ describe("the store without a server", () => {
   }
   const texts = async (store: SqliteStore) => {
     const page = await store.readHistory("r", { limit: 1000 });
-    return page.messages.map(({ content }) => content);
+    return page.entries.flatMap((entry) => (isMessage(entry) ? [entry.content] : []));
   };
 
   test("messages of one turn of the event loop share a commit", async () => {
@@ -501,7 +506,7 @@ describe("the store without a server", () => {
     const sequences = emitted.map(({ id }) => Number(id.split("-")[1]));
     expect(emitted.map(({ time }) => time)).toEqual([now, now - DAY_MS, now - DAY_MS]);
     const stored = await second.readHistory("r", { limit: 10 });
-    expect(stored).toEqual({ messages: emitted, more: false });
+    expect(stored).toEqual({ entries: emitted, more: false });
     expect(sequences.map((sequence) => sequence - (sequences[0] ?? 0))).toEqual([0, 1, 2]);
     expect(emitted.map(({ prev }) => prev).slice(1)).toEqual(emitted.map(({ id }) => id).slice(0, 2));
     second.close();
@@ -661,7 +666,7 @@ describe("the store without a server", () => {
     store.prune();
     expect(await texts(store)).toEqual(["4", "late, but behind a newer one", "ahead again", "5"]);
     const resumed = async (i: number) => store.readHistory("r", { after: emitted[i]?.id ?? "", limit: 10 });
-    expect(await resumed(3)).toMatchObject({ recovered: true, messages: emitted.slice(4) });
+    expect(await resumed(3)).toMatchObject({ recovered: true, entries: emitted.slice(4) });
     expect(await resumed(2)).toMatchObject({ recovered: false });
     store.close();
   });
@@ -677,7 +682,7 @@ describe("the store without a server", () => {
     let left = 0;
     for (let i = 0; i < 1100; i++) {
       const page = await second.readHistory(`r${i}`, { limit: 10 });
-      left += page.messages.length;
+      left += page.entries.length;
     }
     expect(left).toBe(1);
     second.close();
@@ -693,7 +698,7 @@ describe("the store without a server", () => {
     }
     expect(cache.bytes).toBeGreaterThan(800_000);
     for (let i = 0; i < 30; i++)
-      expect(await store.readHistory(`r${i}`, { limit: 1000 })).toMatchObject({ messages: { length: 100 } });
+      expect(await store.readHistory(`r${i}`, { limit: 1000 })).toMatchObject({ entries: { length: 100 } });
     for (let i = 0; i < 30; i++) store.releaseRoom(`r${i}`);
     expect([cache.bytes, cache.size]).toEqual([0, 0]);
     store.close();
@@ -715,7 +720,7 @@ describe("the store without a server", () => {
       [emitted[1]?.id ?? "", true],
     ] as const)
       expect(await second.readHistory("r", { after, limit: 1 })).toEqual({
-        messages: [],
+        entries: [],
         more: false,
         recovered: expected,
       });

@@ -99,6 +99,36 @@ describe.each(STORES)("%s", (_, newStore) => {
     }
   });
 
+  test("removals, and the places of removed messages, are exported and imported", async () => {
+    const id = (sequence: number) => `1700000000000-${sequence}`;
+    const place = (sequence: number) => ({
+      type: "removal",
+      id: id(sequence),
+      prev: id(sequence - 1),
+      time: 1_700_000_000_000,
+      room: "tea",
+    });
+    const lines = [
+      header(),
+      message(id(6), id(5), "tea", { text: undefined, removed: true }),
+      message(id(7), id(6), "tea", { from: "bob", text: undefined, removed: true }),
+      message(id(8), id(7)),
+      line({ ...place(9), message: id(6) }),
+      line({ ...place(10), from: "bob", upTo: id(9) }),
+    ].join("");
+    const counts = { type: "end", messages: 3, rooms: 0, sessions: 0, removals: 2 };
+    const complete = lines + line({ ...counts, checksum: Bun.hash.crc32(lines) });
+    const store = await newStore();
+    expect(await imports(store, complete, "--history", "3")).toEqual(succeeds);
+    expect(await exported(store)).toBe(complete);
+    await using server = await start(store, "--history", "3");
+    await using ann = await server.joinJson("ann", { room: "tea", after: id(7) });
+    expect(ann.welcome.recovered).toBe(true);
+    await ann.hears({ type: "message", from: "ann", text: `at ${id(8)}`, time: 1_700_000_000_000 });
+    expect(await ann.next()).toEqual({ type: "removed", id: id(9), message: id(6) });
+    expect(await ann.next()).toEqual({ type: "removed", id: id(10), from: "bob", upTo: id(9) });
+  });
+
   test("ids that another store assigned, out of step with the clock, keep their order, and new ones follow", async () => {
     const now = Date.now();
     const ids = [

@@ -5,7 +5,7 @@
 
 import { MemoryStore } from "../../src/store/memory.ts";
 import type { PageQuery } from "../../src/store/history.ts";
-import type { AppendResult, PendingMessage } from "../../src/store/message.ts";
+import type { AppendResult, PendingMessage, RemovalTarget } from "../../src/store/message.ts";
 import type { AppendCallback, MessageStore } from "../../src/store/store.ts";
 import { storeFactories } from "../../src/store/open.ts";
 import { randomFrom } from "./random.ts";
@@ -56,6 +56,11 @@ export class DelayedStore implements MessageStore {
   async listRooms(after: string | undefined, limit: number) {
     await this.#delay();
     return this.inner.listRooms(after, limit);
+  }
+
+  async remove(room: string, target: RemovalTarget) {
+    await this.#delay();
+    return this.inner.remove(room, target);
   }
 
   close(): void {

@@ -144,7 +144,7 @@ export class StreamPeer implements AsyncDisposable {
 
   #parse(text: string): Event {
     const event: Event = this.format === "sse" ? this.#parseBlock(text) : JSON.parse(text);
-    if (event.type === "message") this.after = String(event.id);
+    if (event.type === "message" || event.type === "removed") this.after = String(event.id);
     return event;
   }
 
@@ -160,7 +160,8 @@ export class StreamPeer implements AsyncDisposable {
     // A rejection that will pass.
     if (!fields.has("data")) throw new StreamEnded(block);
     const event: Event = JSON.parse(fields.get("data") ?? "");
-    const expected = event.type === "message" ? [undefined, event.id] : [event.type, event.last];
+    const name = event.type === "message" ? undefined : event.type;
+    const expected = [name, event.type === "welcome" ? event.last : event.id];
     if (!deepEquals([fields.get("event"), fields.get("id")], expected))
       throw new Error(`name and id differ from the data: ${block}`);
     return event;

@@ -2,7 +2,7 @@
 
 import { MemoryStore } from "../../src/store/memory.ts";
 import type { PageQuery } from "../../src/store/history.ts";
-import type { PendingMessage } from "../../src/store/message.ts";
+import type { PendingMessage, RemovalTarget } from "../../src/store/message.ts";
 import type { StoreListener, AppendCallback, MessageStore } from "../../src/store/store.ts";
 import { storeFactories } from "../../src/store/open.ts";
 import { systemClock } from "../../src/util/clock.ts";
@@ -44,6 +44,10 @@ class LosingStore implements MessageStore {
 
   append(pending: PendingMessage, sender: AppendCallback): void {
     this.#inner.append(pending, sender);
+  }
+
+  remove(room: string, target: RemovalTarget) {
+    return this.#inner.remove(room, target);
   }
 
   async lastSeq(client: string, session: string) {

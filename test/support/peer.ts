@@ -210,7 +210,7 @@ export class JsonPeer implements AsyncDisposable {
       const event = eventOf(await this.peer.next(expectation));
       if (event.type === "presence") this.#presence.push(event);
       else {
-        if (event.type === "message") this.after = String(event.id);
+        if (event.type === "message" || event.type === "removed") this.after = String(event.id);
         return event;
       }
     }

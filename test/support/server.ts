@@ -3,7 +3,9 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { TokenSigner } from "../../src/auth/tokens.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
+import type { Right } from "../../src/protocol/events.ts";
 import { bundledServer } from "./bundle.ts";
 import { sharedRedis, skipped } from "./redis.ts";
 import { eventually, withDeadline } from "./deadline.ts";
@@ -40,6 +42,8 @@ export const STORES: readonly Store[] = [
 interface Setup {
   readonly args?: readonly string[];
   readonly env?: Record<string, string>;
+  /** Tokens are required; clients that join, and markers, have them. */
+  readonly secret?: string;
   /** By default the server's own default. */
   readonly store?: Store;
   /** Runs before the server's modules, to inject a fault or a clock. */
@@ -65,7 +69,7 @@ export async function startServer(setup: Setup = {}): Promise<TestServer> {
 }
 
 async function startNode(
-  { args = [], env = {}, store, preload = store?.preload, command, cwd, reads = "all" }: Setup,
+  { args = [], env = {}, secret, store, preload = store?.preload, command, cwd, reads = "all" }: Setup,
   url: string | undefined,
   folder: string | undefined,
 ): Promise<TestServer> {
@@ -80,7 +84,7 @@ async function startNode(
       ...(args.includes("--log") ? [] : ["--log", "off"]),
       ...args,
     ],
-    env: command ? env : { ...process.env, ...env },
+    env: command ? env : { ...process.env, ...(secret ? { HUBBUB_SECRET: secret } : {}), ...env },
     stdout: "pipe",
     stderr: "pipe",
     cwd: cwd ?? import.meta.dir,
@@ -89,7 +93,8 @@ async function startNode(
   const { greeting, output } = await readOutput(server.stdout, reads);
   const port = Number(/(?::|port )(\d+)(?:\/client|,)/.exec(greeting)?.[1]);
   if (!port) throw new Error(`the server did not start: ${greeting}${await errors}`);
-  return new TestServer(server, port, greeting, output, errors, folder);
+  const signer = secret === undefined ? undefined : new TokenSigner(Buffer.from(secret));
+  return new TestServer(server, port, greeting, output, errors, folder, signer);
 }
 
 async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "first line") {
@@ -128,7 +133,19 @@ export class TestServer implements AsyncDisposable {
     readonly errors: Promise<string>,
     /** Removed when the server is disposed. */
     private readonly folder: string | undefined,
+    private readonly signer: TokenSigner | undefined,
   ) {}
+
+  /** The header with a token for ten minutes; none if no tokens are required. */
+  authorization(
+    client: string,
+    can?: readonly Right[],
+    rooms: readonly string[] = [],
+  ): Record<string, string> {
+    const expires = Math.floor(Date.now() / 1000) + 600;
+    const token = this.signer?.sign(client, rooms, expires, can);
+    return token === undefined ? {} : { Authorization: `Bearer ${token}` };
+  }
 
   get origin(): string {
     return `http://127.0.0.1:${this.port}`;
@@ -136,12 +153,15 @@ export class TestServer implements AsyncDisposable {
 
   /** Joins a room on the text wire. */
   join(id: string, query: Query = {}): Promise<Peer> {
-    return this.open(pathOf(id, query));
+    return this.open(pathOf(id, query), this.authorization(id));
   }
 
   /** Joins a room on the JSON wire; resolves after the welcome. */
   async joinJson(id: string, query: Query = {}): Promise<JsonPeer> {
-    const peer = await this.open(pathOf(id, query), { "Sec-WebSocket-Protocol": SUBPROTOCOL });
+    const peer = await this.open(pathOf(id, query), {
+      "Sec-WebSocket-Protocol": SUBPROTOCOL,
+      ...this.authorization(id),
+    });
     return JsonPeer.over(peer);
   }
 
@@ -163,6 +183,7 @@ export class TestServer implements AsyncDisposable {
     const response = await fetch(`${this.origin}/rooms/${encodeURIComponent(room)}/messages`, {
       method: "POST",
       body,
+      headers: this.authorization("marker"),
     });
     if (response.status !== 201) throw new Error(`a marker: ${response.status} ${await response.text()}`);
   }
@@ -177,7 +198,11 @@ export class TestServer implements AsyncDisposable {
     const id = decodeURIComponent(pathname.split("/").at(-1) ?? "").normalize();
     const room = encodeURIComponent((searchParams.get("room") ?? "lobby").normalize());
     const look = async (node: TestServer | undefined): Promise<{ count: number; members: string[] }> =>
-      JSON.parse(await (await fetch(`${node?.origin}/rooms/${room}/members`)).text());
+      JSON.parse(
+        await (
+          await fetch(`${node?.origin}/rooms/${room}/members`, { headers: this.authorization("marker") })
+        ).text(),
+      );
     const MANY = 100; // the limit of members that are named
     const seen = (async () => {
       for (;;) {
@@ -203,7 +228,8 @@ export class TestServer implements AsyncDisposable {
   /** Posts a message to a room over HTTP. */
   post(room: string, message: Record<string, unknown>): Promise<Response> {
     const body = JSON.stringify(message);
-    return this.get(`/rooms/${encodeURIComponent(room)}/messages`, { method: "POST", body });
+    const headers = this.authorization(String(message.from));
+    return this.get(`/rooms/${encodeURIComponent(room)}/messages`, { method: "POST", body, headers });
   }
 
   /** The texts of a room's stored messages, read over HTTP. */

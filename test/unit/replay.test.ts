@@ -264,7 +264,7 @@ describe("a replay", () => {
       const { join, after, store } = await longRoom();
       const late = await join("late", "json", { after, buffered: 2 * MIB });
       for (let i = 0; i < 5; i++) await turn();
-      store.readHistory = async () => ({ messages: [], more: false, recovered: false });
+      store.readHistory = async () => ({ entries: [], more: false, recovered: false });
       late.socket.buffered = 0;
       late.drains();
       for (let i = 0; i < 5; i++) await turn();

@@ -14,11 +14,11 @@ import {
 } from "../archive.ts";
 import { sessionKey } from "../dedup.ts";
 import { compareIds, isMessageId } from "../message-id.ts";
-import type { StoredMessage } from "../message.ts";
+import { isMessage, type StoredEntry } from "../message.ts";
 import { StoreError } from "../store.ts";
 import { verifyRedis, type RedisConfig } from "./config.ts";
 import { RedisConnection, RedisReplyError } from "./connection.ts";
-import { arrayOf, encodeContent, parseMessages, parseRecord, parseSessions } from "./records.ts";
+import { arrayOf, encodeEntry, parseEntries, parseRecord, parseSessions } from "./records.ts";
 import { scripts } from "./scripts.ts";
 import type { RedisContext } from "./timing.ts";
 
@@ -168,10 +168,10 @@ class RedisSource implements ArchiveSource {
   async #collectRoom(room: string): Promise<void> {
     for (let before = ""; ;) {
       const page = await this.connection.run(scripts.readBefore, room, PAGE_MESSAGES, PAGE_BYTES, before);
-      const messages = parseMessages(page, room);
-      this.#rows.add(messages);
-      this.onRead((this.#readCount += messages.length));
-      const oldest = messages.at(-1);
+      const entries = parseEntries(page, room);
+      this.#rows.add(entries);
+      this.onRead((this.#readCount += entries.length));
+      const oldest = entries.at(-1);
       if (!oldest) return;
       before = oldest.id;
     }
@@ -189,9 +189,10 @@ class RedisSource implements ArchiveSource {
         if (!record || compareIds(record.id, last) <= 0) continue;
         if (record.prev !== last) isComplete = false;
         last = record.id;
-        const stored = record.parts.flatMap((part) =>
-          part.kind === "result" && "stored" in part.result ? [part.result.stored] : [],
-        );
+        const stored = record.parts.flatMap((part): StoredEntry[] => {
+          if (part.kind === "removal") return [part.removal];
+          return part.kind === "result" && "stored" in part.result ? [part.result.stored] : [];
+        });
         this.#rows.add(stored.filter(({ room }) => this.#isWanted(room)));
         for (const { room, id } of stored) if (this.#isWanted(room)) this.#rows.setLastId.run(room, id);
         for (const { client, session, seq, id, time } of parseSessions(row))
@@ -222,7 +223,10 @@ interface MessageRow {
   readonly time: number;
   readonly room: string;
   readonly sender: string;
-  readonly content: Content;
+  /** 0 of a removal, and of a removed message. */
+  readonly content: Content | 0;
+  /** Of a removal: the message that it removes, or "*" for all of the sender before it. */
+  readonly removes: string | null;
 }
 
 /** In a file that SQLite removes by itself, since everything may be more than fits into memory. */
@@ -233,7 +237,7 @@ function openRows() {
     "PRAGMA file.journal_mode = OFF",
     "PRAGMA file.synchronous = OFF",
     `CREATE TABLE file.messages (
-       ms INTEGER, sequence INTEGER, prev TEXT, time INTEGER, room TEXT, sender TEXT, content ANY,
+       ms INTEGER, sequence INTEGER, prev TEXT, time INTEGER, room TEXT, sender TEXT, content ANY, removes TEXT,
        PRIMARY KEY (ms, sequence)
      ) STRICT, WITHOUT ROWID`,
     "CREATE TABLE file.rooms (room TEXT PRIMARY KEY, last_id TEXT) STRICT, WITHOUT ROWID",
@@ -242,15 +246,29 @@ function openRows() {
      ) STRICT, WITHOUT ROWID`,
   ])
     db.run(sql);
-  const insert = db.query<unknown, [number, number, string, number, string, string, Content]>(
-    "INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)",
+  type Insert = [number, number, string, number, string, string, Content | 0, string | null];
+  const insert = db.query<unknown, Insert>("INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
+  const erase = db.query<unknown, [string, number, number]>(
+    "UPDATE messages SET content = 0 WHERE room = ? AND ms = ? AND sequence = ?",
   );
+  const eraseFrom = db.query<unknown, [string, string, number, number]>(
+    "UPDATE messages SET content = 0 WHERE room = ? AND sender = ? AND (ms, sequence) < (?, ?)",
+  );
+  /** The page of a room may have been read before the removal. */
+  const add = (entry: StoredEntry) => {
+    const { id, prev, time, room } = entry;
+    const [ms, sequence] = numbersOf(id);
+    if (isMessage(entry))
+      return void insert.run(ms, sequence, prev, time, room, entry.from, entry.content ?? 0, null);
+    const { removes } = entry;
+    if ("from" in removes) eraseFrom.run(room, removes.from, ms, sequence);
+    else erase.run(room, ...numbersOf(removes.message));
+    const [sender, target] = "from" in removes ? [removes.from, "*"] : ["", removes.message];
+    insert.run(ms, sequence, prev, time, room, sender, 0, target);
+  };
   return {
     db,
-    add: db.transaction((messages: readonly StoredMessage[]) => {
-      for (const { id, prev, time, room, from, content } of messages)
-        insert.run(...numbersOf(id), prev, time, room, from, content);
-    }),
+    add: db.transaction((entries: readonly StoredEntry[]) => entries.forEach(add)),
     setLastId: db.query<unknown, [string, string]>("REPLACE INTO rooms VALUES (?, ?)"),
     addSession: db.query<unknown, [string, string, number, string, number]>(
       "REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)",
@@ -261,11 +279,18 @@ function openRows() {
     /** @param isOneRoom only the sessions whose latest message is among the messages */
     *entries(isOneRoom: boolean): Generator<ArchiveEntry> {
       const messages = db.query<MessageRow, []>("SELECT * FROM messages ORDER BY ms, sequence");
-      for (const { ms, sequence, prev, time, room, sender: from, content } of messages.iterate())
-        yield {
-          type: "message",
-          message: { id: `${ms}-${sequence}`, prev, time, room, from, content },
-        };
+      for (const { ms, sequence, prev, time, room, sender: from, content, removes } of messages.iterate()) {
+        const place = { id: `${ms}-${sequence}`, prev, time, room };
+        if (removes === null)
+          yield {
+            type: "message",
+            message: { ...place, from, content: content === 0 ? undefined : content },
+          };
+        else {
+          const removed = removes === "*" ? { from, upTo: prev } : { message: removes };
+          yield { type: "removal", removal: { ...place, removes: removed } };
+        }
+      }
       const isStoredId = db.query<unknown, [number, number]>(
         "SELECT 1 FROM messages WHERE ms = ? AND sequence = ?",
       );
@@ -323,14 +348,16 @@ class RedisTarget implements ArchiveTarget {
 
   #argumentsOf(entry: ArchiveEntry): (string | number)[] {
     switch (entry.type) {
-      case "message": {
-        const { id, prev, time, room, from, content } = entry.message;
+      case "message":
+      case "removal": {
+        const stored = entry.type === "message" ? entry.message : entry.removal;
+        const { id, prev, time, room } = stored;
         this.#note(id);
         // The first message after damage is left out as well: it says that its predecessor is the one before it.
         const { damagedUpTo } = this.header;
         if (damagedUpTo !== undefined && compareIds(prev, damagedUpTo) <= 0)
           return ["r", room, id, numbersOf(id)[0]];
-        return ["m", room, id, prev, from, encodeContent(content), time];
+        return ["m", room, id, prev, ...encodeEntry(stored), time];
       }
       case "room":
         this.#note(entry.lastId);

@@ -3,7 +3,13 @@
 import type { Content } from "../../protocol/codec.ts";
 import { isStoredName, type ArchivedSession } from "../archive.ts";
 import { isMessageId } from "../message-id.ts";
-import type { AppendResult, StoredMessage } from "../message.ts";
+import {
+  isMessage,
+  type AppendResult,
+  type Removal,
+  type StoredEntry,
+  type StoredMessage,
+} from "../message.ts";
 import type { ListedRoom } from "../store.ts";
 
 /** A record of the log: a batch of one node. */
@@ -33,6 +39,7 @@ export type RecordPart =
     }
   /** The result of the batch's next message. */
   | { readonly kind: "result"; readonly result: AppendResult }
+  | { readonly kind: "removal"; readonly removal: Removal }
   | { readonly kind: "nodeRemoved"; readonly node: string };
 
 export type Presence = readonly [client: string, node: string, connections: number];
@@ -80,7 +87,8 @@ export function parseRecord(row: unknown): LogRecord | undefined {
   for (let i = 2; i < fields.length; i += 2) {
     const [field, value = ""] = [fields[i], fields[i + 1]];
     if (field === "k") continue; // only for the scripts
-    const part = field === "m" ? parseStored(value, fields[(i += 2) + 1], time) : parsePart(field, value);
+    const isEntry = field === "m" || field === "x";
+    const part = isEntry ? parseEntry(value, fields[(i += 2) + 1], time) : parsePart(field, value);
     if (!part) return undefined;
     parts.push(part);
   }
@@ -123,39 +131,63 @@ function parsePart(field: string | undefined, value: string): RecordPart | undef
   }
 }
 
-function parseStored(meta: string, content: string | undefined, time: string): RecordPart | undefined {
+function parseEntry(meta: string, content: string | undefined, time: string): RecordPart | undefined {
   const [id, prev, room, from] = meta.split(" ");
-  const stored = toMessage({ id, prev, room, from, content, time });
-  return stored && { kind: "result", result: { stored } };
+  const entry = toEntry({ id, prev, room, from, content, time });
+  if (!entry) return undefined;
+  return isMessage(entry)
+    ? { kind: "result", result: { stored: entry } }
+    : { kind: "removal", removal: entry };
 }
 
 type Unchecked = Readonly<Record<keyof StoredMessage, string | undefined>>;
 
-function toMessage({ id, prev, room, from, time, content: encoded }: Unchecked): StoredMessage | undefined {
-  const content = decodeContent(encoded);
+function toEntry({ id, prev, room, from, time, content: encoded = "" }: Unchecked): StoredEntry | undefined {
   if (!isMessageId(id) || !isMessageId(prev) || !isStoredName(room) || !isStoredName(from) || !isTime(time))
     return undefined;
-  return content === undefined ? undefined : { id, prev, time: Number(time), room, from, content };
+  const place = { id, prev, time: Number(time), room };
+  if (encoded === REMOVED) return { ...place, from, content: undefined };
+  if (encoded === REMOVES_FROM) return { ...place, removes: { from, upTo: prev } };
+  if (encoded.startsWith(REMOVES_MESSAGE)) {
+    const message = encoded.slice(REMOVES_MESSAGE.length);
+    return isMessageId(message) ? { ...place, removes: { message } } : undefined;
+  }
+  const content = decodeContent(encoded);
+  return content === undefined ? undefined : { ...place, from, content };
 }
 
-/** The messages among the entries of a room's stream; foreign entries are skipped. */
-export function parseMessages(rows: unknown, room: string): StoredMessage[] {
+/** The entries of a room's stream; foreign ones are skipped. */
+export function parseEntries(rows: unknown, room: string): StoredEntry[] {
   return arrayOf(rows).flatMap((row) => {
     if (!isRow(row)) return [];
     const [id, [p, prev, f, from, c, content, t, time]] = row;
     if (p !== "p" || f !== "f" || c !== "c" || t !== "t") return [];
-    return toMessage({ id, prev, room, from, content, time }) ?? [];
+    return toEntry({ id, prev, room, from, content, time }) ?? [];
   });
 }
+
+/** Client and content of an entry, as the room's stream has them. */
+export function encodeEntry(entry: StoredEntry): [from: string, content: string] {
+  if (isMessage(entry))
+    return [entry.from, entry.content === undefined ? REMOVED : encodeContent(entry.content)];
+  const { removes } = entry;
+  return "from" in removes ? [removes.from, REMOVES_FROM] : [NO_CLIENT, REMOVES_MESSAGE + removes.message];
+}
+
+/** What stands in the place of the content, where the first letter says what it is. */
+const REMOVED = "x";
+const REMOVES_MESSAGE = "m";
+const REMOVES_FROM = "a";
+const NO_CLIENT = "-";
 
 /** Bun's Redis client transmits only text, so bytes are sent as Base64. */
 export function encodeContent(content: Content): string {
   return typeof content === "string" ? `t${content}` : `b${content.toBase64()}`;
 }
 
-function decodeContent(encoded: string | undefined): Content | undefined {
-  if (encoded?.startsWith("t")) return encoded.slice(1);
-  if (!encoded?.startsWith("b")) return undefined;
+function decodeContent(encoded: string): Content | undefined {
+  if (encoded.startsWith("t")) return encoded.slice(1);
+  if (!encoded.startsWith("b")) return undefined;
   try {
     return Uint8Array.fromBase64(encoded.slice(1));
   } catch {

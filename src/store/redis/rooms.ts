@@ -3,12 +3,12 @@
 import type { ScriptCalls } from "./script-calls.ts";
 import { findExpired, takeLatest, History, type ReadonlyHistory } from "../history.ts";
 import { compareIds } from "../message-id.ts";
-import type { StoredMessage } from "../message.ts";
+import type { StoredEntry } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
 import { StoreUnavailable, type StoreListener } from "../store.ts";
 
 export type RoomUpdate =
-  | { readonly stored: StoredMessage }
+  | { readonly entry: StoredEntry }
   | { readonly client: string; readonly node: string; readonly connections: number };
 
 interface Room extends CachedRoom {
@@ -74,9 +74,9 @@ export class RedisRooms {
     if (room.bufferedUpdates) return void room.bufferedUpdates.push({ recordId, update });
     if (room.loadedAtId && compareIds(recordId, room.loadedAtId) <= 0) return;
     room.loadedAtId = "";
-    if ("stored" in update) {
-      this.#rooms.push(room, update.stored);
-      this.listener.onMessage(update.stored);
+    if ("entry" in update) {
+      this.#rooms.push(room, update.entry);
+      this.listener.onMessage(update.entry);
     } else {
       const { client, node, connections } = update;
       this.listener.onRemotePresence(name, client, setPresence(room, client, node, connections));
@@ -117,8 +117,8 @@ export class RedisRooms {
     if (room.bufferedUpdates !== buffered) return room.loaded; // a later load has begun
     if (this.#rooms.get(name) !== room) return false; // closed: its bytes would never be released
     if (!snapshot) return false;
-    const { messages } = takeLatest(snapshot.newestFirst, this.maxMessages, maxBytes);
-    const history = new History(snapshot.lastId, this.maxMessages, CACHED_ROOM_BYTES, messages);
+    const { entries } = takeLatest(snapshot.newestFirst, this.maxMessages, maxBytes);
+    const history = new History(snapshot.lastId, this.maxMessages, CACHED_ROOM_BYTES, entries);
     this.#rooms.replace(room, history);
     room.loadedAtId = snapshot.head;
     room.remotePresence.clear();

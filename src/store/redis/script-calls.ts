@@ -3,7 +3,7 @@
 import { sessionKey } from "../dedup.ts";
 import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
 import { isMessageId } from "../message-id.ts";
-import { isNumbered, type PendingMessage, type StoredMessage } from "../message.ts";
+import { isNumbered, type PendingMessage, type RemovalTarget, type StoredEntry } from "../message.ts";
 import { StoreUnavailable, type ListedRoom, type StoreOptions } from "../store.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import type { ClusterUpdate } from "./outbox.ts";
@@ -13,7 +13,7 @@ import {
   parseHeartbeat,
   parseLastSeq,
   parseListedRooms,
-  parseMessages,
+  parseEntries,
   parsePresence,
   type Presence,
 } from "./records.ts";
@@ -41,7 +41,7 @@ export interface RoomSnapshot {
   /** Head of the log: what its records say is included. */
   readonly head: string;
   readonly lastId: string;
-  readonly newestFirst: readonly StoredMessage[];
+  readonly newestFirst: readonly StoredEntry[];
   readonly presence: readonly Presence[];
 }
 
@@ -108,6 +108,18 @@ export class ScriptCalls {
     );
   }
 
+  /**
+   * Removes messages as one record, which is applied at once.
+   * @returns how many; undefined if the one message is not stored @throws StoreUnavailable
+   */
+  async remove(room: string, target: RemovalTarget): Promise<number | undefined> {
+    const [from, message] = "from" in target ? [target.from, ""] : ["-", target.message];
+    const { history } = this.options;
+    const reply = await this.#read(scripts.remove, room, history, from, message, this.#firstSequence);
+    await this.#read(scripts.applyPending);
+    return typeof reply === "number" && reply >= 0 ? reply : undefined;
+  }
+
   /** Applies the last record of the log to the other keys now. Otherwise the next script does. */
   async applyPending(): Promise<void> {
     await this.connection.run(scripts.applyPending);
@@ -118,7 +130,7 @@ export class ScriptCalls {
     const reply = await this.#read(scripts.openRoom, room, maxMessages, maxBytes);
     const [head, lastId, rows, presence] = arrayOf(reply);
     if (!isMessageId(head) || !isMessageId(lastId)) throw new StoreUnavailable();
-    return { head, lastId, newestFirst: parseMessages(rows, room), presence: parsePresence(presence) };
+    return { head, lastId, newestFirst: parseEntries(rows, room), presence: parsePresence(presence) };
   }
 
   /** @throws StoreUnavailable */
@@ -127,11 +139,11 @@ export class ScriptCalls {
     const limits = [limit + 1, 2 * MAX_PAGE_BYTES];
     if (after === undefined) {
       const newestFirst = await this.#read(scripts.readBefore, room, ...limits, before);
-      return takeLatest(parseMessages(newestFirst, room), limit);
+      return takeLatest(parseEntries(newestFirst, room), limit);
     }
-    if (!isMessageId(after)) return { messages: [], more: false, recovered: false };
+    if (!isMessageId(after)) return { entries: [], more: false, recovered: false };
     const [recovered, rows] = arrayOf(await this.#read(scripts.readAfter, room, ...limits, after));
-    return { ...takePage(parseMessages(rows, room), limit), recovered: recovered === 1 };
+    return { ...takePage(parseEntries(rows, room), limit), recovered: recovered === 1 };
   }
 
   /** @throws StoreUnavailable */

@@ -17,6 +17,7 @@ import read from "./lua/read.lua" with { type: "text" };
 import readAfter from "./lua/read-after.lua" with { type: "text" };
 import readBefore from "./lua/read-before.lua" with { type: "text" };
 import listRooms from "./lua/list-rooms.lua" with { type: "text" };
+import remove from "./lua/remove.lua" with { type: "text" };
 import removeNode from "./lua/remove-node.lua" with { type: "text" };
 
 export interface RedisScript {
@@ -29,6 +30,7 @@ export const scripts = {
   append: defineScript(append),
   heartbeat: defineScript(probe, heartbeat),
   join: defineScript(join),
+  remove: defineScript(remove),
   removeNode: defineScript(removeNode),
   openRoom: defineScript(read, openRoom),
   readAfter: defineScript(read, readAfter),

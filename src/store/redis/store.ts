@@ -12,7 +12,7 @@ import { ScriptCalls } from "./script-calls.ts";
 import type { RedisContext } from "./timing.ts";
 import { BatchWriter } from "./writer.ts";
 import type { HistoryPage, PageQuery, ReadonlyHistory } from "../history.ts";
-import type { PendingMessage } from "../message.ts";
+import type { PendingMessage, RemovalTarget } from "../message.ts";
 import {
   StoreError,
   type AppendCallback,
@@ -75,6 +75,10 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
 
   append(pending: PendingMessage, callback: AppendCallback): void {
     this.#writer.append(pending, callback);
+  }
+
+  remove(room: string, target: RemovalTarget): Promise<number | undefined> {
+    return this.#scripts.remove(room, target);
   }
 
   async lastSeq(client: string, session: string): Promise<number | null> {
@@ -148,7 +152,11 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
     const isOwn = this.#membership.ownNodeIds.has(node);
     switch (part.kind) {
       case "result":
-        if ("stored" in part.result) this.#rooms.apply(part.result.stored.room, id, part.result);
+        if ("stored" in part.result)
+          this.#rooms.apply(part.result.stored.room, id, { entry: part.result.stored });
+        break;
+      case "removal":
+        this.#rooms.apply(part.removal.room, id, { entry: part.removal });
         break;
       case "presence":
         if (!isOwn) this.#rooms.apply(part.room, id, { ...part, node });

@@ -13,11 +13,13 @@ import {
   type ArchiveTarget,
   type StoreArchive,
 } from "../archive.ts";
-import type { StoredMessage } from "../message.ts";
+import type { Removal, StoredMessage } from "../message.ts";
 import { StoreError } from "../store.ts";
 import {
+  ALL_OF_SENDER,
   besideDatabase,
   databaseError,
+  ERASED,
   idFromKey,
   keyFromId,
   keyFromMs,
@@ -81,7 +83,7 @@ class SqliteSource implements ArchiveSource {
     /** Rooms whose newest message so far is damaged. */
     const damaged = new Map<string, number>();
     const messages = this.#select<MessageRow & { room: string }>(
-      "SELECT room, id, prev, time, sender, content, checksum FROM messages",
+      "SELECT room, id, prev, time, sender, content, removes, checksum FROM messages",
       "room = ?1",
       "ORDER BY id",
     );
@@ -92,9 +94,16 @@ class SqliteSource implements ArchiveSource {
         continue;
       }
       if (damaged.size > 0) damaged.delete(room);
-      const { id, prev, time, sender: from, content } = row;
-      const ids = { id: this.#idOf(id), prev: this.#idOf(prev) };
-      yield { type: "message", message: { ...ids, time: time ?? msFromKey(id), room, from, content } };
+      const { sender: from, content, removes, time } = row;
+      const [id, prev] = [this.#idOf(row.id), this.#idOf(row.prev)];
+      const place = { id, prev, time: time ?? msFromKey(row.id), room };
+      if (removes === null) {
+        const message = { ...place, from, content: typeof content === "number" ? undefined : content };
+        yield { type: "message", message };
+      } else {
+        const removed = removes === ALL_OF_SENDER ? { from, upTo: prev } : { message: removes };
+        yield { type: "removal", removal: { ...place, removes: removed } };
+      }
     }
     for (const [room, id] of damaged) yield { type: "room", room, lastId: this.#idOf(id) };
     const rooms = this.#select<{ room: string; last_id: number }>(
@@ -169,6 +178,7 @@ class SqliteTarget implements ArchiveTarget {
       const lastKeys = new Map<string, number>();
       for (const entry of entries)
         if (entry.type === "message") this.#addMessage(entry.message, lastKeys);
+        else if (entry.type === "removal") this.#addRemoval(entry.removal, lastKeys);
         else if (entry.type === "session") this.#addSession(entry.session);
         else this.#setLastId(entry.room, entry.lastId, lastKeys);
       for (const [room, key] of lastKeys) this.#sql.setLastId.run(room, key);
@@ -210,15 +220,33 @@ class SqliteTarget implements ArchiveTarget {
     this.#lock.close();
   }
 
-  #addMessage({ id, prev, time, room, from, content }: StoredMessage, lastKeys: Map<string, number>): void {
+  #addMessage(message: StoredMessage, lastKeys: Map<string, number>): void {
+    const { time, room, from: sender, content = ERASED } = message;
+    const place = this.#addPlace(message, lastKeys);
+    const checksum = messageChecksum({ ...place, time, sender, content, removes: null }, room);
+    this.#sql.insert.run(place.id, place.prev, time, room, sender, content, checksum);
+  }
+
+  #addRemoval(removal: Removal, lastKeys: Map<string, number>): void {
+    const { time, room, removes: removed } = removal;
+    const { id, prev } = this.#addPlace(removal, lastKeys);
+    const [sender, removes] = "from" in removed ? [removed.from, ALL_OF_SENDER] : ["", removed.message];
+    const checksum = messageChecksum({ id, prev, time, sender, content: ERASED, removes }, room);
+    this.#sql.insertRemoval.run(id, prev, time, room, sender, removes, checksum);
+  }
+
+  /** The next place in the order, as keys. */
+  #addPlace(
+    { id, prev, room }: StoredMessage | Removal,
+    lastKeys: Map<string, number>,
+  ): { readonly id: number; readonly prev: number } {
     const lastKey = lastKeys.get(room) ?? this.#sql.lastId.get(room)?.last_id;
     const prevKey = this.#keyOf(prev);
     // A message before this one is missing: no client may resume across it.
     if (lastKey !== undefined && lastKey !== prevKey) this.#setDamaged(lastKey);
     const key = this.#assign(id, exactKey(id) ?? keyFromMs(msOf(id)));
-    const checksum = messageChecksum({ id: key, prev: prevKey, time, sender: from, content }, room);
-    this.#sql.insert.run(key, prevKey, time, room, from, content, checksum);
     lastKeys.set(room, key);
+    return { id: key, prev: prevKey };
   }
 
   #setLastId(room: string, id: string, lastKeys: Map<string, number>): void {

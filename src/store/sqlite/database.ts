@@ -40,6 +40,8 @@ const MIGRATIONS = [
    -- The id before the first message of every room. No client can resume from an id up to \`damaged_up_to\`: a later message may be lost.
    ALTER TABLE origin RENAME COLUMN damaged TO damaged_up_to`,
   `CREATE INDEX rooms_by_last_id ON rooms (last_id)`,
+  // See MessageRow.
+  `ALTER TABLE messages ADD COLUMN removes TEXT`,
   `-- Imported ids that differ from those that their keys stand for.
    CREATE TABLE imported_ids (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE) STRICT;
    -- The greatest key that an import reserved.
@@ -52,6 +54,11 @@ const IDS_PER_MS = 8192;
 /** Above this, keys no longer follow the clock but count up, so that a wrong clock cannot exhaust them. */
 export const MAX_KEY = Number.MAX_SAFE_INTEGER - 2 ** 40;
 
+/** The content of removals and removed messages: neither text nor bytes. */
+export const ERASED = 0;
+/** All messages of the removal's sender before it. */
+export const ALL_OF_SENDER = "*";
+
 /** Writes to the file without changing anything. */
 const PROBE_WRITE = "UPDATE origin SET id = id";
 
@@ -60,7 +67,10 @@ export interface MessageRow {
   readonly prev: number;
   readonly time: number | null;
   readonly sender: string;
-  readonly content: Content;
+  /** {@link ERASED} of a removal, and of a removed message. */
+  readonly content: Content | number;
+  /** Of a removal: the id of the message that it removes, or {@link ALL_OF_SENDER}; null in a message. */
+  readonly removes: string | null;
   readonly checksum: number | null;
 }
 
@@ -108,7 +118,13 @@ export function lockDatabase(path: string): Database {
 export function openDatabase(path: string, nowMs: number, random: Random): Database {
   try {
     const db = new Database(resolve(path), { strict: true }); // an absolute path has no special meaning, as `:memory:` has
-    for (const pragma of [`busy_timeout = ${OPEN_WAIT_MS}`, "journal_mode = WAL", "synchronous = FULL"])
+    // `secure_delete` overwrites what is removed with zeros.
+    for (const pragma of [
+      `busy_timeout = ${OPEN_WAIT_MS}`,
+      "journal_mode = WAL",
+      "synchronous = FULL",
+      "secure_delete = ON",
+    ])
       db.run(`PRAGMA ${pragma}`);
     db.transaction(() => migrate(db, path, nowMs, random)).immediate();
     db.run("PRAGMA wal_checkpoint(TRUNCATE)"); // messages in the main file do not depend on the write-ahead log
@@ -214,7 +230,9 @@ function describe(path: string, error: unknown): string {
 }
 
 const TIME = `coalesce(time, ${EPOCH_MS} + id / ${IDS_PER_MS})`;
-const SELECT_MESSAGES = "SELECT id, prev, time, sender, content, checksum FROM messages WHERE room = ?";
+const SELECT_MESSAGES =
+  "SELECT id, prev, time, sender, content, removes, checksum FROM messages WHERE room = ?";
+const IS_MESSAGE = "removes IS NULL";
 
 export function prepareStatements(db: Database) {
   return {
@@ -238,15 +256,26 @@ export function prepareStatements(db: Database) {
     ),
     /** The message that the given number of others follow. */
     nthLatest: db.query<{ id: number }, [string, number]>(
-      "SELECT id FROM messages WHERE room = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
+      `SELECT id FROM messages WHERE room = ? AND ${IS_MESSAGE} ORDER BY id DESC LIMIT 1 OFFSET ?`,
     ),
     exists: db.query<unknown, [string, number]>("SELECT 1 FROM messages WHERE room = ? AND id = ?"),
     lastId: db.query<{ last_id: number }, [string]>("SELECT last_id FROM rooms WHERE room = ?"),
     session: db.query<SessionRow, [string, string]>(
       "SELECT seq, id, used_ms, checksum FROM sessions WHERE client = ? AND session = ?",
     ),
-    insert: db.query<unknown, [number, number, number, string, string, Content, number]>(
+    insert: db.query<unknown, [number, number, number, string, string, Content | number, number]>(
       "INSERT INTO messages (id, prev, time, room, sender, content, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    ),
+    insertRemoval: db.query<unknown, [number, number, number, string, string, string, number]>(
+      `INSERT INTO messages (id, prev, time, room, sender, content, removes, checksum)
+         VALUES (?, ?, ?, ?, ?, ${ERASED}, ?, ?)`,
+    ),
+    message: db.query<MessageRow, [string, number]>(`${SELECT_MESSAGES} AND id = ? AND ${IS_MESSAGE}`),
+    messagesOfSender: db.query<MessageRow, [string, string]>(
+      `${SELECT_MESSAGES} AND sender = ? AND ${IS_MESSAGE} AND typeof(content) <> 'integer'`,
+    ),
+    erase: db.query<unknown, [number, number]>(
+      `UPDATE messages SET content = ${ERASED}, checksum = ? WHERE id = ?`,
     ),
     setLastId: db.query<unknown, [string, number]>("REPLACE INTO rooms (room, last_id) VALUES (?, ?)"),
     setSession: db.query<unknown, [string, string, number, number, number, number]>(
@@ -257,8 +286,9 @@ export function prepareStatements(db: Database) {
     ),
     /** Rooms whose latest message is stored, that of the latest first. */
     roomsBefore: db.query<{ room: string; id: number; time: number }, [number, number]>(
-      `SELECT rooms.room, id, ${TIME} AS time FROM rooms JOIN messages ON id = last_id WHERE last_id < ?
-         ORDER BY last_id DESC LIMIT ?`,
+      `SELECT rooms.room, id, ${TIME} AS time FROM rooms JOIN messages ON id =
+           (SELECT id FROM messages WHERE room = rooms.room AND ${IS_MESSAGE} ORDER BY id DESC LIMIT 1)
+         WHERE last_id < ? ORDER BY last_id DESC LIMIT ?`,
     ),
     oldestTimes: db.query<{ id: number; time: number }, [string, number]>(
       `SELECT id, ${TIME} AS time
@@ -276,12 +306,13 @@ export function prepareStatements(db: Database) {
 
 /** Verified whenever the row is read, because disks corrupt data. */
 export function messageChecksum(
-  { id, prev, time, sender, content }: Omit<MessageRow, "checksum">,
+  { id, prev, time, sender, content, removes }: Omit<MessageRow, "checksum">,
   room: string,
 ): number {
   const kind = typeof content === "string" ? "text" : "bytes";
   // Formatting the numbers as text would take as long as all the rest.
   const numbers = Bun.hash.crc32(new Float64Array([id, prev, time ?? -1]));
+  if (typeof content === "number") return Bun.hash.crc32(`${room} ${sender} removed ${removes}`, numbers);
   return Bun.hash.crc32(content, Bun.hash.crc32(`${room} ${sender} ${kind}`, numbers));
 }
 

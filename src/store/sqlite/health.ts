@@ -99,6 +99,14 @@ export class DatabaseHealth {
     return false;
   }
 
+  /** Moves what the log contains to the main file, and truncates it. @returns whether `checkpoint` could */
+  emptyLog(checkpoint: () => boolean): boolean {
+    if (!this.checkFiles() || !this.attempt(checkpoint)?.value) return false;
+    const [main, log] = this.#states;
+    if (main && log) this.#states = [main, { ...log, size: 0 }];
+    return this.#recordStates();
+  }
+
   /** Called after the database is closed: a shutdown does not wait for reads that take too long. */
   close(): void {
     this.#isClosed = true;

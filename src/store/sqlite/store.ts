@@ -15,10 +15,20 @@ import {
   type PageQuery,
   type ReadonlyHistory,
 } from "../history.ts";
-import { isNumbered, type AppendResult, type PendingMessage, type StoredMessage } from "../message.ts";
+import {
+  isNumbered,
+  type AppendResult,
+  type PendingMessage,
+  type Removal,
+  type RemovalTarget,
+  type StoredEntry,
+} from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
 import type { AppendCallback, ListedRoom, MessageListener, MessageStore, StoreOptions } from "../store.ts";
+import { StoreUnavailable } from "../store.ts";
 import {
+  ALL_OF_SENDER,
+  ERASED,
   idFromKey,
   keyFromId,
   keyFromMs,
@@ -74,6 +84,8 @@ export class SqliteStore implements MessageStore {
   #damagedUpTo: number;
   readonly #loggedDamage = new Set<number>();
   #pruneTimer: Timer | undefined;
+  /** The write-ahead log still contains what was removed. */
+  #isErasurePending = false;
   /** The room that was pruned last. */
   #prunedRoom = "";
   #isClosed = false;
@@ -175,6 +187,55 @@ export class SqliteStore implements MessageStore {
     else this.clock.setTimeout(() => this.#commit(), SLOW_COMMIT_WAIT_MS);
   }
 
+  /** The content is gone from both files, unless another program reads them at the moment: then once that has ended. */
+  async remove(room: string, target: RemovalTarget): Promise<number | undefined> {
+    const nowMs = this.clock.now();
+    const transaction = this.#db.transaction(() => this.#eraseMessages(room, target, nowMs));
+    const result = this.#health.write(() => transaction.immediate());
+    if (!result) throw new StoreUnavailable();
+    const { removal, count } = result.value;
+    if (!removal) return count;
+    if (result.isSure) this.#mark.write(this.#originKey, keyFromId(removal.id));
+    this.#appendToCache(removal);
+    this.onMessage(removal);
+    this.#isErasurePending = true;
+    this.#emptyLog();
+    if (!result.isSure) throw new StoreUnavailable();
+    return count;
+  }
+
+  #eraseMessages(
+    room: string,
+    target: RemovalTarget,
+    nowMs: number,
+  ): { readonly removal?: Removal; readonly count: number | undefined } {
+    const rows = this.#findMessages(room, target);
+    if (rows.length === 0 && "message" in target) return { count: undefined };
+    const erasable = rows.filter(({ content }) => content !== ERASED);
+    if (erasable.length === 0) return { count: 0 };
+    for (const row of erasable)
+      this.#sql.erase.run(messageChecksum({ ...row, content: ERASED }, room), row.id);
+    const prev = this.#lastKeyOf(room);
+    const id = this.#nextKey(nowMs);
+    const [sender, removes] = "from" in target ? [target.from, ALL_OF_SENDER] : ["", target.message];
+    const row = { id, prev, time: nowMs, sender, content: ERASED, removes };
+    const checksum = messageChecksum(row, room);
+    this.#sql.insertRemoval.run(id, prev, nowMs, room, sender, removes, checksum);
+    this.#sql.setLastId.run(room, id);
+    return { removal: this.#removalOf({ ...row, checksum }, room, removes), count: erasable.length };
+  }
+
+  #findMessages(room: string, target: RemovalTarget): readonly MessageRow[] {
+    if ("from" in target) return this.#sql.messagesOfSender.all(room, target.from);
+    const key = this.#keyOf(target.message);
+    return this.#idOf(key) === target.message ? this.#sql.message.all(room, key) : [];
+  }
+
+  #emptyLog(): void {
+    if (!this.#isErasurePending) return;
+    this.#isErasurePending = !this.#health.emptyLog(() => this.#sql.checkpoint.get()?.busy === 0);
+  }
+
   async drain(): Promise<void> {
     this.#commit();
   }
@@ -230,7 +291,8 @@ export class SqliteStore implements MessageStore {
       const { room, from, content } = pending;
       const prev = lastKeys.get(room) ?? this.#lastKeyOf(room);
       const key = this.#nextKey(nowMs);
-      const checksum = messageChecksum({ id: key, prev, time: nowMs, sender: from, content }, room);
+      const row = { id: key, prev, time: nowMs, sender: from, content, removes: null };
+      const checksum = messageChecksum(row, room);
       this.#sql.insert.run(key, prev, nowMs, room, from, content, checksum);
       lastKeys.set(room, key);
       const id = idFromKey(key);
@@ -270,16 +332,16 @@ export class SqliteStore implements MessageStore {
     return { seq: row.seq, id: this.#idOf(row.id), usedMs: row.used_ms };
   }
 
-  #appendToCache(message: StoredMessage): void {
-    const room = this.rooms.get(message.room);
-    if (room) this.rooms.push(room, message);
+  #appendToCache(entry: StoredEntry): void {
+    const room = this.rooms.get(entry.room);
+    if (room) this.rooms.push(room, entry);
   }
 
   #loadRoom(name: string): CachedRoom {
     const { history: count } = this.options;
     const latest = this.#sql.before.iterate(name, Number.MAX_SAFE_INTEGER);
-    const { messages } = takeLatest(this.#intact(name, latest), count, this.rooms.loadBytes);
-    const history = new History(this.#idOf(this.#lastKeyOf(name)), count, CACHED_ROOM_BYTES, messages);
+    const { entries } = takeLatest(this.#intact(name, latest), count, this.rooms.loadBytes);
+    const history = new History(this.#idOf(this.#lastKeyOf(name)), count, CACHED_ROOM_BYTES, entries);
     const room = { history, refCount: 0 };
     this.rooms.add(name, room);
     return room;
@@ -302,7 +364,7 @@ export class SqliteStore implements MessageStore {
    * Skips damaged messages. Damaged and missing ones are logged, and no client can resume across them.
    * @param after the message that the first row must follow, if known: a damaged index may skip some
    */
-  *#intact(room: string, rows: Iterable<MessageRow>, after?: number): Generator<StoredMessage> {
+  *#intact(room: string, rows: Iterable<MessageRow>, after?: number): Generator<StoredEntry> {
     let damagedUpTo = 0;
     const report = (event: string, key: number) => {
       damagedUpTo = Math.max(damagedUpTo, key);
@@ -319,7 +381,7 @@ export class SqliteStore implements MessageStore {
         last = row;
         if (row.checksum !== null && row.checksum !== messageChecksum(row, room))
           report("message damaged", row.id);
-        else yield this.#messageOf(row, room);
+        else yield this.#entryOf(row, room);
       }
     } finally {
       this.#setDamaged(damagedUpTo);
@@ -370,6 +432,7 @@ export class SqliteStore implements MessageStore {
   #schedulePruning(waitMs: number): void {
     const step = () => {
       this.#health.checkFiles();
+      this.#emptyLog();
       const hasMore = this.prune() > 0;
       this.#schedulePruning(hasMore ? PRUNE_MORE_MS : PRUNE_INTERVAL_MS);
     };
@@ -407,15 +470,23 @@ export class SqliteStore implements MessageStore {
     return pruned;
   }
 
-  #messageOf({ id, prev, time, sender, content }: MessageRow, room: string): StoredMessage {
+  #entryOf(row: MessageRow, room: string): StoredEntry {
+    if (row.removes !== null) return this.#removalOf(row, room, row.removes);
+    const { sender: from, content } = row;
+    return { ...this.#placeOf(row, room), from, content: typeof content === "number" ? undefined : content };
+  }
+
+  #removalOf(row: MessageRow, room: string, removes: string): Removal {
+    const place = this.#placeOf(row, room);
+    const isOfSender = removes === ALL_OF_SENDER;
     return {
-      id: this.#idOf(id),
-      prev: this.#idOf(prev),
-      time: time ?? msFromKey(id),
-      room,
-      from: sender,
-      content,
+      ...place,
+      removes: isOfSender ? { from: row.sender, upTo: place.prev } : { message: removes },
     };
+  }
+
+  #placeOf({ id, prev, time }: MessageRow, room: string) {
+    return { id: this.#idOf(id), prev: this.#idOf(prev), time: time ?? msFromKey(id), room };
   }
 
   #idOf(key: number): string {

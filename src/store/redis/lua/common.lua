@@ -39,11 +39,92 @@ local function last_id(head)
   return foreign and foreign[1] or head
 end
 
+local function is_before(id, other)
+  local ms, sequence = split_id(id)
+  local other_ms, other_sequence = split_id(other)
+  return ms < other_ms or (ms == other_ms and sequence < other_sequence)
+end
+
+-- An entry of a room's stream that is not ours.
+local function is_foreign(entry) return entry[2][1] ~= 'p' or entry[2][7] ~= 't' end
+
+-- The content of a removal: 'm' and the id of a message, or 'a' for all messages of the client before it. REMOVED is that of
+-- a removed message.
+local REMOVED = 'x'
+local function is_removal(content)
+  local kind = string.sub(content, 1, 1)
+  return kind == 'm' or kind == 'a'
+end
+
+-- Whether a removal removes a message.
+local function removes(removal_id, from, content, message_id, message_from)
+  if content == 'a' then return message_from == from and is_before(message_id, removal_id) end
+  return string.sub(content, 2) == message_id
+end
+
+-- Calls a function with each entry of a room's stream, oldest first; foreign ones are skipped.
+local function each_entry(key, visit)
+  local from = '-'
+  while true do
+    local entries = redis.call('XRANGE', key, from, '+', 'COUNT', 50)
+    if #entries == 0 then return end
+    for _, entry in ipairs(entries) do
+      if not is_foreign(entry) then visit(entry[1], entry[2]) end
+      from = following_id(entry[1])
+    end
+  end
+end
+
+-- Removals are not counted by the maximum of messages.
+local function count_removals(room, count)
+  if count > 0 then redis.call('HSET', P .. 'removals', room, count)
+  else redis.call('HDEL', P .. 'removals', room) end
+end
+
+-- Entries of a stream cannot be edited, so the room is written anew, and replaced by one command. Idempotent.
+local function erase(room, removal_id, from, content)
+  local key, copy, removals = P .. 'room:' .. room, P .. 'rewritten_room', 0
+  redis.call('DEL', copy)
+  each_entry(key, function(id, fields)
+    if is_removal(fields[6]) then removals = removals + 1
+    elseif removes(removal_id, from, content, id, fields[4]) then fields[6] = REMOVED end
+    redis.call('XADD', copy, id, unpack(fields))
+  end)
+  if redis.call('EXISTS', copy) == 1 then redis.call('RENAME', copy, key) end
+  count_removals(room, removals)
+end
+
+-- How many removals there are before a room's oldest message.
+local function count_oldest_removals(key)
+  local count, from = 0, '-'
+  while true do
+    local entry = redis.call('XRANGE', key, from, '+', 'COUNT', 1)[1]
+    if not entry or is_foreign(entry) or not is_removal(entry[2][6]) then return count end
+    count, from = count + 1, following_id(entry[1])
+  end
+end
+
+-- After entries at the front of a room were deleted.
+local function recount_removals(room)
+  if redis.call('HEXISTS', P .. 'removals', room) == 0 then return end
+  local removals = 0
+  each_entry(P .. 'room:' .. room, function(_, fields) if is_removal(fields[6]) then removals = removals + 1 end end)
+  count_removals(room, removals)
+end
+
 -- Idempotent.
 local function append_to_room(room, id, prev, from, content, time, max_messages)
   local key = P .. 'room:' .. room
+  local removals = tonumber(redis.call('HGET', P .. 'removals', room) or 0)
+  if is_removal(content) then removals = removals + 1 end
   local function add(call)
-    return call('XADD', key, 'MAXLEN', max_messages, id, 'p', prev, 'f', from, 'c', content, 't', time)
+    return call('XADD', key, 'MAXLEN', max_messages + removals, id, 'p', prev, 'f', from, 'c', content, 't', time)
+  end
+  if removals > 0 then
+    if not is_removal(content) and redis.call('XLEN', key) >= max_messages + removals then
+      removals = removals - count_oldest_removals(key) -- which are deleted with the oldest message
+    end
+    count_removals(room, removals)
   end
   if type(add(redis.pcall)) ~= 'table' then return end
   -- The message is there already, or the key holds foreign data: entries with later ids, or no stream at all.
@@ -107,6 +188,12 @@ local function apply_pending()
       local id, prev, room, from = string.match(value, '^(%S+) (%S+) (%S+) (%S+)$')
       append_to_room(room, id, prev, from, fields[i + 3], time, max_messages)
       room_heads[room] = id
+    elseif field == 'x' then
+      local id, prev, room, from = string.match(value, '^(%S+) (%S+) (%S+) (%S+)$')
+      append_to_room(room, id, prev, from, fields[i + 3], time, max_messages)
+      erase(room, id, from, fields[i + 3])
+      redis.call('HSET', P .. 'heads', room, id)
+      update_room_bytes(room)
     elseif field == 'k' then
       local latest, session = string.match(value, '^(%d+ %S+) (.+)$')
       redis.call('HSET', P .. 'sessions', session, latest)

@@ -23,6 +23,7 @@ local function delete_room(room)
   redis.call('HSET', P .. 'meta', 'origin', redis.call('HGET', P .. 'meta', 'head'))
   redis.call('DEL', P .. 'room:' .. room)
   redis.call('HDEL', P .. 'heads', room)
+  redis.call('HDEL', P .. 'removals', room)
   redis.call('ZREM', P .. 'rooms:oldest', room)
   redis.call('ZREM', P .. 'rooms', room)
   update_room_bytes(room)
@@ -88,6 +89,7 @@ local function evict()
     if not is_above(OCCUPIED) then break end
     local key = P .. 'room:' .. room
     redis.call('XTRIM', key, 'MAXLEN', math.floor(redis.call('XLEN', key) / 2))
+    recount_removals(room)
     update_room_bytes(room)
     trimmed = trimmed + 1
   end
@@ -109,6 +111,13 @@ if is_memory_known then
   local meta = redis.call('HMGET', P .. 'meta', 'bytes', 'room_bytes')
   local evict_at = (meta[1] or 0) + (meta[2] or 0) + bytes_until_eviction(evicted, sessions)
   redis.pcall('HSET', P .. 'meta', 'evict_at', string.format('%.0f', evict_at))
+end
+
+-- The log still contains what was removed. After the time of a lease all nodes have read it, or read their rooms anew.
+local erasure = redis.call('HMGET', P .. 'meta', 'erase_log_at', 'erase_log_records', 'records', 'head', 'applied')
+if erasure[1] and math.abs(now - erasure[1]) >= tonumber(ARGV[2]) and erasure[4] == erasure[5] then
+  redis.call('XTRIM', P .. 'log', 'MAXLEN', math.max(1, (erasure[3] or 0) - erasure[2]))
+  redis.call('HDEL', P .. 'meta', 'erase_log_at', 'erase_log_records')
 end
 
 -- After the clock was wrong: a time in the future counts as now.
@@ -147,6 +156,7 @@ local function prune(room)
 end
 for _, room in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rooms:oldest', '-inf', cutoff, 'LIMIT', 0, MAX_DELETIONS)) do
   local oldest = prune(room)
+  recount_removals(room)
   if oldest then redis.call('ZADD', P .. 'rooms:oldest', oldest, room)
   elseif redis.call('XLEN', P .. 'room:' .. room) > 0 then redis.call('ZADD', P .. 'rooms:oldest', now, room)
   elseif is_empty(room) then delete_room(room)

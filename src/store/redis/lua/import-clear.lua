@@ -7,6 +7,6 @@ for _, room in ipairs(rooms) do
   for _, zset in ipairs({ 'rooms', 'rooms:oldest', 'rooms:bytes' }) do redis.call('ZREM', P .. zset, room) end
 end
 if #rooms == MAX_ROOMS then return 1 end
-for _, key in ipairs({ 'heads', 'sessions', 'sessions:used', 'log', 'trim_points', 'meta' }) do redis.call('DEL', P .. key) end
+for _, key in ipairs({ 'heads', 'removals', 'sessions', 'sessions:used', 'log', 'trim_points', 'meta' }) do redis.call('DEL', P .. key) end
 if ARGV[3] == '1' then redis.call('DEL', P .. 'lease:import', P .. 'import') end
 return 0

@@ -14,9 +14,9 @@ while i <= #ARGV do
     local time = ARGV[kind == 'm' and i + 6 or i + 3]
     redis.call('ZADD', P .. 'rooms', time, name)
     -- What is before a gap is left out, because no client may resume across it.
-    if kind == 'r' or (head and head ~= ARGV[i + 3]) then redis.call('DEL', key) end
+    if kind == 'r' or (head and head ~= ARGV[i + 3]) then redis.call('DEL', key) redis.call('HDEL', P .. 'removals', name) end
     if kind == 'm' then
-      redis.call('XADD', key, 'MAXLEN', max_messages, id, 'p', ARGV[i + 3], 'f', ARGV[i + 4], 'c', ARGV[i + 5], 't', time)
+      append_to_room(name, id, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], time, max_messages)
     end
     if not redis.call('ZSCORE', P .. 'rooms:oldest', name) then redis.call('ZADD', P .. 'rooms:oldest', time, name) end
     redis.call('HSET', P .. 'heads', name, id)

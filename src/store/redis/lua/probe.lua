@@ -4,7 +4,7 @@ local meta, nothing = P .. 'meta', P .. 'nothing'
 local probes = {
   { 'HSET', meta, 'asked', 1 }, { 'HINCRBY', meta, 'asked', 0 }, { 'RPUSH', meta, 1 }, { 'SADD', meta, 1 },
   { 'XADD', P .. 'log', '0-0', 'p', '' }, { 'XSETID', meta, '0-1' }, { 'SET', nothing, 1, 'XX' }, { 'ZADD', nothing, 'XX', 1, 1 },
-  { 'DEL', nothing }, { 'HDEL', nothing, 1 }, { 'LPOP', nothing }, { 'PEXPIRE', nothing, 1 }, { 'SREM', nothing, 1 },
+  { 'DEL', nothing }, { 'RENAME', nothing, nothing }, { 'HDEL', nothing, 1 }, { 'LPOP', nothing }, { 'PEXPIRE', nothing, 1 }, { 'SREM', nothing, 1 },
   { 'XDEL', nothing, '0-1' }, { 'XTRIM', nothing, 'MAXLEN', 1 }, { 'ZREM', nothing, 1 },
   { 'EXISTS', nothing }, { 'HEXISTS', nothing, 1 }, { 'HGET', nothing, 1 }, { 'HGETALL', nothing }, { 'HKEYS', nothing },
   { 'HMGET', nothing, 1 }, { 'INFO', 'memory' }, { 'LLEN', nothing }, { 'MEMORY', 'USAGE', nothing }, { 'SMEMBERS', nothing },
@@ -19,7 +19,8 @@ local function find_rejection()
     local reply = redis.pcall(unpack(probe))
     local reason = type(reply) == 'table' and reply.err or ''
     -- XADD fails only for its id, and writes to `meta` only for its type, if Redis accepts them.
-    if reason ~= '' and not string.find(reason, 'must be greater', 1, true) and not string.find(reason, 'WRONGTYPE', 1, true) then
+    if reason ~= '' and not string.find(reason, 'must be greater', 1, true) and not string.find(reason, 'WRONGTYPE', 1, true)
+        and not string.find(reason, 'no such key', 1, true) then
       return reason
     end
   end

@@ -4,33 +4,36 @@ local room, max_count, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local key = P .. 'room:' .. room
 local head, fields = apply_or_read_pending()
 
--- The room's messages in that record, as entries of its stream.
-local pending, time = {}, string.match(fields[2] or '', '%d+$')
+-- The room's messages and its removal in that record, as entries of its stream.
+local pending, removal, time = {}, nil, string.match(fields[2] or '', '%d+$')
 for i = 3, #fields, 2 do
-  if fields[i] == 'm' then
+  if fields[i] == 'm' or fields[i] == 'x' then
     local id, prev, its_room, from = string.match(fields[i + 1], '^(%S+) (%S+) (%S+) (%S+)$')
-    if its_room == room and #redis.call('XRANGE', key, id, id) == 0 then
-      pending[#pending + 1] = { id, { 'p', prev, 'f', from, 'c', fields[i + 3], 't', time } }
+    local entry = { id, { 'p', prev, 'f', from, 'c', fields[i + 3], 't', time } }
+    if its_room == room then
+      if fields[i] == 'x' then removal = entry end
+      if #redis.call('XRANGE', key, id, id) == 0 then pending[#pending + 1] = entry end
     end
   end
 end
 
-local function is_foreign(entry) return entry[2][1] ~= 'p' or entry[2][7] ~= 't' end
-
-local function is_before(id, other)
-  local ms, sequence = split_id(id)
-  local other_ms, other_sequence = split_id(other)
-  return ms < other_ms or (ms == other_ms and sequence < other_sequence)
+local function is_removed(entry)
+  local content = entry[2][6]
+  return removal and not is_removal(content) and removes(removal[1], removal[2][4], removal[2][6], entry[1], entry[2][4])
 end
 
--- The messages from an id on, or back to the oldest, up to the limits; the one that passes the limit of bytes is included.
+-- The messages from an id on, or back to the oldest, up to the limits, and the removals among them; the one that passes the
+-- limit of bytes is included.
 local function read(from, is_backwards)
-  local messages, bytes = {}, 0
+  local messages, count_read, bytes = {}, 0, 0
   -- Returns whether a limit is reached.
   local function add(entry)
+    local is_ours = not is_foreign(entry)
+    if is_ours and is_removed(entry) then entry[2][6] = REMOVED end
     for _, text in ipairs(entry[2]) do bytes = bytes + #text end
     messages[#messages + 1] = entry
-    return bytes > max_bytes or #messages == max_count
+    if not (is_ours and is_removal(entry[2][6])) then count_read = count_read + 1 end
+    return bytes > max_bytes or count_read == max_count
   end
   if max_count == 0 then return messages end
   if is_backwards then
@@ -39,7 +42,7 @@ local function read(from, is_backwards)
     end
   end
   while true do
-    local count = math.min(50, max_count - #messages)
+    local count = math.min(50, max_count - count_read)
     local entries = redis.call(is_backwards and 'XREVRANGE' or 'XRANGE', key, from, is_backwards and '-' or '+', 'COUNT', count)
     if #entries == 0 then break end
     for _, entry in ipairs(entries) do
