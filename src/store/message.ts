@@ -1,4 +1,4 @@
-/** Messages: pending on their way in, stored once the store has accepted them. */
+/** Messages, pending until the store has accepted them and stored from then on, and removals of messages. */
 
 import type { Content } from "../protocol/codec.ts";
 import type { RemovedMessages } from "../protocol/events.ts";
@@ -15,7 +15,7 @@ export interface PendingMessage {
   readonly requiresSeq: number | undefined;
 }
 
-/** With a session and a seq, a message keeps its sender's order, and duplicates of it are recognized. Without both, neither. */
+/** With a session and a seq, a message keeps its sender's order, and duplicates of it are recognized; if one is missing, neither holds. */
 export function isNumbered<M extends Pick<PendingMessage, "session" | "seq">>(
   message: M,
 ): message is M & { readonly session: string; readonly seq: number } {

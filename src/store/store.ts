@@ -1,4 +1,4 @@
-/** What a store is: it accepts messages, assigns their ids, and emits all stored messages in one order. */
+/** What a store is: it accepts messages and removals, assigns their ids, and emits all of them in one order. */
 
 import type { HistoryPage, PageQuery, ReadonlyHistory } from "./history.ts";
 import type { AppendResult, PendingMessage, RemovalTarget, StoredEntry } from "./message.ts";
