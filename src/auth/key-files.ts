@@ -7,6 +7,9 @@ import { parsePublicKeys } from "./public-keys.ts";
 /** The size of the hash: the minimum that RFC 7518, section 3.2 requires. */
 export const MIN_SECRET_BYTES = 32;
 
+/** More than any set of keys takes: reading holds up the server. */
+const MAX_FILE_BYTES = 1024 * 1024;
+
 /** `secret` is a file whose text is one secret, `public` a file of public keys. */
 type KeyKind = "secret" | "public";
 
@@ -20,9 +23,11 @@ export interface KeySource {
 }
 
 export function readKeyFile(kind: KeyKind, file: string): KeySource | InvalidKeys {
+  const { readFileSync, statSync } = lazyFs();
   let content: Buffer;
   try {
-    content = lazyFs().readFileSync(file);
+    if (statSync(file).size > MAX_FILE_BYTES) return { expected: "a file of at most 1 MiB" };
+    content = readFileSync(file);
   } catch {
     return { expected: "a readable file" };
   }

@@ -69,7 +69,7 @@ describe("a keyring", () => {
     expect([accepts(NEW), changes.length]).toEqual([true, 1]);
   });
 
-  test("keeps the keys of a file that is missing, empty, too short or broken, and takes the next good ones", () => {
+  test("keeps the keys of a file that is missing, empty, too short, too long or broken, and takes the next good ones", () => {
     using folder = new Folder();
     const file = folder.write("secret", OLD);
     const { publicKey } = generateKeyPairSync("ed25519");
@@ -77,7 +77,7 @@ describe("a keyring", () => {
     const { ring, changes, accepts } = watch(file, pem);
     const id = readKeyFile("public", pem);
     if ("expected" in id) throw new Error(id.expected);
-    for (const text of ["", "short", "-----BEGIN PUBLIC KEY-----", "\0"]) {
+    for (const text of ["", "short", "x".repeat(1024 * 1024 + 1), "-----BEGIN PUBLIC KEY-----", "\0"]) {
       folder.write("secret", text);
       folder.write("key.pem", text);
       jest.advanceTimersByTime(10_000);
