@@ -37,7 +37,7 @@ export class Hub implements ChatContext {
     readonly clock: Clock,
   ) {
     const { store, cluster } = createStore({
-      onMessage: (message) => this.#rooms.get(message.room)?.deliver(message),
+      onEntry: (entry) => this.#rooms.get(entry.room)?.deliver(entry),
       onRemotePresence: (room, client, difference) =>
         this.#rooms.get(room)?.presence.adjustCount(client, difference),
       onSessionClaimed: (...claim) => this.sessions.onRemoteClaim(...claim),

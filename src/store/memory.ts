@@ -18,7 +18,7 @@ import {
   StoreUnavailable,
   type AppendCallback,
   type ListedRoom,
-  type MessageListener,
+  type EntryListener,
   type MessageStore,
 } from "./store.ts";
 
@@ -47,7 +47,7 @@ export class MemoryStore implements MessageStore {
 
   constructor(
     private readonly maxMessages: number,
-    private readonly onMessage: MessageListener,
+    private readonly onEntry: EntryListener,
     private readonly clock: Clock,
     random: Random,
     private readonly limits: Readonly<typeof LIMITS> = LIMITS,
@@ -86,7 +86,7 @@ export class MemoryStore implements MessageStore {
     this.#sessions.record(pending, id, nowMs);
     this.#push(name, room, message);
     callback.onResult(pending, { stored: message });
-    this.onMessage(message);
+    this.onEntry(message);
   }
 
   async remove(name: string, target: RemovalTarget): Promise<number | undefined> {
@@ -103,7 +103,7 @@ export class MemoryStore implements MessageStore {
       removes: found.removes,
     };
     this.#push(name, room, removal);
-    this.onMessage(removal);
+    this.onEntry(removal);
     return found.count;
   }
 

@@ -59,8 +59,8 @@ export async function loadArchive(
   throw new StoreError(`${url.protocol} cannot be exported or imported.`);
 }
 
-const createMemoryStore: CreateBackend = ({ history }, { onMessage }, clock, random) => ({
-  store: new MemoryStore(history, onMessage, clock, random),
+const createMemoryStore: CreateBackend = ({ history }, { onEntry }, clock, random) => ({
+  store: new MemoryStore(history, onEntry, clock, random),
 });
 
 function loadSqliteStore(url: URL): LoadStore | undefined {
@@ -68,8 +68,8 @@ function loadSqliteStore(url: URL): LoadStore | undefined {
   if (file === undefined) return undefined;
   return async () => {
     const { SqliteStore } = await import("./sqlite/store.ts");
-    return (options, { onMessage }, clock, random) => ({
-      store: new SqliteStore(file, options, onMessage, clock, random),
+    return (options, { onEntry }, clock, random) => ({
+      store: new SqliteStore(file, options, onEntry, clock, random),
     });
   };
 }

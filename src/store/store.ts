@@ -54,7 +54,7 @@ export interface AppendCallback {
 
 /** What a store reports, everything in its one order. */
 export interface StoreListener {
-  readonly onMessage: MessageListener;
+  readonly onEntry: EntryListener;
   /** On another node, a client has opened that number of connections in a room, or closed them if it is negative. */
   onRemotePresence(room: string, client: string, difference: number): void;
   /** Another node claimed a session. */
@@ -64,7 +64,7 @@ export interface StoreListener {
 }
 
 /** Receives each stored message once, just after its sender received the result, and each removal once. */
-export type MessageListener = (entry: StoredEntry) => void;
+export type EntryListener = (entry: StoredEntry) => void;
 
 /** What a `--store` URL opens. */
 export interface Backend {

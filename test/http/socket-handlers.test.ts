@@ -129,7 +129,7 @@ class StuckStore extends MemoryStore {
 
 test("a socket that is paused until the store answers is not terminated, although its pongs are not read", async () => {
   const { hub, sockets, handlers } = start(
-    ({ onMessage }) => new StuckStore(100, onMessage, systemClock, systemRandom),
+    ({ onEntry }) => new StuckStore(100, onEntry, systemClock, systemRandom),
   );
   const request = { client: "ann", room: "tea", wire: "text", history: 0, can: ["read", "write"] } as const;
   const ann = new FakeServerSocket(await hub.reserve(request, new TokenBucket({ perSecond: 0, burst: 0 })));

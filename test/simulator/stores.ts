@@ -52,10 +52,10 @@ class NoDisk implements Disk {
     private readonly history: number,
   ) {}
 
-  open({ onMessage }: StoreListener, owner: Owner): Backend {
+  open({ onEntry }: StoreListener, owner: Owner): Backend {
     const clock = this.world.clockOf(owner);
     const limits = { rooms: MAX_ROOMS, roomBytes: MAX_BYTES, bytes: MAX_BYTES };
-    const memory = new MemoryStore(this.history, onMessage, clock, this.world.randomOf(), limits);
+    const memory = new MemoryStore(this.history, onEntry, clock, this.world.randomOf(), limits);
     if (this.settings.kind === "memory") return { store: memory };
     return { store: new DelayedStore(memory, this.settings, clock, this.world.dice.next) };
   }
@@ -104,11 +104,11 @@ class SqliteDisk implements Disk {
     return this.world.dice;
   }
 
-  open({ onMessage }: StoreListener, owner: Owner): Backend {
+  open({ onEntry }: StoreListener, owner: Owner): Backend {
     this.#crash = undefined; // of a process that has ended otherwise
     const options = { history: this.history, keepDays: this.keepDays };
     const clock = this.world.clockOf(owner);
-    const store = new SqliteStore(this.#path, options, onMessage, clock, this.world.randomOf());
+    const store = new SqliteStore(this.#path, options, onEntry, clock, this.world.randomOf());
     const close = store.close.bind(store);
     let isClosed = false;
     // A process that crashes during its shutdown closes the store in what is left of its last event.

@@ -359,7 +359,7 @@ test.skipIf(skipped !== "")(
     const lost = Promise.withResolvers<void>();
     const config = { url: `redis://127.0.0.1:${redis.port}`, prefix: "held:", name: "Redis" };
     const listener = {
-      onMessage() {},
+      onEntry() {},
       onRemotePresence() {},
       onSessionClaimed() {},
       onStateLost: () => lost.resolve(),

@@ -7,7 +7,7 @@ import { RedisRooms } from "../../src/store/redis/rooms.ts";
 import { redisTiming } from "../../src/store/redis/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 
-const listener = { onMessage() {}, onRemotePresence() {}, onSessionClaimed() {}, onStateLost() {} };
+const listener = { onEntry() {}, onRemotePresence() {}, onSessionClaimed() {}, onStateLost() {} };
 const emptyRoom = {
   openRoom: async () => ({ head: "1-0", lastId: "1-0", newestFirst: [], presence: [] }),
 };
@@ -58,7 +58,7 @@ function pausedRooms() {
     { openRoom },
     new Set(),
     1000,
-    { ...listener, onMessage: ({ id }) => broadcast.push(id) },
+    { ...listener, onEntry: ({ id }) => broadcast.push(id) },
     MAX_BYTES,
   );
   /** When "tea" and the log have that many messages. */

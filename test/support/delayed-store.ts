@@ -100,9 +100,9 @@ export class DelayedStore implements MessageStore {
   }
 }
 
-storeFactories.set("delayed:", ({ searchParams: query }) => async () => ({ history }, { onMessage }) => {
+storeFactories.set("delayed:", ({ searchParams: query }) => async () => ({ history }, { onEntry }) => {
   const number = (name: string, missing: number) => Number(query.get(name) ?? missing);
   const delays = { delayMs: number("delay", 5), rejectShare: number("reject", 0), unconfirmedShare: 0 };
-  const inner = new MemoryStore(history, onMessage, systemClock, systemRandom);
+  const inner = new MemoryStore(history, onEntry, systemClock, systemRandom);
   return { store: new DelayedStore(inner, delays, systemClock, randomFrom(number("seed", 1))) };
 });

@@ -66,8 +66,8 @@ export class FakeSocket implements ConnectionSocket {
 export function startHub({
   history = 100,
   flushMs = 0,
-  makeStore = ({ onMessage }: StoreListener): MessageStore =>
-    new MemoryStore(history, onMessage, systemClock, systemRandom),
+  makeStore = ({ onEntry }: StoreListener): MessageStore =>
+    new MemoryStore(history, onEntry, systemClock, systemRandom),
 } = {}) {
   const topics = new Map<string, Set<FakeSocket>>();
   const hub = new Hub(

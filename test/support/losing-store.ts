@@ -20,7 +20,7 @@ class LosingStore implements MessageStore {
     private readonly maxEntries: number,
     private readonly follower: StoreListener,
   ) {
-    this.#inner = new MemoryStore(maxEntries, follower.onMessage, systemClock, systemRandom);
+    this.#inner = new MemoryStore(maxEntries, follower.onEntry, systemClock, systemRandom);
   }
 
   async acquireRoom(room: string) {
@@ -34,7 +34,7 @@ class LosingStore implements MessageStore {
   #lose(): void {
     if (this.#hasLost) return;
     this.#hasLost = true;
-    this.#inner = new MemoryStore(this.maxEntries, this.follower.onMessage, systemClock, systemRandom);
+    this.#inner = new MemoryStore(this.maxEntries, this.follower.onEntry, systemClock, systemRandom);
     this.follower.onStateLost();
   }
 

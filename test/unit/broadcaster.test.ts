@@ -250,9 +250,9 @@ test("messages queued in a room that the store has lost do not reach its success
   const published: string[] = [];
   let loseState = () => {};
   const hub = new Hub(
-    ({ onMessage, onStateLost }) => {
+    ({ onEntry, onStateLost }) => {
       loseState = onStateLost;
-      return { store: new MemoryStore(10, onMessage, systemClock, systemRandom) };
+      return { store: new MemoryStore(10, onEntry, systemClock, systemRandom) };
     },
     (_, frame) => published.push(String(frame)),
     { maxMessageBytes: 65_536, pingSeconds: 25, flushMs: 20 },

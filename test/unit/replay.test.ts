@@ -47,8 +47,8 @@ describe("a replay", () => {
   test("continues from the store once the cached history has moved on", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
     const { hub, join: joins } = startHub({
-      makeStore: ({ onMessage }) =>
-        new SqliteStore(file, { history: 10, keepDays: 0 }, onMessage, systemClock, systemRandom),
+      makeStore: ({ onEntry }) =>
+        new SqliteStore(file, { history: 10, keepDays: 0 }, onEntry, systemClock, systemRandom),
     });
     const ann = await joins("ann");
     const say = async (from: number, to: number) => {
@@ -145,8 +145,8 @@ describe("a replay", () => {
   test("from the store is not overtaken by personal lines", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
     const { hub, join: joins } = startHub({
-      makeStore: ({ onMessage }) =>
-        new SqliteStore(file, { history: 10, keepDays: 0 }, onMessage, systemClock, systemRandom),
+      makeStore: ({ onEntry }) =>
+        new SqliteStore(file, { history: 10, keepDays: 0 }, onEntry, systemClock, systemRandom),
     });
     const bob = await joins("bob");
     for (let i = 1; i <= 200; i++) bob.says(`${i}`);
@@ -219,12 +219,12 @@ describe("a replay", () => {
       const ready = new History("1-0", 10, Infinity);
       const stores: MessageStore[] = [];
       const { join } = startHub({
-        makeStore({ onMessage }) {
+        makeStore({ onEntry }) {
           const store = new MemoryStore(
             1000,
             (message) => {
               ready.push(message);
-              onMessage(message);
+              onEntry(message);
             },
             systemClock,
             systemRandom,

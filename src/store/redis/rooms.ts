@@ -76,7 +76,7 @@ export class RedisRooms {
     room.loadedAtId = "";
     if ("entry" in update) {
       this.#rooms.push(room, update.entry);
-      this.listener.onMessage(update.entry);
+      this.listener.onEntry(update.entry);
     } else {
       const { client, node, connections } = update;
       this.listener.onRemotePresence(name, client, setPresence(room, client, node, connections));

@@ -24,7 +24,7 @@ import {
   type StoredEntry,
 } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
-import type { AppendCallback, ListedRoom, MessageListener, MessageStore, StoreOptions } from "../store.ts";
+import type { AppendCallback, ListedRoom, EntryListener, MessageStore, StoreOptions } from "../store.ts";
 import { StoreUnavailable } from "../store.ts";
 import {
   ALL_OF_SENDER,
@@ -94,7 +94,7 @@ export class SqliteStore implements MessageStore {
   constructor(
     private readonly path: string,
     private readonly options: StoreOptions,
-    private readonly onMessage: MessageListener,
+    private readonly onEntry: EntryListener,
     private readonly clock: Clock,
     private readonly random: Random,
     /** The latest messages of the acquired rooms. */
@@ -197,7 +197,7 @@ export class SqliteStore implements MessageStore {
     if (!removal) return count;
     if (result.isSure) this.#mark.write(this.#originKey, keyFromId(removal.id));
     this.#appendToCache(removal);
-    this.onMessage(removal);
+    this.onEntry(removal);
     this.#isErasurePending = true;
     this.#emptyLog();
     if (!result.isSure) throw new StoreUnavailable();
@@ -276,7 +276,7 @@ export class SqliteStore implements MessageStore {
         const result = results?.[i] ?? { rejected: "unavailable" };
         if ("stored" in result) this.#appendToCache(result.stored);
         callback.onResult(pending, results && !isSure ? { rejected: "unconfirmed" } : result);
-        if ("stored" in result) this.onMessage(result.stored);
+        if ("stored" in result) this.onEntry(result.stored);
       } catch (error) {
         logError("A stored message could not be delivered", error); // the rest of the batch still is
       }
