@@ -17,8 +17,8 @@ import { RoomCache, type CachedRoom } from "./room-cache.ts";
 import {
   StoreUnavailable,
   type AppendCallback,
-  type ListedRoom,
   type EntryListener,
+  type ListedRoom,
   type MessageStore,
 } from "./store.ts";
 
