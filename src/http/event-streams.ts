@@ -2,7 +2,7 @@
 
 import type { ServerOptions } from "./options.ts";
 import { jsonProblem, rejectionHeaders, type HttpProblem } from "./problem.ts";
-import { parseStreamRequest, requireName } from "./request.ts";
+import { acceptedQuality, EVENT_STREAM, parseStreamRequest, requireName } from "./request.ts";
 import type { ApiHandler, Router } from "./router.ts";
 import type { SocketRegistry } from "./socket-registry.ts";
 import { StreamSocket, type StreamHandlers, type StreamTopics } from "./stream-socket.ts";
@@ -102,7 +102,7 @@ export class EventStreams {
    */
   readonly rejection = (problem: HttpProblem, { headers }: Request): Response => {
     const isTransient = problem.status === 429 || problem.status === 503;
-    if (!isTransient || !headers.get("accept")?.includes("text/event-stream")) return jsonProblem(problem);
+    if (!isTransient || acceptedQuality(headers, EVENT_STREAM) === 0) return jsonProblem(problem);
     const { retryAfterSeconds = 0 } = problem.more;
     const retryMs = Math.ceil(retryAfterSeconds * 1000) + this.#retryMs();
     return new Response(`retry: ${retryMs}\n: ${problem.detail}\n\n`, {

@@ -11,6 +11,8 @@ import { ndjsonEncoder, sseEncoder } from "../protocol/stream-encoders.ts";
 const MAX_PARAMETERS = 32;
 /** Longer than any message id, so a cut id matches none. */
 const MAX_ID_CHARACTERS = 40;
+/** The media type that an EventSource accepts. */
+export const EVENT_STREAM = "text/event-stream";
 const DEFAULT_ROOM = "lobby";
 
 /**
@@ -60,7 +62,7 @@ export function parseStreamRequest(
   const wanted = lastEventId === null ? history : null;
   return {
     room,
-    codec: headers.get("accept")?.includes("application/x-ndjson") ? ndjsonEncoder : sseEncoder,
+    codec: prefersNdjson(headers) ? ndjsonEncoder : sseEncoder,
     ...parseReplayStart(after, wanted ?? (after === null ? 0 : defaultHistory), defaultHistory),
   };
 }
@@ -81,6 +83,22 @@ function parseHistory(query: URLSearchParams): number | null {
     "bad-history",
     "history must be a whole number: how many of the latest messages to replay.",
   );
+}
+
+function prefersNdjson(headers: Headers): boolean {
+  const quality = acceptedQuality(headers, "application/x-ndjson");
+  return quality > 0 && quality >= acceptedQuality(headers, EVENT_STREAM);
+}
+
+/** The `q` of a media type that `Accept` names (RFC 9110, section 12.5.1); 0 if it does not, wildcards aside. */
+export function acceptedQuality(headers: Headers, type: string): number {
+  for (const range of (headers.get("accept") ?? "").toLowerCase().split(",")) {
+    const [name = "", ...parameters] = range.split(";").map((part) => part.trim());
+    if (name !== type) continue;
+    const quality = Number(parameters.find((each) => each.startsWith("q="))?.slice(2) ?? 1);
+    return Number.isNaN(quality) ? 1 : quality;
+  }
+  return 0;
 }
 
 /** The first {@link MAX_PARAMETERS} query parameters. */

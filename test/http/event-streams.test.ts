@@ -95,6 +95,11 @@ describe("one server", () => {
     for (const [accept, type] of [
       ["*/*", "text/event-stream"],
       ["application/x-ndjson", "application/x-ndjson"],
+      ["Application/X-NDJSON ; q=0.5, */*", "application/x-ndjson"],
+      ["text/event-stream, application/x-ndjson", "application/x-ndjson"],
+      ["text/event-stream;q=0.9, application/x-ndjson;q=0.1", "text/event-stream"],
+      ["application/x-ndjson;q=0, */*", "text/event-stream"],
+      ["application/x-ndjson-seq", "text/event-stream"],
     ] as const) {
       const aborter = new AbortController();
       const init = { headers: { Accept: accept }, signal: aborter.signal };
