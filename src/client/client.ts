@@ -13,7 +13,7 @@
  * stored exactly once. Messages are received once each, in the room's order; `welcome` says if some are missing.
  */
 
-import type { ServerEvent, ChatMessage, PresenceChange, Welcome } from "../protocol/events.ts";
+import type { ServerEvent, ChatMessage, PresenceChange, Removal, Welcome } from "../protocol/events.ts";
 
 export interface ConnectOptions {
   /** Origin of the server, such as `http://localhost:8000`. Default: where this module was loaded from. */
@@ -74,7 +74,7 @@ export interface ClosedState {
   readonly code?: string;
 }
 
-/** A message of the room. A binary one has `data`, and the same as `bytes`, instead of a text. */
+/** A message of the room. A binary one has `data`, and the same as `bytes`, instead of a text; a removed one has neither. */
 export interface ReceivedMessage extends ChatMessage {
   readonly bytes?: Uint8Array<ArrayBuffer> | undefined;
 }
@@ -88,6 +88,8 @@ export interface ClientEvents {
   /** The replay of a new connection is complete: `count` messages of it. What follows is live. */
   replayed: { readonly count: number };
   presence: PresenceChange;
+  /** A moderator has removed messages that were received earlier: one, or all of a client up to an id. */
+  removed: Removal;
   /** The message is stored. `id` is its message id, or undefined if it was acknowledged through a later connection. */
   acknowledged: { readonly item: OutboxItem; readonly id?: string | undefined };
   /** The message was not stored and is not resent. `code` is an error code of the protocol, `message` a sentence. */
@@ -155,6 +157,7 @@ export class Client {
     message: [],
     replayed: [],
     presence: [],
+    removed: [],
     acknowledged: [],
     rejected: [],
     unconfirmed: [],
@@ -515,6 +518,13 @@ export class Client {
         if (this.#replayed !== undefined) this.#replayed++;
         this.#emit("message", withBytes(event));
         break;
+      case "removed": {
+        this.#attempts = 0;
+        this.#after = event.id;
+        const { type: _, ...removal } = event;
+        this.#emit("removed", removal);
+        break;
+      }
       case "pong":
         this.#attempts = 0;
         this.#onReplayDone();
@@ -710,6 +720,8 @@ const FIELD_TYPES = new Map<string, Check>([
   ["from", isString],
   ["text", isString],
   ["data", isString],
+  ["removed", (value) => value === true],
+  ["upTo", isString],
   ["last", isString],
   ["code", isString],
   ["message", isString],
@@ -730,6 +742,7 @@ const REQUIRED_FIELDS = new Map<unknown, readonly string[]>([
   ["welcome", ["last", "count", "members", "can", "pingSeconds", "maxMessageBytes"]],
   ["message", ["id", "time", "from"]],
   ["presence", ["joined", "left", "count"]],
+  ["removed", ["id"]],
   ["ack", ["seq"]],
   ["error", ["code", "message"]],
   ["pong", []],

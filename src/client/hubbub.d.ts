@@ -74,7 +74,7 @@ export interface ClosedState {
   readonly statusCode?: number;
   readonly code?: string;
 }
-/** A message of the room. A binary one has `data`, and the same as `bytes`, instead of a text. */
+/** A message of the room. A binary one has `data`, and the same as `bytes`, instead of a text; a removed one has neither. */
 export interface ReceivedMessage extends ChatMessage {
   readonly bytes?: Uint8Array<ArrayBuffer> | undefined;
 }
@@ -89,6 +89,8 @@ export interface ClientEvents {
     readonly count: number;
   };
   presence: PresenceChange;
+  /** A moderator has removed messages that were received earlier: one, or all of a client up to an id. */
+  removed: Removal;
   /** The message is stored. `id` is its message id, or undefined if it was acknowledged through a later connection. */
   acknowledged: {
     readonly item: OutboxItem;
@@ -175,7 +177,22 @@ export interface ChatMessage {
   readonly text?: string;
   /** A binary message, in base64. */
   readonly data?: string;
+  /** A moderator has removed the message: it has neither text nor data. */
+  readonly removed?: true;
 }
+/** What a moderator has removed: one message, or all messages of a client up to an id. */
+export type RemovedMessages =
+  | {
+      readonly message: string;
+    }
+  | {
+      readonly from: string;
+      readonly upTo: string;
+    };
+/** A removal; its id is a place in the order, as a message's. */
+export type Removal = {
+  readonly id: string;
+} & RemovedMessages;
 export interface PresenceChange {
   readonly joined: readonly string[];
   readonly left: readonly string[];
@@ -191,6 +208,9 @@ export type ServerEvent =
   | ({
       readonly type: "presence";
     } & PresenceChange)
+  | ({
+      readonly type: "removed";
+    } & Removal)
   | {
       readonly type: "ack";
       readonly seq: number;

@@ -1,12 +1,13 @@
 /** The connection to the room: passes the client's events to the parts of the page, and opens it under another name. */
 
 import { connect, type Client, type ConnectOptions, type ReceivedMessage } from "../client/client.ts";
-import type { Welcome } from "../protocol/events.ts";
+import type { Removal, Welcome } from "../protocol/events.ts";
 import type { Announcer } from "./announcer.ts";
 import type { Composer } from "./composer.ts";
 import type { Conversation } from "./conversation.ts";
 import { EarlierMessages } from "./earlier-messages.ts";
 import type { Identity } from "./identity.ts";
+import type { Moderation } from "./moderation.ts";
 import type { Notifications } from "./notifications.ts";
 import type { Outbox } from "./outbox.ts";
 import type { People } from "./people.ts";
@@ -30,6 +31,7 @@ export interface Parts {
   readonly rooms: Rooms;
   readonly notifications: Notifications;
   readonly statusLine: StatusLine;
+  readonly moderation: Moderation;
 }
 
 export class Chat {
@@ -98,6 +100,7 @@ export class Chat {
       .on("state", ({ status }) => client === this.#client && showState(status))
       .on("welcome", (welcome) => this.#onWelcome(welcome))
       .on("message", (message) => this.#onMessage(message))
+      .on("removed", (removal) => this.#onRemoved(removal))
       .on("replayed", () => this.#onReplayed())
       .on("presence", (change) => people.change(change));
     statusLine.attach(client);
@@ -105,7 +108,8 @@ export class Chat {
   }
 
   #onWelcome(welcome: Welcome): void {
-    const { composer, conversation, identity, outbox, people, statusLine } = this.#parts;
+    const { composer, conversation, identity, moderation, outbox, people, statusLine } = this.#parts;
+    moderation.isAllowed = welcome.can.includes("moderate");
     identity.client = welcome.client;
     composer.maxMessageBytes = welcome.maxMessageBytes;
     composer.isReadOnly = conversation.isReadOnly = !welcome.can.includes("write");
@@ -133,6 +137,11 @@ export class Chat {
     if (!scroller.isFollowing) scroller.countNew();
     const attachment = entry.querySelector(".image") ? words.image : words.file;
     announcer.announce(words.announce(displayName(message.from), message.text ?? attachment));
+  }
+
+  #onRemoved(removal: Removal): void {
+    this.#lastId = removal.id;
+    this.#parts.conversation.markRemoved(removal);
   }
 
   #onReplayed(): void {

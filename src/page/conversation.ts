@@ -4,6 +4,7 @@
  */
 
 import type { ReceivedMessage } from "../client/client.ts";
+import type { RemovedMessages } from "../protocol/events.ts";
 import { avatar, hue } from "./avatar.ts";
 import { contentBubble, type Content } from "./bubble.ts";
 import { create, find } from "./dom.ts";
@@ -93,6 +94,28 @@ export class Conversation {
     return entry;
   }
 
+  /** The content of messages that a moderator has removed is no longer shown. */
+  markRemoved(removed: RemovedMessages): void {
+    this.#scroller.holdStill(() => {
+      for (const entry of this.#list.children) {
+        const { id, client } = this.#messages.get(entry) ?? {};
+        // What is shown was received before the removal, and its later messages are not.
+        const isRemoved = "message" in removed ? id === removed.message : client === removed.from;
+        if (id === undefined || !isRemoved) continue;
+        releaseContent(entry);
+        entry.classList.remove("mentions-me");
+        entry.querySelector(".bubble")?.replaceWith(removedBubble());
+      }
+    });
+  }
+
+  /** The id and the client of a message that can be removed. */
+  removable(entry: Element): { readonly id: string; readonly client: string } | undefined {
+    const { id, client } = this.#messages.get(entry) ?? {};
+    const isRemoved = entry.querySelector(".removed") !== null;
+    return id === undefined || client === undefined || isRemoved ? undefined : { id, client };
+  }
+
   /** Adds earlier messages above everything else, without moving what is visible. */
   prepend(messages: readonly ReceivedMessage[], isOwn: (message: ReceivedMessage) => boolean): void {
     this.#scroller.holdStill(() => {
@@ -142,9 +165,7 @@ export class Conversation {
   remove(entry: Element): void {
     const next = entry.nextElementSibling;
     this.#separate(entry);
-    for (const { href } of entry.querySelectorAll<HTMLAnchorElement>("a[download]"))
-      URL.revokeObjectURL(href);
-    for (const { src } of entry.querySelectorAll("img")) URL.revokeObjectURL(src);
+    releaseContent(entry);
     entry.remove();
     this.arrange(next);
     this.#showEmpty();
@@ -246,7 +267,7 @@ export class Conversation {
     message: ReceivedMessage,
     isOwn: boolean,
     receivedAt: number,
-    bubble = contentBubble(message, this.#findMentions),
+    bubble = message.removed ? removedBubble() : contentBubble(message, this.#findMentions),
   ): HTMLElement {
     const { id, time, from: client } = message;
     return this.#create({ client, sentAt: new Date(time), id, receivedAt }, bubble, isOwn);
@@ -295,6 +316,15 @@ export class Conversation {
     }
     return first;
   }
+}
+
+function removedBubble(): HTMLElement {
+  return create("div", "bubble removed", words.messageRemoved);
+}
+
+function releaseContent(entry: Element): void {
+  for (const { href } of entry.querySelectorAll<HTMLAnchorElement>("a[download]")) URL.revokeObjectURL(href);
+  for (const { src } of entry.querySelectorAll("img")) URL.revokeObjectURL(src);
 }
 
 /** “ann, bob and 2 others joined”; nothing for no names. */

@@ -9,6 +9,7 @@ import { Identity } from "./identity.ts";
 import { Invitation } from "./invitation.ts";
 import { mentionFinder } from "./mentions.ts";
 import { MessageFocus } from "./message-focus.ts";
+import { Moderation } from "./moderation.ts";
 import { NameCard } from "./name-card.ts";
 import { Notifications } from "./notifications.ts";
 import { Outbox } from "./outbox.ts";
@@ -78,6 +79,7 @@ const chat = new Chat({
   rooms,
   notifications,
   statusLine,
+  moderation: new Moderation(identity, conversation),
 });
 new MessageFocus(() => composer.focus());
 
@@ -85,7 +87,7 @@ find("new", HTMLButtonElement).onclick = () => {
   scroller.toEnd();
   composer.focus();
 };
-for (const id of ["rooms", "list", "invitation"])
+for (const id of ["rooms", "list", "invitation", "moderation"])
   find(id, HTMLDialogElement).onclose = () => composer.focus();
 
 document.addEventListener("visibilitychange", () => chat.markRead());

@@ -38,6 +38,9 @@ export interface ChatMessage {
 /** What a moderator has removed: one message, or all messages of a client up to an id. */
 export type RemovedMessages = { readonly message: string } | { readonly from: string; readonly upTo: string };
 
+/** A removal; its id is a place in the order, as a message's. */
+export type Removal = { readonly id: string } & RemovedMessages;
+
 export interface PresenceChange {
   readonly joined: readonly string[];
   readonly left: readonly string[];
@@ -48,7 +51,7 @@ export type ServerEvent =
   | ({ readonly type: "welcome" } & Welcome)
   | ({ readonly type: "message" } & ChatMessage)
   | ({ readonly type: "presence" } & PresenceChange)
-  | ({ readonly type: "removed"; readonly id: string } & RemovedMessages)
+  | ({ readonly type: "removed" } & Removal)
   | { readonly type: "ack"; readonly seq: number; readonly id?: string | undefined }
   | {
       readonly type: "error";

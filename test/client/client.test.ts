@@ -848,3 +848,37 @@ test("a handler that throws costs no message; a closed client stays closed", asy
   console.error = error;
   expect(() => connect({ server: "not an address", id: "ann" })).toThrow();
 });
+
+test("a removal is an event, also for a client that was away; a removed message has no text", async () => {
+  await using server = await startServer({ secret: "a secret of thirty-two bytes, or more" });
+  const { Authorization = "" } = server.authorization("ann", ["read", "write", "moderate"]);
+  const token = Authorization.slice("Bearer ".length);
+  const remove = (path: string) =>
+    server.get(`/rooms/lobby/messages${path}`, { method: "DELETE", headers: { Authorization } });
+  const options = { server: server.origin, id: "ann", token };
+  const first = connect(options);
+  const acknowledged = emitted(first, "acknowledged");
+  first.send("one");
+  const { id = "" } = await acknowledged;
+  const removed = emitted(first, "removed");
+  await remove(`/${id}`);
+  const removal = await removed;
+  expect(removal).toEqual({ id: expect.any(String), message: id });
+  first.close();
+
+  const back = connect({ ...options, after: id });
+  expect(await emitted(back, "removed")).toEqual(removal);
+  const next = emitted(back, "acknowledged");
+  back.send("two");
+  await next;
+  const all = emitted(back, "removed");
+  await remove("?from=ann");
+  expect(await all).toMatchObject({ from: "ann", upTo: expect.any(String) });
+  back.close();
+
+  const late = connect(options);
+  const messages = emitted(late, "message");
+  const { time: _, ...message } = await messages;
+  expect(message).toMatchObject({ id, from: "ann", removed: true });
+  late.close();
+});

@@ -1,0 +1,93 @@
+/** Moderators remove messages on the page, and everyone sees that they are removed. */
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { findViolations, skippedAxe } from "../support/axe.ts";
+import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { startServer } from "../support/server.ts";
+
+setDefaultTimeout(60_000);
+
+const SECRET = "a secret of thirty-two bytes, or more";
+const MENU = "document.querySelectorAll('.options').length";
+const OPEN = "$('moderation').open";
+
+describe.skipIf(skipped !== "")(`moderation on the page${skipped}`, () => {
+  const start = () => startServer({ secret: SECRET });
+  const open = (server: Awaited<ReturnType<typeof start>>, client: string, name?: string) => {
+    const can = client === "mod" ? (["read", "write", "moderate"] as const) : (["read", "write"] as const);
+    const token = server.authorization(client, can).Authorization?.slice("Bearer ".length);
+    return openPage(server, `/client?token=${token}`, name === undefined ? {} : { name });
+  };
+  const focus = (page: Page, text: string) =>
+    page.run(`[...document.querySelectorAll('.message')].find((each) =>
+      each.querySelector('.bubble').textContent === ${JSON.stringify(text)}).focus()`);
+
+  test("one message, and all of a person, are removed for everyone; who comes later sees the same", async () => {
+    await using server = await start();
+    await using ann = await server.joinJson("ann");
+    using mod = await open(server, "mod");
+    using bob = await open(server, "bob", "localhost");
+    for (const page of [mod, bob]) await page.shows(page.state, "open");
+    for (const text of ["one", "two", "three"]) await ann.saysAndHears(text);
+    await bob.says("mine");
+    for (const page of [mod, bob]) await page.shows(page.texts, ["one", "two", "three", "mine"]);
+
+    await focus(mod, "two");
+    await mod.shows(MENU, 1);
+    await mod.press("Tab");
+    await mod.press("Enter");
+    await mod.shows(`[${OPEN}, $('moderation-title').textContent]`, [true, "ann"]);
+    await mod.click("#remove-message");
+    const afterOne = ["one", "Message removed", "three", "mine"];
+    for (const page of [mod, bob]) await page.shows(page.texts, afterOne);
+    await mod.shows(OPEN, false);
+    await focus(mod, "Message removed");
+    await mod.shows(MENU, 0); // there is nothing more to remove
+
+    await focus(mod, "three");
+    await mod.click(".options");
+    await mod.click("#remove-all");
+    const afterAll = ["Message removed", "Message removed", "Message removed", "mine"];
+    for (const page of [mod, bob]) await page.shows(page.texts, afterAll);
+    await bob.reload();
+    await bob.shows(bob.texts, afterAll);
+    await focus(bob, "mine");
+    await bob.shows(MENU, 0); // bob may not moderate
+    await ann.saysAndHears("four");
+    for (const page of [mod, bob]) await page.shows(page.texts, [...afterAll, "four"]);
+  });
+
+  test("a removal that fails says so, and removes nothing", async () => {
+    await using server = await start();
+    using mod = await open(server, "mod");
+    await mod.shows(mod.state, "open");
+    await mod.says("stays");
+    await mod.shows(mod.pending, 0);
+    await mod.run("(window.fetch = async () => Response.json({}, { status: 503 }), 0)");
+    await focus(mod, "stays");
+    await mod.click(".options");
+    await mod.click("#remove-message");
+    await mod.shows(`[${OPEN}, $('moderation-problem').textContent]`, [true, "Not removed. Try again."]);
+    await mod.press("Escape");
+    await mod.shows(`[${OPEN}, ${mod.texts}]`, [false, ["stays"]]);
+  });
+
+  for (const { title, ...look } of LOOKS)
+    test.skipIf(skippedAxe !== "")(`axe-core finds nothing at ${title}${skippedAxe}`, async () => {
+      await using server = await start();
+      const headers = server.authorization("mod", ["read", "write", "moderate"]);
+      using mod = await openPage(server, `/client?token=${headers.Authorization?.slice(7)}`, look);
+      await mod.shows(mod.state, "open");
+      for (const text of ["one", "two"]) await mod.says(text);
+      await mod.shows(mod.pending, 0);
+      await focus(mod, "one");
+      await mod.click(".options");
+      await mod.shows(OPEN, true);
+      expect(await findViolations(mod)).toEqual([]);
+      await mod.click("#remove-message");
+      await mod.shows(mod.texts, ["Message removed", "two"]);
+      await focus(mod, "two");
+      await mod.shows(MENU, 1);
+      expect(await findViolations(mod)).toEqual([]);
+    });
+});
