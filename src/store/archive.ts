@@ -211,13 +211,13 @@ function toEntry({ type, ...fields }: Fields): ArchiveEntry | undefined {
   switch (type) {
     case "message": {
       const content = fields.removed === true ? undefined : toContent(fields);
-      if (!isMessageId(id) || !isMessageId(prev) || !isWhole(time)) return undefined;
+      if (!isMessageId(id) || !isMessageId(prev) || !isTime(time)) return undefined;
       if (!isStoredName(room) || !isStoredName(from)) return undefined;
       if (content === undefined && fields.removed !== true) return undefined;
       return { type, message: { id, prev, time, room, from, content } };
     }
     case "removal": {
-      if (!isMessageId(id) || !isMessageId(prev) || !isWhole(time) || !isStoredName(room)) return undefined;
+      if (!isMessageId(id) || !isMessageId(prev) || !isTime(time) || !isStoredName(room)) return undefined;
       const { message } = fields;
       if (message !== undefined && !isMessageId(message)) return undefined;
       if (message === undefined && !isStoredName(from)) return undefined;
@@ -228,7 +228,7 @@ function toEntry({ type, ...fields }: Fields): ArchiveEntry | undefined {
       return isStoredName(room) && isMessageId(last) ? { type, room, lastId: last } : undefined;
     case "session": {
       if (!isStoredName(client) || !isStoredName(session) || !isWhole(seq)) return undefined;
-      return isMessageId(id) && isWhole(time)
+      return isMessageId(id) && isTime(time)
         ? { type, session: { client, session, seq, id, time } }
         : undefined;
     }
@@ -248,6 +248,13 @@ function toContent({ text, data }: Fields): StoredMessage["content"] | undefined
 
 function isWhole(value: unknown): value is number {
   return Number.isSafeInteger(value) && Number(value) >= 0;
+}
+
+/** The greatest value of a `Date`: what shows a later one fails (ECMA-262, "Time Values and Time Range"). */
+const MAX_TIME_MS = 8.64e15;
+
+function isTime(value: unknown): value is number {
+  return isWhole(value) && value <= MAX_TIME_MS;
 }
 
 const NAME = /^[^\s\p{C}]{1,256}$/u;

@@ -353,6 +353,7 @@ describe.each(STORES)("%s", (_, newStore) => {
         ["an unknown entry", line({ type: "reaction" })],
         ["a message without a room", one.replace('"room"', '"place"')],
         ["a message with a wrong id", one.replaceAll("000-6", "000.6")],
+        ["a message with a time that is none", one.replace(/"time":\d+/, '"time":8640000000000001')],
         ["a message without content", one.replace('"text"', '"words"')],
       ].map(
         ([what, text]) =>
