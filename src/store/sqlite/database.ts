@@ -40,12 +40,12 @@ const MIGRATIONS = [
    -- The id before the first message of every room. No client can resume from an id up to \`damaged_up_to\`: a later message may be lost.
    ALTER TABLE origin RENAME COLUMN damaged TO damaged_up_to`,
   `CREATE INDEX rooms_by_last_id ON rooms (last_id)`,
-  // See MessageRow.
-  `ALTER TABLE messages ADD COLUMN removes TEXT`,
   `-- Imported ids that differ from those that their keys stand for.
    CREATE TABLE imported_ids (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE) STRICT;
    -- The greatest key that an import reserved.
    ALTER TABLE origin ADD COLUMN reserved_up_to INTEGER NOT NULL DEFAULT 0`,
+  // See MessageRow.
+  `ALTER TABLE messages ADD COLUMN removes TEXT`,
 ];
 
 /** An id is stored as one integer of milliseconds and sequence, which is exact in a double until the year 2054. */
