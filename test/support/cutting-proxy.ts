@@ -10,6 +10,9 @@ export interface CuttingProxy extends AsyncDisposable {
   cutting: boolean;
 }
 
+/** Most connections are cut before they have forwarded this many chunks. */
+const MAX_CHUNKS = 100;
+
 /** @param upstream the server's port, read for each connection, since a restarted server may have another */
 export async function startCuttingProxy(upstream: () => number, random: () => number): Promise<CuttingProxy> {
   const open = new Set<Socket>();
@@ -22,13 +25,15 @@ export async function startCuttingProxy(upstream: () => number, random: () => nu
       client.destroy();
       up.destroy();
     };
+    // Often early, and so again right after a reconnect. Not a time, in which a busy machine may not get anywhere.
+    let chunksLeft = random() < 0.8 ? random() ** 3 * MAX_CHUNKS : Infinity;
     const forward = (from: Socket, to: Socket, chance: number) =>
       from.on("data", (chunk: Buffer) => {
         if (from === up)
           proxy.refusals += (
             chunk.toString("latin1").match(/"code":"un(available|confirmed)"/g) ?? []
           ).length;
-        if (proxy.cutting && random() < chance) {
+        if (proxy.cutting && (--chunksLeft <= 0 || random() < chance)) {
           from.removeAllListeners("data"); // nothing may follow the gap
           to.write(chunk.subarray(0, random() * chunk.length));
           setTimeout(cut, random() * 2);
@@ -48,8 +53,6 @@ export async function startCuttingProxy(upstream: () => number, random: () => nu
       one.on("close", () => other.destroy());
     }
     client.on("close", () => open.delete(client));
-    // Cuts at any time, often early, and so again right after a reconnect.
-    if (random() < 0.8) setTimeout(() => proxy.cutting && cut(), random() ** 3 * 400);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
