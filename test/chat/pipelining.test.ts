@@ -6,10 +6,10 @@ import { eventually, withDeadline } from "../support/deadline.ts";
 import { startServer, STORES } from "../support/server.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const COUNT = 100_000;
-const DEADLINE_MS = 50_000;
+const DEADLINE_MS = 120_000;
 const LINES = Array.from({ length: COUNT }, (_, i) => `${i} `.padEnd(100, "x"));
 const stores = STORES.filter(({ name }) => name === "memory" || name === "SQLite");
 const SLOW = { code: 1013, reason: "Reading too slowly. Reconnect and resume." };
