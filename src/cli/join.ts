@@ -63,6 +63,7 @@ export function runJoin(
   let wasOpen = false;
   let outage: Timer | undefined;
   let isOutageShown = false;
+  let isReasonShown = false;
   /** Clients named as present. The welcome names some whose joins are announced only then. */
   let present = new Set<string>();
   /** Who else is in the room, printed after the first replay. */
@@ -191,8 +192,11 @@ export function runJoin(
       if (state.status === "closed") {
         if (!isFinished)
           finish(1, sanitize(state.reason) || `The server closed the connection (${state.statusCode}).`);
-      } else if (state.status !== "open") outage ??= clock.setTimeout(showOutage, OUTAGE_NOTICE_MS);
-      else {
+      } else if (state.status !== "open") {
+        outage ??= clock.setTimeout(showOutage, OUTAGE_NOTICE_MS);
+        // The reason is asked for after the connection has failed, and may arrive after the notice.
+        if (isOutageShown && !isReasonShown && state.status === "reconnecting" && state.reason) showOutage();
+      } else {
         clock.clear(outage);
         outage = undefined;
         if (isOutageShown) notify("Connected.");
@@ -209,6 +213,7 @@ export function runJoin(
       `${wasOpen ? "Connection lost" : `Cannot connect to ${address.origin}`}, retrying.${reason ? ` (${reason})` : ""}`,
     );
     isOutageShown = true;
+    isReasonShown = reason !== "";
     settle();
   }
 }
