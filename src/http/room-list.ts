@@ -6,7 +6,7 @@ import { isMessage } from "../store/message.ts";
 import type { ListedRoom } from "../store/store.ts";
 
 /** Rooms read from the store at a time. */
-const ROOMS_PER_READ = 1000;
+const ROOMS_PER_READ = 200;
 
 interface RoomSummary {
   readonly room: string;
@@ -39,6 +39,7 @@ async function summarize(
 /**
  * A page of the rooms that have messages, that of the latest message first.
  * @param after the last room of the page before
+ * @param beforeRead called before each further read: a server may have many rooms that the client may not read
  * @throws HttpProblem 400, StoreUnavailable
  */
 export async function listRooms(
@@ -46,17 +47,20 @@ export async function listRooms(
   after: string | undefined,
   limit: number,
   isVisible: (room: string) => boolean,
+  beforeRead: () => Promise<void>,
 ): Promise<{ rooms: RoomSummary[]; more: boolean }> {
   // Whether a room exists that the client may not read is a secret, too.
   const isKnown = after === undefined || isVisible(after);
   let read = isKnown ? await hub.store.listRooms(after, ROOMS_PER_READ) : undefined;
   if (!read) throw new HttpProblem("bad-name", "after must be the last room of the page before.");
-  const visible: ListedRoom[] = [];
+  /** By name: a room that gets a message meanwhile moves, and may be read twice. */
+  const visible = new Map<string, ListedRoom>();
   while (read && read.length > 0) {
-    visible.push(...read.filter(({ room }) => isVisible(room)));
-    if (visible.length > limit) break;
+    for (const listed of read) if (isVisible(listed.room)) visible.set(listed.room, listed);
+    if (visible.size > limit) break;
+    await beforeRead();
     read = await hub.store.listRooms(read.at(-1)?.room, ROOMS_PER_READ);
   }
-  const page = visible.slice(0, limit).map((latest) => summarize(hub, latest.room, latest));
-  return { rooms: await Promise.all(page), more: visible.length > limit };
+  const page = [...visible.values()].slice(0, limit).map((latest) => summarize(hub, latest.room, latest));
+  return { rooms: await Promise.all(page), more: visible.size > limit };
 }

@@ -172,7 +172,11 @@ export function roomRoutes(
       throw new HttpProblem("not-listed", "This server lists no rooms. Name those you know: ?room=NAME.");
     const after = query.get("after");
     const last = after === null ? undefined : requireName("room", after, "after: ");
-    return jsonResponse(await listRooms(hub, last, parseLimit(query), isVisible));
+    const beforeRead = async () => {
+      limitReads(request, server);
+      await new Promise<void>((resolve) => clock.setImmediate(resolve)); // others are served in between
+    };
+    return jsonResponse(await listRooms(hub, last, parseLimit(query), isVisible, beforeRead));
   };
 
   function limitReads(request: Request, server: HttpServer): void {

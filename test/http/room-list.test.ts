@@ -182,6 +182,28 @@ test("the reads of an address share one rate limit", async () => {
   expect(statuses).toEqual([200, 200, 200, 429]);
 });
 
+test("reading past rooms that the client may not read counts towards its limit", async () => {
+  const cwd = await mkdtemp(join(tmpdir(), "hubbub-rooms-"));
+  const secret = "a secret that is long enough to be one";
+  await Bun.write(join(cwd, "secret"), secret);
+  const store = { name: "SQLite", url: "sqlite:chat.db" };
+  {
+    await using server = await startServer({ store, cwd });
+    for (let i = 0; i < 401; i++) await post(server, `secret-${i}`);
+    await server.stop("SIGTERM");
+  }
+  const args = ["--secret-file", "secret", "--allow-guests", "lobby", ...LISTING, "--message-rate", "1"];
+  const statusOf = async (burst: string) => {
+    await using server = await startServer({ store, cwd, args: [...args, "--message-burst", burst] });
+    const { status } = await roomsOf(server);
+    await server.stop();
+    return status;
+  };
+  expect(await statusOf("1")).toBe(429);
+  expect(await statusOf("4")).toBe(200);
+  await rm(cwd, { recursive: true });
+});
+
 test("a SQLite file lists its rooms after a restart, but not those whose messages were pruned", async () => {
   const cwd = await mkdtemp(join(tmpdir(), "hubbub-rooms-"));
   const store = { name: "SQLite", url: "sqlite:chat.db" };
