@@ -13,7 +13,7 @@ Object.assign(redisTiming, {
   replyMs: 1000,
   blockMs: 500,
   readRetryMs: 50,
-  readOutageMs: 1000,
+  outageMs: 1000,
   writeOutageMs: 250,
   writeDeadlineMs: 4000,
 } satisfies Partial<typeof redisTiming>);

@@ -2,7 +2,7 @@
 
 import { logEvent } from "../../ops/log.ts";
 import { ClockWatch } from "../clock-watch.ts";
-import { Faults, RedisReplyError } from "./connection.ts";
+import { Faults, OutageDetector, RedisReplyError } from "./connection.ts";
 import type { LogReader } from "./log-reader.ts";
 import type { ScriptCalls } from "./script-calls.ts";
 import type { RedisContext } from "./timing.ts";
@@ -41,13 +41,13 @@ export class ClusterMembership {
   /** Since when Redis has answered every heartbeat. */
   #availableSinceMs = 0;
   #lastHeartbeatMs = -Infinity;
-  #failures = 0;
   #timer: Timer | undefined;
   #isClosed = false;
   #isProbing = false;
   #isHeartbeatInFlight = false;
   readonly #clockWatch = new ClockWatch();
   readonly #faults = new Faults();
+  readonly #outage: OutageDetector;
   #memoryError = "";
   /** What was evicted since that was last logged. */
   #evictions = { evicted: 0, trimmed: 0, sessions: 0 };
@@ -58,7 +58,9 @@ export class ClusterMembership {
     private readonly context: RedisContext,
     private readonly log: LogReader,
     private readonly listener: ClusterListener,
-  ) {}
+  ) {
+    this.#outage = new OutageDetector(context);
+  }
 
   /** @returns the head of the log */
   async start(): Promise<string> {
@@ -127,7 +129,7 @@ export class ClusterMembership {
       if (!mustJoin) this.#epoch = epoch;
       if (this.#isClosed) return;
       this.#isProbing = false;
-      this.#failures = 0;
+      this.#outage.onSuccess();
       const wasAway = this.#trackAvailability();
       // A node that started while the lease was expired has not seen this node's clients. `wasAway` covers a heartbeat
       // that renewed an expired lease and whose reply was lost.
@@ -141,8 +143,7 @@ export class ClusterMembership {
       if (this.#isClosed) return;
       const reason = this.#faults.check("A heartbeat failed", error);
       this.#isProbing = false;
-      // A single failure may be no more than a cut connection.
-      if (++this.#failures > 1) {
+      if (this.#outage.onFailure(error)) {
         this.#lastHeartbeatMs = -Infinity;
         this.listener.onUnavailable(reason);
       }

@@ -25,12 +25,29 @@ export class Faults {
     return reason;
   }
 
-  get hasReported(): boolean {
-    return this.#reported !== "";
-  }
-
   clear(): void {
     this.#reported = "";
+  }
+}
+
+/** Tells an outage from what is tolerated: a single failure, and connections that are cut for `outageMs`. */
+export class OutageDetector {
+  #failures = 0;
+  #firstFailureMs = 0;
+
+  constructor(private readonly context: RedisContext) {}
+
+  /** @returns whether this is an outage */
+  onFailure(error: unknown): boolean {
+    const nowMs = this.context.clock.elapsed();
+    if (++this.#failures === 1) this.#firstFailureMs = nowMs;
+    const isTolerated =
+      isConnectionError(error) && nowMs - this.#firstFailureMs < this.context.timing.outageMs;
+    return this.#failures > 1 && !isTolerated;
+  }
+
+  onSuccess(): void {
+    this.#failures = 0;
   }
 }
 

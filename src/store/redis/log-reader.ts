@@ -1,7 +1,7 @@
 /** Reads the log that all nodes follow: every record once, in order. Gaps are detected. */
 
 import { logEvent, logError } from "../../ops/log.ts";
-import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
+import { Faults, OutageDetector, type RedisConnection } from "./connection.ts";
 import { rowId, parseRecord, streamRows, type LogRecord } from "./records.ts";
 import type { RedisContext } from "./timing.ts";
 
@@ -23,9 +23,8 @@ export class LogReader {
   readonly #key: string;
   #isClosed = false;
   #isUnreadable = false;
-  #failures = 0;
-  #firstFailureMs = 0;
   readonly #faults = new Faults();
+  readonly #outage: OutageDetector;
 
   /** @param connection for this reader alone, because a read blocks it */
   constructor(
@@ -34,6 +33,7 @@ export class LogReader {
     private readonly listener: LogListener,
   ) {
     this.#key = `${connection.prefix}log`;
+    this.#outage = new OutageDetector(context);
   }
 
   /** The next record read is the one after this. */
@@ -73,7 +73,7 @@ export class LogReader {
   }
 
   #onSuccess(): void {
-    this.#failures = 0;
+    this.#outage.onSuccess();
     if (!this.#isUnreadable) return;
     this.#isUnreadable = false;
     this.#faults.clear();
@@ -82,14 +82,9 @@ export class LogReader {
 
   #onFailure(error: unknown): void {
     if (this.#isClosed) return;
-    const nowMs = this.context.clock.elapsed();
     const reason = this.#faults.check("The log cannot be read", error);
-    const isConnectionLost = !this.#faults.hasReported && !(error instanceof RedisReplyError);
-    if (++this.#failures === 1) this.#firstFailureMs = nowMs;
-    const isTolerated =
-      this.#failures < 2 ||
-      (isConnectionLost && nowMs - this.#firstFailureMs < this.context.timing.readOutageMs);
-    if (this.#isUnreadable || isTolerated) return;
+    const isOutage = this.#outage.onFailure(error);
+    if (this.#isUnreadable || !isOutage) return;
     this.#isUnreadable = true;
     this.listener.onUnreadable(`the log cannot be read: ${reason}`);
   }

@@ -15,6 +15,8 @@ export const redisTiming = {
   /** How long clients that this node closed have to reconnect before their leave is published. */
   reconnectMs: 15_000,
 
+  /** Reads and heartbeats tolerate a single rejection (Redis changes its role), and cut connections for this long. */
+  outageMs: 2000,
   connectMs: 1500,
   /** A reply that takes longer means that the connection is lost. */
   replyMs: 2000,
@@ -22,8 +24,6 @@ export const redisTiming = {
   /** How long one read of the log waits for records. */
   blockMs: 1000,
   readRetryMs: 100,
-  /** Cut connections and single rejections (Redis changes its role) are tolerated this long before the log counts as unreadable. */
-  readOutageMs: 2000,
 
   /** A batch without a reply is written again, which has no effect if it was written before. */
   writeRetryMs: 50,
