@@ -36,6 +36,10 @@ export type PublishToTopic = (topic: string, frame: Content) => number;
 export interface Subscriber {
   readonly codec: Encoder;
   readonly socket: ConnectionSocket | undefined;
+  /** Undefined for a guest or anyone who only reads. */
+  readonly client?: string | undefined;
+  /** Where it comes from; addresses that count as one are the same. */
+  readonly address?: string | undefined;
   /** Assigned by {@link Broadcaster.add}. */
   shard: number;
   /** Negative if the socket has backpressure. */

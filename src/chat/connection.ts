@@ -32,6 +32,7 @@ export interface JoinRequest {
 /** A request that was authorized. */
 export interface Admission extends JoinRequest {
   readonly can: readonly Right[];
+  readonly address?: string | undefined;
 }
 
 export class Connection extends Subscription implements Member, AppendCallback {
@@ -39,6 +40,7 @@ export class Connection extends Subscription implements Member, AppendCallback {
   readonly session: string | undefined;
   readonly codec: Codec;
   readonly can: readonly Right[];
+  readonly address: string | undefined;
   hasPonged = false;
   /** Estimated memory of the messages that have no result yet. */
   pendingBytes = 0;
@@ -66,6 +68,7 @@ export class Connection extends Subscription implements Member, AppendCallback {
     this.client = request.client;
     this.session = request.session;
     this.can = request.can;
+    this.address = request.address;
     this.codec = request.wire === "json" ? jsonCodec : textCodec;
   }
 

@@ -8,6 +8,8 @@ import { Subscription, type ReplayStart } from "./subscription.ts";
 /** What a client asks for in its request. */
 export interface StreamRequest {
   readonly room: string;
+  readonly client?: string | undefined;
+  readonly address?: string | undefined;
   readonly codec: StreamEncoder;
   /** The id of the last message that the client received, to resume after it. */
   readonly after?: string;
@@ -19,6 +21,8 @@ export interface StreamRequest {
 
 export class EventStream extends Subscription {
   readonly codec: StreamEncoder;
+  readonly client: string | undefined;
+  readonly address: string | undefined;
 
   constructor(
     private readonly request: StreamRequest,
@@ -28,6 +32,8 @@ export class EventStream extends Subscription {
   ) {
     super(room, replayRequest);
     this.codec = request.codec;
+    this.client = request.client;
+    this.address = request.address;
   }
 
   protected encodeWelcome(start: ReplayStart): string {

@@ -5,6 +5,7 @@ import type { ReadonlyHistory } from "../store/history.ts";
 import type { AppendResult, PendingMessage } from "../store/message.ts";
 import {
   StoreUnavailable,
+  type Ban,
   type Backend,
   type Cluster,
   type MessageStore,
@@ -12,7 +13,7 @@ import {
 } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 import type { TokenBucket } from "../util/token-bucket.ts";
-import type { PublishToTopic } from "./broadcaster.ts";
+import type { PublishToTopic, Subscriber } from "./broadcaster.ts";
 import { Connection, type Admission } from "./connection.ts";
 import { EventStream, type StreamRequest } from "./event-stream.ts";
 import { prepareReplay } from "./replay.ts";
@@ -29,6 +30,12 @@ export class Hub implements ChatContext {
   #generation = 0;
   #lastFencingToken = 0;
   #isShuttingDown = false;
+  /** Called for each ban, whichever node it was made on. */
+  onBan: (ban: Ban) => void = () => {};
+  /** Called when bans may have been missed. */
+  onBansMissed: () => void = () => {};
+  /** Whether a receiver was banned while it was on its way in. */
+  isBanned: (room: string, receiver: Subscriber) => boolean = () => false;
 
   constructor(
     createStore: (listener: StoreListener) => Backend,
@@ -41,6 +48,7 @@ export class Hub implements ChatContext {
       onRemotePresence: (room, client, difference) =>
         this.#rooms.get(room)?.presence.adjustCount(client, difference),
       onSessionClaimed: (...claim) => this.sessions.onRemoteClaim(...claim),
+      onBan: (ban) => this.onBan(ban),
       onStateLost: () => this.#onStateLost(),
     });
     this.store = store;
@@ -125,15 +133,18 @@ export class Hub implements ChatContext {
   join(connection: Connection, socket: ConnectionSocket): void {
     connection.open(socket);
     const isReplaced = !this.sessions.claim(connection);
-    if (!isReplaced && !connection.room.isDetached) return connection.welcome();
+    const isBanned = this.isBanned(connection.room.name, connection);
+    if (!isReplaced && !isBanned && !connection.room.isDetached) return connection.welcome();
+    const reason = isBanned ? "banned" : isReplaced ? "replaced" : "restarting";
     // Bun cannot close a WebSocket in its open handler.
-    this.clock.setTimeout(() => connection.close(isReplaced ? "replaced" : "restarting"), 0);
+    this.clock.setTimeout(() => connection.close(reason), 0);
   }
 
   /** The response of a reserved event stream is open. */
   startStream(stream: EventStream, socket: ConnectionSocket): void {
     stream.open(socket);
-    if (stream.room.isDetached) stream.close("restarting");
+    if (this.isBanned(stream.room.name, stream)) stream.close("banned");
+    else if (stream.room.isDetached) stream.close("restarting");
     else stream.welcome();
   }
 
@@ -141,6 +152,18 @@ export class Hub implements ChatContext {
     this.sessions.release(connection);
     this.#release(connection.room);
   };
+
+  /** All receivers on this node that a ban concerns are closed. @returns them */
+  closeBanned(isConcerned: (room: string, receiver: Subscriber) => boolean): readonly Subscriber[] {
+    const closed = this.#rooms
+      .values()
+      .toArray()
+      .flatMap(({ name, broadcaster }) =>
+        [...broadcaster.connections()].filter((receiver) => isConcerned(name, receiver)),
+      );
+    for (const receiver of closed) receiver.close("banned");
+    return closed;
+  }
 
   #openRoom(name: string, history: ReadonlyHistory): Room {
     const room = new Room(name, history, this);
@@ -161,6 +184,7 @@ export class Hub implements ChatContext {
     for (const room of this.#rooms.values()) room.detach();
     this.#generation++;
     this.#rooms.clear();
+    this.onBansMissed();
   }
 
   /** From here on, no leaves are announced, because the clients reconnect, and {@link post} accepts nothing. */

@@ -118,8 +118,8 @@ const MAX_REASON_CHARACTERS = 500;
 const NO_RESPONSE = "The server does not respond.";
 /** The ping interval until a welcome sets it. */
 const PING_SECONDS = 25;
-/** Close codes after which the client does not reconnect: replaced by a newer connection, policy violation. */
-const TERMINAL_CLOSE_CODES = [4001, 1008];
+/** Close codes after which the client does not reconnect: replaced by a newer connection, banned, policy violation. */
+const TERMINAL_CLOSE_CODES = [4001, 4003, 1008];
 const TOKEN_EXPIRED = 4002;
 /** How long the function that gets tokens may take. */
 const TOKEN_WAIT_MS = 30_000;

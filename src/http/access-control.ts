@@ -2,7 +2,7 @@
 
 import { isIpAddress, isLoopback } from "./client-address.ts";
 import type { ServerOptions } from "./options.ts";
-import { HttpProblem, protocolProblem } from "./problem.ts";
+import { HttpProblem, notModerator, protocolProblem } from "./problem.ts";
 import { offeredProtocols, queryParams } from "./request.ts";
 import { coversRoom, ALL_ROOMS } from "../auth/room-patterns.ts";
 import { Keyring, type VerifiedToken } from "../auth/keyring.ts";
@@ -137,8 +137,7 @@ export class AccessControl {
         "This token does not cover this room. Choose a room that it names.",
       );
     if (room !== undefined && !can.has(right)) {
-      if (right === "moderate")
-        throw new HttpProblem("not-moderator", "Only a token made with --can moderate allows this.");
+      if (right === "moderate") throw notModerator();
       if (right === "write" && can.has("read")) throw protocolProblem("read-only");
       throw new HttpProblem(
         "not-for-room",

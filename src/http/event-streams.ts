@@ -1,5 +1,6 @@
 /** `GET /rooms/:room/events`: the messages of a room as a response without end. */
 
+import type { Bans } from "./bans.ts";
 import type { ServerOptions } from "./options.ts";
 import { jsonProblem, rejectionHeaders, type HttpProblem } from "./problem.ts";
 import { acceptedQuality, EVENT_STREAM, parseStreamRequest, requireName } from "./request.ts";
@@ -29,6 +30,7 @@ export class EventStreams {
     private readonly router: Router,
     private readonly sockets: SocketRegistry,
     private readonly hub: Hub,
+    private readonly bans: Bans,
     private readonly topics: StreamTopics,
     private readonly options: Pick<ServerOptions, "history">,
     private readonly random: Random,
@@ -47,13 +49,16 @@ export class EventStreams {
     const { sockets, hub, topics } = this;
     const { access, addresses } = this.router;
     const room = requireName("room", request.params.room);
-    const { expiresMs, key } = access.authorize(request, { room });
+    const { expiresMs, key, client } = access.authorize(request, { room });
+    const addressGroup = addresses.groupOf(request, server);
+    this.bans.check(room, { client, address: addressGroup });
     const streamRequest = {
       ...parseStreamRequest(room, request, this.options.history),
+      client,
+      address: addressGroup,
       retryMs: this.#retryMs(),
     };
     const { codec } = streamRequest;
-    const addressGroup = addresses.groupOf(request, server);
     sockets.admit(addressGroup);
     const headers = { ...HEADERS, "Content-Type": codec.contentType };
     if (request.method === "HEAD") return new Response(null, { headers });

@@ -43,6 +43,11 @@ export function protocolProblem(code: ErrorCode, more?: HttpProblem["more"]): Ht
   return new HttpProblem(code, ERROR_MESSAGES[code], more);
 }
 
+/** The request has no token that allows moderating. */
+export function notModerator(): HttpProblem {
+  return new HttpProblem("not-moderator", "Only a token made with --can moderate allows this.");
+}
+
 /** An address without a route, or with one for other methods. */
 export function noSuchRoute({ method }: Request): HttpProblem {
   return method === "GET" || method === "HEAD"
@@ -77,7 +82,9 @@ export function rejectionHeaders({ status, code, more }: HttpProblem): Record<st
     ...(status === 401 && { "WWW-Authenticate": "Bearer" }),
     ...(allow !== undefined && { Allow: allow }),
     ...(status === 426 && { Connection: "Upgrade", Upgrade: "websocket" }), // RFC 9110, section 15.5.22
-    ...((status === 429 || status === 503) && { "Retry-After": `${Math.ceil(retryAfterSeconds)}` }),
+    ...((status === 429 || status === 503 || code === "banned") && {
+      "Retry-After": `${Math.ceil(retryAfterSeconds)}`,
+    }),
     // The rest of the body is not read.
     ...((status === 413 || status === 415 || status === 503) && { Connection: "close" }),
   };

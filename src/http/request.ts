@@ -4,7 +4,7 @@ import { HttpProblem } from "./problem.ts";
 import type { JoinRequest } from "../chat/connection.ts";
 import type { StreamRequest } from "../chat/event-stream.ts";
 import { SUBPROTOCOL } from "../protocol/codec.ts";
-import { parseName } from "../protocol/names.ts";
+import { GUEST_PREFIX, parseName } from "../protocol/names.ts";
 import { ndjsonEncoder, sseEncoder } from "../protocol/stream-encoders.ts";
 
 /** Parsing thousands of parameters would take a millisecond. */
@@ -112,6 +112,12 @@ export function requireName(what: "client id" | "room" | "session", text: string
   const parsed = parseName(what, text);
   if ("detail" in parsed) throw new HttpProblem("bad-name", field + parsed.detail);
   return parsed.name;
+}
+
+/** A client that others name, which may be a guest. @throws HttpProblem 400 */
+export function requireClient(text: string, field = ""): string {
+  const prefix = text.startsWith(GUEST_PREFIX) ? GUEST_PREFIX : "";
+  return prefix + requireName("client id", text.slice(prefix.length), field);
 }
 
 /** `Sec-WebSocket-Protocol` of an upgrade request (RFC 6455, section 11.3.4). */

@@ -20,3 +20,10 @@ export function redirectToClient(request: Request): Response {
     Location: `/client${/\?.*/.exec(request.url)?.[0] ?? ""}`,
   });
 }
+
+export function jsonResponse(value: object, status = 200): Response {
+  return Response.json(value, {
+    status,
+    headers: { "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff" },
+  });
+}

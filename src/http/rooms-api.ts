@@ -1,6 +1,7 @@
 /** The rooms API for curl, bots and other services: post, read and remove messages, list the members, list rooms. */
 
 import { canRead, type Grant } from "./access-control.ts";
+import type { Bans } from "./bans.ts";
 import type { EventStreams } from "./event-streams.ts";
 import type { ServerOptions } from "./options.ts";
 import {
@@ -12,14 +13,14 @@ import {
   type PostedMessage,
 } from "./posted-message.ts";
 import { HttpProblem, protocolProblem } from "./problem.ts";
-import { queryParams, requireName } from "./request.ts";
+import { queryParams, requireClient, requireName } from "./request.ts";
 import type { BodyReader } from "./request-body.ts";
+import { jsonResponse } from "./responses.ts";
 import { listRooms, summarizeRooms } from "./room-list.ts";
 import type { ApiHandler, HttpServer, Router } from "./router.ts";
 import type { Hub } from "../chat/hub.ts";
 import { toChatMessage } from "../protocol/codec.ts";
 import type { Right } from "../protocol/events.ts";
-import { GUEST_PREFIX } from "../protocol/names.ts";
 import { logEvent } from "../ops/log.ts";
 import { moderationsTotal } from "../ops/metrics.ts";
 import { isMessageId } from "../store/message-id.ts";
@@ -40,6 +41,7 @@ export function roomRoutes(
   hub: Hub,
   bodies: BodyReader,
   events: EventStreams,
+  bans: Bans,
   options: ServerOptions,
   clock: Clock,
 ) {
@@ -56,7 +58,9 @@ export function roomRoutes(
   ): ApiHandler<R> {
     return (request, server) => {
       const room = requireName("room", request.params.room);
-      return handle(request, room, server, access.authorize(request, { room, right }));
+      const grant = access.authorize(request, { room, right });
+      bans.check(room, { client: grant.client, address: addresses.groupOf(request, server) });
+      return handle(request, room, server, grant);
     };
   }
 
@@ -87,6 +91,7 @@ export function roomRoutes(
     rejectIfLimited(bucket.take(costOf(content), clock.elapsed()));
     const sender = requireSender(from, format);
     const { client = sender } = access.permit(grant, { client: sender, room, right: "write" });
+    bans.check(room, { client, address: addresses.groupOf(request, server) });
     const result = await hub.post({ room, from: client, content, session, seq });
     if ("stored" in result) return jsonResponse({ id: result.stored.id }, 201);
     if ("duplicateSeq" in result) return jsonResponse({ id: result.id ?? null });
@@ -130,7 +135,7 @@ export function roomRoutes(
     const from = queryParams(request.url).get("from");
     if (from === null)
       throw new HttpProblem("bad-name", "Name the client whose messages to remove: ?from=NAME.");
-    return remove(room, { from: requireClient(from) }, grant);
+    return remove(room, { from: requireClient(from, "from: ") }, grant);
   }, "moderate");
 
   async function remove(room: string, target: RemovalTarget, { client: by }: Grant): Promise<Response> {
@@ -199,12 +204,6 @@ export function roomRoutes(
   return { ...routes, "/rooms/*": router.notFound(`Not found. The API has ${known}.`) };
 }
 
-/** A client, who may be a guest. @throws HttpProblem 400 */
-function requireClient(from: string): string {
-  const prefix = from.startsWith(GUEST_PREFIX) ? GUEST_PREFIX : "";
-  return prefix + requireName("client id", from.slice(prefix.length), "from: ");
-}
-
 /** @throws HttpProblem 400 */
 function parseLimit(query: URLSearchParams): number {
   const limit = query.get("limit") ?? `${DEFAULT_LIMIT}`;
@@ -216,11 +215,4 @@ function parseLimit(query: URLSearchParams): number {
 /** @throws HttpProblem 429 */
 function rejectIfLimited(retryAfterSeconds: number): void {
   if (retryAfterSeconds > 0) throw protocolProblem("rate-limited", { retryAfterSeconds });
-}
-
-function jsonResponse(value: object, status = 200): Response {
-  return Response.json(value, {
-    status,
-    headers: { "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff" },
-  });
 }

@@ -4,10 +4,12 @@ import { version } from "../../package.json";
 import { AccessControl } from "./access-control.ts";
 import { ClientAddresses } from "./client-address.ts";
 import { maxConnectionsFor, maxDescriptors, watchDescriptors } from "./descriptors.ts";
+import { Bans } from "./bans.ts";
 import { EventStreams } from "./event-streams.ts";
 import type { ServerOptions } from "./options.ts";
 import { clientModuleResponse, clientTypesResponse, pageResponse } from "./page.ts";
 import { internalError, noSuchRoute, textProblem } from "./problem.ts";
+import { moderationRoutes } from "./moderation-api.ts";
 import { BodyReader } from "./request-body.ts";
 import { redirectToClient, textResponse } from "./responses.ts";
 import { roomRoutes } from "./rooms-api.ts";
@@ -59,10 +61,12 @@ export async function serve(
     topics.publish(topic, frame) ?? server.publish(topic, frame, false);
   const hub = new Hub(createStore, publish, options, clock);
   await hub.store.open?.();
+  const bans = new Bans(hub, clock);
+  await bans.load();
 
   const bodies = new BodyReader(maxFrameBytes(maxMessageBytes), clock);
-  const upgrader = new Upgrader(router, sockets, hub, options, clock);
-  const events = new EventStreams(router, sockets, hub, topics, options, random);
+  const upgrader = new Upgrader(router, sockets, hub, bans, options, clock);
+  const events = new EventStreams(router, sockets, hub, bans, topics, options, random);
   const chatRoute = {
     GET: router.route(upgrader.handleChat),
     OPTIONS: router.route((request) => {
@@ -93,7 +97,8 @@ export async function serve(
       "/websocket": { GET: router.route(upgrader.handleEcho) },
       "/ws/:id": chatRoute,
       "/websocket/:id": chatRoute,
-      ...roomRoutes(router, hub, bodies, events, options, clock),
+      ...roomRoutes(router, hub, bodies, events, bans, options, clock),
+      ...moderationRoutes(router, bans, bodies, clock),
       "/address": router.api({ GET: address }),
       "/healthz": { GET: router.route(healthz) },
       "/readyz": { GET: router.route(readyz) },

@@ -1,6 +1,7 @@
 /** Upgrades requests to WebSockets. Every rejection happens before the upgrade, with an HTTP status. */
 
 import type { ServerOptions } from "./options.ts";
+import type { Bans } from "./bans.ts";
 import { HttpProblem } from "./problem.ts";
 import { parseJoinRequest } from "./request.ts";
 import type { HttpServer, Router } from "./router.ts";
@@ -25,6 +26,7 @@ export class Upgrader {
     private readonly router: Router,
     private readonly sockets: SocketRegistry,
     private readonly hub: Hub,
+    private readonly bans: Bans,
     private readonly options: ServerOptions,
     private readonly clock: Clock,
   ) {
@@ -61,6 +63,11 @@ export class Upgrader {
     const { headers } = request;
     const addressGroup = this.router.addresses.groupOf(request, server);
     const grant = this.router.access.authorize(request, joinRequest);
+    if (joinRequest)
+      this.bans.check(joinRequest.room, {
+        client: grant.client ?? joinRequest.client,
+        address: addressGroup,
+      });
     this.sockets.admit(addressGroup);
     if (headers.get("upgrade")?.toLowerCase() !== "websocket") throw upgradeRequired();
 
@@ -74,6 +81,7 @@ export class Upgrader {
             ...joinRequest,
             client: grant.client ?? joinRequest.client,
             can: RIGHTS.filter((right) => grant.can.has(right)),
+            address: addressGroup,
           },
           this.#messageBucket(addressGroup),
         ));

@@ -99,6 +99,7 @@ export const resumesTotal = counters("hubbub_resumes_total", "Resume attempts.",
 export const moderationsTotal = counters("hubbub_moderations_total", "Actions of moderators.", "action", [
   "remove-message",
   "remove-client",
+  "disconnect",
 ]);
 export const storeDelay = histogram(
   "hubbub_store_delay_seconds",

@@ -1,9 +1,12 @@
-/** For moderators: a button on the message that is hovered or focused opens a dialog that removes it, or all of its client. */
+/** For moderators: a button on the message that is hovered or focused opens a dialog that removes it, or its client. */
 
 import type { Conversation } from "./conversation.ts";
 import { create, find } from "./dom.ts";
 import type { Identity } from "./identity.ts";
 import { displayName, words } from "./words.ts";
+
+/** How long a person who was removed is kept out: a day. */
+const BAN_SECONDS = 24 * 60 * 60;
 
 export class Moderation {
   /** Whether the user's token allows it here. */
@@ -39,18 +42,25 @@ export class Moderation {
     this.#problem.textContent = "";
     const room = encodeURIComponent(this.identity.room);
     const messages = `/rooms/${room}/messages`;
-    const remove = (button: string, path: string) =>
-      (find(button, HTMLButtonElement).onclick = () => void this.#remove(path));
-    remove("remove-message", `${messages}/${id}`);
-    remove("remove-all", `${messages}?from=${encodeURIComponent(client)}`);
+    const name = encodeURIComponent(client);
+    const body = JSON.stringify({ forSeconds: BAN_SECONDS });
+    find("remove-message", HTMLButtonElement).onclick = () =>
+      void this.#request([[`${messages}/${id}`, { method: "DELETE" }]]);
+    find("remove-person", HTMLButtonElement).onclick = () =>
+      void this.#request([
+        [`/clients/${name}/disconnect`, { method: "POST", body }], // first, or it could write again
+        [`${messages}?from=${name}`, { method: "DELETE" }],
+      ]);
     this.#dialog.showModal();
   }
 
-  /** The messages disappear when the room receives the removal. */
-  async #remove(path: string): Promise<void> {
+  /** One after the other. The messages disappear when the room receives the removal. */
+  async #request(requests: readonly (readonly [path: string, init: RequestInit])[]): Promise<void> {
     const headers = { Authorization: `Bearer ${this.identity.token}` };
-    const response = await fetch(path, { method: "DELETE", headers }).catch(() => undefined);
-    if (response?.ok) return this.#dialog.close();
-    this.#problem.textContent = words.notRemoved;
+    for (const [path, init] of requests) {
+      const response = await fetch(path, { ...init, headers }).catch(() => undefined);
+      if (!response?.ok) return void (this.#problem.textContent = words.notRemoved);
+    }
+    this.#dialog.close();
   }
 }

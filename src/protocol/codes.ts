@@ -28,6 +28,7 @@ export const CLOSE_CODES = {
   tooSlow: [1013, "Reading too slowly. Reconnect and resume."],
   historyUnavailable: [1013, "The history is unavailable. Reconnect and resume."],
   replaced: [4001, "Replaced by a newer connection of this session."],
+  banned: [4003, "Disconnected by a moderator."],
   expired: [4002, "The token has expired. Reconnect with a new one."],
   revoked: [4002, "The token is no longer valid. Reconnect with a new one."],
 } as const;
@@ -41,8 +42,10 @@ export const REJECTION_STATUS = {
   "bad-id": 400,
   "bad-limit": 400,
   "bad-name": 400,
+  "bad-seconds": 400,
   "bad-seq": 400,
   "bad-token": 401,
+  banned: 403,
   "connection-rate": 429,
   "cut-off": 400,
   full: 503,

@@ -33,12 +33,31 @@ export interface MessageStore {
   listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined>;
   /** The id before a room's latest `count` messages. Only where a room may have more than its acquired history. */
   idBeforeLatest?(room: string, count: number): Promise<string>;
+  /** Only where bans outlive the process, or reach other nodes. */
+  readonly bans?: BanStore;
   /** Whether it can store messages at the moment. */
   readonly isReady: boolean;
   /** Waits until every append has its result. */
   drain(): Promise<void>;
   /** Releases what it holds. Reads that are still under way reject. */
   close(): void | Promise<void>;
+}
+
+/** A client that a moderator has disconnected must not return before a time. */
+export interface Ban {
+  /** A client id, or `@` and the address of a guest. */
+  readonly client: string;
+  /** Room patterns. */
+  readonly rooms: readonly string[];
+  /** Unix time in milliseconds. */
+  readonly untilMs: number;
+}
+
+export interface BanStore {
+  /** Those that have not ended. @throws StoreUnavailable */
+  read(): Promise<readonly Ban[]>;
+  /** @throws StoreUnavailable */
+  save(ban: Ban): Promise<void>;
 }
 
 /** A room, and id and time of its latest message. */
@@ -59,6 +78,8 @@ export interface StoreListener {
   onRemotePresence(room: string, client: string, difference: number): void;
   /** Another node claimed a session. */
   onSessionClaimed(client: string, session: string, fencingToken: number): void;
+  /** A client was banned, on whichever node. */
+  onBan(ban: Ban): void;
   /** Messages may have been missed: all clients have to reconnect, and resume. */
   onStateLost(): void;
 }

@@ -137,6 +137,8 @@ test("each documented response and rejection is one that the route gives", async
   const moderator = remove(sign("mod", [], 600, ["moderate"]));
   const posted = await secured.get(at("/rooms/tea/messages", "ann"), post({ text: "hi" }));
   const { id } = JSON.parse(await posted.text());
+  const ban = { ...moderator, method: "POST", body: '{"forSeconds":60}' };
+  expect((await secured.get("/clients/eve/disconnect", ban)).status).toBe(200);
   const requests: Record<string, [TestServer, string, RequestInit?][]> = {
     "POST /rooms/:room/messages": [
       [server, "/rooms/tea/messages", post(hi)],
@@ -150,7 +152,7 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms/tea/messages", post(Buffer.from([0xe9]))],
       [server, "/rooms/tea/messages", post({ text: "x".repeat(70_000), from: "ci" })],
       [server, "/rooms/tea/messages", post("hi", "text/html")],
-      [secured, at("/rooms/tea/messages", "eve"), post(hi)],
+      [secured, at("/rooms/tea/messages", "bob"), post(hi)],
       [secured, `/rooms/tea/messages?token=${sign("ci", [], 600, ["read"])}`, post(hi)],
     ],
     "GET /rooms/:room/messages": [
@@ -158,6 +160,13 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms/tea/messages?after=1-0"],
       [server, "/rooms/tea/messages?before=x"],
       [server, "/rooms/tea/messages?limit=0"],
+    ],
+    "POST /clients/:id/disconnect": [
+      [secured, "/clients/eve/disconnect", ban],
+      [secured, "/clients/eve/disconnect", { ...ban, body: '{"forSeconds":"x"}' }],
+      [secured, "/clients/a%20b/disconnect", ban],
+      [secured, "/clients/eve/disconnect", { ...ban, body: "x" }],
+      [secured, "/clients/eve/disconnect", { ...ban, headers: remove(sign("ann", [], 600)).headers ?? {} }],
     ],
     "DELETE /rooms/:room/messages/:id": [
       [secured, `/rooms/tea/messages/${id}`, moderator],
@@ -195,6 +204,7 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms", { headers: { Host: "elsewhere.example" } }],
       [server, "/rooms", { headers: { Origin: "https://elsewhere.example" } }],
       [secured, at("/rooms/tea/members", "ann", ["coffee"])],
+      [secured, at("/rooms/tea/members", "eve")],
       [server, "/rooms/tea"],
       [server, "/rooms", { method: "DELETE" }],
       [limited, "/rooms?room=tea"],

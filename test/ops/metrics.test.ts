@@ -79,7 +79,9 @@ test("counters with a label have all their values from the start, at 0", async (
       (code) => `hubbub_disconnects_total{code="${code}"}`,
     ),
     ...[true, false].map((recovered) => `hubbub_resumes_total{recovered="${recovered}"}`),
-    ...["remove-message", "remove-client"].map((action) => `hubbub_moderations_total{action="${action}"}`),
+    ...["remove-message", "remove-client", "disconnect"].map(
+      (action) => `hubbub_moderations_total{action="${action}"}`,
+    ),
   ];
   expect(counters.map((name) => [name, metrics.get(name)])).toEqual(counters.map((name) => [name, 0]));
   expect([...metrics.keys()].filter((name) => /_total\{/.test(name)).sort()).toEqual(

@@ -46,15 +46,34 @@ describe.skipIf(skipped !== "")(`moderation on the page${skipped}`, () => {
 
     await focus(mod, "three");
     await mod.click(".options");
-    await mod.click("#remove-all");
+    await mod.click("#remove-person");
+    expect(await ann.peer.closes()).toEqual({ code: 4003, reason: "Disconnected by a moderator." });
     const afterAll = ["Message removed", "Message removed", "Message removed", "mine"];
     for (const page of [mod, bob]) await page.shows(page.texts, afterAll);
     await bob.reload();
     await bob.shows(bob.texts, afterAll);
     await focus(bob, "mine");
     await bob.shows(MENU, 0); // bob may not moderate
-    await ann.saysAndHears("four");
-    for (const page of [mod, bob]) await page.shows(page.texts, [...afterAll, "four"]);
+    await mod.says("bye");
+    await bob.shows(bob.texts, [...afterAll, "bye"]);
+  });
+
+  test("a person who is removed is told so, stays out, and does not reconnect", async () => {
+    await using server = await start();
+    using mod = await open(server, "mod");
+    using eve = await open(server, "eve", "localhost");
+    for (const page of [mod, eve]) await page.shows(page.state, "open");
+    await eve.says("spam");
+    await mod.shows(mod.texts, ["spam"]);
+    await focus(mod, "spam");
+    await mod.click(".options");
+    await mod.click("#remove-person");
+    await eve.shows(`[${eve.state}, ${eve.line}]`, ["closed", "Disconnected by a moderator. Try now"]);
+    await eve.reload();
+    await eve.shows(`[${eve.state}, ${eve.line}]`, [
+      "closed",
+      "A moderator has disconnected you from this room. Try now",
+    ]);
   });
 
   test("a removal that fails says so, and removes nothing", async () => {

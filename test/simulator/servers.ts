@@ -2,6 +2,7 @@
 
 import { AccessControl } from "../../src/http/access-control.ts";
 import { ClientAddresses } from "../../src/http/client-address.ts";
+import { Bans } from "../../src/http/bans.ts";
 import { EventStreams } from "../../src/http/event-streams.ts";
 import type { ServerOptions } from "../../src/http/options.ts";
 import { noSuchRoute, textProblem } from "../../src/http/problem.ts";
@@ -96,10 +97,11 @@ export class SimulatedServer implements Host {
       options,
       clock,
     );
-    const upgrader = new Upgrader(router, this.sockets, this.hub, options, clock);
+    const bans = new Bans(this.hub, clock);
+    const upgrader = new Upgrader(router, this.sockets, this.hub, bans, options, clock);
     this.#handleChat = router.route(upgrader.handleChat);
     const random = world.randomOf();
-    this.events = new EventStreams(router, this.sockets, this.hub, streamTopics, options, random);
+    this.events = new EventStreams(router, this.sockets, this.hub, bans, streamTopics, options, random);
     this.#handleEvents = router.api({ GET: this.events.handle }, this.events.rejection);
     this.handlers = socketHandlers(this.hub, this.sockets, options, clock);
   }

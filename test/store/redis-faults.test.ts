@@ -362,6 +362,7 @@ test.skipIf(skipped !== "")(
       onEntry() {},
       onRemotePresence() {},
       onSessionClaimed() {},
+      onBan() {},
       onStateLost: () => lost.resolve(),
     };
     const options = { history: 100, keepDays: 0 };

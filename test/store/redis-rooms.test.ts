@@ -7,7 +7,7 @@ import { RedisRooms } from "../../src/store/redis/rooms.ts";
 import { redisTiming } from "../../src/store/redis/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 
-const listener = { onEntry() {}, onRemotePresence() {}, onSessionClaimed() {}, onStateLost() {} };
+const listener = { onEntry() {}, onRemotePresence() {}, onSessionClaimed() {}, onBan() {}, onStateLost() {} };
 const emptyRoom = {
   openRoom: async () => ({ head: "1-0", lastId: "1-0", newestFirst: [], presence: [] }),
 };

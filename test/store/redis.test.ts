@@ -353,6 +353,12 @@ describe.skipIf(skipped !== "")(`Redis stores${skipped}`, () => {
       headers: server.authorization("mod", ["moderate"]),
     });
     expect(status).toBe(200);
+    const ban = await server.get("/clients/eve/disconnect", {
+      method: "POST",
+      headers: server.authorization("mod", ["moderate"]),
+      body: '{"forSeconds":60}',
+    });
+    expect(ban.status).toBe(200);
     expect(ann.welcome.members).toEqual(["ann"]);
 
     const tables = readDoc("src/store/redis/README.md").split(/\n\n+/);

@@ -10,7 +10,7 @@ import {
   type StoredEntry,
   type StoredMessage,
 } from "../message.ts";
-import type { ListedRoom } from "../store.ts";
+import type { Ban, ListedRoom } from "../store.ts";
 
 /** A record of the log: a batch of one node. */
 export interface LogRecord {
@@ -40,6 +40,7 @@ export type RecordPart =
   /** The result of the batch's next message. */
   | { readonly kind: "result"; readonly result: AppendResult }
   | { readonly kind: "removal"; readonly removal: Removal }
+  | { readonly kind: "ban"; readonly ban: Ban }
   | { readonly kind: "nodeRemoved"; readonly node: string };
 
 export type Presence = readonly [client: string, node: string, connections: number];
@@ -124,6 +125,11 @@ function parsePart(field: string | undefined, value: string): RecordPart | undef
         kind: "result",
         result: { duplicateSeq: Number(second), ...(isMessageId(third) ? { id: third } : {}) },
       };
+    case "b": {
+      const [, , ...rooms] = value.split(" ");
+      const ban = toBan(first, second, rooms);
+      return ban && { kind: "ban", ban };
+    }
     case "d":
       return isStoredName(first) ? { kind: "nodeRemoved", node: first } : undefined;
     default:
@@ -205,6 +211,30 @@ export function parsePresence(values: unknown): Presence[] {
       presence.push([client, node, Number(connections)]);
   }
   return presence;
+}
+
+function toBan(
+  client: string | undefined,
+  untilMs: string | undefined,
+  rooms: readonly string[],
+): Ban | undefined {
+  if (!isStoredName(client) || !isTime(untilMs) || rooms.length === 0) return undefined;
+  return { client, rooms, untilMs: Number(untilMs) };
+}
+
+/** The reply of lua/read-bans.lua. */
+export function parseBans(reply: unknown): Ban[] {
+  const pairs =
+    typeof reply === "object" && reply !== null && !Array.isArray(reply)
+      ? Object.entries(reply).flat()
+      : arrayOf(reply);
+  const bans: Ban[] = [];
+  for (let i = 0; i + 1 < pairs.length; i += 2) {
+    const [client, ...rooms] = String(pairs[i]).split(" ");
+    const ban = toBan(client, String(pairs[i + 1]), rooms);
+    if (ban) bans.push(ban);
+  }
+  return bans;
 }
 
 /** The reply of lua/list-rooms.lua. */

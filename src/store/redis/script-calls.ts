@@ -4,12 +4,13 @@ import { sessionKey } from "../dedup.ts";
 import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
 import { isMessageId } from "../message-id.ts";
 import { isNumbered, type PendingMessage, type RemovalTarget, type StoredEntry } from "../message.ts";
-import { StoreUnavailable, type ListedRoom, type StoreOptions } from "../store.ts";
+import { StoreUnavailable, type Ban, type ListedRoom, type StoreOptions } from "../store.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
 import type { ClusterUpdate } from "./outbox.ts";
 import {
   arrayOf,
   encodeContent,
+  parseBans,
   parseHeartbeat,
   parseLastSeq,
   parseListedRooms,
@@ -118,6 +119,16 @@ export class ScriptCalls {
     const reply = await this.#read(scripts.remove, room, history, from, message, this.#firstSequence);
     await this.#read(scripts.applyPending);
     return typeof reply === "number" && reply >= 0 ? reply : undefined;
+  }
+
+  /** @throws StoreUnavailable */
+  async ban({ client, rooms, untilMs }: Ban): Promise<void> {
+    await this.#read(scripts.ban, client, untilMs, rooms.join(" "), this.#firstSequence);
+  }
+
+  /** @throws StoreUnavailable */
+  async readBans(): Promise<readonly Ban[]> {
+    return parseBans(await this.#read(scripts.readBans));
   }
 
   /** Applies the last record of the log to the other keys now. Otherwise the next script does. */

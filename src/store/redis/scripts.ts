@@ -1,6 +1,7 @@
 /** The Lua scripts that run inside Redis: lua/common.lua, what some share (lua/read.lua, lua/probe.lua), and their own files. */
 
 import append from "./lua/append.lua" with { type: "text" };
+import ban from "./lua/ban.lua" with { type: "text" };
 import common from "./lua/common.lua" with { type: "text" };
 import heartbeat from "./lua/heartbeat.lua" with { type: "text" };
 import idBeforeLatest from "./lua/id-before-latest.lua" with { type: "text" };
@@ -15,6 +16,7 @@ import openRoom from "./lua/open-room.lua" with { type: "text" };
 import probe from "./lua/probe.lua" with { type: "text" };
 import read from "./lua/read.lua" with { type: "text" };
 import readAfter from "./lua/read-after.lua" with { type: "text" };
+import readBans from "./lua/read-bans.lua" with { type: "text" };
 import readBefore from "./lua/read-before.lua" with { type: "text" };
 import listRooms from "./lua/list-rooms.lua" with { type: "text" };
 import remove from "./lua/remove.lua" with { type: "text" };
@@ -31,6 +33,8 @@ export const scripts = {
   heartbeat: defineScript(probe, heartbeat),
   join: defineScript(join),
   remove: defineScript(remove),
+  ban: defineScript(ban),
+  readBans: defineScript(readBans),
   removeNode: defineScript(removeNode),
   openRoom: defineScript(read, openRoom),
   readAfter: defineScript(read, readAfter),

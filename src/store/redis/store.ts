@@ -15,6 +15,7 @@ import type { HistoryPage, PageQuery, ReadonlyHistory } from "../history.ts";
 import type { PendingMessage, RemovalTarget } from "../message.ts";
 import {
   StoreError,
+  type Ban,
   type AppendCallback,
   type Cluster,
   type ListedRoom,
@@ -80,6 +81,11 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   remove(room: string, target: RemovalTarget): Promise<number | undefined> {
     return this.#scripts.remove(room, target);
   }
+
+  readonly bans = {
+    read: () => this.#scripts.readBans(),
+    save: (ban: Ban) => this.#scripts.ban(ban),
+  };
 
   async lastSeq(client: string, session: string): Promise<number | null> {
     await this.#writer.acceptedSettled(); // messages of that session may be in flight
@@ -163,6 +169,9 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
         break;
       case "session":
         if (!isOwn) this.listener.onSessionClaimed(part.client, part.session, part.fencingToken);
+        break;
+      case "ban":
+        this.listener.onBan(part.ban);
         break;
       case "nodeRemoved":
         this.#rooms.applyNodeRemoval(part.node, id);

@@ -46,6 +46,10 @@ const MIGRATIONS = [
    ALTER TABLE origin ADD COLUMN reserved_up_to INTEGER NOT NULL DEFAULT 0`,
   // See MessageRow.
   `ALTER TABLE messages ADD COLUMN removes TEXT`,
+  // \`rooms\` are patterns, separated by spaces.
+  `CREATE TABLE bans (
+     client TEXT, rooms TEXT, until_ms INTEGER NOT NULL, PRIMARY KEY (client, rooms)
+   ) STRICT, WITHOUT ROWID`,
 ];
 
 /** An id is stored as one integer of milliseconds and sequence, which is exact in a double until the year 2054. */
@@ -295,6 +299,13 @@ export function prepareStatements(db: Database) {
          FROM messages WHERE room = ? ORDER BY id LIMIT ?`,
     ),
     pruneMessages: db.query<unknown, [string, number]>("DELETE FROM messages WHERE room = ? AND id <= ?"),
+    bans: db.query<{ client: string; rooms: string; until_ms: number }, [number]>(
+      "SELECT client, rooms, until_ms FROM bans WHERE until_ms > ?",
+    ),
+    saveBan: db.query<unknown, [string, string, number]>(
+      "REPLACE INTO bans (client, rooms, until_ms) VALUES (?, ?, ?)",
+    ),
+    pruneBans: db.query<unknown, [number]>("DELETE FROM bans WHERE until_ms <= ?"),
     pruneSessions: db.query<unknown, [number, number]>(
       `DELETE FROM sessions WHERE (client, session) IN
          (SELECT client, session FROM sessions WHERE used_ms < ? ORDER BY used_ms LIMIT ?)`,

@@ -24,7 +24,7 @@ import {
   type StoredEntry,
 } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
-import type { AppendCallback, ListedRoom, EntryListener, MessageStore, StoreOptions } from "../store.ts";
+import type { AppendCallback, Ban, ListedRoom, EntryListener, MessageStore, StoreOptions } from "../store.ts";
 import { StoreUnavailable } from "../store.ts";
 import {
   ALL_OF_SENDER,
@@ -236,6 +236,19 @@ export class SqliteStore implements MessageStore {
     this.#isErasurePending = !this.#health.emptyLog(() => this.#sql.checkpoint.get()?.busy === 0);
   }
 
+  readonly bans = {
+    read: async (): Promise<readonly Ban[]> =>
+      this.#health.read(() =>
+        this.#sql.bans
+          .all(this.clock.now())
+          .map(({ client, rooms, until_ms }) => ({ client, rooms: rooms.split(" "), untilMs: until_ms })),
+      ),
+    save: async ({ client, rooms, untilMs }: Ban): Promise<void> => {
+      const write = () => this.#sql.saveBan.run(client, rooms.join(" "), untilMs);
+      if (!this.#health.write(write)?.isSure) throw new StoreUnavailable();
+    },
+  };
+
   async drain(): Promise<void> {
     this.#commit();
   }
@@ -444,6 +457,7 @@ export class SqliteStore implements MessageStore {
     const { keepDays } = this.options;
     const nowMs = this.clock.now();
     const transaction = this.#db.transaction(() => {
+      this.#sql.pruneBans.run(nowMs);
       const sessions = this.#sql.pruneSessions.run(nowMs - this.#sessionTtlMs, PRUNE_ROWS_PER_STEP).changes;
       return sessions + (keepDays === 0 ? 0 : this.#pruneMessages(nowMs, nowMs - keepDays * DAY_MS));
     });

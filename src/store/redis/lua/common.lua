@@ -199,6 +199,9 @@ local function apply_pending()
       redis.call('HSET', P .. 'sessions', session, latest)
       redis.call('ZADD', P .. 'sessions:used', time, session)
     elseif field == 'p' then set_presence(node, string.match(value, '^(%S+) (%S+) (%d+)$'))
+    elseif field == 'b' then
+      local client, until_ms, rooms = string.match(value, '^(%S+) (%d+) (.+)$')
+      redis.call('HSET', P .. 'bans', client .. ' ' .. rooms, until_ms)
     elseif field == 'd' then remove_node(value) end
   end
   for room, id in pairs(room_heads) do

@@ -171,6 +171,11 @@ if excess_rooms > 0 then
   end
 end
 
+local bans = redis.call('HGETALL', P .. 'bans')
+for i = 1, #bans, 2 do
+  if tonumber(bans[i + 1]) <= now then redis.call('HDEL', P .. 'bans', bans[i]) end
+end
+
 local expired_nodes = {}
 for _, other in ipairs(redis.call('HKEYS', P .. 'nodes')) do
   if redis.call('EXISTS', P .. 'lease:' .. other) == 0 then expired_nodes[#expired_nodes + 1] = other end
