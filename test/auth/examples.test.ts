@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { codeBlock } from "../support/docs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const README = "src/auth/README.md";
 const SOURCE = join(import.meta.dir, "../../src/server.ts");

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { findPython } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const { path: PYTHON = "python3", skipped } = findPython(
   "python3-jwt and python3-cryptography",

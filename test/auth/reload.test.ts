@@ -15,7 +15,7 @@ import { useFakeTime } from "../support/fake-time.ts";
 import { makeToken } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const [OLD, NEW] = ["the old secret, of thirty-two bytes", "the new secret, of thirty-two bytes"];
 const REVOKED = { code: 4002, reason: "The token is no longer valid. Reconnect with a new one." };

@@ -7,7 +7,7 @@ import type { JsonPeer, Peer } from "../support/peer.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { request } from "../support/raw-websocket.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const CROWD = 1000;
 

@@ -6,7 +6,7 @@ import type { Peer } from "../support/peer.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { frame, RawClient, request, describeFrame } from "../support/raw-websocket.ts";
 
-setDefaultTimeout(30_000);
+setDefaultTimeout(240_000);
 
 /** A client in a separate process, which can be frozen. Resolves once it has joined. */
 async function startClient(server: TestServer, id: string) {

@@ -225,10 +225,10 @@ test("keeps retrying behind a proxy that answers with an error page, which it do
   await ann.complains(`Cannot connect to ${origin}, retrying.`);
   await using server = await startServer({ args: ["--port", `${port}`] });
   await using bob = await server.join("bob", { history: 1 });
-  await ann.complains("Connected.\n", 40_000); // the back-off may have grown long by now
+  await ann.complains("Connected.\n", 120_000); // the back-off may have grown long by now
   await bob.hears("Client #ann says: hi");
   expect(await ann.ends()).toMatchObject({ out: "ann: hi\n", exitCode: 0 });
-}, 60_000);
+}, 240_000);
 
 test("ignores the proxy of the environment for the connection and for the reason of a rejection", async () => {
   let count = 0;

@@ -95,7 +95,7 @@ test("a page in TypeScript with a bundler: the documented lines type-check, and 
   const built = await run(process.execPath, "build", "--target=browser", "--outfile=page.js", "page.ts");
   expect(built.exitCode).toBe(0);
   await worksInBrowser(server, site);
-}, 60_000);
+}, 240_000);
 
 test("a page in TypeScript without a bundler: the documented lines type-check, and work in a browser if there is one", async () => {
   await using project = await startProject();
@@ -110,4 +110,4 @@ test("a page in TypeScript without a bundler: the documented lines type-check, a
   await write("page.ts", page);
   expect(await tsc()).toEqual(FINE);
   await worksInBrowser(server, site);
-}, 60_000);
+}, 240_000);

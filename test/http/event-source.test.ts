@@ -9,7 +9,7 @@ import { eventually, withDeadline } from "../support/deadline.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const README = "src/http/README.md";
 

@@ -9,7 +9,7 @@ import { subscribe } from "../support/event-stream.ts";
 import { sharedServer, newRoom } from "../support/shared-server.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const FORMATS = ["sse", "ndjson"] as const;
 

@@ -8,7 +8,7 @@ import { openPage, skipped } from "../support/browser.ts";
 import { JsonPeer } from "../support/peer.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const SECRET = "a secret of thirty-two bytes, or more";
 const tokens = new TokenSigner(Buffer.from(SECRET));

@@ -115,7 +115,7 @@ test("the bytes buffered for a slow consumer, and the delay of the event loop", 
   ann.pauses();
   const text = "x".repeat(60_000);
   for (let i = 0; i < 70; i++) ann.says(text);
-  await eventually(async () => ann.unsent === 0, "the server takes what is sent", 20_000);
+  await eventually(async () => ann.unsent === 0, "the server takes what is sent");
   await using reader = await server.open("/websocket");
   let buffered = 0;
   for (let i = 0; i < 100 && buffered === 0; i++) {
@@ -129,7 +129,7 @@ test("the bytes buffered for a slow consumer, and the delay of the event loop", 
   await Bun.sleep(400);
   server.process.kill("SIGCONT");
   const late = async () => (await server.metrics()).get("hubbub_event_loop_delay_seconds_sum") ?? 0;
-  await eventually(async () => (await late()) >= 0.1, "the event loop was late", 20_000);
+  await eventually(async () => (await late()) >= 0.1, "the event loop was late");
 });
 
 test("a client that closes with a code of the server is counted as other", async () => {

@@ -6,7 +6,7 @@ import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
 import { photo } from "../support/images.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** Each opens something over the conversation; afterwards Escape closes it. */
 const DIALOGS: Record<string, (page: Page) => Promise<unknown>> = {

@@ -6,7 +6,7 @@ import { file, photo } from "../support/images.ts";
 import { startServer } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const MAX_BYTES = 65_536;
 

@@ -7,7 +7,7 @@ import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOCAL_NAME, LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const LINK = "$('link').value";
 const HINT = "$('link-hint').textContent";

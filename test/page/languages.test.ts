@@ -4,7 +4,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const EMPTY = new Map([
   ["en", "No messages yet. Say hello, or open this page in a second tab."],

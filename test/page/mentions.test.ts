@@ -5,7 +5,7 @@ import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOCAL_NAME, LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** Per message: what is highlighted, one's own name in brackets. */
 const MARKS =

@@ -4,7 +4,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped, type Page } from "../support/browser.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** The visible texts of all times. */
 const TIMES =

@@ -5,7 +5,7 @@ import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const SECRET = "a secret of thirty-two bytes, or more";
 const MENU = "document.querySelectorAll('.options').length";

@@ -7,7 +7,7 @@ import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** How long the page waits before it says that someone left. */
 const LEAVE_GRACE_MS = 5_000;

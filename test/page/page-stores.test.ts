@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { LOCAL_NAME, openPage, skipped } from "../support/browser.ts";
 import { startServer, STORES } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** How long the page waits before it says that someone left. */
 const LEAVE_GRACE_MS = 5_000;

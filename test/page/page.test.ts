@@ -6,7 +6,7 @@ import { eventually } from "../support/deadline.ts";
 import { freePort, skipped as skippedNginx, startNginx } from "../support/nginx.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** How long the page waits before it says that someone left. */
 const LEAVE_GRACE_MS = 5_000;

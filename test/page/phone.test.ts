@@ -5,7 +5,7 @@ import { openPage, skipped } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
   const server = sharedServer();

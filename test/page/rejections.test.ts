@@ -6,7 +6,7 @@ import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const SECRET = "a secret of thirty-two bytes, or more";
 const tokens = new TokenSigner(Buffer.from(SECRET));

@@ -6,7 +6,7 @@ import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** A line per room: its name, who is there and what is new. */
 const LIST =

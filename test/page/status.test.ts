@@ -5,7 +5,7 @@ import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const LOOK = "getComputedStyle($('connection')).backgroundColor";
 

@@ -3,7 +3,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { describeCounts, runFuzz, type Counts } from "../chaos/fuzz.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const MAX_RSS_MIB = 300;
 

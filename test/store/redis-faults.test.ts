@@ -12,7 +12,7 @@ import "../support/fast-redis.ts";
 import { startServer } from "../support/server.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** By then a node has sent at least two more heartbeats. */
 const TWO_HEARTBEATS_MS = 2.5 * redisTiming.heartbeatMs;

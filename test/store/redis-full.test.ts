@@ -5,7 +5,7 @@ import { eventually, withDeadline } from "../support/deadline.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { Redis, skipped } from "../support/redis.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const TEXT = "x".repeat(65_000);
 const MAX_MEMORY = ["--save", "", "--appendonly", "no", "--maxmemory", "32mb"];

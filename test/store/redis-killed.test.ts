@@ -9,7 +9,7 @@ import { eventually } from "../support/deadline.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { DURABLE, Redis, skipped } from "../support/redis.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 /** What is on disk of a script: everything but its end, or this number of commands. */
 type Cut = "end" | number;

@@ -11,7 +11,7 @@ import { systemRandom } from "../../src/util/random.ts";
 import { readDoc } from "../support/docs.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const connections: RedisConnection[] = [];
 

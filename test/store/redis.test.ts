@@ -6,7 +6,7 @@ import { startServer } from "../support/server.ts";
 import { readDoc } from "../support/docs.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 const SOURCE = `${import.meta.dir}/../../src/server.ts`;
 const CERT = `${import.meta.dir}/../support/tls/localhost.crt`;

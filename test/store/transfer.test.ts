@@ -16,7 +16,7 @@ import { randomFrom } from "../support/random.ts";
 import { sharedRedis, skipped } from "../support/redis.ts";
 import { startServer } from "../support/server.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(240_000);
 
 let folder = "";
 beforeEach(async () => {

@@ -1,7 +1,7 @@
 /** Waiting with a deadline, and an error that says what was waited for. */
 
 /** Enough for a busy machine, and less than the timeout of a test. */
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 60_000;
 
 /** @throws an error with the text of `complain()` after the deadline */
 export async function withDeadline<T>(
