@@ -124,6 +124,7 @@ export class ScriptCalls {
   /** @throws StoreUnavailable */
   async ban({ client, rooms, untilMs }: Ban): Promise<void> {
     await this.#read(scripts.ban, client, untilMs, rooms.join(" "), this.#firstSequence);
+    await this.#read(scripts.applyPending);
   }
 
   /** @throws StoreUnavailable */
