@@ -16,6 +16,8 @@ export interface PostedMessage {
 
 /** Media types that are read as JSON. `curl -d` names the form type unless told otherwise. */
 const JSON_TYPES = /^application\/(?:json|[\w.+-]+\+json|x-www-form-urlencoded)$/;
+/** The content coding of an uncompressed body. */
+const IDENTITY = /^(?:identity)?$/i;
 const UTF8 = /^(?:utf-?8|us-ascii)$/;
 
 /**
@@ -23,6 +25,8 @@ const UTF8 = /^(?:utf-?8|us-ascii)$/;
  * @throws HttpProblem 415
  */
 export function postFormat(headers: Headers): PostFormat {
+  if (!IDENTITY.test(headers.get("content-encoding") ?? ""))
+    throw new HttpProblem("unsupported-type", "Send the body uncompressed, without Content-Encoding.");
   const header = headers.get("content-type") ?? "application/json";
   const type = header.replace(/;.*/, "").trim().toLowerCase();
   if (JSON_TYPES.test(type)) return "json";

@@ -68,6 +68,17 @@ test("the Content-Type decides: plain text in UTF-8, or JSON, which is also what
       code: "unsupported-type",
       detail: "The Content-Type must be application/json, or text/plain in UTF-8.",
     });
+  for (const type of ["text/plain", "application/json"]) {
+    const compressed = { "Content-Type": type, "Content-Encoding": "br" };
+    expect(await post(server, "?from=ci", json, compressed)).toMatchObject({
+      status: 415,
+      code: "unsupported-type",
+      detail: "Send the body uncompressed, without Content-Encoding.",
+    });
+  }
+  const identity = { "Content-Type": "text/plain", "Content-Encoding": "identity" };
+  expect((await post(server, "?from=ci", "\ufeffhi", identity)).status).toBe(201);
+  await bob.hears("Client #ci says: hi");
   await bob.hearsNothing();
 });
 
