@@ -174,6 +174,13 @@ export class Client {
   /** How many messages at the start of the outbox are in flight, and how many may be: fewer after `rate-limited`. */
   #inFlight = 0;
   #window = MAX_WINDOW;
+  /** Numbered messages sent on this connection whose result has not arrived. */
+  #awaited = 0;
+  /**
+   * The outbox is to be sent again from its start, once every result is here: results of older copies would cause
+   * further copies, and a slow connection or a rate limit would never recover.
+   */
+  #goesBack = false;
   #maxBytes = Infinity;
   #attempts = 0;
   #pingMs = PING_SECONDS * 1000;
@@ -535,6 +542,7 @@ export class Client {
       case "ack": {
         this.#attempts = 0;
         this.#isSessionKnown = true;
+        this.#awaited--;
         const item = this.#take(event.seq);
         if (this.#window < MAX_WINDOW) this.#window++;
         this.#fillWindow();
@@ -543,7 +551,13 @@ export class Client {
       }
       case "error": {
         if (event.seq === undefined) break;
+        this.#awaited--;
         if (TRANSIENT_ERRORS.includes(event.code)) {
+          // Behind a rejected message, the others in flight are out of order.
+          if (event.code === "out-of-order" && this.#goesBack) {
+            this.#fillWindow();
+            break;
+          }
           if (event.code === "rate-limited") this.#window = 1;
           const { retryAfterSeconds } = event;
           const waitMs =
@@ -554,9 +568,10 @@ export class Client {
           break;
         }
         const item = this.#take(event.seq);
+        if (item) this.#rejectedSeqs.push(event.seq);
+        if (item) this.#retransmit();
+        else this.#fillWindow();
         if (!item) break;
-        this.#rejectedSeqs.push(event.seq);
-        this.#retransmit();
         this.#emit("rejected", { item, code: event.code, message: event.message });
         break;
       }
@@ -585,6 +600,7 @@ export class Client {
     this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
     this.#rejectTooBig(); // the server's limit may be another than before
     // Before any handler runs: what a handler sends must follow what was sent before.
+    this.#awaited = 0;
     this.#retransmit();
     this.#replayed = 0;
     this.#write({ type: "ping" });
@@ -617,16 +633,18 @@ export class Client {
     return taken;
   }
 
-  /** Sends the outbox again from its start. */
+  /** Sends the outbox again from its start, once no result is awaited. */
   #retransmit(): void {
     clearTimeout(this.#resend);
     this.#resend = undefined;
     this.#inFlight = 0;
+    this.#goesBack = true;
     this.#fillWindow();
   }
 
   #fillWindow(): void {
-    if (this.#resend !== undefined) return; // a rejected message is resent first
+    if (this.#resend !== undefined || (this.#goesBack && this.#awaited > 0)) return;
+    this.#goesBack = false;
     for (; this.#inFlight < this.#window; this.#inFlight++) {
       const item = this.outbox[this.#inFlight];
       // A message that is too big here was sent by a handler just now: its rejection is queued.
@@ -641,6 +659,7 @@ export class Client {
     const skip = this.#needsSkip(item);
     const { seq, text, data } = item;
     if (skip) this.#rejectedSeqs = this.#rejectedSeqs.filter((rejected) => rejected > seq);
+    this.#awaited++;
     this.#write({ type: "message", text, data, seq, ...(skip ? { skip } : {}) });
   }
 

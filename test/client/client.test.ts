@@ -550,6 +550,49 @@ test("a rejected message does not hold up the others; after a transient error it
   ann.close();
 });
 
+test("a rejected message is sent again once the others in flight have been answered, not before", async () => {
+  const seqs: (number | undefined)[] = [];
+  const opened = Promise.withResolvers<Bun.ServerWebSocket<undefined>>();
+  const closed = Promise.withResolvers<void>();
+  const third = Promise.withResolvers<void>();
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: (request, server) => (server.upgrade(request) ? undefined : new Response("no WebSocket")),
+    websocket: {
+      open(socket) {
+        opened.resolve(socket);
+        const rest = { last: "1-0", sent: null, count: 1, members: ["ann"], can: ["write"], connections: 1 };
+        socket.send(JSON.stringify({ type: "welcome", ...rest, pingSeconds: 25, maxMessageBytes: 9 }));
+      },
+      message(_, frame) {
+        const { type, seq } = JSON.parse(String(frame));
+        if (type !== "message") return;
+        seqs.push(seq);
+        if (seq === 3) third.resolve();
+      },
+      close: () => closed.resolve(),
+    },
+  });
+  using random = spyOn(Math, "random").mockReturnValue(0);
+  const ann = connect({ server: server.url.origin, id: "ann" });
+  for (const text of ["1", "2", "3"]) ann.send(text);
+  const socket = await opened.promise;
+  await withDeadline(third.promise, () => "no third message");
+  const presence = emitted(ann, "presence");
+  const answers = [
+    { type: "error", code: "rate-limited", message: "because", seq: 1, retryAfterSeconds: 0 },
+    { type: "presence", joined: [], left: [], count: 1 },
+  ];
+  for (const answer of answers) socket.send(JSON.stringify(answer));
+  await presence;
+  await Bun.sleep(1); // the client's timer of 0 ms was set earlier
+  ann.close();
+  await withDeadline(closed.promise, () => "not closed");
+  expect(random).toHaveBeenCalled();
+  expect(seqs).toEqual([1, 2, 3]);
+});
+
 test("a rejected message is skipped only once all before it are stored, since skip drops what the server holds back", async () => {
   const frames: { type: string; seq?: number; skip?: boolean }[] = [];
   const came = { count: 0, next: Promise.withResolvers<void>() };
@@ -591,8 +634,7 @@ test("a rejected message is skipped only once all before it are stored, since sk
     { ...rejection, code: "message-too-big", seq: 2 },
     { ...rejection, code: "out-of-order", seq: 3 },
   );
-  await hears(1); // at once, since the rejected message no longer blocks it
-  await hears(1); // and again after out-of-order
+  await hears(1); // once: 3 has been answered, and the rejected message no longer blocks it
   answers({ type: "ack", seq: 1, id: "2-0" });
   await hears(-3);
   ann.close();
