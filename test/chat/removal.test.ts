@@ -8,6 +8,7 @@ import type { Right } from "../../src/protocol/events.ts";
 import { eventually } from "../support/deadline.ts";
 import { subscribe } from "../support/event-stream.ts";
 import type { Event, JsonPeer, Peer } from "../support/peer.ts";
+import { randomFrom } from "../support/random.ts";
 import { DURABLE, Redis, skipped } from "../support/redis.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 
@@ -38,6 +39,61 @@ async function saidUpTo(peer: Peer, last: string): Promise<string[]> {
   }
   return texts;
 }
+/** A client that keeps a list of the messages, as the page does. */
+class Reader implements AsyncDisposable {
+  /** By id: the client and the text. */
+  readonly #list = new Map<string, { readonly from: string; text: string }>();
+  #after: string;
+
+  private constructor(
+    private readonly id: string,
+    private peer: JsonPeer | undefined,
+  ) {
+    this.#after = String(peer?.welcome.last);
+  }
+
+  static async join(server: TestServer, id: string): Promise<Reader> {
+    return new Reader(id, await server.joinJson(id));
+  }
+
+  /** Drops the connection with what it has not read of it, or resumes. @param share how much it reads before */
+  async disturb(server: TestServer, share: number): Promise<void> {
+    if (!this.peer) return this.#resume(server);
+    const unread = this.peer.peer.unread();
+    for (const frame of unread.slice(0, Math.floor(share * unread.length)))
+      this.#apply(JSON.parse(String(frame)));
+    this.peer.peer.vanishes();
+    this.peer = undefined;
+  }
+
+  async #resume(server: TestServer): Promise<void> {
+    this.peer = await server.joinJson(this.id, { after: this.#after });
+    expect(this.peer.welcome.recovered).toBe(true);
+  }
+
+  #apply(event: Event): void {
+    if (event.type !== "message" && event.type !== "removed") return;
+    const id = String(event.id);
+    this.#after = id;
+    if (event.type === "message")
+      this.#list.set(id, { from: String(event.from), text: String(event.text ?? "removed") });
+    else
+      for (const [messageId, entry] of this.#list)
+        if (messageId === event.message || entry.from === event.from) entry.text = "removed";
+  }
+
+  async readUpTo(server: TestServer, last: string): Promise<readonly string[]> {
+    if (!this.peer) await this.#resume(server);
+    const show = () => [...this.#list.values()].map(({ from, text }) => `${from}: ${text}`);
+    while (this.peer && show().at(-1) !== last) this.#apply(await this.peer.next());
+    return show();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.peer?.[Symbol.asyncDispose]();
+  }
+}
+
 async function page(server: TestServer, query = "", room = "lobby") {
   const { body } = await server.answer(`/rooms/${room}/messages${query}`, {
     headers: server.authorization("reader"),
@@ -155,6 +211,33 @@ describe.each(STORES)("with the store $name", (store) => {
     expect(resumed.welcome.recovered).toBe(true);
     await using lost = await server.joinJson("lost", { after: ids[1] });
     expect(lost.welcome.recovered).toBe(store.keepsEverything === true);
+  });
+
+  test("clients that resume across removals, at random, end with the same list as one that stayed", async () => {
+    const SEED = 7;
+    const random = randomFrom(SEED);
+    const pick = (count: number) => Math.floor(random() * count);
+    await using server = await start("--history", "1000");
+    await using stayed = await Reader.join(server, "stayed");
+    const readers = [await Reader.join(server, "one"), await Reader.join(server, "two")];
+    const writers = [await server.joinJson("ann"), await server.joinJson("bob")];
+    const ids: string[] = [];
+    for (let step = 0; step < 150; step++) {
+      const what = random();
+      const writer = writers[pick(2)];
+      if (writer && (what < 0.5 || ids.length === 0)) ids.push(await says(writer, `${step}`));
+      else if (what < 0.7) expect((await removeOne(server, ids[pick(ids.length)] ?? ""))[0]).toBe(200);
+      else if (what < 0.75) expect((await removeAll(server, pick(2) ? "ann" : "bob"))[0]).toBe(200);
+      else await readers[pick(2)]?.disturb(server, random());
+    }
+    for (const writer of writers) await says(writer, "end");
+    const expected = await stayed.readUpTo(server, "bob: end");
+    expect(expected.filter((each) => each.endsWith(": removed")).length).toBeGreaterThan(20);
+    for (const reader of readers) {
+      expect(await reader.readUpTo(server, "bob: end")).toEqual(expected);
+      await reader[Symbol.asyncDispose]();
+    }
+    for (const writer of writers) await writer[Symbol.asyncDispose]();
   });
 
   test("an event stream has removals as events of that name", async () => {
