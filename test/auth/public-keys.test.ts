@@ -5,10 +5,9 @@ import { createHmac, generateKeyPairSync, sign, type KeyObject } from "node:cryp
 import { Keyring } from "../../src/auth/keyring.ts";
 import type { InvalidToken } from "../../src/auth/tokens.ts";
 import { parsePublicKeys } from "../../src/auth/public-keys.ts";
-import { makeToken, publicSource, secretSource } from "../support/keys.ts";
+import { makeToken, publicSource, secretSource, SECRET } from "../support/keys.ts";
 import { randomFrom } from "../support/random.ts";
 
-const SECRET = "a secret of thirty-two bytes, or more";
 const NOW_MS = 1_800_000_000_000;
 const NOW = NOW_MS / 1000;
 const ANN = { sub: "ann", aud: "hubbub", exp: NOW + 60 };

@@ -7,21 +7,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readKeyFile } from "../../src/auth/key-files.ts";
 import { Keyring } from "../../src/auth/keyring.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import { useFakeTime } from "../support/fake-time.ts";
-import { makeToken } from "../support/keys.ts";
+import { makeToken, tokenOf } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
 
 const [OLD, NEW] = ["the old secret, of thirty-two bytes", "the new secret, of thirty-two bytes"];
 const REVOKED = { code: 4002, reason: "The token is no longer valid. Reconnect with a new one." };
-const later = () => Math.floor(Date.now() / 1000) + 600;
-const tokenOf = (client: string, secret: string) =>
-  new TokenSigner(Buffer.from(secret)).sign(client, [], later());
 
 /** A folder for files of keys, which are replaced at once, as a careful operator does. */
 class Folder implements Disposable {
@@ -51,7 +47,8 @@ describe("a keyring", () => {
     const ring = new Keyring(sources);
     const changes: true[] = [];
     ring.watch(systemClock, () => changes.push(true));
-    const accepts = (secret: string) => !("detail" in ring.verify(tokenOf("ann", secret), Date.now()));
+    const accepts = (secret: string) =>
+      !("detail" in ring.verify(tokenOf("ann", { secret: secret }), Date.now()));
     return { ring, changes, accepts };
   }
 
@@ -103,7 +100,7 @@ describe("a keyring", () => {
     using folder = new Folder();
     const [current, previous] = [folder.write("current", OLD), folder.write("previous", OLD)];
     const { ring, accepts } = watch(current, previous);
-    const first = ring.verify(tokenOf("ann", OLD), Date.now());
+    const first = ring.verify(tokenOf("ann", { secret: OLD }), Date.now());
     if ("detail" in first) throw new Error(first.detail);
     renameSync(current, previous);
     jest.advanceTimersByTime(10_000);
@@ -132,10 +129,12 @@ test("SIGHUP reloads: connections whose key is gone are closed with 4002, others
   const jwk = issuer.publicKey.export({ format: "jwk" });
   const args = ["--log", "text", "--secret-file", secret, "--public-key-file", jwks(jwk)];
   await using server = await startServer({ args });
-  const signed = makeToken({ alg: "ES256" }, { sub: "mary", aud: "hubbub", exp: later() }, (text) =>
-    sign("sha256", Buffer.from(text), { key: issuer.privateKey, dsaEncoding: "ieee-p1363" }),
+  const signed = makeToken(
+    { alg: "ES256" },
+    { sub: "mary", aud: "hubbub", exp: Date.now() / 1000 + 600 },
+    (text) => sign("sha256", Buffer.from(text), { key: issuer.privateKey, dsaEncoding: "ieee-p1363" }),
   );
-  const old = tokenOf("ann", OLD);
+  const old = tokenOf("ann", { secret: OLD });
   const peers = [
     await server.open(`/ws/ann?token=${old}`),
     await server.open(`/ws/ann?token=${old}`, { "Sec-WebSocket-Protocol": SUBPROTOCOL }),
@@ -148,7 +147,8 @@ test("SIGHUP reloads: connections whose key is gone are closed with 4002, others
   folder.write("secret", "too short");
   server.process.kill("SIGHUP");
   folder.write("secret", `${NEW}\r\n`);
-  const isNew = async () => (await server.get(`/ws/bob?token=${tokenOf("bob", NEW)}`)).status === 426;
+  const isNew = async () =>
+    (await server.get(`/ws/bob?token=${tokenOf("bob", { secret: NEW })}`)).status === 426;
   await eventually(async () => {
     server.process.kill("SIGHUP");
     return isNew();
@@ -176,7 +176,7 @@ test("a client whose key is removed while the store opens its room does not stay
   const store = { name: "a delayed store", url: "delayed:?delay=300&seed=1", preload: "delayed-store.ts" };
   await using server = await startServer({ args: ["--secret-file", folder.write("secret", OLD)], store });
   const opening = Array.from({ length: 5 }, (_, i) =>
-    server.open(`/ws/late${i}?room=r${i}&token=${tokenOf(`late${i}`, OLD)}`),
+    server.open(`/ws/late${i}?room=r${i}&token=${tokenOf(`late${i}`, { secret: OLD })}`),
   );
   await server.get("/healthz"); // most of them are being opened now
   folder.write("secret", NEW);
@@ -189,7 +189,7 @@ test("a bad file is logged, with what is wrong and not what is in it", async () 
   using folder = new Folder();
   const file = folder.write("secret", OLD);
   await using server = await startServer({ args: ["--log", "text", "--secret-file", file] });
-  await using ann = await server.open(`/ws/ann?token=${tokenOf("ann", OLD)}`);
+  await using ann = await server.open(`/ws/ann?token=${tokenOf("ann", { secret: OLD })}`);
   const reload = async (n: number) => {
     server.process.kill("SIGHUP");
     ann.says(`${n}`);

@@ -6,10 +6,10 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect, type Client, type ConnectionState } from "../../src/client/client.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { becomes, emitted } from "../support/client-events.ts";
 import { withDeadline, eventually } from "../support/deadline.ts";
+import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
 
@@ -235,9 +235,8 @@ test("if the request for the reason fails with the token, only an origin rejecti
 test.skipIf(withoutBrowser !== "")(
   `a page of another origin learns why it is rejected, with a token and without${withoutBrowser}`,
   async () => {
-    const secret = "a secret of thirty-two bytes, or more";
-    await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
-    const token = new TokenSigner(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+    await using server = await startServer(SECURED);
+    const token = tokenOf("ann");
     await using other = Bun.serve({
       hostname: "127.0.0.1",
       port: 0,
@@ -717,9 +716,8 @@ test("bytes are sent like a text: kept in the outbox, resent, acknowledged, and 
 });
 
 test("a token with characters that no header can hold is malformed; white space around a token is ignored", async () => {
-  const secret = "a secret of thirty-two bytes, or more";
-  await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
-  const token = new TokenSigner(Buffer.from(secret)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+  await using server = await startServer(SECURED);
+  const token = tokenOf("ann");
   const stateOf = (token: string, status: ConnectionState["status"]) => {
     const client = connect({ server: server.origin, id: "ann", token });
     return becomes(client, status).finally(() => client.close());

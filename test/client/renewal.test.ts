@@ -1,22 +1,20 @@
 /** Tokens that the client library gets from a function, and renews. */
 
 import { expect, jest, test } from "bun:test";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { connect, type Client, type ConnectionState } from "../../src/client/client.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { becomes, emitted } from "../support/client-events.ts";
 import { eventually } from "../support/deadline.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
+import { bearer, tokenOf, SECRET } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
-const SECRET = "a secret of thirty-two bytes, or more";
 const OTHER_SECRET = "another secret of thirty-two bytes, or more";
 const EXPIRED = "This token has expired. Ask for a new one.";
 
 /** A token of Ann's; each call returns another one. */
 function token(seconds: number, secret = SECRET): string {
-  const unique = seconds + ++tokens / 1000;
-  return new TokenSigner(Buffer.from(secret)).sign("ann", [], Date.now() / 1000 + unique);
+  return tokenOf("ann", { seconds: seconds + ++tokens / 1000, secret });
 }
 let tokens = 0;
 
@@ -46,12 +44,11 @@ function record(client: Client): unknown[] {
 
 test("a token that expires is replaced: each message is received and sent once, and the function is called once a token", async () => {
   await using server = await withSecret();
-  const bob = new TokenSigner(Buffer.from(SECRET)).sign("bob", [], Date.now() / 1000 + 600);
   const say = (text: string) =>
     server.answer("/rooms/lobby/messages", {
       method: "POST",
       body: JSON.stringify({ text }),
-      headers: { Authorization: `Bearer ${bob}` },
+      headers: bearer("bob"),
     });
   // Time enough to connect on a busy machine.
   const get = supply(
@@ -274,13 +271,12 @@ test("the documented example without the library renews its token and resumes", 
   const read = (async () => {
     for await (const chunk of run.stdout.pipeThrough(new TextDecoderStream())) out += chunk;
   })();
-  const bob = new TokenSigner(Buffer.from(SECRET)).sign("bob", [], Date.now() / 1000 + 600);
   let said = 0;
   const say = () =>
     server.answer("/rooms/tea/messages", {
       method: "POST",
       body: JSON.stringify({ text: `${++said}` }),
-      headers: { Authorization: `Bearer ${bob}` },
+      headers: bearer("bob"),
     });
   await eventually(async () => (await say(), issued === 3), "the second token is replaced");
   await eventually(async () => out.endsWith(`bob: ${said}\n`), "everything is received");

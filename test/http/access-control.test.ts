@@ -5,7 +5,7 @@ import { hostname } from "node:os";
 import { parseJoinRequest } from "../../src/http/request.ts";
 import { parseName } from "../../src/protocol/names.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
+import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
 const UPGRADE = {
@@ -388,11 +388,8 @@ describe("pages of origins in --allow-origin", () => {
 });
 
 test("every rejection has a Hubbub-Code, which no proxy's error page has", async () => {
-  const secret = "a secret of thirty-two bytes, or more";
   await using server = await startServer({ args: ["--max-connections", "1"] });
-  await using secured = await startServer({ env: { HUBBUB_SECRET: secret } });
-  const sign = (client: string, rooms: string[], seconds: number) =>
-    new TokenSigner(Buffer.from(secret)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
+  await using secured = await startServer(SECURED);
   const post = (body: string) => ({ method: "POST", body });
   const rejections: [TestServer, string, RequestInit, number, string][] = [
     [server, "/nope", {}, 404, "not-found"],
@@ -415,9 +412,9 @@ test("every rejection has a Hubbub-Code, which no proxy's error page has", async
     [secured, "/ws/ann", {}, 401, "no-token"],
     [secured, "/rooms/tea/messages", {}, 401, "no-token"],
     [secured, "/ws/ann?token=x", {}, 401, "bad-token"],
-    [secured, `/ws/ann?token=${sign("ann", [], -60)}`, {}, 401, "token-expired"],
-    [secured, `/ws/bob?token=${sign("ann", [], 60)}`, {}, 403, "not-for-client"],
-    [secured, `/ws/ann?room=coffee&token=${sign("ann", ["tea"], 60)}`, {}, 403, "not-for-room"],
+    [secured, `/ws/ann?token=${tokenOf("ann", { seconds: -60 })}`, {}, 401, "token-expired"],
+    [secured, `/ws/bob?token=${tokenOf("ann")}`, {}, 403, "not-for-client"],
+    [secured, `/ws/ann?room=coffee&token=${tokenOf("ann", { rooms: ["tea"] })}`, {}, 403, "not-for-room"],
   ];
   for (const [server, path, init, status, code] of rejections) {
     const response = await server.get(path, init);

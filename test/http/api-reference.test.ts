@@ -3,11 +3,10 @@
 import { expect, test } from "bun:test";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { TokenSigner } from "../../src/auth/tokens.ts";
-import type { Right } from "../../src/protocol/events.ts";
 import { REJECTION_STATUS } from "../../src/protocol/codes.ts";
 import { TestClock } from "../support/clock.ts";
 import { readDoc, ROOT } from "../support/docs.ts";
+import { bearer, tokenOf, SECURED } from "../support/keys.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
 const ALL_ROUTES = "/rooms";
@@ -103,9 +102,6 @@ test("each parameter that is read of an address is documented, and the other way
   expect([...read].filter((name) => !documented.has(name) && !ofSockets.includes(name))).toEqual([]);
 });
 
-const SECRET = "a secret of thirty-two bytes, or more";
-const sign = (client: string, rooms: string[], seconds: number, can: Right[] = []) =>
-  new TokenSigner(Buffer.from(SECRET)).sign(client, rooms, Math.floor(Date.now() / 1000) + seconds, can);
 const post = (body: unknown, type = "application/json"): RequestInit => ({
   method: "POST",
   body: typeof body === "string" || body instanceof Uint8Array ? body : JSON.stringify(body),
@@ -123,18 +119,15 @@ async function firstValue(response: Response): Promise<Record<string, unknown>> 
 
 test("each documented response and rejection is one that the route gives", async () => {
   await using server = await startServer({ args: ["--list-rooms"] });
-  await using secured = await startServer({ env: { HUBBUB_SECRET: SECRET } });
+  await using secured = await startServer(SECURED);
   using clock = new TestClock();
   const args = ["--message-rate", "1", "--message-burst", "1"];
   await using limited = await startServer({ ...clock.setup, args });
   const hi = { text: "hi", from: "ci", session: "s", seq: 1 };
   const at = (path: string, client: string, rooms: string[] = [], seconds = 600) =>
-    `${path}?token=${sign(client, rooms, seconds)}`;
-  const remove = (token: string): RequestInit => ({
-    method: "DELETE",
-    headers: { Authorization: `Bearer ${token}` },
-  });
-  const moderator = remove(sign("mod", [], 600, ["moderate"]));
+    `${path}?token=${tokenOf(client, { rooms, seconds })}`;
+  const remove = (headers: Record<string, string>): RequestInit => ({ method: "DELETE", headers });
+  const moderator = remove(bearer("mod", { can: ["moderate"] }));
   const posted = await secured.get(at("/rooms/tea/messages", "ann"), post({ text: "hi" }));
   const { id } = JSON.parse(await posted.text());
   const ban = { ...moderator, method: "POST", body: '{"forSeconds":60}' };
@@ -153,7 +146,7 @@ test("each documented response and rejection is one that the route gives", async
       [server, "/rooms/tea/messages", post({ text: "x".repeat(70_000), from: "ci" })],
       [server, "/rooms/tea/messages", post("hi", "text/html")],
       [secured, at("/rooms/tea/messages", "bob"), post(hi)],
-      [secured, `/rooms/tea/messages?token=${sign("ci", [], 600, ["read"])}`, post(hi)],
+      [secured, `/rooms/tea/messages?token=${tokenOf("ci", { can: ["read"] })}`, post(hi)],
     ],
     "GET /rooms/:room/messages": [
       [server, "/rooms/tea/messages"],
@@ -166,17 +159,17 @@ test("each documented response and rejection is one that the route gives", async
       [secured, "/clients/eve/disconnect", { ...ban, body: '{"forSeconds":"x"}' }],
       [secured, "/clients/a%20b/disconnect", ban],
       [secured, "/clients/eve/disconnect", { ...ban, body: "x" }],
-      [secured, "/clients/eve/disconnect", { ...ban, headers: remove(sign("ann", [], 600)).headers ?? {} }],
+      [secured, "/clients/eve/disconnect", { ...ban, headers: bearer("ann") }],
     ],
     "DELETE /rooms/:room/messages/:id": [
       [secured, `/rooms/tea/messages/${id}`, moderator],
-      [secured, `/rooms/tea/messages/${id}`, remove(sign("ann", [], 600))],
+      [secured, `/rooms/tea/messages/${id}`, remove(bearer("ann"))],
       [secured, "/rooms/tea/messages/1-0", moderator],
       [secured, "/rooms/tea/messages/x", moderator],
     ],
     "DELETE /rooms/:room/messages": [
       [secured, "/rooms/tea/messages?from=ann", moderator],
-      [secured, "/rooms/tea/messages?from=ann", remove(sign("ann", [], 600))],
+      [secured, "/rooms/tea/messages?from=ann", remove(bearer("ann"))],
       [secured, "/rooms/tea/messages", moderator],
     ],
     "GET /rooms/:room/events": [

@@ -2,10 +2,9 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect } from "node:net";
-import { TokenSigner } from "../../src/auth/tokens.ts";
-import type { Right } from "../../src/protocol/events.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import { subscribe } from "../support/event-stream.ts";
+import { bearer, tokenOf, SECURED } from "../support/keys.ts";
 import { sharedServer, newRoom } from "../support/shared-server.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 
@@ -246,27 +245,24 @@ describe("limits", () => {
   });
 
   test("with tokens, a stream needs one that may read the room, and ends when it expires", async () => {
-    const secret = "a secret of thirty-two bytes, or more";
-    await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
-    const sign = (seconds: number, rooms: string[] = [], can: Right[] = []) =>
-      new TokenSigner(Buffer.from(secret)).sign("ann", rooms, Math.floor(Date.now() / 1000) + seconds, can);
+    await using server = await startServer(SECURED);
     for (const [token, status, code] of [
       ["", 401, "no-token"],
       ["x", 401, "bad-token"],
-      [sign(600, ["coffee"]), 403, "not-for-room"],
-      [sign(600, ["tea"], ["metrics"]), 403, "not-for-room"],
+      [tokenOf("ann", { rooms: ["coffee"] }), 403, "not-for-room"],
+      [tokenOf("ann", { can: ["metrics"] }), 403, "not-for-room"],
     ] as const) {
       const response = await server.get("/rooms/tea/events", {
         headers: { Accept: "text/event-stream", ...(token && { Authorization: `Bearer ${token}` }) },
       });
       expect([response.status, response.headers.get("hubbub-code")]).toEqual([status, code]);
     }
-    const short = sign(2, ["tea"]);
+    const short = tokenOf("ann", { seconds: 2 });
     await using stream = await subscribe(server, "tea", { query: `?token=${short}` });
     await server.get("/rooms/tea/messages", {
       method: "POST",
       body: JSON.stringify({ text: "hi" }),
-      headers: { Authorization: `Bearer ${sign(600)}` },
+      headers: bearer("ann"),
     });
     await stream.hears(says("ann", "hi"));
     expect(await stream.ends()).toEqual({ unread: [], isComplete: true });

@@ -2,21 +2,17 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { parseCommand } from "../../src/cli/parse-command.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { openPage, skipped } from "../support/browser.ts";
+import { bearer, tokenOf, SECRET, SECURED } from "../support/keys.ts";
 import { JsonPeer } from "../support/peer.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
 
-const SECRET = "a secret of thirty-two bytes, or more";
-const tokens = new TokenSigner(Buffer.from(SECRET));
-const tokenOf = (client: string, seconds = 600, rooms: string[] = []) =>
-  tokens.sign(client, rooms, Math.floor(Date.now() / 1000) + seconds);
 const withGuests = (...args: string[]) =>
   startServer({
-    env: { HUBBUB_SECRET: SECRET },
+    ...SECURED,
     args: ["--allow-guests", "lobby", "--allow-guests", "open-*", ...args],
   });
 
@@ -90,7 +86,7 @@ describe("guests", () => {
     expect(await statusOf("/metrics", { headers: { "X-Forwarded-For": "192.0.2.1" } })).toBe("401 no-token");
     expect(await server.answer("/ws/ann?room=team")).toEqual({ status: 401, body: `${NONE}\n` });
     // Rooms are listed as far as a guest may read them.
-    const headers = { Authorization: `Bearer ${tokenOf("bob")}` };
+    const headers = bearer("bob");
     expect(await statusOf("/rooms/team/messages", { ...post, headers, body: '{"text":"hi"}' })).toBe("201");
     const listed = async (query: string) =>
       JSON.parse((await server.answer(`/rooms${query}`)).body)
@@ -120,7 +116,7 @@ describe("guests", () => {
     const post = {
       method: "POST",
       body: '{"text":"hi"}',
-      headers: { Authorization: `Bearer ${tokenOf("~ann")}` },
+      headers: bearer("~ann"),
     };
     expect((await server.get("/rooms/lobby/messages", post)).status).toBe(401);
     expect(parseCommand(["token", "~ann"], { HUBBUB_SECRET: SECRET })).toMatchObject({ kind: "invalid" });
@@ -134,11 +130,11 @@ describe("guests", () => {
     const forms: [string, Record<string, string>][] = [
       ["?token=nonsense", {}],
       ["?token=", {}],
-      [`?token=${tokenOf("ann", -60)}`, {}],
+      [`?token=${tokenOf("ann", { seconds: -60 })}`, {}],
       ["", { Authorization: "Bearer nonsense" }],
       ["", { Authorization: "Bearer" }],
       ["", { Authorization: "Bearer a b" }],
-      ["", { Authorization: `Bearer ${tokenOf("ann", -60)}` }],
+      ["", bearer("ann", { seconds: -60 })],
       ["", { "Sec-WebSocket-Protocol": `${SUBPROTOCOL}, token.` }],
       ["", { "Sec-WebSocket-Protocol": `${SUBPROTOCOL}, token.nonsense` }],
     ];
@@ -151,7 +147,7 @@ describe("guests", () => {
           401,
         ]);
     // A valid token for another room does not make its client a guest here, either.
-    const elsewhere = await server.get(`/ws/ann?token=${tokenOf("ann", 60, ["tea"])}`);
+    const elsewhere = await server.get(`/ws/ann?token=${tokenOf("ann", { rooms: ["tea"] })}`);
     expect(elsewhere.headers.get("hubbub-code")).toBe("not-for-room");
   });
 
@@ -169,7 +165,7 @@ describe("guests", () => {
   });
 
   test("without --allow-guests there are none", async () => {
-    await using server = await startServer({ env: { HUBBUB_SECRET: SECRET } });
+    await using server = await startServer(SECURED);
     for (const path of ["/ws/ann", "/rooms", "/rooms?room=lobby", "/rooms/lobby/messages"])
       expect((await server.get(path)).status).toBe(401);
   });

@@ -1,6 +1,7 @@
 /** The headers of every kind of response, compared as a whole. */
 
 import { describe, expect, test } from "bun:test";
+import { SECURED } from "../support/keys.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
 /** Status and headers, without those that Bun adds to every response. */
@@ -133,7 +134,7 @@ test("responses of the rooms API are not cached", async () => {
 });
 
 test("401 names the scheme: Bearer", async () => {
-  await using server = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  await using server = await startServer(SECURED);
   const rejected = { status: 401, "hubbub-code": "no-token", "www-authenticate": "Bearer" };
   expect(await headersOf(server, "/ws/ann")).toEqual({ ...rejected, ...TEXT, connection: "close" });
   expect(await headersOf(server, "/rooms/tea/members")).toEqual({ ...rejected, ...PROBLEM });

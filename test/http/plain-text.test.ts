@@ -2,8 +2,8 @@
 
 import { describe, expect, test } from "bun:test";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
+import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 
 const PLAIN = { "Content-Type": "text/plain" };
@@ -113,9 +113,8 @@ test("malformed requests are rejected, and nothing is broadcast", async () => {
 });
 
 test("with tokens, the sender is the token's client, and may be left out", async () => {
-  const secret = "a secret of thirty-two bytes, or more";
-  await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
-  const token = new TokenSigner(Buffer.from(secret)).sign("ci", [], Math.floor(Date.now() / 1000) + 60);
+  await using server = await startServer(SECURED);
+  const token = tokenOf("ci");
   const headers = { ...PLAIN, Authorization: `Bearer ${token}` };
   expect((await post(server, "", "hi", headers)).status).toBe(201);
   expect((await post(server, `?from=ci&token=${token}`, "hi")).status).toBe(201);

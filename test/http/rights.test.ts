@@ -3,31 +3,15 @@
 import { describe, expect, test } from "bun:test";
 import { Keyring } from "../../src/auth/keyring.ts";
 import { coversRoom, parseRoomPattern } from "../../src/auth/room-patterns.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import type { Right } from "../../src/protocol/events.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { findViolations, skippedAxe } from "../support/axe.ts";
 import { openPage, skipped } from "../support/browser.ts";
-import { secretSource } from "../support/keys.ts";
+import { bearer, secretSource, tokenOf, SECRET, SECURED } from "../support/keys.ts";
 import { JsonPeer } from "../support/peer.ts";
 import { startServer } from "../support/server.ts";
 
-const SECRET = "a secret of thirty-two bytes, or more";
-const tokens = new TokenSigner(Buffer.from(SECRET));
-const withSecret = () => startServer({ env: { HUBBUB_SECRET: SECRET } });
-
-interface Scope {
-  readonly can?: readonly Right[];
-  readonly rooms?: readonly string[];
-}
-
-function tokenOf(client: string, { can, rooms = [] }: Scope = {}): string {
-  return tokens.sign(client, rooms, Math.floor(Date.now() / 1000) + 600, can);
-}
-
-function bearer(client: string, scope?: Scope) {
-  return { Authorization: `Bearer ${tokenOf(client, scope)}` };
-}
+const withSecret = () => startServer(SECURED);
 
 const READ_ONLY = "You may read this room, but not write to it.";
 
@@ -149,7 +133,7 @@ describe("room patterns", () => {
   });
 
   test("a token with a pattern is valid for the rooms that it covers, on every route", async () => {
-    await using server = await startServer({ env: { HUBBUB_SECRET: SECRET }, args: ["--list-rooms"] });
+    await using server = await startServer({ ...SECURED, args: ["--list-rooms"] });
     const headers = bearer("ann", { rooms: ["team-*", "tea"] });
     for (const room of ["team-a", "team-b", "tea", "coffee"]) {
       const post = { method: "POST", body: '{"text":"hi"}', headers: bearer("bob") };

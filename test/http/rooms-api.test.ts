@@ -4,8 +4,8 @@ import { describe, expect, test } from "bun:test";
 import type { ChatMessage } from "../../src/protocol/events.ts";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { TestClock } from "../support/clock.ts";
+import { bearer, SECURED } from "../support/keys.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 import { readDoc } from "../support/docs.ts";
 
@@ -434,10 +434,8 @@ test("access control is that of sockets: Host, Origin, and pages of allowed orig
 });
 
 test("with tokens, messages are from the token's client, in its rooms", async () => {
-  const secret = "a secret of thirty-two bytes, or more";
-  await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
-  const token = new TokenSigner(Buffer.from(secret)).sign("ci", ["tea"], Math.floor(Date.now() / 1000) + 60);
-  const headers = { Authorization: `Bearer ${token}` };
+  await using server = await startServer(SECURED);
+  const headers = bearer("ci", { rooms: ["tea"] });
   expect((await call(server, "tea/messages", { text: "hi" }, headers)).status).toBe(201);
   expect((await call(server, "tea/messages", { text: "hi", from: "ci" }, headers)).status).toBe(201);
   expect(await call(server, "tea/messages", { text: "hi", from: "eve" }, headers)).toMatchObject({

@@ -6,11 +6,10 @@ import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { Keyring } from "../../src/auth/keyring.ts";
 import { TokenSigner } from "../../src/auth/tokens.ts";
 import { withDeadline } from "../support/deadline.ts";
-import { secretSource } from "../support/keys.ts";
+import { secretSource, SECRET, SECURED } from "../support/keys.ts";
 import { JsonPeer } from "../support/peer.ts";
 import { startServer } from "../support/server.ts";
 
-const SECRET = "a secret of thirty-two bytes, or more";
 const tokens = new TokenSigner(Buffer.from(SECRET));
 const keyring = new Keyring([secretSource(SECRET)]);
 const NOW_MS = 1_800_000_000_000;
@@ -193,7 +192,7 @@ describe("signatures", () => {
 });
 
 const later = () => Date.now() / 1000 + 60;
-const withSecret = () => startServer({ env: { HUBBUB_SECRET: SECRET } });
+const withSecret = () => startServer(SECURED);
 const UPGRADE = {
   Connection: "Upgrade",
   Upgrade: "websocket",
@@ -284,7 +283,7 @@ test("a token that expires later than a timer can wait does not expire at once",
 
 test("a client whose token expires while the store opens its room has left, and is not counted", async () => {
   const store = { name: "a delayed store", url: "delayed:?delay=100&seed=1", preload: "delayed-store.ts" };
-  await using server = await startServer({ env: { HUBBUB_SECRET: SECRET }, store });
+  await using server = await startServer({ ...SECURED, store });
   const peers = await Promise.allSettled(
     Array.from({ length: 5 }, (_, i) =>
       server.open(`/ws/late${i}?token=${forge({ sub: `late${i}`, exp: Date.now() / 1000 + 0.03 })}`),

@@ -2,18 +2,16 @@
 
 import { expect, test } from "bun:test";
 import { escapeControls } from "../../src/ops/log.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { TestClock } from "../support/clock.ts";
 import { eventually } from "../support/deadline.ts";
+import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer, STORES } from "../support/server.ts";
 import { closing, frame, RawClient, request } from "../support/raw-websocket.ts";
 
-const SECRET = "a secret of thirty-two bytes, or more";
-
 /** The log of a server with one client and two rejections, without the first line. */
 async function logOf(format: "text" | "json" | "off") {
-  const server = await startServer({ args: ["--log", format], env: { HUBBUB_SECRET: SECRET } });
-  const token = new TokenSigner(Buffer.from(SECRET)).sign("ann", [], Math.floor(Date.now() / 1000) + 60);
+  const server = await startServer({ args: ["--log", format], ...SECURED });
+  const token = tokenOf("ann");
   const ann = await server.open(`/ws/ann?room=tea&token=${token}`);
   ann.says("a private word");
   await ann.hears("You wrote: a private word", "Client #ann says: a private word");

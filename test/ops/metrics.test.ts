@@ -6,8 +6,8 @@ import { AccessControl } from "../../src/http/access-control.ts";
 import { HttpProblem } from "../../src/http/problem.ts";
 import { CLOSE_CODES, ERROR_MESSAGES, REJECTION_STATUS } from "../../src/protocol/codes.ts";
 import { systemClock } from "../../src/util/clock.ts";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { eventually } from "../support/deadline.ts";
+import { bearer, SECRET, SECURED } from "../support/keys.ts";
 import { findProgram } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
 import { unpadded } from "../support/docs.ts";
@@ -157,7 +157,6 @@ test("a slow consumer that is closed is counted", async () => {
   expect((await server.metrics()).get('hubbub_disconnects_total{code="1013"}')).toBe(1);
 });
 
-const SECRET = "a secret of thirty-two bytes, or more";
 const FORWARDED = { "X-Forwarded-For": "192.0.2.1" };
 const NOT_LOCAL = {
   status: 403,
@@ -194,7 +193,7 @@ for (const args of [["--public-url", "https://chat.example"], ["--trust-proxy"]]
   });
 
 test("they are available with a token that grants metrics, but not with any other", async () => {
-  await using server = await startServer({ env: { HUBBUB_SECRET: SECRET } });
+  await using server = await startServer(SECURED);
   await server.metrics();
   expect(await server.answer("/metrics", { headers: FORWARDED })).toHaveProperty("status", 401);
   const { exitCode, stdout } =
@@ -209,15 +208,8 @@ test("they are available with a token that grants metrics, but not with any othe
     "status",
     200,
   );
-  const tokens = new TokenSigner(Buffer.from(SECRET));
-  const expires = Math.floor(Date.now() / 1000) + 60;
-  for (const other of [
-    tokens.sign("ann", [], expires),
-    tokens.sign("ann", [], expires, ["read", "write", "moderate"]),
-  ])
-    expect(
-      await server.answer("/metrics", { headers: { ...FORWARDED, Authorization: `Bearer ${other}` } }),
-    ).toEqual({
+  for (const other of [bearer("ann"), bearer("ann", { can: ["read", "write", "moderate"] })])
+    expect(await server.answer("/metrics", { headers: { ...FORWARDED, ...other } })).toEqual({
       status: 403,
       body: "This token does not grant access to metrics. Use one made with --can metrics.\n",
     });
@@ -278,7 +270,7 @@ test.skipIf(skipped !== "")(`promtool finds no problem in /metrics${skipped}`, a
 });
 
 test("health and readiness are available to anyone", async () => {
-  await using server = await startServer({ env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" } });
+  await using server = await startServer(SECURED);
   for (const path of ["/healthz", "/readyz"])
     expect(
       await server.answer(path, { headers: { Host: "10.1.2.3", "X-Forwarded-For": "1.1.1.1" } }),

@@ -1,10 +1,10 @@
 /** The invitation: the room's link, in the clipboard and as a QR code, by the name that others know the server by. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { encodeQr } from "../../src/util/qr.ts";
 import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOCAL_NAME, LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
@@ -111,14 +111,8 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
   });
 
   test("where tokens are required, it says that others need one, and does not give away one's own", async () => {
-    const secret = "a secret of thirty-two bytes, or more";
-    await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
-    const token = new TokenSigner(Buffer.from(secret)).sign(
-      "ann",
-      ["tea"],
-      Math.floor(Date.now() / 1000) + 60,
-    );
-    using page = await openPage(server, `/client?room=tea&token=${token}`);
+    await using server = await startServer(SECURED);
+    using page = await openPage(server, `/client?room=tea&token=${tokenOf("ann")}`);
     await page.shows(page.state, "open");
     await page.click("#invite");
     await page.shows(LINK, `${server.origin}/client?room=tea`);

@@ -2,6 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openPage, skipped } from "../support/browser.ts";
+import { SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
@@ -53,9 +54,7 @@ describe.skipIf(skipped !== "")(`the page's languages${skipped}`, () => {
     });
 
   test("a rejection that only the operator can lift names the operator: 管理員, 管理员", async () => {
-    await using server = await startServer({
-      env: { HUBBUB_SECRET: "a secret of thirty-two bytes, or more" },
-    });
+    await using server = await startServer(SECURED);
     for (const [language, sentence] of [
       ["zh-TW", "這裡需要有效的權杖，請向管理員索取。"],
       ["zh-CN", "这里需要有效的令牌，请向管理员索取。"],

@@ -1,10 +1,10 @@
 /** Who one is on the page: the card that asks for a name, the address, an earlier visit, and a token. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { parseName } from "../../src/protocol/names.ts";
 import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
@@ -308,12 +308,9 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
   });
 
   test("a token in a link sets the name, leaves the address, and lasts over a reload and into other rooms", async () => {
-    const secret = "a secret of thirty-two bytes, or more";
-    await using server = await startServer({ env: { HUBBUB_SECRET: secret } });
-    const tokens = new TokenSigner(Buffer.from(secret));
-    const link = (seconds: number) =>
-      `/client?room=tea&id=eve&token=${tokens.sign("陳大文", ["tea"], Math.floor(Date.now() / 1000) + seconds)}`;
-    using page = await openPage(server, link(60));
+    await using server = await startServer(SECURED);
+    const token = tokenOf("陳大文", { rooms: ["tea"] });
+    using page = await openPage(server, `/client?room=tea&id=eve&token=${token}`);
     for (const open of [async () => {}, () => page.reload()]) {
       await open();
       await page.shows(page.state, "open");

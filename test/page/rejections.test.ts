@@ -1,17 +1,12 @@
 /** What the page says and offers when the server has rejected it for good. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped } from "../support/browser.ts";
+import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
-
-const SECRET = "a secret of thirty-two bytes, or more";
-const tokens = new TokenSigner(Buffer.from(SECRET));
-const inSeconds = (seconds: number) => Math.floor(Date.now() / 1000) + seconds;
-const startTokenServer = () => startServer({ env: { HUBBUB_SECRET: SECRET } });
 
 const OFF = "[messageText.disabled, $('send').disabled]";
 const ASKS_FOR_TOKEN = "$('token').checkVisibility()";
@@ -23,7 +18,7 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
     ["a link with one", (token: string) => `https://chat.example/client?room=tea&token=${token}`],
   ] as const)
     test(`without a token the composer is off, and a field asks for one: it takes ${how}`, async () => {
-      await using server = await startTokenServer();
+      await using server = await startServer(SECURED);
       using page = await openPage(server, "/client?room=tea");
       await page.shows(page.line, "A token is required. Ask this server's operator for one.");
       await page.shows(`[${OFF}, ${ASKS_FOR_TOKEN}, document.activeElement.id]`, [
@@ -39,7 +34,7 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
         "closed",
         "This token is not valid for this server. Ask its operator for a new one.",
       ]);
-      await page.type(given(tokens.sign("mary", ["tea"], inSeconds(60))));
+      await page.type(given(tokenOf("mary", { rooms: ["tea"] })));
       await page.press("Enter");
       await page.shows(`[${page.state}, ${page.line}, ${OFF}, $('me').disabled, $('ws-id').textContent]`, [
         "open",
@@ -55,28 +50,22 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
     });
 
   test("when the token expires, what was written is kept and shown as not sent, and goes out with the next token", async () => {
-    await using server = await startTokenServer();
-    using page = await openPage(
-      server,
-      `/client?room=tea&token=${tokens.sign("mary", ["tea"], inSeconds(8))}`,
-    );
+    await using server = await startServer(SECURED);
+    using page = await openPage(server, `/client?room=tea&token=${tokenOf("mary", { seconds: 8 })}`);
     await page.shows(page.state, "open");
     await page.run("messageText.focus()");
     await page.type("a draft");
     await page.shows(page.state, "closed");
     await page.shows(`[messageText.value, ${OFF}, ${ASKS_FOR_TOKEN}]`, ["a draft", [true, true], true]);
     await page.run("$('token').focus()");
-    await page.type(tokens.sign("mary", ["tea"], inSeconds(60)));
+    await page.type(tokenOf("mary", { rooms: ["tea"] }));
     await page.press("Enter");
     await page.shows(`[${page.state}, messageText.value]`, ["open", "a draft"]);
   });
 
   test("a message that was pending when the token expired is shown as not sent, and is sent once", async () => {
-    await using first = await startTokenServer();
-    using page = await openPage(
-      first,
-      `/client?room=tea&token=${tokens.sign("mary", ["tea"], inSeconds(600))}`,
-    );
+    await using first = await startServer(SECURED);
+    using page = await openPage(first, `/client?room=tea&token=${tokenOf("mary", { rooms: ["tea"] })}`);
     await page.shows(page.state, "open");
     await page.losesConnection();
     await page.says("one");
@@ -93,7 +82,7 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
     await page.shows(`[${page.conversation}, ${page.progress}]`, [["me: one", "me: two"], "Not sent"]);
     await page.shows(`[${OFF}, ${ASKS_FOR_TOKEN}]`, [[true, true], true]);
     await page.run("$('token').focus()");
-    await page.type(new TokenSigner(Buffer.from(other)).sign("mary", ["tea"], inSeconds(60)));
+    await page.type(tokenOf("mary", { secret: other }));
     await page.press("Enter");
     await page.shows(page.state, "open");
     await page.shows(`[${page.pending}, ${page.progress}]`, [0, ""]);
@@ -102,11 +91,8 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
   });
 
   test("a token for other rooms offers another room, and another token", async () => {
-    await using server = await startTokenServer();
-    using page = await openPage(
-      server,
-      `/client?room=coffee&token=${tokens.sign("mary", ["tea"], inSeconds(60))}`,
-    );
+    await using server = await startServer(SECURED);
+    using page = await openPage(server, `/client?room=coffee&token=${tokenOf("mary", { rooms: ["tea"] })}`);
     await page.shows(
       page.line,
       "This token does not cover this room. Choose a room that it names. Choose another room",
@@ -119,8 +105,8 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
   });
 
   test("an expired token asks for a new one", async () => {
-    await using server = await startTokenServer();
-    using page = await openPage(server, `/client?token=${tokens.sign("mary", ["lobby"], inSeconds(-60))}`);
+    await using server = await startServer(SECURED);
+    using page = await openPage(server, `/client?token=${tokenOf("mary", { seconds: -60 })}`);
     await page.shows(page.line, "This token has expired. Ask for a new one.");
     await page.shows(`[${OFF}, ${ASKS_FOR_TOKEN}]`, [[true, true], true]);
   });
@@ -156,8 +142,8 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
   });
 
   test("where a session continues in another tab, it can be continued here, and no token is asked for", async () => {
-    await using server = await startTokenServer();
-    const token = tokens.sign("ann", ["lobby"], inSeconds(60));
+    await using server = await startServer(SECURED);
+    const token = tokenOf("ann");
     using one = await openPage(server, `/client?token=${token}`);
     await one.shows(one.state, "open");
     const session = await one.run<string>("new URL(sockets.at(-1).url).searchParams.get('session')");
@@ -172,7 +158,7 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
     test.skipIf(skippedAxe !== "")(
       `axe-core finds nothing without a token at ${title}${skippedAxe}`,
       async () => {
-        await using server = await startTokenServer();
+        await using server = await startServer(SECURED);
         using page = await openPage(server, "/client", look);
         await page.shows(`[${page.state}, ${ASKS_FOR_TOKEN}]`, ["closed", true]);
         expect(await findViolations(page)).toEqual([]);

@@ -1,9 +1,9 @@
 /** The list of rooms: those visited before with what is unread in each, those of the server, and a field for another. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { findViolations, skippedAxe } from "../support/axe.ts";
 import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
@@ -195,13 +195,8 @@ describe.skipIf(skipped !== "")(`the list of rooms${skipped}`, () => {
   });
 
   test("with a token, the rooms that it covers are described", async () => {
-    const secret = "a secret of thirty-two bytes, or more";
-    await using server = await startServer({ env: { HUBBUB_SECRET: secret }, args: ["--list-rooms"] });
-    const token = new TokenSigner(Buffer.from(secret)).sign(
-      "ann",
-      ["tea", "design"],
-      Math.floor(Date.now() / 1000) + 60,
-    );
+    await using server = await startServer({ ...SECURED, args: ["--list-rooms"] });
+    const token = tokenOf("ann", { rooms: ["tea", "design"] });
     using page = await openPage(server, `/client?room=tea&token=${token}`);
     await isIn(page, "tea");
     await page.run("(location.search = '?room=design', 0)");
