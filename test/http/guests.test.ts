@@ -3,7 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { parseCommand } from "../../src/cli/parse-command.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
-import { openPage, skipped } from "../support/browser.ts";
+import { joinPage, openPage, skipped } from "../support/browser.ts";
 import { bearer, tokenOf, SECRET, SECURED } from "../support/keys.ts";
 import { JsonPeer } from "../support/peer.ts";
 import { startServer } from "../support/server.ts";
@@ -191,8 +191,7 @@ test("options that have no effect are rejected", () => {
 describe.skipIf(skipped !== "")(`on the page${skipped}`, () => {
   test("a guest is shown as one, to itself and to others, and can change its name", async () => {
     await using server = await withGuests();
-    using ann = await openPage(server, `/client?token=${tokenOf("ann")}`);
-    await ann.shows(ann.state, "open");
+    using ann = await joinPage(server, `/client?token=${tokenOf("ann")}`);
     using guest = await openPage(server, "/client?id=ann");
     await guest.shows("[$('ws-id').textContent, $('me').disabled]", ["ann (guest)", false]);
     await guest.says("hi");

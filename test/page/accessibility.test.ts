@@ -2,7 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { findViolations, skippedAxe } from "../support/axe.ts";
-import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { LOOKS, joinPage, skipped, type Page } from "../support/browser.ts";
 import { photo } from "../support/images.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
@@ -19,8 +19,7 @@ describe.skipIf(skipped !== "" || skippedAxe !== "")(`axe-core${skipped || skipp
   const server = sharedServer();
 
   test("finds an image without a description", async () => {
-    using page = await openPage(server(), `/client?room=${newRoom()}`);
-    await page.shows(page.state, "open");
+    using page = await joinPage(server(), `/client?room=${newRoom()}`);
     await page.run("(document.querySelector('main').append(new Image()), 0)");
     expect(await findViolations(page)).toEqual([expect.stringMatching(/^image-alt: /)]);
   });
@@ -29,8 +28,7 @@ describe.skipIf(skipped !== "" || skippedAxe !== "")(`axe-core${skipped || skipp
     test(`finds nothing at ${title}`, async () => {
       const room = newRoom();
       await using bob = await server().join("bob", { room });
-      using page = await openPage(server(), `/client?id=ann&room=${room}`, look);
-      await page.shows(page.state, "open");
+      using page = await joinPage(server(), `/client?id=ann&room=${room}`, look);
       for (const text of ["hello https://a.example", "again `code`", "👍", "```ts\ncode\n```"])
         bob.says(text);
       await page.says("hi");

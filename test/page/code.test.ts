@@ -1,7 +1,7 @@
 /** Code in messages, and in the composer. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { LOCAL_NAME, openPage, skipped, type Page } from "../support/browser.ts";
+import { LOCAL_NAME, joinPage, skipped, type Look, type Page } from "../support/browser.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
 setDefaultTimeout(240_000);
@@ -19,11 +19,10 @@ async function pastes(page: Page) {
 describe.skipIf(skipped !== "")(`code on the page${skipped}`, () => {
   const server = sharedServer({ args: ["--allow-host", LOCAL_NAME] });
 
-  async function openWithBob(look: Parameters<typeof openPage>[2] = {}) {
+  async function openWithBob(look: Look = {}) {
     const room = newRoom();
     const bob = await server().join("bob", { room });
-    const page = await openPage(server(), `/client?id=ann&room=${room}`, look);
-    await page.shows(page.state, "open");
+    const page = await joinPage(server(), `/client?id=ann&room=${room}`, look);
     return {
       page,
       bob,

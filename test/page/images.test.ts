@@ -1,7 +1,7 @@
 /** Pictures and other files: into the composer, to the others, and enlarged. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { LOCAL_NAME, openPage, skipped, type Page } from "../support/browser.ts";
+import { LOCAL_NAME, joinPage, openPage, skipped, type Look, type Page } from "../support/browser.ts";
 import { file, photo } from "../support/images.ts";
 import { startServer } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
@@ -40,7 +40,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
   const server = sharedServer({ args: ["--allow-host", LOCAL_NAME] });
 
   /** Two people: the other's page has an origin of its own. */
-  async function openTwo(look: Parameters<typeof openPage>[2] = {}, on = server()) {
+  async function openTwo(look: Look = {}, on = server()) {
     const room = newRoom();
     const ann = await openPage(on, `/client?id=ann&room=${room}`, look);
     const bob = await openPage(on, `/client?id=bob&room=${room}`, { ...look, name: "localhost" });
@@ -75,8 +75,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
     });
 
   test("on a LAN address, which is not secure, pictures are shrunk and sent as well", async () => {
-    using page = await openPage(server(), `/client?id=ann&room=${newRoom()}`, { name: LOCAL_NAME });
-    await page.shows(page.busy, "false");
+    using page = await joinPage(server(), `/client?id=ann&room=${newRoom()}`, { name: LOCAL_NAME });
     expect(await page.run("isSecureContext")).toBe(false);
     await gives(page, "pick", photo(2000, 1000, { noise: 4 }));
     await page.press("Enter");
@@ -254,8 +253,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
 
   test("a picture is shown at once as pending; when it is broadcast, it is still the same", async () => {
     await using own = await startServer();
-    using page = await openPage(own, "/client?id=ann");
-    await page.shows(page.busy, "false");
+    using page = await joinPage(own);
     own.freeze();
     await gives(page, "pick", photo(300, 200));
     await page.press("Enter");
@@ -268,8 +266,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
 
   test("written offline, a picture is sent once, also after a reload", async () => {
     await using own = await startServer();
-    using page = await openPage(own, "/client?id=ann");
-    await page.shows(page.busy, "false");
+    using page = await joinPage(own);
     await page.losesConnection();
     await gives(page, "pick", photo(300, 200));
     await page.press("Enter");
@@ -283,8 +280,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
 
   test("of a picture that may not have been stored, Retry sends the same bytes", async () => {
     const first = await startServer();
-    using page = await openPage(first, "/client?id=ann");
-    await page.shows(page.busy, "false");
+    using page = await joinPage(first);
     first.process.kill("SIGSTOP");
     await gives(page, "pick", photo(300, 200));
     await page.press("Enter");
@@ -370,8 +366,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
     });
 
   test("pictures above do not move what is read when they load: their place is reserved", async () => {
-    using page = await openPage(server(), `/client?id=ann&room=${newRoom()}`);
-    await page.shows(page.busy, "false");
+    using page = await joinPage(server(), `/client?id=ann&room=${newRoom()}`);
     for (const type of ["image/png", "image/jpeg", "image/webp"]) {
       const data = await page.run<string>(
         `${photo(320, 200, { type })}.then(async (file) => new Uint8Array(await file.arrayBuffer()).toBase64())`,

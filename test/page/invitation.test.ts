@@ -2,8 +2,8 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { encodeQr } from "../../src/util/qr.ts";
-import { findViolations, skippedAxe } from "../support/axe.ts";
-import { LOCAL_NAME, LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { findViolations, testLooks } from "../support/axe.ts";
+import { LOCAL_NAME, joinPage, openPage, skipped, type Page } from "../support/browser.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
@@ -41,8 +41,7 @@ async function expectQrOf(page: Page, link: string): Promise<void> {
 describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
   test("copies the room's link with one click, and shows it with its QR code", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann&room=tea");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=ann&room=tea");
     await watchClipboard(page);
     await page.click("#invite");
     const link = `${server.origin}/client?room=tea`;
@@ -58,8 +57,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
 
   test("the link leads another person into the same room", async () => {
     await using server = await startServer();
-    using ann = await openPage(server, "/client?id=ann&room=茶");
-    await ann.shows(ann.state, "open");
+    using ann = await joinPage(server, "/client?id=ann&room=茶");
     await ann.click("#invite");
     await ann.shows(`${LINK} !== ""`, true);
     const { pathname, search } = new URL(await ann.run<string>(LINK));
@@ -72,8 +70,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
 
   test("on a LAN address, which has no clipboard, the link is copied the older way, or selected", async () => {
     await using server = await startServer({ args: ["--allow-host", LOCAL_NAME] });
-    using page = await openPage(server, "/client?id=ann&room=tea", { name: LOCAL_NAME });
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=ann&room=tea", { name: LOCAL_NAME });
     await page.shows("[isSecureContext, typeof navigator.clipboard]", [false, "undefined"]);
     const link = `http://${LOCAL_NAME}:${server.port}/client?room=tea`;
     await page.run("document.addEventListener('copy', () => (window.copied = getSelection().toString()))");
@@ -93,8 +90,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
     await using server = await startServer({ args: ["--host", "0.0.0.0"] });
     const response = await server.get("/address");
     const { origin }: { origin: string } = JSON.parse(await response.text());
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     const shared = origin.includes("localhost") ? server.origin.replace("0.0.0.0", "127.0.0.1") : origin;
     await page.click("#invite");
     await page.shows(LINK, `${shared}/client?room=lobby`);
@@ -103,8 +99,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
 
   test("without an answer from the server, it has the address of the page", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.run("(window.fetch = async () => new Response('<h1>502</h1>', { status: 502 }), 0)");
     await page.click("#invite");
     await page.shows(LINK, `${server.origin}/client?room=lobby`);
@@ -112,8 +107,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
 
   test("where tokens are required, it says that others need one, and does not give away one's own", async () => {
     await using server = await startServer(SECURED);
-    using page = await openPage(server, `/client?room=tea&token=${tokenOf("ann")}`);
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, `/client?room=tea&token=${tokenOf("ann")}`);
     await page.click("#invite");
     await page.shows(LINK, `${server.origin}/client?room=tea`);
     await page.shows(
@@ -125,8 +119,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
   for (const width of [360, 390, 768, 1280])
     test(`at ${width} px it fits`, async () => {
       await using server = await startServer();
-      using page = await openPage(server, "/client?id=ann", { width, height: 640, language: "zh-CN" });
-      await page.shows(page.state, "open");
+      using page = await joinPage(server, "/client?id=ann", { width, height: 640, language: "zh-CN" });
       await page.click("#invite");
       await page.shows("$('invitation').open", true);
       await page.shows(
@@ -136,13 +129,11 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
       await page.shows("$('qr').getBoundingClientRect().width >= 160", true);
     });
 
-  for (const { title, ...look } of LOOKS)
-    test.skipIf(skippedAxe !== "")(`axe-core finds nothing in it at ${title}${skippedAxe}`, async () => {
-      await using server = await startServer();
-      using page = await openPage(server, "/client?id=ann", look);
-      await page.shows(page.state, "open");
-      await page.click("#invite");
-      await page.shows("$('invitation').open", true);
-      expect(await findViolations(page)).toEqual([]);
-    });
+  testLooks("in it", async (look) => {
+    await using server = await startServer();
+    using page = await joinPage(server, "/client?id=ann", look);
+    await page.click("#invite");
+    await page.shows("$('invitation').open", true);
+    return await findViolations(page);
+  });
 });

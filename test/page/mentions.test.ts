@@ -1,8 +1,8 @@
 /** Mentions: which are highlighted, what marks the message, and when the system notifies. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { findViolations, skippedAxe } from "../support/axe.ts";
-import { LOCAL_NAME, LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { findViolations, testLooks } from "../support/axe.ts";
+import { LOCAL_NAME, joinPage, openPage, skipped, type Page } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
@@ -83,8 +83,7 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
   test("a mention counts in the title until it is read", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await hides(page, true);
     bob.says("hello");
     await page.shows("document.title", "(1) lobby · Hubbub");
@@ -115,8 +114,7 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
   test("once allowed by a button, the system notifies of mentions while the page is hidden", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
-    using page = await openPage(server, "/client?id=ann&room=lobby");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=ann&room=lobby");
     await page.cdp("Browser.grantPermissions", { permissions: ["notifications"], origin: server.origin });
     await page.reload();
     await page.shows(`[${page.state}, ${BUTTON}.textContent, ${BUTTON}.ariaPressed]`, [
@@ -166,8 +164,7 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
 
   test("where the browser blocks notifications, the button says so", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.cdp("Browser.setPermission", {
       permission: { name: "notifications" },
       setting: "denied",
@@ -195,8 +192,7 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
 
   test("on a phone the button is in the list of people", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=ann", { width: 360, height: 740 });
     await page.click("#here");
     await page.shows("document.querySelector('#list .notify').checkVisibility()", true);
   });
@@ -204,8 +200,7 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
   test("in forced colours, a wider border marks the message", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
-    using page = await openPage(server, "/client?id=ann", { forcedColors: true });
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=ann", { forcedColors: true });
     for (const text of ["@ann", "hello"]) bob.says(text);
     await page.shows(
       "[...document.querySelectorAll('.bubble')].map((bubble) => getComputedStyle(bubble).borderInlineStartWidth)",
@@ -216,26 +211,20 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
   test("64 KiB of mentions are rendered without delay", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     bob.says(`@${"a.".repeat(32_000)}`);
     bob.says("@x".repeat(32_000));
     bob.says("next");
     await page.shows(`${page.texts}.at(-1)`, "next");
   });
 
-  for (const { title, ...look } of LOOKS)
-    test.skipIf(skippedAxe !== "")(
-      `axe-core finds nothing in mentions at ${title}${skippedAxe}`,
-      async () => {
-        await using server = await startServer();
-        await using bob = await server.join("bob");
-        using page = await openPage(server, "/client?id=ann", look);
-        await page.shows(page.state, "open");
-        bob.says("@ann and @bob");
-        await page.says("@ann and @bob");
-        await page.shows(page.pending, 0);
-        expect(await findViolations(page)).toEqual([]);
-      },
-    );
+  testLooks("in mentions", async (look) => {
+    await using server = await startServer();
+    await using bob = await server.join("bob");
+    using page = await joinPage(server, "/client?id=ann", look);
+    bob.says("@ann and @bob");
+    await page.says("@ann and @bob");
+    await page.shows(page.pending, 0);
+    return await findViolations(page);
+  });
 });

@@ -1,7 +1,7 @@
 /** What is around a message's text: its time, its day, its sender's colour and initial, and the way to the latest one. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { openPage, skipped, type Page } from "../support/browser.ts";
+import { joinPage, skipped, type Look, type Page } from "../support/browser.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
 setDefaultTimeout(240_000);
@@ -27,9 +27,8 @@ describe.skipIf(skipped !== "")(`messages on the page${skipped}`, () => {
   const server = sharedServer();
   const thisYear = new Date().getFullYear();
 
-  async function open(look: Parameters<typeof openPage>[2] = {}): Promise<Page> {
-    const page = await openPage(server(), `/client?id=ann&room=${newRoom()}`, look);
-    await page.shows(page.busy, "false");
+  async function open(look: Look = {}): Promise<Page> {
+    const page = await joinPage(server(), `/client?id=ann&room=${newRoom()}`, look);
     return page;
   }
 

@@ -2,8 +2,8 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { parseName } from "../../src/protocol/names.ts";
-import { findViolations, skippedAxe } from "../support/axe.ts";
-import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { findViolations, testLooks } from "../support/axe.ts";
+import { joinPage, openPage, skipped, type Page } from "../support/browser.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
@@ -210,9 +210,8 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
 
   test("the name at the top opens the card with the name in it; a new one is stored and leaves no notice", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
     await using bob = await server.join("bob");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.holdsTimers(LEAVE_GRACE_MS);
     await page.click("#me");
     await page.shows(`[${CARD}, $('not-now').textContent]`, [["ann", ""], "Cancel"]);
@@ -229,8 +228,7 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
   test("what was written offline under the former name goes out under the new one, once", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.losesConnection();
     await page.says("offline");
     await page.shows(page.progress, "Waiting for the connection");
@@ -326,15 +324,11 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
     await page.shows(page.conversation, ["me: hi"]);
   });
 
-  for (const { title, ...look } of LOOKS)
-    test.skipIf(skippedAxe !== "")(
-      `axe-core finds nothing in the card at ${title}${skippedAxe}`,
-      async () => {
-        await using server = await startServer();
-        using page = await openPage(server, "/client", look);
-        await firstVisit(page);
-        await page.type("mary jane");
-        expect(await findViolations(page)).toEqual([]);
-      },
-    );
+  testLooks("in the card", async (look) => {
+    await using server = await startServer();
+    using page = await openPage(server, "/client", look);
+    await firstVisit(page);
+    await page.type("mary jane");
+    return await findViolations(page);
+  });
 });

@@ -4,7 +4,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { LOCAL_NAME, openPage, skipped } from "../support/browser.ts";
+import { LOCAL_NAME, joinPage, openPage, skipped } from "../support/browser.ts";
 import { startServer, STORES } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
@@ -17,8 +17,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two people talk, and one leaves", async () => {
       await using server = await startServer({ store });
-      using ann = await openPage(server, "/client?id=ann");
-      await ann.shows(ann.state, "open");
+      using ann = await joinPage(server);
       using bob = await openPage(server, "/client?id=bob", { name: "localhost" });
       await ann.shows(ann.conversation, ["bob joined"]);
       await ann.says("hi bob");
@@ -34,8 +33,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
 
     test("a client that writes as soon as it joins is shown as joined first", async () => {
       await using server = await startServer({ store });
-      using page = await openPage(server, "/client?id=ann");
-      await page.shows(page.state, "open");
+      using page = await joinPage(server);
       await page.holdsTimers(LEAVE_GRACE_MS);
       for (const id of ["bob", "eve"]) {
         await using peer = await server.join(id);
@@ -51,8 +49,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     test("two tabs of one client: a message from one is shown as own in the other", async () => {
       await using server = await startServer({ store });
       using one = await openPage(server, "/client?id=ann");
-      using two = await openPage(server, "/client?id=ann");
-      await two.shows(two.state, "open");
+      using two = await joinPage(server);
       await one.says("hi");
       await two.shows(two.conversation, ["me: hi"]);
       await two.says("hi");
@@ -63,8 +60,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     test("own messages appear where the room's order puts them", async () => {
       await using server = await startServer({ store });
       await using bob = await server.joinJson("bob");
-      using page = await openPage(server, "/client?id=ann");
-      await page.shows(page.state, "open");
+      using page = await joinPage(server);
       server.freeze();
       for (const text of ["1", "2", "3"]) {
         await page.says(`ann ${text}`);
@@ -85,8 +81,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     test("the history is shown on arrival and after a reload, and does not count as new", async () => {
       await using server = await startServer({ store });
       await using bob = await server.join("bob");
-      using page = await openPage(server, "/client?id=ann");
-      await page.shows(page.state, "open");
+      using page = await joinPage(server);
       await page.says("mine");
       await bob.hears("Client #ann says: mine");
       bob.says("and mine");
@@ -105,8 +100,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await using server = await startServer({ store });
       await using zoe = await server.join("zoe"); // with the same node as the page
       await using bob = await server.join("bob");
-      using page = await openPage(server, "/client?id=ann");
-      await page.shows(page.state, "open");
+      using page = await joinPage(server);
       await page.says("1");
       await page.shows(page.pending, 0);
       await page.losesConnection();
@@ -147,8 +141,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       await using server = await startServer({ store });
       await using bob = await server.join("bob", { room: "tea" });
       await using eve = await server.join("eve");
-      using page = await openPage(server, "/client?id=ann&room=tea");
-      await page.shows(page.state, "open");
+      using page = await joinPage(server, "/client?id=ann&room=tea");
       server.freeze();
       await page.says("for tea");
       await page.shows(page.conversation, ["me: for tea"]);
@@ -212,8 +205,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
     test("unread messages are counted in the title and have a line above them; own messages are not counted", async () => {
       await using server = await startServer({ store });
       await using bob = await server.join("bob");
-      using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
-      await page.shows(page.state, "open");
+      using page = await joinPage(server, "/client?id=ann", { width: 360, height: 740 });
       for (let i = 0; i < 40; i++) bob.says(`${i}`);
       await page.shows("document.querySelectorAll('.message').length", 40);
       await page.shows("document.title", "lobby · Hubbub");
@@ -233,8 +225,7 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
       test("after the server was killed and restarted, nothing is missing and nothing undecided", async () => {
         const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
         const first = await startServer({ store, cwd: folder });
-        using page = await openPage(first, "/client?id=ann");
-        await page.shows(page.state, "open");
+        using page = await joinPage(first);
         await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
         await page.says("before");
         await page.shows(page.pending, 0);

@@ -1,7 +1,7 @@
 /** The page in a real Chromium, used as a person uses it. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { openPage, skipped } from "../support/browser.ts";
+import { joinPage, openPage, skipped } from "../support/browser.ts";
 import { eventually } from "../support/deadline.ts";
 import { freePort, skipped as skippedNginx, startNginx } from "../support/nginx.ts";
 import { startServer } from "../support/server.ts";
@@ -67,8 +67,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   test("markup in a message is shown as text", async () => {
     await using server = await startServer();
     await using eve = await server.join("eve");
-    using page = await openPage(server);
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     const texts = [
       "<script>document.title = 'taken'</script>",
       "<img src=x onerror=\"document.title = 'taken'\">",
@@ -83,8 +82,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("after a server restart it reconnects, says that messages may be missing, and sends what was typed meanwhile", async () => {
     const first = await startServer();
-    using page = await openPage(first, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(first);
     await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
     await page.says("before");
     await page.shows(page.pending, 0);
@@ -112,8 +110,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a message sent but not acknowledged is undecided: the writer retries or deletes it", async () => {
     await using first = await startServer();
-    using page = await openPage(first, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(first);
     first.process.kill("SIGSTOP");
     await page.says("one");
     await page.says("two");
@@ -168,8 +165,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("Enter sends, Shift+Enter breaks the line, Enter during composition does nothing, blank messages are not sent", async () => {
     await using server = await startServer();
-    using page = await openPage(server);
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     await page.says("  ");
     await page.press("Backspace");
     await page.press("Backspace");
@@ -196,8 +192,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("consecutive messages within five minutes share one name; each day has one date", async () => {
     await using server = await startServer();
-    using page = await openPage(server);
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     const at = (time: string, ...messages: [string, string][]) =>
       page.receives(
         ...messages.map(([from, text]) => ({ ...message(text), time: new Date(time).getTime(), from })),
@@ -212,8 +207,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("the view follows the end, and holds still while one reads further up", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=ann", { width: 360, height: 740 });
     await using bob = await server.join("bob");
     const { fromEnd } = page;
     const count = "document.querySelectorAll('.message').length";
@@ -273,9 +267,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("only web addresses become links, without the punctuation after them", async () => {
     await using server = await startServer();
-    using page = await openPage(server);
     await using bob = await server.join("bob");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     bob.says(
       "see https://a.example/x(1), (http://b.example/y). ftp://c.example javascript:x//https://d.example/！",
     );
@@ -291,9 +284,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("one to three emoji alone are large; a word of 1,000 letters does not scroll sideways", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client", { width: 360, height: 740 });
     await using bob = await server.join("bob");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client", { width: 360, height: 740 });
     for (const text of ["👍", "👩‍👩‍👧‍👦🎉🇹🇼", "👍👍👍👍", "7", "x".repeat(1000)]) bob.says(text);
     await page.shows("[...document.querySelectorAll('.bubble')].map((bubble) => bubble.matches('.emoji'))", [
       true,
@@ -310,9 +302,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a binary message is shown as an image or a download", async () => {
     await using server = await startServer();
-    using page = await openPage(server);
     await using bob = await server.join("bob");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     const pixel =
       "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
     bob.says(Uint8Array.fromBase64(pixel));
@@ -325,8 +316,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a lost connection is shown after two seconds, and its button stays in place while pressed", async () => {
     await using first = await startServer();
-    using page = await openPage(first);
-    await page.shows(page.state, "open");
+    using page = await joinPage(first, "/client");
     await page.run(
       `(Math.random = () => 1, window.seen = [], window.lost = [],
         new MutationObserver(() => $('connection').hidden || seen.push(Date.now())).observe($('connection'), { attributeFilter: ['hidden'] }),
@@ -353,8 +343,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("the page retries through a proxy's error pages until the server itself is back", async () => {
     await using first = await startServer();
-    using page = await openPage(first, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(first);
     await page.run("(Math.random = () => 0.001, 0)"); // tries again after some milliseconds
     await first.stop();
     const answers = [404, 502, 403, 200].map((status) => ({ status, asked: 0 }));
@@ -471,8 +460,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   test("two tabs of one session do not replace each other when the network is back", async () => {
     await using server = await startServer();
     const open = async () => {
-      const page = await openPage(server, "/client?id=ann");
-      await page.shows(page.state, "open");
+      const page = await joinPage(server);
       await page.stores("outbox.lobby", { me: "ann", session: "s" });
       await page.reload();
       await page.shows(`[${page.state}, new URL(sockets.at(-1).url).searchParams.get("session")]`, [
@@ -505,8 +493,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   ])
     test(`a dead connection is detected long before the next ping: ${wake}`, async () => {
       await using server = await startServer();
-      using page = await openPage(server, "/client?id=ann");
-      await page.shows(page.busy, "false");
+      using page = await joinPage(server);
       await using bob = await server.join("bob");
       // The presence event of both joins is the last: from here on nothing is under way that would count as a response.
       await page.shows(page.people, ["ann", "bob"]);
@@ -521,8 +508,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("three restarts without messages in between are one gap, also in an empty room", async () => {
     let server = await startServer();
-    using page = await openPage(server);
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     for (let i = 0; i < 3; i++) {
       await server.stop();
       await page.shows(page.state, "reconnecting");
@@ -537,8 +523,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("joins and leaves in a row share one notice; a client back within five seconds never left", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=me");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=me");
     const peers = [];
     for (const id of ["ann", "bob", "eve", "joe", "kim"]) {
       peers.push(await server.join(id));
@@ -555,8 +540,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a day has one date, wherever an entry is inserted or removed", async () => {
     await using server = await startServer();
-    using page = await openPage(server);
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     server.process.kill("SIGSTOP");
     const reject = (seq: number) => page.receives({ type: "error", code: "no", message: "a reason", seq });
     const today = (text: string) => ({ ...message(text), time: Date.now() });
@@ -575,8 +559,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("after a deletion the date moves to the entry below, and an empty room says so", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.stores("outbox.lobby", { undecided: [{ text: "undecided", writtenAt: Date.now() }] });
     await page.reload();
     await page.shows(page.conversation, ["me: undecided: Maybe not sent Retry Delete"]);
@@ -601,8 +584,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     const join = (ids: string[]) => Promise.all(ids.map((id) => server.join(id)));
     const named = (prefix: string, count: number) => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
     await join(named("early", 110));
-    using page = await openPage(server, "/client?id=me");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=me");
     const late = await join(named("late", 29));
     await using observer = await server.joinJson("late29");
     await page.shows(`[${page.here}, ${page.people}.includes('late29')]`, ["141 here", true]);
@@ -626,8 +608,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("earlier messages that arrive after the list was trimmed leave no hole", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann", { width: 360, height: 740 });
-    await page.shows(page.busy, "false");
+    using page = await joinPage(server, "/client?id=ann", { width: 360, height: 740 });
     await page.run(`(() => {
       window.asked = [];
       window.fetch = (url) => new Promise((answer) => {
@@ -661,8 +642,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await using server = await startServer({
       store: { name: "a store that refuses", url: "delayed:?reject=1&seed=1", preload: "delayed-store.ts" },
     });
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     const writtenAt = Date.parse("2026-03-01T23:58:00Z");
     await page.stores("outbox.lobby", { undecided: [{ text: "undecided", writtenAt }] });
     await page.reload();
@@ -686,8 +666,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("the history keeps its date and name above an undecided message", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.says("said");
     await page.shows(page.pending, 0);
     await page.stores("outbox.lobby", { undecided: [{ text: "undecided", writtenAt: Date.now() }] });
@@ -724,8 +703,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a rejected message says why, and can be retried or deleted", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.stores("outbox.lobby", { me: "ann", session: "s", outbox: [{ text: "x".repeat(65_537) }] });
     await page.reload();
     const why = "Not sent: The message is too large for this server. Retry Delete";
@@ -740,9 +718,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a message has its own text direction, and a name does not affect the text around it", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
     await using bob = await server.join("\u0645\u0631\u062d\u0628\u0627");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     for (const text of ["\u05e9\u05dc\u05d5\u05dd 123", "hello"]) bob.says(text);
     await page.shows(
       "[...document.querySelectorAll('.bubble')].map((each) => getComputedStyle(each).direction)",
@@ -753,8 +730,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("everything can be reached by keyboard, and the focus returns to the composer", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.run("document.body.focus(), document.activeElement.blur()");
     const reached = new Set<string>();
     for (let i = 0; i < 8; i++) {
@@ -782,9 +758,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("printing shows the whole conversation, black on white, without controls", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann", { dark: true });
     await using bob = await server.join("bob");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client?id=ann", { dark: true });
     for (let i = 0; i < 60; i++) bob.says(`${i}`);
     bob.says(`\`\`\`\n${"code".repeat(100)}\n\`\`\``);
     await page.shows("document.querySelectorAll('.message').length", 61);
@@ -826,9 +801,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a link of 64 KiB is rendered without delay", async () => {
     await using server = await startServer();
-    using page = await openPage(server);
     await using bob = await server.join("bob");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     bob.says(`https://a.example/${")".repeat(65_000)}`);
     bob.says("next");
     await page.shows("messages.lastChild?.querySelector('.bubble').textContent", "next");
@@ -837,9 +811,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a screen reader announces at most one sentence per two seconds, and no own messages", async () => {
     await using server = await startServer();
-    using page = await openPage(server);
     await using bob = await server.join("bob");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, "/client");
     const announced = "document.getElementById('announcer').textContent";
     await page.says("mine");
     await page.shows(page.pending, 0);
@@ -857,9 +830,8 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     for (const dark of [false, true])
       test(`at ${width} px, ${dark ? "dark" : "light"}: only the conversation scrolls, targets are large, contrast is sufficient`, async () => {
         await using server = await startServer();
-        using page = await openPage(server, "/client", { width, height: 740, dark });
         await using bob = await server.join("bob");
-        await page.shows(page.state, "open");
+        using page = await joinPage(server, "/client", { width, height: 740, dark });
         bob.says("hello https://a.example");
         for (let i = 0; i < 20; i++) bob.says(`${i}`);
         await page.says("hello");

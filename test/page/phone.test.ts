@@ -1,7 +1,8 @@
 /** The page on a phone: a narrow touch screen without a hardware keyboard. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { openPage, skipped } from "../support/browser.ts";
+import { joinPage, openPage, skipped } from "../support/browser.ts";
+import { SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
@@ -14,12 +15,11 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
     test(`at ${width} px, long names of rooms and clients end in an ellipsis`, async () => {
       const long = `a-very-long-name-that-goes-on-and-on-${width}-`.padEnd(64, "x");
       await using bob = await server().join(long, { room: long });
-      using page = await openPage(server(), `/client?id=${long.replace("a-", "b-")}&room=${long}`, {
+      using page = await joinPage(server(), `/client?id=${long.replace("a-", "b-")}&room=${long}`, {
         width,
         height: 740,
         touch: true,
       });
-      await page.shows(page.busy, "false");
       bob.says("hi");
       await page.shows(page.texts, ["hi"]);
       await page.click("#here");
@@ -47,8 +47,7 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
   test("a name is shown whole where there is room, also above a block of code", async () => {
     const room = newRoom();
     await using maria = await server().join("maria", { room });
-    using page = await openPage(server(), `/client?id=ann&room=${room}`, { width: 390, touch: true });
-    await page.shows(page.busy, "false");
+    using page = await joinPage(server(), `/client?id=ann&room=${room}`, { width: 390, touch: true });
     maria.says(`\`\`\`\n${"code ".repeat(40)}\n\`\`\``);
     await page.shows("document.querySelectorAll('.code').length", 1);
     await page.shows(
@@ -63,10 +62,9 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
   });
 
   test("at 360 px, the name of the room loses nothing to one's own, and the field for a token fits", async () => {
-    await using strict = await startServer({ env: { HUBBUB_SECRET: "s".repeat(40) } });
+    await using strict = await startServer(SECURED);
     const look = { width: 360, height: 740, touch: true, language: "zh-TW" };
-    using page = await openPage(server(), "/client?room=garden", look);
-    await page.shows(page.busy, "false");
+    using page = await joinPage(server(), "/client?room=garden", look);
     // In fractions of a pixel, which are enough for an ellipsis.
     await page.shows(
       `(() => { const range = new Range(); range.selectNodeContents($("room")); return $("room").getBoundingClientRect().width - range.getBoundingClientRect().width; })()`,
@@ -81,8 +79,7 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
   });
 
   test("Enter breaks the line, and the button sends; the keyboard's key says so", async () => {
-    using page = await openPage(server(), `/client?id=ann&room=${newRoom()}`, { width: 390, touch: true });
-    await page.shows(page.busy, "false");
+    using page = await joinPage(server(), `/client?id=ann&room=${newRoom()}`, { width: 390, touch: true });
     await page.shows("[$('messageText').enterKeyHint, document.activeElement.id]", ["enter", ""]);
     await page.run("messageText.focus()");
     await page.type("one");
@@ -95,8 +92,7 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
   });
 
   test("with a hardware keyboard, Enter sends", async () => {
-    using page = await openPage(server(), `/client?id=ann&room=${newRoom()}`, { width: 390 });
-    await page.shows(page.busy, "false");
+    using page = await joinPage(server(), `/client?id=ann&room=${newRoom()}`, { width: 390 });
     await page.shows("$('messageText').enterKeyHint", "send");
     await page.says("one");
     await page.shows(page.conversation, ["me: one"]);
@@ -105,8 +101,7 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
   test("everything that can be tapped is at least 44 px high", async () => {
     const room = newRoom();
     await using bob = await server().join("bob", { room });
-    using page = await openPage(server(), `/client?id=ann&room=${room}`, { width: 390, touch: true });
-    await page.shows(page.busy, "false");
+    using page = await joinPage(server(), `/client?id=ann&room=${room}`, { width: 390, touch: true });
     bob.says("```\ncode\n```");
     await page.shows("document.querySelectorAll('.code').length", 1);
     await page.shows(

@@ -1,8 +1,8 @@
 /** What the page says and offers when the server has rejected it for good. */
 
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { findViolations, skippedAxe } from "../support/axe.ts";
-import { LOOKS, openPage, skipped } from "../support/browser.ts";
+import { describe, setDefaultTimeout, test } from "bun:test";
+import { findViolations, testLooks } from "../support/axe.ts";
+import { joinPage, openPage, skipped } from "../support/browser.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
@@ -51,8 +51,7 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
 
   test("when the token expires, what was written is kept and shown as not sent, and goes out with the next token", async () => {
     await using server = await startServer(SECURED);
-    using page = await openPage(server, `/client?room=tea&token=${tokenOf("mary", { seconds: 8 })}`);
-    await page.shows(page.state, "open");
+    using page = await joinPage(server, `/client?room=tea&token=${tokenOf("mary", { seconds: 8 })}`);
     await page.run("messageText.focus()");
     await page.type("a draft");
     await page.shows(page.state, "closed");
@@ -65,8 +64,7 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
 
   test("a message that was pending when the token expired is shown as not sent, and is sent once", async () => {
     await using first = await startServer(SECURED);
-    using page = await openPage(first, `/client?room=tea&token=${tokenOf("mary", { rooms: ["tea"] })}`);
-    await page.shows(page.state, "open");
+    using page = await joinPage(first, `/client?room=tea&token=${tokenOf("mary", { rooms: ["tea"] })}`);
     await page.losesConnection();
     await page.says("one");
     await page.says("two");
@@ -144,8 +142,7 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
   test("where a session continues in another tab, it can be continued here, and no token is asked for", async () => {
     await using server = await startServer(SECURED);
     const token = tokenOf("ann");
-    using one = await openPage(server, `/client?token=${token}`);
-    await one.shows(one.state, "open");
+    using one = await joinPage(server, `/client?token=${token}`);
     const session = await one.run<string>("new URL(sockets.at(-1).url).searchParams.get('session')");
     await using _other = await server.joinJson("ann", { session, token });
     await one.shows(one.line, "Replaced by a newer connection of this session. Continue here");
@@ -154,14 +151,10 @@ describe.skipIf(skipped !== "")(`a rejected page${skipped}`, () => {
     await one.shows(`[${one.state}, ${OFF}]`, ["open", [false, false]]);
   });
 
-  for (const { title, ...look } of LOOKS)
-    test.skipIf(skippedAxe !== "")(
-      `axe-core finds nothing without a token at ${title}${skippedAxe}`,
-      async () => {
-        await using server = await startServer(SECURED);
-        using page = await openPage(server, "/client", look);
-        await page.shows(`[${page.state}, ${ASKS_FOR_TOKEN}]`, ["closed", true]);
-        expect(await findViolations(page)).toEqual([]);
-      },
-    );
+  testLooks("without a token", async (look) => {
+    await using server = await startServer(SECURED);
+    using page = await openPage(server, "/client", look);
+    await page.shows(`[${page.state}, ${ASKS_FOR_TOKEN}]`, ["closed", true]);
+    return await findViolations(page);
+  });
 });

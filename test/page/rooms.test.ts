@@ -1,8 +1,8 @@
 /** The list of rooms: those visited before with what is unread in each, those of the server, and a field for another. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { findViolations, skippedAxe } from "../support/axe.ts";
-import { LOOKS, openPage, skipped, type Page } from "../support/browser.ts";
+import { findViolations, testLooks } from "../support/axe.ts";
+import { openPage, skipped, type Page } from "../support/browser.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
@@ -229,17 +229,16 @@ describe.skipIf(skipped !== "")(`the list of rooms${skipped}`, () => {
     await page.shows(LIST, ["lobby", "tea"]);
   });
 
-  for (const { title, ...look } of LOOKS)
-    test.skipIf(skippedAxe !== "")(`axe-core finds nothing in it at ${title}${skippedAxe}`, async () => {
-      await using server = await startServer();
-      await using bob = await server.join("bob", { room: "tea" });
-      using page = await openPage(server, "/client?id=ann&room=tea", look);
-      await isIn(page, "tea");
-      await enter(page, "lobby");
-      bob.says("hi");
-      await bob.hearsUpTo("Client #bob says: hi");
-      await page.click("#switch");
-      await page.shows(LIST, ["lobby · 1 here", "tea · 1 here · 1 new"]);
-      expect(await findViolations(page)).toEqual([]);
-    });
+  testLooks("in it", async (look) => {
+    await using server = await startServer();
+    await using bob = await server.join("bob", { room: "tea" });
+    using page = await openPage(server, "/client?id=ann&room=tea", look);
+    await isIn(page, "tea");
+    await enter(page, "lobby");
+    bob.says("hi");
+    await bob.hearsUpTo("Client #bob says: hi");
+    await page.click("#switch");
+    await page.shows(LIST, ["lobby · 1 here", "tea · 1 here · 1 new"]);
+    return await findViolations(page);
+  });
 });

@@ -4,7 +4,7 @@
  */
 
 import { join } from "node:path";
-import { openPage, type Page } from "../support/browser.ts";
+import { joinPage, type Page } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
 const FOLDER = join(import.meta.dir, "../../src/page/screenshots");
@@ -67,8 +67,7 @@ for (const [name, look, scale] of [
   ["wide-light", { width: 1280, height: 860 }, 1.5],
   ["phone-dark", { width: 390, height: 860, dark: true, touch: true }, 2],
 ] as const) {
-  using page = await openPage(server, "/client?id=ann&room=garden", { name: "localhost", ...look });
-  await page.shows(page.busy, "false");
+  using page = await joinPage(server, "/client?id=ann&room=garden", { name: "localhost", ...look });
   await page.cdp("Emulation.setDeviceMetricsOverride", {
     width: look.width,
     height: look.height,

@@ -1,8 +1,8 @@
 /** The page's one line of status: a lost and a restored connection, and what waits for it. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { findViolations, skippedAxe } from "../support/axe.ts";
-import { LOOKS, openPage, skipped } from "../support/browser.ts";
+import { findViolations, testLooks } from "../support/axe.ts";
+import { joinPage, skipped } from "../support/browser.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
@@ -12,8 +12,7 @@ const LOOK = "getComputedStyle($('connection')).backgroundColor";
 describe.skipIf(skipped !== "")(`the page's status${skipped}`, () => {
   test("all is well: there is no line of status", async () => {
     await using server = await startServer();
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.says("hi");
     await page.shows(`[${page.pending}, ${page.line}, ${page.progress}]`, [0, "", ""]);
   });
@@ -21,8 +20,7 @@ describe.skipIf(skipped !== "")(`the page's status${skipped}`, () => {
   test("messages that were missed are counted, in neutral colours; where there were none, the line just goes", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     const reconnect = async (meanwhile: () => Promise<unknown> | void) => {
       await page.losesConnection();
       await page.advancesClock(5000);
@@ -61,8 +59,7 @@ describe.skipIf(skipped !== "")(`the page's status${skipped}`, () => {
   test("what is written offline waits once, below the last message, and is sent in order", async () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
-    using page = await openPage(server, "/client?id=ann");
-    await page.shows(page.state, "open");
+    using page = await joinPage(server);
     await page.losesConnection();
     for (const text of ["1", "2", "3"]) await page.says(text);
     await page.shows(page.conversation, ["me: 1", "me: 2", "me: 3"]);
@@ -75,18 +72,13 @@ describe.skipIf(skipped !== "")(`the page's status${skipped}`, () => {
     for (const text of ["2", "3"]) await bob.hears(`Client #ann says: ${text}`);
   });
 
-  for (const { title, ...look } of LOOKS)
-    test.skipIf(skippedAxe !== "")(
-      `axe-core finds nothing while offline at ${title}${skippedAxe}`,
-      async () => {
-        await using server = await startServer();
-        using page = await openPage(server, "/client?id=ann", look);
-        await page.shows(page.state, "open");
-        await page.losesConnection();
-        await page.says("hi");
-        await page.advancesClock(5000);
-        await page.shows(`[$('connection').hidden, ${page.progress}]`, [false, "Waiting for the connection"]);
-        expect(await findViolations(page)).toEqual([]);
-      },
-    );
+  testLooks("while offline", async (look) => {
+    await using server = await startServer();
+    using page = await joinPage(server, "/client?id=ann", look);
+    await page.losesConnection();
+    await page.says("hi");
+    await page.advancesClock(5000);
+    await page.shows(`[$('connection').hidden, ${page.progress}]`, [false, "Waiting for the connection"]);
+    return await findViolations(page);
+  });
 });

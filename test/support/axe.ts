@@ -1,8 +1,9 @@
 /** axe-core, which finds accessibility problems in a page. Downloaded for the tests, not a dependency. */
 
+import { expect, test } from "bun:test";
 import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { Page } from "./browser.ts";
+import { LOOKS, type Look, type Page } from "./browser.ts";
 
 const VERSION = "4.14.1";
 const INTEGRITY =
@@ -28,6 +29,14 @@ export async function findViolations(page: Page): Promise<string[]> {
     `axe.run(document, { runOnly: ${JSON.stringify(RULES)}, resultTypes: ["violations"] }).then(({ violations }) =>
       violations.map(({ id, help, nodes }) => id + ": " + help + ": " + nodes.map(({ target, any }) => target.join(" ") + any.map(({ message }) => " (" + message + ")").join("")).join(", ")))`,
   );
+}
+
+/** Tests in every look that nothing is found in what the page shows. @param find shows it, and returns the violations */
+export function testLooks(what: string, find: (look: Look) => Promise<string[]>): void {
+  for (const { title, ...look } of LOOKS)
+    test.skipIf(skippedAxe !== "")(`axe-core finds nothing ${what} at ${title}${skippedAxe}`, async () =>
+      expect(await find(look)).toEqual([]),
+    );
 }
 
 /** With the registry's own client, which checks the integrity, and keeps a cache. @returns whether it is there */

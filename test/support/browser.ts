@@ -14,7 +14,7 @@ const DEADLINE_MS = 60_000;
 /** This machine's name on a local network. All pages share one browser, and so its rules for host names. */
 export const LOCAL_NAME = `${hostname()}.local`.toLowerCase();
 
-interface Look {
+export interface Look {
   readonly width?: number;
   readonly height?: number;
   readonly dark?: boolean;
@@ -70,6 +70,17 @@ export async function openPage(
     `${(server.next?.() ?? server).origin.replace("127.0.0.1", look.name ?? "127.0.0.1")}${path}`,
     look,
   );
+  return page;
+}
+
+/** Opens the page, by default as Ann, and waits until it has joined its room and shows the history. */
+export async function joinPage(
+  server: Parameters<typeof openPage>[0],
+  path = "/client?id=ann",
+  look?: Look,
+): Promise<Page> {
+  const page = await openPage(server, path, look);
+  await page.shows(`[${page.state}, ${page.busy}]`, ["open", "false"]);
   return page;
 }
 
@@ -157,11 +168,6 @@ export class Page implements Disposable {
 
   cdp<T>(method: string, params: Record<string, unknown> = {}): Promise<T> {
     return this.#view.cdp<T>(method, params);
-  }
-
-  /** Saves what is visible, to look at it. */
-  async takesScreenshot(file: string): Promise<void> {
-    await Bun.write(file, await this.#view.screenshot());
   }
 
   reload(): Promise<void> {
