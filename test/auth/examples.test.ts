@@ -1,11 +1,10 @@
 /** The examples of src/auth/README.md are run as they stand there. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { codeBlock } from "../support/docs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 setDefaultTimeout(240_000);
 
@@ -18,9 +17,9 @@ const skipped = Bun.which("openssl") ? "" : " (skipped: openssl is not installed
 async function runExample(word: string) {
   const lines = codeBlock(README, "sh", word).trimEnd().split("\n");
   expect(lines.length).toBeLessThanOrEqual(MAX_LINES);
-  const folder = mkdtempSync(join(tmpdir(), "hubbub-"));
+  const folder = new TempFolder();
   const shell = (script: string) =>
-    Bun.$`sh -c ${`hubbub() { ${process.execPath} ${SOURCE} "$@"; }; ${script}`}`.cwd(folder).quiet();
+    Bun.$`sh -c ${`hubbub() { ${process.execPath} ${SOURCE} "$@"; }; ${script}`}`.cwd(folder.path).quiet();
   let server: TestServer | undefined;
   const tokens = new Map<string, string>();
   for (const line of lines) {
@@ -31,7 +30,7 @@ async function runExample(word: string) {
       if (client) tokens.set(client, new URL(output.trim()).searchParams.get("token") ?? "");
     } else {
       const words = await shell(`printf "%s\\n" ${args}`).text();
-      server = await startServer({ args: words.trimEnd().split("\n"), cwd: folder });
+      server = await startServer({ args: words.trimEnd().split("\n"), cwd: folder.path });
     }
   }
   if (!server) throw new Error("the example starts no server");
@@ -40,12 +39,12 @@ async function runExample(word: string) {
     (await running.get(`/ws/${client}?room=${room}${token === undefined ? "" : `&token=${token}`}`)).status;
   return {
     server: running,
-    folder,
+    folder: folder.path,
     tokens,
     statusOf,
     async [Symbol.asyncDispose]() {
       await running[Symbol.asyncDispose]();
-      rmSync(folder, { recursive: true });
+      folder[Symbol.dispose]();
     },
   };
 }

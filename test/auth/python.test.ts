@@ -1,11 +1,10 @@
 /** Tokens of another library in another language: PyJWT, as Debian packages it (python3-jwt, python3-cryptography). */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { SECRET } from "../support/keys.ts";
 import { findPython } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 setDefaultTimeout(240_000);
 
@@ -45,36 +44,34 @@ print(json.dumps({"tokens": tokens, "jwks": [jwk["kid"] for jwk in jwks]}))
 test.skipIf(skipped !== "")(
   `tokens made in Python are accepted, and ours are accepted there${skipped}`,
   async () => {
-    const folder = mkdtempSync(join(tmpdir(), "hubbub-"));
-    try {
-      writeFileSync(join(folder, "secret"), "a secret of thirty-two bytes, or more\n");
-      const printed = await Bun.$`${PYTHON} -c ${ISSUER}`.cwd(folder).text();
-      const { tokens, jwks }: { tokens: Record<string, string>; jwks: string[] } = JSON.parse(printed);
-      expect(jwks).toContain("RS256");
-      const accepted = async (...args: string[]) => {
-        await using server = await startServer({ args: args.map((arg) => arg.replace(/^=/, `${folder}/`)) });
-        const names = Object.keys(tokens);
-        const statusOf = async (name: string) =>
-          (await server.get(`/ws/ann?room=team-a&token=${tokens[name]}`)).status;
-        const statuses = await Promise.all(names.map(statusOf));
-        return names.filter((_, i) => statuses[i] === 426).sort();
-      };
-      expect(await accepted("--secret-file", "=secret")).toEqual(["HS256"]);
-      const pems = ["EdDSA", "ES256", "RS256"].flatMap((name) => ["--public-key-file", `=${name}.pem`]);
-      expect(await accepted(...pems)).toEqual(["ES256", "EdDSA", "RS256"]);
-      expect(await accepted("--public-key-file", "=jwks.json")).toEqual(jwks.toSorted());
-      expect(await accepted("--public-key-file", "=RS256.jwk")).toEqual(["RS256"]);
+    using folder = new TempFolder();
+    const secret = folder.write("secret", `${SECRET}\n`);
+    const printed = await Bun.$`${PYTHON} -c ${ISSUER}`.cwd(folder.path).text();
+    const { tokens, jwks }: { tokens: Record<string, string>; jwks: string[] } = JSON.parse(printed);
+    expect(jwks).toContain("RS256");
+    const accepted = async (...args: string[]) => {
+      await using server = await startServer({
+        args: args.map((arg) => arg.replace(/^=/, `${folder.path}/`)),
+      });
+      const names = Object.keys(tokens);
+      const statusOf = async (name: string) =>
+        (await server.get(`/ws/ann?room=team-a&token=${tokens[name]}`)).status;
+      const statuses = await Promise.all(names.map(statusOf));
+      return names.filter((_, i) => statuses[i] === 426).sort();
+    };
+    expect(await accepted("--secret-file", "=secret")).toEqual(["HS256"]);
+    const pems = ["EdDSA", "ES256", "RS256"].flatMap((name) => ["--public-key-file", `=${name}.pem`]);
+    expect(await accepted(...pems)).toEqual(["ES256", "EdDSA", "RS256"]);
+    expect(await accepted("--public-key-file", "=jwks.json")).toEqual(jwks.toSorted());
+    expect(await accepted("--public-key-file", "=RS256.jwk")).toEqual(["RS256"]);
 
-      const source = `${import.meta.dir}/../../src/server.ts`;
-      const link =
-        await Bun.$`${process.execPath} ${source} token ann --secret-file ${folder}/secret --can read`.text();
-      const token = new URL(link.trim()).searchParams.get("token") ?? "";
-      const decode = `import json, jwt, sys
+    const source = `${import.meta.dir}/../../src/server.ts`;
+    const link =
+      await Bun.$`${process.execPath} ${source} token ann --secret-file ${secret} --can read`.text();
+    const token = new URL(link.trim()).searchParams.get("token") ?? "";
+    const decode = `import json, jwt, sys
 print(json.dumps(jwt.decode(sys.argv[1], open("secret").read().strip(), algorithms=["HS256"])))`;
-      const claims = JSON.parse(await Bun.$`${PYTHON} -c ${decode} ${token}`.cwd(folder).text());
-      expect(claims).toEqual({ sub: "ann", can: ["read"], exp: expect.any(Number) });
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
+    const claims = JSON.parse(await Bun.$`${PYTHON} -c ${decode} ${token}`.cwd(folder.path).text());
+    expect(claims).toEqual({ sub: "ann", can: ["read"], exp: expect.any(Number) });
   },
 );

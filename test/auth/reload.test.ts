@@ -2,9 +2,7 @@
 
 import { describe, expect, jest, setDefaultTimeout, test } from "bun:test";
 import { generateKeyPairSync, sign } from "node:crypto";
-import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { mkdirSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { readKeyFile } from "../../src/auth/key-files.ts";
 import { Keyring } from "../../src/auth/keyring.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
@@ -13,27 +11,15 @@ import { eventually, withDeadline } from "../support/deadline.ts";
 import { useFakeTime } from "../support/fake-time.ts";
 import { makeToken, tokenOf } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 setDefaultTimeout(240_000);
 
 const [OLD, NEW] = ["the old secret, of thirty-two bytes", "the new secret, of thirty-two bytes"];
 const REVOKED = { code: 4002, reason: "The token is no longer valid. Reconnect with a new one." };
 
-/** A folder for files of keys, which are replaced at once, as a careful operator does. */
-class Folder implements Disposable {
-  readonly path = mkdtempSync(join(tmpdir(), "hubbub keys, "));
-
-  write(name: string, text: string): string {
-    const file = join(this.path, name);
-    writeFileSync(`${file}.new`, text);
-    renameSync(`${file}.new`, file);
-    return file;
-  }
-
-  [Symbol.dispose](): void {
-    rmSync(this.path, { recursive: true });
-  }
-}
+/** Paths may contain blanks and commas. */
+const newFolder = () => new TempFolder("hubbub keys, ");
 
 describe("a keyring", () => {
   useFakeTime();
@@ -53,7 +39,7 @@ describe("a keyring", () => {
   }
 
   test("reads its files every 10 s, and says when a key has changed", () => {
-    using folder = new Folder();
+    using folder = newFolder();
     const file = folder.write("secret", OLD);
     const { changes, accepts } = watch(file);
     folder.write("secret", NEW);
@@ -67,7 +53,7 @@ describe("a keyring", () => {
   });
 
   test("keeps the keys of a file that is missing, empty, too short, too long or broken, and takes the next good ones", () => {
-    using folder = new Folder();
+    using folder = newFolder();
     const file = folder.write("secret", OLD);
     const { publicKey } = generateKeyPairSync("ed25519");
     const pem = folder.write("key.pem", String(publicKey.export({ type: "spki", format: "pem" })));
@@ -97,7 +83,7 @@ describe("a keyring", () => {
   });
 
   test("a current secret that becomes the previous one locks nobody out", () => {
-    using folder = new Folder();
+    using folder = newFolder();
     const [current, previous] = [folder.write("current", OLD), folder.write("previous", OLD)];
     const { ring, accepts } = watch(current, previous);
     const first = ring.verify(tokenOf("ann", { secret: OLD }), Date.now());
@@ -115,14 +101,14 @@ describe("a keyring", () => {
   });
 
   test("verifies with every secret", () => {
-    using folder = new Folder();
+    using folder = newFolder();
     const { accepts } = watch(folder.write("a", OLD), folder.write("b", NEW));
     expect([accepts(OLD), accepts(NEW), accepts(`${OLD}.`)]).toEqual([true, true, false]);
   });
 });
 
 test("SIGHUP reloads: connections whose key is gone are closed with 4002, others stay", async () => {
-  using folder = new Folder();
+  using folder = newFolder();
   const issuer = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const secret = folder.write("secret", OLD);
   const jwks = (...keys: object[]) => folder.write("jwks.json", JSON.stringify({ keys }));
@@ -172,7 +158,7 @@ test("SIGHUP reloads: connections whose key is gone are closed with 4002, others
 });
 
 test("a client whose key is removed while the store opens its room does not stay", async () => {
-  using folder = new Folder();
+  using folder = newFolder();
   const store = { name: "a delayed store", url: "delayed:?delay=300&seed=1", preload: "delayed-store.ts" };
   await using server = await startServer({ args: ["--secret-file", folder.write("secret", OLD)], store });
   const opening = Array.from({ length: 5 }, (_, i) =>
@@ -186,7 +172,7 @@ test("a client whose key is removed while the store opens its room does not stay
 });
 
 test("a bad file is logged, with what is wrong and not what is in it", async () => {
-  using folder = new Folder();
+  using folder = newFolder();
   const file = folder.write("secret", OLD);
   await using server = await startServer({ args: ["--log", "text", "--secret-file", file] });
   await using ann = await server.open(`/ws/ann?token=${tokenOf("ann", { secret: OLD })}`);
@@ -209,7 +195,7 @@ test("a bad file is logged, with what is wrong and not what is in it", async () 
 });
 
 test("files are checked when the server starts: names may have blanks and commas, the environment separates by commas", async () => {
-  using folder = new Folder();
+  using folder = newFolder();
   const [a, b] = [folder.write("a", OLD), folder.write("b", NEW)];
   const source = `${import.meta.dir}/../../src/server.ts`;
   const run = (args: string[], env = {}) =>
@@ -228,13 +214,10 @@ test("files are checked when the server starts: names may have blanks and commas
   };
   expect(await signedBy(["--secret-file", a, "--secret-file", b])).toEqual([OLD]);
   expect(await signedBy(["--secret-file", b, "--secret-file", a])).toEqual([NEW]);
-  using plain = new Folder();
-  const short = mkdtempSync(join(tmpdir(), "hubbub-"));
-  const [c, d] = [join(short, "c"), join(short, "d")];
-  writeFileSync(c, OLD);
-  writeFileSync(d, NEW);
+  using plain = newFolder();
+  using short = new TempFolder();
+  const [c, d] = [short.write("c", OLD), short.write("d", NEW)];
   expect(await signedBy([], { HUBBUB_SECRET_FILE: `${d}, ${c}` })).toEqual([NEW]);
-  rmSync(short, { recursive: true });
   const bad = plain.write("bad", "too short");
   const { exitCode, stderr } = await run(["--secret-file", a, "--secret-file", bad, "--public-key-file", b]);
   expect([exitCode, `${stderr}`]).toEqual([

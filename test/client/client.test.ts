@@ -1,10 +1,7 @@
 /** The client library. That it loses and duplicates nothing is tested in test/chaos. */
 
 import { expect, setSystemTime, spyOn, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:http";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { connect, type Client, type ConnectionState } from "../../src/client/client.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { becomes, emitted } from "../support/client-events.ts";
@@ -12,6 +9,7 @@ import { withDeadline, eventually } from "../support/deadline.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 test("the documented example runs as it stands, with the module that the server serves", async () => {
   await using server = await startServer();
@@ -40,32 +38,25 @@ test("the documented example runs as it stands, with the module that the server 
 test("a copy of the module works in Bun as documented; without `server` it throws an error that says so", async () => {
   await using server = await startServer();
   await using bob = await server.join("bob", { room: "tea" });
-  const folder = await mkdtemp(join(tmpdir(), "hubbub-client-"));
-  try {
-    const here = { "http://localhost:8000": server.origin };
-    const [, url = ""] =
-      /^curl -fsSO (\S+)$/.exec(
-        substitute(codeBlock("src/client/README.md", "sh", "hubbub.js"), here).trim(),
-      ) ?? [];
-    await Bun.write(`${folder}/hubbub.js`, await fetch(url));
-    const lines = substitute(codeBlock("src/client/README.md", "js", "./hubbub.js"), here);
-    await Bun.write(`${folder}/ann.js`, `${lines}room.send("hi");`);
-    await using ann = Bun.spawn([process.execPath, "ann.js"], { cwd: folder });
-    await bob.hears("Client #ann says: hi");
-    ann.kill();
+  using folder = new TempFolder();
+  const here = { "http://localhost:8000": server.origin };
+  const [, url = ""] =
+    /^curl -fsSO (\S+)$/.exec(
+      substitute(codeBlock("src/client/README.md", "sh", "hubbub.js"), here).trim(),
+    ) ?? [];
+  const module = folder.write("hubbub.js", await (await fetch(url)).text());
+  const lines = substitute(codeBlock("src/client/README.md", "js", "./hubbub.js"), here);
+  folder.write("ann.js", `${lines}room.send("hi");`);
+  await using ann = Bun.spawn([process.execPath, "ann.js"], { cwd: folder.path });
+  await bob.hears("Client #ann says: hi");
+  ann.kill();
 
-    await Bun.write(
-      `${folder}/eve.js`,
-      'import { connect } from "./hubbub.js"; connect({ id: "eve", token: "a.b.c" });',
-    );
-    const eve = Bun.spawn([process.execPath, "eve.js"], { cwd: folder, stderr: "pipe" });
-    expect(await new Response(eve.stderr).text()).toContain(
-      `error: server: expected an address such as "http://localhost:8000", got "file://${folder}/hubbub.js", which is where this module was loaded from\n`,
-    );
-    expect(await eve.exited).toBe(1);
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  folder.write("eve.js", 'import { connect } from "./hubbub.js"; connect({ id: "eve", token: "a.b.c" });');
+  const eve = Bun.spawn([process.execPath, "eve.js"], { cwd: folder.path, stderr: "pipe" });
+  expect(await new Response(eve.stderr).text()).toContain(
+    `error: server: expected an address such as "http://localhost:8000", got "file://${module}", which is where this module was loaded from\n`,
+  );
+  expect(await eve.exited).toBe(1);
   for (const server of ["localhost:8000", "file:///tmp", "not an address", "http://", ""])
     expect(() => connect({ server, id: "ann" })).toThrow();
   expect(() => connect({ server: "localhost:8000", id: "ann" })).toThrow(

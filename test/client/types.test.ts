@@ -1,13 +1,12 @@
 /** The types of the client library, as the server serves them, and the documented ways to use them. */
 
 import { expect, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { CLIENT_TYPES, generateClientTypes } from "../support/client-types.ts";
 import { codeBlock, ROOT, substitute } from "../support/docs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 const README = "src/client/README.md";
 const TSC = join(ROOT, "node_modules/typescript/bin/tsc");
@@ -34,20 +33,20 @@ test("/hubbub.d.ts is what the client's source declares (run test/support/client
 
 /** A folder for a project of a page, and its site: the server's only allowed origin. */
 async function startProject() {
-  const folder = await mkdtemp(join(tmpdir(), "hubbub-types-"));
+  const folder = new TempFolder();
   const site = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
     fetch: ({ url }) =>
       url.endsWith(".js")
-        ? new Response(Bun.file(join(folder, "page.js")))
+        ? new Response(Bun.file(join(folder.path, "page.js")))
         : new Response("<script type=module src=page.js></script>", {
             headers: { "Content-Type": "text/html" },
           }),
   });
   const server = await startServer({ args: ["--allow-origin", site.url.origin] });
   const run = async (...cmd: string[]) => {
-    const process = Bun.spawn(cmd, { cwd: folder, stdout: "pipe", stderr: "pipe" });
+    const process = Bun.spawn(cmd, { cwd: folder.path, stdout: "pipe", stderr: "pipe" });
     const output = (
       await Promise.all([process.stdout, process.stderr].map((pipe) => new Response(pipe).text()))
     ).join("");
@@ -58,13 +57,13 @@ async function startProject() {
     site,
     /** The documented lines, with the address of this server. */
     here: (code: string) => substitute(code, { "http://localhost:8000": server.origin }),
-    write: (name: string, text: string) => Bun.write(join(folder, name), text),
+    write: (name: string, text: string) => folder.write(name, text),
     run,
     tsc: (...options: string[]) => run(process.execPath, TSC, "--pretty", "false", ...options),
     async [Symbol.asyncDispose]() {
       await server[Symbol.asyncDispose]();
       await site.stop(true);
-      await rm(folder, { recursive: true });
+      folder[Symbol.dispose]();
     },
   };
 }

@@ -1,8 +1,7 @@
 /** Each example, run as it stands, with this test's server in place of `http://localhost:8000`. */
 
 import { describe, expect, test } from "bun:test";
-import { chmod, copyFile, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { chmod, copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { eventually } from "../support/deadline.ts";
@@ -10,6 +9,7 @@ import { readDoc, ROOT, substitute } from "../support/docs.ts";
 import { freePort } from "../support/nginx.ts";
 import { findPython } from "../support/programs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 const EXAMPLES = join(ROOT, "test/examples");
 const python = findPython("python3-websockets", "websockets");
@@ -17,13 +17,13 @@ const ADDRESS = "http://localhost:8000";
 
 /** A temporary folder, and processes in it, which end with it. */
 async function startFolder() {
-  const folder = await mkdtemp(join(tmpdir(), "hubbub-example-"));
+  const folder = new TempFolder();
   const running: Bun.Subprocess[] = [];
   return {
-    path: folder,
+    path: folder.path,
     start(cmd: string[], env: Record<string, string | undefined> = {}) {
       const started = Bun.spawn(cmd, {
-        cwd: folder,
+        cwd: folder.path,
         // Its own process group, so that all programs of a script end with it.
         detached: true,
         env: { ...process.env, ...env },
@@ -37,7 +37,7 @@ async function startFolder() {
       for (const { pid, exitCode, signalCode } of running)
         if (exitCode === null && signalCode === null) process.kill(-pid, "SIGKILL");
       await Promise.all(running.map(({ exited }) => exited));
-      await rm(folder, { recursive: true });
+      folder[Symbol.dispose]();
     },
   };
 }

@@ -1,17 +1,16 @@
 /** What programs do on their own when the server restarts: EventSource in a browser, and a loop in a shell. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { openPage, skipped } from "../support/browser.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 setDefaultTimeout(240_000);
 
 const README = "src/http/README.md";
+const SQLITE = { name: "SQLite", url: "sqlite:chat.db" };
 
 async function post(server: TestServer, ...texts: readonly string[]): Promise<void> {
   for (const text of texts) expect((await server.post("builds", { from: "ci", text })).status).toBe(201);
@@ -19,9 +18,9 @@ async function post(server: TestServer, ...texts: readonly string[]): Promise<vo
 
 /** A server on SQLite that is killed and started again on the same port and file. */
 async function startRestartable() {
-  const cwd = await mkdtemp(join(tmpdir(), "hubbub-"));
+  const folder = new TempFolder();
   const start = (port: number) =>
-    startServer({ cwd, store: { name: "SQLite", url: "sqlite:chat.db" }, args: ["--port", `${port}`] });
+    startServer({ cwd: folder.path, store: SQLITE, args: ["--port", `${port}`] });
   let server = await start(0);
   return {
     get server() {
@@ -34,7 +33,7 @@ async function startRestartable() {
     },
     async [Symbol.asyncDispose]() {
       await server[Symbol.asyncDispose]();
-      await rm(cwd, { recursive: true });
+      folder[Symbol.dispose]();
     },
   };
 }

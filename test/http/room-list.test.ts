@@ -1,11 +1,9 @@
 /** `GET /rooms`: named rooms, and with --list-rooms all of them. */
 
 import { describe, expect, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { bearer, SECURED } from "../support/keys.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 const LISTING = ["--list-rooms"];
 
@@ -179,31 +177,34 @@ test("the reads of an address share one rate limit", async () => {
 });
 
 test("reading past rooms that the client may not read counts towards its limit", async () => {
-  const cwd = await mkdtemp(join(tmpdir(), "hubbub-rooms-"));
-  const secret = "a secret that is long enough to be one";
-  await Bun.write(join(cwd, "secret"), secret);
+  using folder = new TempFolder();
+  const { path: cwd } = folder;
   const store = { name: "SQLite", url: "sqlite:chat.db" };
   {
     await using server = await startServer({ store, cwd });
     for (let i = 0; i < 401; i++) await post(server, `secret-${i}`);
     await server.stop("SIGTERM");
   }
-  const args = ["--secret-file", "secret", "--allow-guests", "lobby", ...LISTING, "--message-rate", "1"];
+  const args = ["--allow-guests", "lobby", ...LISTING, "--message-rate", "1"];
   const statusOf = async (burst: string) => {
-    await using server = await startServer({ store, cwd, args: [...args, "--message-burst", burst] });
+    await using server = await startServer({
+      ...SECURED,
+      store,
+      cwd,
+      args: [...args, "--message-burst", burst],
+    });
     const { status } = await roomsOf(server);
     await server.stop();
     return status;
   };
   expect(await statusOf("1")).toBe(429);
   expect(await statusOf("4")).toBe(200);
-  await rm(cwd, { recursive: true });
 });
 
 test("a SQLite file lists its rooms after a restart, but not those whose messages were pruned", async () => {
-  const cwd = await mkdtemp(join(tmpdir(), "hubbub-rooms-"));
+  using folder = new TempFolder();
   const store = { name: "SQLite", url: "sqlite:chat.db" };
-  const start = () => startServer({ store, cwd, args: LISTING });
+  const start = () => startServer({ store, cwd: folder.path, args: LISTING });
   {
     await using server = await start();
     await post(server, "old");
@@ -212,7 +213,7 @@ test("a SQLite file lists its rooms after a restart, but not those whose message
   }
   const { Database } = await import("bun:sqlite");
   {
-    using db = new Database(join(cwd, "chat.db"));
+    using db = new Database(`${folder.path}/chat.db`);
     db.run("DELETE FROM messages WHERE room = 'old'");
   }
   await using server = await start();
@@ -220,6 +221,4 @@ test("a SQLite file lists its rooms after a restart, but not those whose message
     rooms: [entry("new", 0, expect.any(String))],
     more: false,
   });
-  await server.stop();
-  await rm(cwd, { recursive: true });
 });

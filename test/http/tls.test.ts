@@ -2,14 +2,13 @@
 
 import { describe, expect, test } from "bun:test";
 import { generateKeyPairSync } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { version } from "../../package.json";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { withDeadline } from "../support/deadline.ts";
 import { JsonPeer, Peer } from "../support/peer.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { openRaw } from "../support/raw-websocket.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 const CERT = `${import.meta.dir}/../support/tls/localhost.crt`;
 const KEY = `${import.meta.dir}/../support/tls/localhost.key`;
@@ -131,31 +130,23 @@ describe("files that cannot work: one sentence and exit code 2", () => {
     rejects("/dev/null", "/dev/null", `${NOT_CERTIFICATE} "/dev/null"`, `${NOT_KEY} "/dev/null"`));
 
   test("a key of another certificate, a key with a passphrase, a damaged certificate", async () => {
-    const folder = mkdtempSync(`${tmpdir()}/hubbub-tls-`);
-    const write = async (name: string, text: string) => {
-      await Bun.write(`${folder}/${name}`, text);
-      return `${folder}/${name}`;
-    };
-    try {
-      const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
-      const form = { type: "pkcs8", format: "pem" } as const;
-      const other = await write("other.key", `${privateKey.export(form)}`);
-      await rejects(
-        CERT,
-        other,
-        "The key does not belong to the certificate. Choose matching files with --tls-cert and --tls-key.",
-      );
-      const locked = await write(
-        "locked.key",
-        `${privateKey.export({ ...form, cipher: "aes-256-cbc", passphrase: "tea" })}`,
-      );
-      await rejects(CERT, locked, `${NOT_KEY} "${locked}"`);
-      const damaged = await write("damaged.crt", ca.replace("CERTIFICATE-----\nM", "CERTIFICATE-----\nN"));
-      expect((await run("--tls-cert", damaged, "--tls-key", KEY)).stderr).toMatch(
-        /^The certificate or its key cannot be used \(.+\)\. Choose others with --tls-cert and --tls-key\.\n$/,
-      );
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
+    using folder = new TempFolder();
+    const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+    const form = { type: "pkcs8", format: "pem" } as const;
+    const other = folder.write("other.key", `${privateKey.export(form)}`);
+    await rejects(
+      CERT,
+      other,
+      "The key does not belong to the certificate. Choose matching files with --tls-cert and --tls-key.",
+    );
+    const locked = folder.write(
+      "locked.key",
+      `${privateKey.export({ ...form, cipher: "aes-256-cbc", passphrase: "tea" })}`,
+    );
+    await rejects(CERT, locked, `${NOT_KEY} "${locked}"`);
+    const damaged = folder.write("damaged.crt", ca.replace("CERTIFICATE-----\nM", "CERTIFICATE-----\nN"));
+    expect((await run("--tls-cert", damaged, "--tls-key", KEY)).stderr).toMatch(
+      /^The certificate or its key cannot be used \(.+\)\. Choose others with --tls-cert and --tls-key\.\n$/,
+    );
   });
 });

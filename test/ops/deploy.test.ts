@@ -1,23 +1,15 @@
 /** The documented systemd unit and Caddy configuration. For nginx see proxy.test.ts. */
 
 import { describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { parseCommand } from "../../src/cli/parse-command.ts";
 import { findProgram } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 const BINARY = "/usr/local/bin/hubbub";
 const SECRET_FILE = "/etc/hubbub/secret";
 const source = `${import.meta.dir}/../../src/server.ts`;
-
-/** A file in a temporary folder, which is removed with it. */
-async function temporary(name: string, text: string) {
-  const folder = mkdtempSync(`${tmpdir()}/hubbub-deploy-`);
-  await Bun.write(`${folder}/${name}`, text);
-  return { path: `${folder}/${name}`, [Symbol.dispose]: () => rmSync(folder, { recursive: true }) };
-}
 
 async function run(...cmd: readonly string[]) {
   const { exitCode, stdout, stderr } = await Bun.$`${cmd}`.quiet().nothrow();
@@ -29,12 +21,13 @@ describe("the systemd unit", () => {
   const [, command = ""] = /^ExecStart=(.*)$/m.exec(unit) ?? [];
 
   test("starts the server, and the documented command prints a link with a valid token", async () => {
-    using secret = await temporary("secret", `${Buffer.alloc(48, 7).toBase64()}\n`);
-    const args = substitute(command, { "${CREDENTIALS_DIRECTORY}/secret": secret.path }).split(" ").slice(1);
+    using folder = new TempFolder();
+    const secret = folder.write("secret", `${Buffer.alloc(48, 7).toBase64()}\n`);
+    const args = substitute(command, { "${CREDENTIALS_DIRECTORY}/secret": secret }).split(" ").slice(1);
     await using server = await startServer({ args });
     expect(server.greeting).toContain(" reached as https://chat.example/client\n");
     const [line = ""] = /^hubbub token .*$/m.exec(codeBlock("src/ops/README.md", "sh", "systemctl")) ?? [];
-    const [, ...words] = substitute(line, { [SECRET_FILE]: secret.path }).split(" ");
+    const [, ...words] = substitute(line, { [SECRET_FILE]: secret }).split(" ");
     const { stdout } = await run(process.execPath, source, ...words);
     const link = new URL(stdout.trim());
     expect(link.origin + link.pathname).toBe("https://chat.example/client");
@@ -66,8 +59,9 @@ describe("the systemd unit", () => {
 
   const { skipped } = findProgram("systemd", "systemd-analyze");
   test.skipIf(skipped !== "")(`is valid${skipped}`, async () => {
-    using file = await temporary("hubbub.service", substitute(unit, { [BINARY]: process.execPath }));
-    const verified = await run("systemd-analyze", "verify", "--man=no", file.path);
+    using folder = new TempFolder();
+    const file = folder.write("hubbub.service", substitute(unit, { [BINARY]: process.execPath }));
+    const verified = await run("systemd-analyze", "verify", "--man=no", file);
     // It may complain about other units of this machine.
     const about = verified.stderr.split("\n").filter((line) => line.includes("hubbub"));
     expect({ exitCode: verified.exitCode, about }).toEqual({ exitCode: 0, about: [] });
@@ -77,9 +71,10 @@ describe("the systemd unit", () => {
 describe("the Caddy configuration", () => {
   const { skipped } = findProgram("caddy", "caddy");
   test.skipIf(skipped !== "")(`is valid${skipped}`, async () => {
-    using file = await temporary("Caddyfile", codeBlock("src/ops/README.md", "caddy"));
+    using folder = new TempFolder();
+    const file = folder.write("Caddyfile", codeBlock("src/ops/README.md", "caddy"));
     const { exitCode, stderr } = await run(
-      ...["caddy", "validate", "--adapter", "caddyfile", "--config", file.path],
+      ...["caddy", "validate", "--adapter", "caddyfile", "--config", file],
     );
     expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr });
   });

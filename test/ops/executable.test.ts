@@ -1,24 +1,23 @@
 /** The executable in an empty folder, without the project, Bun or Node. */
 
 import { expect, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { version } from "../../package.json";
 import { startServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 async function build() {
-  const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
+  const folder = new TempFolder();
   const { build } = (await import("../../package.json")).scripts;
-  const executable = join(folder, "hubbub");
+  const executable = join(folder.path, "hubbub");
   await Bun.$`${{ raw: build.replace("dist/hubbub", executable) }}`
     .cwd(join(import.meta.dir, "../.."))
     .quiet();
-  return { folder, executable, [Symbol.asyncDispose]: () => rm(folder, { recursive: true }) };
+  return { folder: folder.path, executable, [Symbol.dispose]: () => folder[Symbol.dispose]() };
 }
 
 test("the executable serves the page and the chat, and reads no configuration files from its folder", async () => {
-  await using built = await build();
+  using built = await build();
   await Bun.write(join(built.folder, ".env"), "HUBBUB_PORT=1\nPORT=http\nHUBBUB_HOST=nowhere.invalid\n");
   await Bun.write(join(built.folder, "bunfig.toml"), 'preload = ["./trap.ts"]\n');
   await Bun.write(join(built.folder, "trap.ts"), "process.exit(3);\n");
@@ -40,7 +39,7 @@ test("the executable serves the page and the chat, and reads no configuration fi
 });
 
 test("the executable contains the parts that are loaded on demand: help, join, export and import, the other stores", async () => {
-  await using built = await build();
+  using built = await build();
   const run = (...args: string[]) =>
     Bun.$`${built.executable} ${args}`.env({}).cwd(built.folder).quiet().nothrow();
   const help = await run("--help");

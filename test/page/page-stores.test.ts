@@ -1,11 +1,9 @@
 /** The page with each store: history, presence and pending messages. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { LOCAL_NAME, joinPage, openPage, skipped } from "../support/browser.ts";
 import { startServer, STORES } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 setDefaultTimeout(240_000);
 
@@ -223,8 +221,8 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
 
     if (store.keepsEverything)
       test("after the server was killed and restarted, nothing is missing and nothing undecided", async () => {
-        const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
-        const first = await startServer({ store, cwd: folder });
+        using folder = new TempFolder();
+        const first = await startServer({ store, cwd: folder.path });
         using page = await joinPage(first);
         await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
         await page.says("before");
@@ -232,12 +230,15 @@ for (const store of STORES.filter(({ name }) => name !== "Redis" && name !== "a 
         await first.stop("SIGKILL");
         await page.shows(page.state, "reconnecting");
         await page.says("meanwhile");
-        await using second = await startServer({ store, cwd: folder, args: ["--port", `${first.port}`] });
+        await using second = await startServer({
+          store,
+          cwd: folder.path,
+          args: ["--port", `${first.port}`],
+        });
         await using bob = await second.join("bob", { history: 1 });
         await bob.hears("Client #ann says: before", "Client #ann says: meanwhile");
         await page.shows(page.pending, 0);
         await page.shows(page.texts, ["before", "meanwhile"]);
         await page.shows("document.querySelectorAll('.gap, .state').length", 0);
-        await rm(folder, { recursive: true });
       });
   });

@@ -1,11 +1,9 @@
 /** QR codes: what other programs draw and read. */
 
 import { describe, expect, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { encodeQr, type QrCode } from "../../src/util/qr.ts";
 import { findProgram } from "../support/programs.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 /** Bytes that a code of each version holds (ISO/IEC 18004, table 7: byte mode, level L). */
 const CAPACITIES = [
@@ -73,15 +71,14 @@ const { path: zbarimg = "zbarimg", skipped } = findProgram("zbar-tools", "zbarim
 
 describe.skipIf(skipped !== "")(`zbarimg reads a code${skipped}`, () => {
   test.each([1, 2, 6, 7, 9, 10, 14, 15, 22, 27, 32, 36, 40])("of version %i", async (version) => {
-    const folder = await mkdtemp(join(tmpdir(), "hubbub-qr-"));
+    using folder = new TempFolder();
     const bytes = CAPACITIES[version - 1] ?? 0;
     for (const length of [bytes, bytes - 3]) {
       const text = LINK.padEnd(length, "abcDEF0123_-x.").slice(0, length);
-      await Bun.write(`${folder}/code.pbm`, imageOf(encodeQr(text)));
-      const read = await Bun.$`${zbarimg} --quiet --raw ${folder}/code.pbm`.quiet();
+      const file = folder.write("code.pbm", imageOf(encodeQr(text)));
+      const read = await Bun.$`${zbarimg} --quiet --raw ${file}`.quiet();
       expect(`${read.stdout}`).toBe(`${text}\n`);
     }
-    await rm(folder, { recursive: true });
   });
 });
 

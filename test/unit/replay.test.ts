@@ -1,9 +1,6 @@
 /** Replays are paced by the network, in order, and never leave a gap. */
 
 import { describe, expect, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
 import { MemoryStore } from "../../src/store/memory.ts";
 import { renderMetrics } from "../../src/ops/metrics.ts";
@@ -13,10 +10,18 @@ import type { Content } from "../../src/protocol/codec.ts";
 import { StoreUnavailable, type MessageStore } from "../../src/store/store.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { type FakeSocket, startHub } from "../support/hub.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 
 useFakeTime();
+
+function startSqliteHub({ path }: TempFolder) {
+  return startHub({
+    makeStore: ({ onEntry }) =>
+      new SqliteStore(`${path}/chat.db`, { history: 10, keepDays: 0 }, onEntry, systemClock, systemRandom),
+  });
+}
 
 describe("a replay", () => {
   const MIB = 1024 * 1024;
@@ -45,18 +50,15 @@ describe("a replay", () => {
   });
 
   test("continues from the store once the cached history has moved on", async () => {
-    const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
-    const { hub, join: joins } = startHub({
-      makeStore: ({ onEntry }) =>
-        new SqliteStore(file, { history: 10, keepDays: 0 }, onEntry, systemClock, systemRandom),
-    });
-    const ann = await joins("ann");
+    using folder = new TempFolder();
+    const { hub, join } = startSqliteHub(folder);
+    const ann = await join("ann");
     const say = async (from: number, to: number) => {
       for (const text of numbers(from, to)) ann.says(text.slice("Client #ann says: ".length));
       await hub.drain();
     };
     await say(1, 20);
-    const slow = await joins("slow", "text", { history: 10, buffered: 2 * MIB });
+    const slow = await join("slow", "text", { history: 10, buffered: 2 * MIB });
     expect(slow.socket.takes()).toEqual(numbers(11, 11));
     await say(21, 200);
     slow.socket.buffered = 0;
@@ -71,7 +73,6 @@ describe("a replay", () => {
     await say(201, 201);
     expect(slow.socket.takes()).toEqual(numbers(201, 201));
     await hub.store.close();
-    await rm(dirname(file), { recursive: true });
   });
 
   test("ends with its connection: nothing more is sent or counted", async () => {
@@ -143,15 +144,12 @@ describe("a replay", () => {
   });
 
   test("from the store is not overtaken by personal lines", async () => {
-    const file = join(await mkdtemp(join(tmpdir(), "hubbub-")), "chat.db");
-    const { hub, join: joins } = startHub({
-      makeStore: ({ onEntry }) =>
-        new SqliteStore(file, { history: 10, keepDays: 0 }, onEntry, systemClock, systemRandom),
-    });
-    const bob = await joins("bob");
+    using folder = new TempFolder();
+    const { hub, join } = startSqliteHub(folder);
+    const bob = await join("bob");
     for (let i = 1; i <= 200; i++) bob.says(`${i}`);
     await hub.drain();
-    const ann = await joins("ann", "text", { history: 200 });
+    const ann = await join("ann", "text", { history: 200 });
     ann.says("a");
     await hub.drain();
     bob.says("201");
@@ -164,7 +162,6 @@ describe("a replay", () => {
       "Client #bob says: 201",
     ]);
     await hub.store.close();
-    await rm(dirname(file), { recursive: true });
   });
 
   test("holds up to 1 MiB of personal lines for a slow consumer", async () => {
