@@ -5,7 +5,7 @@ import { Secret, type InvalidKeys, type Keys } from "./keys.ts";
 import { parsePublicKeys } from "./public-keys.ts";
 
 /** The size of the hash: the minimum that RFC 7518, section 3.2 requires. */
-export const MIN_SECRET_BYTES = 32;
+const MIN_SECRET_BYTES = 32;
 
 /** More than any set of keys takes: reading holds up the server. */
 const MAX_FILE_BYTES = 1024 * 1024;

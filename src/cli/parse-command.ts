@@ -187,7 +187,7 @@ export const tokenFlags = {
   days: number(30, [1, 36_500], "days until the token expires"),
 } as const;
 
-export type TokenOptions = FlagValues<typeof tokenFlags>;
+type TokenOptions = FlagValues<typeof tokenFlags>;
 
 /** Flags of `hubbub export` and `hubbub import`. Without a file, they write to standard output and read standard input. */
 export const exportFlags = {

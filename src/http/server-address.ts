@@ -21,7 +21,7 @@ export async function sharedOrigin(...listener: Parameters<typeof ownOrigins>): 
 }
 
 /** This machine's address in the network that it reaches others through; undefined if it reaches none. */
-export async function routedAddress(): Promise<string | undefined> {
+async function routedAddress(): Promise<string | undefined> {
   try {
     // Sends nothing: it only asks for the route to an address of no one (RFC 5737).
     const socket = await Bun.udpSocket({ connect: { hostname: "192.0.2.1", port: 9 } });

@@ -45,7 +45,7 @@ export interface SocketData {
 }
 
 /** A connection whose input is paused, see read-throttle.ts. */
-export interface Throttled {
+interface Throttled {
   readonly frames: Content[];
   readonly watch: Timer;
   /** When it last read something, on the clock's `elapsed`. */

@@ -19,7 +19,7 @@ import { displayName, words } from "./words.ts";
 
 const HISTORY = 100;
 
-export interface Parts {
+interface Parts {
   readonly identity: Identity;
   readonly announcer: Announcer;
   readonly scroller: Scroller;

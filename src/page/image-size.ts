@@ -3,7 +3,7 @@
  * so that what is read does not move.
  */
 
-export interface ImageSize {
+interface ImageSize {
   /** A MIME type. */
   readonly type: string;
   /** In pixels. */

@@ -6,7 +6,7 @@ const CANDIDATE = /(?<![\w@.-])@([\p{L}\p{N}_.-][\p{L}\p{M}\p{N}_.-]{0,63})/gu;
 const FOLLOWS_NAME = /^[._-]|^[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]/u;
 const ALL = "all";
 
-export interface Mention {
+interface Mention {
   /** Where it starts in the text, with the `@`. */
   readonly index: number;
   readonly length: number;

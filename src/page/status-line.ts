@@ -19,7 +19,7 @@ type Action = readonly [label: string, run: () => void];
 type Closed = Extract<ConnectionState, { readonly status: "closed" }>;
 
 /** What the user can do about a rejection. */
-export interface Remedies {
+interface Remedies {
   chooseName(): void;
   withdrawName(): void;
   chooseRoom(): void;

@@ -53,7 +53,7 @@ export type ClientCommand =
   | { readonly type: "ping" };
 
 /** The sender receives an error, or, on a wire that has none for this, a close code. */
-export type ParseError =
+type ParseError =
   { readonly error: ErrorCode; readonly seq?: number | undefined } | { readonly close: CloseReason };
 
 /** How messages are written. Both methods return undefined where the wire has nothing to write. */

@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 
-export const COMMANDS = {
+const COMMANDS = {
   ours: ["../../src/server.ts", "--port", "0", "--message-rate", "0", "--log", "off"],
   plain: ["plain.ts"],
 } as const;

@@ -37,7 +37,7 @@ export interface Scenario {
 }
 
 /** What the clients connect to, and what can go wrong with it besides cut connections. */
-export interface Environment extends AsyncDisposable {
+interface Environment extends AsyncDisposable {
   /** The running servers; a client may connect to any of them. */
   readonly servers: readonly TestServer[];
   /** By name: causes the fault, and repairs it. One at a time. */

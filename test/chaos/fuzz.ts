@@ -18,7 +18,7 @@ const EVENTS = new Set(["welcome", "presence", "message", "ack", "error", "pong"
 const ABUSE = CLOSE_CODES.abuse.join(" ");
 const FAILED = CLOSE_CODES.failed.join(" ");
 
-export interface Fuzz {
+interface Fuzz {
   readonly seed: number;
   readonly rounds?: number;
   readonly seconds?: number;

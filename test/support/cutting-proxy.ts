@@ -2,7 +2,7 @@
 
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 
-export interface CuttingProxy extends AsyncDisposable {
+interface CuttingProxy extends AsyncDisposable {
   readonly origin: string;
   cuts: number;
   /** Messages that the server rejected as unavailable or unconfirmed. */

@@ -42,7 +42,7 @@ export async function subscribe(
   return peer;
 }
 
-export class StreamPeer implements AsyncDisposable {
+class StreamPeer implements AsyncDisposable {
   /** The first event. */
   welcome: StreamWelcome = { room: "", last: "" };
   /** The last id received, to resume after it. */

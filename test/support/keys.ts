@@ -38,7 +38,7 @@ export function secretSource(secret: string): KeySource {
 }
 
 /** A header or a payload as a token has it; text stays as it is. */
-export function encodePart(part: unknown): string {
+function encodePart(part: unknown): string {
   return Buffer.from(typeof part === "string" ? part : JSON.stringify(part)).toString("base64url");
 }
 

@@ -11,7 +11,7 @@ export { skipped };
 
 const TEMPORARY = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
 
-export interface Nginx extends AsyncDisposable {
+interface Nginx extends AsyncDisposable {
   readonly httpPort: number;
   readonly httpsPort: number;
 }

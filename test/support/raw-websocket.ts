@@ -73,7 +73,7 @@ export const pong = (payload?: Payload, shape?: FrameShape) => frame(10, payload
 export const close = (code: number, reason?: string | Uint8Array) => frame(8, closing(code, reason));
 export const notFinal = { fin: false };
 
-export interface Frame {
+interface Frame {
   readonly fin: boolean;
   readonly opcode: number;
   readonly payload: Buffer;
