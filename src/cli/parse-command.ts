@@ -208,8 +208,8 @@ export function parseCommand(argv: readonly string[], environment: Env): CliComm
   const [first, ...rest] = argv;
   if (first === "join") return readJoin(rest, env);
   if (first === "token") return readToken(rest, env);
-  if (first === "export") return readExport(rest, env);
-  if (first === "import") return readImport(rest, env);
+  if (first === "export") return readTransfer("export", exportFlags, rest, env);
+  if (first === "import") return readTransfer("import", importFlags, rest, env);
   const read = parseFlags(serverFlags, argv, env);
   if (read.kind) return { ...read, about: "serve" };
   const { options, provided } = read;
@@ -267,30 +267,23 @@ function readToken(argv: readonly string[], env: Env): CliCommand {
   return { kind: "token", client: id.name, secret: secret.content, options };
 }
 
-function readExport(argv: readonly string[], env: Env): CliCommand {
-  const read = parseFlags(exportFlags, argv, env);
-  if (read.kind) return { ...read, about: "export" };
-  const errors = [...read.errors, ...transferErrors("export", read.options.store, read.positionals)];
-  if (errors.length > 0) return { kind: "invalid", errors };
-  return { kind: "export", file: read.positionals[0], ...read.options };
-}
-
-function readImport(argv: readonly string[], env: Env): CliCommand {
-  const read = parseFlags(importFlags, argv, env);
-  if (read.kind) return { ...read, about: "import" };
-  const errors = [...read.errors, ...transferErrors("import", read.options.store, read.positionals)];
-  if (errors.length > 0) return { kind: "invalid", errors };
-  return { kind: "import", file: read.positionals[0], ...read.options };
-}
-
-function transferErrors(command: string, { protocol }: URL, files: readonly string[]): string[] {
-  const errors = [];
-  if (files.length > 1) errors.push(`${command}: expected one file at most, got ${files.length}`);
-  if (protocol === "memory:")
+function readTransfer<K extends "export" | "import", T extends typeof importFlags | typeof exportFlags>(
+  kind: K,
+  flags: T,
+  argv: readonly string[],
+  env: Env,
+) {
+  const read = parseFlags(flags, argv, env);
+  if (read.kind) return { ...read, about: kind };
+  const { options, positionals } = read;
+  const errors = [...read.errors];
+  if (positionals.length > 1) errors.push(`${kind}: expected one file at most, got ${positionals.length}`);
+  if (options.store.protocol === "memory:")
     errors.push(
-      `${command}: expected a store that outlives its server in --store, such as sqlite:FILE or redis://HOST`,
+      `${kind}: expected a store that outlives its server in --store, such as sqlite:FILE or redis://HOST`,
     );
-  return errors;
+  if (errors.length > 0) return { kind: "invalid", errors } as const;
+  return { kind, file: positionals[0], ...options };
 }
 
 function readJoin(argv: readonly string[], env: Env): CliCommand {
