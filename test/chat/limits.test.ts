@@ -8,7 +8,7 @@ import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { TestClock } from "../support/clock.ts";
 import { withDeadline } from "../support/deadline.ts";
 import { startServer } from "../support/server.ts";
-import { openRaw, RawClient, request } from "../support/raw-websocket.ts";
+import { UPGRADE, openRaw, RawClient, request } from "../support/raw-websocket.ts";
 
 const ABUSE = { code: 1008, reason: "Far above the rate limit. Slow down." };
 
@@ -218,13 +218,6 @@ test("our own client slows down, and loses nothing", async () => {
 });
 
 describe("connections", () => {
-  const UPGRADE = {
-    Connection: "Upgrade",
-    Upgrade: "websocket",
-    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-    "Sec-WebSocket-Version": "13",
-  };
-
   test("in total: the next one is rejected until one leaves", async () => {
     await using server = await startServer({ args: ["--max-connections", "2"] });
     await using ann = await server.join("ann");

@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { startServer, STORES } from "../support/server.ts";
+import { UPGRADE } from "../support/raw-websocket.ts";
 
 describe.each(STORES)("with the store $name", (store) => {
   test("a message stays in its room", async () => {
@@ -168,15 +169,8 @@ describe.each(STORES)("with the store $name", (store) => {
   test("the response names the chosen subprotocol, whatever else is offered", async () => {
     await using server = await startServer({ store });
     const offer = async (protocols: string) => {
-      const response = await server.get("/ws/ann", {
-        headers: {
-          Connection: "Upgrade",
-          Upgrade: "websocket",
-          "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-          "Sec-WebSocket-Version": "13",
-          "Sec-WebSocket-Protocol": protocols,
-        },
-      });
+      const headers = { ...UPGRADE, "Sec-WebSocket-Protocol": protocols };
+      const response = await server.get("/ws/ann", { headers });
       return [response.status, response.headers.get("sec-websocket-protocol")];
     };
     expect(await offer("token.secret, hubbub.v1")).toEqual([101, "hubbub.v1"]);

@@ -6,7 +6,7 @@ import { connect, type Client, type ConnectionState } from "../../src/client/cli
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { becomes, emitted } from "../support/client-events.ts";
 import { withDeadline, eventually } from "../support/deadline.ts";
-import { tokenOf, SECURED } from "../support/keys.ts";
+import { SECRET, SECURED, tokenOf } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
 import { TempFolder } from "../support/temp-folder.ts";
@@ -881,7 +881,7 @@ test("a handler that throws costs no message; a closed client stays closed", asy
 });
 
 test("a removal is an event, also for a client that was away; a removed message has no text", async () => {
-  await using server = await startServer({ secret: "a secret of thirty-two bytes, or more" });
+  await using server = await startServer({ secret: SECRET });
   const { Authorization = "" } = server.authorization("ann", ["read", "write", "moderate"]);
   const token = Authorization.slice("Bearer ".length);
   const remove = (path: string) =>

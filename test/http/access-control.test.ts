@@ -7,13 +7,7 @@ import { parseName } from "../../src/protocol/names.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer, type TestServer } from "../support/server.ts";
-
-const UPGRADE = {
-  Connection: "Upgrade",
-  Upgrade: "websocket",
-  "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-  "Sec-WebSocket-Version": "13",
-};
+import { UPGRADE } from "../support/raw-websocket.ts";
 
 const codeOf = ({ headers }: Response) => headers.get("hubbub-code");
 

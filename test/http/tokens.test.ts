@@ -9,6 +9,7 @@ import { withDeadline } from "../support/deadline.ts";
 import { secretSource, SECRET, SECURED } from "../support/keys.ts";
 import { JsonPeer } from "../support/peer.ts";
 import { startServer } from "../support/server.ts";
+import { UPGRADE } from "../support/raw-websocket.ts";
 
 const tokens = new TokenSigner(Buffer.from(SECRET));
 const keyring = new Keyring([secretSource(SECRET)]);
@@ -193,12 +194,6 @@ describe("signatures", () => {
 
 const later = () => Date.now() / 1000 + 60;
 const withSecret = () => startServer(SECURED);
-const UPGRADE = {
-  Connection: "Upgrade",
-  Upgrade: "websocket",
-  "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-  "Sec-WebSocket-Version": "13",
-};
 
 describe("access", () => {
   test("without a token, rooms and the echo are closed, and the page is open", async () => {

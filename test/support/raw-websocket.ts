@@ -3,18 +3,17 @@
 import { connect, type Socket } from "node:net";
 import { withDeadline } from "./deadline.ts";
 
-/** The key and its accept value from RFC 6455, section 1.3. */
-const KEY = "dGhlIHNhbXBsZSBub25jZQ==";
+/** The headers that ask for an upgrade. The key and its accept value are those of RFC 6455, section 1.3. */
+export const UPGRADE = {
+  Upgrade: "websocket",
+  Connection: "Upgrade",
+  "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+  "Sec-WebSocket-Version": "13",
+};
 export const ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /** The headers of a valid handshake; a header set to undefined is left out. */
-export const HANDSHAKE: Readonly<Record<string, string | undefined>> = {
-  Host: "localhost",
-  Upgrade: "websocket",
-  Connection: "Upgrade",
-  "Sec-WebSocket-Key": KEY,
-  "Sec-WebSocket-Version": "13",
-};
+export const HANDSHAKE: Readonly<Record<string, string | undefined>> = { Host: "localhost", ...UPGRADE };
 
 export function request(
   path: string,

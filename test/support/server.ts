@@ -3,12 +3,12 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { TokenSigner } from "../../src/auth/tokens.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import type { Right } from "../../src/protocol/events.ts";
 import { bundledServer } from "./bundle.ts";
 import { sharedRedis, skipped } from "./redis.ts";
 import { eventually, withDeadline } from "./deadline.ts";
+import { bearer } from "./keys.ts";
 import { JsonPeer, Peer } from "./peer.ts";
 
 /** Stands for the Redis that all tests share; each server, or pair of servers, gets its own prefix. */
@@ -93,8 +93,7 @@ async function startNode(
   const { greeting, output } = await readOutput(server.stdout, reads);
   const port = Number(/(?::|port )(\d+)(?:\/client|,)/.exec(greeting)?.[1]);
   if (!port) throw new Error(`the server did not start: ${greeting}${await errors}`);
-  const signer = secret === undefined ? undefined : new TokenSigner(Buffer.from(secret));
-  return new TestServer(server, port, greeting, output, errors, folder, signer);
+  return new TestServer(server, port, greeting, output, errors, folder, secret);
 }
 
 async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "first line") {
@@ -133,7 +132,7 @@ export class TestServer implements AsyncDisposable {
     readonly errors: Promise<string>,
     /** Removed when the server is disposed. */
     private readonly folder: string | undefined,
-    private readonly signer: TokenSigner | undefined,
+    private readonly secret: string | undefined,
   ) {}
 
   /** The header with a token for ten minutes; none if no tokens are required. */
@@ -142,9 +141,8 @@ export class TestServer implements AsyncDisposable {
     can?: readonly Right[],
     rooms: readonly string[] = [],
   ): Record<string, string> {
-    const expires = Math.floor(Date.now() / 1000) + 600;
-    const token = this.signer?.sign(client, rooms, expires, can);
-    return token === undefined ? {} : { Authorization: `Bearer ${token}` };
+    const { secret } = this;
+    return secret === undefined ? {} : bearer(client, { rooms, secret, ...(can && { can }) });
   }
 
   get origin(): string {
