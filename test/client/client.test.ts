@@ -6,6 +6,7 @@ import { connect, type Client, type ConnectionState } from "../../src/client/cli
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { becomes, emitted } from "../support/client-events.ts";
 import { withDeadline, eventually } from "../support/deadline.ts";
+import { serveHttp } from "../support/http.ts";
 import { SECRET, SECURED, tokenOf } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
@@ -104,16 +105,12 @@ test("an error page of a proxy is never final, whatever its status", async () =>
   const statuses = [400, 401, 403, 404, 410, 451, 502, 503, 200];
   const clients: Client[] = [];
   const port = await (async () => {
-    await using proxy = Bun.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      fetch({ url }) {
-        const status = Number(new URL(url).pathname.split("-").at(-1));
-        return new Response("<h1>404 page not found</h1>", {
-          status,
-          headers: { "Content-Type": "text/html" },
-        });
-      },
+    await using proxy = serveHttp(({ url }) => {
+      const status = Number(new URL(url).pathname.split("-").at(-1));
+      return new Response("<h1>404 page not found</h1>", {
+        status,
+        headers: { "Content-Type": "text/html" },
+      });
     });
     for (const status of statuses) {
       const client = connect({ server: proxy.url.origin, id: `ann-${status}` });
@@ -134,13 +131,9 @@ test("an error page of a proxy is never final, whatever its status", async () =>
 });
 
 test("only a 4xx with the server's code is final, except 408, 425, 426 and 429", async () => {
-  await using server = Bun.serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    fetch({ url }) {
-      const status = Number(new URL(url).pathname.split("-").at(-1));
-      return new Response("Because.\n", { status, headers: { "Hubbub-Code": "some-code" } });
-    },
+  await using server = serveHttp(({ url }) => {
+    const status = Number(new URL(url).pathname.split("-").at(-1));
+    return new Response("Because.\n", { status, headers: { "Hubbub-Code": "some-code" } });
   });
   const ends = async (status: number) => {
     const client = connect({ server: server.url.origin, id: `ann-${status}` });
@@ -164,12 +157,10 @@ test("only a 4xx with the server's code is final, except 408, 425, 426 and 429",
 
 test("a failed attempt counts once in the back-off, also with Retry-After; both are bounded", async () => {
   let retryAfter = "0.4";
-  await using server = Bun.serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    fetch: () =>
+  await using server = serveHttp(
+    () =>
       new Response("full", { status: 503, headers: { "Hubbub-Code": "full", "Retry-After": retryAfter } }),
-  });
+  );
   using _half = spyOn(Math, "random").mockReturnValue(0.5);
   using _now = spyOn(Date, "now").mockReturnValue(0);
   const waitsAfter = async (attempts: number) => {
@@ -228,11 +219,9 @@ test.skipIf(withoutBrowser !== "")(
   async () => {
     await using server = await startServer(SECURED);
     const token = tokenOf("ann");
-    await using other = Bun.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      fetch: () => new Response("<title>another site</title>", { headers: { "Content-Type": "text/html" } }),
-    });
+    await using other = serveHttp(
+      () => new Response("<title>another site</title>", { headers: { "Content-Type": "text/html" } }),
+    );
     using page = await openPage({ origin: other.url.origin }, "/");
     for (const options of [{}, { token }]) {
       await page.run(`import("${server.origin}/hubbub.js").then(({ connect }) => {
@@ -346,19 +335,17 @@ test("an open connection is probed when the network is back: a dead one is dropp
   for (const client of [ann, bob]) client.close();
 });
 
+/** Accepts connections, and never answers. */
+function listenSilently(open: () => void) {
+  return Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { open, data() {} } });
+}
+
 test("an attempt that has just begun when the network is back, and is not answered, is repeated within seconds", async () => {
   let attempts = 0;
   const second = Promise.withResolvers<void>();
-  using silent = Bun.listen({
-    hostname: "127.0.0.1",
-    port: 0,
-    socket: {
-      open() {
-        if (++attempts === 1) happens(new Event("online"));
-        else second.resolve();
-      },
-      data() {},
-    },
+  using silent = listenSilently(() => {
+    if (++attempts === 1) happens(new Event("online"));
+    else second.resolve();
   });
   const ann = connect({ server: `http://127.0.0.1:${silent.port}`, id: "ann" });
   // Otherwise it would be given up after two ping intervals, 50 s.
@@ -369,16 +356,9 @@ test("an attempt that has just begun when the network is back, and is not answer
 test("an older attempt is repeated at once when the network is back, one that has just begun is not", async () => {
   let attempts = 0;
   let came = Promise.withResolvers<void>();
-  using silent = Bun.listen({
-    hostname: "127.0.0.1",
-    port: 0,
-    socket: {
-      open() {
-        attempts++;
-        came.resolve();
-      },
-      data() {},
-    },
+  using silent = listenSilently(() => {
+    attempts++;
+    came.resolve();
   });
   const ann = connect({ server: `http://127.0.0.1:${silent.port}`, id: "ann" });
   await withDeadline(came.promise, () => "no attempt");
@@ -422,11 +402,9 @@ test("an unanswered ping from before a suspension proves nothing: the connection
 test("historyBefore throws an error that says so if a proxy answers instead of the server", async () => {
   await using server = await startServer();
   const bodies = ["<html>Bad gateway</html>", "null", '{"detail":"a proxy\'s"}', "{}"];
-  await using proxy = Bun.serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    fetch: () => new Response(bodies.shift(), { status: 502, headers: { "Content-Type": "text/html" } }),
-  });
+  await using proxy = serveHttp(
+    () => new Response(bodies.shift(), { status: 502, headers: { "Content-Type": "text/html" } }),
+  );
   const ann = connect({ server: server.origin, id: "ann" });
   expect(await ann.historyBefore("1-0")).toEqual({ messages: [], more: false });
   await expect(ann.historyBefore("none")).rejects.toThrow("after or before must be the id of a message");

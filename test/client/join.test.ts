@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { withDeadline } from "../support/deadline.ts";
+import { serveHttp } from "../support/http.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
 function join(server: Pick<TestServer, "origin">, query: string, more: Record<string, string> = {}) {
@@ -187,15 +188,13 @@ test("text from the server is escaped and cut: rejections, close reasons, names"
 });
 
 test("so is the sentence of a rejected upgrade", async () => {
-  await using server = Bun.serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    fetch: () =>
+  await using server = serveHttp(
+    () =>
       new Response(`${EVIL} ${"x".repeat(100_000)}`, {
         status: 403,
         headers: { "Hubbub-Code": "some-code" },
       }),
-  });
+  );
   using ann = join({ origin: server.url.origin }, "id=ann");
   const { out, errors, exitCode } = await ann.exits();
   expect({ out, exitCode }).toEqual({ out: "", exitCode: 1 });
@@ -204,11 +203,7 @@ test("so is the sentence of a rejected upgrade", async () => {
 
 test("keeps retrying behind a proxy that answers with an error page, which it does not print", async () => {
   const port = await (async () => {
-    await using proxy = Bun.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      fetch: () => new Response(`<h1>Not here</h1>${EVIL}`, { status: 404 }),
-    });
+    await using proxy = serveHttp(() => new Response(`<h1>Not here</h1>${EVIL}`, { status: 404 }));
     using ann = join({ origin: proxy.url.origin }, "id=ann");
     await ann.complains(
       `Cannot connect to ${proxy.url.origin}, retrying. (The chat server did not answer; something in between returned HTTP 404.)\n`,
@@ -232,14 +227,9 @@ test("keeps retrying behind a proxy that answers with an error page, which it do
 
 test("ignores the proxy of the environment for the connection and for the reason of a rejection", async () => {
   let count = 0;
-  await using proxy = Bun.serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    fetch: () => (
-      count++,
-      new Response("no such host", { status: 404, headers: { "Hubbub-Code": "proxy" } })
-    ),
-  });
+  await using proxy = serveHttp(
+    () => (count++, new Response("no such host", { status: 404, headers: { "Hubbub-Code": "proxy" } })),
+  );
   const names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"];
   const env = Object.fromEntries(names.map((name) => [name, proxy.url.origin]));
   await using server = await startServer();

@@ -6,6 +6,7 @@ import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { becomes, emitted } from "../support/client-events.ts";
 import { eventually } from "../support/deadline.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
+import { serveHttp } from "../support/http.ts";
 import { bearer, tokenOf, SECRET } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 
@@ -229,14 +230,11 @@ test.skipIf(withoutBrowser !== "")(
   async () => {
     const lives = [-60, 6]; // time enough to connect on a busy machine
     let issued = 0;
-    await using site = Bun.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      fetch: ({ url }) =>
-        url.endsWith("/my-token")
-          ? new Response(token(lives[issued++] ?? 600))
-          : new Response("<title>a site</title>", { headers: { "Content-Type": "text/html" } }),
-    });
+    await using site = serveHttp(({ url }) =>
+      url.endsWith("/my-token")
+        ? new Response(token(lives[issued++] ?? 600))
+        : new Response("<title>a site</title>", { headers: { "Content-Type": "text/html" } }),
+    );
     await using server = await withSecret(SECRET, ["--allow-origin", site.url.origin]);
     using page = await openPage({ origin: site.url.origin }, "/");
     await page.run(`import("${server.origin}/hubbub.js").then(({ connect }) => {
@@ -259,11 +257,7 @@ test("the documented example without the library renews its token and resumes", 
     "http://localhost:8000": server.origin,
   });
   // One that has expired before it connects, one that expires while it is connected.
-  await using issuer = Bun.serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    fetch: () => new Response(token([-60, 3][issued++] ?? 600)),
-  });
+  await using issuer = serveHttp(() => new Response(token([-60, 3][issued++] ?? 600)));
   let issued = 0;
   const get = `const getToken = async () => (await fetch("${issuer.url}")).text();\n`;
   await using run = Bun.spawn([process.execPath, "--eval", get + code], { stdout: "pipe" });

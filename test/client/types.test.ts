@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { CLIENT_TYPES, generateClientTypes } from "../support/client-types.ts";
 import { codeBlock, ROOT, substitute } from "../support/docs.ts";
+import { serveHttp } from "../support/http.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
@@ -34,16 +35,13 @@ test("/hubbub.d.ts is what the client's source declares (run test/support/client
 /** A folder for a project of a page, and its site: the server's only allowed origin. */
 async function startProject() {
   const folder = new TempFolder();
-  const site = Bun.serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    fetch: ({ url }) =>
-      url.endsWith(".js")
-        ? new Response(Bun.file(join(folder.path, "page.js")))
-        : new Response("<script type=module src=page.js></script>", {
-            headers: { "Content-Type": "text/html" },
-          }),
-  });
+  const site = serveHttp(({ url }) =>
+    url.endsWith(".js")
+      ? new Response(Bun.file(join(folder.path, "page.js")))
+      : new Response("<script type=module src=page.js></script>", {
+          headers: { "Content-Type": "text/html" },
+        }),
+  );
   const server = await startServer({ args: ["--allow-origin", site.url.origin] });
   const run = async (...cmd: string[]) => {
     const process = Bun.spawn(cmd, { cwd: folder.path, stdout: "pipe", stderr: "pipe" });

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { eventually } from "../support/deadline.ts";
 import { readDoc, ROOT, substitute } from "../support/docs.ts";
-import { freePort } from "../support/nginx.ts";
+import { freePort, serveHttp } from "../support/http.ts";
 import { findPython } from "../support/programs.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
@@ -54,14 +54,12 @@ test.skipIf(withoutBrowser !== "")(
   `a page of another origin${withoutBrowser}`,
   async () => {
     let origin = "";
-    await using site = Bun.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      fetch: () =>
+    await using site = serveHttp(
+      () =>
         new Response(substitute(readDoc("test/examples/page.html"), { [ADDRESS]: origin }), {
           headers: { "Content-Type": "text/html" },
         }),
-    });
+    );
     await using server = await startServer({ args: ["--allow-origin", site.url.origin] });
     origin = server.origin;
     await using bob = await server.join("bob", { room: "support" });

@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
+import { serveHttp } from "../support/http.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 
@@ -131,11 +132,9 @@ test.skipIf(withoutBrowser !== "")(
   async () => {
     await using server = await startServer();
     await using bob = await server.join("bob", { room: "builds" });
-    await using other = Bun.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      fetch: () => new Response("<iframe name=sink></iframe>", { headers: { "Content-Type": "text/html" } }),
-    });
+    await using other = serveHttp(
+      () => new Response("<iframe name=sink></iframe>", { headers: { "Content-Type": "text/html" } }),
+    );
     using page = await openPage({ origin: other.url.origin }, "/");
     const url = JSON.stringify(`${server.origin}/rooms/builds/messages?from=eve`);
     // The response of the last one shows that the ones before it have been answered.

@@ -3,7 +3,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { joinPage, openPage, skipped } from "../support/browser.ts";
 import { eventually } from "../support/deadline.ts";
-import { freePort, skipped as skippedNginx, startNginx } from "../support/nginx.ts";
+import { freePort, serveHttp } from "../support/http.ts";
+import { skipped as skippedNginx, startNginx } from "../support/nginx.ts";
 import { startServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
@@ -348,17 +349,13 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await first.stop();
     const answers = [404, 502, 403, 200].map((status) => ({ status, asked: 0 }));
     for (const answer of answers) {
-      await using proxy = Bun.serve({
-        hostname: "127.0.0.1",
-        port: first.port,
-        fetch() {
-          answer.asked++;
-          return new Response("<h1>404 page not found</h1>", {
-            status: answer.status,
-            headers: { "Content-Type": "text/html" },
-          });
-        },
-      });
+      await using proxy = serveHttp(() => {
+        answer.asked++;
+        return new Response("<h1>404 page not found</h1>", {
+          status: answer.status,
+          headers: { "Content-Type": "text/html" },
+        });
+      }, first.port);
       // A WebSocket, the request for the reason, and the next WebSocket: it has not given up.
       await eventually(async () => answer.asked >= 3, `the page tries again after HTTP ${answer.status}`);
       await proxy.stop(true);
@@ -397,15 +394,11 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
 
   test("a page served while the chat is down says that there is no connection yet, and retries", async () => {
     await using server = await startServer();
-    const proxy = Bun.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      fetch(request) {
-        const { pathname, search } = new URL(request.url);
-        return pathname === "/client" || pathname === "/hubbub.js"
-          ? fetch(server.origin + pathname + search)
-          : new Response("<h1>502</h1>", { status: 502, headers: { "Content-Type": "text/html" } });
-      },
+    const proxy = serveHttp((request) => {
+      const { pathname, search } = new URL(request.url);
+      return pathname === "/client" || pathname === "/hubbub.js"
+        ? fetch(server.origin + pathname + search)
+        : new Response("<h1>502</h1>", { status: 502, headers: { "Content-Type": "text/html" } });
     });
     const { port, url } = proxy;
     using page = await openPage({ origin: url.origin });
@@ -420,17 +413,13 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
   test("a page whose origin the server rejects says so, and stops", async () => {
     await using server = await startServer();
     // It changes Host, as proxies do by default.
-    await using proxy = Bun.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      fetch(request) {
-        const { pathname, search } = new URL(request.url);
-        const headers = new Headers(request.headers);
-        headers.delete("host");
-        for (const name of ["upgrade", "connection"]) headers.delete(name);
-        // A plain request with the same headers gets the rejection that the handshake would get.
-        return fetch(server.origin + pathname + search, { method: request.method, headers });
-      },
+    await using proxy = serveHttp((request) => {
+      const { pathname, search } = new URL(request.url);
+      const headers = new Headers(request.headers);
+      headers.delete("host");
+      for (const name of ["upgrade", "connection"]) headers.delete(name);
+      // A plain request with the same headers gets the rejection that the handshake would get.
+      return fetch(server.origin + pathname + search, { method: request.method, headers });
     });
     const origin = proxy.url.origin;
     using page = await openPage({ origin }, "/client?id=ann");

@@ -3,6 +3,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { withDeadline } from "./deadline.ts";
+import { freePort } from "./http.ts";
 import { findProgram } from "./programs.ts";
 import { codeBlock, substitute } from "./docs.ts";
 
@@ -77,10 +78,4 @@ export async function startNginx(upstream: number, more = "", other?: number): P
     throw error;
   }
   return { httpPort, httpsPort, [Symbol.asyncDispose]: stop };
-}
-
-/** A port that is free at the moment. */
-export function freePort(): number {
-  using listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  return listener.port;
 }

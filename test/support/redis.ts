@@ -4,6 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { withDeadline } from "./deadline.ts";
+import { freePort } from "./http.ts";
 import { findProgram } from "./programs.ts";
 
 const { path: program, skipped } = findProgram("redis-server", "redis-server");
@@ -24,10 +25,7 @@ export class Redis implements AsyncDisposable {
 
   /** Starts a Redis on a free port of 127.0.0.1; disposing it kills it and removes its data. */
   static async start(args: readonly string[] = VOLATILE): Promise<Redis> {
-    const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-    const { port } = probe;
-    probe.stop(true);
-    const redis = new Redis(port, await mkdtemp(join(tmpdir(), "hubbub-redis-")), args);
+    const redis = new Redis(freePort(), await mkdtemp(join(tmpdir(), "hubbub-redis-")), args);
     await redis.start();
     return redis;
   }
