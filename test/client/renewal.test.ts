@@ -45,12 +45,7 @@ function record(client: Client): unknown[] {
 
 test("a token that expires is replaced: each message is received and sent once, and the function is called once a token", async () => {
   await using server = await withSecret();
-  const say = (text: string) =>
-    server.answer("/rooms/lobby/messages", {
-      method: "POST",
-      body: JSON.stringify({ text }),
-      headers: bearer("bob"),
-    });
+  const say = (text: string) => server.post("lobby", { text }, bearer("bob"));
   // Time enough to connect on a busy machine.
   const get = supply(
     () => token(3),
@@ -266,12 +261,7 @@ test("the documented example without the library renews its token and resumes", 
     for await (const chunk of run.stdout.pipeThrough(new TextDecoderStream())) out += chunk;
   })();
   let said = 0;
-  const say = () =>
-    server.answer("/rooms/tea/messages", {
-      method: "POST",
-      body: JSON.stringify({ text: `${++said}` }),
-      headers: bearer("bob"),
-    });
+  const say = () => server.post("tea", { text: `${++said}` }, bearer("bob"));
   await eventually(async () => (await say(), issued === 3), "the second token is replaced");
   await eventually(async () => out.endsWith(`bob: ${said}\n`), "everything is received");
   expect(out).toBe(Array.from({ length: said }, (_, i) => `bob: ${i + 1}\n`).join(""));

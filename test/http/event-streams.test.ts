@@ -259,11 +259,7 @@ describe("limits", () => {
     }
     const short = tokenOf("ann", { seconds: 2 });
     await using stream = await subscribe(server, "tea", { query: `?token=${short}` });
-    await server.get("/rooms/tea/messages", {
-      method: "POST",
-      body: JSON.stringify({ text: "hi" }),
-      headers: bearer("ann"),
-    });
+    await server.post("tea", { text: "hi" }, bearer("ann"));
     await stream.hears(says("ann", "hi"));
     expect(await stream.ends()).toEqual({ unread: [], isComplete: true });
     expect((await server.get(`/rooms/tea/events?token=${short}`)).status).toBe(401);

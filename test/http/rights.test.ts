@@ -135,10 +135,8 @@ describe("room patterns", () => {
   test("a token with a pattern is valid for the rooms that it covers, on every route", async () => {
     await using server = await startServer({ ...SECURED, args: ["--list-rooms"] });
     const headers = bearer("ann", { rooms: ["team-*", "tea"] });
-    for (const room of ["team-a", "team-b", "tea", "coffee"]) {
-      const post = { method: "POST", body: '{"text":"hi"}', headers: bearer("bob") };
-      expect((await server.get(`/rooms/${room}/messages`, post)).status).toBe(201);
-    }
+    for (const room of ["team-a", "team-b", "tea", "coffee"])
+      expect((await server.post(room, { text: "hi" }, bearer("bob"))).status).toBe(201);
     const statusOf = async (path: string, more = {}) => (await server.get(path, { headers, ...more })).status;
     const post = { method: "POST", body: '{"text":"hi"}' };
     for (const [room, expected] of [

@@ -14,12 +14,7 @@ async function roomsOf(server: TestServer, query = "", headers: Record<string, s
 }
 
 async function post(server: TestServer, room: string, headers: Record<string, string> = {}): Promise<string> {
-  const body = JSON.stringify({ from: "ci", text: `to ${room}` });
-  const response = await server.get(`/rooms/${encodeURIComponent(room)}/messages`, {
-    method: "POST",
-    body,
-    headers,
-  });
+  const response = await server.post(room, { from: "ci", text: `to ${room}` }, headers);
   const { id }: { id?: string } = JSON.parse(await response.text());
   if (id === undefined) throw new Error(`${room}: ${response.status}`);
   return id;

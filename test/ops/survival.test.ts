@@ -172,10 +172,7 @@ test("a replay that fails midway closes its connection with 1012, and is repeate
 test("a broadcast over HTTP that fails is answered as stored, and those it did not reach resume", async () => {
   await using server = await startServer({ preload: "fault-injection.ts" });
   await using bob = await server.joinJson("bob");
-  const posted = await server.get("/rooms/lobby/messages", {
-    method: "POST",
-    body: JSON.stringify({ from: "ann", text: "boom-message" }),
-  });
+  const posted = await server.post("lobby", { from: "ann", text: "boom-message" });
   expect(posted.status).toBe(201);
   expect(await bob.peer.closes()).toEqual(UNDELIVERED);
   await using back = await server.joinJson("bob", { after: bob.after });

@@ -224,9 +224,12 @@ export class TestServer implements AsyncDisposable {
   }
 
   /** Posts a message to a room over HTTP. */
-  post(room: string, message: Record<string, unknown>): Promise<Response> {
+  post(
+    room: string,
+    message: Record<string, unknown>,
+    headers = this.authorization(String(message.from)),
+  ): Promise<Response> {
     const body = JSON.stringify(message);
-    const headers = this.authorization(String(message.from));
     return this.get(`/rooms/${encodeURIComponent(room)}/messages`, { method: "POST", body, headers });
   }
 
