@@ -34,7 +34,9 @@ await step("types", $`bun check --no-script`);
 await step("types of the page", $`bun check --no-script -p src/page`);
 await step("format", $`bun fmt --no-script --check`);
 
-const tests = Bun.spawn([process.execPath, "run", "test", `--parallel=${WORKERS}`, "--no-isolate"], {
+// The slowest files start first, so that none of them runs on alone at the end.
+const args = [`--parallel=${WORKERS}`, "--no-isolate", "--timings=test/timings.json"];
+const tests = Bun.spawn([process.execPath, "run", "test", ...args], {
   stdout: "inherit",
   stderr: "pipe",
   env: { ...process.env, PATH },

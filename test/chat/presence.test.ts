@@ -1,6 +1,7 @@
 /** "Client #ID left the chat": once, when the client's last connection is gone, however it went. */
 
 import { describe, expect, test } from "bun:test";
+import { TestClock } from "../support/clock.ts";
 import { startHub } from "../support/hub.ts";
 import { startServer, STORES } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
@@ -56,20 +57,26 @@ describe.each(STORES)("with the store $name", (store) => {
     await bob.hears("Client #ann left the chat");
   });
 
-  test("a client that reconnects in time has not left, even while other leaves are announced", async () => {
-    const room = newRoom();
-    await using bob = await server().join("bob", { room });
-    const others = await Promise.all(
-      Array.from({ length: 20 }, (_, i) => server().join(`other${i}`, { room })),
-    );
-    await using first = await server().join("ann", { room });
-    for (const other of others) other.vanishes();
-    await first.leaves();
-    await using again = await server().join("ann", { room });
-    for (const _ of others) expect(await bob.next()).toMatch(/^Client #other\d+ left the chat$/);
-    again.says("still here");
-    await bob.hears("Client #ann says: still here");
-  });
+  // Time stands still until the client is back. The other stores preload a module of their own, or publish joins later.
+  if (!store.preload && !store.nodes)
+    test("a client that reconnects in time has not left, even while other leaves are announced", async () => {
+      using clock = new TestClock();
+      await using server = await startServer({ store, ...clock.setup });
+      await using bob = await server.join("bob");
+      const others = await Promise.all(Array.from({ length: 20 }, (_, i) => server.join(`other${i}`)));
+      await using first = await server.join("ann");
+      for (const other of others) other.vanishes();
+      await first.leaves();
+      await using again = await server.join("ann");
+      const passing = setInterval(() => clock.advance(100), 20);
+      try {
+        for (const _ of others) expect(await bob.next()).toMatch(/^Client #other\d+ left the chat$/);
+        again.says("still here");
+        await bob.hears("Client #ann says: still here");
+      } finally {
+        clearInterval(passing);
+      }
+    });
 
   test("when many leave at once, each leave is announced once, to everyone who stays", async () => {
     const room = newRoom();
