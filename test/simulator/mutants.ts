@@ -391,6 +391,7 @@ async function find(mutant: Mutant): Promise<{ seeds: number; failure: string } 
   for (let seed = 1; seed <= MAX_SEEDS; seed++) {
     const { failure } = simulate(drawPlan(seed, mutant.store ?? "memory"), seed);
     if (failure !== undefined) return { seeds: seed, failure };
+    await new Promise((resolve) => setImmediate(resolve)); // a signal ends it now, when it has no files
   }
   return undefined;
 }
@@ -418,6 +419,7 @@ if (import.meta.main) {
   const mutant = MUTANTS.find((each) => each.name === name);
   if (!mutant)
     throw new Error(`No mutant is called ${name}. There are: ${MUTANTS.map((each) => each.name).join(", ")}`);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
   const found = await find(mutant);
   const [failure = ""] = (found?.failure ?? "not found").split("\n");
   console.log(`${String(found?.seeds ?? "-").padStart(5)}  ${name.padEnd(26)} ${failure.slice(0, 160)}`);

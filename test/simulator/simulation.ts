@@ -36,6 +36,8 @@ const RESEND_MS = 1500;
 const MAX_CLOCK_JUMP_MS = 3_600_000;
 /** Less than what a session lives. */
 const MAX_LONG_JUMP_MS = 5 * 24 * 3_600_000;
+/** How long the SQLite store lets messages wait for a commit that they share. */
+const MAX_COMMIT_WAIT_MS = 2;
 /** After this, leaves and presence have been announced. */
 const QUIET_MS = 2_000;
 
@@ -197,10 +199,10 @@ class Simulation {
       case "lose-power":
         return this.#crashServer(kind === "lose-power", 5000 * amount ** 2);
       case "shut-down": {
-        const server = this.#server;
-        if (!server?.owner.isAlive || server.isShuttingDown) break;
-        this.#rules.onShutdown(server);
-        server.shutDown(() => this.#killServer(server, false, 1000 * amount));
+        // While messages arrive: what is not stored yet is the hardest part.
+        for (const each of this.#users) each.send();
+        const { delayMs } = this.network.profileOf(user.owner);
+        this.#later(delayMs + MAX_COMMIT_WAIT_MS * amount, () => this.#shutDownServer(1000 * amount));
         break;
       }
       case "server-clock":
@@ -267,6 +269,13 @@ class Simulation {
     if (!server?.owner.isAlive) return;
     const crash = this.world.dice.pick(["now", "now", "between statements", "in a commit"] as const);
     this.disk.crash(crash, () => this.#killServer(server, isSilent, downMs));
+  }
+
+  #shutDownServer(downMs: number): void {
+    const server = this.#server;
+    if (!server?.owner.isAlive || server.isShuttingDown) return;
+    this.#rules.onShutdown(server);
+    server.shutDown(() => this.#killServer(server, false, downMs));
   }
 
   #killServer(server: SimulatedServer, isSilent: boolean, downMs: number): void {
