@@ -1,8 +1,7 @@
 /** Moderators remove messages: one entry in the order, on every store, wire and route; what is removed is gone. */
 
 import { describe, expect, test } from "bun:test";
-import { mkdtemp, readdir, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Right } from "../../src/protocol/events.ts";
 import { eventually } from "../support/deadline.ts";
@@ -11,8 +10,9 @@ import type { Event, JsonPeer, Peer } from "../support/peer.ts";
 import { randomFrom } from "../support/random.ts";
 import { DURABLE, Redis, skipped } from "../support/redis.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { SECRET } from "../support/keys.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
-const SECRET = "a secret of thirty-two bytes, or more";
 const MODERATE: readonly Right[] = ["read", "write", "moderate"];
 const message = (from: string, text: string): Event => ({ type: "message", from, text });
 const removed = (from: string): Event => ({ type: "message", from, removed: true });
@@ -324,33 +324,29 @@ async function contents(folder: string): Promise<string> {
 }
 
 test("what is removed is in no file of SQLite, nor after a restart", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "hubbub-"));
-  try {
-    const store = { name: "SQLite", url: "sqlite:chat.db" };
-    const server = await startServer({ store, secret: SECRET, cwd: folder });
-    const ann = await server.joinJson("ann");
-    const ids = [];
-    for (let i = 0; i < 60; i++) ids.push(await says(ann, secretText(i)));
-    expect(await contents(folder)).toContain("unmistakable 7 ");
-    // In an order that moves rows between pages.
-    const order = ids
-      .keys()
-      .toArray()
-      .toSorted((a, b) => ((a * 37) % 60) - ((b * 37) % 60));
-    for (const [done, i] of order.entries()) {
-      expect(await removeOne(server, ids[i] ?? "")).toEqual([200, 1]);
-      const text = await contents(folder);
-      const left = order.slice(0, done + 1).filter((j) => text.includes(`unmistakable ${j} `));
-      expect([done, left]).toEqual([done, []]);
-    }
-    await server.stop("SIGKILL");
-    await using again = await startServer({ store, secret: SECRET, cwd: folder });
-    const { messages } = await page(again, "?limit=1000");
-    expect(messages.every((each: object) => "removed" in each)).toBe(true);
-    expect(messages.length).toBe(60);
-  } finally {
-    await rm(folder, { recursive: true });
+  using folder = new TempFolder();
+  const store = { name: "SQLite", url: "sqlite:chat.db" };
+  const server = await startServer({ store, secret: SECRET, cwd: folder.path });
+  const ann = await server.joinJson("ann");
+  const ids = [];
+  for (let i = 0; i < 60; i++) ids.push(await says(ann, secretText(i)));
+  expect(await contents(folder.path)).toContain("unmistakable 7 ");
+  // In an order that moves rows between pages.
+  const order = ids
+    .keys()
+    .toArray()
+    .toSorted((a, b) => ((a * 37) % 60) - ((b * 37) % 60));
+  for (const [done, i] of order.entries()) {
+    expect(await removeOne(server, ids[i] ?? "")).toEqual([200, 1]);
+    const text = await contents(folder.path);
+    const left = order.slice(0, done + 1).filter((j) => text.includes(`unmistakable ${j} `));
+    expect([done, left]).toEqual([done, []]);
   }
+  await server.stop("SIGKILL");
+  await using again = await startServer({ store, secret: SECRET, cwd: folder.path });
+  const { messages } = await page(again, "?limit=1000");
+  expect(messages.every((each: object) => "removed" in each)).toBe(true);
+  expect(messages.length).toBe(60);
 });
 
 test.skipIf(skipped !== "")("what is removed is in no key of Redis", async () => {
