@@ -111,7 +111,7 @@ test("404, 405 and 426", async () => {
   expect(await headersOf(server, "/rooms/tea/messages", { method: "PUT" })).toEqual({
     status: 405,
     "hubbub-code": "no-such-method",
-    allow: "GET, HEAD, POST, OPTIONS",
+    allow: "GET, HEAD, POST, DELETE, OPTIONS",
     ...PROBLEM,
   });
 });
@@ -160,7 +160,7 @@ describe("pages of an allowed origin", () => {
     for (const [path, methods] of [
       ["/ws/ann", "GET"],
       ["/rooms/tea/members", "GET"],
-      ["/rooms/tea/messages", "GET, POST"],
+      ["/rooms/tea/messages", "GET, POST, DELETE"],
     ] as const)
       expect(await headersOf(server, path, { method: "OPTIONS", headers })).toEqual({
         status: 204,
