@@ -21,7 +21,7 @@ describe.skipIf(skipped !== "")(`moderation on the page${skipped}`, () => {
     page.run(`[...document.querySelectorAll('.message')].find((each) =>
       each.querySelector('.bubble').textContent === ${JSON.stringify(text)}).focus()`);
 
-  test("one message, and all of a person, are removed for everyone; who comes later sees the same", async () => {
+  test("one message, and all of a person, are removed for everyone, and stay removed for newcomers", async () => {
     await using server = await start();
     await using ann = await server.joinJson("ann");
     using mod = await open(server, "mod");
@@ -57,7 +57,7 @@ describe.skipIf(skipped !== "")(`moderation on the page${skipped}`, () => {
     await bob.shows(bob.texts, [...afterAll, "bye"]);
   });
 
-  test("a person who is removed is told so, stays out, and does not reconnect", async () => {
+  test("a person who is removed sees why, stays out, and does not reconnect", async () => {
     await using server = await start();
     using mod = await open(server, "mod");
     using eve = await open(server, "eve", "localhost");
