@@ -337,6 +337,21 @@ export const MUTANTS: readonly Mutant[] = [
     text: "this.store.releaseRoom(room.name);",
     replacement: "",
   },
+  // Event streams
+  {
+    name: "stream-not-released",
+    breaks: "streams: the room of a stream that has ended stays open",
+    file: "http/event-streams.ts",
+    text: "        stream.onClosed();\n",
+    replacement: "",
+  },
+  {
+    name: "stream-not-resubscribed",
+    breaks: "streams: a room's second stream ends the broadcasts to the first",
+    file: "http/stream-socket.ts",
+    text: "if (sockets) sockets.add(socket);\n    else this",
+    replacement: "this",
+  },
   // Sharding
   {
     name: "shards-share-topic",
