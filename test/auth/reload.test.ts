@@ -164,11 +164,16 @@ test("a client whose key is removed while the store opens its room does not stay
   const opening = Array.from({ length: 5 }, (_, i) =>
     server.open(`/ws/late${i}?room=r${i}&token=${tokenOf(`late${i}`, { secret: OLD })}`),
   );
+  const streams = Array.from({ length: 5 }, (_, i) =>
+    server.get(`/rooms/s${i}/events?token=${tokenOf(`late${i}`, { secret: OLD })}`),
+  );
   await server.get("/healthz"); // most of them are being opened now
   folder.write("secret", NEW);
   server.process.kill("SIGHUP");
   for (const peer of await Promise.allSettled(opening))
     if (peer.status === "fulfilled") expect(await peer.value.closes()).toEqual(REVOKED);
+  for (const response of await Promise.all(streams))
+    await withDeadline(response.text(), () => "the event stream does not end");
 });
 
 test("a bad file is logged, with what is wrong and not what is in it", async () => {
