@@ -317,6 +317,13 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: "this.#messageCount >= this.maxMessages",
   },
   {
+    name: "occupied-room-evicted",
+    breaks: "eviction: a room with clients makes place for another",
+    file: "store/memory.ts",
+    text: "if (room.refCount === 0) this.#setUnused(name, room);",
+    replacement: "this.#setUnused(name, room);",
+  },
+  {
     name: "evicted-id-forgotten",
     breaks: "eviction: the id before the oldest message does not follow",
     file: "store/history.ts",
@@ -351,6 +358,13 @@ export const MUTANTS: readonly Mutant[] = [
     file: "http/stream-socket.ts",
     text: "if (sockets) sockets.add(socket);\n    else this",
     replacement: "this",
+  },
+  {
+    name: "stream-forgets-after",
+    breaks: "streams: does not resume",
+    file: "http/request.ts",
+    text: 'lastEventId ?? query.get("after")',
+    replacement: "lastEventId",
   },
   // Sharding
   {

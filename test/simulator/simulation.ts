@@ -221,7 +221,8 @@ class Simulation {
         this.#freezeServer(5000 * amount ** 3);
         break;
       case "stranger":
-        return this.#postAsStranger();
+        for (let count = 0; count < MAX_ROOMS; count++) this.#postAsStranger();
+        break;
       case "cut-all":
         for (const { link: each } of this.#users) each?.cut(world.dice);
         break;
