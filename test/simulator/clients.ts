@@ -113,8 +113,10 @@ export class JsonUser implements User {
   }
 
   leave(): void {
-    const { connection } = this;
+    const { connection, link } = this;
     if (!connection) return;
+    // A request under way could arrive after the next one, and be the newer connection to the server.
+    if (link && !link.server) link.goDark("both");
     this.#outbox = connection.outbox;
     this.connection = undefined;
     this.surroundings.world.as(this.owner, () => connection.close(LEFT));
@@ -145,8 +147,7 @@ export class JsonUser implements User {
   /** The client starts again, with the same session, while the server still has its first connection. */
   takeOver(): void {
     const { link } = this;
-    // A request under way would arrive after the next one, and be the newer connection to the server.
-    if (link && !link.server) link.goDark("both");
+    if (link && !link.server) link.goDark("both"); // as when it leaves
     link?.touch();
     this.crash();
     this.join();
