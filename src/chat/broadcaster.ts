@@ -145,7 +145,7 @@ export class Broadcaster {
         if (this.#counts[codec.name] === 0) continue;
         const frame = encodeEntry(codec, entry);
         if (frame === undefined) continue;
-        recordDelivery(frame, this.#subscribed[codec.name]);
+        recordDelivery(frame, isMessage(entry), this.#subscribed[codec.name]);
         frames.push({ codec, frame });
       }
       if (frames.length > 0) this.#enqueue(frames, isMessage(entry) ? entry.from : undefined);

@@ -3,7 +3,7 @@
 import { recordDelivery, resumesTotal } from "../ops/metrics.ts";
 import type { Content, Encoder } from "../protocol/codec.ts";
 import type { CloseReason } from "../protocol/codes.ts";
-import type { StoredEntry } from "../store/message.ts";
+import { isMessage, type StoredEntry } from "../store/message.ts";
 import { encodeEntry, type Subscriber } from "./broadcaster.ts";
 import { Replay, type ReplayRequest, type ReplayTarget } from "./replay.ts";
 import type { Room } from "./room.ts";
@@ -65,7 +65,7 @@ export abstract class Subscription implements Subscriber, ReplayTarget {
   sendReplayed(entry: StoredEntry): boolean {
     const frame = encodeEntry(this.codec, entry);
     if (frame === undefined) return true;
-    recordDelivery(frame, 1);
+    recordDelivery(frame, isMessage(entry), 1);
     return this.send(frame) !== -1;
   }
 

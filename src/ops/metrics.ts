@@ -118,9 +118,9 @@ export function recordStored(content: string | Uint8Array): void {
   bytesIn.add(Buffer.byteLength(content));
 }
 
-/** Counts a broadcast or a replayed message. */
-export function recordDelivery(frame: string | Uint8Array, connections: number): void {
-  messagesOut.add(connections);
+/** Counts a broadcast or replayed message or removal. */
+export function recordDelivery(frame: string | Uint8Array, isMessage: boolean, connections: number): void {
+  if (isMessage) messagesOut.add(connections);
   bytesOut.add(connections * Buffer.byteLength(frame));
 }
 

@@ -69,6 +69,22 @@ test("connections, rooms, messages, bytes, rejections, disconnects and resumes a
   expect(metrics.get("hubbub_event_loop_delay_seconds_sum")).toBeGreaterThanOrEqual(0);
 });
 
+test("a removal counts as bytes sent, not as a message", async () => {
+  await using server = await startServer({ secret: SECRET });
+  await using ann = await server.joinJson("ann");
+  await ann.saysAndHears("hi");
+  const sent = async () => {
+    const metrics = await server.metrics();
+    return ["messages", "bytes"].map((what) => metrics.get(`hubbub_sent_${what}_total`) ?? NaN);
+  };
+  const [messages = NaN, bytes = NaN] = await sent();
+  const headers = server.authorization("mod", ["read", "write", "moderate"]);
+  await server.answer("/rooms/lobby/messages?from=ann", { method: "DELETE", headers });
+  const removal = JSON.stringify(await ann.next());
+  expect(JSON.parse(removal)).toMatchObject({ type: "removed", from: "ann" });
+  expect(await sent()).toEqual([messages, bytes + removal.length]);
+});
+
 test("counters with a label have all their values from the start, at 0", async () => {
   await using server = await startServer();
   const metrics = await server.metrics();
