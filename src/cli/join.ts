@@ -226,10 +226,13 @@ function sanitize(text: string): string {
 
 /** `name: text`, escaped for the terminal; further lines are indented. */
 function format(
-  { from, text, bytes }: ReceivedMessage,
+  { from, text, bytes, removed }: ReceivedMessage,
   style: (code: number, text: string) => string,
 ): string {
-  const body = (text ?? `(${bytes?.length ?? 0} bytes)`).split("\n").map(escapeControls).join("\n    ");
+  const body = (removed ? "(removed)" : (text ?? `(${bytes?.length ?? 0} bytes)`))
+    .split("\n")
+    .map(escapeControls)
+    .join("\n    ");
   const name = sanitize(from);
   return `${style(COLORS[Bun.hash.crc32(from) % COLORS.length] ?? 0, name)}: ${body}`;
 }

@@ -164,6 +164,7 @@ test("text from the server is escaped and cut: rejections, close reasons, names"
         socket.send(
           JSON.stringify({ type: "message", id: "1-2", time: 1, from: "x".repeat(9999), text: "hi" }),
         );
+        socket.send(JSON.stringify({ type: "message", id: "1-3", time: 1, from: "bob", removed: true }));
       },
       message(socket, frame) {
         const { type, seq } = JSON.parse(String(frame));
@@ -179,7 +180,7 @@ test("text from the server is escaped and cut: rejections, close reasons, names"
   const rejected = `Not sent: my own ${SHOWN}\n${SHOWN.repeat(1000)}`;
   const { out, errors, exitCode } = await ann.exits();
   expect({ out, exitCode }).toEqual({
-    out: `${SHOWN}: ${SHOWN}\n    ${SHOWN}\n${name}…: hi\n`,
+    out: `${SHOWN}: ${SHOWN}\n    ${SHOWN}\n${name}…: hi\nbob: (removed)\n`,
     exitCode: 1,
   });
   const [first, second = "", third] = errors.split("\n");
