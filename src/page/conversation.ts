@@ -21,6 +21,8 @@ const TRIM_ENTRIES = 100;
 const JOIN_DELAY_MS = 5_000;
 const MAX_NAMES = 3;
 const DAY = { weekday: "long", day: "numeric", month: "long" } as const;
+/** Ids are two numbers, separated by a hyphen. */
+const { compare: compareIds } = new Intl.Collator("en", { numeric: true });
 
 interface MessageFacts {
   readonly client: string;
@@ -87,7 +89,7 @@ export class Conversation {
    *   image would flicker
    */
   addMessage(message: ReceivedMessage, isOwn: boolean, own?: HTMLElement): HTMLElement {
-    const bubble = own?.querySelector<HTMLElement>(".bubble") ?? undefined;
+    const bubble = message.removed ? undefined : (own?.querySelector<HTMLElement>(".bubble") ?? undefined);
     const entry = this.#createReceived(message, isOwn, this.#isReplaying ? 0 : Date.now(), bubble);
     if (own) this.remove(own);
     this.insert(entry);
@@ -99,9 +101,13 @@ export class Conversation {
     this.#scroller.holdStill(() => {
       for (const entry of this.#list.children) {
         const { id, client } = this.#messages.get(entry) ?? {};
-        // What is shown was received before the removal, and its later messages are not.
-        const isRemoved = "message" in removed ? id === removed.message : client === removed.from;
-        if (id === undefined || !isRemoved) continue;
+        if (id === undefined) continue;
+        // Later messages may be shown already: without a resume, the replay repeats old removals.
+        const isRemoved =
+          "message" in removed
+            ? id === removed.message
+            : client === removed.from && compareIds(id, removed.upTo) <= 0;
+        if (!isRemoved) continue;
         releaseContent(entry);
         entry.classList.remove("mentions-me");
         entry.querySelector(".bubble")?.replaceWith(removedBubble());

@@ -1,10 +1,12 @@
 /** Moderators remove messages on the page, and everyone sees that they are removed. */
 
+import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { findViolations, testLooks } from "../support/axe.ts";
 import { joinPage, openPage, skipped, type Page } from "../support/browser.ts";
 import { tokenOf, SECRET } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
+import { TempFolder } from "../support/temp-folder.ts";
 
 setDefaultTimeout(240_000);
 
@@ -88,6 +90,29 @@ describe.skipIf(skipped !== "")(`moderation on the page${skipped}`, () => {
     await mod.shows(`[${OPEN}, $('moderation-problem').textContent]`, [true, "Not removed. Try again."]);
     await mod.press("Escape");
     await mod.shows(`[${OPEN}, ${mod.texts}]`, [false, ["stays"]]);
+  });
+
+  test("a replay without a resume, which repeats old removals, leaves later messages as they are", async () => {
+    using folder = new TempFolder();
+    const setup = { secret: SECRET, store: { name: "SQLite", url: "sqlite:chat.db" }, cwd: folder.path };
+    const first = await startServer(setup);
+    const ann = await first.joinJson("ann");
+    using page = await open(first, "bob");
+    await page.run("(Math.random = () => 0.3)()"); // tries again after 0.3, 0.6, 1.2, … s
+    await page.shows(page.state, "open");
+    await ann.saysAndHears("before");
+    const headers = first.authorization("mod", ["read", "write", "moderate"]);
+    await first.answer("/rooms/lobby/messages?from=ann", { method: "DELETE", headers });
+    expect(await ann.next()).toMatchObject({ type: "removed", from: "ann" });
+    await ann.saysAndHears("after");
+    await page.shows(page.texts, ["Message removed", "after"]);
+    await first.stop();
+    const database = new Database(`${folder.path}/chat.db`);
+    database.run("UPDATE origin SET damaged_up_to = (SELECT max(id) FROM messages)"); // nobody resumes
+    database.close();
+    await using _second = await startServer({ ...setup, args: ["--port", `${first.port}`] });
+    await page.shows(page.texts, ["Message removed", "after", "Message removed", "after"]);
+    await first[Symbol.asyncDispose]();
   });
 
   testLooks("in moderation", async (look) => {
