@@ -1,7 +1,7 @@
 /** `GET /rooms`: named rooms, and with --list-rooms all of them. */
 
 import { describe, expect, test } from "bun:test";
-import { bearer, SECURED } from "../support/keys.ts";
+import { bearer, SECRET, SECURED } from "../support/keys.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
@@ -52,6 +52,21 @@ describe.each(STORES)("with the store $name", (store) => {
       rooms: [{ room: "a", count: 0, lastId, lastTime: time }],
       listed: false,
     });
+  });
+
+  test("a removal does not change the order of the list", async () => {
+    await using server = await startServer({ store, secret: SECRET, args: LISTING });
+    const headers = server.authorization("mod", ["read", "write", "moderate"]);
+    await using _inA = await server.joinJson("mod", { room: "a" });
+    for (const room of ["a", "b"])
+      expect((await server.post(room, { from: "mod", text: "hi" }, headers)).status).toBe(201);
+    const { body } = await roomsOf(server, "", headers);
+    expect<unknown>(body).toMatchObject({ rooms: [{ room: "b" }, { room: "a" }] });
+    const removal = await server.answer("/rooms/a/messages?from=mod", { method: "DELETE", headers });
+    expect(JSON.parse(removal.body)).toEqual({ removed: 1 });
+    expect((await roomsOf(server, "", headers)).body).toEqual(body);
+    const next = await roomsOf(server, "?after=b", headers);
+    expect<unknown>(next.body).toMatchObject({ rooms: [{ room: "a" }], more: false });
   });
 
   test("--list-rooms lists all rooms with messages, that of the latest first, page by page", async () => {

@@ -194,6 +194,7 @@ class SqliteTarget implements ArchiveTarget {
       const reserved =
         this.#maxImportedMs > 0 ? Math.max(this.#lastKey, keyFromMs(this.#maxImportedMs + 1) - 1) : 0;
       this.#checkKey(reserved);
+      this.#sql.setLastMessageIds.run();
       this.#sql.setOrigin.run(originKey, this.#damagedUpTo, reserved);
       lazyFs().rmSync(besideDatabase(this.path, "-newest"), { force: true }); // it was that of the empty file
       this.#db.run("COMMIT");

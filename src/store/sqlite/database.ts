@@ -9,6 +9,9 @@ import { StoreError } from "../store.ts";
 
 /** "Hubb": marks a database file as this program's (https://sqlite.org/fileformat2.html, application ID). */
 const APPLICATION_ID = 0x48756262;
+const IS_MESSAGE = "removes IS NULL";
+const SET_LAST_MESSAGE_IDS = `UPDATE rooms SET last_message_id =
+  (SELECT id FROM messages WHERE room = rooms.room AND ${IS_MESSAGE} ORDER BY id DESC LIMIT 1)`;
 /** Each brings a file to the next version. A file's `user_version` is the number of migrations applied to it. */
 const MIGRATIONS = [
   `CREATE TABLE entries (
@@ -50,6 +53,11 @@ const MIGRATIONS = [
   `CREATE TABLE bans (
      client TEXT, rooms TEXT, until_ms INTEGER NOT NULL, PRIMARY KEY (client, rooms)
    ) STRICT, WITHOUT ROWID`,
+  // Null: the room has no messages.
+  `ALTER TABLE rooms ADD COLUMN last_message_id INTEGER;
+   ${SET_LAST_MESSAGE_IDS};
+   DROP INDEX rooms_by_last_id;
+   CREATE INDEX rooms_by_last_message_id ON rooms (last_message_id)`,
 ];
 
 /** An id is stored as one integer of milliseconds and sequence, which is exact in a double until the year 2054. */
@@ -236,7 +244,6 @@ function describe(path: string, error: unknown): string {
 const TIME = `coalesce(time, ${EPOCH_MS} + id / ${IDS_PER_MS})`;
 const SELECT_MESSAGES =
   "SELECT id, prev, time, sender, content, removes, checksum FROM messages WHERE room = ?";
-const IS_MESSAGE = "removes IS NULL";
 
 export function prepareStatements(db: Database) {
   return {
@@ -264,6 +271,9 @@ export function prepareStatements(db: Database) {
     ),
     exists: db.query<unknown, [string, number]>("SELECT 1 FROM messages WHERE room = ? AND id = ?"),
     lastId: db.query<{ last_id: number }, [string]>("SELECT last_id FROM rooms WHERE room = ?"),
+    lastMessageId: db.query<{ id: number }, [string]>(
+      "SELECT last_message_id AS id FROM rooms WHERE room = ? AND last_message_id IS NOT NULL",
+    ),
     session: db.query<SessionRow, [string, string]>(
       "SELECT seq, id, used_ms, checksum FROM sessions WHERE client = ? AND session = ?",
     ),
@@ -281,7 +291,15 @@ export function prepareStatements(db: Database) {
     erase: db.query<unknown, [number, number]>(
       `UPDATE messages SET content = ${ERASED}, checksum = ? WHERE id = ?`,
     ),
-    setLastId: db.query<unknown, [string, number]>("REPLACE INTO rooms (room, last_id) VALUES (?, ?)"),
+    /** Of a removal, or of an imported entry. */
+    setLastId: db.query<unknown, [string, number]>(
+      `INSERT INTO rooms (room, last_id) VALUES (?, ?)
+         ON CONFLICT (room) DO UPDATE SET last_id = excluded.last_id`,
+    ),
+    setLastMessageId: db.query<unknown, [string, number]>(
+      "REPLACE INTO rooms (room, last_id, last_message_id) VALUES (?1, ?2, ?2)",
+    ),
+    setLastMessageIds: db.query<unknown, []>(SET_LAST_MESSAGE_IDS),
     setSession: db.query<unknown, [string, string, number, number, number, number]>(
       "REPLACE INTO sessions (client, session, seq, id, used_ms, checksum) VALUES (?, ?, ?, ?, ?, ?)",
     ),
@@ -290,9 +308,8 @@ export function prepareStatements(db: Database) {
     ),
     /** Rooms whose latest message is stored, that of the latest first. */
     roomsBefore: db.query<{ room: string; id: number; time: number }, [number, number]>(
-      `SELECT rooms.room, id, ${TIME} AS time FROM rooms JOIN messages ON id =
-           (SELECT id FROM messages WHERE room = rooms.room AND ${IS_MESSAGE} ORDER BY id DESC LIMIT 1)
-         WHERE last_id < ? ORDER BY last_id DESC LIMIT ?`,
+      `SELECT rooms.room, id, ${TIME} AS time FROM rooms JOIN messages ON id = last_message_id
+         WHERE last_message_id < ? ORDER BY last_message_id DESC LIMIT ?`,
     ),
     oldestTimes: db.query<{ id: number; time: number }, [string, number]>(
       `SELECT id, ${TIME} AS time

@@ -172,7 +172,7 @@ export class SqliteStore implements MessageStore {
 
   async listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
     return this.#health.read(() => {
-      const before = after === undefined ? Number.MAX_SAFE_INTEGER : this.#sql.lastId.get(after)?.last_id;
+      const before = after === undefined ? Number.MAX_SAFE_INTEGER : this.#sql.lastMessageId.get(after)?.id;
       if (before === undefined) return undefined;
       const rows = this.#sql.roomsBefore.all(before, limit);
       return rows.map(({ room, id, time }) => ({ room, id: this.#idOf(id), time }));
@@ -314,7 +314,7 @@ export class SqliteStore implements MessageStore {
       return { stored: { id, prev: this.#idOf(prev), time: nowMs, room, from, content } };
     });
     if (lastKeys.size > 0) this.#clockWatch.check(msFromKey(this.#lastKey), nowMs);
-    for (const [room, key] of lastKeys) this.#sql.setLastId.run(room, key);
+    for (const [room, key] of lastKeys) this.#sql.setLastMessageId.run(room, key);
     for (const { from, session = "" } of changedSessions.values()) this.#saveSession(from, session, nowMs);
     return results;
   }
