@@ -20,6 +20,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
+import { sqliteArchive } from "../../src/store/sqlite/archive.ts";
 import { StoreUnavailable } from "../../src/store/store.ts";
 import { openDatabase } from "../../src/store/sqlite/database.ts";
 import {
@@ -524,6 +525,40 @@ describe("the store without a server", () => {
     store.close();
     const again = open();
     expect(await say(again, "after a restart")).toHaveProperty("stored");
+    again.close();
+  });
+
+  test("a removal that the end of the process interrupts holds at once, and is completed afterwards", async () => {
+    const COUNT = 5000;
+    const store = open();
+    await Promise.all(Array.from({ length: COUNT }, (_, i) => say(store, `secret ${i}`)));
+    await say(store, "of bob", { from: "bob" });
+    const removal = store.remove("r", { from: "ann" }).catch((error: unknown) => error);
+    const isRemoved = async () => {
+      const { entries } = await store.readHistory("r", { limit: 1 });
+      return entries.some((entry) => !isMessage(entry));
+    };
+    while (!(await isRemoved())) await new Promise((resolve) => setImmediate(resolve));
+    expect(await texts(store)).toEqual([...new Array(999).fill(undefined), "of bob"]);
+    store.close();
+    expect(await removal).toBeInstanceOf(StoreUnavailable);
+
+    const secrets = () => {
+      using database = new Database(join(folder, "chat.db"), { readonly: true });
+      const sql = "SELECT count(*) AS count FROM messages WHERE content LIKE 'secret%'";
+      return database.query<{ count: number }, []>(sql).get()?.count;
+    };
+    expect(secrets()).toBeGreaterThan(0);
+    const archive = sqliteArchive(join(folder, "chat.db"), systemClock, systemRandom);
+    const source = await archive.openSource(undefined, () => {});
+    for await (const entries of source.entries()) expect(JSON.stringify(entries)).not.toInclude("secret");
+    source.close();
+    const again = open();
+    expect(await texts(again)).toEqual([...new Array(999).fill(undefined), "of bob"]);
+    expect(await again.remove("r", { from: "ann" })).toBe(0);
+    await say(again, "later");
+    await eventually(async () => secrets() === 0, "the file contains no removed message");
+    expect((await texts(again)).slice(-2)).toEqual(["of bob", "later"]);
     again.close();
   });
 

@@ -21,6 +21,7 @@ import {
   databaseError,
   ERASED,
   idFromKey,
+  isBeingErased,
   keyFromId,
   keyFromMs,
   lockDatabase,
@@ -80,6 +81,7 @@ class SqliteSource implements ArchiveSource {
 
   *#read(): Generator<ArchiveEntry> {
     let damagedCount = 0;
+    const erasures = this.#sql.erasures.all();
     /** Rooms whose newest message so far is damaged. */
     const damaged = new Map<string, number>();
     const messages = this.#select<MessageRow & { room: string }>(
@@ -98,7 +100,8 @@ class SqliteSource implements ArchiveSource {
       const [id, prev] = [this.#idOf(row.id), this.#idOf(row.prev)];
       const place = { id, prev, time: time ?? msFromKey(row.id), room };
       if (removes === null) {
-        const message = { ...place, from, content: typeof content === "number" ? undefined : content };
+        const isRemoved = typeof content === "number" || isBeingErased(erasures, room, row);
+        const message = { ...place, from, content: isRemoved ? undefined : content };
         yield { type: "message", message };
       } else {
         const removed = removes === ALL_OF_SENDER ? { from, upTo: prev } : { message: removes };

@@ -58,6 +58,8 @@ const MIGRATIONS = [
    ${SET_LAST_MESSAGE_IDS};
    DROP INDEX rooms_by_last_id;
    CREATE INDEX rooms_by_last_message_id ON rooms (last_message_id)`,
+  // The removals whose messages still have their content, at least in part.
+  `CREATE TABLE erasures (id INTEGER PRIMARY KEY) STRICT`,
 ];
 
 /** An id is stored as one integer of milliseconds and sequence, which is exact in a double until the year 2054. */
@@ -84,6 +86,24 @@ export interface MessageRow {
   /** Of a removal: the id of the message that it removes, or {@link ALL_OF_SENDER}; null in a message. */
   readonly removes: string | null;
   readonly checksum: number | null;
+}
+
+/** A removal of all messages of a client, whose content is not erased completely yet. */
+export interface Erasure {
+  /** Of the removal. */
+  readonly id: number;
+  readonly room: string;
+  readonly sender: string;
+  readonly upTo: number;
+}
+
+/** To readers, these messages are removed already. */
+export function isBeingErased(
+  erasures: readonly Erasure[],
+  room: string,
+  { id, sender }: Pick<MessageRow, "id" | "sender">,
+): boolean {
+  return erasures.some((each) => each.room === room && each.sender === sender && id <= each.upTo);
 }
 
 export interface SessionRow {
@@ -285,8 +305,20 @@ export function prepareStatements(db: Database) {
          VALUES (?, ?, ?, ?, ?, ${ERASED}, ?, ?)`,
     ),
     message: db.query<MessageRow, [string, number]>(`${SELECT_MESSAGES} AND id = ? AND ${IS_MESSAGE}`),
-    messagesOfSender: db.query<MessageRow, [string, string]>(
-      `${SELECT_MESSAGES} AND sender = ? AND ${IS_MESSAGE} AND typeof(content) <> 'integer'`,
+    erasures: db.query<Erasure, []>(
+      'SELECT id, room, sender, prev AS "upTo" FROM erasures JOIN messages USING (id) ORDER BY id',
+    ),
+    addErasure: db.query<unknown, [number]>("INSERT INTO erasures (id) VALUES (?)"),
+    deleteErasure: db.query<unknown, [number]>("DELETE FROM erasures WHERE id = ?"),
+    /** The given number of others are between the first id and this one. */
+    nthAfter: db.query<{ id: number }, [string, number, number]>(
+      "SELECT id FROM messages WHERE room = ? AND id > ? ORDER BY id LIMIT 1 OFFSET ?",
+    ),
+    /** Between two ids, the second included. */
+    erasable: db.query<Omit<MessageRow, "content" | "checksum">, [string, number, number, string, number]>(
+      `SELECT id, prev, time, sender, removes FROM messages
+         WHERE room = ? AND id > ? AND id <= ? AND sender = ? AND ${IS_MESSAGE}
+           AND typeof(content) <> 'integer' ORDER BY id LIMIT ?`,
     ),
     erase: db.query<unknown, [number, number]>(
       `UPDATE messages SET content = ${ERASED}, checksum = ? WHERE id = ?`,

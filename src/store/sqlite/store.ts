@@ -30,6 +30,7 @@ import {
   ALL_OF_SENDER,
   ERASED,
   idFromKey,
+  isBeingErased,
   keyFromId,
   keyFromMs,
   lockDatabase,
@@ -39,6 +40,7 @@ import {
   openDatabase,
   prepareStatements,
   sessionChecksum,
+  type Erasure,
   type MessageRow,
 } from "./database.ts";
 import { DatabaseHealth } from "./health.ts";
@@ -56,6 +58,9 @@ const PRUNE_MORE_MS = 50;
 /** Small enough that a step does not delay anything noticeably. */
 const PRUNE_ROWS_PER_STEP = 500;
 const PRUNE_ROOMS_PER_STEP = 500;
+/** A step takes a few milliseconds, whether it finds much or little to erase. */
+const ERASE_ROWS_PER_STEP = 250;
+const SCANNED_ROWS_PER_STEP = 5000;
 /** If more messages than this at the front of a room have a time in the future, pruning waits until it has come. */
 const MAX_FUTURE_RUN = 10_000;
 /** Damage in more places than this is not logged individually. */
@@ -86,6 +91,10 @@ export class SqliteStore implements MessageStore {
   #pruneTimer: Timer | undefined;
   /** The write-ahead log still contains what was removed. */
   #isErasurePending = false;
+  readonly #erasures: Erasure[];
+  /** One removal after the other. */
+  #lastRemoval: Promise<unknown> = Promise.resolve();
+  #isErasing = false;
   /** The room that was pruned last. */
   #prunedRoom = "";
   #isClosed = false;
@@ -115,6 +124,7 @@ export class SqliteStore implements MessageStore {
       () => this.#sql.probeWrite.run(),
       () => this.#saveLog(),
     );
+    this.#erasures = this.#sql.erasures.all();
     const { id: origin = 0, damaged_up_to = 0, reserved_up_to = 0 } = this.#sql.origin.get() ?? {};
     this.#originKey = origin;
     this.#reservedUpTo = reserved_up_to;
@@ -188,47 +198,123 @@ export class SqliteStore implements MessageStore {
   }
 
   /** The content is gone from both files, unless another program reads them at the moment: then once that has ended. */
-  async remove(room: string, target: RemovalTarget): Promise<number | undefined> {
+  remove(room: string, target: RemovalTarget): Promise<number | undefined> {
+    return this.#afterOtherRemovals(() =>
+      "from" in target ? this.#removeAll(room, target.from) : this.#removeOne(room, target.message),
+    );
+  }
+
+  async #afterOtherRemovals<T>(remove: () => Promise<T>): Promise<T> {
+    const removal = this.#lastRemoval.then(remove);
+    this.#lastRemoval = removal.catch(() => {});
+    return removal;
+  }
+
+  async #removeOne(room: string, message: string): Promise<number | undefined> {
+    const key = this.#keyOf(message);
+    const row =
+      this.#idOf(key) === message ? this.#health.read(() => this.#sql.message.get(room, key)) : null;
+    if (!row) return undefined;
+    if (row.content === ERASED || isBeingErased(this.#erasures, room, row)) return 0;
+    this.#isErasurePending = true;
+    this.#store(room, "", message, () => this.#erase(row, room));
+    this.#emptyLog();
+    return 1;
+  }
+
+  /** There may be a million: they are removed for all readers at once, and from the file step by step. */
+  async #removeAll(room: string, from: string): Promise<number> {
+    if (!(await this.#hasErasable(room, from))) return 0;
+    const { id, prev } = this.#store(room, from, ALL_OF_SENDER, (key) => this.#sql.addErasure.run(key));
+    return this.#finishErasure({ id, room, sender: from, upTo: prev });
+  }
+
+  async #hasErasable(room: string, sender: string): Promise<boolean> {
+    const upTo = this.#health.read(() => this.#lastKeyOf(room));
+    const removed = this.#erasures.findLast((each) => each.room === room && each.sender === sender);
+    for (let after = removed?.upTo ?? 0; after < upTo; await this.#nextTurn()) {
+      const step = this.#health.read(() => this.#findErasable({ room, sender, upTo }, after, 1));
+      if (step.rows.length > 0) return true;
+      after = step.upTo;
+    }
+    return false;
+  }
+
+  /** @returns the client's messages in a part of the room, and where that ends */
+  #findErasable({ room, sender, upTo }: Omit<Erasure, "id">, after: number, maxCount: number) {
+    const end = Math.min(upTo, this.#sql.nthAfter.get(room, after, SCANNED_ROWS_PER_STEP)?.id ?? upTo);
+    const rows = this.#sql.erasable.all(room, after, end, sender, maxCount);
+    return { rows, upTo: rows.length < maxCount ? end : (rows.at(-1)?.id ?? end) };
+  }
+
+  /** Stores a removal, and emits it. @throws StoreUnavailable */
+  #store(room: string, sender: string, removes: string, erase: (key: number) => unknown) {
     const nowMs = this.clock.now();
-    const transaction = this.#db.transaction(() => this.#eraseMessages(room, target, nowMs));
+    const transaction = this.#db.transaction(() => {
+      const [id, prev] = [this.#nextKey(nowMs), this.#lastKeyOf(room)];
+      const row = { id, prev, time: nowMs, sender, content: ERASED, removes };
+      const checksum = messageChecksum(row, room);
+      this.#sql.insertRemoval.run(id, prev, nowMs, room, sender, removes, checksum);
+      this.#sql.setLastId.run(room, id);
+      erase(id);
+      return { ...row, checksum };
+    });
     const result = this.#health.write(() => transaction.immediate());
     if (!result) throw new StoreUnavailable();
-    const { removal, count } = result.value;
-    if (!removal) return count;
-    if (result.isSure) this.#mark.write(this.#originKey, keyFromId(removal.id));
+    const { value: row, isSure } = result;
+    if (removes === ALL_OF_SENDER) this.#erasures.push({ id: row.id, room, sender, upTo: row.prev });
+    const removal = this.#removalOf(row, room, removes);
+    if (isSure) this.#mark.write(this.#originKey, row.id);
     this.#appendToCache(removal);
     this.onEntry(removal);
+    if (!isSure) throw new StoreUnavailable();
+    return row;
+  }
+
+  #erase(row: Omit<MessageRow, "content" | "checksum">, room: string): void {
+    this.#sql.erase.run(messageChecksum({ ...row, content: ERASED }, room), row.id);
+  }
+
+  /** @returns how many messages it has erased @throws StoreUnavailable: then it is continued later */
+  async #finishErasure(erasure: Erasure): Promise<number> {
+    let count = 0;
+    for (let after = 0; after < erasure.upTo; await this.#nextTurn()) {
+      const { rows, upTo } = this.#health.read(() => this.#findErasable(erasure, after, ERASE_ROWS_PER_STEP));
+      if (rows.length > 0) this.#write(() => rows.forEach((row) => this.#erase(row, erasure.room)));
+      count += rows.length;
+      after = upTo;
+    }
+    this.#write(() => this.#sql.deleteErasure.run(erasure.id));
+    this.#erasures.splice(
+      this.#erasures.findIndex(({ id }) => id === erasure.id),
+      1,
+    );
     this.#isErasurePending = true;
     this.#emptyLog();
-    if (!result.isSure) throw new StoreUnavailable();
     return count;
   }
 
-  #eraseMessages(
-    room: string,
-    target: RemovalTarget,
-    nowMs: number,
-  ): { readonly removal?: Removal; readonly count: number | undefined } {
-    const rows = this.#findMessages(room, target);
-    if (rows.length === 0 && "message" in target) return { count: undefined };
-    const erasable = rows.filter(({ content }) => content !== ERASED);
-    if (erasable.length === 0) return { count: 0 };
-    for (const row of erasable)
-      this.#sql.erase.run(messageChecksum({ ...row, content: ERASED }, room), row.id);
-    const prev = this.#lastKeyOf(room);
-    const id = this.#nextKey(nowMs);
-    const [sender, removes] = "from" in target ? [target.from, ALL_OF_SENDER] : ["", target.message];
-    const row = { id, prev, time: nowMs, sender, content: ERASED, removes };
-    const checksum = messageChecksum(row, room);
-    this.#sql.insertRemoval.run(id, prev, nowMs, room, sender, removes, checksum);
-    this.#sql.setLastId.run(room, id);
-    return { removal: this.#removalOf({ ...row, checksum }, room, removes), count: erasable.length };
+  /** What a failure or the end of the process has interrupted. */
+  #continueErasures(): void {
+    const [erasure] = this.#erasures;
+    if (!erasure || this.#isErasing) return;
+    this.#isErasing = true;
+    const finish = async () => {
+      if (this.#erasures.includes(erasure)) await this.#finishErasure(erasure);
+    };
+    void this.#afterOtherRemovals(finish)
+      .catch(() => {}) // the store has logged why; the next attempt follows
+      .finally(() => (this.#isErasing = false));
   }
 
-  #findMessages(room: string, target: RemovalTarget): readonly MessageRow[] {
-    if ("from" in target) return this.#sql.messagesOfSender.all(room, target.from);
-    const key = this.#keyOf(target.message);
-    return this.#idOf(key) === target.message ? this.#sql.message.all(room, key) : [];
+  /** One transaction. @throws StoreUnavailable */
+  #write(work: () => unknown): void {
+    const transaction = this.#db.transaction(work);
+    if (!this.#health.write(() => transaction.immediate())?.isSure) throw new StoreUnavailable();
+  }
+
+  #nextTurn(): Promise<void> {
+    return new Promise((resolve) => this.clock.setImmediate(resolve));
   }
 
   #emptyLog(): void {
@@ -446,6 +532,7 @@ export class SqliteStore implements MessageStore {
     const step = () => {
       this.#health.checkFiles();
       this.#emptyLog();
+      this.#continueErasures();
       const hasMore = this.prune() > 0;
       this.#schedulePruning(hasMore ? PRUNE_MORE_MS : PRUNE_INTERVAL_MS);
     };
@@ -487,7 +574,8 @@ export class SqliteStore implements MessageStore {
   #entryOf(row: MessageRow, room: string): StoredEntry {
     if (row.removes !== null) return this.#removalOf(row, room, row.removes);
     const { sender: from, content } = row;
-    return { ...this.#placeOf(row, room), from, content: typeof content === "number" ? undefined : content };
+    const isRemoved = typeof content === "number" || isBeingErased(this.#erasures, room, row);
+    return { ...this.#placeOf(row, room), from, content: isRemoved ? undefined : content };
   }
 
   #removalOf(row: MessageRow, room: string, removes: string): Removal {
