@@ -50,7 +50,7 @@ class Pipe {
   readonly #departures: number[] = [];
   #lastArrival = 0;
   #isScheduled = false;
-  #isPaused = false;
+  isPaused = false;
   isDead = false;
 
   constructor(
@@ -74,7 +74,7 @@ class Pipe {
 
   /** The receiver stops or starts reading. */
   setPaused(isPaused: boolean): void {
-    this.#isPaused = isPaused;
+    this.isPaused = isPaused;
     this.#schedule();
   }
 
@@ -95,14 +95,14 @@ class Pipe {
 
   #schedule(): void {
     const next = this.#arrivals[0];
-    if (this.#isScheduled || this.#isPaused || next === undefined) return;
+    if (this.#isScheduled || this.isPaused || next === undefined) return;
     this.#isScheduled = true;
     this.world.schedule(this.receiver, Math.max(next, this.world.time), this.#run);
   }
 
   readonly #run = () => {
     this.#isScheduled = false;
-    if (this.#isPaused) return;
+    if (this.isPaused) return;
     const { now } = this.world;
     // Frames that have been read already are delivered even if the receiver pauses.
     let count = 0;

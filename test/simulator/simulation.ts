@@ -326,6 +326,7 @@ class Simulation {
     for (const user of this.#users) {
       if (user.owner.busyUntil > this.world.now) return `${user.name} is frozen`;
       if (user.link && user.link.extraDelayMs > 0) return `${user.name} is slow`;
+      if (user.link?.down.isPaused) return `${user.name} does not read`;
       const what = user.unsettled(this.#rules.logOf(user.room, this.#generation).newestId);
       if (what !== undefined) return `${user.name} ${what}`;
     }
