@@ -294,13 +294,6 @@ export const MUTANTS: readonly Mutant[] = [
   },
   // Backpressure
   {
-    name: "slow-consumer-not-closed",
-    breaks: "backpressure: a slow consumer's data fills the memory",
-    file: "chat/broadcaster.ts",
-    text: "if (hasBackpressure) this.#scheduleSlowCheck(queuedChars);",
-    replacement: "",
-  },
-  {
     name: "replay-not-paced",
     breaks: "backpressure: a replay does not wait for its reader",
     file: "chat/subscription.ts",
