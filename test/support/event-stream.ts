@@ -36,7 +36,10 @@ export async function subscribe(
     throw new StreamEnded(message);
   });
   const { status, body } = response;
-  if (status !== 200 || !body) throw new StreamEnded(`the stream is ${status}: ${await response.text()}`);
+  if (status !== 200 || !body) {
+    const problem = await response.text().catch(({ message }: Error) => message); // it may be cut off
+    throw new StreamEnded(`the stream is ${status}: ${problem}`);
+  }
   const peer = new StreamPeer(body, format, aborter);
   await peer.start();
   return peer;
