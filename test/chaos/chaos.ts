@@ -1,6 +1,6 @@
 /**
  * The delivery guarantee, under faults: clients send without pause while connections are cut at random, servers and Redis
- * are killed and frozen, and the store delays and rejects. Everything is counted, and every rule is checked at the end.
+ * are killed and frozen, the store delays and rejects, and a moderator removes messages and bans a client. Everything is counted, and every rule is checked at the end.
  *
  *     bun test/chaos/chaos.ts --seconds 600 --seed 1              SQLite, server killed
  *     bun test/chaos/chaos.ts --seconds 600 --seed 1 --store redis   two nodes and a Redis
@@ -11,9 +11,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { connect, type Client } from "../../src/client/client.ts";
-import type { ChatMessage } from "../../src/protocol/events.ts";
+import type { ChatMessage, Removal } from "../../src/protocol/events.ts";
+import { compareIds } from "../../src/store/message-id.ts";
 import { startCuttingProxy } from "../support/cutting-proxy.ts";
 import { withDeadline } from "../support/deadline.ts";
+import { bearer, SECRET, tokenOf } from "../support/keys.ts";
 import type { JsonPeer } from "../support/peer.ts";
 import { StreamEnded, subscribe } from "../support/event-stream.ts";
 import { startServer, type TestServer } from "../support/server.ts";
@@ -25,6 +27,13 @@ const DEADLINE_MS = 240_000;
 /** Longer than the deadline: a client that gave up on a silent server, and reconnected, would hide a stall. */
 const STALL_PING_SECONDS = 600;
 const MAX_MESSAGE_BYTES = 65_536;
+/** The client whose messages are removed: they are `eve/1`, `eve/2` and so on. */
+const EVE = "eve";
+/** The client that is banned at the start. */
+const BANNED = "mallory";
+/** Instead of the name of a message. */
+const REMOVED = "(removed)";
+const REMOVAL = "(removal)";
 
 export interface Scenario {
   readonly seed: number;
@@ -40,6 +49,8 @@ export interface Scenario {
 interface Environment extends AsyncDisposable {
   /** The running servers; a client may connect to any of them. */
   readonly servers: readonly TestServer[];
+  /** It requires tokens, and a moderator is at work. */
+  readonly isModerated?: boolean;
   /** By name: causes the fault, and repairs it. One at a time. */
   readonly faults: Readonly<Record<string, () => Promise<void>>>;
 }
@@ -87,15 +98,29 @@ class Receiver {
     if (recovered === false) this.counts.notRecovered++;
   }
 
-  protected onMessage(message: Pick<ChatMessage, "id" | "text" | "data">): void {
-    const { id } = message;
-    const text = textOf(message);
+  protected onMessage(message: Pick<ChatMessage, "id" | "text" | "data" | "removed">): void {
+    const name = nameOf(message);
+    this.#onEntry(message.id, name);
+    this.counts.received++;
+    if (name === "end") this.receivedEnd.resolve();
+  }
+
+  protected onRemoved(removal: Removal): void {
+    this.#onEntry(removal.id, REMOVAL);
+    for (const [id, name] of this.received)
+      if (
+        "message" in removal
+          ? id === removal.message
+          : name.startsWith(`${removal.from}/`) && compareIds(id, removal.upTo) <= 0
+      )
+        this.received.set(id, REMOVED);
+  }
+
+  #onEntry(id: string, name: string): void {
     if (this.received.has(id)) this.fail(`received ${id} twice`);
-    this.received.set(id, nameOf(text));
+    this.received.set(id, name);
     this.spans.at(-1)?.ids.push(id);
     this.after = id;
-    this.counts.received++;
-    if (text === "end") this.receivedEnd.resolve();
   }
 
   protected fail(why: string): void {
@@ -133,11 +158,18 @@ class ChaosSubscriber extends Receiver {
     const { server: origin, room } = this.address;
     // Both ways to resume.
     const query = this.after !== undefined && this.format === "ndjson" ? `?after=${this.after}` : "";
-    const headers: Record<string, string> =
-      this.after !== undefined && this.format === "sse" ? { "Last-Event-ID": this.after } : {};
+    const headers = {
+      ...bearer("reader"),
+      ...(this.after !== undefined && this.format === "sse" && { "Last-Event-ID": this.after }),
+    };
     await using stream = await subscribe({ origin }, room, { query, headers, format: this.format });
     this.onWelcome(stream.welcome);
-    while (!this.#isOver) this.onMessage(await stream.nextMessage());
+    while (!this.#isOver) {
+      const event = await stream.next();
+      if (isRemoval(event)) this.onRemoved(event);
+      else if (isMessage(event)) this.onMessage(event);
+      else this.fail(`received ${event.type}`);
+    }
   }
 
   close(): void {
@@ -153,7 +185,7 @@ class ChaosClient extends Receiver {
   #acknowledged = 0;
 
   constructor(
-    address: { server: string; id: string; room: string },
+    address: { server: string; id: string; room: string; token: string },
     session: string,
     private readonly total: number,
     /** Messages in flight at once; 1 waits for each ack. */
@@ -166,6 +198,7 @@ class ChaosClient extends Receiver {
     this.#connection = connect({ ...address, session, resendUnknown: true })
       .on("welcome", (welcome) => this.onWelcome(welcome))
       .on("message", (message) => this.onMessage(message))
+      .on("removed", (removal) => this.onRemoved(removal))
       .on("acknowledged", () => {
         counts.acknowledged++;
         if (++this.#acknowledged === total) this.done.resolve();
@@ -213,9 +246,104 @@ function textOf({ text, data = "" }: { readonly text?: unknown; readonly data?: 
   return typeof text === "string" ? text : new TextDecoder().decode(Uint8Array.fromBase64(String(data)));
 }
 
-/** `session/seq`, without the padding. */
-function nameOf(text: string): string {
-  return text.split(" ", 1)[0] ?? "";
+/** `session/seq`, without the padding; {@link REMOVED} of a removed message. */
+function nameOf(message: Pick<ChatMessage, "text" | "data" | "removed">): string {
+  return message.removed ? REMOVED : (textOf(message).split(" ", 1)[0] ?? "");
+}
+
+function isMessage(event: object): event is ChatMessage {
+  return "type" in event && event.type === "message" && "id" in event;
+}
+
+function isRemoval(event: object): event is Removal {
+  return "type" in event && event.type === "removed" && "id" in event;
+}
+
+/** Posts messages of its own as one client, and removes them as a moderator, at random. */
+class Moderator {
+  readonly #headers = bearer("mod", { can: ["read", "write", "moderate"] });
+  /** By room: the messages that are stored for certain, and those that are removed for certain. */
+  readonly #stored = new Map<string, Set<string>>();
+  readonly #removed = new Map<string, Set<string>>();
+  #sent = 0;
+
+  constructor(
+    private readonly anyServer: () => TestServer,
+    private readonly random: () => number,
+    private readonly counts: Counts,
+  ) {}
+
+  async ban(): Promise<void> {
+    await this.#insist(() => this.#request("POST", `/clients/${BANNED}/disconnect`, { forSeconds: 3600 }));
+  }
+
+  async act(room: string): Promise<void> {
+    const stored = [...(this.#stored.get(room) ?? [])];
+    const choice = this.random();
+    const one = stored[Math.floor(this.random() * stored.length)];
+    if (one === undefined || choice < 0.7) {
+      const { id } = (await this.#post(room)) ?? {};
+      if (typeof id === "string") addTo(this.#stored, room, [id]);
+    } else {
+      const path = choice < 0.9 ? `messages/${one}` : `messages?from=${EVE}`;
+      if (!(await this.#request("DELETE", `/rooms/${room}/${path}`))) return;
+      addTo(this.#removed, room, choice < 0.9 ? [one] : stored);
+      this.counts["removals"] = (this.counts["removals"] ?? 0) + 1;
+    }
+  }
+
+  /** What earlier requests, whose answers were lost, may still do is done after this. */
+  async finish(rooms: readonly string[]): Promise<void> {
+    for (const room of rooms)
+      await this.#insist(() => this.#request("DELETE", `/rooms/${room}/messages?from=${EVE}`));
+  }
+
+  /** What was removed is gone, and the ban holds, whatever has happened since. */
+  async check(room: string, order: ReadonlyMap<string, string>): Promise<void> {
+    for (const id of this.#removed.get(room) ?? [])
+      if (order.get(id) !== REMOVED) throw new Error(`${id} was removed, and is ${order.get(id)}`);
+    for (const [id, name] of order) if (name.startsWith(`${EVE}/`)) throw new Error(`${id} is not removed`);
+    const { status } = await this.anyServer().get(`/rooms/${room}/messages`, { headers: bearer(BANNED) });
+    if (status !== 403) throw new Error(`the banned client is answered with ${status}`);
+  }
+
+  #post(room: string) {
+    const body = { from: EVE, text: `${EVE}/${++this.#sent}` };
+    return this.#request("POST", `/rooms/${room}/messages`, body, bearer(EVE));
+  }
+
+  /** @returns undefined if a fault prevents it, or prevents its answer */
+  async #request(
+    method: string,
+    path: string,
+    body?: object,
+    headers = this.#headers,
+  ): Promise<Partial<Record<string, unknown>> | undefined> {
+    try {
+      const init = body === undefined ? {} : { body: JSON.stringify(body) };
+      const response = await this.anyServer().get(path, { method, headers, ...init });
+      const answer: Record<string, unknown> = JSON.parse(await response.text());
+      if (response.ok) return answer;
+      if (response.status !== 503)
+        throw new Error(`${method} ${path}: ${response.status}`, { cause: answer });
+    } catch (error) {
+      if (error instanceof Error && error.cause !== undefined) throw error;
+    }
+    return undefined;
+  }
+
+  async #insist(request: () => Promise<unknown>): Promise<void> {
+    const repeat = async () => {
+      while (!(await request())) await Bun.sleep(50);
+    };
+    await withDeadline(repeat(), () => "a request of the moderator is not answered", DEADLINE_MS);
+  }
+}
+
+function addTo(sets: Map<string, Set<string>>, room: string, ids: readonly string[]): void {
+  const set = sets.get(room) ?? new Set();
+  for (const id of ids) set.add(id);
+  sets.set(room, set);
 }
 
 /** @throws an error that names the first rule that does not hold */
@@ -235,6 +363,8 @@ export async function runChaos(setUp: () => Promise<Environment>, scenario: Scen
   const anyServer = () =>
     environment.servers[Math.floor(random() * environment.servers.length)] ?? fail("there is no server");
   const faults = Object.entries(environment.faults);
+  const moderator = environment.isModerated ? new Moderator(anyServer, random, counts) : undefined;
+  await moderator?.ban();
   {
     await using proxy = await startCuttingProxy(() => anyServer().port, random);
     const rooms = await Promise.all(
@@ -244,7 +374,8 @@ export async function runChaos(setUp: () => Promise<Environment>, scenario: Scen
         const clients = Array.from({ length: scenario.clientsPerRoom }, (_, i) => {
           const client = i % 4 === 3 ? i - 1 : i;
           const window = random() < 0.5 ? 1 : 20;
-          const address = { server: proxy.origin, id: `c${client}`, room };
+          const id = `c${client}`;
+          const address = { server: proxy.origin, id, room, token: tokenOf(id) };
           return new ChaosClient(address, `${room}-${i}`, scenario.messagesPerClient, window, random, counts);
         });
         const subscribers = (["sse", "ndjson"] as const).map(
@@ -266,6 +397,13 @@ export async function runChaos(setUp: () => Promise<Environment>, scenario: Scen
         await cause();
       }
     })();
+    const moderating = (async () => {
+      while (moderator && !isOver) {
+        await moderator.act(scenario.rooms[Math.floor(random() * scenario.rooms.length)] ?? "");
+        await Bun.sleep(random() * 40);
+      }
+    })();
+    moderating.catch(() => {}); // awaited at the end
     const done = Promise.all(all.map((client) => client.done.promise));
     try {
       await withDeadline(
@@ -276,7 +414,9 @@ export async function runChaos(setUp: () => Promise<Environment>, scenario: Scen
     } finally {
       isOver = true;
       await causing;
+      await moderating;
     }
+    await moderator?.finish(scenario.rooms);
     proxy.cutting = false;
     counts.cuts = proxy.cuts;
     counts.refused = proxy.refusals;
@@ -288,6 +428,7 @@ export async function runChaos(setUp: () => Promise<Environment>, scenario: Scen
       // A server that is killed cuts the witnesses off, too.
       const order = faults.length > 0 ? await readAll(anyServer(), room) : await receiveAll(witness);
       if (faults.length === 0) await checkTextWire(textWitness, [...order.values()]);
+      await moderator?.check(room, order);
       checkStoredOnce(order, clients, scenario.messagesPerClient);
       for (const each of receivers) checkReceived(each, String(witness.welcome.last), order);
       for (const each of receivers) each.close();
@@ -317,21 +458,23 @@ async function receiveAll(witness: JsonPeer): Promise<Map<string, string>> {
   for (;;) {
     const { id, text: sentText, data } = await witness.next();
     const text = textOf({ text: sentText, data });
-    order.set(String(id), nameOf(text));
+    order.set(String(id), text.split(" ", 1)[0] ?? "");
     if (text === "end") return order;
   }
 }
 
-/** Every message by id, as the store has it. */
+/** Every message and removal by id, as the store has it. */
 async function readAll(server: TestServer, room: string): Promise<Map<string, string>> {
   const order = new Map<string, string>();
   for (let after = "1-0", more = true; more;) {
-    const { body } = await server.answer(`/rooms/${room}/messages?limit=1000&after=${after}`);
-    const page: { messages: ChatMessage[]; more: boolean } = JSON.parse(body);
-    for (const message of page.messages) order.set((after = message.id), nameOf(textOf(message)));
+    const path = `/rooms/${room}/messages?limit=1000&after=${after}`;
+    const { body } = await server.answer(path, { headers: bearer("reader") });
+    const page: { messages: ChatMessage[]; removals?: Removal[]; more: boolean } = JSON.parse(body);
+    for (const message of page.messages) order.set((after = message.id), nameOf(message));
+    for (const { id } of page.removals ?? []) order.set(id, REMOVAL);
     more = page.more;
   }
-  return order;
+  return new Map([...order].sort(([one], [other]) => compareIds(one, other)));
 }
 
 async function checkTextWire(
@@ -343,7 +486,7 @@ async function checkTextWire(
       const frame = await witness.next();
       line = typeof frame === "string" ? frame : new TextDecoder().decode(frame);
       if (line.endsWith(" left the chat")) line = "";
-      else if (nameOf(line.replace(/^Client #\S+ says: /, "")) !== name)
+      else if (nameOf({ text: line.replace(/^Client #\S+ says: /, "") }) !== name)
         throw new Error(`the text wire received ${line.slice(0, 80)} instead of ${name}`);
     }
 }
@@ -355,7 +498,8 @@ function checkStoredOnce(
   total: number,
 ): void {
   const next = new Map(clients.map(({ name }) => [name, 1]));
-  for (const [id, name] of [...order].slice(0, -1)) {
+  for (const [id, name] of order) {
+    if (name === "end" || name === REMOVED || name === REMOVAL) continue;
     const [session = "", seq] = name.split("/");
     if (Number(seq) !== next.get(session)) {
       const ids = [...order].filter(([, other]) => other === name).map(([other]) => other);
@@ -420,10 +564,12 @@ async function onSqlite(seed: number): Promise<Environment> {
       store: { name: "SQLite", url: "sqlite:chat.db" },
       cwd: folder,
       args: ["--history", seed % 2 ? "100" : "5"],
+      secret: SECRET,
     });
   const servers = [await start()];
   return {
     servers,
+    isModerated: true,
     faults: {
       async kills() {
         await servers[0]?.stop("SIGKILL");
@@ -451,12 +597,17 @@ export function runRedisChaos(seed: number, size: Partial<Scenario> = {}): Promi
 async function onRedis(random: () => number): Promise<Environment> {
   const redis = await Redis.start(DURABLE);
   const start = () =>
-    startServer({ store: { name: "Redis", url: redis.url("faults") }, args: ["--history", "100000"] });
+    startServer({
+      store: { name: "Redis", url: redis.url("faults") },
+      args: ["--history", "100000"],
+      secret: SECRET,
+    });
   const servers = [await start(), await start()];
   const pick = () => Math.floor(random() * servers.length);
   const frozenMs = () => (random() < 0.1 ? 3000 : 300) * random();
   return {
     servers,
+    isModerated: true,
     faults: {
       async nodesKilled() {
         const i = pick();
@@ -507,5 +658,5 @@ if (import.meta.main) {
     console.log(`seed ${seed}: ${show(counts)}`);
     for (const [what, count] of Object.entries({ runs: 1, ...counts })) sum[what] = (sum[what] ?? 0) + count;
   }
-  console.log(`all: ${show(sum)}; none lost, none duplicated, none out of order`);
+  console.log(`all: ${show(sum)}; none lost, none duplicated, none out of order, none removed in vain`);
 }
