@@ -44,6 +44,9 @@ switch (command.kind) {
     process.exit(await runImport(command, systemClock, systemRandom));
     break;
   }
+  case "health":
+    process.exit(await (await import("./cli/health.ts")).runHealth(command));
+    break;
   case "invalid":
     for (const error of command.errors) console.error(error);
     process.exit(2);

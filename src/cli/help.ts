@@ -1,7 +1,15 @@
 /** The texts of `--help` and the rows of the options table in README.md, generated from the flags. */
 
 import { flagName, type Flag, type FlagTable } from "./flag-parser.ts";
-import { exportFlags, importFlags, serverFlags, serverFlagGroups, tokenFlags } from "./parse-command.ts";
+import {
+  exportFlags,
+  healthFlags,
+  importFlags,
+  serverFlags,
+  serverFlagGroups,
+  tokenFlags,
+  type CliCommand,
+} from "./parse-command.ts";
 
 /** `--name VALUE` and the default in words. */
 function describe(key: string, { value, fallback, whenReachable, defaultText }: Flag<unknown>) {
@@ -27,9 +35,9 @@ function listFlags(table: FlagTable): string {
 }
 
 /** What `--help` prints, at most 80 columns wide. */
-export function helpText(command: "serve" | "join" | "token" | "export" | "import"): string {
+export function helpText(about: Extract<CliCommand, { kind: "help" }>["about"]): string {
   const { secretFile, publicUrl, host, port, tlsCert } = serverFlags;
-  switch (command) {
+  switch (about) {
     case "serve":
       return `Hubbub: a chat server for people and programs, in one file.
 
@@ -40,6 +48,7 @@ export function helpText(command: "serve" | "join" | "token" | "export" | "impor
   hubbub token ann        print a link for ann, if the server has a secret
   hubbub export FILE      write everything that a store contains to a file
   hubbub import FILE      fill an empty store with what was exported
+  hubbub health           check the server on this machine, for a container
 
 ${Object.entries(serverFlagGroups)
   .map(([title, table]) => `${title}\n${listFlags(table)}`)
@@ -115,5 +124,18 @@ ${listFlags(importFlags)}
   -h, --help     print this
 
 Exits with 0; with 2 for an invalid option; with 1 if nothing was imported.`;
+
+    case "health":
+      return `hubbub health: check whether the server on this machine answers.
+
+For the health check of a container. It asks /healthz, which is answered while
+the process works, also while its store is unavailable.
+
+Server: the same as for the server itself; the environment is the same already
+${listFlags(healthFlags)}
+  -h, --help     print this
+
+Exits with 0; with 2 for an invalid option; with 1 if the server does not answer
+within 5 seconds.`;
   }
 }

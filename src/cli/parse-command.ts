@@ -153,6 +153,9 @@ export const serverFlags = {
 
 export type CliOptions = FlagValues<typeof serverFlags>;
 
+const COMMANDS = ["join", "token", "export", "import", "health"] as const;
+type CommandName = (typeof COMMANDS)[number];
+
 export type CliCommand =
   | { readonly kind: "serve"; readonly options: CliOptions; readonly warnings: readonly string[] }
   | { readonly kind: "join"; readonly address: URL; readonly token: string | undefined }
@@ -164,7 +167,8 @@ export type CliCommand =
     }
   | ({ readonly kind: "export"; readonly file: string | undefined } & FlagValues<typeof exportFlags>)
   | ({ readonly kind: "import"; readonly file: string | undefined } & FlagValues<typeof importFlags>)
-  | { readonly kind: "help"; readonly about: "serve" | "join" | "token" | "export" | "import" }
+  | ({ readonly kind: "health" } & FlagValues<typeof healthFlags>)
+  | { readonly kind: "help"; readonly about: "serve" | CommandName }
   | { readonly kind: "version" }
   | { readonly kind: "invalid"; readonly errors: readonly string[] };
 
@@ -202,6 +206,13 @@ export const exportFlags = {
 } as const;
 export const importFlags = { store: serverFlags.store, history: serverFlags.history } as const;
 
+/** What `hubbub health` must know about the server. */
+export const healthFlags = {
+  host: serverFlags.host,
+  port: serverFlags.port,
+  tlsCert: serverFlags.tlsCert,
+} as const;
+
 /** Empty environment variables count as not set. */
 export function parseCommand(argv: readonly string[], environment: Env): CliCommand {
   const env = withoutKubernetes(environment);
@@ -210,14 +221,13 @@ export function parseCommand(argv: readonly string[], environment: Env): CliComm
   if (first === "token") return readToken(rest, env);
   if (first === "export") return readTransfer("export", exportFlags, rest, env);
   if (first === "import") return readTransfer("import", importFlags, rest, env);
+  if (first === "health") return readHealth(rest, env);
   const read = parseFlags(serverFlags, argv, env);
   if (read.kind) return { ...read, about: "serve" };
   const { options, provided } = read;
   const errors = [...read.errors];
   for (const other of read.positionals)
-    errors.push(
-      `${other}: unknown command${didYouMean(other, ["join", "token", "export", "import"], "")}, see --help`,
-    );
+    errors.push(`${other}: unknown command${didYouMean(other, COMMANDS, "")}, see --help`);
   if (provided.has("tlsCert") !== provided.has("tlsKey"))
     errors.push(
       `--tls-${provided.has("tlsCert") ? "key" : "cert"}: expected a file: a certificate and its key are needed together`,
@@ -284,6 +294,18 @@ function readTransfer<K extends "export" | "import", T extends typeof importFlag
     );
   if (errors.length > 0) return { kind: "invalid", errors } as const;
   return { kind, file: positionals[0], ...options };
+}
+
+function readHealth(argv: readonly string[], env: Env): CliCommand {
+  const read = parseFlags(healthFlags, argv, env);
+  if (read.kind) return { ...read, about: "health" };
+  const { options, positionals } = read;
+  const errors = [
+    ...read.errors,
+    ...positionals.map((other) => `${other}: expected no argument, see --help`),
+  ];
+  if (options.port === 0) errors.push("--port: expected the port that the server listens on, got 0");
+  return errors.length > 0 ? { kind: "invalid", errors } : { kind: "health", ...options };
 }
 
 function readJoin(argv: readonly string[], env: Env): CliCommand {
