@@ -23,6 +23,7 @@ let update: Promise<unknown> | undefined;
 await step("packages", $`bun install --frozen-lockfile`);
 await provide("chromium", install, "chromium", "chromium-browser", "google-chrome");
 await provide("redis-server", install, "redis-server");
+await provide("postgresql", install, "/usr/lib/postgresql/*/bin/postgres");
 await provide("nginx-light", install, "nginx", "/usr/sbin/nginx");
 await provide("zbar-tools", install, "zbarimg");
 await provide("systemd", install, "systemd-analyze");
@@ -62,13 +63,14 @@ async function step(name: string, command: $.ShellPromise): Promise<void> {
   }
 }
 
-/** @param names of the program, or a path, any of which will do */
+/** @param names of the program, or a path or pattern of paths, any of which will do */
 async function provide(
   debianPackage: string,
   get: (debianPackage: string, program: string) => Promise<unknown>,
   ...names: readonly string[]
 ): Promise<void> {
-  const isThere = () => names.some((name) => existsSync(name) || Bun.which(name, { PATH }));
+  const isThere = () =>
+    names.some((name) => existsSync(name) || Bun.which(name, { PATH }) || matchesFile(name));
   if (isThere()) return;
   if (process.getuid?.() === 0 && Bun.which("apt-get")) {
     console.log(`Installing ${debianPackage}`);
@@ -81,6 +83,10 @@ async function provide(
   console.error(
     `${debianPackage} is missing, so its tests ${isFailure ? "fail" : "are skipped"}. On Debian: apt-get install ${debianPackage}`,
   );
+}
+
+function matchesFile(pattern: string): boolean {
+  return pattern.includes("*") && !new Bun.Glob(pattern).scanSync({ absolute: true }).next().done;
 }
 
 async function install(debianPackage: string): Promise<void> {
