@@ -1,0 +1,155 @@
+/**
+ * `bun run release`: the executables of this version for all platforms in dist/, and their SHA256SUMS. What this machine can
+ * run is run; of the others, only the header is checked. The exit code is 1 if something is wrong; then there are no
+ * SHA256SUMS.
+ */
+
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { basename, join } from "node:path";
+import pkg from "../package.json";
+import { startServer } from "./support/server.ts";
+import { TempFolder } from "./support/temp-folder.ts";
+
+const ROOT = join(import.meta.dir, "..");
+
+interface Platform {
+  readonly name: string;
+  readonly system: NodeJS.Platform;
+  /** See {@link formatOf}. */
+  readonly format: string;
+}
+
+export const PLATFORMS: readonly Platform[] = [
+  { name: "linux-x64", system: "linux", format: "ELF x64 /lib64/ld-linux-x86-64.so.2" },
+  { name: "linux-arm64", system: "linux", format: "ELF arm64 /lib/ld-linux-aarch64.so.1" },
+  { name: "linux-x64-musl", system: "linux", format: "ELF x64 /lib/ld-musl-x86_64.so.1" },
+  { name: "linux-arm64-musl", system: "linux", format: "ELF arm64 /lib/ld-musl-aarch64.so.1" },
+  { name: "macos-arm64", system: "darwin", format: "Mach-O arm64" },
+  { name: "macos-x64", system: "darwin", format: "Mach-O x64" },
+  { name: "windows-x64", system: "win32", format: "PE x64" },
+];
+
+/** Of Debian's qemu-user and libc6-arm64-cross: the command, and the folder of the libraries. */
+const QEMU = { command: "qemu-aarch64", libraries: "/usr/aarch64-linux-gnu" };
+
+export interface Executable {
+  readonly file: string;
+  /** The command that starts it; undefined if this machine cannot run it. */
+  readonly command: readonly string[] | undefined;
+}
+
+if (import.meta.main) {
+  const folder = join(ROOT, "dist");
+  mkdirSync(folder, { recursive: true });
+  for (const name of readdirSync(folder)) if (/^(hubbub-|SHA256SUMS$)/.test(name)) rmSync(join(folder, name));
+  const sums: string[] = [];
+  for (const platform of PLATFORMS)
+    try {
+      const { file, command } = await release(platform, folder);
+      const [program] = command ?? [];
+      const ran = program === undefined ? "built, not run" : program === file ? "run" : `run with ${program}`;
+      console.log(`${basename(file).padEnd(30)} ${ran}`);
+      sums.push(`${await sha256(file)}  ${basename(file)}\n`);
+    } catch (error) {
+      console.error(error instanceof Error ? error.message : error);
+    }
+  if (sums.length < PLATFORMS.length) process.exit(1);
+  await Bun.write(join(folder, "SHA256SUMS"), sums.join(""));
+  if (process.platform !== "darwin")
+    console.log("The executable for macos-x64 is not signed. On a Mac: codesign --force --sign - FILE");
+}
+
+/** Builds an executable, checks its header, and runs it if possible. @throws if something is wrong with it */
+export async function release(platform: Platform, folder: string): Promise<Executable> {
+  const { name, system, format } = platform;
+  const file = join(folder, `hubbub-${pkg.version}-${name}${system === "win32" ? ".exe" : ""}`);
+  await build(name, file);
+  const found = await formatOf(file);
+  if (found !== format) throw new Error(`${file} is ${found} instead of ${format}`);
+  // On x64, `bun build` leaves a signature that is invalid (oven-sh/bun#39837).
+  if (system === "darwin" && process.platform === "darwin")
+    await Bun.$`codesign --force --sign - ${file}`.quiet();
+  const command = commandOf(platform, file);
+  if (command) await tryOut(command);
+  return { file, command };
+}
+
+/** As `bun run build` does. */
+async function build(name: string, file: string): Promise<void> {
+  const target = `--target=bun-${name.replace("macos", "darwin")}`;
+  const [, ...args] = pkg.scripts.build.split(" ").map((word) => (word === "dist/hubbub" ? file : word));
+  const builder = Bun.spawn([process.execPath, ...args, target], {
+    cwd: ROOT,
+    stdout: "ignore",
+    stderr: "pipe",
+  });
+  const errors = await builder.stderr.text();
+  if ((await builder.exited) !== 0) throw new Error(`${name} cannot be built: ${errors.trim()}`);
+}
+
+/** Format and processor of an executable, and on Linux the loader that it asks for. */
+async function formatOf(file: string): Promise<string> {
+  const header = Buffer.from(await Bun.file(file).slice(0, 4096).arrayBuffer());
+  const text = header.toString("latin1");
+  if (text.startsWith("\x7fELF")) {
+    const processors = new Map([
+      [62, "x64"],
+      [183, "arm64"],
+    ]);
+    const [loader] = /\/lib\w*\/ld-[\w.-]+/.exec(text) ?? [];
+    return `ELF ${processors.get(header.readUInt16LE(18))} ${loader}`;
+  }
+  if (text.startsWith("\xcf\xfa\xed\xfe")) {
+    const processors = new Map([
+      [0x0100_0007, "x64"],
+      [0x0100_000c, "arm64"],
+    ]);
+    return `Mach-O ${processors.get(header.readUInt32LE(4))}`;
+  }
+  const start = header.readUInt32LE(0x3c);
+  if (text.startsWith("MZ") && text.startsWith("PE\0\0", start))
+    return `PE ${header.readUInt16LE(start + 4) === 0x8664 ? "x64" : undefined}`;
+  return "no executable";
+}
+
+/** What starts the executable on this machine; undefined if nothing does. */
+function commandOf({ name, system, format }: Platform, file: string): string[] | undefined {
+  if (system !== process.platform) return undefined;
+  const isNative = name.includes(process.arch);
+  if (system !== "linux") return isNative ? [file] : undefined;
+  const prefix = isNative ? [] : [QEMU.command, "-L", QEMU.libraries];
+  const loader = `${isNative ? "" : QEMU.libraries}${format.split(" ").at(-1)}`;
+  // It fails if something is missing: the loader itself, or a library, such as libstdc++ for musl.
+  return succeeds(...prefix, loader, "--list", file) ? [...prefix, file] : undefined;
+}
+
+function succeeds(...command: readonly string[]): boolean {
+  try {
+    return Bun.spawnSync([...command]).success;
+  } catch {
+    return false; // there is no such program
+  }
+}
+
+/** Its version, its health check, its echo and its shutdown. @throws if one of them is not as it should be */
+async function tryOut(command: readonly string[]): Promise<void> {
+  using folder = new TempFolder();
+  const run = async (...args: readonly string[]) =>
+    (await Bun.$`${command} ${args}`.cwd(folder.path).text()).trim();
+  const version = await run("--version");
+  if (version !== pkg.version) throw new Error(`${command.at(-1)} says that its version is ${version}`);
+  await using server = await startServer({ command, cwd: folder.path });
+  await run("health", "--port", `${server.port}`);
+  const peer = await server.open("/websocket");
+  peer.says("hi");
+  await peer.hears("Message text was: hi");
+  await server.stop("SIGTERM");
+  if (server.process.exitCode !== 0)
+    throw new Error(`${command.at(-1)} does not stop: ${await server.errors}`);
+}
+
+async function sha256(file: string): Promise<string> {
+  const hasher = new Bun.CryptoHasher("sha256");
+  for await (const chunk of Bun.file(file).stream()) hasher.update(chunk);
+  return hasher.digest("hex");
+}
