@@ -3,21 +3,11 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { version } from "../../package.json";
+import { buildExecutable } from "../support/executable.ts";
 import { startServer } from "../support/server.ts";
-import { TempFolder } from "../support/temp-folder.ts";
-
-async function build() {
-  const folder = new TempFolder();
-  const { build } = (await import("../../package.json")).scripts;
-  const executable = join(folder.path, "hubbub");
-  await Bun.$`${{ raw: build.replace("dist/hubbub", executable) }}`
-    .cwd(join(import.meta.dir, "../.."))
-    .quiet();
-  return { folder: folder.path, executable, [Symbol.dispose]: () => folder[Symbol.dispose]() };
-}
 
 test("the executable serves the page and the chat, and reads no configuration files from its folder", async () => {
-  using built = await build();
+  using built = await buildExecutable();
   await Bun.write(join(built.folder, ".env"), "HUBBUB_PORT=1\nPORT=http\nHUBBUB_HOST=nowhere.invalid\n");
   await Bun.write(join(built.folder, "bunfig.toml"), 'preload = ["./trap.ts"]\n');
   await Bun.write(join(built.folder, "trap.ts"), "process.exit(3);\n");
@@ -39,7 +29,7 @@ test("the executable serves the page and the chat, and reads no configuration fi
 });
 
 test("the executable contains the parts that are loaded on demand: help, join, export and import, the other stores", async () => {
-  using built = await build();
+  using built = await buildExecutable();
   const run = (...args: string[]) =>
     Bun.$`${built.executable} ${args}`.env({}).cwd(built.folder).quiet().nothrow();
   const help = await run("--help");
