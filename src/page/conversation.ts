@@ -1,6 +1,6 @@
 /**
  * The conversation: messages and notices in the room's order, and below them the user's own messages that are not
- * acknowledged yet. Owns the entries of the list, what is known about each, and how they are grouped.
+ * acknowledged yet. Owns what is known about each entry, and how they are grouped.
  */
 
 import type { ReceivedMessage } from "../client/client.ts";
@@ -8,6 +8,7 @@ import type { RemovedMessages } from "../protocol/events.ts";
 import { avatar, hue } from "./avatar.ts";
 import { contentBubble, type Content } from "./bubble.ts";
 import { create, find } from "./dom.ts";
+import type { Entries } from "./entries.ts";
 import type { FindMentions } from "./mentions.ts";
 import type { Scroller } from "./scroller.ts";
 import { displayName, locale, words } from "./words.ts";
@@ -41,9 +42,9 @@ export class Conversation {
   /** Whether the server may have messages before the first one shown. */
   hasEarlier = true;
 
+  readonly #entries: Entries;
   readonly #scroller: Scroller;
   readonly #findMentions: FindMentions;
-  readonly #list = find("messages", HTMLOListElement);
   readonly #log = find("log", HTMLElement);
   readonly #progress = find("progress", HTMLElement);
   readonly #empty = find("empty", HTMLElement);
@@ -57,7 +58,8 @@ export class Conversation {
   #wasWelcomed = false;
   #isReplaying = true;
 
-  constructor(scroller: Scroller, findMentions: FindMentions) {
+  constructor(entries: Entries, scroller: Scroller, findMentions: FindMentions) {
+    this.#entries = entries;
     this.#scroller = scroller;
     this.#findMentions = findMentions;
   }
@@ -99,7 +101,7 @@ export class Conversation {
   /** The content of messages that a moderator has removed is no longer shown. */
   markRemoved(removed: RemovedMessages): void {
     this.#scroller.holdStill(() => {
-      for (const entry of this.#list.children) {
+      for (const entry of this.#entries) {
         const { id, client } = this.#messages.get(entry) ?? {};
         if (id === undefined) continue;
         // Later messages may be shown already: without a resume, the replay repeats old removals.
@@ -111,6 +113,7 @@ export class Conversation {
         releaseContent(entry);
         entry.classList.remove("mentions-me");
         entry.querySelector(".bubble")?.replaceWith(removedBubble());
+        this.#entries.update(entry);
       }
     });
   }
@@ -127,9 +130,9 @@ export class Conversation {
     this.#scroller.holdStill(() => {
       for (const message of messages.toReversed()) {
         const entry = this.#createReceived(message, isOwn(message), 0);
-        this.#list.prepend(entry);
+        this.#entries.insert(entry, this.#entries.first);
         this.arrange(entry);
-        this.arrange(entry.nextElementSibling);
+        this.arrange(this.#entries.next(entry));
       }
     });
   }
@@ -154,36 +157,36 @@ export class Conversation {
 
   /** Marks the pending entries as late, with the reason below the last; "" for none. */
   markPending(reason: string): void {
-    this.#list.classList.toggle("late", reason !== "");
+    this.#log.classList.toggle("late", reason !== "");
     this.#progress.textContent = reason;
   }
 
   /** Puts an entry above the pending ones, or above another; it may already be in the list. */
   insert(entry: Element, before: Element | null = this.#defaultPlace(entry)): void {
     this.#empty.hidden = true;
-    const wasBefore = entry.nextElementSibling;
+    const wasBefore = this.#entries.next(entry);
     this.#separate(entry);
-    this.#list.insertBefore(entry, before);
-    for (const each of [entry, entry.nextElementSibling, wasBefore]) this.arrange(each);
+    this.#entries.insert(entry, before);
+    for (const each of [entry, this.#entries.next(entry), wasBefore]) this.arrange(each);
     this.#trim();
   }
 
   remove(entry: Element): void {
-    const next = entry.nextElementSibling;
+    const next = this.#entries.next(entry);
     this.#separate(entry);
     releaseContent(entry);
-    entry.remove();
+    this.#entries.remove(entry);
     this.arrange(next);
     this.#showEmpty();
   }
 
   /** Updates the name and the date of the first message from this entry on. */
   arrange(entry: Element | null): void {
-    const [message, facts] = this.#findMessage(entry, (each) => each.nextElementSibling);
+    const [message, facts] = this.#findMessage(entry, "next");
     if (!message || !facts) return;
-    const above = message.previousElementSibling;
+    const above = this.#entries.previous(message);
     const previous = above && this.#messages.get(above);
-    const [earlierMessage, earlier] = this.#findMessage(above, (each) => each.previousElementSibling);
+    const [earlierMessage, earlier] = this.#findMessage(above, "previous");
     const isSameDay = earlier?.sentAt.toDateString() === facts.sentAt.toDateString();
     const continues =
       isSameDay &&
@@ -194,17 +197,18 @@ export class Conversation {
     earlierMessage?.classList.toggle("continued", continues);
     for (const part of message.querySelectorAll<HTMLElement>(".who, .avatar")) part.hidden = continues;
     for (const day of message.querySelectorAll<HTMLElement>(".day")) day.hidden = isSameDay;
+    this.#entries.update(message);
   }
 
   /** Nothing continues a message that leaves its place, nor the one above until it is arranged again. */
   #separate(entry: Element): void {
-    const [above] = this.#findMessage(entry.previousElementSibling, (each) => each.previousElementSibling);
+    const [above] = this.#findMessage(this.#entries.previous(entry), "previous");
     for (const each of [above, entry]) each?.classList.remove("continued");
   }
 
   /** The id of the first message shown. */
   get firstId(): string | undefined {
-    for (let entry = this.#list.firstElementChild; entry; entry = entry.nextElementSibling) {
+    for (const entry of this.#entries) {
       const id = this.#messages.get(entry)?.id;
       if (id !== undefined) return id;
     }
@@ -219,7 +223,7 @@ export class Conversation {
   /** Shows that a client has joined or left. Changes that follow each other share one notice. */
   showPresence(change: "joined" | "left", name: string): void {
     const firstMessage = change === "joined" ? this.#firstRecentMessage(name) : undefined;
-    let notice = firstMessage ? firstMessage.previousElementSibling : this.#lastBroadcast;
+    let notice = firstMessage ? this.#entries.previous(firstMessage) : this.#lastBroadcast;
     let facts = notice ? this.#presence.get(notice) : undefined;
     if (!notice || !facts) {
       notice = create("li", "notice");
@@ -237,7 +241,7 @@ export class Conversation {
 
   get #lastBroadcast(): Element | null {
     const pending = this.#firstPending;
-    return pending ? pending.previousElementSibling : this.#list.lastElementChild;
+    return pending ? this.#entries.previous(pending) : this.#entries.last;
   }
 
   get #firstPending(): Element | null {
@@ -249,10 +253,10 @@ export class Conversation {
   }
 
   #trim(): void {
-    if (!this.#scroller.isFollowing || this.#list.childElementCount <= MAX_ENTRIES + TRIM_ENTRIES) return;
-    while (this.#list.childElementCount > MAX_ENTRIES) {
-      let oldest = this.#list.firstElementChild;
-      while (oldest?.classList.contains("undecided")) oldest = oldest.nextElementSibling;
+    if (!this.#scroller.isFollowing || this.#entries.count <= MAX_ENTRIES + TRIM_ENTRIES) return;
+    while (this.#entries.count > MAX_ENTRIES) {
+      let oldest = this.#entries.first;
+      while (oldest?.classList.contains("undecided")) oldest = this.#entries.next(oldest);
       if (!oldest || oldest.matches(".pending, .acknowledged")) break;
       this.remove(oldest);
       this.hasEarlier = true;
@@ -261,7 +265,7 @@ export class Conversation {
 
   /** Only after the welcome is it known that nothing was written yet. */
   #showEmpty(): void {
-    this.#empty.hidden = !this.#wasWelcomed || this.#list.childElementCount > 0;
+    this.#empty.hidden = !this.#wasWelcomed || this.#entries.count > 0;
   }
 
   #setReplaying(isReplaying: boolean): void {
@@ -303,9 +307,9 @@ export class Conversation {
 
   #findMessage(
     start: Element | null,
-    next: (entry: Element) => Element | null,
+    direction: "next" | "previous",
   ): readonly [Element, MessageFacts] | readonly [] {
-    for (let entry = start; entry; entry = next(entry)) {
+    for (let entry = start; entry; entry = this.#entries[direction](entry)) {
       const facts = this.#messages.get(entry);
       if (facts) return [entry, facts];
     }
@@ -315,7 +319,7 @@ export class Conversation {
   #firstRecentMessage(client: string): Element | undefined {
     const since = Date.now() - JOIN_DELAY_MS;
     let first: Element | undefined;
-    for (let entry = this.#lastBroadcast; entry; entry = entry.previousElementSibling) {
+    for (let entry = this.#lastBroadcast; entry; entry = this.#entries.previous(entry)) {
       const facts = this.#messages.get(entry);
       if ((facts?.receivedAt ?? since) < since) break;
       if (facts?.client === client) first = entry;

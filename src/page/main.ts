@@ -5,6 +5,7 @@ import { Chat } from "./chat.ts";
 import { Composer } from "./composer.ts";
 import { Conversation } from "./conversation.ts";
 import { find } from "./dom.ts";
+import { Entries } from "./entries.ts";
 import { Identity } from "./identity.ts";
 import { Invitation } from "./invitation.ts";
 import { mentionFinder } from "./mentions.ts";
@@ -31,7 +32,9 @@ const scroller = new Scroller(
   },
   (isNearEnd) => chat.onScroll(isNearEnd),
 );
+const entries = new Entries();
 const conversation = new Conversation(
+  entries,
   scroller,
   mentionFinder(
     (name) => people.has(name),
@@ -81,7 +84,7 @@ const chat = new Chat({
   statusLine,
   moderation: new Moderation(identity, conversation),
 });
-new MessageFocus(() => composer.focus());
+new MessageFocus(entries, () => composer.focus());
 
 find("new", HTMLButtonElement).onclick = () => {
   scroller.toEnd();

@@ -22,7 +22,7 @@ export class Moderation {
     private readonly identity: Identity,
     private readonly conversation: Conversation,
   ) {
-    const list = find("messages", HTMLOListElement);
+    const list = find("messages", HTMLElement);
     for (const type of ["pointerover", "focusin"] as const)
       list.addEventListener(type, ({ target }) => target instanceof Element && this.#offer(target));
     this.#button.ariaLabel = words.moderate;

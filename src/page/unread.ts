@@ -24,8 +24,7 @@ export class Unread {
 
   add(entry: Element, mentionsMe: boolean): void {
     if (mentionsMe) this.#mentions++;
-    if (this.#count++ === 0) entry.before(this.#line);
-    this.#conversation.arrange(entry);
+    if (this.#count++ === 0) this.#conversation.insert(this.#line, entry);
     this.#showTitle();
   }
 

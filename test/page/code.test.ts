@@ -164,9 +164,9 @@ describe.skipIf(skipped !== "")(`code on the page${skipped}`, () => {
     ]) {
       bob.says(text);
       bob.says("next");
-      await page.shows("messages.lastChild?.querySelector('.bubble').textContent", "next");
+      await page.shows("messages.lastChild?.lastChild.querySelector('.bubble').textContent", "next");
       bob.says("and");
-      await page.shows("messages.lastChild?.querySelector('.bubble').textContent", "and");
+      await page.shows("messages.lastChild?.lastChild.querySelector('.bubble').textContent", "and");
     }
   });
 });

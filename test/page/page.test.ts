@@ -55,11 +55,13 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     using page = await openPage(server);
     const id = await page.run<string>("document.getElementById('ws-id').textContent");
     expect(id).toMatch(/^\d{16}$/);
-    await page.shows("['messageText', 'messages'].map((id) => document.getElementById(id).tagName)", [
-      "TEXTAREA",
-      "OL",
-    ]);
-    // Scripts for the tutorial's page find its only form.
+    await page.shows("document.getElementById('messageText').tagName", "TEXTAREA");
+    // Scripts for the tutorial's page find its only form, and the messages as list items.
+    await page.says("hi");
+    await page.shows(
+      "[...document.querySelectorAll('#messages li .bubble')].map((each) => each.textContent)",
+      ["hi"],
+    );
     await page.shows("document.querySelector('form').contains(document.getElementById('messageText'))", true);
     await page.reload();
     await page.shows("document.getElementById('ws-id')?.textContent", id);
@@ -749,9 +751,12 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
     using page = await joinPage(server, "/client?id=ann", { dark: true });
-    for (let i = 0; i < 60; i++) bob.says(`${i}`);
+    for (let i = 0; i < 160; i++) bob.says(`${i}`);
     bob.says(`\`\`\`\n${"code".repeat(100)}\n\`\`\``);
-    await page.shows("document.querySelectorAll('.message').length", 61);
+    await page.shows("document.querySelectorAll('.message').length", 161);
+    const drawn =
+      "[...document.querySelectorAll('.message')].filter((each) => each.checkVisibility({ contentVisibilityAuto: true })).length";
+    await page.shows(`${drawn} < 161`, true);
     await page.shows(
       "(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)(document.querySelector('pre'))",
       true,
@@ -768,6 +773,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       "none",
     ]);
     await page.shows("scroller.scrollHeight === scroller.clientHeight", true);
+    await page.shows(drawn, 161);
     await page.shows("getComputedStyle(document.body).color", "rgb(28, 27, 25)");
   });
 
@@ -794,7 +800,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     using page = await joinPage(server, "/client");
     bob.says(`https://a.example/${")".repeat(65_000)}`);
     bob.says("next");
-    await page.shows("messages.lastChild?.querySelector('.bubble').textContent", "next");
+    await page.shows("messages.lastChild?.lastChild.querySelector('.bubble').textContent", "next");
     await page.shows("document.querySelector('.bubble a').href", "https://a.example/");
   });
 

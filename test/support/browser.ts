@@ -279,7 +279,7 @@ export class Page implements Disposable {
 
   /** The conversation as it reads: a line per entry, with the name where one is shown. */
   get conversation(): string {
-    return `[...document.querySelectorAll("#messages > li")].map((entry) => {
+    return `[...document.querySelectorAll(".block > li")].map((entry) => {
       const name = entry.querySelector(".who:not([hidden]) .name")?.textContent;
       const text = (entry.querySelector(".bubble") ?? entry).textContent;
       const state = entry.querySelector(".state")?.textContent;
