@@ -156,7 +156,7 @@ export class ArchiveParser {
     if (format !== FORMAT) throw new ArchiveError("is not an export of Hubbub");
     if (version !== VERSION)
       throw new ArchiveError(
-        `has version ${version} of the format, and this program reads version ${VERSION}`,
+        `has version ${version} of the format, not ${VERSION}: import it with the version of Hubbub that wrote it`,
       );
     if (!isMessageId(origin) || (damagedUpTo !== undefined && !isMessageId(damagedUpTo)))
       throw new ArchiveError("has a damaged first line");

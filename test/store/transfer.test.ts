@@ -317,7 +317,7 @@ describe.each(STORES)("%s", (_, newStore) => {
       [
         "a newer format",
         header({ version: 2 }) + end(0),
-        `Line 1 of standard input has version 2 of the format, and this program reads version 1. ${nothing}`,
+        `Line 1 of standard input has version 2 of the format, not 1: import it with the version of Hubbub that wrote it. ${nothing}`,
       ],
       [
         "an input without its end",
