@@ -51,12 +51,9 @@ export class Entries implements Iterable<Element> {
   insert(entry: Element, before: Element | null): void {
     if (entry === before) return;
     this.remove(entry);
-    const neighbour = before ?? this.last;
-    let block = neighbour?.parentElement;
+    let block = (before ?? this.last)?.parentElement;
     const isAtEdge = before === null || before === this.first;
-    // Margins collapse within a block only, and a message has none at its end.
-    const mayBegin = isAtEdge && entry.matches(".message") && neighbour?.matches(".message");
-    if (!block || (mayBegin && block.childElementCount >= BLOCK_ENTRIES)) {
+    if (!block || (isAtEdge && block.childElementCount >= BLOCK_ENTRIES)) {
       block = create("ol", "block");
       this.#list.insertBefore(block, before?.parentElement ?? null);
       before = null;
