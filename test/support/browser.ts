@@ -170,6 +170,13 @@ export class Page implements Disposable {
     return this.#view.cdp<T>(method, params);
   }
 
+  /** Calls the listener with the parameters of each such event of the DevTools protocol, until disposed. */
+  listens<T>(event: string, listener: (params: T) => void): Disposable {
+    const onEvent = (happened: Event) => happened instanceof MessageEvent && listener(happened.data);
+    this.#view.addEventListener(event, onEvent);
+    return { [Symbol.dispose]: () => this.#view.removeEventListener(event, onEvent) };
+  }
+
   reload(): Promise<void> {
     return this.#view.reload();
   }
