@@ -4,6 +4,7 @@ import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { bundledServer } from "../support/bundle.ts";
+import { sharedRedis, skipped } from "../support/redis.ts";
 import { startServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
@@ -58,5 +59,57 @@ describe("SQLite", () => {
     expect(await refusal("export", "--store", STORE.url)).toBe(
       "chat.db was written by an older version of Hubbub. Start this version on it once.\n",
     );
+  });
+});
+
+describe.skipIf(skipped !== "")(`Redis${skipped}`, () => {
+  const newer =
+    "its keys were written by a newer version of Hubbub. Start that version, or choose another ?prefix=.";
+
+  test("keys of a newer version are refused by the server, by an export and by an import, and stay as they are", async () => {
+    const redis = await sharedRedis();
+    const url = redis.url("newer");
+    await redis.send("HSET", "newer:meta", "version", "99");
+    const sentence = `Redis at 127.0.0.1:${redis.port} cannot be used: ${newer}\n`;
+    expect(await refusal("--store", url, "--port", "0")).toBe(sentence);
+    expect(await refusal("export", "--store", url)).toBe(sentence);
+    expect(await refusal("import", "--store", url)).toBe(sentence);
+    expect(await redis.send("KEYS", "newer:*")).toEqual(["newer:meta"]);
+    expect(await redis.send("HGETALL", "newer:meta")).toEqual({ version: "99" });
+  });
+
+  test("a server neither reads nor writes keys that a newer version takes over while it runs", async () => {
+    const redis = await sharedRedis();
+    await using server = await startServer({ store: { name: "Redis", url: redis.url("taken-over") } });
+    const post = () => server.post("lobby", { from: "ann", text: "hi" });
+    expect((await post()).status).toBe(201);
+    await redis.send("HSET", "taken-over:meta", "version", "99");
+    const records = await redis.send("XLEN", "taken-over:log");
+    expect((await post()).status).toBe(503);
+    await server.becomesUnready();
+    expect((await server.get("/rooms/tea/messages")).status).toBe(503);
+    expect(await redis.send("XLEN", "taken-over:log")).toBe(records);
+    await redis.send("HSET", "taken-over:meta", "version", "1");
+    await server.becomesReady();
+    expect((await post()).status).toBe(201);
+  });
+
+  test("keys from before versions are read, and get one", async () => {
+    const redis = await sharedRedis();
+    const store = { name: "Redis", url: redis.url("unversioned") };
+    const first = await startServer({ store });
+    expect((await first.post("lobby", { from: "ann", text: "hi" })).status).toBe(201);
+    await first.stop("SIGTERM");
+    await redis.send("HDEL", "unversioned:meta", "version");
+    await using second = await startServer({ store });
+    expect(await second.texts()).toEqual(["hi"]);
+    expect(await redis.send("HGET", "unversioned:meta", "version")).toBe("1");
+  });
+
+  test("imported keys have a version", async () => {
+    const redis = await sharedRedis();
+    const command = [...bundledServer(), "import", "--store", redis.url("imported")];
+    await Bun.$`${command} < ${new Response(EXPORT)}`.quiet();
+    expect(await redis.send("HGET", "imported:meta", "version")).toBe("1");
   });
 });

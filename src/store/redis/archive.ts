@@ -67,10 +67,13 @@ function describeError(name: string, error: unknown): string | undefined {
   if (!(error instanceof Error) || error instanceof StoreError) return undefined;
   const { message } = error;
   if (error instanceof SQLiteError) return `A temporary file cannot be written (${message}).`;
-  if (error instanceof RedisReplyError)
-    return message.startsWith("OOM")
-      ? `Redis at ${name} is full: raise its maxmemory, or lower --history.`
-      : `Redis at ${name} rejects a command (${message}).`;
+  if (error instanceof RedisReplyError) {
+    if (message.startsWith("OOM"))
+      return `Redis at ${name} is full: raise its maxmemory, or lower --history.`;
+    // The scripts' own errors are sentences.
+    if (message.endsWith(".")) return `Redis at ${name} cannot be used: ${message}`;
+    return `Redis at ${name} rejects a command (${message}).`;
+  }
   return "code" in error ? `Redis at ${name} cannot be reached any more (${message}).` : undefined;
 }
 

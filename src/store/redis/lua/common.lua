@@ -1,6 +1,13 @@
 -- Shared by all scripts; README.md has the keys and the rules for writing. P is the prefix of all keys.
 local P = KEYS[1]
 
+-- Of the keys and records: increased when an older version would misunderstand them. Every script refuses those of a newer
+-- version, also on behalf of a server that was started before they were written. Keys without a version are of version 1.
+local VERSION = 1
+if tonumber(redis.call('HGET', P .. 'meta', 'version') or VERSION) > VERSION then
+  return redis.error_reply('its keys were written by a newer version of Hubbub. Start that version, or choose another ?prefix=.')
+end
+
 local function format_id(ms, sequence) return string.format('%.0f-%.0f', ms, sequence) end
 
 local function split_id(id)

@@ -10,7 +10,7 @@ if not apply_pending() then
 end
 local room_bytes, sizes = 0, redis.call('ZRANGE', P .. 'rooms:bytes', 0, -1, 'WITHSCORES')
 for i = 2, #sizes, 2 do room_bytes = room_bytes + sizes[i] end
-redis.call('HSET', P .. 'meta', 'room_bytes', string.format('%.0f', room_bytes))
+redis.call('HSET', P .. 'meta', 'version', VERSION, 'room_bytes', string.format('%.0f', room_bytes))
 redis.call('HSET', P .. 'nodes', ARGV[1], 0)
 redis.call('SET', P .. 'lease:' .. ARGV[1], 1, 'PX', ARGV[2])
 return redis.call('HMGET', P .. 'meta', 'head', 'epoch')
