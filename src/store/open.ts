@@ -5,7 +5,7 @@ import type { Random } from "../util/random.ts";
 import type { StoreArchive } from "./archive.ts";
 import { MemoryStore } from "./memory.ts";
 import { REDIS_SCHEMES, parseRedisUrl } from "./redis/config.ts";
-import { redisTiming } from "./redis/timing.ts";
+import { redisTiming } from "./shared-log/timing.ts";
 import { StoreError, type Backend, type StoreListener, type StoreOptions } from "./store.ts";
 
 type CreateBackend = (
@@ -87,7 +87,7 @@ function loadRedisStore(url: URL): LoadStore | undefined {
   const config = parseRedisUrl(url);
   if (!config) return undefined;
   return async () => {
-    const { RedisStore } = await import("./redis/store.ts");
+    const { RedisStore } = await import("./shared-log/store.ts");
     return (options, listener, clock, random) => {
       const store = new RedisStore(config, options, listener, { clock, random, timing: redisTiming });
       return { store, cluster: store };

@@ -3,7 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
-import { redisTiming } from "../../src/store/redis/timing.ts";
+import { redisTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";

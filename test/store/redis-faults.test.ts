@@ -2,8 +2,8 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
-import { RedisStore } from "../../src/store/redis/store.ts";
-import { redisTiming } from "../../src/store/redis/timing.ts";
+import { RedisStore } from "../../src/store/shared-log/store.ts";
+import { redisTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 import type { AppendResult } from "../../src/store/message.ts";

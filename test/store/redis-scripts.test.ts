@@ -5,7 +5,7 @@ import { readdirSync } from "node:fs";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { parseHeartbeat } from "../../src/store/redis/records.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
-import { redisTiming } from "../../src/store/redis/timing.ts";
+import { redisTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 import { readDoc } from "../support/docs.ts";

@@ -3,7 +3,7 @@
  * enough for a busy machine: a process that is stalled for less than a second has to go unnoticed.
  */
 
-import { redisTiming } from "../../src/store/redis/timing.ts";
+import { redisTiming } from "../../src/store/shared-log/timing.ts";
 
 Object.assign(redisTiming, {
   heartbeatMs: 400,

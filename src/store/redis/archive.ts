@@ -20,7 +20,7 @@ import { verifyRedis, type RedisConfig } from "./config.ts";
 import { RedisConnection, RedisReplyError } from "./connection.ts";
 import { arrayOf, encodeEntry, parseEntries, parseRecord, parseSessions } from "./records.ts";
 import { scripts } from "./scripts.ts";
-import type { RedisContext } from "./timing.ts";
+import type { RedisContext } from "../shared-log/timing.ts";
 
 /** A page of a room, of the log, or of a hash. */
 const PAGE_MESSAGES = 500;

@@ -2,7 +2,7 @@
 
 import { logError } from "../../ops/log.ts";
 import type { RedisScript } from "./scripts.ts";
-import type { RedisContext } from "./timing.ts";
+import type { RedisContext } from "../shared-log/timing.ts";
 
 /** Redis rejected the command, so it had no effect. After any other error, it may have been executed. */
 export class RedisReplyError extends Error {}

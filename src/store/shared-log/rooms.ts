@@ -1,6 +1,6 @@
 /** The rooms that are open on this node: their cached histories and remote presence, updated from the log. */
 
-import type { ScriptCalls } from "./script-calls.ts";
+import type { ScriptCalls } from "../redis/engine.ts";
 import { findExpired, takeLatest, History, type ReadonlyHistory } from "../history.ts";
 import { compareIds } from "../message-id.ts";
 import type { StoredEntry } from "../message.ts";

@@ -2,13 +2,13 @@
 
 import { logEvent, logError } from "../../ops/log.ts";
 import { ClusterMembership, type ClusterListener, type Heartbeat } from "./cluster.ts";
-import { verifyRedis, describeDurability, type RedisConfig } from "./config.ts";
-import { RedisConnection } from "./connection.ts";
+import { verifyRedis, describeDurability, type RedisConfig } from "../redis/config.ts";
+import { RedisConnection } from "../redis/connection.ts";
 import { LogReader, type LogListener } from "./log-reader.ts";
 import { ClusterOutbox } from "./outbox.ts";
-import type { LogRecord, RecordPart } from "./records.ts";
+import type { LogRecord, RecordPart } from "../redis/records.ts";
 import { RedisRooms } from "./rooms.ts";
-import { ScriptCalls } from "./script-calls.ts";
+import { ScriptCalls } from "../redis/engine.ts";
 import type { RedisContext } from "./timing.ts";
 import { BatchWriter } from "./writer.ts";
 import type { HistoryPage, PageQuery, ReadonlyHistory } from "../history.ts";

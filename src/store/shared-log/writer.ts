@@ -2,10 +2,10 @@
 
 import { logError } from "../../ops/log.ts";
 import type { ClusterListener, ClusterMembership } from "./cluster.ts";
-import { Faults, RedisReplyError } from "./connection.ts";
+import { Faults, RedisReplyError } from "../redis/connection.ts";
 import type { ClusterOutbox } from "./outbox.ts";
-import type { LogRecord } from "./records.ts";
-import type { Batch, ScriptCalls } from "./script-calls.ts";
+import type { LogRecord } from "../redis/records.ts";
+import type { Batch, ScriptCalls } from "../redis/engine.ts";
 import type { RedisContext } from "./timing.ts";
 import type { PendingMessage, RejectReason } from "../message.ts";
 import type { AppendCallback } from "../store.ts";

@@ -2,9 +2,9 @@
 
 import { logEvent } from "../../ops/log.ts";
 import { ClockWatch } from "../clock-watch.ts";
-import { Faults, OutageDetector, RedisReplyError } from "./connection.ts";
+import { Faults, OutageDetector, RedisReplyError } from "../redis/connection.ts";
 import type { LogReader } from "./log-reader.ts";
-import type { ScriptCalls } from "./script-calls.ts";
+import type { ScriptCalls } from "../redis/engine.ts";
 import type { RedisContext } from "./timing.ts";
 import { compareIds } from "../message-id.ts";
 

@@ -6,7 +6,7 @@ import { isMessageId } from "../message-id.ts";
 import { isNumbered, type PendingMessage, type RemovalTarget, type StoredEntry } from "../message.ts";
 import { StoreUnavailable, type Ban, type ListedRoom, type StoreOptions } from "../store.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
-import type { ClusterUpdate } from "./outbox.ts";
+import type { ClusterUpdate } from "../shared-log/outbox.ts";
 import {
   arrayOf,
   encodeContent,
@@ -19,7 +19,7 @@ import {
   type Presence,
 } from "./records.ts";
 import { scripts, type RedisScript } from "./scripts.ts";
-import type { RedisContext } from "./timing.ts";
+import type { RedisContext } from "../shared-log/timing.ts";
 
 const MAX_SESSIONS = 100_000;
 const DAY_MS = 24 * 60 * 60 * 1000;

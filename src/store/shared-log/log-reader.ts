@@ -1,8 +1,8 @@
 /** Reads the log that all nodes follow: every record once, in order. Gaps are detected. */
 
 import { logEvent, logError } from "../../ops/log.ts";
-import { Faults, OutageDetector, type RedisConnection } from "./connection.ts";
-import { rowId, parseRecord, streamRows, type LogRecord } from "./records.ts";
+import { Faults, OutageDetector, type RedisConnection } from "../redis/connection.ts";
+import { rowId, parseRecord, streamRows, type LogRecord } from "../redis/records.ts";
 import type { RedisContext } from "./timing.ts";
 
 const MAX_RECORDS = 20;
