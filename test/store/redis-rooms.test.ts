@@ -1,7 +1,7 @@
 /** The rooms that are open on a node with Redis: what is cached of them, and what the node publishes to the others. */
 
 import { expect, test } from "bun:test";
-import type { RoomSnapshot } from "../../src/store/redis/engine.ts";
+import type { RoomSnapshot } from "../../src/store/shared-log/engine.ts";
 import { ClusterOutbox } from "../../src/store/shared-log/outbox.ts";
 import { RedisRooms } from "../../src/store/shared-log/rooms.ts";
 import { redisTiming } from "../../src/store/shared-log/timing.ts";

@@ -3,10 +3,10 @@
 import { sessionKey } from "../dedup.ts";
 import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
 import { isMessageId } from "../message-id.ts";
-import { isNumbered, type PendingMessage, type RemovalTarget, type StoredEntry } from "../message.ts";
+import { isNumbered, type RemovalTarget } from "../message.ts";
 import { StoreUnavailable, type Ban, type ListedRoom, type StoreOptions } from "../store.ts";
 import { Faults, RedisReplyError, type RedisConnection } from "./connection.ts";
-import type { ClusterUpdate } from "../shared-log/outbox.ts";
+import type { Batch, RoomSnapshot } from "../shared-log/engine.ts";
 import {
   arrayOf,
   encodeContent,
@@ -16,7 +16,6 @@ import {
   parseListedRooms,
   parseEntries,
   parsePresence,
-  type Presence,
 } from "./records.ts";
 import { scripts, type RedisScript } from "./scripts.ts";
 import type { RedisContext } from "../shared-log/timing.ts";
@@ -29,22 +28,6 @@ const MAX_ROOMS = 50_000;
 const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
 /** Ids start at a random sequence below this, so that one is hardly assigned again after data loss. */
 const MAX_FIRST_SEQUENCE = 1000;
-
-/** What a node writes at once, under a number that makes it idempotent. */
-export interface Batch {
-  readonly node: string;
-  readonly number: number;
-  readonly updates: readonly ClusterUpdate[];
-  readonly messages: readonly { readonly pending: PendingMessage }[];
-}
-
-export interface RoomSnapshot {
-  /** Head of the log: what its records say is included. */
-  readonly head: string;
-  readonly lastId: string;
-  readonly newestFirst: readonly StoredEntry[];
-  readonly presence: readonly Presence[];
-}
 
 export class ScriptCalls {
   readonly #faults = new Faults();

@@ -3,47 +3,10 @@
 import type { Content } from "../../protocol/codec.ts";
 import { isStoredName, type ArchivedSession } from "../archive.ts";
 import { isMessageId } from "../message-id.ts";
-import {
-  isMessage,
-  type AppendResult,
-  type Removal,
-  type StoredEntry,
-  type StoredMessage,
-} from "../message.ts";
+import { isMessage, type StoredEntry, type StoredMessage } from "../message.ts";
+import type { Presence } from "../shared-log/engine.ts";
+import type { LogRecord, RecordPart } from "../shared-log/log-record.ts";
 import type { Ban, ListedRoom } from "../store.ts";
-
-/** A record of the log: a batch of one node. */
-export interface LogRecord {
-  readonly id: string;
-  /** The id of the record before it. */
-  readonly prev: string;
-  /** The node that wrote it, and the batch's number. */
-  readonly node: string;
-  readonly batch: number;
-  readonly parts: readonly RecordPart[];
-}
-
-export type RecordPart =
-  /** The number of connections that a client has in a room on the record's node. */
-  | {
-      readonly kind: "presence";
-      readonly room: string;
-      readonly client: string;
-      readonly connections: number;
-    }
-  | {
-      readonly kind: "session";
-      readonly client: string;
-      readonly session: string;
-      readonly fencingToken: number;
-    }
-  /** The result of the batch's next message. */
-  | { readonly kind: "result"; readonly result: AppendResult }
-  | { readonly kind: "removal"; readonly removal: Removal }
-  | { readonly kind: "ban"; readonly ban: Ban }
-  | { readonly kind: "nodeRemoved"; readonly node: string };
-
-export type Presence = readonly [client: string, node: string, connections: number];
 
 /** Unix time in milliseconds. */
 function isTime(value: unknown): value is string {

@@ -2,7 +2,8 @@
 
 import { logEvent, logError } from "../../ops/log.ts";
 import { Faults, OutageDetector, type RedisConnection } from "../redis/connection.ts";
-import { rowId, parseRecord, streamRows, type LogRecord } from "../redis/records.ts";
+import { rowId, parseRecord, streamRows } from "../redis/records.ts";
+import type { LogRecord } from "./log-record.ts";
 import type { RedisContext } from "./timing.ts";
 
 const MAX_RECORDS = 20;

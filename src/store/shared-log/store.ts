@@ -6,7 +6,7 @@ import { verifyRedis, describeDurability, type RedisConfig } from "../redis/conf
 import { RedisConnection } from "../redis/connection.ts";
 import { LogReader, type LogListener } from "./log-reader.ts";
 import { ClusterOutbox } from "./outbox.ts";
-import type { LogRecord, RecordPart } from "../redis/records.ts";
+import type { LogRecord, RecordPart } from "./log-record.ts";
 import { RedisRooms } from "./rooms.ts";
 import { ScriptCalls } from "../redis/engine.ts";
 import type { RedisContext } from "./timing.ts";
