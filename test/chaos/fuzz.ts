@@ -182,7 +182,7 @@ class Witnesses {
   }
 
   async #receiveAll(): Promise<void> {
-    const expectation = `a witness waits for “${this.#sent.at(-1)}”`;
+    const expectation = () => `a witness waits for “${this.#sent.at(-1)}”`;
     while (this.#received.json < this.#sent.length) {
       const { type, from, text } = await this.json.next(expectation);
       if (type === "error") throw new Error(`a message of a witness was rejected: ${text}`);

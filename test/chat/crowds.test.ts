@@ -65,7 +65,7 @@ test("a storm of joins and leaves: every client is counted, and announced once",
   await late.leaves();
   const left = new Set<string>();
   while (left.size < CROWD + 1) {
-    const line = String(await text.next(`${left.size} of ${CROWD + 1} have left`));
+    const line = String(await text.next(() => `${left.size} of ${CROWD + 1} have left`));
     const name = /^Client #(\S+) left the chat$/.exec(line)?.[1];
     if (name === undefined) continue;
     if (left.has(name)) throw new Error(`${name} left twice`);

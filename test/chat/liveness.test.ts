@@ -25,7 +25,7 @@ async function talkUntil(peer: Peer, listener: Peer, line: string): Promise<stri
   const received: string[] = [];
   for (let i = 0; received.at(-1) !== line; i++) {
     peer.says(`${i}`);
-    do received.push(String(await listener.next(`expected ${line}`)));
+    do received.push(String(await listener.next(() => `expected ${line}`)));
     while (received.at(-1) !== `Client #talker says: ${i}` && received.at(-1) !== line);
     await Bun.sleep(5); // a busy room, not a storm
   }
@@ -117,7 +117,7 @@ test.concurrent("a slow but steady reader stays, though its pongs are late", asy
       await Bun.sleep(700);
       slow.peer.resumes();
     }
-    const { text } = await slow.next(`expected ${i}`);
+    const { text } = await slow.next(() => `expected ${i}`);
     expect(String(text).split(" ")[0]).toBe(`${i}`);
   }
   await slow.hearsNothing();

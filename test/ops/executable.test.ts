@@ -1,20 +1,23 @@
 /** The executable in an empty folder, without the project, Bun or Node. */
 
-import { expect, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import { version } from "../../package.json";
+import { ROOT } from "../support/docs.ts";
 import { buildExecutable } from "../support/executable.ts";
 import { startServer } from "../support/server.ts";
 
+const built = await buildExecutable();
+afterAll(() => built[Symbol.dispose]());
+
 test("the executable serves the page and the chat, and reads no configuration files from its folder", async () => {
-  using built = await buildExecutable();
   await Bun.write(join(built.folder, ".env"), "HUBBUB_PORT=1\nPORT=http\nHUBBUB_HOST=nowhere.invalid\n");
   await Bun.write(join(built.folder, "bunfig.toml"), 'preload = ["./trap.ts"]\n');
   await Bun.write(join(built.folder, "trap.ts"), "process.exit(3);\n");
   await Bun.write(join(built.folder, "index.html"), "not the page");
   await using server = await startServer({ command: [built.executable], cwd: built.folder, env: {} });
   expect(server.greeting).toBe(`Hubbub ${version} is listening on http://localhost:${server.port}/client\n`);
-  await using source = await startServer();
+  await using source = await startServer({ command: [process.execPath, join(ROOT, "src/server.ts")] });
   expect(await server.answer("/client")).toEqual(await source.answer("/client"));
 
   await using ann = await server.join("ann");
@@ -29,7 +32,6 @@ test("the executable serves the page and the chat, and reads no configuration fi
 });
 
 test("the executable contains the parts that are loaded on demand: help, join, export and import, the other stores", async () => {
-  using built = await buildExecutable();
   const run = (...args: string[]) =>
     Bun.$`${built.executable} ${args}`.env({}).cwd(built.folder).quiet().nothrow();
   const help = await run("--help");

@@ -61,7 +61,7 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
   test("a name that is typed but not taken is that of the first message", async () => {
     await using server = await startServer();
     using page = await openPage(server);
-    await using bob = await server.join("bob");
+    await using bob = await server.joinJson("bob");
     await firstVisit(page);
     await page.type("mary");
     await page.run("messageText.focus()");
@@ -69,7 +69,7 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
     await page.press("Enter");
     await page.shows(page.pending, 0);
     await page.shows(`[${page.conversation}.at(-1), ${ME}]`, ["me: hi", "mary"]);
-    await bob.hears("Client #mary says: hi");
+    await bob.hears({ type: "message", from: "mary", text: "hi" });
   });
 
   for (const [how, decline] of [

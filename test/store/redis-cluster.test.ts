@@ -48,7 +48,7 @@ async function send(peer: JsonPeer, seq: number, text = `${peer.welcome.client} 
 
 async function result(peer: JsonPeer, seq: number): Promise<unknown> {
   for (;;) {
-    const { type, code, seq: which } = await peer.next(`expected a result of ${seq}`);
+    const { type, code, seq: which } = await peer.next(() => `expected a result of ${seq}`);
     if (which === seq) return type === "ack" ? "ack" : code;
   }
 }

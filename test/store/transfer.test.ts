@@ -9,7 +9,7 @@ import { exportFlags, importFlags } from "../../src/cli/parse-command.ts";
 import { connect } from "../../src/client/client.ts";
 import { ArchiveParser } from "../../src/store/archive.ts";
 import { compareIds } from "../../src/store/message-id.ts";
-import { bundledServer } from "../support/bundle.ts";
+import { serverExecutable } from "../support/server-executable.ts";
 import { codeBlock, readDoc } from "../support/docs.ts";
 import { eventually } from "../support/deadline.ts";
 import { randomFrom } from "../support/random.ts";
@@ -36,7 +36,7 @@ interface Result {
 
 /** Runs the program in the folder. */
 async function run(args: readonly string[], input = ""): Promise<Result> {
-  await using hubbub = Bun.spawn([...bundledServer(), ...args], {
+  await using hubbub = Bun.spawn([serverExecutable(), ...args], {
     cwd: folder,
     stdin: new Blob([input]),
     stderr: "pipe",
@@ -375,7 +375,7 @@ describe.each(STORES)("%s", (_, newStore) => {
       const many = Array.from({ length: 5000 }, (_, i) =>
         message(`17000000${10_000 + i}-0`, i ? `17000000${9_999 + i}-0` : "1700000000000-5"),
       );
-      const importing = Bun.spawn([...bundledServer(), "import", "--store", store], {
+      const importing = Bun.spawn([serverExecutable(), "import", "--store", store], {
         cwd: folder,
         stdin: "pipe",
         stderr: "pipe",
@@ -576,7 +576,7 @@ describe("the output", () => {
     expect(await imports(SQLITE, header() + entries.join("") + end(2000))).toEqual(succeeds);
     const shell = async (rest: string) => {
       const command = `"$@" export --store ${SQLITE} ${rest}`;
-      const hubbub = Bun.spawn(["bash", "-c", command, "bash", ...bundledServer()], {
+      const hubbub = Bun.spawn(["bash", "-c", command, "bash", serverExecutable()], {
         cwd: folder,
         stdout: "pipe",
         stderr: "pipe",

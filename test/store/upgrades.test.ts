@@ -3,8 +3,8 @@
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { bundledServer } from "../support/bundle.ts";
 import { sharedRedis, skipped } from "../support/redis.ts";
+import { serverExecutable } from "../support/server-executable.ts";
 import { startServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
@@ -16,7 +16,7 @@ afterEach(() => folder[Symbol.dispose]());
 
 /** Runs a command that is expected to fail. @returns what it says */
 async function refusal(...args: readonly string[]): Promise<string> {
-  const command = [...bundledServer(), ...args];
+  const command = [serverExecutable(), ...args];
   const { exitCode, stdout, stderr } = await Bun.$`${command} < ${new Response(EXPORT)}`
     .cwd(folder.path)
     .quiet()
@@ -108,7 +108,7 @@ describe.skipIf(skipped !== "")(`Redis${skipped}`, () => {
 
   test("imported keys have a version", async () => {
     const redis = await sharedRedis();
-    const command = [...bundledServer(), "import", "--store", redis.url("imported")];
+    const command = [serverExecutable(), "import", "--store", redis.url("imported")];
     await Bun.$`${command} < ${new Response(EXPORT)}`.quiet();
     expect(await redis.send("HGET", "imported:meta", "version")).toBe("1");
   });

@@ -65,7 +65,7 @@ export class Peer implements AsyncDisposable {
   /** Expects exactly these messages next. */
   async hears(...expected: Payload[]): Promise<void> {
     for (const message of expected) {
-      const received = await this.next(`expected ${show(message)}`);
+      const received = await this.next(() => `expected ${show(message)}`);
       if (!deepEquals(received, message))
         throw new Error(`expected ${show(message)}, received ${show(received)}`);
     }
@@ -73,16 +73,16 @@ export class Peer implements AsyncDisposable {
 
   /** Skips messages up to this one. */
   async hearsUpTo(message: string): Promise<void> {
-    while ((await this.next(`expected ${show(message)}`)) !== message);
+    while ((await this.next(() => `expected ${show(message)}`)) !== message);
   }
 
-  /** The next message. */
-  async next(expectation = "expected a message"): Promise<Payload> {
+  /** The next message. @param expectation for the error if none arrives */
+  async next(expectation = () => "expected a message"): Promise<Payload> {
     const received = this.#received.shift();
     if (received !== undefined) return received;
     const { promise, resolve, reject } = Promise.withResolvers<Payload>();
-    this.#waiting.push({ resolve, reject: (why) => reject(new Error(`${expectation}, but ${why}`)) });
-    return withDeadline(promise, () => `${expectation}, but nothing came`);
+    this.#waiting.push({ resolve, reject: (why) => reject(new Error(`${expectation()}, but ${why}`)) });
+    return withDeadline(promise, () => `${expectation()}, but nothing came`);
   }
 
   /**
@@ -187,7 +187,7 @@ export class JsonPeer implements AsyncDisposable {
   }
 
   static async over(peer: Peer): Promise<JsonPeer> {
-    return new JsonPeer(peer, eventOf(await peer.next("expected a welcome")));
+    return new JsonPeer(peer, eventOf(await peer.next(() => "expected a welcome")));
   }
 
   says(text: string, more: { seq?: number; skip?: boolean } = {}): void {
@@ -197,7 +197,7 @@ export class JsonPeer implements AsyncDisposable {
   /** Resolves once the message has been stored and broadcast back. */
   async saysAndHears(text: string, more: { seq?: number } = {}): Promise<void> {
     this.says(text, more);
-    while ((await this.next(`expected its own ${show(text)}`)).text !== text);
+    while ((await this.next(() => `expected its own ${show(text)}`)).text !== text);
   }
 
   sends(frame: object | string | Uint8Array<ArrayBuffer>): void {
@@ -205,7 +205,7 @@ export class JsonPeer implements AsyncDisposable {
   }
 
   /** The next event other than presence. */
-  async next(expectation?: string): Promise<Event> {
+  async next(expectation?: () => string): Promise<Event> {
     for (;;) {
       const event = eventOf(await this.peer.next(expectation));
       if (event.type === "presence") this.#presence.push(event);
@@ -219,7 +219,7 @@ export class JsonPeer implements AsyncDisposable {
   /** Expects exactly these events next. The id and time of a message, and the id of an ack, are compared only if given. */
   async hears(...expected: Event[]): Promise<void> {
     for (const event of expected) {
-      const { ...received } = await this.next(`expected ${JSON.stringify(event)}`);
+      const { ...received } = await this.next(() => `expected ${JSON.stringify(event)}`);
       if (received.type === "message" && !("time" in event) && !isRecent(received.time))
         throw new Error(`time is not the store's clock: ${JSON.stringify(received)}`);
       for (const name of ["id", "time"]) if (!(name in event)) delete received[name];
@@ -229,13 +229,13 @@ export class JsonPeer implements AsyncDisposable {
   }
 
   /** The next presence event, including those received earlier. */
-  async nextPresence(expectation = "expected presence"): Promise<Event> {
+  async nextPresence(expectation = () => "expected presence"): Promise<Event> {
     return this.#presence.shift() ?? eventOf(await this.peer.next(expectation));
   }
 
   async hearsPresence(expected: Omit<Event, "type">): Promise<void> {
     const event = { type: "presence", ...expected };
-    const received = await this.nextPresence(`expected ${JSON.stringify(event)}`);
+    const received = await this.nextPresence(() => `expected ${JSON.stringify(event)}`);
     if (!deepEquals(received, event))
       throw new Error(`expected ${JSON.stringify(event)}, received ${JSON.stringify(received)}`);
   }

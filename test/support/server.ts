@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import type { Right } from "../../src/protocol/events.ts";
-import { bundledServer } from "./bundle.ts";
 import { sharedRedis, skipped } from "./redis.ts";
 import { eventually, withDeadline } from "./deadline.ts";
+import { serverExecutable } from "./server-executable.ts";
 import { bearer } from "./keys.ts";
 import { JsonPeer, Peer } from "./peer.ts";
 
@@ -46,9 +46,9 @@ interface Setup {
   readonly secret?: string;
   /** By default the server's own default. */
   readonly store?: Store;
-  /** Runs before the server's modules, to inject a fault or a clock. */
+  /** A module of test-server.ts that runs before the server, to inject a fault or a clock. */
   readonly preload?: string;
-  /** What to start instead of the bundled server. */
+  /** What to start instead of the tests' executable. */
   readonly command?: readonly string[];
   readonly cwd?: string;
   /** How much of its stdout is read before the pipe is closed. */
@@ -75,7 +75,7 @@ async function startNode(
 ): Promise<TestServer> {
   const server = Bun.spawn({
     cmd: [
-      ...(command ?? bundledServer(preload)),
+      ...(command ?? [serverExecutable()]),
       ...(url ? ["--store", url] : []),
       ...(args.includes("--port") ? [] : ["--port", "0"]),
       // Broadcasts are not delayed, which keeps the tests fast.
@@ -84,7 +84,14 @@ async function startNode(
       ...(args.includes("--log") ? [] : ["--log", "off"]),
       ...args,
     ],
-    env: command ? env : { ...process.env, ...(secret ? { HUBBUB_SECRET: secret } : {}), ...env },
+    env: command
+      ? env
+      : {
+          ...process.env,
+          ...(preload && { TEST_PRELOAD: preload }),
+          ...(secret && { HUBBUB_SECRET: secret }),
+          ...env,
+        },
     stdout: "pipe",
     stderr: "pipe",
     cwd: cwd ?? import.meta.dir,
