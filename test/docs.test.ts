@@ -18,7 +18,7 @@ const OTHER_FLAGS = new Set([
   ..."data-binary appendonly appendfsync maxmemory maxmemory-policy now store seconds seed seeds trace timeout follow".split(
     " ",
   ),
-  ..."help version no-script force sign chmod interval read-only from to".split(" "),
+  ..."help version no-script check ignore-missing chmod interval read-only from to".split(" "),
 ]);
 /** Variables that are not options. */
 const OTHER_VARIABLES = new Set(["HUBBUB_SECRET", "HUBBUB_TOKEN", "HUBBUB_PORT"]);

@@ -1,10 +1,10 @@
 /**
- * `bun run release`: the executables of this version for all platforms in dist/, and their SHA256SUMS. What this machine can
- * run is run; of the others, only the header is checked. The exit code is 1 if something is wrong; then there are no
- * SHA256SUMS.
+ * `bun run release`: the executables of this version for all platforms in dist/, their SHA256SUMS, and the version's section
+ * of the changelog as NOTES.md. What this machine can run is run; of the others, only the header is checked. The exit code is
+ * 1 if something is wrong; then there are no SHA256SUMS.
  */
 
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import pkg from "../package.json";
 import { startServer } from "./support/server.ts";
@@ -55,8 +55,17 @@ if (import.meta.main) {
     }
   if (sums.length < PLATFORMS.length) process.exit(1);
   await Bun.write(join(folder, "SHA256SUMS"), sums.join(""));
-  if (process.platform !== "darwin")
-    console.log("The executable for macos-x64 is not signed. On a Mac: codesign --force --sign - FILE");
+  const { title, text } = changes(await Bun.file(join(ROOT, "CHANGELOG.md")).text());
+  await Bun.write(join(folder, "NOTES.md"), text);
+  if (title.includes("unreleased")) console.log(`CHANGELOG.md has no date: ${title}`);
+}
+
+/** The changelog's section for this version. @throws if there is none */
+export function changes(changelog: string): { readonly title: string; readonly text: string } {
+  const section = changelog.split(/^## /m).find((each) => each.startsWith(`${pkg.version} `));
+  if (section === undefined) throw new Error(`CHANGELOG.md has no section for ${pkg.version}`);
+  const end = section.indexOf("\n");
+  return { title: section.slice(0, end), text: section.slice(end).trim().concat("\n") };
 }
 
 /** Builds an executable, checks its header, and runs it if possible. @throws if something is wrong with it */
@@ -66,7 +75,8 @@ export async function release(platform: Platform, folder: string): Promise<Execu
   await build(name, file);
   const found = await formatOf(file);
   if (found !== format) throw new Error(`${file} is ${found} instead of ${format}`);
-  // On x64, `bun build` leaves a signature that is invalid (oven-sh/bun#39837).
+  // What `bun build` leaves on x64 is invalid (oven-sh/bun#39837), for which macOS ends a program.
+  if (name === "macos-x64") removeSignature(file);
   if (system === "darwin" && process.platform === "darwin")
     await Bun.$`codesign --force --sign - ${file}`.quiet();
   const command = commandOf(platform, file);
@@ -110,6 +120,31 @@ async function formatOf(file: string): Promise<string> {
   if (text.startsWith("MZ") && text.startsWith("PE\0\0", start))
     return `PE ${header.readUInt16LE(start + 4) === 0x8664 ? "x64" : undefined}`;
   return "no executable";
+}
+
+/**
+ * Removes the code signature of a Mach-O executable, which is at its end and has the last load command. On Intel processors,
+ * macOS runs executables without one. (Layouts: `mach_header_64`, `segment_command_64` and `linkedit_data_command` in
+ * Apple's mach-o/loader.h.)
+ */
+function removeSignature(file: string): void {
+  const [HEADER_BYTES, LC_SEGMENT_64, LC_CODE_SIGNATURE] = [32, 0x19, 0x1d];
+  const bytes = readFileSync(file);
+  const [commands, commandBytes] = [bytes.readUInt32LE(16), bytes.readUInt32LE(20)];
+  let linkedit = 0;
+  let command = HEADER_BYTES;
+  for (let i = 1; i < commands; i++) {
+    if (bytes.readUInt32LE(command) === LC_SEGMENT_64) linkedit = command; // the last segment
+    command += bytes.readUInt32LE(command + 4);
+  }
+  if (bytes.readUInt32LE(command) !== LC_CODE_SIGNATURE) throw new Error(`${file} is not signed last`);
+  const [size, start] = [bytes.readUInt32LE(command + 4), bytes.readUInt32LE(command + 8)];
+  bytes.writeUInt32LE(commands - 1, 16);
+  bytes.writeUInt32LE(commandBytes - size, 20);
+  bytes.fill(0, command, command + size);
+  const linkeditStart = Number(bytes.readBigUInt64LE(linkedit + 40));
+  bytes.writeBigUInt64LE(BigInt(start - linkeditStart), linkedit + 48);
+  writeFileSync(file, bytes.subarray(0, start));
 }
 
 /** What starts the executable on this machine; undefined if nothing does. */

@@ -3,7 +3,8 @@
 import { afterAll, expect, test } from "bun:test";
 import { basename } from "node:path";
 import { version } from "../../package.json";
-import { PLATFORMS, release } from "../release.ts";
+import { changes, PLATFORMS, release } from "../release.ts";
+import { readDoc } from "../support/docs.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
 const folder = new TempFolder();
@@ -30,3 +31,10 @@ test.skipIf(skipped !== "")(
   `the executable for another platform is built, and run if there is an emulator${skipped}`,
   () => expect(built).toHaveProperty("file", `${folder.path}/hubbub-${version}-${foreign.name}`),
 );
+
+test("the changelog has a section for this version, which becomes the notes", () => {
+  expect(changes(readDoc("CHANGELOG.md")).text).toContain("\n- ");
+  const later = `# Changelog\n\n## ${version}.1 (later)\n\nOther.\n\n## ${version} (today)\n\nThis.\n\n## 0.0.9 (before)\n\nOld.\n`;
+  expect(changes(later)).toEqual({ title: `${version} (today)`, text: "This.\n" });
+  expect(() => changes("# Changelog\n")).toThrow(`CHANGELOG.md has no section for ${version}`);
+});
