@@ -45,7 +45,6 @@ export class Attachments {
     const taken = [...this.#prepared];
     const ready: Bytes[] = [];
     this.#prepared.clear();
-    this.#showProblem("");
     for (const [tile, prepared] of taken) {
       const bytes = await prepared;
       if (bytes && tile.isConnected) ready.push(bytes);
@@ -54,9 +53,13 @@ export class Attachments {
     return ready;
   }
 
+  hideProblem(): void {
+    this.#showProblem("");
+  }
+
   #add(files: Iterable<File> | null): void {
     if (this.isReadOnly) return;
-    this.#showProblem("");
+    this.hideProblem();
     for (const file of files ?? []) this.#addFile(file);
     this.#onAdd();
   }
@@ -70,6 +73,7 @@ export class Attachments {
     remove.ariaLabel = words.removeFile(file.name);
     remove.type = "button";
     remove.onclick = () => {
+      this.hideProblem();
       this.#remove(tile);
       this.#onAdd();
     };

@@ -48,6 +48,7 @@ export class Composer {
       const text = this.#text.value.toWellFormed();
       const isBlank = text.trim() === "";
       if ((isBlank && this.#attachments.isEmpty) || !this.#check()) return;
+      this.#attachments.hideProblem();
       const sendText = () => isBlank || send(text);
       if (this.#attachments.isEmpty && this.#queued === 0) sendText();
       else this.#sendInOrder(this.#attachments.take(), send, sendText);

@@ -32,7 +32,12 @@ export class Moderation {
   #offer(target: Element): void {
     const entry = target.closest(".message");
     const message = entry && this.isAllowed ? this.conversation.removable(entry) : undefined;
-    if (!entry || !message) return this.#button.remove();
+    if (!entry || !message) {
+      // The mouse may rest on another entry while the keyboard is used.
+      const offered = this.#button.parentElement;
+      if (offered === entry || !offered?.matches(":focus-within")) this.#button.remove();
+      return;
+    }
     this.#button.onclick = () => this.#open(message);
     if (this.#button.parentElement !== entry) entry.append(this.#button);
   }

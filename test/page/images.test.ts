@@ -222,7 +222,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
       file("a.txt", "text/plain", [65]),
       `new File([new Uint8Array(5 * 1024 * 1024)], "big.zip")`,
     );
-    await ann.shows(problem, "big.zip is 5 MB, and 64 KB fit into one message.");
+    await ann.shows(problem, "big.zip is too large (5 MB). A message can be up to 64 KB.");
     await ann.shows(`[${TRAY}.map(([name]) => name), messageText.value]`, [["a.txt"], "a draft"]);
     // Not an image, whatever it says: it would go as a file, and is too large for one.
     await gives(
@@ -230,7 +230,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
       "pick",
       `new File([new Uint8Array(${MAX_BYTES + 1})], "broken.png", { type: "image/png" })`,
     );
-    await ann.shows(problem, "broken.png is 65 KB, and 64 KB fit into one message.");
+    await ann.shows(problem, "broken.png is too large (65 KB). A message can be up to 64 KB.");
     await gives(
       ann,
       "pick",
@@ -240,6 +240,22 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
     await ann.shows(`[${TRAY}.map(([name]) => name), messageText.value]`, [["a.txt"], "a draft"]);
     await ann.press("Enter");
     await bob.shows(bob.texts, ["1 B · Download", "a draft"]);
+    await ann.shows(problem, false);
+  });
+
+  test("the sentence about a file goes with the next message, or when another file is removed", async () => {
+    using two = await openTwo();
+    const { ann, bob } = two;
+    const problem = "$('attachment-problem').checkVisibility()";
+    const huge = `new File([new Uint8Array(5 * 1024 * 1024)], "big.zip")`;
+    await gives(ann, "pick", huge);
+    await ann.shows(problem, true);
+    await ann.says("without it");
+    await bob.shows(bob.texts, ["without it"]);
+    await ann.shows(problem, false);
+    await gives(ann, "pick", file("a.txt", "text/plain", [65]), huge);
+    await ann.shows(problem, true);
+    await ann.click("#attachments button");
     await ann.shows(problem, false);
   });
 

@@ -146,7 +146,7 @@ describe.skipIf(skipped !== "")(`messages on the page${skipped}`, () => {
     await page.scrolls(-300);
     await page.shows(button, "↓ Latest");
     await receives(page, line(60));
-    await page.shows(button, "1 new ↓");
+    await page.shows(button, "↓ 1 new");
     await page.click("#new");
     await page.shows(`[${button}, ${page.fromEnd}, document.activeElement.id]`, ["", 0, "messageText"]);
     await page.scrolls(-300);

@@ -46,6 +46,10 @@ describe.skipIf(skipped !== "")(`moderation on the page${skipped}`, () => {
     await mod.shows(MENU, 0); // there is nothing more to remove
 
     await focus(mod, "three");
+    await mod.run(
+      "document.querySelector('.removed').dispatchEvent(new PointerEvent('pointerover', { bubbles: true }))",
+    );
+    await mod.shows(MENU, 1); // the mouse happens to be over another one
     await mod.click(".options");
     await mod.click("#remove-person");
     expect(await ann.peer.closes()).toEqual({ code: 4003, reason: "Disconnected by a moderator." });

@@ -151,7 +151,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
     await page.press("Enter");
     await page.shows(
       `${problem}.textContent`,
-      "This message is 65 KB, and 64 KB fit into one. Please split it.",
+      "This message is too long (65 KB). Up to 64 KB fit into one: please split it.",
     );
     await page.shows(`${box}.length`, 22_000);
     await page.run(
@@ -228,7 +228,7 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       "document.querySelectorAll('.message')[40].getBoundingClientRect().top",
     );
     for (let i = 0; i < 3; i++) bob.says(`more ${i}`);
-    await page.shows("document.getElementById('new').textContent", "3 new ↓");
+    await page.shows("document.getElementById('new').textContent", "↓ 3 new");
     await page.shows(count, 64);
     const after = await page.run<number>(
       "document.querySelectorAll('.message')[40].getBoundingClientRect().top",
