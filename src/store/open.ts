@@ -5,7 +5,8 @@ import type { Random } from "../util/random.ts";
 import type { StoreArchive } from "./archive.ts";
 import { MemoryStore } from "./memory.ts";
 import { REDIS_SCHEMES, parseRedisUrl } from "./redis/config.ts";
-import { redisTiming } from "./shared-log/timing.ts";
+import type { Engine } from "./shared-log/engine.ts";
+import { sharedLogTiming, type SharedLogContext } from "./shared-log/timing.ts";
 import { StoreError, type Backend, type StoreListener, type StoreOptions } from "./store.ts";
 
 type CreateBackend = (
@@ -54,7 +55,7 @@ export async function loadArchive(
   const config = parseRedisUrl(url);
   if (config && REDIS_SCHEMES.includes(url.protocol)) {
     const { redisArchive } = await import("./redis/archive.ts");
-    return redisArchive(config, history, { clock, random, timing: redisTiming });
+    return redisArchive(config, history, clock, random);
   }
   throw new StoreError(`${url.protocol} cannot be exported or imported.`);
 }
@@ -87,10 +88,18 @@ function loadRedisStore(url: URL): LoadStore | undefined {
   const config = parseRedisUrl(url);
   if (!config) return undefined;
   return async () => {
-    const { RedisStore } = await import("./shared-log/store.ts");
-    return (options, listener, clock, random) => {
-      const store = new RedisStore(config, options, listener, { clock, random, timing: redisTiming });
-      return { store, cluster: store };
-    };
+    const { RedisEngine } = await import("./redis/engine.ts");
+    return sharedLog((options, context) => new RedisEngine(config, options, context));
+  };
+}
+
+async function sharedLog(
+  createEngine: (options: StoreOptions, context: SharedLogContext) => Engine,
+): Promise<CreateBackend> {
+  const { SharedLogStore } = await import("./shared-log/store.ts");
+  return (options, listener, clock, random) => {
+    const context = { clock, random, timing: sharedLogTiming };
+    const store = new SharedLogStore(createEngine(options, context), options, listener, context);
+    return { store, cluster: store };
   };
 }

@@ -3,9 +3,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
-import { redisTiming } from "../../src/store/shared-log/timing.ts";
+import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
-import { systemRandom } from "../../src/util/random.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import "../support/fast-redis.ts";
 import type { JsonPeer } from "../support/peer.ts";
@@ -19,7 +18,7 @@ const PATIENCE_MS = 120_000;
 /** From the end of a fault until messages are stored again. */
 const RECOVERY_MS = 10_000;
 
-const { leaseMs, heartbeatMs, writeDeadlineMs } = redisTiming;
+const { leaseMs, heartbeatMs, writeDeadlineMs } = sharedLogTiming;
 
 const startNode = (redis: Redis, prefix: string, ...args: string[]) =>
   startServer({ store: { name: "Redis", url: redis.url(prefix) }, args, preload: "fast-redis.ts" });
@@ -314,8 +313,7 @@ describe.skipIf(skipped !== "")(`a node${skipped}`, () => {
         .map(String)
         .find((node) => !others.includes(node));
     const node = await nodeOf();
-    const context = { clock: systemClock, random: systemRandom, timing: redisTiming };
-    const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, "p:", context);
+    const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, "p:", systemClock);
     for (const isRemoved of [false, true]) {
       other.process.kill("SIGSTOP");
       await redis.send("DEL", `p:lease:${await nodeOf()}`);

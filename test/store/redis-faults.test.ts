@@ -2,8 +2,9 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
-import { RedisStore } from "../../src/store/shared-log/store.ts";
-import { redisTiming } from "../../src/store/shared-log/timing.ts";
+import { RedisEngine } from "../../src/store/redis/engine.ts";
+import { SharedLogStore } from "../../src/store/shared-log/store.ts";
+import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 import type { AppendResult } from "../../src/store/message.ts";
@@ -15,7 +16,7 @@ import { Redis, sharedRedis, skipped } from "../support/redis.ts";
 setDefaultTimeout(240_000);
 
 /** By then a node has sent at least two more heartbeats. */
-const TWO_HEARTBEATS_MS = 2.5 * redisTiming.heartbeatMs;
+const TWO_HEARTBEATS_MS = 2.5 * sharedLogTiming.heartbeatMs;
 
 const start = (url: string, ...args: string[]) =>
   startServer({ store: { name: "Redis", url }, args, preload: "fast-redis.ts" });
@@ -366,8 +367,9 @@ test.skipIf(skipped !== "")(
       onStateLost: () => lost.resolve(),
     };
     const options = { history: 100, keepDays: 0 };
-    const context = { clock: systemClock, random: systemRandom, timing: redisTiming };
-    const store = new RedisStore(config, options, listener, context);
+    const context = { clock: systemClock, random: systemRandom, timing: sharedLogTiming };
+    const engine = new RedisEngine(config, options, context);
+    const store = new SharedLogStore(engine, options, listener, context);
     await store.open();
     const append = (content: string) =>
       new Promise<AppendResult>((resolve) => {

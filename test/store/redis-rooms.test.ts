@@ -1,10 +1,10 @@
-/** The rooms that are open on a node with Redis: what is cached of them, and what the node publishes to the others. */
+/** The rooms that are open on a node: what is cached of them, and what the node publishes to the others. */
 
 import { expect, test } from "bun:test";
 import type { RoomSnapshot } from "../../src/store/shared-log/engine.ts";
 import { ClusterOutbox } from "../../src/store/shared-log/outbox.ts";
-import { RedisRooms } from "../../src/store/shared-log/rooms.ts";
-import { redisTiming } from "../../src/store/shared-log/timing.ts";
+import { OpenRooms } from "../../src/store/shared-log/rooms.ts";
+import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 
 const listener = { onEntry() {}, onRemotePresence() {}, onSessionClaimed() {}, onBan() {}, onStateLost() {} };
@@ -19,7 +19,7 @@ function message(room: string, sequence: number, time = 1, characters = 400) {
 }
 
 test("rooms that were opened empty and then filled stay within the byte budget", async () => {
-  const rooms = new RedisRooms(emptyRoom, new Set(), 1000, listener, MAX_BYTES);
+  const rooms = new OpenRooms(emptyRoom, new Set(), 1000, listener, MAX_BYTES);
   const names = Array.from({ length: 150 }, (_, i) => `${i}`);
   for (const name of names) await rooms.open(name);
   for (let i = 1; i <= 100; i++)
@@ -34,7 +34,7 @@ test("rooms that were opened empty and then filled stay within the byte budget",
 });
 
 test("only the oldest messages are pruned; a time in the future counts as the next message's", async () => {
-  const rooms = new RedisRooms(emptyRoom, new Set(), 1000, listener, MAX_BYTES);
+  const rooms = new OpenRooms(emptyRoom, new Set(), 1000, listener, MAX_BYTES);
   const history = await rooms.open("tea");
   const NOW = 1000;
   const times = [1, 5000, 2, 5000, 900, 3];
@@ -54,7 +54,7 @@ function pausedRooms() {
   const loads: ((snapshot: RoomSnapshot) => void)[] = [];
   const broadcast: string[] = [];
   const openRoom = () => new Promise<RoomSnapshot>((resolve) => loads.push(resolve));
-  const rooms = new RedisRooms(
+  const rooms = new OpenRooms(
     { openRoom },
     new Set(),
     1000,
@@ -124,7 +124,7 @@ test("a room that is closed while it loads counts no bytes", async () => {
 });
 
 test("an update that was not written is published again, unless a newer one replaces it", () => {
-  const outbox = new ClusterOutbox({ clock: systemClock, timing: redisTiming }, () => {});
+  const outbox = new ClusterOutbox({ clock: systemClock, timing: sharedLogTiming }, () => {});
   const update = (client: string, connections: number) => ({ room: "tea", client, connections });
   outbox.adjustPresence("tea", "ann", 1);
   outbox.adjustPresence("tea", "bob", 1);

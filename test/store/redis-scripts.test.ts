@@ -5,9 +5,7 @@ import { readdirSync } from "node:fs";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { parseHeartbeat } from "../../src/store/redis/records.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
-import { redisTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
-import { systemRandom } from "../../src/util/random.ts";
 import { readDoc } from "../support/docs.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";
 
@@ -17,8 +15,7 @@ const connections: RedisConnection[] = [];
 
 async function connect(prefix: string, redis?: Redis) {
   redis ??= await sharedRedis();
-  const context = { clock: systemClock, random: systemRandom, timing: redisTiming };
-  const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, `${prefix}:`, context);
+  const connection = new RedisConnection(`redis://127.0.0.1:${redis.port}`, `${prefix}:`, systemClock);
   connections.push(connection);
   return {
     join: (node: string) => connection.run(scripts.join, node, 60_000, 5),

@@ -2,6 +2,8 @@
 
 import { Database, SQLiteError } from "bun:sqlite";
 import type { Content } from "../../protocol/codec.ts";
+import type { Clock } from "../../util/clock.ts";
+import type { Random } from "../../util/random.ts";
 import {
   inBatches,
   isStoredName,
@@ -17,10 +19,10 @@ import { compareIds, isMessageId } from "../message-id.ts";
 import { isMessage, type StoredEntry } from "../message.ts";
 import { StoreError } from "../store.ts";
 import { verifyRedis, type RedisConfig } from "./config.ts";
-import { RedisConnection, RedisReplyError } from "./connection.ts";
+import { RedisConnection, redisTiming } from "./connection.ts";
 import { arrayOf, encodeEntry, parseEntries, parseRecord, parseSessions } from "./records.ts";
 import { scripts } from "./scripts.ts";
-import type { RedisContext } from "../shared-log/timing.ts";
+import { EngineRejection, EngineUnreachable } from "../shared-log/engine.ts";
 
 /** A page of a room, of the log, or of a hash. */
 const PAGE_MESSAGES = 500;
@@ -33,10 +35,15 @@ const IMPORT_REPLY_MS = 30_000;
 const IMPORT_LEASE_MS = 60_000;
 
 /** @param history how many messages of each room an import retains */
-export function redisArchive(config: RedisConfig, history: number, context: RedisContext): StoreArchive {
-  const timing = { ...context.timing, replyMs: IMPORT_REPLY_MS };
+export function redisArchive(
+  config: RedisConfig,
+  history: number,
+  clock: Clock,
+  random: Random,
+): StoreArchive {
+  const timing = { ...redisTiming, replyMs: IMPORT_REPLY_MS };
   const connect = async () => {
-    const connection = new RedisConnection(config.url, config.prefix, { ...context, timing });
+    const connection = new RedisConnection(config.url, config.prefix, clock, timing);
     await verifyRedis(connection, config);
     return connection;
   };
@@ -45,7 +52,7 @@ export function redisArchive(config: RedisConfig, history: number, context: Redi
       withReason(config, async () => RedisSource.open(config, await connect(), room, onRead)),
     openTarget: async (header) =>
       withReason(config, async () => {
-        const token = `${context.clock.now()}-${context.random.next()}`;
+        const token = `${clock.now()}-${random.next()}`;
         const target = new RedisTarget(await connect(), config, header, history, token);
         await target.begin();
         return target;
@@ -67,14 +74,16 @@ function describeError(name: string, error: unknown): string | undefined {
   if (!(error instanceof Error) || error instanceof StoreError) return undefined;
   const { message } = error;
   if (error instanceof SQLiteError) return `A temporary file cannot be written (${message}).`;
-  if (error instanceof RedisReplyError) {
+  if (error instanceof EngineRejection) {
     if (message.startsWith("OOM"))
       return `Redis at ${name} is full: raise its maxmemory, or lower --history.`;
     // The scripts' own errors are sentences.
     if (message.endsWith(".")) return `Redis at ${name} cannot be used: ${message}`;
     return `Redis at ${name} rejects a command (${message}).`;
   }
-  return "code" in error ? `Redis at ${name} cannot be reached any more (${message}).` : undefined;
+  return error instanceof EngineUnreachable
+    ? `Redis at ${name} cannot be reached any more (${message}).`
+    : undefined;
 }
 
 /** What was applied to the keys, what is in the log, and since when it is the same data. */

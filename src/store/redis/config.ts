@@ -1,6 +1,7 @@
 /** The URL of a Redis, checks whether it can be used, and what its configuration says about durability. */
 
-import { RedisReplyError, type RedisConnection } from "./connection.ts";
+import { EngineRejection } from "../shared-log/engine.ts";
+import type { RedisConnection } from "./connection.ts";
 import { StoreError } from "../store.ts";
 
 export const REDIS_SCHEMES = ["redis:", "rediss:", "valkey:", "valkeys:"];
@@ -38,7 +39,7 @@ export async function verifyRedis(connection: RedisConnection, { name, url }: Re
   try {
     info = await readInfo(connection);
   } catch (error) {
-    if (error instanceof RedisReplyError)
+    if (error instanceof EngineRejection)
       return fail(`rejects the INFO command (${error.message}): allow it.`);
     return fail(
       (await canConnect(url))

@@ -1,55 +1,15 @@
 /** A connection to Redis. It is replaced when it is lost, and every command has a deadline. */
 
-import { logError } from "../../ops/log.ts";
+import type { Clock } from "../../util/clock.ts";
+import { EngineRejection, EngineUnreachable } from "../shared-log/engine.ts";
 import type { RedisScript } from "./scripts.ts";
-import type { RedisContext } from "../shared-log/timing.ts";
 
-/** Redis rejected the command, so it had no effect. After any other error, it may have been executed. */
-export class RedisReplyError extends Error {}
-
-class StoreClosed extends Error {}
-
-/** Logs errors that are neither rejections nor lost connections but bugs: each once, until {@link clear}. */
-export class Faults {
-  #reported = "";
-
-  /** @returns the error's message */
-  check(what: string, error: unknown): string {
-    const reason = error instanceof Error ? error.message : String(error);
-    const isExpected =
-      error instanceof RedisReplyError || error instanceof StoreClosed || isConnectionError(error);
-    if (!isExpected && reason !== this.#reported) {
-      this.#reported = reason;
-      logError(what, error);
-    }
-    return reason;
-  }
-
-  clear(): void {
-    this.#reported = "";
-  }
-}
-
-/** Tells an outage from what is tolerated: a single failure, and connections that are cut for `outageMs`. */
-export class OutageDetector {
-  #failures = 0;
-  #firstFailureMs = 0;
-
-  constructor(private readonly context: RedisContext) {}
-
-  /** @returns whether this is an outage */
-  onFailure(error: unknown): boolean {
-    const nowMs = this.context.clock.elapsed();
-    if (++this.#failures === 1) this.#firstFailureMs = nowMs;
-    const isTolerated =
-      isConnectionError(error) && nowMs - this.#firstFailureMs < this.context.timing.outageMs;
-    return this.#failures > 1 && !isTolerated;
-  }
-
-  onSuccess(): void {
-    this.#failures = 0;
-  }
-}
+/** Deadlines in milliseconds. */
+export const redisTiming = {
+  connectMs: 1500,
+  /** A reply that takes longer means that the connection is lost. */
+  replyMs: 2000,
+};
 
 export class RedisConnection {
   #client: Bun.RedisClient | undefined;
@@ -60,22 +20,22 @@ export class RedisConnection {
   constructor(
     private readonly url: string,
     readonly prefix: string,
-    private readonly context: RedisContext,
+    private readonly clock: Clock,
+    private readonly timing: Readonly<typeof redisTiming> = redisTiming,
   ) {}
 
-  /** Sends a command once. @throws RedisReplyError if Redis rejects it, another error if there is no reply */
-  async send(command: string, args: string[], deadlineMs = this.context.timing.replyMs): Promise<unknown> {
-    const { clock } = this.context;
+  /** Sends a command once. @throws EngineRejection @throws EngineUnreachable if there is no reply */
+  async send(command: string, args: string[], deadlineMs = this.timing.replyMs): Promise<unknown> {
     const client = await this.#connected();
-    const deadline = clock.setTimeout(() => this.#drop(client), deadlineMs);
+    const deadline = this.clock.setTimeout(() => this.#drop(client), deadlineMs);
     try {
       return await client.send(command, args);
     } catch (error) {
-      if (isRejection(error)) throw new RedisReplyError(error.message);
+      if (isRejection(error)) throw new EngineRejection(error.message);
       this.#drop(client);
-      throw error;
+      throw unreachableUnlessBug(error);
     } finally {
-      clock.clear(deadline);
+      this.clock.clear(deadline);
     }
   }
 
@@ -84,7 +44,7 @@ export class RedisConnection {
     try {
       return await this.send("EVALSHA", [sha, ...rest]);
     } catch (error) {
-      if (!(error instanceof RedisReplyError) || !error.message.startsWith("NOSCRIPT")) throw error;
+      if (!(error instanceof EngineRejection) || !error.message.startsWith("NOSCRIPT")) throw error;
       return this.send("EVAL", [source, ...rest]);
     }
   }
@@ -100,7 +60,7 @@ export class RedisConnection {
   }
 
   async #connected(): Promise<Bun.RedisClient> {
-    if (this.#isClosed) throw new StoreClosed("the store is closed");
+    if (this.#isClosed) throw new EngineUnreachable("the store is closed");
     if (this.#client?.connected) return this.#client;
     this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined));
     return this.#connecting;
@@ -111,9 +71,13 @@ export class RedisConnection {
     const client = new Bun.RedisClient(this.url, {
       autoReconnect: false,
       enableOfflineQueue: false,
-      connectionTimeout: this.context.timing.connectMs,
+      connectionTimeout: this.timing.connectMs,
     });
-    await client.connect();
+    try {
+      await client.connect();
+    } catch (error) {
+      throw unreachableUnlessBug(error);
+    }
     this.#client = client;
     return client;
   }
@@ -125,10 +89,11 @@ export class RedisConnection {
   }
 }
 
-/** These have a code, from Bun's client or the system; a bug of ours has none, or one that says invalid. */
-function isConnectionError(error: unknown): boolean {
+/** Connection errors have a code, from Bun's client or the system; a bug of ours has none, or one that says invalid. */
+function unreachableUnlessBug(error: unknown): unknown {
   const code = error instanceof Error && "code" in error ? String(error.code) : "ERR_INVALID";
-  return !/^ERR_(INVALID|REDIS_INVALID_(ARGUMENT|COMMAND))/.test(code);
+  const isBug = /^ERR_(INVALID|REDIS_INVALID_(ARGUMENT|COMMAND))/.test(code);
+  return error instanceof Error && !isBug ? new EngineUnreachable(error.message) : error;
 }
 
 function isRejection(error: unknown): error is Error {

@@ -2,25 +2,25 @@
 
 import { logEvent } from "../../ops/log.ts";
 import { ClockWatch } from "../clock-watch.ts";
-import { Faults, OutageDetector, RedisReplyError } from "../redis/connection.ts";
+import type { Engine } from "./engine.ts";
+import { Faults, OutageDetector } from "./faults.ts";
 import type { LogReader } from "./log-reader.ts";
-import type { ScriptCalls } from "../redis/engine.ts";
-import type { RedisContext } from "./timing.ts";
+import type { SharedLogContext } from "./timing.ts";
 import { compareIds } from "../message-id.ts";
 
-/** Redis has answered, and accepts writes. */
+/** The database has answered, and accepts writes. */
 export interface Heartbeat {
-  /** The end of its log, if Redis has lost the data that this node followed. */
+  /** The end of its log, if it has lost the data that this node followed. */
   readonly newHead: string | undefined;
-  /** Redis, or a node that started meanwhile, may lack this node's presence. */
+  /** The database, or a node that started meanwhile, may lack this node's presence. */
   readonly isPresenceLost: boolean;
-  /** Redis' clock, and up to which time messages were pruned. */
+  /** Its clock, and up to which time messages were pruned. */
   readonly nowMs: number;
   readonly cutoffMs: number;
 }
 
 export interface ClusterListener {
-  /** Whether Redis can be written and its log can be read. */
+  /** Whether the database can be written and its log can be read. */
   readonly isReady: boolean;
   onAvailable(heartbeat: Heartbeat): void;
   onUnavailable(reason: string): void;
@@ -34,11 +34,11 @@ export class ClusterMembership {
   #epoch = "";
   /** The record before which the log had a gap last. */
   #lastGapId = "0-0";
-  /** What Redis has of this node may be out of date, such as clients that have left since. */
+  /** What the database has of this node may be out of date, such as clients that have left since. */
   #needsRejoin = false;
   /** Other nodes without a lease, and since when that is known. */
   readonly #suspects = new Map<string, number>();
-  /** Since when Redis has answered every heartbeat. */
+  /** Since when the database has answered every heartbeat. */
   #availableSinceMs = 0;
   #lastHeartbeatMs = -Infinity;
   #timer: Timer | undefined;
@@ -48,14 +48,10 @@ export class ClusterMembership {
   readonly #clockWatch = new ClockWatch();
   readonly #faults = new Faults();
   readonly #outage: OutageDetector;
-  #memoryError = "";
-  /** What was evicted since that was last logged. */
-  #evictions = { evicted: 0, trimmed: 0, sessions: 0 };
-  #evictionsLoggedMs = -Infinity;
 
   constructor(
-    private readonly scripts: ScriptCalls,
-    private readonly context: RedisContext,
+    private readonly engine: Engine,
+    private readonly context: SharedLogContext,
     private readonly log: LogReader,
     private readonly listener: ClusterListener,
   ) {
@@ -74,8 +70,7 @@ export class ClusterMembership {
   async close(): Promise<void> {
     this.#isClosed = true;
     this.context.clock.clear(this.#timer);
-    this.#logEvictions();
-    await this.scripts
+    await this.engine
       .leave(this.id)
       .catch((error: unknown) => this.#faults.check("A node could not leave the cluster", error));
   }
@@ -104,7 +99,7 @@ export class ClusterMembership {
   async #join(): Promise<string> {
     this.id = this.context.random.uuid();
     this.ownNodeIds.add(this.id);
-    const { head, epoch } = await this.scripts.join(this.id);
+    const { head, epoch } = await this.engine.join(this.id);
     this.#epoch = epoch;
     this.#needsRejoin = false;
     return head;
@@ -120,7 +115,10 @@ export class ClusterMembership {
     this.#isHeartbeatInFlight = true;
     const lastId = this.log.lastId;
     try {
-      const { isKnown, wasAlive, head, epoch, expiredNodes, nowMs, cutoffMs } = await this.#sendHeartbeat();
+      const { isKnown, wasAlive, head, epoch, expiredNodes, nowMs, cutoffMs } = await this.engine.heartbeat(
+        this.id,
+      );
+      this.#clockWatch.check(Number.parseInt(head), nowMs);
       // An epoch that began before the last gap has been handled with that gap.
       const isNewEpoch = epoch !== this.#epoch && compareIds(epoch, this.#lastGapId) > 0;
       const isDataLost = isNewEpoch || compareIds(head, lastId) < 0;
@@ -153,32 +151,8 @@ export class ClusterMembership {
     }
   }
 
-  async #sendHeartbeat() {
-    const { clock, timing } = this.context;
-    const heartbeat = await this.scripts.heartbeat(this.id);
-    const { rejection, evictions, memoryError } = heartbeat;
-    this.#evictions.evicted += evictions.evicted;
-    this.#evictions.trimmed += evictions.trimmed;
-    this.#evictions.sessions += evictions.sessions;
-    if (clock.elapsed() - this.#evictionsLoggedMs >= timing.heartbeatMs) this.#logEvictions();
-    if (memoryError && !rejection && memoryError !== this.#memoryError)
-      logEvent("Redis memory unknown", { reason: memoryError });
-    this.#memoryError = memoryError;
-    this.#clockWatch.check(Number.parseInt(heartbeat.head), heartbeat.nowMs);
-    if (rejection) throw new RedisReplyError(rejection);
-    return heartbeat;
-  }
-
-  #logEvictions(): void {
-    const { evicted, trimmed, sessions } = this.#evictions;
-    if (evicted + trimmed + sessions === 0) return;
-    logEvent("Redis nearly full", { evicted, trimmed, sessions });
-    this.#evictions = { evicted: 0, trimmed: 0, sessions: 0 };
-    this.#evictionsLoggedMs = this.context.clock.elapsed();
-  }
-
   /**
-   * Leases expire while Redis or this process is frozen, so that afterwards every node looks dead: suspicion starts again.
+   * Leases expire while the database or this process is frozen, so that afterwards every node looks dead: suspicion starts again.
    * @returns whether there was such a break
    */
   #trackAvailability(): boolean {
@@ -200,7 +174,7 @@ export class ClusterMembership {
       const sinceMs = this.#suspects.get(node) ?? nowMs;
       this.#suspects.set(node, sinceMs);
       if (nowMs - this.#availableSinceMs < timing.leaseMs || nowMs - sinceMs < timing.graceMs) continue;
-      if (await this.scripts.removeNode(node)) logEvent("node removed", { node });
+      if (await this.engine.removeNode(node)) logEvent("node removed", { node });
     }
   }
 }

@@ -1,12 +1,10 @@
 /** Reads the log that all nodes follow: every record once, in order. Gaps are detected. */
 
-import { logEvent, logError } from "../../ops/log.ts";
-import { Faults, OutageDetector, type RedisConnection } from "../redis/connection.ts";
-import { rowId, parseRecord, streamRows } from "../redis/records.ts";
+import { logError } from "../../ops/log.ts";
+import type { Engine } from "./engine.ts";
+import { Faults, OutageDetector } from "./faults.ts";
 import type { LogRecord } from "./log-record.ts";
-import type { RedisContext } from "./timing.ts";
-
-const MAX_RECORDS = 20;
+import type { SharedLogContext } from "./timing.ts";
 
 export interface LogListener {
   onRecord(record: LogRecord): void;
@@ -19,21 +17,18 @@ export interface LogListener {
 export class LogReader {
   /** The id of the last record read. */
   lastId = "0-0";
-  /** Where the next read begins, which is after `lastId` if foreign records follow it. */
+  /** Where the next read begins, which is after `lastId` if rows that are not records follow it. */
   #position = "0-0";
-  readonly #key: string;
   #isClosed = false;
   #isUnreadable = false;
   readonly #faults = new Faults();
   readonly #outage: OutageDetector;
 
-  /** @param connection for this reader alone, because a read blocks it */
   constructor(
-    private readonly connection: RedisConnection,
-    private readonly context: RedisContext,
+    private readonly engine: Pick<Engine, "readLog">,
+    private readonly context: SharedLogContext,
     private readonly listener: LogListener,
   ) {
-    this.#key = `${connection.prefix}log`;
     this.#outage = new OutageDetector(context);
   }
 
@@ -45,32 +40,27 @@ export class LogReader {
   /** Reads until {@link close}. */
   async run(): Promise<void> {
     const { clock, timing } = this.context;
-    const { blockMs, replyMs, readRetryMs } = timing;
     while (!this.#isClosed) {
       const position = this.#position;
-      // While it is unreadable, a read that does not block shows at once when that is over.
-      const block = this.#isUnreadable ? [] : ["BLOCK", `${blockMs}`];
-      const args = ["COUNT", `${MAX_RECORDS}`, ...block, "STREAMS", this.#key, position];
+      // While it is unreadable, a read that does not wait shows at once when that is over.
+      const waitMs = this.#isUnreadable ? 0 : timing.blockMs;
       try {
-        const reply = await this.connection.send("XREAD", args, blockMs + replyMs);
-        // After a seek meanwhile, these rows are not wanted.
-        if (position === this.#position) this.#onRows(streamRows(reply, this.#key));
+        const page = await this.engine.readLog(position, waitMs);
+        // After a seek meanwhile, these records are not wanted.
+        if (position === this.#position) {
+          this.#position = page.position;
+          for (const record of page.records) this.#onRecord(record);
+        }
         this.#onSuccess();
       } catch (error) {
         this.#onFailure(error);
-        await clock.sleep(readRetryMs);
+        await clock.sleep(timing.readRetryMs);
       }
     }
   }
 
-  /** Continues over a new connection. */
-  reset(): void {
-    this.connection.reset();
-  }
-
   close(): void {
     this.#isClosed = true;
-    this.connection.close();
   }
 
   #onSuccess(): void {
@@ -88,20 +78,6 @@ export class LogReader {
     if (this.#isUnreadable || !isOutage) return;
     this.#isUnreadable = true;
     this.listener.onUnreadable(`the log cannot be read: ${reason}`);
-  }
-
-  #onRows(rows: readonly unknown[]): void {
-    const records = rows.map(parseRecord);
-    for (const [i, record] of records.entries()) {
-      const next = records.find((other, at) => at > i && other !== undefined);
-      // Whether this record is orphaned shows only in the next one: read it again together with that.
-      if (!next && i > 0 && rows.length === MAX_RECORDS) return;
-      this.#position = rowId(rows[i]) ?? this.#position;
-      if (!record) logEvent("foreign record", { key: this.#key, id: this.#position });
-      // Redis lost it in a crash, wrote the next record without it, and restored it later (README.md).
-      else if (record.prev === next?.prev) logEvent("orphaned record", { key: this.#key, id: record.id });
-      else this.#onRecord(record);
-    }
   }
 
   #onRecord(record: LogRecord): void {

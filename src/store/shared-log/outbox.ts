@@ -1,6 +1,6 @@
 /** What this node has to publish to the others: its clients' presence and opened sessions. */
 
-import type { RedisContext } from "./timing.ts";
+import type { SharedLogContext } from "./timing.ts";
 
 export type ClusterUpdate =
   /** The number of connections that a client has in a room on this node. */
@@ -19,7 +19,7 @@ export class ClusterOutbox {
 
   /** @param onUpdate called when there is something to publish */
   constructor(
-    private readonly context: Pick<RedisContext, "clock" | "timing">,
+    private readonly context: Pick<SharedLogContext, "clock" | "timing">,
     private readonly onUpdate: () => void,
   ) {}
 
@@ -67,7 +67,7 @@ export class ClusterOutbox {
     for (const update of updates) if (!this.#queue.has(keyOf(update))) this.#queue.set(keyOf(update), update);
   }
 
-  /** When Redis may have lost this node's presence. */
+  /** When the database may have lost this node's presence. */
   republishAll(): void {
     for (const [room, clients] of this.#localPresence)
       for (const [client, connections] of clients) this.#enqueue({ room, client, connections });

@@ -1,6 +1,6 @@
 /** The rooms that are open on this node: their cached histories and remote presence, updated from the log. */
 
-import type { ScriptCalls } from "../redis/engine.ts";
+import type { Engine } from "./engine.ts";
 import { findExpired, takeLatest, History, type ReadonlyHistory } from "../history.ts";
 import { compareIds } from "../message-id.ts";
 import type { StoredEntry } from "../message.ts";
@@ -18,16 +18,19 @@ interface Room extends CachedRoom {
   bufferedUpdates: { readonly recordId: string; readonly update: RoomUpdate }[] | undefined;
   /** Connections by client by node. */
   readonly remotePresence: Map<string, Map<string, number>>;
-  /** False if Redis was unavailable. */
+  /** False if the database was unavailable. */
   loaded: Promise<boolean>;
 }
 
-export class RedisRooms {
+export class OpenRooms {
   readonly #rooms: RoomCache<Room>;
 
-  /** @param ownNodeIds the ids that this process has or had; their presence is known here */
+  /**
+   * @param engine throws StoreUnavailable if it fails
+   * @param ownNodeIds the ids that this process has or had; their presence is known here
+   */
   constructor(
-    private readonly scripts: Pick<ScriptCalls, "openRoom">,
+    private readonly engine: Pick<Engine, "openRoom">,
     private readonly ownNodeIds: ReadonlySet<string>,
     private readonly maxMessages: number,
     private readonly listener: StoreListener,
@@ -54,7 +57,7 @@ export class RedisRooms {
     if (this.#rooms.release(name)) this.#rooms.delete(name);
   }
 
-  /** Drops expired messages, as lua/heartbeat.lua does in Redis. */
+  /** Drops expired messages, as the database does. */
   prune(cutoffMs: number, nowMs: number): void {
     for (const [name, { history }] of this.#rooms.entries()) {
       const { upTo } = findExpired(history.oldestFirst(), nowMs, cutoffMs);
@@ -111,7 +114,7 @@ export class RedisRooms {
   async #load(name: string, room: Room): Promise<boolean> {
     const buffered: Room["bufferedUpdates"] = (room.bufferedUpdates = []);
     const maxBytes = this.#rooms.loadBytes;
-    const snapshot = await this.scripts
+    const snapshot = await this.engine
       .openRoom(name, this.maxMessages, 2 * maxBytes)
       .catch(unlessUnavailable);
     if (room.bufferedUpdates !== buffered) return room.loaded; // a later load has begun

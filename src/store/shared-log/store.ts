@@ -1,20 +1,20 @@
-/** The Redis store: any number of nodes with one order of messages. A message counts as stored when it comes back in the log. */
+/** The store of any number of nodes, which have one order of messages. A message counts as stored when it comes back in the log. */
 
 import { logEvent, logError } from "../../ops/log.ts";
 import { ClusterMembership, type ClusterListener, type Heartbeat } from "./cluster.ts";
-import { verifyRedis, describeDurability, type RedisConfig } from "../redis/config.ts";
-import { RedisConnection } from "../redis/connection.ts";
+import { EngineUnreachable, type Engine } from "./engine.ts";
+import { Faults } from "./faults.ts";
 import { LogReader, type LogListener } from "./log-reader.ts";
 import { ClusterOutbox } from "./outbox.ts";
 import type { LogRecord, RecordPart } from "./log-record.ts";
-import { RedisRooms } from "./rooms.ts";
-import { ScriptCalls } from "../redis/engine.ts";
-import type { RedisContext } from "./timing.ts";
+import { OpenRooms } from "./rooms.ts";
+import type { SharedLogContext } from "./timing.ts";
 import { BatchWriter } from "./writer.ts";
 import type { HistoryPage, PageQuery, ReadonlyHistory } from "../history.ts";
 import type { PendingMessage, RemovalTarget } from "../message.ts";
 import {
   StoreError,
+  StoreUnavailable,
   type Ban,
   type AppendCallback,
   type Cluster,
@@ -24,40 +24,42 @@ import {
   type StoreOptions,
 } from "../store.ts";
 
-export class RedisStore implements MessageStore, Cluster, LogListener, ClusterListener {
+export class SharedLogStore implements MessageStore, Cluster, LogListener, ClusterListener {
   durability = "";
   readonly #failing = new Set<"writes" | "log">();
-  readonly #scripts: ScriptCalls;
+  readonly #faults = new Faults();
   readonly #log: LogReader;
   readonly #outbox: ClusterOutbox;
-  readonly #rooms: RedisRooms;
+  readonly #rooms: OpenRooms;
   readonly #membership: ClusterMembership;
   readonly #writer: BatchWriter;
 
   constructor(
-    private readonly config: RedisConfig,
+    private readonly engine: Engine,
     options: StoreOptions,
     private readonly listener: StoreListener,
-    context: RedisContext,
+    context: SharedLogContext,
   ) {
-    const connect = () => new RedisConnection(config.url, config.prefix, context);
-    this.#scripts = new ScriptCalls(connect(), context, options, () => this.#membership.probe());
-    this.#log = new LogReader(connect(), context, this);
+    this.#log = new LogReader(engine, context, this);
     this.#outbox = new ClusterOutbox(context, () => this.#writer.scheduleFlush());
-    this.#membership = new ClusterMembership(this.#scripts, context, this.#log, this);
-    this.#rooms = new RedisRooms(this.#scripts, this.#membership.ownNodeIds, options.history, listener);
-    this.#writer = new BatchWriter(this.#scripts, context, this.#membership, this.#outbox, this);
+    this.#membership = new ClusterMembership(engine, context, this.#log, this);
+    this.#rooms = new OpenRooms(
+      { openRoom: (...args) => this.#request(() => engine.openRoom(...args)) },
+      this.#membership.ownNodeIds,
+      options.history,
+      listener,
+    );
+    this.#writer = new BatchWriter(engine, context, this.#membership, this.#outbox, this);
   }
 
   async open(): Promise<void> {
-    const { connection } = this.#scripts;
-    await verifyRedis(connection, this.config);
     try {
-      this.durability = await describeDurability(connection, this.config.name);
+      this.durability = await this.engine.open();
       this.#log.seek(await this.#membership.start());
     } catch (error) {
+      if (error instanceof StoreError) throw error;
       const reason = error instanceof Error ? error.message : String(error);
-      throw new StoreError(`Redis at ${this.config.name} cannot be used: ${reason}`);
+      throw new StoreError(`${this.engine.name} cannot be used: ${reason}`);
     }
     void this.#log.run();
   }
@@ -79,41 +81,41 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   }
 
   remove(room: string, target: RemovalTarget): Promise<number | undefined> {
-    return this.#scripts.remove(room, target);
+    return this.#request(() => this.engine.remove(room, target));
   }
 
   readonly bans = {
-    read: () => this.#scripts.readBans(),
-    save: (ban: Ban) => this.#scripts.ban(ban),
+    read: () => this.#request(() => this.engine.readBans()),
+    save: (ban: Ban) => this.#request(() => this.engine.ban(ban)),
   };
 
   async lastSeq(client: string, session: string): Promise<number | null> {
     await this.#writer.acceptedSettled(); // messages of that session may be in flight
-    return this.#scripts.lastSeq(client, session);
+    return this.#request(() => this.engine.lastSeq(client, session));
   }
 
   readHistory(room: string, query: PageQuery): Promise<HistoryPage> {
-    return this.#scripts.readHistory(room, query);
+    return this.#request(() => this.engine.readHistory(room, query));
   }
 
   idBeforeLatest(room: string, count: number): Promise<string> {
-    return this.#scripts.idBeforeLatest(room, count);
+    return this.#request(() => this.engine.idBeforeLatest(room, count));
   }
 
   listRooms(after: string | undefined, limit: number): Promise<readonly ListedRoom[] | undefined> {
-    return this.#scripts.listRooms(after, limit);
+    return this.#request(() => this.engine.listRooms(after, limit));
   }
 
   async drain(): Promise<void> {
     await this.#writer.acceptedSettled();
-    // If Redis is unavailable, senders learn that their messages are unconfirmed before their connections close.
+    // If the database is unavailable, senders learn that their messages are unconfirmed before their connections close.
     if (!this.isReady) this.#writer.abandonBatch();
   }
 
   async close(): Promise<void> {
     await this.#membership.close();
-    this.#scripts.connection.close();
     this.#log.close();
+    this.engine.close();
   }
 
   remoteConnections(room: string): Iterable<readonly [client: string, connections: number]> {
@@ -121,7 +123,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   }
 
   async listClients(room: string): Promise<ReadonlySet<string>> {
-    const { presence } = await this.#scripts.openRoom(room, 0, 0);
+    const { presence } = await this.#request(() => this.engine.openRoom(room, 0, 0));
     return new Set(
       presence.flatMap(([client, node]) => (this.#membership.ownNodeIds.has(node) ? [] : [client])),
     );
@@ -132,7 +134,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   }
 
   nextFencingToken(): Promise<number> {
-    return this.#scripts.nextFencingToken();
+    return this.#request(() => this.engine.nextFencingToken());
   }
 
   announceSession(client: string, session: string, fencingToken: number): void {
@@ -197,8 +199,7 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
   onUnavailable(reason: string): void {
     if (this.#fail("writes", reason)) {
       // The connections may lead to a former primary.
-      this.#scripts.connection.reset();
-      this.#log.reset();
+      this.engine.reset();
     }
     this.#membership.probe();
   }
@@ -208,10 +209,24 @@ export class RedisStore implements MessageStore, Cluster, LogListener, ClusterLi
     if (isPresenceLost) this.#outbox.republishAll();
     if (newHead !== undefined) {
       this.#log.seek(newHead);
-      this.#resyncClients("Redis has lost data");
+      this.#resyncClients(`${this.engine.name} has lost data`);
     }
     this.#recover("writes");
     this.#outbox.publishOverdueLeaves();
+  }
+
+  /** Retried once, over a new connection, if there is no reply. @throws StoreUnavailable */
+  async #request<T>(send: () => Promise<T>): Promise<T> {
+    try {
+      return await send().catch((error: unknown) => {
+        if (error instanceof EngineUnreachable) return send();
+        throw error;
+      });
+    } catch (error) {
+      this.#faults.check("The store could not be read", error);
+      this.#membership.probe();
+      throw new StoreUnavailable();
+    }
   }
 
   /** @returns whether nothing failed before */

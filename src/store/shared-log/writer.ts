@@ -2,12 +2,11 @@
 
 import { logError } from "../../ops/log.ts";
 import type { ClusterListener, ClusterMembership } from "./cluster.ts";
-import { Faults, RedisReplyError } from "../redis/connection.ts";
 import type { ClusterOutbox } from "./outbox.ts";
 import type { LogRecord } from "./log-record.ts";
-import type { ScriptCalls } from "../redis/engine.ts";
-import type { Batch } from "./engine.ts";
-import type { RedisContext } from "./timing.ts";
+import { EngineRejection, type Batch, type Engine } from "./engine.ts";
+import { Faults } from "./faults.ts";
+import type { SharedLogContext } from "./timing.ts";
 import type { PendingMessage, RejectReason } from "../message.ts";
 import type { AppendCallback } from "../store.ts";
 
@@ -35,7 +34,7 @@ export class BatchWriter {
   #queuedBytes = 0;
   #batch: QueuedBatch | undefined;
   #isFlushScheduled = false;
-  /** The last record has yet to be applied to the other keys. */
+  /** The last record may have yet to take effect. */
   #isApplyPending = false;
   /** Messages given to {@link append}, and those of them that have a result. */
   #accepted = 0;
@@ -45,8 +44,8 @@ export class BatchWriter {
   readonly #faults = new Faults();
 
   constructor(
-    private readonly scripts: ScriptCalls,
-    private readonly context: RedisContext,
+    private readonly engine: Engine,
+    private readonly context: SharedLogContext,
     private readonly cluster: ClusterMembership,
     private readonly outbox: ClusterOutbox,
     private readonly listener: ClusterListener,
@@ -78,7 +77,7 @@ export class BatchWriter {
     });
   }
 
-  /** Queued messages were not sent to Redis, so that their senders may safely send them again. */
+  /** Queued messages were not sent to the database, so that their senders may safely send them again. */
   rejectQueued(): void {
     const rejected = this.#queue;
     this.#queue = [];
@@ -114,12 +113,12 @@ export class BatchWriter {
     void this.#write(batch);
   }
 
-  /** Now rather than by the next script, which may be one that reads from a Redis that rejects writes by then. */
+  /** Now rather than with the next request, which may be one that reads from a database that rejects writes by then. */
   #applyPending(): void {
     if (!this.#isApplyPending) return;
     this.#isApplyPending = false;
-    this.scripts
-      .applyPending()
+    this.engine
+      .applyPending?.()
       .catch((error: unknown) => this.#faults.check("The last record could not be applied", error));
   }
 
@@ -136,13 +135,13 @@ export class BatchWriter {
     return this.#queue.splice(0, count);
   }
 
-  /** Retries until Redis has replied, the record has been read from the log, or the deadline has passed. */
+  /** Retries until the database has replied, the record has been read from the log, or the deadline has passed. */
   async #write(batch: QueuedBatch): Promise<void> {
     const { timing, clock } = this.context;
     const startMs = clock.elapsed();
     for (let attempt = 1; this.#batch === batch; attempt++)
       try {
-        const reply = await this.scripts.append(batch);
+        const reply = await this.engine.append(batch);
         // An earlier attempt may have been written before the node was removed.
         if (reply === "unknown node") this.#failBatch(batch, "unconfirmed", "this node was removed");
         if (reply === "eviction due") this.cluster.evict();
@@ -150,7 +149,7 @@ export class BatchWriter {
         return;
       } catch (error) {
         const reason = this.#faults.check("A batch could not be written", error);
-        if (error instanceof RedisReplyError && attempt === 1)
+        if (error instanceof EngineRejection && attempt === 1)
           return this.#failBatch(batch, "unavailable", reason);
         if (clock.elapsed() - startMs > timing.writeOutageMs) this.listener.onUnavailable(reason);
         await clock.sleep(timing.writeRetryMs);
