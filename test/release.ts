@@ -39,9 +39,11 @@ export interface Executable {
 }
 
 if (import.meta.main) {
+  const { title, text } = changes(await Bun.file(join(ROOT, "CHANGELOG.md")).text());
   const folder = join(ROOT, "dist");
   mkdirSync(folder, { recursive: true });
-  for (const name of readdirSync(folder)) if (/^(hubbub-|SHA256SUMS$)/.test(name)) rmSync(join(folder, name));
+  for (const name of readdirSync(folder))
+    if (/^(hubbub-|SHA256SUMS$|NOTES\.md$)/.test(name)) rmSync(join(folder, name));
   const sums: string[] = [];
   for (const platform of PLATFORMS)
     try {
@@ -55,7 +57,6 @@ if (import.meta.main) {
     }
   if (sums.length < PLATFORMS.length) process.exit(1);
   await Bun.write(join(folder, "SHA256SUMS"), sums.join(""));
-  const { title, text } = changes(await Bun.file(join(ROOT, "CHANGELOG.md")).text());
   await Bun.write(join(folder, "NOTES.md"), text);
   if (title.includes("unreleased")) console.log(`CHANGELOG.md has no date: ${title}`);
 }
