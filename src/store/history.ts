@@ -24,6 +24,8 @@ export interface HistoryPage {
 
 /** A page holds no more than this, or a single message, whatever its limit. */
 export const MAX_PAGE_BYTES = 1024 * 1024;
+/** How much history a replay sends at most if more is requested than the cache has. */
+export const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
 
 export type ReadonlyHistory = Omit<History, "push" | "evictOldest">;
 

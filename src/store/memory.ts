@@ -5,7 +5,7 @@ import type { Random } from "../util/random.ts";
 import { ClockWatch } from "./clock-watch.ts";
 import { DedupTable } from "./dedup.ts";
 import { History, type HistoryPage, type PageQuery, type ReadonlyHistory } from "./history.ts";
-import { IdGenerator } from "./message-id.ts";
+import { IdGenerator, randomSequence } from "./message-id.ts";
 import {
   isMessage,
   type PendingMessage,
@@ -29,8 +29,6 @@ const LIMITS = {
   bytes: 256 * 1024 * 1024,
 };
 const SESSION_TTL_MS = 24 * 60 * 60 * 1000;
-/** Ids start at a random sequence below this, so that another run of the server hardly assigns the same ones. */
-const MAX_FIRST_SEQUENCE = 1000;
 
 export class MemoryStore implements MessageStore {
   readonly isReady = true;
@@ -52,7 +50,7 @@ export class MemoryStore implements MessageStore {
     random: Random,
     private readonly limits: Readonly<typeof LIMITS> = LIMITS,
   ) {
-    this.#ids = new IdGenerator(Math.floor(random.next() * MAX_FIRST_SEQUENCE));
+    this.#ids = new IdGenerator(randomSequence(random));
     this.#rooms = new RoomCache(limits.bytes, (grown) => this.#shrink(grown));
   }
 

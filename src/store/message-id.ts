@@ -6,6 +6,9 @@
  * (`sqlite/database.ts`), Redis in its scripts (`next_id` in `redis/lua/common.lua`).
  */
 
+import type { Random } from "../util/random.ts";
+
+const MAX_FIRST_SEQUENCE = 1000;
 const MESSAGE_ID = /^\d{1,15}-\d{1,16}$/;
 
 export function isMessageId(value: unknown): value is string {
@@ -17,6 +20,11 @@ export function compareIds(one: string, other: string): number {
   const [ms = 0, sequence = 0] = one.split("-").map(Number);
   const [otherMs = 0, otherSequence = 0] = other.split("-").map(Number);
   return ms - otherMs || sequence - otherSequence;
+}
+
+/** Where the sequence of a millisecond begins: random, so that an id is hardly assigned again after data was lost. */
+export function randomSequence(random: Random): number {
+  return Math.floor(random.next() * MAX_FIRST_SEQUENCE);
 }
 
 export class IdGenerator {

@@ -2,8 +2,15 @@
 
 import { logEvent } from "../../ops/log.ts";
 import { sessionKey } from "../dedup.ts";
-import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
-import { isMessageId } from "../message-id.ts";
+import {
+  MAX_PAGE_BYTES,
+  MAX_REPLAY_BYTES,
+  takeLatest,
+  takePage,
+  type HistoryPage,
+  type PageQuery,
+} from "../history.ts";
+import { isMessageId, randomSequence } from "../message-id.ts";
 import { isNumbered, type RemovalTarget } from "../message.ts";
 import type { Ban, ListedRoom, StoreOptions } from "../store.ts";
 import { describeDurability, verifyRedis, type RedisConfig } from "./config.ts";
@@ -40,10 +47,6 @@ const MAX_SESSIONS = 100_000;
 const DAY_MS = 24 * 60 * 60 * 1000;
 const MAX_SESSION_AGE_MS = DAY_MS;
 const MAX_ROOMS = 50_000;
-/** How much history a replay sends at most if more is requested than the cache has. */
-const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
-/** Ids start at a random sequence below this, so that one is hardly assigned again after data loss. */
-const MAX_FIRST_SEQUENCE = 1000;
 const FOREIGN_KEYS = "the keys with this prefix are not Hubbub's";
 
 export class RedisEngine implements Engine {
@@ -208,7 +211,7 @@ export class RedisEngine implements Engine {
   }
 
   get #firstSequence(): number {
-    return Math.floor(this.context.random.next() * MAX_FIRST_SEQUENCE);
+    return randomSequence(this.context.random);
   }
 
   #run(script: RedisScript, ...args: readonly (string | number)[]): Promise<unknown> {
