@@ -352,7 +352,7 @@ test("what is removed is in no file of SQLite, nor after a restart", async () =>
 test.skipIf(skipped !== "")("what is removed is in no key of Redis", async () => {
   await using redis = await Redis.start(DURABLE);
   const store = { name: "Redis", url: redis.url("gone") };
-  await using server = await startServer({ store, secret: SECRET, preload: "fast-redis.ts" });
+  await using server = await startServer({ store, secret: SECRET, preload: "fast-shared-log.ts" });
   await using ann = await server.joinJson("ann");
   const ids = [];
   for (let i = 0; i < 20; i++) ids.push(await says(ann, `unmistakable ${i}.`));

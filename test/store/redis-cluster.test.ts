@@ -6,7 +6,7 @@ import { scripts } from "../../src/store/redis/scripts.ts";
 import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
-import "../support/fast-redis.ts";
+import "../support/fast-shared-log.ts";
 import type { JsonPeer } from "../support/peer.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
@@ -21,7 +21,7 @@ const RECOVERY_MS = 10_000;
 const { leaseMs, heartbeatMs, writeDeadlineMs } = sharedLogTiming;
 
 const startNode = (redis: Redis, prefix: string, ...args: string[]) =>
-  startServer({ store: { name: "Redis", url: redis.url(prefix) }, args, preload: "fast-redis.ts" });
+  startServer({ store: { name: "Redis", url: redis.url(prefix) }, args, preload: "fast-shared-log.ts" });
 
 /** With the default timing. */
 const startSlowNode = (redis: Redis, prefix: string, ...args: string[]) =>

@@ -9,7 +9,7 @@ import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 import type { AppendResult } from "../../src/store/message.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
-import "../support/fast-redis.ts";
+import "../support/fast-shared-log.ts";
 import { startServer } from "../support/server.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";
 
@@ -19,7 +19,7 @@ setDefaultTimeout(240_000);
 const TWO_HEARTBEATS_MS = 2.5 * sharedLogTiming.heartbeatMs;
 
 const start = (url: string, ...args: string[]) =>
-  startServer({ store: { name: "Redis", url }, args, preload: "fast-redis.ts" });
+  startServer({ store: { name: "Redis", url }, args, preload: "fast-shared-log.ts" });
 
 describe.skipIf(skipped !== "")(`foreign data in Redis${skipped}`, () => {
   test("is skipped in the log, and no client is disconnected", async () => {

@@ -15,7 +15,7 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const LONG_AGO_MS = 1_000_000_000_000;
 
 const start = (url: string, args: readonly string[] = [], env: Record<string, string> = {}) =>
-  startServer({ store: { name: "Redis", url }, args, env, preload: "fast-redis.ts" });
+  startServer({ store: { name: "Redis", url }, args, env, preload: "fast-shared-log.ts" });
 
 /** What a failing start prints. */
 async function startError(url: string): Promise<{ exitCode: number; stdout: string; stderr: string }> {

@@ -1,6 +1,6 @@
 /** Preloaded: once "boom" is in the log, reading it throws inside the server until the key "fixed" is set; "reads" counts. */
 
-import "./fast-redis.ts";
+import "./fast-shared-log.ts";
 import { RedisConnection } from "../../src/store/redis/connection.ts";
 
 const { send } = RedisConnection.prototype;

@@ -6,7 +6,7 @@ const PRELOADS = new Map<string | undefined, () => Promise<unknown>>([
   ["break-shutdown.ts", () => import("./break-shutdown.ts")],
   ["clock.ts", () => import("./clock.ts")],
   ["delayed-store.ts", () => import("./delayed-store.ts")],
-  ["fast-redis.ts", () => import("./fast-redis.ts")],
+  ["fast-shared-log.ts", () => import("./fast-shared-log.ts")],
   ["fault-injection.ts", () => import("./fault-injection.ts")],
   ["losing-store.ts", () => import("./losing-store.ts")],
 ]);

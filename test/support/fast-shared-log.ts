@@ -1,5 +1,5 @@
 /**
- * Preloaded: the Redis store waits a fraction of its usual times, for tests of leases, grace periods and deadlines. Long
+ * Preloaded: the shared log waits a fraction of its usual times, for tests of leases, grace periods and deadlines. Long
  * enough for a busy machine: a process that is stalled for less than a second has to go unnoticed.
  */
 
