@@ -41,6 +41,8 @@ export class JsonUser implements User {
   #outbox: readonly OutboxItem[] = [];
   #after: string | undefined;
   #sent = 0;
+  /** By a ban. */
+  #isKeptOut = false;
   readonly #session: string;
 
   constructor(
@@ -75,6 +77,7 @@ export class JsonUser implements User {
   }
 
   join(): void {
+    this.#isKeptOut = false;
     if (this.connection) return;
     const { world, rules } = this.surroundings;
     if (!this.owner.isAlive) this.owner = this.#newOwner();
@@ -102,17 +105,34 @@ export class JsonUser implements User {
         after = message.id;
         this.#after = after;
       })
+      .on("removed", (removal) => {
+        rules.onRemoved(this.name, removal);
+        after = removal.id;
+        this.#after = after;
+      })
       .on("presence", (change) => rules.onPresence(this.name, change))
       .on("acknowledged", ({ item, id }) => rules.onAcknowledged(textOf(item), id))
       .on("rejected", ({ item, code }) => world.fail(`"${textOf(item)}" is rejected: ${code}`))
       .on("unconfirmed", (item) => rules.onUnconfirmed(textOf(item)))
       .on("state", (state) => {
-        if (state.status === "closed" && state.reason !== LEFT)
-          world.fail(`${this.name} is closed for good: ${state.reason}`);
+        if (state.status !== "closed" || this.connection !== connection) return;
+        if (state.statusCode === BANNED || state.code === "banned") return this.#onBanned(owner);
+        world.fail(`${this.name} is closed for good: ${state.reason}`);
       });
   }
 
+  /** It tries again until it is let in. */
+  #onBanned(owner: Owner): void {
+    const { world } = this.surroundings;
+    this.leave();
+    this.#isKeptOut = true;
+    world.schedule(owner, world.time + world.dice.between(500, 3000), () => {
+      if (this.#isKeptOut) this.join();
+    });
+  }
+
   leave(): void {
+    this.#isKeptOut = false;
     const { connection, link } = this;
     if (!connection) return;
     // A request under way could arrive after the next one, and be the newer connection to the server.
@@ -155,6 +175,8 @@ export class JsonUser implements User {
 }
 
 const LEFT = "left";
+/** The close code of a client that a moderator has disconnected. */
+const BANNED = 4003;
 
 /** What a message says, as a text or as bytes. */
 export function textOf({ text, data = "" }: { readonly text?: string; readonly data?: string }): string {
@@ -312,7 +334,7 @@ class TextSession {
   }
 
   unsettled(): string | undefined {
-    const open = this.#sent.findIndex(({ state }) => state === "sent" || state === "acknowledged");
+    const open = this.#sent.findIndex((own) => own.state === "sent" || this.#awaitsBroadcast(own));
     if (this.#socket.readyState !== 1) return "is connecting";
     return open < 0
       ? undefined
@@ -340,6 +362,7 @@ class TextSession {
     const { name } = this.user;
     if (this.#seen.has(text)) world.fail(`${name} receives "${text}" twice on one connection`);
     this.#seen.add(text);
+    this.surroundings.rules.onText(name, this.link, this.user.room, text);
     this.#received?.push(text);
     if (!text.startsWith(this.#stream)) return;
     const own = this.#sent[Number(text.slice(this.#stream.length)) - 1];
@@ -356,7 +379,7 @@ class TextSession {
     const next = this.#sent[this.#unanswered++];
     if (next?.text !== text) return world.fail(`${name} is answered "${text}" instead of "${next?.text}"`);
     const previous = this.#sent[this.#unanswered - 2];
-    if (previous?.state === "acknowledged")
+    if (previous && this.#awaitsBroadcast(previous))
       world.fail(`${name}: the reply to "${text}" overtakes the broadcast of "${previous.text}"`);
     // A message that is not confirmed may be broadcast at any time.
     if (next.isEarly && state !== "unconfirmed")
@@ -366,8 +389,15 @@ class TextSession {
     this.#updateWaiting();
   }
 
+  /** What is removed while the connection receives its replay is not broadcast to it. */
+  #awaitsBroadcast({ text, state }: { readonly text: string; readonly state: TextState }): boolean {
+    return state === "acknowledged" && !this.surroundings.rules.mayBeRemoved(text);
+  }
+
   #updateWaiting(): void {
-    const isWaiting = this.#unanswered < this.#sent.length || this.#sent.at(-1)?.state === "acknowledged";
+    const last = this.#sent.at(-1);
+    const isWaiting =
+      this.#unanswered < this.#sent.length || (last !== undefined && this.#awaitsBroadcast(last));
     if (!isWaiting) this.#waitsSince = Infinity;
   }
 }

@@ -62,7 +62,11 @@ const SERVER_FAULTS = [
   "stranger",
 ] as const;
 
-export type FaultKind = (typeof USER_FAULTS)[number] | (typeof SERVER_FAULTS)[number];
+/** What a moderator does. */
+const MODERATION = ["remove-message", "remove-client", "ban", "read-page"] as const;
+
+export type FaultKind =
+  (typeof USER_FAULTS)[number] | (typeof SERVER_FAULTS)[number] | (typeof MODERATION)[number];
 
 export interface Action {
   readonly atMs: number;
@@ -84,6 +88,9 @@ export const STANDARD_LOAD = { seconds: 60, users: 8, messagesPerSecond: 40, fau
 const CROWD = { seconds: 10, users: 300, messagesPerSecond: 2, faultsPerSecond: 2 };
 const CROWD_SHARE = 0.04;
 const MAX_BURST = 40;
+const MODERATED_SHARE = 0.4;
+/** Apart from the plan's other draws, so that a moderator changes nothing else. */
+const MODERATOR_SEED = 0x30d;
 
 /** @param load fixes what a seed otherwise draws */
 export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_LOAD): Plan {
@@ -118,6 +125,7 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
     });
   }
   const isLimited = dice.chance(0.2);
+  const moderator = new Dice(seed ^ MODERATOR_SEED);
   const settings: Settings = {
     store: drawStore(dice, store, load !== undefined),
     seconds,
@@ -131,7 +139,10 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
       messageBurst: isLimited ? dice.pick([5, 50]) : 0,
     },
   };
-  return { settings, actions: drawActions(dice, settings, messagesPerSecond, faultsPerSecond) };
+  const actions = drawActions(dice, settings, messagesPerSecond, faultsPerSecond);
+  const isModerated = load === undefined && moderator.chance(MODERATED_SHARE);
+  if (isModerated) actions.push(...drawModeration(moderator, settings));
+  return { settings, actions: actions.sort((a, b) => a.atMs - b.atMs) };
 }
 
 function drawLoad(dice: Dice): typeof STANDARD_LOAD {
@@ -159,27 +170,43 @@ function drawStore(dice: Dice, kind: StoreKind, isPlain: boolean): StoreSettings
 
 function drawActions(
   dice: Dice,
-  { seconds, users }: Settings,
+  settings: Settings,
   messagesPerSecond: number,
   faultsPerSecond: number,
 ): Action[] {
-  const endMs = seconds * 1000;
   const kinds: FaultKind[] = [
     ...USER_FAULTS.filter(() => dice.chance(0.4)),
     ...SERVER_FAULTS.filter(() => dice.chance(0.25)),
   ];
-  const actions: Action[] = [];
-  const add = (perSecond: number, draw: () => readonly [kind: Action["kind"], amount: number]) => {
-    for (let atMs = 0; ;) {
-      atMs += (-Math.log(1 - dice.next()) * 1000) / perSecond;
-      if (atMs >= endMs) return;
-      const user = dice.whole(0, users.length - 1);
-      const [kind, amount] = draw();
-      actions.push({ atMs, kind, user, amount });
-    }
-  };
   const burstShare = dice.pick([0, 0, 0.02]);
-  add(messagesPerSecond, () => ["send", dice.chance(burstShare) ? dice.whole(2, MAX_BURST) : 1]);
-  if (kinds.length > 0) add(faultsPerSecond, () => [dice.pick(kinds), dice.next()]);
-  return actions.sort((a, b) => a.atMs - b.atMs);
+  const actions = drawTimes(dice, settings, messagesPerSecond, () => [
+    "send",
+    dice.chance(burstShare) ? dice.whole(2, MAX_BURST) : 1,
+  ]);
+  if (kinds.length > 0)
+    actions.push(...drawTimes(dice, settings, faultsPerSecond, () => [dice.pick(kinds), dice.next()]));
+  return actions;
+}
+
+function drawModeration(dice: Dice, settings: Settings): Action[] {
+  const kinds = MODERATION.filter(() => dice.chance(0.6));
+  if (kinds.length === 0) return [];
+  return drawTimes(dice, settings, dice.pick([0.1, 0.5, 2]), () => [dice.pick(kinds), dice.next()]);
+}
+
+/** Independent of each other, and of random users. */
+function drawTimes(
+  dice: Dice,
+  { seconds, users }: Settings,
+  perSecond: number,
+  draw: () => readonly [kind: Action["kind"], amount: number],
+): Action[] {
+  const actions: Action[] = [];
+  for (let atMs = 0; ;) {
+    atMs += (-Math.log(1 - dice.next()) * 1000) / perSecond;
+    if (atMs >= seconds * 1000) return actions;
+    const user = dice.whole(0, users.length - 1);
+    const [kind, amount] = draw();
+    actions.push({ atMs, kind, user, amount });
+  }
 }

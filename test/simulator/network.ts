@@ -460,6 +460,7 @@ export class ServerEnd implements ServerSocket {
 
   close(code: number, reason: string): void {
     if (!this.isOpen) return;
+    this.observer.onServerClosed(this, code);
     const signal: Signal = { kind: "close", code, reason };
     if (this.#buffer.length > 0) this.#finalSignal = signal;
     else this.link.down.send(signal);
@@ -506,6 +507,10 @@ export interface WireObserver {
   onFrameRead(link: Link, frame: Content): void;
   onFrameReceived(link: Link, frame: Content): void;
   onServerSent(end: ServerEnd, frame: Content): void;
+  /** The server closes the connection. */
+  onServerClosed(end: ServerEnd, code: number): void;
+  /** The server does not let the client in because it is banned. */
+  onBanned(client: string, host: SocketHost): void;
   /** A link that no fault has affected was closed all the same. */
   onUntouchedClosed(link: Link, code: number, reason: string): void;
   /** The client learns that the server has closed the connection. */

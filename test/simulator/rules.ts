@@ -3,7 +3,14 @@
 import type { Connection } from "../../src/chat/connection.ts";
 import type { Content } from "../../src/protocol/codec.ts";
 import type { StreamWelcome } from "../../src/protocol/stream-encoders.ts";
-import type { ChatMessage, PresenceChange, Welcome } from "../../src/protocol/events.ts";
+import type {
+  ChatMessage,
+  PresenceChange,
+  Removal,
+  RemovedMessages,
+  Welcome,
+} from "../../src/protocol/events.ts";
+import type { RemovalTarget } from "../../src/store/message.ts";
 import type { Host, Link, ServerEnd, SocketHost, WireObserver } from "./network.ts";
 import type { World } from "./world.ts";
 
@@ -16,6 +23,10 @@ const MAX_LISTED_MEMBERS = 100;
 const REPLY = /^(\{"type":"(ack|error)"|You wrote: |Not sent \()/;
 /** The close code of a server that shuts down. */
 const RESTARTING = 1012;
+/** The close code of a client that a moderator has disconnected. */
+const BANNED = 4003;
+/** A connection that the server does not want is closed within this time after it has opened. */
+const CLOSE_MS = 5;
 /** Nothing uses a connection longer than this after it is closed. */
 const LINGER_MS = 30_000;
 /** A leave is announced on the text wire no sooner than this after it, and at most this much later than that. */
@@ -39,11 +50,19 @@ export interface RuleSettings {
   readonly isStoreSlow: boolean;
 }
 
-/** A message as the clients have seen it: delivered to one of them, or acknowledged with its id. */
+/** A message or a removal as the clients have seen it: delivered to one of them, or acknowledged with its id. */
 interface Entry {
   readonly id: string;
-  readonly text: string;
+  /** Undefined for a removal, and for a message that no client has received with its content. */
+  text: string | undefined;
+  /** The sender of a message. */
+  from: string | undefined;
+  readonly removes: RemovedMessages | undefined;
   readonly seenAt: number;
+  /** When a removal of it was acknowledged. */
+  goneAt: number;
+  /** By a removal that clients have seen; known at the end. */
+  isRemoved: boolean;
   /** When it, or its acknowledgement, was first written to a connection. */
   sentAt: number;
   /** When its sender sent it; known at the end, as is its place. */
@@ -58,31 +77,62 @@ class Log {
   newestId = "0-0";
   sorted: Entry[] = [];
 
-  see(world: World, room: string, id: string, text: string, sentAt: number): Entry {
+  see(world: World, room: string, id: string, sentAt: number, seen: SeenEntry): Entry {
+    const { text, from, removes } = seen;
     let entry = this.entries.get(id);
     if (entry === undefined) {
+      entry = {
+        id,
+        text: undefined,
+        from,
+        removes,
+        seenAt: world.time,
+        goneAt: Infinity,
+        isRemoved: false,
+        sentAt,
+        sentByClientAt: 0,
+        index: -1,
+      };
+      this.entries.set(id, entry);
+      if (isLater(id, this.newestId)) this.newestId = id;
+    } else if (entry.from !== from || describe(entry.removes) !== describe(removes))
+      world.fail(
+        `${id} in ${room} is of ${entry.from}, ${describe(entry.removes)}, to some and of ${from}, ${describe(removes)}, to others`,
+      );
+    if (text !== undefined && entry.text === undefined) {
       const other = this.idOfText.get(text);
       if (other !== undefined) world.fail(`"${text}" is stored twice in ${room}: as ${other} and ${id}`);
-      entry = { id, text, seenAt: world.time, sentAt, sentByClientAt: 0, index: -1 };
-      this.entries.set(id, entry);
+      entry.text = text;
       this.idOfText.set(text, id);
-      if (isLater(id, this.newestId)) this.newestId = id;
-    } else if (entry.text !== text)
+    } else if (text !== undefined && entry.text !== text)
       world.fail(`${id} in ${room} is "${entry.text}" to some and "${text}" to others`);
     entry.sentAt = Math.min(entry.sentAt, sentAt);
     return entry;
   }
 
-  sort(sentTexts: ReadonlyMap<string, SentText>): void {
+  /** @param isComplete all that the store has is known */
+  sort(world: World, room: string, sentTexts: ReadonlyMap<string, SentText>, isComplete: boolean): void {
     this.sorted = [...this.entries.values()].sort((a, b) => (isLater(a.id, b.id) ? 1 : -1));
+    for (const { id, removes } of this.sorted)
+      if (removes && !this.#markRemoved(removes) && ("message" in removes || isComplete))
+        world.fail(`${id} in ${room} is ${describe(removes)}, which has nothing left to remove`);
     let index = 0;
     for (const entry of this.sorted) {
       entry.index = index++;
-      const sent = sentTexts.get(entry.text);
+      const sent = sentTexts.get(entry.text ?? "");
       if (!sent) continue;
       entry.sentByClientAt = sent.sentAt;
       sent.isSeen = true;
     }
+  }
+
+  /** @returns false if everything was removed before */
+  #markRemoved(removes: RemovedMessages): boolean {
+    const one = "message" in removes ? this.entries.get(removes.message) : undefined;
+    const covered = one ? [one] : this.sorted.filter((entry) => isRemovedBy(removes, entry));
+    const hasEffect = covered.some(({ isRemoved }) => !isRemoved) || ("message" in removes && !one);
+    for (const entry of covered) entry.isRemoved = true;
+    return hasEffect;
   }
 
   /** The index of the first message after that id. */
@@ -92,6 +142,32 @@ class Log {
     const index = this.sorted.findIndex((each) => isLater(each.id, id));
     return index < 0 ? this.sorted.length : index;
   }
+}
+
+/** What a client receives of an entry: a message without a text is removed. */
+interface SeenEntry {
+  readonly text?: string | undefined;
+  readonly from?: string | undefined;
+  readonly removes?: RemovedMessages | undefined;
+}
+
+function isRemovedBy(
+  removes: RemovedMessages,
+  { id, from }: { readonly id: string; readonly from: string | undefined },
+): boolean {
+  if ("message" in removes) return id === removes.message;
+  return from === removes.from && !isLater(id, removes.upTo);
+}
+
+function describe(removes: RemovedMessages | undefined): string {
+  if (!removes) return "a message";
+  return "message" in removes
+    ? `a removal of ${removes.message}`
+    : `a removal of ${removes.from} up to ${removes.upTo}`;
+}
+
+function isSkippable(entry: Entry | undefined): boolean {
+  return entry !== undefined && (entry.removes !== undefined || entry.isRemoved);
 }
 
 /** Of today's ids: two of the same length are in the order of their characters. */
@@ -122,6 +198,8 @@ interface Segment {
   readonly startId: string;
   readonly startedAt: number;
   readonly ids: string[];
+  /** The messages as the client shows them. */
+  readonly messages: Map<string, { readonly from: string; text: string | undefined }>;
 }
 
 /** A welcome, to be judged when everything is known. */
@@ -188,6 +266,15 @@ interface Absence {
   readonly announcedTo: Set<Link>;
 }
 
+/** Until when a client is banned, by the server's clock: for certain, and at most if a request has no answer yet. */
+interface BanTimes {
+  readonly generation: number;
+  surelyUntilMs: number;
+  possiblyUntilMs: number;
+  /** Where a request is under way: it disconnects the client even if it bans it no longer. */
+  pendingAt: SocketHost | undefined;
+}
+
 interface Attendance {
   connections: number;
   readonly absences: Absence[];
@@ -202,6 +289,11 @@ interface TextLink {
   closedAt: number;
 }
 
+/** An entry of a store; its text is undefined if it is removed, or a removal. */
+export interface StoredState extends SeenEntry {
+  readonly id: string;
+}
+
 export class Rules implements WireObserver {
   readonly sentTexts = new Map<string, SentText>();
   /** The last time that the server's process stood still, and how long. */
@@ -214,6 +306,8 @@ export class Rules implements WireObserver {
   readonly #links = new Map<Link, LinkState>();
   readonly #segments: Segment[] = [];
   readonly #segmentOf = new Map<string, Segment>();
+  /** By room: what the store has at the end. */
+  readonly #stored = new Map<string, readonly StoredState[]>();
   /** By room: when the messages were sent that no client on the JSON wire has seen. */
   readonly #unseen = new Map<string, number[]>();
   readonly #welcomes: WelcomeRecord[] = [];
@@ -222,6 +316,9 @@ export class Rules implements WireObserver {
   readonly #shutDownLinks: ShutDownLink[] = [];
   readonly #attendance = new Map<SocketHost, Map<string, Attendance>>();
   readonly #textLinks: TextLink[] = [];
+  /** By room and client: when a removal of all its messages was last requested. */
+  readonly #removedClients = new Map<string, number>();
+  readonly #bans = new Map<string, BanTimes>();
   readonly #textReceived: { readonly link: Link; readonly room: string; readonly texts: string[] }[] = [];
 
   constructor(
@@ -280,6 +377,10 @@ export class Rules implements WireObserver {
     this.#shutDownLinks.push({ name, room, generation, lastId, closedAt: link.sentAt });
   }
 
+  onServerClosed({ data, host }: ServerEnd, code: number): void {
+    if (code === BANNED) this.onBanned(data.connection?.client ?? "nobody", host);
+  }
+
   /** Bun drops frames beyond its limit; slow consumers are closed, and replays wait, long before. */
   onOverflow(link: Link): void {
     this.world.fail(`more waits for ${link.clientOwner.name} than Bun's socket takes`);
@@ -309,6 +410,7 @@ export class Rules implements WireObserver {
   }
 
   onUntouchedClosed(link: Link, code: number, reason: string): void {
+    if (code === BANNED) return; // {@link onServerClosed} has judged it
     const { isNarrow, isPersistent } = this.settings;
     const isHistoryLost = isPersistent && !this.hasPruned && reason.startsWith("The history");
     // A replay waits for its reader, however slow.
@@ -320,6 +422,7 @@ export class Rules implements WireObserver {
 
   /** A welcome names everyone who is in the room at that moment, by what the network knows. */
   onServerSent(end: ServerEnd, frame: Content): void {
+    if (this.#bans.size > 0) this.#checkNotBanned(end);
     if (typeof frame !== "string" || !frame.startsWith(WELCOME)) return;
     if (!end.data.connection) return; // an event stream
     const room = end.data.connection.room.name;
@@ -369,7 +472,15 @@ export class Rules implements WireObserver {
       if (last !== after) this.world.fail(`${client} resumes after ${last} instead of ${after}`);
       return;
     }
-    const next = { client, room, generation, startId: last, startedAt: welcomedAt, ids: [] };
+    const next = {
+      client,
+      room,
+      generation,
+      startId: last,
+      startedAt: welcomedAt,
+      ids: [],
+      messages: new Map(),
+    };
     this.#segments.push(next);
     this.#segmentOf.set(client, next);
   }
@@ -391,17 +502,38 @@ export class Rules implements WireObserver {
     }
   }
 
-  onMessage(client: string, { id, from }: ChatMessage, text: string): void {
+  /** @param content undefined if the message is removed */
+  onMessage(client: string, { id, from, removed }: ChatMessage, content: string): void {
+    const text = removed ? undefined : content;
+    const entry = this.#onEntry(client, id, { from, text });
+    this.#segmentOf.get(client)?.messages.set(id, { from, text });
+    if (text === undefined || !entry) return;
+    this.checkSender(client, text, from);
+    this.#checkNotGone(client, entry);
+  }
+
+  /** What the removal covers is blank from then on. */
+  onRemoved(client: string, { id, ...removes }: Removal): void {
+    this.#onEntry(client, id, { removes });
+    const { messages } = this.#segmentOf.get(client) ?? {};
+    const one = "message" in removes ? messages?.get(removes.message) : undefined;
+    if (one) one.text = undefined;
+    if ("message" in removes) return;
+    for (const [message, shown] of messages ?? [])
+      if (isRemovedBy(removes, { id: message, from: shown.from })) shown.text = undefined;
+  }
+
+  #onEntry(client: string, id: string, seen: SeenEntry): Entry | undefined {
     const link = this.#current;
     const state = link && this.#links.get(link);
     const segment = this.#segmentOf.get(client);
-    if (!link || !state || !segment) return this.world.fail(`${client} receives ${id} before a welcome`);
-    const entry = this.logOf(state.room, state.generation).see(this.world, state.room, id, text, link.sentAt);
+    if (!link || !state || !segment) return void this.world.fail(`${client} receives ${id} before a welcome`);
+    const { room, generation } = state;
+    const entry = this.logOf(room, generation).see(this.world, room, id, link.sentAt, seen);
     if (!isLater(id, state.lastId))
       this.world.fail(`${client} receives ${id} after ${state.lastId}: repeated or out of order`);
     state.lastId = id;
     segment.ids.push(id);
-    this.checkSender(client, text, from);
     const isLate =
       link.sentAt - entry.sentAt > this.settings.flushMs + DELIVERY_BOUND_MS &&
       state.liveAt < entry.sentAt &&
@@ -409,6 +541,16 @@ export class Rules implements WireObserver {
       this.stillUntil < entry.sentAt;
     if (isLate)
       this.world.fail(`${client} is sent ${id} ${link.sentAt - entry.sentAt} ms later than the first client`);
+    return entry;
+  }
+
+  /** Once a removal is acknowledged, what it has removed is in no replay. What is queued at that moment is still sent. */
+  #checkNotGone(client: string, { id, goneAt }: Entry): void {
+    const sentAt = this.#current?.sentAt ?? 0;
+    if (sentAt > goneAt + this.settings.flushMs + DELIVERY_BOUND_MS && this.stillUntil < goneAt)
+      this.world.fail(
+        `${client} receives the content of ${id}, which was removed ${sentAt - goneAt} ms before`,
+      );
   }
 
   /** @param from the client that the server names as the sender */
@@ -457,7 +599,8 @@ export class Rules implements WireObserver {
     sent.acknowledged = { generation, id };
     if (id === undefined) return;
     // The broadcast follows the acknowledgement at once.
-    this.logOf(sent.room, generation).see(this.world, sent.room, id, text, link.sentAt);
+    const seen = { text, from: sent.client };
+    this.logOf(sent.room, generation).see(this.world, sent.room, id, link.sentAt, seen);
   }
 
   onUnconfirmed(text: string): void {
@@ -468,7 +611,108 @@ export class Rules implements WireObserver {
       this.world.fail(`"${text}" is unconfirmed, although the store persists sessions`);
   }
 
+  // Moderation
+
+  /** The moderator asks for a removal. */
+  onRemovalRequested(room: string, target: RemovalTarget): void {
+    if ("from" in target) this.#removedClients.set(`${room} ${target.from}`, this.world.time);
+  }
+
+  /** @param requestedAt when the server received the request */
+  onRemovalAcknowledged(
+    room: string,
+    generation: number,
+    target: RemovalTarget,
+    requestedAt: number,
+    count: number | undefined,
+  ): void {
+    const log = this.logOf(room, generation);
+    if ("message" in target) {
+      if (count === undefined && this.settings.isPersistent && !this.hasPruned)
+        this.world.fail(`${target.message} in ${room} cannot be removed, although it was stored`);
+      const entry = log.entries.get(target.message);
+      if (entry && count !== undefined) entry.goneAt = Math.min(entry.goneAt, this.world.time);
+      return;
+    }
+    // Clients may still show what the store has evicted or pruned.
+    const isComplete = this.settings.isPersistent && !this.hasPruned;
+    if (count === 0 && !isComplete) return;
+    for (const entry of log.entries.values())
+      if (entry.from === target.from && entry.seenAt <= requestedAt)
+        entry.goneAt = Math.min(entry.goneAt, this.world.time);
+  }
+
+  /** A page of the history has nothing that was removed before it was asked for. */
+  onPage(room: string, generation: number, id: string, requestedAt: number): void {
+    const { goneAt = Infinity } = this.logOf(room, generation).entries.get(id) ?? {};
+    if (goneAt < requestedAt)
+      this.world.fail(`a page of ${room} has the content of ${id}, which was removed`);
+  }
+
+  /** Whether a message may have been removed before any client on the JSON wire has received it. */
+  mayBeRemoved(text: string): boolean {
+    const { client, room, sentAt } = this.sentTexts.get(text) ?? {};
+    return (this.#removedClients.get(`${room} ${client}`) ?? -Infinity) >= (sentAt ?? Infinity);
+  }
+
+  /** @param untilMs by the server's clock */
+  onBanRequested(client: string, host: SocketHost, untilMs: number): void {
+    const { generation } = host;
+    const ban = this.#bans.get(client);
+    if (ban?.generation !== generation) {
+      const times = { generation, surelyUntilMs: 0, possiblyUntilMs: untilMs, pendingAt: host };
+      return void this.#bans.set(client, times);
+    }
+    ban.pendingAt = host;
+    ban.surelyUntilMs = Math.min(ban.surelyUntilMs, untilMs);
+    ban.possiblyUntilMs = Math.max(ban.possiblyUntilMs, untilMs);
+  }
+
+  /** A banned client has no connection from then on. */
+  onBanAcknowledged(client: string, host: SocketHost, untilMs: number): void {
+    const ban = this.#bans.get(client);
+    if (ban) {
+      ban.surelyUntilMs = ban.possiblyUntilMs = untilMs;
+      ban.pendingAt = undefined;
+    }
+    for (const end of host.ends) if (end.data.connection?.client === client) this.#checkNotBanned(end);
+  }
+
+  /** The server's clock is about to change. What has ended may be forgotten. */
+  onClockJump(nowMs: number): void {
+    for (const ban of this.#bans.values()) if (ban.surelyUntilMs <= nowMs) ban.surelyUntilMs = 0;
+  }
+
+  /** Until when a client may be banned, by the server's clock. */
+  bannedUntilMs(client: string, generation: number): number {
+    const ban = this.#bans.get(client);
+    return ban?.generation === generation ? ban.possiblyUntilMs : 0;
+  }
+
+  #checkNotBanned({ data, host }: ServerEnd): void {
+    const { client = "" } = data.connection ?? {};
+    const ban = this.#bans.get(client);
+    if (ban?.generation === host.generation && this.world.dateOf(host.owner) < ban.surelyUntilMs)
+      this.world.fail(`${client} is banned, and has a connection`);
+  }
+
+  /** The server rejects or closes connections of banned clients only. */
+  onBanned(client: string, host: SocketHost): void {
+    if (this.#bans.get(client)?.pendingAt === host) return;
+    if (this.world.dateOf(host.owner) >= this.bannedUntilMs(client, host.generation))
+      this.world.fail(`${client} is kept out as if it were banned`);
+  }
+
   // The text wire
+
+  /** @param text as a broadcast */
+  onText(receiver: string, link: Link, room: string, text: string): void {
+    const generation = link.host?.generation;
+    if (generation === undefined) return;
+    const log = this.logOf(room, generation);
+    const entry = log.entries.get(log.idOfText.get(text) ?? "");
+    if (entry && entry.goneAt !== Infinity) this.#checkNotGone(receiver, entry);
+  }
 
   onTextOpen(link: Link, room: string): string[] {
     const texts: string[] = [];
@@ -479,7 +723,7 @@ export class Rules implements WireObserver {
         host: link.host,
         room,
         openedAt: this.world.time,
-        closedAt: Infinity,
+        closedAt: link.server?.isOpen ? Infinity : this.world.time,
       });
     return texts;
   }
@@ -510,6 +754,7 @@ export class Rules implements WireObserver {
     const { connection } = end.data;
     if (!connection) return;
     if (!isOpen) this.#watchClosed(connection);
+    else if (this.#bans.size > 0) this.#watchBanned(end);
     const { client, room } = connection;
     let clients = this.#attendance.get(end.host);
     if (!clients) this.#attendance.set(end.host, (clients = new Map()));
@@ -524,6 +769,14 @@ export class Rules implements WireObserver {
     const textLink = isOpen ? undefined : this.#textLinks.findLast(({ link }) => link === end.link);
     if (textLink) textLink.closedAt = this.world.time;
   };
+
+  /** A client that is banned during its upgrade is closed at once. */
+  #watchBanned(end: ServerEnd): void {
+    const { owner } = end.host;
+    this.world.schedule(owner, this.world.time + CLOSE_MS, () => {
+      if (end.isOpen) this.#checkNotBanned(end);
+    });
+  }
 
   /** What is used long after it was closed is still referenced somewhere, so it leaks. */
   #watchClosed(connection: Connection): void {
@@ -540,28 +793,67 @@ export class Rules implements WireObserver {
 
   // At the end
 
-  /** A store that persists has everything that any client has seen, and every acknowledged message, once. */
-  checkStored(room: string, stored: readonly { readonly id: string; readonly text: string }[]): void {
-    const log = this.logOf(room, 0);
-    const texts = new Map(stored.map(({ id, text }) => [text, id]));
-    if (texts.size !== stored.length) this.world.fail(`${room} has a message twice`);
+  /**
+   * @param stored all that the store has of a room. One that persists has everything that any client has seen, and every
+   * acknowledged message, once.
+   */
+  checkStored(room: string, generation: number, stored: readonly StoredState[]): void {
+    const log = this.logOf(room, generation);
+    for (const { id, ...seen } of stored) log.see(this.world, room, id, Infinity, seen);
+    this.#stored.set(room, stored);
+    if (!this.settings.isPersistent) return;
+    const ids = new Set(stored.map(({ id }) => id));
+    const texts = new Set(stored.flatMap(({ text }) => text ?? []));
+    if (ids.size !== stored.length) this.world.fail(`${room} has an entry twice`);
     const oldest = stored[0]?.id;
     /** Only the oldest messages are pruned. */
     const isPruned = (id: string | undefined) =>
       this.hasPruned && (id === undefined || oldest === undefined || isLater(oldest, id));
     for (const { id, text } of log.entries.values())
-      if (texts.get(text) !== id && !isPruned(id))
+      if (!ids.has(id) && !isPruned(id))
         return this.world.fail(`${id} "${text}" was seen in ${room} and is not stored`);
-    for (const [text, sent] of this.sentTexts)
-      if (sent.room === room && sent.acknowledged && !texts.has(text) && !isPruned(log.idOfText.get(text)))
-        return this.world.fail(`"${text}" is acknowledged and not stored`);
-    for (const { id, text } of stored) log.see(this.world, room, id, text, Infinity);
+    for (const [text, sent] of this.sentTexts) {
+      if (sent.room !== room || !sent.acknowledged || texts.has(text)) continue;
+      const id = log.idOfText.get(text);
+      const isStored = id === undefined ? this.mayBeRemoved(text) : ids.has(id);
+      if (!isStored && !isPruned(id)) return this.world.fail(`"${text}" is acknowledged and not stored`);
+    }
+  }
+
+  /** What the store has, and what a client shows: blank is what a removal covers, and nothing else. */
+  #checkBlank(who: string, entry: Entry, text: string | undefined): void {
+    const isBlank = text === undefined && entry.removes === undefined;
+    if (!isBlank && entry.goneAt !== Infinity)
+      this.world.fail(`${who} has the content of ${entry.id}, whose removal is acknowledged`);
+    if (isBlank !== entry.isRemoved)
+      this.world.fail(
+        `${who} has ${entry.id} as "${text}", and it is ${entry.isRemoved ? "" : "not "}removed`,
+      );
+  }
+
+  #checkRemovals(finalGeneration: number): void {
+    for (const [room, stored] of this.#stored) {
+      const { entries } = this.logOf(room, finalGeneration);
+      for (const { id, text } of stored) {
+        const entry = entries.get(id);
+        if (entry) this.#checkBlank(`the store of ${room}`, entry, text);
+      }
+    }
+    for (const { client, room, generation, messages } of this.#segmentOf.values()) {
+      if (generation !== finalGeneration) continue;
+      const { entries } = this.logOf(room, generation);
+      for (const [id, { text }] of messages) {
+        const entry = entries.get(id);
+        if (entry) this.#checkBlank(client, entry, text);
+      }
+    }
   }
 
   /** Checks what can be judged only when everything is known. */
   checkAll(finalGeneration: number): void {
-    for (const generations of this.#logs.values())
-      for (const log of generations.values()) log.sort(this.sentTexts);
+    const isComplete = this.settings.isPersistent && !this.hasPruned;
+    for (const [room, generations] of this.#logs)
+      for (const log of generations.values()) log.sort(this.world, room, this.sentTexts, isComplete);
     for (const { room, sentAt, isSeen } of this.sentTexts.values()) {
       if (isSeen) continue;
       const unseen = this.#unseen.get(room);
@@ -571,6 +863,7 @@ export class Rules implements WireObserver {
     for (const segment of this.#segments) this.#checkSegment(segment);
     for (const received of this.#textReceived) this.#checkTextOrder(received);
     for (const welcome of this.#welcomes) this.#checkRecovered(welcome);
+    this.#checkRemovals(finalGeneration);
     this.#checkSenderOrder();
     this.#checkAcknowledged(finalGeneration);
     this.#checkLeaves();
@@ -611,6 +904,8 @@ export class Rules implements WireObserver {
         next = undefined; // no client on the JSON wire has seen it
         continue;
       }
+      // What was removed is in no replay.
+      while (next !== undefined && next < index && isSkippable(log.sorted[next])) next++;
       if (next !== undefined && index !== next)
         return this.world.fail(
           `${link.clientOwner.name} in ${room} receives "${text}" where others receive "${log.sorted[next]?.text}"`,
@@ -659,6 +954,7 @@ export class Rules implements WireObserver {
     for (let i = log.indexAfter(id); i < log.sorted.length && least <= this.settings.history; i++) {
       const entry = log.sorted[i];
       if (!entry) break;
+      if (entry.removes) continue;
       if (entry.seenAt <= requestedAt) least++;
       if (entry.sentByClientAt <= welcomedAt) most++;
     }
@@ -670,6 +966,7 @@ export class Rules implements WireObserver {
       for (const log of generations.values()) {
         const numbers = new Map<string, number>();
         for (const { text, id } of log.sorted) {
+          if (text === undefined) continue;
           const sent = this.sentTexts.get(text);
           if (!sent) return this.world.fail(`nobody has sent "${text}" (${id}) to ${room}`);
           if (sent.room !== room) return this.world.fail(`"${text}" for ${sent.room} arrives in ${room}`);
@@ -684,7 +981,7 @@ export class Rules implements WireObserver {
   #checkAcknowledged(finalGeneration: number): void {
     for (const [text, { room, sentAt, acknowledged }] of this.sentTexts) {
       if (acknowledged?.generation !== finalGeneration) continue;
-      if (this.logOf(room, finalGeneration).idOfText.has(text)) continue;
+      if (this.logOf(room, finalGeneration).idOfText.has(text) || this.mayBeRemoved(text)) continue;
       const witness = this.#segments.findLast(
         (segment) =>
           segment.room === room &&

@@ -6,6 +6,7 @@ import { Bans } from "../../src/http/bans.ts";
 import { EventStreams } from "../../src/http/event-streams.ts";
 import type { ServerOptions } from "../../src/http/options.ts";
 import { noSuchRoute, textProblem } from "../../src/http/problem.ts";
+import { CODE_HEADER } from "../../src/http/responses.ts";
 import { Router, type Handler, type HttpServer } from "../../src/http/router.ts";
 import { shutDown } from "../../src/http/shutdown.ts";
 import { StreamTopics } from "../../src/http/stream-socket.ts";
@@ -70,6 +71,7 @@ export class SimulatedServer implements Host {
   readonly #handleChat: Handler<ChatRequest>;
   readonly #handleEvents: Handler<StreamRequest>;
   readonly events: EventStreams;
+  readonly bans: Bans;
   readonly #options: ServerOptions;
   /** Every connection so far. */
   readonly #connections: WeakRef<object>[] = [];
@@ -97,7 +99,7 @@ export class SimulatedServer implements Host {
       options,
       clock,
     );
-    const bans = new Bans(this.hub, clock);
+    const bans = (this.bans = new Bans(this.hub, clock));
     const upgrader = new Upgrader(router, this.sockets, this.hub, bans, options, clock);
     this.#handleChat = router.route(upgrader.handleChat);
     const random = world.randomOf();
@@ -109,7 +111,11 @@ export class SimulatedServer implements Host {
   /** Starts it as a process, which answers once its store is open. */
   start(): void {
     this.world.as(this.owner, () => {
-      void Promise.resolve(this.hub.store.open?.()).then(() => {
+      const open = async () => {
+        await this.hub.store.open?.();
+        await this.bans.load();
+      };
+      void open().then(() => {
         this.sockets.startPinging();
         this.isListening = true;
       });
@@ -162,8 +168,24 @@ export class SimulatedServer implements Host {
     this.#pendingRequests++;
     void Promise.resolve(this.#handleChat(request, this.#httpServer(link))).then((response) => {
       this.#pendingRequests--;
-      if (response) this.network.refuse(link);
+      if (!response) return;
+      this.#observeBan(request, response);
+      this.network.refuse(link);
     });
+  }
+
+  #observeBan({ params }: ChatRequest, { headers }: Response): void {
+    if (headers.get(CODE_HEADER) === "banned") this.network.observer.onBanned(params.id, this);
+  }
+
+  /** A request that arrives now, and that a shutdown waits for. */
+  async request(handle: () => Promise<void>): Promise<void> {
+    this.#pendingRequests++;
+    try {
+      await handle();
+    } finally {
+      this.#pendingRequests--;
+    }
   }
 
   #httpServer(link: Link): HttpServer {
@@ -251,9 +273,10 @@ export class SimulatedServer implements Host {
       timeout() {},
       upgrade: () => false,
     };
-    return (
-      (method === "GET" && (await this.#handleChat(request, server))) || textProblem(noSuchRoute(request))
-    );
+    const response =
+      (method === "GET" && (await this.#handleChat(request, server))) || textProblem(noSuchRoute(request));
+    this.#observeBan(request, response);
+    return response;
   }
 
   #request(url: URL, method: string, headers: Record<string, string> = {}): ChatRequest {

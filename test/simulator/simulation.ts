@@ -3,13 +3,14 @@
 import { drainMicrotasks } from "bun:jsc";
 import { JsonUser, TextUser, type User } from "./clients.ts";
 import type { Action, Plan } from "./faults.ts";
+import { Moderator } from "./moderator.ts";
 import { Network } from "./network.ts";
-import { Rules } from "./rules.ts";
+import { Rules, type StoredState } from "./rules.ts";
 import { SimulatedServer } from "./servers.ts";
 import { StreamUser } from "./subscriber.ts";
-import { createDisk, MAX_ROOMS, type Disk } from "./stores.ts";
+import { createDisk, MAX_ROOMS, type Crash, type Disk } from "./stores.ts";
 import type { Hub } from "../../src/chat/hub.ts";
-import { isMessage } from "../../src/store/message.ts";
+import { isMessage, type StoredEntry } from "../../src/store/message.ts";
 import { Dice, Owner, World } from "./world.ts";
 
 export interface Outcome {
@@ -38,8 +39,23 @@ const MAX_CLOCK_JUMP_MS = 3_600_000;
 const MAX_LONG_JUMP_MS = 5 * 24 * 3_600_000;
 /** How long the SQLite store lets messages wait for a commit that they share. */
 const MAX_COMMIT_WAIT_MS = 2;
+/** The server's process ends during this share of the removals of all messages of a client. */
+const CRASHED_REMOVALS = 0.3;
+const CRASHES: readonly Crash[] = ["now", "now", "between statements", "in a commit"];
+const MAX_BAN_MS = 20_000;
+/** This share of the bans concerns a client that is about to connect. */
+const BANNED_UPGRADES = 0.3;
+/** Entries of a page of the history. */
+const MAX_PAGE = 200;
 /** After this, leaves and presence have been announced. */
 const QUIET_MS = 2_000;
+
+function stateOf(entry: StoredEntry): StoredState {
+  const { id } = entry;
+  if (!isMessage(entry)) return { id, removes: entry.removes };
+  const { from, content } = entry;
+  return { id, from, text: content === undefined ? undefined : Buffer.from(content).toString() };
+}
 
 /** @param trace is called with everything that happens */
 export function simulate(plan: Plan, seed: number, trace?: (line: string) => void): Outcome {
@@ -62,6 +78,7 @@ class Simulation {
   readonly network: Network;
   readonly #owner = new Owner("network");
   readonly #rules: Rules;
+  readonly #moderator: Moderator;
   readonly #users: User[];
   readonly disk: Disk;
   #server: SimulatedServer | undefined;
@@ -86,6 +103,7 @@ class Simulation {
       isNarrow: settings.users.some(({ profile }) => profile.bytesPerCharacter > 1),
       isStoreSlow: settings.store.kind === "delayed",
     });
+    this.#moderator = new Moderator(this.world, this.#rules);
     this.network = new Network(this.world, this.#owner, this.#rules);
     const surroundings = { world: this.world, network: this.network, rules: this.#rules };
     this.#users = settings.users.map(
@@ -130,7 +148,6 @@ class Simulation {
     this.#scheduleNext(0);
     world.runUntil(plan.settings.seconds * 1000);
     this.#settle();
-    if (this.disk.isPersistent && world.failure === undefined) this.#checkStored();
     if (world.failure === undefined) this.#rules.checkAll(this.#generation);
   }
 
@@ -206,6 +223,7 @@ class Simulation {
         break;
       }
       case "server-clock":
+        if (this.#server) this.#rules.onClockJump(world.dateOf(this.#server.owner));
         this.#serverSkewMs = this.#clockJumpMs(amount);
         if (this.#server) this.#server.owner.clockSkewMs = this.#serverSkewMs;
         break;
@@ -220,6 +238,20 @@ class Simulation {
       case "freeze-server":
         this.#freezeServer(5000 * amount ** 3);
         break;
+      case "remove-message":
+        return this.#moderate((server) => this.#moderator.removeMessage(server, user.room, amount ** 3));
+      case "remove-client":
+        // It takes several steps, and continues after a restart.
+        if (amount < CRASHED_REMOVALS && this.disk.isPersistent)
+          this.#crashServer(false, 5000 * amount, ["between statements", "in a commit"]);
+        return this.#moderate((server) => this.#moderator.removeAllOf(server, user.room, user.client));
+      case "ban":
+        if (amount < BANNED_UPGRADES) return this.#banDuringUpgrade(user, amount / BANNED_UPGRADES);
+        return this.#ban(user, MAX_BAN_MS * amount ** 2);
+      case "read-page":
+        return this.#moderate((server) =>
+          this.#moderator.read(server, user.room, amount ** 3, Math.ceil(MAX_PAGE * amount)),
+        );
       case "stranger":
         for (let count = 0; count < MAX_ROOMS; count++) this.#postAsStranger();
         break;
@@ -229,6 +261,23 @@ class Simulation {
       default:
         kind satisfies never;
     }
+  }
+
+  #ban({ room, client }: User, forMs: number): void {
+    this.#moderate((server) => this.#moderator.ban(server, room, client, forMs));
+  }
+
+  #banDuringUpgrade(user: User, amount: number): void {
+    user.leave();
+    user.join();
+    const { delayMs, jitterMs } = this.network.profileOf(user.owner);
+    const { store } = this.plan.settings;
+    const storeMs = store.kind === "delayed" ? store.delayMs : 0;
+    this.#later(delayMs + amount * (1 + jitterMs + storeMs), () => this.#ban(user, MAX_BAN_MS / 2));
+  }
+
+  #moderate(act: (server: SimulatedServer) => void): void {
+    if (this.#server?.owner.isAlive) act(this.#server);
   }
 
   get #roomNames(): ReadonlySet<string> {
@@ -265,10 +314,10 @@ class Simulation {
     return amount * MAX_LONG_JUMP_MS;
   }
 
-  #crashServer(isSilent: boolean, downMs: number): void {
+  #crashServer(isSilent: boolean, downMs: number, crashes: readonly Crash[] = CRASHES): void {
     const server = this.#server;
     if (!server?.owner.isAlive) return;
-    const crash = this.world.dice.pick(["now", "now", "between statements", "in a commit"] as const);
+    const crash = this.world.dice.pick(crashes);
     this.disk.crash(crash, () => this.#killServer(server, isSilent, downMs));
   }
 
@@ -308,6 +357,7 @@ class Simulation {
     let missing: string | undefined = "";
     while (missing !== undefined && world.failure === undefined) {
       // Repeatedly, since a crash may still be due.
+      this.#moderate((server) => this.#moderator.endBans(server));
       for (const user of this.#users) user.settle();
       world.runUntil(world.now + SETTLE_STEP_MS);
       missing = this.#findUnsettled();
@@ -317,6 +367,7 @@ class Simulation {
     world.runUntil(world.now + QUIET_MS);
     this.#checkMembers();
     this.#checkMemory();
+    this.#checkStored();
     for (const user of this.#users) user.leave();
     world.runUntil(world.now + QUIET_MS + 4000 * pingSeconds);
     this.#checkEmpty();
@@ -362,22 +413,19 @@ class Simulation {
     const { store } = this.#server?.hub ?? {};
     if (!store) return;
     for (const room of this.#roomNames) {
-      const stored: { id: string; text: string }[] = [];
+      const stored: StoredState[] = [];
       const read = async () => {
         for (let page = await store.readHistory(room, { limit: PAGE_SIZE }); ;) {
-          stored.unshift(
-            ...page.entries
-              .filter(isMessage)
-              .map(({ id, content = "" }) => ({ id, text: Buffer.from(content).toString() })),
-          );
+          stored.unshift(...page.entries.map(stateOf));
           const before = page.entries[0]?.id;
-          if (!page.more || before === undefined) return this.#rules.checkStored(room, stored);
+          if (!page.more || before === undefined)
+            return this.#rules.checkStored(room, this.#generation, stored);
           page = await store.readHistory(room, { before, limit: PAGE_SIZE });
         }
       };
       void read().catch((error: unknown) => this.world.fail(`the stored messages cannot be read: ${error}`));
-      drainMicrotasks();
     }
+    this.world.runUntil(this.world.now + QUIET_MS);
   }
 
   /** All clients have left. */

@@ -190,7 +190,7 @@ class SqliteDisk implements Disk {
     const observed = new WeakSet<object>();
     Reflect.set(Database.prototype, "query", function (this: Database, sql: string) {
       const statement = query.call(this, sql);
-      if (!/^(INSERT|REPLACE)/.test(sql) || observed.has(statement)) return statement;
+      if (!/^(INSERT|REPLACE|UPDATE|DELETE)/.test(sql) || observed.has(statement)) return statement;
       observed.add(statement);
       const { run: runStatement } = statement;
       Reflect.set(statement, "run", (...values: Parameters<typeof runStatement>) => {

@@ -67,6 +67,10 @@ export class StreamUser implements User {
           } else if (event.type === "message") {
             rules.onMessage(this.name, event, textOf(event));
             this.#after = event.id;
+          } else if (event.type === "removed") {
+            const { type: _, ...removal } = event;
+            rules.onRemoved(this.name, removal);
+            this.#after = event.id;
           }
         }
       };

@@ -162,7 +162,7 @@ export class World {
 
   clockOf(owner: Owner): Clock {
     return {
-      now: () => this.#dateOf(owner),
+      now: () => this.dateOf(owner),
       elapsed: () => Math.max(this.now, owner.busyUntil),
       setTimeout: (run, ms) => this.schedule(owner, this.time + Math.max(ms, 1), run),
       setInterval: (run, ms) => this.schedule(owner, this.time + Math.max(ms, 1), run, Math.max(ms, 1)),
@@ -173,7 +173,8 @@ export class World {
     };
   }
 
-  #dateOf(owner: Owner): number {
+  /** What its clock says: Unix time in milliseconds. */
+  dateOf(owner: Owner): number {
     return Math.floor(START_MS + Math.max(this.now, owner.busyUntil) + owner.clockSkewMs);
   }
 
@@ -208,7 +209,7 @@ export class World {
     const performanceNow = performance.now;
     const mathRandom = Math.random;
     Object.assign(globalThis, globals);
-    Date.now = () => this.#dateOf(this.current);
+    Date.now = () => this.dateOf(this.current);
     performance.now = () => this.time;
     Math.random = this.dice.next;
     console.error = (...parts) => this.fail(`an error was logged: ${parts.map(String).join(" ")}`);
