@@ -3,6 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
 import { RedisEngine } from "../../src/store/redis/engine.ts";
+import { EngineUnreachable } from "../../src/store/shared-log/engine.ts";
 import { SharedLogStore } from "../../src/store/shared-log/store.ts";
 import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
@@ -353,33 +354,64 @@ test.skipIf(skipped !== "")(
   },
 );
 
+/** Once it is told to, it fails when a record is applied, one time. */
+class FailingEngine extends RedisEngine {
+  failsNext = false;
+
+  override async applyPending(): Promise<void> {
+    const fails = this.failsNext;
+    this.failsNext = false;
+    if (fails) throw new EngineUnreachable("cut off");
+    await super.applyPending();
+  }
+}
+
+async function openStore(redis: Redis, prefix: string) {
+  const lost = Promise.withResolvers<void>();
+  const config = { url: `redis://127.0.0.1:${redis.port}`, prefix: `${prefix}:`, name: "Redis" };
+  const listener = {
+    onEntry() {},
+    onRemotePresence() {},
+    onSessionClaimed() {},
+    onBan() {},
+    onStateLost: () => lost.resolve(),
+  };
+  const options = { history: 100, keepDays: 0 };
+  const context = { clock: systemClock, random: systemRandom, timing: sharedLogTiming };
+  const engine = new FailingEngine(config, options, context);
+  const store = new SharedLogStore(engine, options, listener, context);
+  await store.open();
+  const append = (content: string) =>
+    new Promise<AppendResult>((resolve) => {
+      const pending = { room: "tea", from: "ann", content, session: undefined, seq: undefined };
+      store.append({ ...pending, requiresSeq: undefined }, { onResult: (_, result) => resolve(result) });
+    });
+  return { engine, store, append, lost: lost.promise };
+}
+
+test.skipIf(skipped !== "")(
+  `a removal counts its messages although the connection is cut between its two commands${skipped}`,
+  async () => {
+    const { engine, store, append } = await openStore(await sharedRedis(), "removal-cut");
+    await append("one");
+    await append("two");
+    await store.readHistory("tea", { limit: 1 }); // after the node has applied its last record
+    engine.failsNext = true;
+    expect(await store.remove("tea", { from: "ann" })).toBe(2);
+    expect(engine.failsNext).toBe(false);
+    await store.close();
+  },
+);
+
 test.skipIf(skipped !== "")(
   `a room that is held while Redis loses its data is loaded again${skipped}`,
   async () => {
     await using redis = await Redis.start();
-    const lost = Promise.withResolvers<void>();
-    const config = { url: `redis://127.0.0.1:${redis.port}`, prefix: "held:", name: "Redis" };
-    const listener = {
-      onEntry() {},
-      onRemotePresence() {},
-      onSessionClaimed() {},
-      onBan() {},
-      onStateLost: () => lost.resolve(),
-    };
-    const options = { history: 100, keepDays: 0 };
-    const context = { clock: systemClock, random: systemRandom, timing: sharedLogTiming };
-    const engine = new RedisEngine(config, options, context);
-    const store = new SharedLogStore(engine, options, listener, context);
-    await store.open();
-    const append = (content: string) =>
-      new Promise<AppendResult>((resolve) => {
-        const pending = { room: "tea", from: "ann", content, session: undefined, seq: undefined };
-        store.append({ ...pending, requiresSeq: undefined }, { onResult: (_, result) => resolve(result) });
-      });
+    const { store, append, lost } = await openStore(redis, "held");
     await store.acquireRoom("tea");
     await append("before");
     await redis.send("FLUSHALL");
-    await withDeadline(lost.promise, () => "it is not noticed");
+    await withDeadline(lost, () => "it is not noticed");
     const history = await store.acquireRoom("tea");
     expect(history.nextOffset - history.firstOffset).toBe(0);
     expect(await append("after")).toMatchObject({ stored: { content: "after" } });
