@@ -91,6 +91,32 @@ describe.skipIf(skipped !== "")(`the page on a phone${skipped}`, () => {
     await page.shows("document.activeElement.id", "messageText");
   });
 
+  test("above a keyboard that covers the page, the composer and the latest message stay visible", async () => {
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
+    using page = await joinPage(server(), `/client?id=ann&room=${room}`, {
+      width: 390,
+      height: 844,
+      touch: true,
+    });
+    for (let i = 0; i < 30; i++) bob.says(`${i}`);
+    await page.shows("document.querySelectorAll('.message').length", 30);
+    const bottoms =
+      "[messageText, [...document.querySelectorAll('.bubble')].at(-1)].map((each) => each.getBoundingClientRect().bottom)";
+    for (const [height, isLow] of [
+      [450, false],
+      [844, true],
+    ] as const) {
+      await page.run(
+        `(Object.defineProperty(visualViewport, "height", { value: ${height}, configurable: true }), visualViewport.dispatchEvent(new Event("resize")), 0)`,
+      );
+      await page.shows(`${bottoms}.map((bottom) => [bottom <= ${height}, bottom > 450])`, [
+        [true, isLow],
+        [true, isLow],
+      ]);
+    }
+  });
+
   test("with a hardware keyboard, Enter sends", async () => {
     using page = await joinPage(server(), `/client?id=ann&room=${newRoom()}`, { width: 390 });
     await page.shows("$('messageText').enterKeyHint", "send");
