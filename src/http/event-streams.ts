@@ -61,7 +61,8 @@ export class EventStreams {
     const { codec } = streamRequest;
     sockets.admit(addressGroup);
     const headers = { ...HEADERS, "Content-Type": codec.contentType };
-    if (request.method === "HEAD") return new Response(null, { headers });
+    // With an open stream as its body, Bun does not send `Content-Length: 0`.
+    if (request.method === "HEAD") return new Response(new ReadableStream(), { headers });
 
     sockets.reserve(addressGroup);
     const stream = await hub.reserveStream(streamRequest).catch((error: unknown) => {

@@ -68,8 +68,12 @@ export class Router {
         this.access.checkHostAndOrigin(request.headers);
         return this.readable(request, await handle(request, server));
       }
-      const preflight = request.method === "OPTIONS" && this.preflight(request, methods);
-      if (preflight) return preflight;
+      if (request.method === "OPTIONS") {
+        const preflight = this.preflight(request, methods);
+        if (preflight) return preflight;
+        this.access.checkHostAndOrigin(request.headers);
+        return new Response(null, { status: 204, headers: { Allow: allow } });
+      }
       throw new HttpProblem("no-such-method", `Only ${allow} are allowed here.`, { allow });
     }, toResponse);
   }

@@ -132,6 +132,18 @@ describe("one server", () => {
     await stream.hears(says("ann", "hi"));
   });
 
+  test("an empty ?after= or Last-Event-ID, as a script may have at first, is the same as none", async () => {
+    const room = newRoom();
+    await using ann = await server().joinJson("ann", { room });
+    await ann.saysAndHears("before");
+    for (const wanted of [{ query: "?after=" }, { headers: { "Last-Event-ID": "" } }]) {
+      await using stream = await subscribe(server(), room, wanted);
+      expect(stream.welcome).toEqual({ room, last: ann.after });
+    }
+    await using bob = await server().joinJson("bob", { room, after: "" });
+    expect(bob.welcome).not.toHaveProperty("recovered");
+  });
+
   test("HEAD has the headers and opens nothing; other methods are 405; a page of another site is 403", async () => {
     const path = `/rooms/${newRoom()}/events`;
     const head = await server().get(path, { method: "HEAD" });
@@ -140,6 +152,8 @@ describe("one server", () => {
       "text/event-stream; charset=utf-8",
       "",
     ]);
+    // That of a GET has no length, and HEAD must not claim one (RFC 9110, section 8.6).
+    expect(head.headers.get("content-length")).toBe(null);
     for (const method of ["POST", "PUT", "DELETE", "PATCH"]) {
       const { status, headers } = await server().get(path, { method });
       expect([status, headers.get("allow")]).toEqual([405, "GET, HEAD, OPTIONS"]);
