@@ -242,7 +242,6 @@ export class RedisEngine implements Engine {
     this.#evictionsLoggedMs = this.context.clock.elapsed();
   }
 
-  /** The connections may lead to a former primary. */
   reset(): void {
     this.#connection.reset();
     this.#logConnection.reset();
