@@ -4,6 +4,7 @@ import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import {
   copyFile,
+  link,
   mkdir,
   mkdtemp,
   open as openFile,
@@ -305,6 +306,26 @@ test("a symbolic link leads to the same store: only one server can use it, and a
     "chat.db-lock",
     "chat.db-newest",
   ]);
+});
+
+test("a file with a second name, a hard link, is refused under either: each name would have a write-ahead log of its own", async () => {
+  await using server = await start();
+  const ann = await server.join("ann");
+  ann.says("hi");
+  await ann.hears("You wrote: hi", "Client #ann says: hi");
+  await link(join(folder, "chat.db"), join(folder, "hard.db"));
+  const sentence = (file: string) =>
+    `${file} has 2 names (hard links), and the latest messages are beside only one of them. Remove the other names, or use a copy.\n`;
+  expect(await refusal("sqlite:hard.db")).toBe(sentence("hard.db"));
+  const archive = sqliteArchive(join(folder, "hard.db"), systemClock, systemRandom);
+  expect(async () => archive.openSource(undefined, () => {})).toThrow("hard.db has 2 names");
+  expect((await readdir(folder)).filter((file) => file.startsWith("hard"))).toEqual(["hard.db"]);
+  await server.stop();
+  expect(await refusal("sqlite:chat.db")).toBe(sentence("chat.db"));
+  await rm(join(folder, "hard.db"));
+  await using again = await start();
+  await using bob = await again.join("bob", { history: 1 });
+  await bob.hears("Client #ann says: hi");
 });
 
 const sqlite = findProgram("sqlite3", "sqlite3");

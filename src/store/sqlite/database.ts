@@ -135,6 +135,7 @@ export function lockDatabase(path: string): Database {
     // SQLite would make them readable for everyone.
     const create = (file: string) => closeSync(openSync(file, "a", 0o600));
     create(path);
+    requireOneName(path);
     const lockPath = besideDatabase(path, "-lock");
     create(lockPath);
     const lock = new Database(resolve(lockPath));
@@ -144,6 +145,15 @@ export function lockDatabase(path: string): Database {
   } catch (error) {
     throw databaseError(path, error);
   }
+}
+
+/** SQLite names its write-ahead log and its locks by the path: https://sqlite.org/howtocorrupt.html, section 2.5. @throws StoreError */
+function requireOneName(path: string): void {
+  const { nlink } = lazyFs().statSync(path);
+  if (nlink > 1)
+    throw new StoreError(
+      `${path} has ${nlink} names (hard links), and the latest messages are beside only one of them. Remove the other names, or use a copy.`,
+    );
 }
 
 /** Requires {@link lockDatabase}. @throws StoreError when the file cannot be used */
@@ -173,6 +183,7 @@ export function openDatabase(path: string, nowMs: number, random: Random): Datab
 export function openSnapshot(path: string): Database {
   if (!lazyFs().existsSync(path)) throw new StoreError(`${path} does not exist.`);
   try {
+    requireOneName(path);
     const db = openReadOnly(path);
     db.run("BEGIN"); // the first read begins the snapshot
     if (checkVersion(db, path).version < MIGRATIONS.length)
