@@ -17,7 +17,7 @@ export function parseRoomPattern(pattern: unknown): string | undefined {
 }
 
 export function coversRoom(patterns: ReadonlySet<string>, room: string): boolean {
-  if (patterns.has(room)) return true;
+  if (patterns.has(room) || patterns.has(WILDCARD)) return true;
   return patterns
     .values()
     .some((pattern) => pattern.endsWith(WILDCARD) && room.startsWith(pattern.slice(0, -1)));

@@ -25,7 +25,7 @@ const EXECUTION_SEED = 0x5eed;
 /** Besides some ping intervals: the client's longest back-off, twice. */
 const SETTLE_MS = 90_000;
 const PAGE_SIZE = 1000;
-const SEEDS_PER_MEMORY_CHECK = 16;
+const SEEDS_PER_MEMORY_CHECK = 32;
 /** What the garbage collector may find by chance on the stack. */
 const GARBAGE_CONNECTIONS = 4;
 const SETTLE_STEP_MS = 500;
