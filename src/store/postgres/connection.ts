@@ -1,0 +1,127 @@
+/** One connection to Postgres. It is replaced when it is lost, and every query has a deadline. */
+
+import { SQL } from "bun";
+import type { Clock } from "../../util/clock.ts";
+import { EngineRejection, EngineUnreachable } from "../shared-log/engine.ts";
+import type { PostgresConfig } from "./config.ts";
+
+/** Of the tables and functions that this program knows; the functions compare it with that of the schema. */
+export const SCHEMA_VERSION = 1;
+/** How long it may take to connect. */
+const CONNECT_MS = 1500;
+/** A reply that takes longer means that the connection is lost. */
+const REPLY_MS = 2000;
+/** Before the deadline, the server itself ends a query that takes too long, as one that waits for a lock. */
+const STATEMENT_TIMEOUT_SHARE = 0.9;
+
+export class PostgresConnection {
+  #client: SQL | undefined;
+  #connecting: Promise<SQL> | undefined;
+  #isClosed = false;
+  /** Queries without a reply. */
+  inFlight = 0;
+
+  constructor(
+    private readonly config: PostgresConfig,
+    private readonly clock: Clock,
+    private readonly replyMs = REPLY_MS,
+  ) {}
+
+  /**
+   * Runs a query once.
+   * @throws EngineRejection if Postgres rejects it, EngineUnreachable if there is no reply
+   */
+  async query<Row extends object>(text: string, values: readonly unknown[] = []): Promise<readonly Row[]> {
+    this.inFlight++;
+    try {
+      const client = await this.#connected();
+      return await this.#before(this.replyMs, client, client.unsafe<Row[]>(text, [...values]));
+    } catch (error) {
+      throw toEngineError(error);
+    } finally {
+      this.inFlight--;
+    }
+  }
+
+  /** The next query uses a new connection; queries in flight fail. */
+  reset(): void {
+    if (this.#client) this.#drop(this.#client);
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    this.reset();
+  }
+
+  async #connected(): Promise<SQL> {
+    if (this.#isClosed) throw new EngineUnreachable("the store is closed");
+    if (this.#client) return this.#client;
+    this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined));
+    return this.#connecting;
+  }
+
+  async #connect(): Promise<SQL> {
+    const client = createClient(this.config, () => this.#drop(client));
+    const statementTimeoutMs = Math.round(STATEMENT_TIMEOUT_SHARE * this.replyMs);
+    // The compiler (JIT) takes longer than these queries. Other isolation levels would read what was there before a lock.
+    const setup = `SET statement_timeout = ${statementTimeoutMs}; SET jit = off; SET lock_timeout = 0; SET hubbub.version = ${SCHEMA_VERSION};
+      SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = 0`;
+    try {
+      await this.#before(CONNECT_MS + this.replyMs, client, client.unsafe(setup));
+    } catch (error) {
+      this.#drop(client);
+      throw error;
+    }
+    return (this.#client = client);
+  }
+
+  /** A frozen server answers nothing, and nothing fails: closing the connection fails its queries. */
+  async #before<T>(deadlineMs: number, client: SQL, query: Promise<T>): Promise<T> {
+    const deadline = this.clock.setTimeout(() => this.#drop(client), deadlineMs);
+    try {
+      return await query;
+    } finally {
+      this.clock.clear(deadline);
+    }
+  }
+
+  /** Bun would connect again by itself, without the settings above. */
+  #drop(client: SQL): void {
+    if (this.#client === client) this.#client = undefined;
+    void client.close({ timeout: 0 });
+  }
+}
+
+/** @param onclose called when its connection is lost */
+export function createClient({ url }: PostgresConfig, onclose: () => void): SQL {
+  return new SQL({
+    url,
+    max: 1,
+    connectionTimeout: CONNECT_MS / 1000,
+    connection: { application_name: "hubbub" },
+    onclose,
+  });
+}
+
+/** Postgres' error code (SQLSTATE), else that of Bun's client or the system. */
+export function codeOf(error: unknown): string | undefined {
+  const { cause } = error instanceof Error ? error : {};
+  const source: unknown =
+    error instanceof EngineRejection || error instanceof EngineUnreachable ? cause : error;
+  if (!(source instanceof Error)) return undefined;
+  if ("errno" in source && typeof source.errno === "string") return source.errno;
+  return "code" in source ? String(source.code) : undefined;
+}
+
+/** Of what Postgres reports, the classes of errors after which a retry may succeed, or a transaction may be committed. */
+const UNCERTAIN = /^(08|40|57|53300)/;
+
+function toEngineError(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof EngineUnreachable) return error;
+  const code = codeOf(error);
+  if (code === undefined || /^ERR_INVALID/.test(code)) return error; // a bug
+  const isReply = /^[0-9A-Z]{5}$/.test(code);
+  return isReply && !UNCERTAIN.test(code)
+    ? new EngineRejection(error.message, { cause: error })
+    : new EngineUnreachable(error.message, { cause: error });
+}

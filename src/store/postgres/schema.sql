@@ -1,0 +1,575 @@
+-- Version 1. Runs with `search_path` set to the store's schema, which the functions remember. README.md describes the tables.
+--
+-- An id `<milliseconds>-<sequence>` is one number: milliseconds * 10^16 + sequence.
+
+CREATE TABLE version (version integer NOT NULL);
+INSERT INTO version VALUES (1);
+
+-- One row: the id at which this data began, the id before the first message of every room, and the id up to which no client
+-- can resume, because a later message was lost before an import.
+CREATE TABLE meta (epoch numeric NOT NULL, origin numeric NOT NULL, damaged_up_to numeric NOT NULL DEFAULT 0);
+
+-- What the nodes follow: one record per batch. The messages and removals of a record are those between `prev` and `id`.
+CREATE TABLE log (
+  id numeric PRIMARY KEY,
+  prev numeric NOT NULL,
+  node text NOT NULL,
+  batch bigint NOT NULL,
+  time bigint NOT NULL,
+  parts json,   -- arrays of presence ("p"), sessions ("s"), bans ("b") and removed nodes ("d")
+  results json  -- of the batch's messages that are not stored: their number in the batch, and their result
+);
+
+-- kind: t text, n text with NUL characters (as UTF-8 in `data`), b bytes, x removed; of a removal: m of the message in
+-- `text`, a of all messages of the sender before it.
+CREATE TABLE messages (
+  id numeric PRIMARY KEY,
+  prev numeric NOT NULL,
+  time bigint NOT NULL,
+  room text COLLATE "C" NOT NULL,
+  sender text COLLATE "C" NOT NULL,
+  kind "char" NOT NULL,
+  text text,
+  data bytea
+);
+CREATE INDEX messages_by_room ON messages (room, id);
+
+CREATE TABLE rooms (
+  room text COLLATE "C" PRIMARY KEY,
+  last_id numeric NOT NULL,
+  last_message_id numeric
+) WITH (fillfactor = 70);
+CREATE INDEX rooms_by_last_message_id ON rooms (last_message_id);
+
+CREATE TABLE sessions (
+  client text COLLATE "C",
+  session text COLLATE "C",
+  seq bigint NOT NULL,
+  id numeric NOT NULL,
+  time bigint NOT NULL,
+  PRIMARY KEY (client, session)
+) WITH (fillfactor = 70);
+
+-- Apart, so that a heartbeat does not wait for an append.
+CREATE TABLE nodes (node text COLLATE "C" PRIMARY KEY, batch bigint NOT NULL) WITH (fillfactor = 50);
+CREATE TABLE leases (node text COLLATE "C" PRIMARY KEY, until bigint NOT NULL) WITH (fillfactor = 50);
+
+CREATE TABLE presence (
+  room text COLLATE "C",
+  node text COLLATE "C",
+  client text COLLATE "C",
+  connections integer NOT NULL,
+  PRIMARY KEY (room, node, client)
+) WITH (fillfactor = 70);
+CREATE INDEX presence_by_node ON presence (node);
+
+CREATE TABLE bans (
+  client text COLLATE "C",
+  rooms text COLLATE "C",
+  until bigint NOT NULL,
+  PRIMARY KEY (client, rooms)
+);
+
+-- The removals of all messages of a client whose messages still have their content, after `erased_up_to`.
+CREATE TABLE erasures (
+  id numeric PRIMARY KEY,
+  room text COLLATE "C" NOT NULL,
+  sender text COLLATE "C" NOT NULL,
+  up_to numeric NOT NULL,
+  erased_up_to numeric NOT NULL DEFAULT 0,
+  erased bigint NOT NULL DEFAULT 0,
+  step_time bigint NOT NULL
+);
+
+CREATE SEQUENCE fencing_tokens;
+
+-- The messages as readers see them.
+CREATE VIEW entries AS
+  SELECT id, prev, time, room, sender,
+    CASE WHEN is_erased THEN 'x' ELSE kind END AS kind,
+    CASE WHEN NOT is_erased THEN text END AS text,
+    CASE WHEN NOT is_erased THEN data END AS data
+  FROM messages CROSS JOIN LATERAL (
+    SELECT kind NOT IN ('m', 'a') AND EXISTS (
+      SELECT FROM erasures
+      WHERE erasures.room = messages.room AND erasures.sender = messages.sender AND messages.id <= erasures.up_to
+    ) AS is_erased
+  ) AS erasure;
+
+CREATE FUNCTION entry_json(entry entries) RETURNS json LANGUAGE sql IMMUTABLE AS $$
+  SELECT json_build_array(
+    entry.id::text, entry.prev::text, entry.time, entry.room, entry.sender, entry.kind, entry.text, encode(entry.data, 'base64')
+  )
+$$;
+
+CREATE FUNCTION entry_bytes(entry entries) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+  SELECT 100 + coalesce(octet_length(entry.text), 0) + coalesce(octet_length(entry.data), 0)
+$$;
+
+-- Unix time in milliseconds.
+CREATE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+$$;
+
+CREATE FUNCTION log_head() RETURNS numeric LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT id FROM log ORDER BY id DESC LIMIT 1
+$$;
+
+-- A server that runs while a newer version changes the schema stops to write.
+CREATE FUNCTION check_version() RETURNS void LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+  IF (SELECT version FROM version) > current_setting('hubbub.version')::integer THEN
+    RAISE EXCEPTION 'its tables were written by a newer version of Hubbub. Start that version, or choose another ?schema=.';
+  END IF;
+END $$;
+
+-- What begins a write: the order of the transactions that hold this lock is the order of the log. Returns its head.
+CREATE FUNCTION lock_log() RETURNS numeric LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  -- Only then does the next statement see what was committed while this one waited.
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'transactions must be read committed';
+  END IF;
+  PERFORM check_version();
+  PERFORM pg_advisory_xact_lock(hashtextextended('hubbub log of ' || current_schema(), 0));
+  RETURN (SELECT id FROM log ORDER BY id DESC LIMIT 1);
+END $$;
+
+-- An id greater than the given one. Sequences start at a random number, so that an id is hardly assigned again after a loss
+-- of data. While ids are ahead of the clock, sequences grow with time instead.
+CREATE FUNCTION next_id(head numeric, now_ms bigint, first_sequence integer) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN now_ms > div(head, 1e16) THEN now_ms * 1e16 + first_sequence
+    ELSE greatest(head + 1, div(head, 1e16) * 1e16 + now_ms * 100) END
+$$;
+
+-- Commits a write, and wakes the nodes.
+CREATE FUNCTION write_record(
+  id numeric, prev numeric, node text, batch bigint, now_ms bigint, parts json, results json
+) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  INSERT INTO log VALUES (id, prev, node, batch, now_ms, parts, results);
+  PERFORM pg_notify('hubbub ' || current_schema(), id::text);
+END $$;
+
+-- The id before the next message of a room.
+CREATE FUNCTION last_id_of(name text) RETURNS numeric LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT coalesce((SELECT last_id FROM rooms WHERE room = name), (SELECT origin FROM meta))
+$$;
+
+-- Writes a batch of a node as one record. `updates`: arrays as in log.parts; `pending`: its messages, as objects.
+-- Returns 'written', 'written before' or 'unknown node'.
+CREATE FUNCTION append(writer text, number bigint, first_sequence integer, updates text, pending text) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  head numeric := lock_log();
+  now bigint := now_ms();
+  next numeric := next_id(head, now, first_sequence);
+  message record;
+  session_seqs bigint[];   -- the highest of each session of the batch so far, and its id
+  session_ids numeric[];
+  i integer;
+  ids numeric[] := '{}';   -- of each message of the batch, if it is stored
+  result json;
+  results json[];
+BEGIN
+  UPDATE nodes SET batch = number WHERE node = writer AND batch < number;
+  IF NOT FOUND THEN
+    RETURN CASE WHEN EXISTS (SELECT FROM nodes WHERE node = writer) THEN 'written before' ELSE 'unknown node' END;
+  END IF;
+
+  FOR message IN
+    SELECT place, new.session, new.seq, required_seq, stored.seq AS stored_seq, stored.id AS stored_id,
+      dense_rank() OVER (ORDER BY new.sender, new.session)::integer AS session_index
+    FROM ROWS FROM (json_to_recordset(pending::json) AS (sender text, session text, seq bigint, required_seq bigint))
+      WITH ORDINALITY AS new (sender, session, seq, required_seq, place)
+    LEFT JOIN sessions AS stored ON stored.client = new.sender AND stored.session = new.session
+    ORDER BY place
+  LOOP
+    result := NULL;
+    IF message.session IS NOT NULL THEN
+      i := message.session_index;
+      IF session_seqs[i] IS NULL THEN
+        session_seqs[i] := coalesce(message.stored_seq, 0);
+        session_ids[i] := message.stored_id;
+      END IF;
+      IF session_ids[i] IS NOT NULL AND message.seq <= session_seqs[i] THEN
+        result := json_build_array(
+          message.place - 1, 'duplicate', message.seq,
+          CASE WHEN message.seq = session_seqs[i] THEN session_ids[i]::text END
+        );
+      ELSIF session_seqs[i] < message.required_seq THEN
+        result := json_build_array(message.place - 1, 'out_of_order');
+      ELSE
+        session_seqs[i] := message.seq;
+        session_ids[i] := next;
+      END IF;
+    END IF;
+    IF result IS NULL THEN
+      ids[message.place] := next;
+      next := next + 1;
+    ELSE
+      ids[message.place] := NULL;
+      results := results || result;
+    END IF;
+  END LOOP;
+
+  WITH stored AS MATERIALIZED (
+    SELECT id, room, sender, session, seq, kind, content
+    FROM ROWS FROM (
+      json_to_recordset(pending::json) AS (room text, sender text, session text, seq bigint, kind text, content text),
+      unnest(ids)
+    ) AS new (room, sender, session, seq, kind, content, id)
+    WHERE id IS NOT NULL
+  ), inserted AS (
+    INSERT INTO messages (id, prev, time, room, sender, kind, text, data)
+    SELECT id, coalesce(lag(id) OVER (PARTITION BY room ORDER BY id), last_id_of(room)), now, room, sender, kind::"char",
+      CASE WHEN kind = 't' THEN content END, CASE WHEN kind <> 't' THEN decode(content, 'base64') END
+    FROM stored
+  ), changed AS (
+    INSERT INTO sessions (client, session, seq, id, time)
+    SELECT DISTINCT ON (sender, session) sender, session, seq, id, now
+    FROM stored WHERE session IS NOT NULL ORDER BY sender, session, id DESC
+    ON CONFLICT (client, session) DO UPDATE SET seq = excluded.seq, id = excluded.id, time = excluded.time
+  )
+  INSERT INTO rooms (room, last_id, last_message_id) SELECT room, max(id), max(id) FROM stored GROUP BY room
+  ON CONFLICT (room) DO UPDATE SET last_id = excluded.last_id, last_message_id = excluded.last_message_id;
+
+  IF updates IS NOT NULL THEN
+    DELETE FROM presence USING json_array_elements(updates::json) AS part
+    WHERE part->>0 = 'p' AND room = part->>1 AND node = writer AND client = part->>2;
+    INSERT INTO presence (room, node, client, connections)
+    SELECT part->>1, writer, part->>2, (part->>3)::integer FROM json_array_elements(updates::json) AS part
+    WHERE part->>0 = 'p' AND part->>3 <> '0';
+  END IF;
+  PERFORM write_record(next, head, writer, number, now, updates::json, array_to_json(results));
+  RETURN 'written';
+END $$;
+
+-- The records after an id, oldest first, with what they stored.
+CREATE FUNCTION read_log(after numeric, max_records integer)
+RETURNS TABLE (id text, prev text, node text, batch bigint, parts json, results json, entries json)
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT record.id::text, record.prev::text, record.node, record.batch, record.parts, record.results,
+    (SELECT json_agg(entry_json(entries) ORDER BY entries.id) FROM entries
+     WHERE entries.id > record.prev AND entries.id < record.id)
+  FROM (SELECT * FROM log WHERE log.id > after ORDER BY log.id LIMIT max_records) AS record ORDER BY record.id
+$$;
+
+-- A room's entries before an id (or NULL), newest first, or after one, oldest first: the messages up to the limits, and the
+-- removals among them. The entry that passes the limit of bytes is included.
+CREATE FUNCTION read_before(name text, before numeric, max_messages integer, max_bytes bigint) RETURNS SETOF entries
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  entry entries;
+  count integer := 0;
+  bytes bigint := 0;
+BEGIN
+  IF max_messages = 0 THEN RETURN; END IF;
+  FOR entry IN SELECT * FROM entries WHERE room = name AND id < coalesce(before, 1e40) ORDER BY id DESC LOOP
+    RETURN NEXT entry;
+    bytes := bytes + entry_bytes(entry);
+    IF entry.kind NOT IN ('m', 'a') THEN count := count + 1; END IF;
+    EXIT WHEN count >= max_messages OR bytes > max_bytes;
+  END LOOP;
+END $$;
+
+CREATE FUNCTION read_after(name text, after numeric, max_messages integer, max_bytes bigint) RETURNS SETOF entries
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  entry entries;
+  count integer := 0;
+  bytes bigint := 0;
+BEGIN
+  FOR entry IN SELECT * FROM entries WHERE room = name AND id > after ORDER BY id LOOP
+    RETURN NEXT entry;
+    bytes := bytes + entry_bytes(entry);
+    IF entry.kind NOT IN ('m', 'a') THEN count := count + 1; END IF;
+    EXIT WHEN count >= max_messages OR bytes > max_bytes;
+  END LOOP;
+END $$;
+
+-- One snapshot of a room: the head of the log, the room's last id, its latest entries (newest first), and its presence on all
+-- live nodes.
+CREATE FUNCTION open_room(name text, max_messages integer, max_bytes bigint)
+RETURNS TABLE (head text, last_id text, entries json, presence json) LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT log_head()::text, last_id_of(name)::text,
+    (SELECT json_agg(entry_json(latest)) FROM read_before(name, NULL, max_messages, max_bytes) AS latest),
+    (SELECT json_agg(json_build_array(client, node, connections)) FROM presence JOIN leases USING (node)
+     WHERE room = name AND until > now_ms())
+$$;
+
+CREATE FUNCTION page_before(name text, before numeric, max_messages integer, max_bytes bigint) RETURNS TABLE (entries json)
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT json_agg(entry_json(page)) FROM read_before(name, before, max_messages, max_bytes) AS page
+$$;
+
+-- Whether no message is missing between the id and the page: the rule of "recovered".
+CREATE FUNCTION page_after(name text, after numeric, max_messages integer, max_bytes bigint)
+RETURNS TABLE (is_resumable boolean, is_damaged boolean, entries json) LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT
+    EXISTS (SELECT FROM messages WHERE room = name AND id = after)
+      OR after = coalesce((SELECT prev FROM messages WHERE room = name ORDER BY id LIMIT 1), last_id_of(name)),
+    after <= (SELECT damaged_up_to FROM meta),
+    (SELECT json_agg(entry_json(page)) FROM read_after(name, after, max_messages, max_bytes) AS page)
+$$;
+
+CREATE FUNCTION id_before_latest(name text, max_messages integer, max_bytes bigint) RETURNS TABLE (id text)
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT coalesce(
+    (SELECT prev FROM read_before(name, NULL, max_messages, max_bytes) AS latest ORDER BY latest.id LIMIT 1), last_id_of(name)
+  )::text
+$$;
+
+-- The rooms with messages, that of the latest first: name, id and time of that message. NULL if the room before them has none.
+CREATE FUNCTION list_rooms(after text, max_rooms integer) RETURNS TABLE (rooms json)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  before numeric := 1e40;
+BEGIN
+  IF after IS NOT NULL THEN
+    SELECT messages.id INTO before FROM rooms AS listed JOIN messages ON messages.id = last_message_id WHERE listed.room = after;
+  END IF;
+  RETURN QUERY SELECT CASE WHEN before IS NOT NULL THEN (
+    SELECT coalesce(json_agg(json_build_array(room, id::text, time) ORDER BY id DESC), '[]') FROM (
+      SELECT messages.room, messages.id, messages.time FROM rooms AS listed JOIN messages ON messages.id = last_message_id
+      WHERE last_message_id < before ORDER BY last_message_id DESC LIMIT max_rooms
+    ) AS latest
+  ) END;
+END $$;
+
+CREATE FUNCTION last_seq(name text, its_session text) RETURNS TABLE (seq bigint)
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT seq FROM sessions WHERE client = name AND session = its_session
+$$;
+
+-- Microseconds of the clock, unless that went back. Not synced to disk, because the clock goes on after a crash.
+CREATE FUNCTION next_fencing_token() RETURNS TABLE (token bigint) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+  PERFORM pg_advisory_xact_lock(hashtextextended('hubbub fencing tokens of ' || current_schema(), 0));
+  RETURN QUERY SELECT setval('fencing_tokens',
+    greatest((SELECT last_value + 1 FROM fencing_tokens), floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint));
+END $$;
+
+CREATE FUNCTION join_node(name text, lease_ms integer) RETURNS TABLE (head text, epoch text)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  IF NOT pg_try_advisory_xact_lock_shared(hashtextextended('hubbub import of ' || current_schema(), 0)) THEN
+    RAISE EXCEPTION 'an import is running';
+  END IF;
+  INSERT INTO nodes VALUES (name, 0);
+  INSERT INTO leases VALUES (name, now_ms() + lease_ms);
+  RETURN QUERY SELECT log_head()::text, meta.epoch::text FROM meta;
+END $$;
+
+-- Renews a lease, and sends a notification by which the node finds out whether it receives any.
+CREATE FUNCTION heartbeat(name text, lease_ms integer, token text)
+RETURNS TABLE (is_known boolean, was_alive boolean, head text, epoch text, expired json, now bigint)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  now bigint := now_ms();
+  is_known boolean := EXISTS (SELECT FROM nodes WHERE node = name);
+  was_alive boolean := EXISTS (SELECT FROM leases WHERE node = name AND until > now);
+BEGIN
+  PERFORM check_version();
+  PERFORM set_config('synchronous_commit', 'off', true); -- a lease that is lost in a crash is renewed
+  IF is_known THEN
+    INSERT INTO leases VALUES (name, now + lease_ms) ON CONFLICT (node) DO UPDATE SET until = excluded.until;
+  END IF;
+  PERFORM pg_notify('hubbub ' || current_schema(), token);
+  RETURN QUERY SELECT is_known, was_alive, log_head()::text, meta.epoch::text, (
+    SELECT json_agg(node) FROM nodes WHERE NOT EXISTS (SELECT FROM leases WHERE leases.node = nodes.node AND until > now)
+  ), now FROM meta;
+END $$;
+
+CREATE FUNCTION leave(name text) RETURNS void LANGUAGE sql SET search_path FROM CURRENT AS $$
+  DELETE FROM leases WHERE node = name
+$$;
+
+-- Removes a node whose lease has expired, by a record that all nodes read. Returns false if it has a lease, or was removed before.
+CREATE FUNCTION remove_node(name text, first_sequence integer) RETURNS boolean
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  head numeric := lock_log();
+  now bigint := now_ms();
+BEGIN
+  IF EXISTS (SELECT FROM leases WHERE node = name AND until > now) THEN RETURN false; END IF;
+  DELETE FROM nodes WHERE node = name;
+  IF NOT FOUND THEN RETURN false; END IF;
+  DELETE FROM leases WHERE node = name;
+  DELETE FROM presence WHERE node = name;
+  PERFORM write_record(
+    next_id(head, now, first_sequence), head, '-', 0, now, json_build_array(json_build_array('d', name)), NULL
+  );
+  RETURN true;
+END $$;
+
+CREATE FUNCTION ban(name text, patterns text, until_ms bigint, first_sequence integer) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  head numeric := lock_log();
+  now bigint := now_ms();
+BEGIN
+  INSERT INTO bans VALUES (name, patterns, until_ms) ON CONFLICT (client, rooms) DO UPDATE SET until = excluded.until;
+  PERFORM write_record(
+    next_id(head, now, first_sequence), head, '-', 0, now, json_build_array(json_build_array('b', name, until_ms, patterns)), NULL
+  );
+END $$;
+
+CREATE FUNCTION read_bans() RETURNS TABLE (client text, rooms text, until bigint)
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT client, rooms, until FROM bans WHERE until > now_ms()
+$$;
+
+-- Adds a removal to a room, as a record that all nodes read. Returns its id.
+CREATE FUNCTION write_removal(head numeric, name text, sender text, kind "char", message text, first_sequence integer)
+RETURNS numeric LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  now bigint := now_ms();
+  id numeric := next_id(head, now, first_sequence);
+BEGIN
+  INSERT INTO messages VALUES (id, last_id_of(name), now, name, sender, kind, message);
+  INSERT INTO rooms VALUES (name, id) ON CONFLICT (room) DO UPDATE SET last_id = excluded.last_id;
+  PERFORM write_record(id + 1, head, '-', 0, now, NULL, NULL);
+  RETURN id;
+END $$;
+
+-- Removes one message, by its number and its id. Returns how many were removed; NULL if it is not stored.
+CREATE FUNCTION remove_message(name text, target numeric, target_id text, first_sequence integer) RETURNS integer
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  head numeric := lock_log();
+  its_kind "char";
+BEGIN
+  SELECT kind INTO its_kind FROM entries WHERE id = target AND room = name AND kind NOT IN ('m', 'a');
+  IF NOT FOUND THEN RETURN NULL; END IF;
+  IF its_kind = 'x' THEN RETURN 0; END IF;
+  UPDATE messages SET kind = 'x', text = NULL, data = NULL WHERE id = target;
+  PERFORM write_removal(head, name, '-', 'm', target_id, first_sequence);
+  RETURN 1;
+END $$;
+
+-- Whether a part of a room, after an id, has messages of a client to erase, and where that part ends: NULL at the room's end.
+CREATE FUNCTION find_erasable(name text, its_sender text, after numeric, max_scanned integer)
+RETURNS TABLE (is_found boolean, up_to text) LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT bool_or(sender = its_sender AND kind IN ('t', 'n', 'b')), max(id)::text
+  FROM (SELECT * FROM entries WHERE room = name AND id > after ORDER BY id LIMIT max_scanned) AS part
+$$;
+
+-- Removes all messages of a client: for readers at once, and from the table by erase_step(). Returns the removal's id.
+CREATE FUNCTION begin_erasure(name text, its_sender text, first_sequence integer) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  head numeric := lock_log();
+  last numeric := last_id_of(name);
+  removal numeric := write_removal(head, name, its_sender, 'a', NULL, first_sequence);
+BEGIN
+  INSERT INTO erasures (id, room, sender, up_to, step_time) VALUES (removal, name, its_sender, last, now_ms());
+  RETURN removal::text;
+END $$;
+
+-- The next step of an erasure. Returns how many messages were erased, once it is complete.
+CREATE FUNCTION erase_step(removal numeric, max_scanned integer, max_erased integer) RETURNS TABLE (is_complete boolean, count bigint)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  erasure erasures;
+  scanned_up_to numeric;
+  last_found numeric;
+  found_count integer;
+BEGIN
+  SELECT * INTO erasure FROM erasures WHERE id = removal FOR UPDATE;
+  IF NOT FOUND THEN
+    RETURN QUERY SELECT true, 0::bigint;
+    RETURN;
+  END IF;
+  WITH part AS MATERIALIZED (
+    SELECT id, sender, kind FROM messages
+    WHERE room = erasure.room AND id > erasure.erased_up_to AND id <= erasure.up_to ORDER BY id LIMIT max_scanned
+  ), found AS (
+    SELECT id FROM part WHERE sender = erasure.sender AND kind IN ('t', 'n', 'b') ORDER BY id LIMIT max_erased
+  ), erased AS (
+    UPDATE messages SET kind = 'x', text = NULL, data = NULL FROM found WHERE messages.id = found.id
+  )
+  SELECT (SELECT max(id) FROM part), (SELECT max(id) FROM found), (SELECT count(*) FROM found)
+  INTO scanned_up_to, last_found, found_count;
+  erasure.erased := erasure.erased + found_count;
+  IF scanned_up_to IS NULL THEN DELETE FROM erasures WHERE id = removal;
+  ELSE
+    UPDATE erasures SET erased = erasure.erased, step_time = now_ms(),
+      erased_up_to = CASE WHEN found_count = max_erased THEN last_found ELSE scanned_up_to END
+    WHERE id = removal;
+  END IF;
+  RETURN QUERY SELECT scanned_up_to IS NULL, erasure.erased;
+END $$;
+
+-- An erasure of a client's messages that is not complete; of any client, if it was left so for that long.
+CREATE FUNCTION find_erasure(name text, its_sender text) RETURNS text LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT id::text FROM erasures WHERE room = name AND sender = its_sender ORDER BY id LIMIT 1
+$$;
+CREATE FUNCTION find_interrupted_erasure(idle_ms integer) RETURNS text LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT id::text FROM erasures WHERE abs(now_ms() - step_time) > idle_ms ORDER BY id LIMIT 1
+$$;
+
+-- Deletes a little of what is too old; one node at a time. Sessions are checked in turn, after the given one.
+-- Returns how many messages were pruned, and the last session that was checked.
+CREATE FUNCTION prune(
+  message_ms bigint, session_ms bigint, log_ms bigint, max_rows integer, after_client text, after_session text
+) RETURNS TABLE (pruned integer, client text, session text) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+  now bigint := now_ms();
+  pruned integer := 0;
+  last record;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(hashtextextended('hubbub pruning of ' || current_schema(), 0)) THEN RETURN; END IF;
+  DELETE FROM bans WHERE until <= now;
+  DELETE FROM leases WHERE until <= now AND NOT EXISTS (SELECT FROM nodes WHERE nodes.node = leases.node);
+  DELETE FROM log WHERE time < now - log_ms AND id < log_head()
+    AND id IN (SELECT oldest.id FROM log AS oldest ORDER BY oldest.id LIMIT 4 * max_rows);
+
+  -- A session that an append uses at the moment is skipped: waiting for it might be a deadlock.
+  DELETE FROM sessions USING (
+    SELECT old.client, old.session FROM sessions AS old
+    WHERE (old.client, old.session) > (after_client, after_session) ORDER BY old.client, old.session LIMIT max_rows
+  ) AS part, LATERAL (
+    SELECT FROM sessions AS old WHERE old.client = part.client AND old.session = part.session AND old.time < now - session_ms
+    FOR UPDATE SKIP LOCKED
+  ) AS unused
+  WHERE sessions.client = part.client AND sessions.session = part.session;
+  SELECT old.client, old.session INTO last FROM (
+    SELECT old.client, old.session FROM sessions AS old
+    WHERE (old.client, old.session) > (after_client, after_session) ORDER BY old.client, old.session LIMIT max_rows
+  ) AS old ORDER BY old.client DESC, old.session DESC LIMIT 1;
+
+  -- Only the first messages, because "recovered" relies on none missing in the middle. A time in the future, from a wrong
+  -- clock, counts as the next message's.
+  IF message_ms > 0 THEN
+    WITH oldest AS MATERIALIZED (SELECT id, time FROM messages ORDER BY id LIMIT 20 * max_rows),
+    expired AS (
+      SELECT id FROM oldest WHERE time <= now - message_ms
+        AND id < coalesce((SELECT min(id) FROM oldest WHERE time > now - message_ms AND time <= now), 1e40)
+      ORDER BY id LIMIT max_rows
+    ),
+    deleted AS (DELETE FROM messages WHERE id <= (SELECT max(id) FROM expired) RETURNING id)
+    SELECT count(*) INTO pruned FROM deleted;
+  END IF;
+  RETURN QUERY SELECT pruned, coalesce(last.client, ''), coalesce(last.session, '');
+END $$;
+
+INSERT INTO meta (epoch, origin) SELECT id, id FROM next_id(0, now_ms(), floor(random() * 1000)::integer) AS id;
+INSERT INTO log SELECT epoch, epoch, '-', 0, now_ms() FROM meta;
