@@ -56,10 +56,12 @@ export const serverFlagGroups = {
     store: flag<URL>({
       value: "URL",
       fallback: new URL("memory:"),
-      help: "where messages are stored: memory:, sqlite:FILE, redis://HOST",
+      help: "the store: memory:, sqlite:FILE, redis://HOST or postgres://HOST",
       parse(text) {
         const url = URL.parse(text);
-        return url && isStoreUrl(url) ? { value: url } : { expected: "memory:, sqlite:FILE or redis://HOST" };
+        return url && isStoreUrl(url)
+          ? { value: url }
+          : { expected: "memory:, sqlite:FILE, redis://HOST or postgres://HOST" };
       },
     }),
     keepDays: number(0, [0, 36_500], "delete messages after N days (not memory:); 0 keeps them"),
@@ -290,7 +292,7 @@ function readTransfer<K extends "export" | "import", T extends typeof importFlag
   if (positionals.length > 1) errors.push(`${kind}: expected one file at most, got ${positionals.length}`);
   if (options.store.protocol === "memory:")
     errors.push(
-      `${kind}: expected a store that outlives its server in --store, such as sqlite:FILE or redis://HOST`,
+      `${kind}: expected a store that outlives its server in --store, such as sqlite:FILE, redis://HOST or postgres://HOST`,
     );
   if (errors.length > 0) return { kind: "invalid", errors } as const;
   return { kind, file: positionals[0], ...options };

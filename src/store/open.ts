@@ -4,6 +4,7 @@ import type { Clock } from "../util/clock.ts";
 import type { Random } from "../util/random.ts";
 import type { StoreArchive } from "./archive.ts";
 import { MemoryStore } from "./memory.ts";
+import { POSTGRES_SCHEMES, parsePostgresUrl } from "./postgres/config.ts";
 import { REDIS_SCHEMES, parseRedisUrl } from "./redis/config.ts";
 import type { Engine } from "./shared-log/engine.ts";
 import { sharedLogTiming, type SharedLogContext } from "./shared-log/timing.ts";
@@ -22,6 +23,7 @@ export const storeFactories = new Map<string, (url: URL) => LoadStore | undefine
   ["memory:", () => async () => createMemoryStore],
   ["sqlite:", loadSqliteStore],
   ...REDIS_SCHEMES.map((scheme) => [scheme, loadRedisStore] as const),
+  ...POSTGRES_SCHEMES.map((scheme) => [scheme, loadPostgresStore] as const),
 ]);
 
 /** Whether `--store` accepts the URL. */
@@ -51,6 +53,11 @@ export async function loadArchive(
   if (file !== undefined) {
     const { sqliteArchive } = await import("./sqlite/archive.ts");
     return sqliteArchive(file, clock, random);
+  }
+  const postgres = POSTGRES_SCHEMES.includes(url.protocol) ? parsePostgresUrl(url) : undefined;
+  if (postgres) {
+    const { postgresArchive } = await import("./postgres/archive.ts");
+    return postgresArchive(postgres, clock);
   }
   const config = parseRedisUrl(url);
   if (config && REDIS_SCHEMES.includes(url.protocol)) {
@@ -90,6 +97,15 @@ function loadRedisStore(url: URL): LoadStore | undefined {
   return async () => {
     const { RedisEngine } = await import("./redis/engine.ts");
     return sharedLog((options, context) => new RedisEngine(config, options, context));
+  };
+}
+
+function loadPostgresStore(url: URL): LoadStore | undefined {
+  const config = parsePostgresUrl(url);
+  if (!config) return undefined;
+  return async () => {
+    const { PostgresEngine } = await import("./postgres/engine.ts");
+    return sharedLog((options, context) => new PostgresEngine(config, options, context));
   };
 }
 

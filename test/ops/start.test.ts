@@ -255,7 +255,7 @@ describe("options", () => {
         '--port: expected 0–65535, got "http"',
         '--public-url: expected an address without a path, such as https://chat.example, got "https://a.example/chat"',
         '--trust-proxy: expected on or off, got "maybe"',
-        '--store: expected memory:, sqlite:FILE or redis://HOST, got "x://…@y"',
+        '--store: expected memory:, sqlite:FILE, redis://HOST or postgres://HOST, got "x://…@y"',
         '--history: expected 0–100000, got "-1"',
         '--allow-host: expected host names without a port, such as hubbub, got "hubbub:8000"',
         '--allow-origin: expected complete origins, such as https://example.com, got "*"',

@@ -382,7 +382,7 @@ describe("a file that cannot be used prevents the start, with a reason", () => {
     expect(await refusal("sqlite:.")).toMatch(/^\. cannot be used: .*\n$/);
     for (const none of ["sqlite:", "sqlite:a?b.db", "sqlite:a#b.db", "sqlite:100%.db"])
       expect(await refusal(none)).toBe(
-        `--store: expected memory:, sqlite:FILE or redis://HOST, got "${none}"\n`,
+        `--store: expected memory:, sqlite:FILE, redis://HOST or postgres://HOST, got "${none}"\n`,
       );
   });
 

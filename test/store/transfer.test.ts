@@ -664,7 +664,7 @@ describe("the output", () => {
       expect(await run([command])).toEqual({
         code: 2,
         out: "",
-        error: `${command}: expected a store that outlives its server in --store, such as sqlite:FILE or redis://HOST\n`,
+        error: `${command}: expected a store that outlives its server in --store, such as sqlite:FILE, redis://HOST or postgres://HOST\n`,
       });
       expect(await run([command, "a", "b", "--store", SQLITE, "--prot", "1"])).toEqual({
         code: 2,

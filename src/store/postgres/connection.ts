@@ -7,10 +7,17 @@ import type { PostgresConfig } from "./config.ts";
 
 /** Of the tables and functions that this program knows; the functions compare it with that of the schema. */
 export const SCHEMA_VERSION = 1;
-/** How long it may take to connect. */
-const CONNECT_MS = 1500;
-/** A reply that takes longer means that the connection is lost. */
-const REPLY_MS = 2000;
+/** In milliseconds. */
+export const postgresTiming = {
+  /** How long it may take to connect. */
+  connectMs: 1500,
+  /** A reply that takes longer means that the connection is lost. */
+  replyMs: 2000,
+  /** A notification to oneself that takes longer means that the connection is dead, although nothing says so. */
+  silenceMs: 1500,
+  /** The interval at which a lost connection for notifications is tried again. */
+  listenRetryMs: 250,
+};
 /** Before the deadline, the server itself ends a query that takes too long, as one that waits for a lock. */
 const STATEMENT_TIMEOUT_SHARE = 0.9;
 
@@ -24,7 +31,7 @@ export class PostgresConnection {
   constructor(
     private readonly config: PostgresConfig,
     private readonly clock: Clock,
-    private readonly replyMs = REPLY_MS,
+    private readonly replyMs = postgresTiming.replyMs,
   ) {}
 
   /**
@@ -67,7 +74,7 @@ export class PostgresConnection {
     const setup = `SET statement_timeout = ${statementTimeoutMs}; SET jit = off; SET lock_timeout = 0; SET hubbub.version = ${SCHEMA_VERSION};
       SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = 0`;
     try {
-      await this.#before(CONNECT_MS + this.replyMs, client, client.unsafe(setup));
+      await this.#before(postgresTiming.connectMs + this.replyMs, client, client.unsafe(setup));
     } catch (error) {
       this.#drop(client);
       throw error;
@@ -97,7 +104,7 @@ export function createClient({ url }: PostgresConfig, onclose: () => void): SQL 
   return new SQL({
     url,
     max: 1,
-    connectionTimeout: CONNECT_MS / 1000,
+    connectionTimeout: postgresTiming.connectMs / 1000,
     connection: { application_name: "hubbub" },
     onclose,
   });

@@ -104,6 +104,7 @@ export class PostgresEngine implements Engine {
         );
       return durability;
     } catch (error) {
+      this.close();
       const sentence = describeError(error, config);
       throw sentence === undefined || error instanceof StoreError ? error : new StoreError(sentence);
     } finally {

@@ -6,12 +6,8 @@ import type { Clock } from "../../util/clock.ts";
 import type { Random } from "../../util/random.ts";
 import { compareIds, isMessageId } from "../message-id.ts";
 import type { PostgresConfig } from "./config.ts";
-import { createClient } from "./connection.ts";
+import { createClient, postgresTiming } from "./connection.ts";
 import { toId } from "./rows.ts";
-
-const RECONNECT_MS = 250;
-/** A notification to oneself that takes longer means that the connection is dead, although nothing says so. */
-const SILENCE_MS = 1500;
 
 export class NotificationListener {
   #client: SQL | undefined;
@@ -52,14 +48,14 @@ export class NotificationListener {
   async hearsItself(notify: (payload: string) => Promise<unknown>): Promise<boolean> {
     const { promise, resolve } = Promise.withResolvers<void>();
     await notify(this.nextEcho(resolve));
-    await Promise.race([promise, this.clock.sleep(SILENCE_MS)]);
+    await Promise.race([promise, this.clock.sleep(postgresTiming.silenceMs)]);
     return this.#echo === undefined;
   }
 
   /** The payload of a notification to oneself. If the one before has not arrived in time, the connection is replaced. */
   nextEcho(onArrival = () => {}): string {
     const sentMs = this.clock.elapsed();
-    if (this.#echo && sentMs - this.#echo.sentMs > SILENCE_MS) {
+    if (this.#echo && sentMs - this.#echo.sentMs > postgresTiming.silenceMs) {
       logEvent("no notifications", { action: "connecting again" });
       this.reset();
     }
@@ -111,7 +107,10 @@ export class NotificationListener {
     this.#wake?.();
     if (this.#isClosed) return;
     this.clock.clear(this.#reconnect);
-    this.#reconnect = this.clock.setTimeout(() => void this.listen().catch(() => {}), RECONNECT_MS);
+    this.#reconnect = this.clock.setTimeout(
+      () => void this.listen().catch(() => {}),
+      postgresTiming.listenRetryMs,
+    );
   }
 
   #onNotification(payload: string): void {

@@ -363,7 +363,7 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
   IF NOT pg_try_advisory_xact_lock_shared(hashtextextended('hubbub import of ' || current_schema(), 0)) THEN
-    RAISE EXCEPTION 'an import is running';
+    RAISE EXCEPTION 'an import is running. Start again when it has ended.';
   END IF;
   INSERT INTO nodes VALUES (name, 0);
   INSERT INTO leases VALUES (name, now_ms() + lease_ms);

@@ -85,7 +85,7 @@ export function describeError(error: unknown, { name, schema }: PostgresConfig):
       case "ERR_POSTGRES_TLS_NOT_AVAILABLE":
         return "offers no TLS: turn it on, or choose another sslmode in --store.";
       default:
-        return code === undefined ? undefined : `cannot be used: ${reason}.`;
+        return code === undefined ? undefined : `cannot be used: ${reason.replace(/\.?$/, ".")}`;
     }
   })();
   return what === undefined ? undefined : `Postgres at ${name} ${what}`;
