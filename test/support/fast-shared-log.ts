@@ -3,10 +3,12 @@
  * enough for a busy machine: a process that is stalled for less than a second has to go unnoticed.
  */
 
+import { postgresTiming } from "../../src/store/postgres/connection.ts";
 import { redisTiming } from "../../src/store/redis/connection.ts";
 import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 
 Object.assign(redisTiming, { replyMs: 1000 } satisfies Partial<typeof redisTiming>);
+Object.assign(postgresTiming, { replyMs: 1000, silenceMs: 300 } satisfies Partial<typeof postgresTiming>);
 Object.assign(sharedLogTiming, {
   heartbeatMs: 400,
   leaseMs: 2000,

@@ -3,8 +3,15 @@
 import { logError } from "../../ops/log.ts";
 import type { Clock } from "../../util/clock.ts";
 import type { Random } from "../../util/random.ts";
-import { MAX_PAGE_BYTES, takeLatest, takePage, type HistoryPage, type PageQuery } from "../history.ts";
-import { isMessageId } from "../message-id.ts";
+import {
+  MAX_PAGE_BYTES,
+  MAX_REPLAY_BYTES,
+  takeLatest,
+  takePage,
+  type HistoryPage,
+  type PageQuery,
+} from "../history.ts";
+import { isMessageId, randomSequence } from "../message-id.ts";
 import { isNumbered, type RemovalTarget } from "../message.ts";
 import {
   EngineRejection,
@@ -51,10 +58,6 @@ const ERASE_ROWS_PER_STEP = 500;
 const SCANNED_ROWS_PER_STEP = 5000;
 /** An erasure without a step for this long was interrupted. */
 const ERASURE_IDLE_MS = 10_000;
-/** How much history a replay sends at most if more is requested than the cache has. */
-const MAX_REPLAY_BYTES = 8 * 1024 * 1024;
-/** Ids start at a random sequence below this, so that one is hardly assigned again after data loss. */
-const MAX_FIRST_SEQUENCE = 1000;
 
 export interface PostgresContext {
   readonly clock: Clock;
@@ -379,7 +382,7 @@ export class PostgresEngine implements Engine {
   }
 
   get #firstSequence(): number {
-    return Math.floor(this.context.random.next() * MAX_FIRST_SEQUENCE);
+    return randomSequence(this.context.random);
   }
 
   #call<Row extends object>(call: string, ...values: readonly unknown[]): Promise<readonly Row[]> {
