@@ -13,8 +13,9 @@ import { serverExecutable } from "../support/server-executable.ts";
 import { codeBlock, readDoc } from "../support/docs.ts";
 import { eventually } from "../support/deadline.ts";
 import { randomFrom } from "../support/random.ts";
+import { sharedPostgres, skipped as withoutPostgres } from "../support/postgres.ts";
 import { sharedRedis, skipped } from "../support/redis.ts";
-import { startServer } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
 
@@ -27,6 +28,8 @@ afterEach(() => rm(folder, { recursive: true }));
 const SQLITE = "sqlite:chat.db";
 let redisUrls = 0;
 const newRedis = async () => (await sharedRedis()).url(`transfer${redisUrls++}`);
+let schemas = 0;
+const newPostgres = async () => (await sharedPostgres()).url(`transfer_${process.pid}_${schemas++}`);
 
 interface Result {
   readonly code: number | null;
@@ -82,7 +85,11 @@ const end = (messages: number, rooms = 0, sessions = 0) => line({ type: "end", m
 const complete = (lines: string, ...counts: Parameters<typeof end>) =>
   lines + end(...counts).replace("}", `,"checksum":${Bun.hash.crc32(lines)}}`);
 
-const STORES = [["SQLite", async () => SQLITE], ...(skipped ? [] : [["Redis", newRedis] as const])] as const;
+const STORES = [
+  ["SQLite", async () => SQLITE],
+  ...(skipped ? [] : [["Redis", newRedis] as const]),
+  ...(withoutPostgres ? [] : [["Postgres", newPostgres] as const]),
+] as const;
 
 describe.each(STORES)("%s", (_, newStore) => {
   test("what is exported is imported with ids, times and order unchanged, to every store and back", async () => {
@@ -90,7 +97,12 @@ describe.each(STORES)("%s", (_, newStore) => {
     await fill(store);
     const lines = await exported(store);
     expect(lines.split("\n").length).toBe(1 + 41 + 2 + 1 + 1);
-    const copies = ["sqlite:copy.db", ...(skipped ? [] : [await newRedis()]), "sqlite:copy of a copy.db"];
+    const copies = [
+      "sqlite:copy.db",
+      ...(skipped ? [] : [await newRedis()]),
+      "sqlite:copy of a copy.db",
+      ...(withoutPostgres ? [] : [await newPostgres(), await newPostgres()]),
+    ];
     let from = lines;
     for (const copy of copies) {
       expect(await imports(copy, from)).toEqual(succeeds);
@@ -237,7 +249,7 @@ describe.each(STORES)("%s", (_, newStore) => {
     expect(refused).toMatchObject({ code: 1, out: "" });
     expect(refused.error).toMatch(/^\S+( at \S+)? is not empty\. [^\n]+\n$/);
     expect(await exported(store)).toBe(before);
-    const other = store === SQLITE ? "sqlite:other.db" : await newRedis();
+    const other = store === SQLITE ? "sqlite:other.db" : await newStore();
     await using server = await start(other);
     const { code, error } = await imports(other, header() + end(0));
     expect([code, error]).toEqual([1, expect.stringMatching(/ in use by (another|a) server\. [^\n]+\n$/)]);
@@ -382,14 +394,18 @@ describe.each(STORES)("%s", (_, newStore) => {
       });
       importing.stdin.write(header() + many.join(""));
       await importing.stdin.flush();
-      const redis = store === SQLITE ? undefined : await sharedRedis();
-      const prefix = new URL(store).searchParams.get("prefix");
-      if (redis)
-        await eventually(
-          async () => (await redis.send("EXISTS", `${prefix}:room:tea`)) === 1,
-          "some messages are written",
-        );
-      else await eventually(async () => (await readdir(folder)).includes("chat.db-wal"), "it has begun");
+      const redis = store.startsWith("redis:") ? await sharedRedis() : undefined;
+      const { searchParams } = new URL(store);
+      const prefix = searchParams.get("prefix");
+      const hasBegun = async () => {
+        if (redis) return (await redis.send("EXISTS", `${prefix}:room:tea`)) === 1;
+        if (store === SQLITE) return (await readdir(folder)).includes("chat.db-wal");
+        const locks =
+          "SELECT FROM pg_locks WHERE relation = to_regclass('%.messages') AND mode = 'RowExclusiveLock'";
+        const schema = searchParams.get("schema") ?? "";
+        return (await (await sharedPostgres()).query(locks.replace("%", schema))).length > 0;
+      };
+      await eventually(hasBegun, "some messages are written");
       return { importing, redis, prefix };
     };
 
@@ -420,7 +436,17 @@ describe.each(STORES)("%s", (_, newStore) => {
         expect((await imports(store, header() + one + end(1))).error).toContain("Try again later.");
         await redis.send("DEL", `${prefix}:lease:import`); // it expires after a minute
       } else {
-        await using server = await start(store);
+        // Postgres notices a moment later.
+        const started = Promise.withResolvers<TestServer>();
+        await eventually(
+          () =>
+            start(store).then(
+              (server) => (started.resolve(server), true),
+              () => false,
+            ),
+          "a server starts",
+        );
+        await using server = await started.promise;
         expect(await server.texts("tea")).toEqual([]);
         await server.stop("SIGTERM");
       }
@@ -431,13 +457,13 @@ describe.each(STORES)("%s", (_, newStore) => {
   });
 });
 
-test.skipIf(skipped !== "")(
-  `a client that is connected before and after each move loses and repeats nothing: SQLite, Redis, SQLite${skipped}`,
+test.skipIf(skipped + withoutPostgres !== "")(
+  `a client that is connected before and after each move loses and repeats nothing: SQLite, Redis, Postgres, SQLite${skipped}${withoutPostgres}`,
   async () => {
     const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
     const { port } = probe;
     probe.stop(true);
-    const stores = [SQLITE, await newRedis(), "sqlite:after.db"];
+    const stores = [SQLITE, await newRedis(), await newPostgres(), "sqlite:after.db"];
     const open = (store: string) => start(store, "--port", `${port}`, "--history", "1000");
     let server = await open(SQLITE);
     const connection = connect({ server: server.origin, id: "ann", room: "tea" });
@@ -469,7 +495,7 @@ test.skipIf(skipped !== "")(
       await settled();
     }
     expect(received).toEqual(Array.from({ length: sent }, (_, i) => `${i + 1}`));
-    expect(welcomes).toEqual([undefined, true, true]);
+    expect(welcomes).toEqual([undefined, true, true, true]);
     connection.close();
     await server.stop();
   },

@@ -68,13 +68,13 @@ class PostgresSource implements ArchiveSource {
   static async open(connection: PostgresConnection, config: PostgresConfig, room: string | undefined) {
     await checkVersion(connection, config);
     await connection.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-    const [meta] = await connection.query<{ origin: string; damaged_up_to: string }>(
+    const [meta] = await connection.query<{ origin: string; damaged_up_to: string | null }>(
       `SELECT origin, damaged_up_to FROM "${config.schema}".meta`,
     );
     if (!meta) throw new StoreError(`The schema ${config.schema} in Postgres at ${config.name} is empty.`);
     const header = {
       origin: toId(meta.origin),
-      damagedUpTo: meta.damaged_up_to === "0" ? undefined : toId(meta.damaged_up_to),
+      damagedUpTo: meta.damaged_up_to === null ? undefined : toId(meta.damaged_up_to),
     };
     return new PostgresSource(connection, config, room, header);
   }
@@ -210,11 +210,11 @@ class PostgresTarget implements ArchiveTarget {
   }
 
   async finish(): Promise<void> {
-    const { origin, damagedUpTo = "0-0" } = this.header;
+    const { origin, damagedUpTo } = this.header;
     await withReason(this.config, async () => {
       await this.connection.query("UPDATE meta SET origin = $1::numeric, damaged_up_to = $2::numeric", [
         toNumber(origin),
-        toNumber(damagedUpTo),
+        damagedUpTo === undefined ? null : toNumber(damagedUpTo),
       ]);
       await this.connection.query(finishImport);
       await this.connection.query("COMMIT");

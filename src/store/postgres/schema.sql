@@ -6,8 +6,8 @@ CREATE TABLE version (version integer NOT NULL);
 INSERT INTO version VALUES (1);
 
 -- One row: the id at which this data began, the id before the first message of every room, and the id up to which no client
--- can resume, because a later message was lost before an import.
-CREATE TABLE meta (epoch numeric NOT NULL, origin numeric NOT NULL, damaged_up_to numeric NOT NULL DEFAULT 0);
+-- can resume, if a later message was lost before an import.
+CREATE TABLE meta (epoch numeric NOT NULL, origin numeric NOT NULL, damaged_up_to numeric);
 
 -- What the nodes follow: one record per batch. The messages and removals of a record are those between `prev` and `id`.
 CREATE TABLE log (
@@ -314,7 +314,7 @@ RETURNS TABLE (is_resumable boolean, is_damaged boolean, entries json) LANGUAGE 
   SELECT
     EXISTS (SELECT FROM messages WHERE room = name AND id = after)
       OR after = coalesce((SELECT prev FROM messages WHERE room = name ORDER BY id LIMIT 1), last_id_of(name)),
-    after <= (SELECT damaged_up_to FROM meta),
+    coalesce(after <= (SELECT damaged_up_to FROM meta), false),
     (SELECT json_agg(entry_json(page)) FROM read_after(name, after, max_messages, max_bytes) AS page)
 $$;
 
