@@ -74,6 +74,7 @@ describe("the compose files", () => {
   interface Service {
     readonly environment?: Record<string, string>;
     readonly volumes?: readonly string[];
+    readonly ports?: readonly string[];
     readonly command?: string;
   }
   interface Compose {
@@ -84,7 +85,7 @@ describe("the compose files", () => {
   const files = [...blocks].map(([, yaml = ""]): Compose => JSON.parse(JSON.stringify(Bun.YAML.parse(yaml))));
 
   test("start the server with valid options, on a store that is a service", () => {
-    expect(files).not.toBeEmpty();
+    const stores = new Set<string>();
     for (const { services } of files) {
       const given = Object.entries(services.hubbub?.environment ?? {});
       const filled = given.map(([name, value]) => [name, value.replaceAll(/\$\{\w+\}/g, "x".repeat(64))]);
@@ -93,8 +94,12 @@ describe("the compose files", () => {
       const { store, port, publicUrl } = command.options;
       expect(command.warnings).toEqual([]);
       expect(services).toHaveProperty(store.hostname);
-      expect(services.caddy?.command).toEndWith(` --from ${publicUrl?.host} --to hubbub:${port}`);
+      if (services.caddy)
+        expect(services.caddy.command).toEndWith(` --from ${publicUrl?.host} --to hubbub:${port}`);
+      else expect(services.hubbub?.ports).toEqual([`${port}:${port}`]);
+      stores.add(store.protocol);
     }
+    expect([...stores]).toEqual(["redis:", "postgres:"]);
   });
 
   test("declare their volumes", () => {

@@ -3,9 +3,10 @@
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { sharedRedis, skipped } from "../support/redis.ts";
+import { sharedRedis, skipped as withoutRedis } from "../support/redis.ts";
+import { sharedPostgres, skipped as withoutPostgres } from "../support/postgres.ts";
 import { serverExecutable } from "../support/server-executable.ts";
-import { startServer } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
 let folder: TempFolder;
@@ -62,39 +63,76 @@ describe("SQLite", () => {
   });
 });
 
-describe.skipIf(skipped !== "")(`Redis${skipped}`, () => {
-  const newer =
-    "its keys were written by a newer version of Hubbub. Start that version, or choose another ?prefix=.";
+interface SharedDatabase {
+  readonly name: string;
+  readonly skipped: string;
+  url(space: string): Promise<string>;
+  setVersion(space: string, version: number): Promise<unknown>;
+  /** How many the log has. */
+  records(space: string): Promise<unknown>;
+  readonly sentence: string;
+}
 
-  test("keys of a newer version are refused by the server, by an export and by an import, and stay as they are", async () => {
-    const redis = await sharedRedis();
-    const url = redis.url("newer");
-    await redis.send("HSET", "newer:meta", "version", "99");
-    const sentence = `Redis at 127.0.0.1:${redis.port} cannot be used: ${newer}\n`;
-    expect(await refusal("--store", url, "--port", "0")).toBe(sentence);
-    expect(await refusal("export", "--store", url)).toBe(sentence);
-    expect(await refusal("import", "--store", url)).toBe(sentence);
-    expect(await redis.send("KEYS", "newer:*")).toEqual(["newer:meta"]);
-    expect(await redis.send("HGETALL", "newer:meta")).toEqual({ version: "99" });
+const DATABASES: readonly SharedDatabase[] = [
+  {
+    name: "Redis",
+    skipped: withoutRedis,
+    url: async (space) => (await sharedRedis()).url(space),
+    setVersion: async (space, version) =>
+      (await sharedRedis()).send("HSET", `${space}:meta`, "version", `${version}`),
+    records: async (space) => (await sharedRedis()).send("XLEN", `${space}:log`),
+    sentence:
+      "its keys were written by a newer version of Hubbub. Start that version, or choose another ?prefix=.",
+  },
+  {
+    name: "Postgres",
+    skipped: withoutPostgres,
+    url: async (space) => (await sharedPostgres()).url(space),
+    setVersion: async (space, version) =>
+      (await sharedPostgres()).query(`UPDATE "${space}".version SET version = ${version}`),
+    records: async (space) => (await sharedPostgres()).query(`SELECT count(*) FROM "${space}".log`),
+    sentence:
+      "its tables were written by a newer version of Hubbub. Start that version, or choose another ?schema=.",
+  },
+];
+
+for (const { name, skipped, url, setVersion, records, sentence } of DATABASES)
+  describe.skipIf(skipped !== "")(`${name}${skipped}`, () => {
+    const post = (server: TestServer) => server.post("lobby", { from: "ann", text: "hi" });
+
+    test("data of a newer version is refused by the server, by an export and by an import, and stays as it is", async () => {
+      const store = { name, url: await url("newer") };
+      const server = await startServer({ store });
+      expect((await post(server)).status).toBe(201);
+      await server.stop("SIGTERM");
+      await setVersion("newer", 99);
+      const before = await records("newer");
+      const expected = `${name} at ${new URL(store.url).host} cannot be used: ${sentence}\n`;
+      expect(await refusal("--store", store.url, "--port", "0")).toBe(expected);
+      expect(await refusal("export", "--store", store.url)).toBe(expected);
+      expect(await refusal("import", "--store", store.url)).toBe(expected);
+      expect(await records("newer")).toEqual(before);
+    });
+
+    test.skipIf(skipped !== "")(
+      "a server does not write data that a newer version takes over while it runs",
+      async () => {
+        await using server = await startServer({ store: { name, url: await url("taken_over") } });
+        expect((await post(server)).status).toBe(201);
+        await setVersion("taken_over", 99);
+        const before = await records("taken_over");
+        expect((await post(server)).status).toBe(503);
+        await server.becomesUnready();
+        expect(await records("taken_over")).toEqual(before);
+        await setVersion("taken_over", 1);
+        await server.becomesReady();
+        expect((await post(server)).status).toBe(201);
+      },
+    );
   });
 
-  test("a server neither reads nor writes keys that a newer version takes over while it runs", async () => {
-    const redis = await sharedRedis();
-    await using server = await startServer({ store: { name: "Redis", url: redis.url("taken-over") } });
-    const post = () => server.post("lobby", { from: "ann", text: "hi" });
-    expect((await post()).status).toBe(201);
-    await redis.send("HSET", "taken-over:meta", "version", "99");
-    const records = await redis.send("XLEN", "taken-over:log");
-    expect((await post()).status).toBe(503);
-    await server.becomesUnready();
-    expect((await server.get("/rooms/tea/messages")).status).toBe(503);
-    expect(await redis.send("XLEN", "taken-over:log")).toBe(records);
-    await redis.send("HSET", "taken-over:meta", "version", "1");
-    await server.becomesReady();
-    expect((await post()).status).toBe(201);
-  });
-
-  test("keys from before versions are read, and get one", async () => {
+describe.skipIf(withoutRedis !== "")(`the version of Redis' keys${withoutRedis}`, () => {
+  test("is set where there is none", async () => {
     const redis = await sharedRedis();
     const store = { name: "Redis", url: redis.url("unversioned") };
     const first = await startServer({ store });
@@ -106,7 +144,7 @@ describe.skipIf(skipped !== "")(`Redis${skipped}`, () => {
     expect(await redis.send("HGET", "unversioned:meta", "version")).toBe("1");
   });
 
-  test("imported keys have a version", async () => {
+  test("is set by an import", async () => {
     const redis = await sharedRedis();
     const command = [serverExecutable(), "import", "--store", redis.url("imported")];
     await Bun.$`${command} < ${new Response(EXPORT)}`.quiet();
