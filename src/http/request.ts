@@ -34,7 +34,7 @@ export function parseJoinRequest(
     return { client, room, wire: "text", history: history ?? 0 };
 
   const session = query.get("session");
-  const after = query.get("after") || null;
+  const after = query.get("after");
   return {
     client,
     room,
@@ -58,7 +58,7 @@ export function parseStreamRequest(
   const query = queryParams(url);
   const history = parseHistory(query);
   const lastEventId = headers.get("last-event-id") || null;
-  const after = lastEventId ?? (query.get("after") || null);
+  const after = lastEventId ?? query.get("after");
   const wanted = lastEventId === null ? history : null;
   return {
     room,
