@@ -24,6 +24,7 @@ await step("packages", $`bun install --frozen-lockfile`);
 await provide("chromium", install, "chromium", "chromium-browser", "google-chrome");
 await provide("redis-server", install, "redis-server");
 await provide("postgresql", install, "/usr/lib/postgresql/*/bin/postgres");
+await provide("pgbouncer", install, "pgbouncer", "/usr/sbin/pgbouncer");
 await provide("nginx-light", install, "nginx", "/usr/sbin/nginx");
 await provide("zbar-tools", install, "zbarimg");
 await provide("systemd", install, "systemd-analyze");

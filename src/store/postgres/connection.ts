@@ -5,8 +5,6 @@ import type { Clock } from "../../util/clock.ts";
 import { EngineRejection, EngineUnreachable } from "../shared-log/engine.ts";
 import type { PostgresConfig } from "./config.ts";
 
-/** Of the tables and functions that this program knows; the functions compare it with that of the schema. */
-export const SCHEMA_VERSION = 1;
 /** In milliseconds. */
 export const postgresTiming = {
   /** How long it may take to connect. */
@@ -71,7 +69,7 @@ export class PostgresConnection {
     const client = createClient(this.config, () => this.#drop(client));
     const statementTimeoutMs = Math.round(STATEMENT_TIMEOUT_SHARE * this.replyMs);
     // The compiler (JIT) takes longer than these queries. Other isolation levels would read what was there before a lock.
-    const setup = `SET statement_timeout = ${statementTimeoutMs}; SET jit = off; SET lock_timeout = 0; SET hubbub.version = ${SCHEMA_VERSION};
+    const setup = `SET statement_timeout = ${statementTimeoutMs}; SET jit = off; SET lock_timeout = 0;
       SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = 0`;
     try {
       await this.#before(postgresTiming.connectMs + this.replyMs, client, client.unsafe(setup));

@@ -36,7 +36,7 @@ import {
   toNumber,
   type LogRow,
 } from "./rows.ts";
-import { migrate } from "./schema.ts";
+import { migrate, SCHEMA_VERSION } from "./schema.ts";
 import { describeError, verifyPostgres } from "./verify.ts";
 
 /** The connections for reads, of which most servers use one. */
@@ -394,7 +394,9 @@ export class PostgresEngine implements Engine {
     call: string,
     ...values: readonly unknown[]
   ): Promise<readonly Row[]> {
-    return connection.query<Row>(`SELECT * FROM "${this.config.schema}".${call}`, values);
+    const { schema } = this.config;
+    const query = `SELECT * FROM "${schema}".check_version(${SCHEMA_VERSION}), "${schema}".${call}`;
+    return connection.query<Row>(query, values);
   }
 
   get #leastBusy(): PostgresConnection {

@@ -115,10 +115,11 @@ CREATE FUNCTION log_head() RETURNS numeric LANGUAGE sql STABLE SET search_path F
   SELECT id FROM log ORDER BY id DESC LIMIT 1
 $$;
 
--- A server that runs while a newer version changes the schema stops to write.
-CREATE FUNCTION check_version() RETURNS void LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+-- Part of every query, because a newer version may change the schema while a server runs. `known` is what the server knows.
+CREATE FUNCTION check_version(known integer) RETURNS void LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
 BEGIN
-  IF (SELECT version FROM version) > current_setting('hubbub.version')::integer THEN
+  IF (SELECT version FROM version) > known THEN
     RAISE EXCEPTION 'its tables were written by a newer version of Hubbub. Start that version, or choose another ?schema=.';
   END IF;
 END $$;
@@ -131,7 +132,6 @@ BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'transactions must be read committed';
   END IF;
-  PERFORM check_version();
   PERFORM pg_advisory_xact_lock(hashtextextended('hubbub log of ' || current_schema(), 0));
   RETURN (SELECT id FROM log ORDER BY id DESC LIMIT 1);
 END $$;
@@ -380,7 +380,6 @@ DECLARE
   is_known boolean := EXISTS (SELECT FROM nodes WHERE node = name);
   was_alive boolean := EXISTS (SELECT FROM leases WHERE node = name AND until > now);
 BEGIN
-  PERFORM check_version();
   PERFORM set_config('synchronous_commit', 'off', true); -- a lease that is lost in a crash is renewed
   IF is_known THEN
     INSERT INTO leases VALUES (name, now + lease_ms) ON CONFLICT (node) DO UPDATE SET until = excluded.until;

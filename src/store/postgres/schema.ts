@@ -2,11 +2,13 @@
 
 import { StoreError } from "../store.ts";
 import type { PostgresConfig } from "./config.ts";
-import { SCHEMA_VERSION, type PostgresConnection } from "./connection.ts";
+import type { PostgresConnection } from "./connection.ts";
 import createSchema from "./schema.sql" with { type: "text" };
 
 /** Each brings a schema to the next version. A schema's version is the number of migrations applied to it. */
 const MIGRATIONS = [createSchema];
+/** What this program knows; a newer schema is refused. */
+export const SCHEMA_VERSION = MIGRATIONS.length;
 
 /** @param connection one that nothing else uses meanwhile @throws StoreError, EngineRejection, EngineUnreachable */
 export async function migrate(connection: PostgresConnection, config: PostgresConfig): Promise<void> {
