@@ -7,14 +7,13 @@ import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { eventually, withDeadline } from "../support/deadline.ts";
 import "../support/fast-shared-log.ts";
+import { joinEventually, membersOf, result, sees, send } from "../support/nodes.ts";
 import type { JsonPeer } from "../support/peer.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(240_000);
 
-/** Longer than the removal of a dead node takes. */
-const PATIENCE_MS = 120_000;
 /** From the end of a fault until messages are stored again. */
 const RECOVERY_MS = 10_000;
 
@@ -26,47 +25,6 @@ const startNode = (redis: Redis, prefix: string, ...args: string[]) =>
 /** With the default timing. */
 const startSlowNode = (redis: Redis, prefix: string, ...args: string[]) =>
   startServer({ store: { name: "Redis", url: redis.url(prefix) }, args });
-
-async function membersOf(node: TestServer, room = "lobby"): Promise<string[]> {
-  const { members } = JSON.parse((await node.answer(`/rooms/${room}/members`)).body);
-  return members.toSorted();
-}
-
-const sees = (node: TestServer, ...members: string[]) =>
-  eventually(
-    async () => Bun.deepEquals(await membersOf(node), members.toSorted()),
-    `${members.join(" and ")} are the members`,
-    PATIENCE_MS,
-  );
-
-/** Sends a numbered message. @returns "ack" or the error code */
-async function send(peer: JsonPeer, seq: number, text = `${peer.welcome.client} ${seq}`): Promise<unknown> {
-  peer.says(text, { seq });
-  return result(peer, seq);
-}
-
-async function result(peer: JsonPeer, seq: number): Promise<unknown> {
-  for (;;) {
-    const { type, code, seq: which } = await peer.next(() => `expected a result of ${seq}`);
-    if (which === seq) return type === "ack" ? "ack" : code;
-  }
-}
-
-/** Joins as soon as that is possible. */
-async function joinEventually(
-  node: TestServer,
-  id: string,
-  query: Record<string, string | number> = {},
-): Promise<JsonPeer> {
-  const end = performance.now() + PATIENCE_MS;
-  for (;;)
-    try {
-      return await node.joinJson(id, query);
-    } catch (error) {
-      if (performance.now() > end) throw error;
-      await Bun.sleep(20);
-    }
-}
 
 /** `ms` is how long Redis is away. */
 const FAULTS = [

@@ -8,7 +8,7 @@ import { redisTiming } from "../../src/store/redis/connection.ts";
 import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 
 Object.assign(redisTiming, { replyMs: 1000 } satisfies Partial<typeof redisTiming>);
-Object.assign(postgresTiming, { replyMs: 1000, silenceMs: 300 } satisfies Partial<typeof postgresTiming>);
+Object.assign(postgresTiming, { silenceMs: 1000 } satisfies Partial<typeof postgresTiming>);
 Object.assign(sharedLogTiming, {
   heartbeatMs: 400,
   leaseMs: 2000,

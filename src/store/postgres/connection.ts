@@ -42,6 +42,8 @@ export class PostgresConnection {
       const client = await this.#connected();
       return await this.#before(this.replyMs, client, client.unsafe<Row[]>(text, [...values]));
     } catch (error) {
+      // The connection leads to what was the primary, or is read-only by a setting that has changed since.
+      if (codeOf(error) === READ_ONLY) this.reset();
       throw toEngineError(error);
     } finally {
       this.inFlight--;
@@ -118,6 +120,7 @@ export function codeOf(error: unknown): string | undefined {
   return "code" in source ? String(source.code) : undefined;
 }
 
+const READ_ONLY = "25006";
 /** Of what Postgres reports, the classes of errors after which a retry may succeed, or a transaction may be committed. */
 const UNCERTAIN = /^(08|40|57|53300)/;
 

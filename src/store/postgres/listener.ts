@@ -9,8 +9,12 @@ import type { PostgresConfig } from "./config.ts";
 import { createClient, postgresTiming } from "./connection.ts";
 import { toId } from "./rows.ts";
 
+/** How long the start waits for a notification to itself; a busy machine takes a while. */
+const FIRST_ECHO_MS = 5000;
+
 export class NotificationListener {
   #client: SQL | undefined;
+  #isListening = false;
   #reconnect: Timer | undefined;
   #isClosed = false;
   /** There may be records of which no notification was received. */
@@ -34,12 +38,17 @@ export class NotificationListener {
   async listen(): Promise<void> {
     const client = createClient(this.config, () => this.#onLost(client));
     this.#client = client;
+    const { connectMs, replyMs } = postgresTiming;
+    const deadline = this.clock.setTimeout(() => this.#onLost(client), connectMs + replyMs);
     try {
       await client.listen(this.channel, (payload) => this.#onNotification(payload));
     } catch (error) {
       this.#onLost(client);
       throw error;
+    } finally {
+      this.clock.clear(deadline);
     }
+    this.#isListening = this.#client === client;
     this.#isBehind = true;
     this.#wake?.();
   }
@@ -48,8 +57,10 @@ export class NotificationListener {
   async hearsItself(notify: (payload: string) => Promise<unknown>): Promise<boolean> {
     const { promise, resolve } = Promise.withResolvers<void>();
     await notify(this.nextEcho(resolve));
-    await Promise.race([promise, this.clock.sleep(postgresTiming.silenceMs)]);
-    return this.#echo === undefined;
+    const deadline = this.clock.setTimeout(resolve, FIRST_ECHO_MS);
+    await promise;
+    this.clock.clear(deadline);
+    return this.#isListening && this.#echo === undefined;
   }
 
   /** The payload of a notification to oneself. If the one before has not arrived in time, the connection is replaced. */
@@ -59,8 +70,9 @@ export class NotificationListener {
       logEvent("no notifications", { action: "connecting again" });
       this.reset();
     }
-    this.#echo ??= { payload: `echo ${this.random.uuid()}`, sentMs, onArrival };
-    return this.#echo.payload;
+    const payload = this.#echo?.payload ?? `echo ${this.random.uuid()}`;
+    if (this.#isListening) this.#echo ??= { payload, sentMs, onArrival };
+    return payload;
   }
 
   /** Waits until there may be a record after this one, at most that long. */
@@ -101,6 +113,7 @@ export class NotificationListener {
   #onLost(client: SQL): void {
     if (this.#client !== client) return;
     this.#client = undefined;
+    this.#isListening = false;
     this.#echo = undefined;
     void client.close({ timeout: 0 });
     this.#isBehind = true;
