@@ -91,7 +91,7 @@ const STORES = [
   ...(withoutPostgres ? [] : [["Postgres", newPostgres] as const]),
 ] as const;
 
-describe.each(STORES)("%s", (_, newStore) => {
+describe.each(STORES)("%s", (name, newStore) => {
   test("what is exported is imported with ids, times and order unchanged, to every store and back", async () => {
     const store = await newStore();
     await fill(store);
@@ -421,6 +421,26 @@ describe.each(STORES)("%s", (_, newStore) => {
         expect(await server.texts("tea")).toEqual([]);
         await server.stop("SIGTERM");
       }
+    });
+
+    test.skipIf(name !== "Postgres")("an import whose connection is cut", async () => {
+      const postgres = await sharedPostgres();
+      // That of the user's name, where a new connection would find the tables, too.
+      const store = postgres.url("hubbub");
+      const { importing } = await beginImport(store);
+      const cut =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+      await eventually(async () => (await postgres.query(cut)).length > 0, "its connection is cut");
+      const more = Array.from({ length: 5000 }, (_, i) =>
+        message(`17000000${15_000 + i}-0`, `17000000${14_999 + i}-0`),
+      );
+      try {
+        importing.stdin.write(more.join(""));
+        await importing.stdin.end();
+      } catch {} // it has ended by then
+      expect(await importing.stderr.text()).toContain("Nothing was imported");
+      expect(await importing.exited).toBe(1);
+      expect(await imports(store, header() + one + end(1))).toEqual(succeeds);
     });
 
     test("an import that is killed", async () => {

@@ -150,9 +150,11 @@ class PostgresTarget implements ArchiveTarget {
     const { connection, config } = this;
     const { name, schema } = config;
     await migrate(connection, config);
+    connection.neverReconnect();
     await connection.query(`SET search_path = "${schema}"`);
+    await connection.query("BEGIN");
     const [lock] = await connection.query<{ is_ours: boolean }>(
-      "SELECT pg_try_advisory_lock(hashtextextended('hubbub import of ' || current_schema(), 0)) AS is_ours",
+      "SELECT pg_try_advisory_xact_lock(hashtextextended('hubbub import of ' || current_schema(), 0)) AS is_ours",
     );
     if (!lock?.is_ours) throw new StoreError(`Another import into Postgres at ${name} is running.`);
     const [state] = await connection.query<{ is_used: boolean; is_empty: boolean }>(
@@ -165,7 +167,6 @@ class PostgresTarget implements ArchiveTarget {
       );
     if (!state?.is_empty)
       throw new StoreError(`Postgres at ${name} is not empty. Choose another database, or another ?schema=.`);
-    await connection.query("BEGIN");
     // A server that was frozen joins again.
     for (const table of ["nodes", "leases", "presence"]) await connection.query(`DELETE FROM ${table}`);
   }
@@ -222,7 +223,13 @@ class PostgresTarget implements ArchiveTarget {
     this.connection.close();
   }
 
+  /** Waits for the end of the transaction, so that the next import finds no lock. */
   async abort(): Promise<void> {
+    try {
+      await this.connection.query("ROLLBACK");
+    } catch {
+      // Postgres rolls back when it notices that the connection is lost.
+    }
     this.connection.close();
   }
 }

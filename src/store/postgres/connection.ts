@@ -23,6 +23,7 @@ export class PostgresConnection {
   #client: SQL | undefined;
   #connecting: Promise<SQL> | undefined;
   #isClosed = false;
+  #isLast = false;
   /** Queries without a reply. */
   inFlight = 0;
 
@@ -50,6 +51,11 @@ export class PostgresConnection {
     }
   }
 
+  /** For a transaction: once this connection is lost, every query fails. */
+  neverReconnect(): void {
+    this.#isLast = true;
+  }
+
   /** The next query uses a new connection; queries in flight fail. */
   reset(): void {
     if (this.#client) this.#drop(this.#client);
@@ -63,6 +69,7 @@ export class PostgresConnection {
   async #connected(): Promise<SQL> {
     if (this.#isClosed) throw new EngineUnreachable("the store is closed");
     if (this.#client) return this.#client;
+    if (this.#isLast) throw new EngineUnreachable("the connection was lost");
     this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined));
     return this.#connecting;
   }
