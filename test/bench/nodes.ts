@@ -1,10 +1,12 @@
 /**
- * Two nodes on one Redis: messages acknowledged per second in total, and latency from node to node. `bun
- * test/bench/nodes.ts` takes under two minutes; clients, nodes and Redis share the machine.
+ * Two nodes on one Redis or Postgres: messages acknowledged per second in total, and latency from node to node. `bun
+ * test/bench/nodes.ts --store redis` takes under two minutes; clients, nodes and database share the machine.
  */
 
+import { parseArgs } from "node:util";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import { startServer, type TestServer } from "../support/server.ts";
+import { DURABLE, Postgres } from "../support/postgres.ts";
 import { Redis } from "../support/redis.ts";
 
 const RUNS = 3;
@@ -19,19 +21,31 @@ const RATE = 1000;
 const SENDERS = 20;
 const SEND_EVERY_MS = (1000 * SENDERS) / RATE;
 
-const settings = {
-  "appendonly no": ["--appendonly", "no"],
-  "appendfsync everysec": ["--appendonly", "yes", "--appendfsync", "everysec"],
-  "appendfsync always": ["--appendonly", "yes", "--appendfsync", "always"],
+const startRedis = (...args: string[]) => Redis.start(["--save", "", ...args]);
+const startPostgres = (settings: Record<string, string>) =>
+  Postgres.start({ settings: { ...DURABLE, ...settings } });
+type Start = () => Promise<Redis | Postgres>;
+const SETTINGS: Record<string, Record<string, Start>> = {
+  redis: {
+    "appendonly no": () => startRedis("--appendonly", "no"),
+    "appendfsync everysec": () => startRedis("--appendonly", "yes", "--appendfsync", "everysec"),
+    "appendfsync always": () => startRedis("--appendonly", "yes", "--appendfsync", "always"),
+  },
+  postgres: {
+    "synchronous_commit off": () => startPostgres({ synchronous_commit: "off" }),
+    "synchronous_commit on": () => startPostgres({ synchronous_commit: "on" }),
+  },
 };
+const { values } = parseArgs({ options: { store: { type: "string", default: "redis" } } });
 
-for (const [name, args] of Object.entries(settings)) {
+for (const [name, startDatabase] of Object.entries(SETTINGS[values.store] ?? {})) {
   const rates: number[] = [];
   const p50s: number[] = [];
   const p99s: number[] = [];
   for (let run = 0; run < RUNS; run++) {
-    await using redis = await Redis.start(["--save", "", ...args]);
-    const start = () => startServer({ store: { name, url: redis.url("bench") }, args: ["--flush-ms", "10"] });
+    await using database = await startDatabase();
+    const start = () =>
+      startServer({ store: { name, url: database.url("bench") }, args: ["--flush-ms", "10"] });
     await using one = await start();
     await using two = await start();
     rates.push(await acknowledgedPerSecond([one, two]));

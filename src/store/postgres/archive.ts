@@ -27,6 +27,8 @@ export function postgresArchive(config: PostgresConfig, clock: Clock): StoreArch
     try {
       return await withReason(config, async () => {
         await verifyPostgres(connection, config);
+        // A whole table is not read by its index.
+        await connection.query("SET enable_seqscan = on");
         return open(connection);
       });
     } catch (error) {
@@ -84,7 +86,7 @@ class PostgresSource implements ArchiveSource {
     const ofRoom = (condition: string) => (this.room === undefined ? "" : `AND ${condition}`);
     type EntryRow = { readonly id: string; readonly entry: unknown };
     const entries = this.#pages<EntryRow>(
-      `SELECT id, "${schema}".entry_json(entries) AS entry FROM "${schema}".entries
+      `SELECT id, json AS entry FROM "${schema}".entries
        WHERE id > $1::numeric ${ofRoom("room = $2")} ORDER BY id LIMIT ${PAGE_ROWS}`,
       ["0"],
       ({ id }) => [id],

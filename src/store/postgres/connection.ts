@@ -19,6 +19,17 @@ export const postgresTiming = {
 /** Before the deadline, the server itself ends a query that takes too long, as one that waits for a lock. */
 const STATEMENT_TIMEOUT_SHARE = 0.9;
 
+const SETTINGS = [
+  // Others would read what was there before a lock was granted.
+  "default_transaction_isolation = 'read committed'",
+  "lock_timeout = 0",
+  "idle_in_transaction_session_timeout = 0",
+  // Planning and compiling take longer than the queries, each of which has an index, also while its table is still small.
+  "plan_cache_mode = force_generic_plan",
+  "enable_seqscan = off",
+  "jit = off",
+];
+
 export class PostgresConnection {
   #client: SQL | undefined;
   #connecting: Promise<SQL> | undefined;
@@ -77,11 +88,13 @@ export class PostgresConnection {
   async #connect(): Promise<SQL> {
     const client = createClient(this.config, () => this.#drop(client));
     const statementTimeoutMs = Math.round(STATEMENT_TIMEOUT_SHARE * this.replyMs);
-    // The compiler (JIT) takes longer than these queries. Other isolation levels would read what was there before a lock.
-    const setup = `SET statement_timeout = ${statementTimeoutMs}; SET jit = off; SET lock_timeout = 0;
-      SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = 0`;
+    const setup = [...SETTINGS, `statement_timeout = ${statementTimeoutMs}`];
     try {
-      await this.#before(postgresTiming.connectMs + this.replyMs, client, client.unsafe(setup));
+      await this.#before(
+        postgresTiming.connectMs + this.replyMs,
+        client,
+        client.unsafe(setup.map((setting) => `SET ${setting};`).join(" ")),
+      );
     } catch (error) {
       this.#drop(client);
       throw error;

@@ -12,7 +12,7 @@ import {
   type PageQuery,
 } from "../history.ts";
 import { isMessageId, randomSequence } from "../message-id.ts";
-import { isNumbered, type RemovalTarget } from "../message.ts";
+import { isNumbered, type PendingMessage, type RemovalTarget } from "../message.ts";
 import {
   EngineRejection,
   EngineUnreachable,
@@ -32,6 +32,7 @@ import {
   parseListedRooms,
   parsePresence,
   parseRecord,
+  toArray,
   toId,
   toNumber,
   type LogRow,
@@ -168,21 +169,22 @@ export class PostgresEngine implements Engine {
         ? ["p", update.room, update.client, update.connections]
         : ["s", update.client, update.session, update.fencingToken],
     );
-    const pending = messages.map(({ pending }) => {
-      const [kind, content] = encodeContent(pending.content);
-      const { room, from: sender } = pending;
-      const message = { room, sender, kind, content };
-      return isNumbered(pending)
-        ? { ...message, session: pending.session, seq: pending.seq, required_seq: pending.requiresSeq }
-        : message;
-    });
+    const column = (valueOf: (pending: PendingMessage) => string | number | undefined) =>
+      toArray(messages.map(({ pending }) => valueOf(pending)));
+    const contents = messages.map(({ pending }) => encodeContent(pending.content));
     const [row] = await this.#call<{ result: "written" | "written before" | "unknown node" }>(
-      "append($1, $2, $3, $4, $5) AS result",
+      "append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS result",
       node,
       number,
       this.#firstSequence,
       parts.length > 0 ? JSON.stringify(parts) : null,
-      JSON.stringify(pending),
+      column(({ room }) => room),
+      column(({ from }) => from),
+      column((pending) => (isNumbered(pending) ? pending.session : undefined)),
+      column(({ seq }) => seq),
+      column(({ requiresSeq }) => requiresSeq),
+      toArray(contents.map(([kind]) => kind)),
+      toArray(contents.map(([, content]) => content)),
     );
     if (!row) throw new EngineUnreachable("the reply is empty");
     return row.result;

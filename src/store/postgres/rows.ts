@@ -44,12 +44,20 @@ export function encodeEntry(entry: StoredEntry) {
 /** The sender of a removal of one message. */
 const NO_CLIENT = "-";
 
+/** A `text[]` or `bigint[]` as Postgres reads it ("Array Value Input" in its manual). */
+export function toArray(values: readonly (string | number | undefined)[]): string {
+  const elements = values.map((value) =>
+    typeof value === "string" ? `"${value.replace(/["\\]/g, "\\$&")}"` : (value ?? "NULL"),
+  );
+  return `{${elements.join(",")}}`;
+}
+
 /** What should be an array; anything else counts as an empty one. */
 function arrayOf(value: unknown): readonly unknown[] {
   return Array.isArray(value) ? value : [];
 }
 
-/** Entries as entry_json() writes them; foreign ones are skipped. */
+/** Entries as the view `entries` has them; foreign ones are skipped. */
 export function parseEntries(json: unknown): StoredEntry[] {
   return arrayOf(json).flatMap((row) => parseEntry(arrayOf(row)) ?? []);
 }

@@ -83,24 +83,24 @@ CREATE TABLE erasures (
 
 CREATE SEQUENCE fencing_tokens;
 
--- The messages as readers see them.
+-- The messages as readers see them, also as a JSON array.
 CREATE VIEW entries AS
-  SELECT id, prev, time, room, sender,
-    CASE WHEN is_erased THEN 'x' ELSE kind END AS kind,
-    CASE WHEN NOT is_erased THEN text END AS text,
-    CASE WHEN NOT is_erased THEN data END AS data
-  FROM messages CROSS JOIN LATERAL (
-    SELECT kind NOT IN ('m', 'a') AND EXISTS (
+  SELECT id, prev, time, room, sender, visible.kind, visible.text, visible.data,
+    json_build_array(
+      id::text, prev::text, time, room, sender, visible.kind, visible.text, encode(visible.data, 'base64')
+    ) AS json
+  FROM messages
+  CROSS JOIN LATERAL (
+    SELECT messages.kind NOT IN ('m', 'a') AND EXISTS (
       SELECT FROM erasures
       WHERE erasures.room = messages.room AND erasures.sender = messages.sender AND messages.id <= erasures.up_to
     ) AS is_erased
-  ) AS erasure;
-
-CREATE FUNCTION entry_json(entry entries) RETURNS json LANGUAGE sql IMMUTABLE AS $$
-  SELECT json_build_array(
-    entry.id::text, entry.prev::text, entry.time, entry.room, entry.sender, entry.kind, entry.text, encode(entry.data, 'base64')
-  )
-$$;
+  ) AS erasure
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN is_erased THEN 'x' ELSE messages.kind END AS kind,
+      CASE WHEN NOT is_erased THEN messages.text END AS text,
+      CASE WHEN NOT is_erased THEN messages.data END AS data
+  ) AS visible;
 
 CREATE FUNCTION entry_bytes(entry entries) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
   SELECT 100 + coalesce(octet_length(entry.text), 0) + coalesce(octet_length(entry.data), 0)
@@ -111,9 +111,13 @@ CREATE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
   SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
 $$;
 
-CREATE FUNCTION log_head() RETURNS numeric LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-  SELECT id FROM log ORDER BY id DESC LIMIT 1
-$$;
+CREATE FUNCTION log_head() RETURNS numeric LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN (
+    SELECT id FROM log ORDER BY id DESC LIMIT 1
+  );
+END $$;
 
 -- Part of every query, because a newer version may change the schema while a server runs. `known` is what the server knows.
 CREATE FUNCTION check_version(known integer) RETURNS void LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
@@ -154,14 +158,20 @@ BEGIN
 END $$;
 
 -- The id before the next message of a room.
-CREATE FUNCTION last_id_of(name text) RETURNS numeric LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-  SELECT coalesce((SELECT last_id FROM rooms WHERE room = name), (SELECT origin FROM meta))
-$$;
+CREATE FUNCTION last_id_of(name text) RETURNS numeric LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN (
+    SELECT coalesce((SELECT last_id FROM rooms WHERE room = name), (SELECT origin FROM meta))
+  );
+END $$;
 
--- Writes a batch of a node as one record. `updates`: arrays as in log.parts; `pending`: its messages, as objects.
+-- Writes a batch of a node as one record. `updates`: arrays as in log.parts; then the columns of its messages.
 -- Returns 'written', 'written before' or 'unknown node'.
-CREATE FUNCTION append(writer text, number bigint, first_sequence integer, updates text, pending text) RETURNS text
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION append(
+  writer text, number bigint, first_sequence integer, updates text, rooms text[], senders text[], sessions text[],
+  seqs bigint[], required_seqs bigint[], kinds text[], contents text[]
+) RETURNS text LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
   head numeric := lock_log();
@@ -183,8 +193,7 @@ BEGIN
   FOR message IN
     SELECT place, new.session, new.seq, required_seq, stored.seq AS stored_seq, stored.id AS stored_id,
       dense_rank() OVER (ORDER BY new.sender, new.session)::integer AS session_index
-    FROM ROWS FROM (json_to_recordset(pending::json) AS (sender text, session text, seq bigint, required_seq bigint))
-      WITH ORDINALITY AS new (sender, session, seq, required_seq, place)
+    FROM unnest(senders, sessions, seqs, required_seqs) WITH ORDINALITY AS new (sender, session, seq, required_seq, place)
     LEFT JOIN sessions AS stored ON stored.client = new.sender AND stored.session = new.session
     ORDER BY place
   LOOP
@@ -218,10 +227,8 @@ BEGIN
 
   WITH stored AS MATERIALIZED (
     SELECT id, room, sender, session, seq, kind, content
-    FROM ROWS FROM (
-      json_to_recordset(pending::json) AS (room text, sender text, session text, seq bigint, kind text, content text),
-      unnest(ids)
-    ) AS new (room, sender, session, seq, kind, content, id)
+    FROM unnest(rooms, senders, sessions, seqs, kinds, contents, ids)
+      AS new (room, sender, session, seq, kind, content, id)
     WHERE id IS NOT NULL
   ), inserted AS (
     INSERT INTO messages (id, prev, time, room, sender, kind, text, data)
@@ -251,12 +258,15 @@ END $$;
 -- The records after an id, oldest first, with what they stored.
 CREATE FUNCTION read_log(after numeric, max_records integer)
 RETURNS TABLE (id text, prev text, node text, batch bigint, parts json, results json, entries json)
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT record.id::text, record.prev::text, record.node, record.batch, record.parts, record.results,
-    (SELECT json_agg(entry_json(entries) ORDER BY entries.id) FROM entries
+    (SELECT json_agg(entries.json ORDER BY entries.id) FROM entries
      WHERE entries.id > record.prev AND entries.id < record.id)
-  FROM (SELECT * FROM log WHERE log.id > after ORDER BY log.id LIMIT max_records) AS record ORDER BY record.id
-$$;
+  FROM (SELECT * FROM log WHERE log.id > after ORDER BY log.id LIMIT max_records) AS record ORDER BY record.id;
+END $$;
 
 -- A room's entries before an id (or NULL), newest first, or after one, oldest first: the messages up to the limits, and the
 -- removals among them. The entry that passes the limit of bytes is included.
@@ -296,34 +306,46 @@ END $$;
 -- One snapshot of a room: the head of the log, the room's last id, its latest entries (newest first), and its presence on all
 -- live nodes.
 CREATE FUNCTION open_room(name text, max_messages integer, max_bytes bigint)
-RETURNS TABLE (head text, last_id text, entries json, presence json) LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+RETURNS TABLE (head text, last_id text, entries json, presence json) LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT log_head()::text, last_id_of(name)::text,
-    (SELECT json_agg(entry_json(latest)) FROM read_before(name, NULL, max_messages, max_bytes) AS latest),
+    (SELECT json_agg(latest.json) FROM read_before(name, NULL, max_messages, max_bytes) AS latest),
     (SELECT json_agg(json_build_array(client, node, connections)) FROM presence JOIN leases USING (node)
-     WHERE room = name AND until > now_ms())
-$$;
+     WHERE room = name AND until > now_ms());
+END $$;
 
 CREATE FUNCTION page_before(name text, before numeric, max_messages integer, max_bytes bigint) RETURNS TABLE (entries json)
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-  SELECT json_agg(entry_json(page)) FROM read_before(name, before, max_messages, max_bytes) AS page
-$$;
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT json_agg(page.json) FROM read_before(name, before, max_messages, max_bytes) AS page;
+END $$;
 
 -- Whether no message is missing between the id and the page: the rule of "recovered".
 CREATE FUNCTION page_after(name text, after numeric, max_messages integer, max_bytes bigint)
-RETURNS TABLE (is_resumable boolean, is_damaged boolean, entries json) LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+RETURNS TABLE (is_resumable boolean, is_damaged boolean, entries json) LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT
     EXISTS (SELECT FROM messages WHERE room = name AND id = after)
       OR after = coalesce((SELECT prev FROM messages WHERE room = name ORDER BY id LIMIT 1), last_id_of(name)),
     coalesce(after <= (SELECT damaged_up_to FROM meta), false),
-    (SELECT json_agg(entry_json(page)) FROM read_after(name, after, max_messages, max_bytes) AS page)
-$$;
+    (SELECT json_agg(page.json) FROM read_after(name, after, max_messages, max_bytes) AS page);
+END $$;
 
 CREATE FUNCTION id_before_latest(name text, max_messages integer, max_bytes bigint) RETURNS TABLE (id text)
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT coalesce(
     (SELECT prev FROM read_before(name, NULL, max_messages, max_bytes) AS latest ORDER BY latest.id LIMIT 1), last_id_of(name)
-  )::text
-$$;
+  )::text;
+END $$;
 
 -- The rooms with messages, that of the latest first: name, id and time of that message. NULL if the room before them has none.
 CREATE FUNCTION list_rooms(after text, max_rooms integer) RETURNS TABLE (rooms json)
@@ -344,9 +366,12 @@ BEGIN
 END $$;
 
 CREATE FUNCTION last_seq(name text, its_session text) RETURNS TABLE (seq bigint)
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-  SELECT seq FROM sessions WHERE client = name AND session = its_session
-$$;
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT seq FROM sessions WHERE client = name AND session = its_session;
+END $$;
 
 -- Microseconds of the clock, unless that went back. Not synced to disk, because the clock goes on after a crash.
 CREATE FUNCTION next_fencing_token() RETURNS TABLE (token bigint) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
