@@ -435,7 +435,7 @@ describe.each(STORES)("%s", (name, newStore) => {
         message(`17000000${15_000 + i}-0`, `17000000${14_999 + i}-0`),
       );
       try {
-        importing.stdin.write(more.join(""));
+        await importing.stdin.write(more.join(""));
         await importing.stdin.end();
       } catch {} // it has ended by then
       expect(await importing.stderr.text()).toContain("Nothing was imported");

@@ -1,5 +1,6 @@
 /** Whether a Postgres database can be used, what its settings say about durability, and sentences for its errors. */
 
+import { EngineUnreachable } from "../shared-log/engine.ts";
 import { StoreError } from "../store.ts";
 import type { PostgresConfig } from "./config.ts";
 import { codeOf, type PostgresConnection } from "./connection.ts";
@@ -85,7 +86,8 @@ export function describeError(error: unknown, { name, schema }: PostgresConfig):
       case "ERR_POSTGRES_TLS_NOT_AVAILABLE":
         return "offers no TLS: turn it on, or choose another sslmode in --store.";
       default:
-        return code === undefined ? undefined : `cannot be used: ${reason.replace(/\.?$/, ".")}`;
+        if (code === undefined && !(error instanceof EngineUnreachable)) return undefined; // a bug
+        return `cannot be used: ${reason.replace(/\.?$/, ".")}`;
     }
   })();
   return what === undefined ? undefined : `Postgres at ${name} ${what}`;
