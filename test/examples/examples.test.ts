@@ -1,13 +1,14 @@
 /** Each example, run as it stands, with this test's server in place of `http://localhost:8000`. */
 
 import { describe, expect, test } from "bun:test";
-import { chmod, copyFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { eventually } from "../support/deadline.ts";
-import { readDoc, ROOT, substitute } from "../support/docs.ts";
+import { codeBlock, readDoc, ROOT, substitute } from "../support/docs.ts";
 import { freePort, serveHttp } from "../support/http.ts";
 import { findPython } from "../support/programs.ts";
+import { serverExecutable } from "../support/server-executable.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
@@ -242,4 +243,44 @@ test("tail -f and hubbub join publish each new line of a log, also after it is r
   await Bun.$`mv ${log} ${log}.1`.quiet();
   await write("again");
   await bob.hears("Client #ci says: again");
+});
+
+describe("the main README", () => {
+  test("the commands for a shell", async () => {
+    await using server = await startServer();
+    await using folder = await startFolder();
+    await mkdir(join(folder.path, "dist"));
+    await symlink(serverExecutable(), join(folder.path, "dist/hubbub"));
+    await Bun.write(join(folder.path, "build.log"), "from a log\n");
+    await Bun.write(join(folder.path, "events"), "");
+    const commands = substitute(codeBlock("README.md", "sh", "curl"), { [ADDRESS]: server.origin });
+    const [post = "", pipe = "", stream = "", tail = "", ...more] = commands.trimEnd().split("\n");
+    expect(more).toEqual([]);
+    folder.start(["sh", "-c", `${stream} > events`]);
+    folder.start(["sh", "-c", tail]);
+    for (const command of [post, pipe]) expect(await folder.start(["sh", "-c", command]).exited).toBe(0);
+    const events = () => Bun.file(join(folder.path, "events")).text();
+    // `make` finds nothing to make, or is not installed, and says so.
+    for (const text of ["from a log", "Build 7 is green", "make: "]) {
+      const isStored = async () => (await server.texts("builds")).some((stored) => stored.includes(text));
+      await eventually(isStored, `"${text}" is stored`);
+      await eventually(async () => (await events()).includes(text), `"${text}" is streamed`);
+    }
+  });
+
+  test("the module", async () => {
+    await using server = await startServer();
+    await using folder = await startFolder();
+    const module = `${server.origin}/hubbub.js`;
+    await Bun.write(join(folder.path, "hubbub.js"), await fetch(module));
+    const example = substitute(codeBlock("README.md", "js"), {
+      [`${ADDRESS}/hubbub.js`]: "./hubbub.js",
+      'id: "ann"': `server: "${server.origin}", id: "ann"`,
+    });
+    await Bun.write(join(folder.path, "example.js"), example);
+    await Bun.write(join(folder.path, "output"), "");
+    const output = () => Bun.file(join(folder.path, "output")).text();
+    folder.start(["sh", "-c", `"${process.execPath}" example.js > output`]);
+    await eventually(async () => (await output()).includes("ann: hi\n"), "the message comes back");
+  });
 });
