@@ -52,10 +52,10 @@ const MIN_SESSION_DAYS = 30;
 const LOG_MS = 60_000;
 const PRUNE_INTERVAL_MS = 5000;
 /** The interval while there is more to prune. */
-const PRUNE_MORE_MS = 50;
-/** Small enough that a step does not delay anything noticeably. */
-const PRUNE_ROWS_PER_STEP = 500;
-const ERASE_ROWS_PER_STEP = 500;
+const PRUNE_MORE_MS = 20;
+/** Small enough that a step does not delay anything noticeably, and large enough to prune more than arrives. */
+const PRUNE_ROWS_PER_STEP = 1000;
+const ERASE_ROWS_PER_STEP = 1000;
 const SCANNED_ROWS_PER_STEP = 5000;
 /** An erasure without a step for this long was interrupted. */
 const ERASURE_IDLE_MS = 10_000;

@@ -95,6 +95,7 @@ CREATE VIEW entries AS
       SELECT FROM erasures
       WHERE erasures.room = messages.room AND erasures.sender = messages.sender AND messages.id <= erasures.up_to
     ) AS is_erased
+    OFFSET 0 -- evaluated once
   ) AS erasure
   CROSS JOIN LATERAL (
     SELECT CASE WHEN is_erased THEN 'x' ELSE messages.kind END AS kind,
@@ -359,7 +360,9 @@ BEGIN
   END IF;
   RETURN QUERY SELECT CASE WHEN before IS NOT NULL THEN (
     SELECT coalesce(json_agg(json_build_array(room, id::text, time) ORDER BY id DESC), '[]') FROM (
-      SELECT messages.room, messages.id, messages.time FROM rooms AS listed JOIN messages ON messages.id = last_message_id
+      SELECT latest.room, latest.id, latest.time FROM rooms AS listed
+      -- With the offset, the messages of other rooms in between are not read.
+      CROSS JOIN LATERAL (SELECT * FROM messages WHERE messages.id = last_message_id OFFSET 0) AS latest
       WHERE last_message_id < before ORDER BY last_message_id DESC LIMIT max_rooms
     ) AS latest
   ) END;
@@ -559,12 +562,15 @@ DECLARE
   now bigint := now_ms();
   pruned integer := 0;
   last record;
+  message record;
+  seen integer := 0;
+  expired numeric;
 BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended('hubbub pruning of ' || current_schema(), 0)) THEN RETURN; END IF;
   DELETE FROM bans WHERE until <= now;
   DELETE FROM leases WHERE until <= now AND NOT EXISTS (SELECT FROM nodes WHERE nodes.node = leases.node);
-  DELETE FROM log WHERE time < now - log_ms AND id < log_head()
-    AND id IN (SELECT oldest.id FROM log AS oldest ORDER BY oldest.id LIMIT 4 * max_rows);
+  DELETE FROM log WHERE id < log_head()
+    AND id <= (SELECT max(id) FROM (SELECT id, time FROM log ORDER BY id LIMIT max_rows) AS oldest WHERE time < now - log_ms);
 
   -- A session that an append uses at the moment is skipped: waiting for it might be a deadlock.
   DELETE FROM sessions USING (
@@ -583,14 +589,14 @@ BEGIN
   -- Only the first messages, because "recovered" relies on none missing in the middle. A time in the future, from a wrong
   -- clock, counts as the next message's.
   IF message_ms > 0 THEN
-    WITH oldest AS MATERIALIZED (SELECT id, time FROM messages ORDER BY id LIMIT 20 * max_rows),
-    expired AS (
-      SELECT id FROM oldest WHERE time <= now - message_ms
-        AND id < coalesce((SELECT min(id) FROM oldest WHERE time > now - message_ms AND time <= now), 1e40)
-      ORDER BY id LIMIT max_rows
-    ),
-    deleted AS (DELETE FROM messages WHERE id <= (SELECT max(id) FROM expired) RETURNING id)
-    SELECT count(*) INTO pruned FROM deleted;
+    FOR message IN SELECT id, time FROM messages ORDER BY id LIMIT 20 * max_rows LOOP
+      seen := seen + 1;
+      CONTINUE WHEN message.time > now;
+      EXIT WHEN message.time > now - message_ms OR (expired IS NOT NULL AND seen > max_rows);
+      expired := message.id;
+    END LOOP;
+    DELETE FROM messages WHERE id <= expired;
+    GET DIAGNOSTICS pruned = ROW_COUNT;
   END IF;
   RETURN QUERY SELECT pruned, coalesce(last.client, ''), coalesce(last.session, '');
 END $$;
