@@ -21,11 +21,18 @@ let failed = 0;
 let update: Promise<unknown> | undefined;
 
 await step("packages", $`bun install --frozen-lockfile`);
-await provide("chromium", install, "chromium", "chromium-browser", "google-chrome");
+await provide(
+  "chromium-headless-shell",
+  install,
+  "/usr/lib/chromium/chromium-headless-shell",
+  "chromium",
+  "chromium-browser",
+  "google-chrome",
+);
 await provide("redis-server", install, "redis-server");
 await provide("postgresql", install, "/usr/lib/postgresql/*/bin/postgres");
-await provide("pgbouncer", install, "pgbouncer", "/usr/sbin/pgbouncer");
-await provide("nginx-light", install, "nginx", "/usr/sbin/nginx");
+await provide("pgbouncer", install, "/usr/sbin/pgbouncer", "pgbouncer");
+await provide("nginx-light", install, "/usr/sbin/nginx", "nginx");
 await provide("zbar-tools", install, "zbarimg");
 await provide("systemd", install, "systemd-analyze");
 await provide("python3-jwt", install, "/usr/lib/python3/dist-packages/jwt");
@@ -64,21 +71,22 @@ async function step(name: string, command: $.ShellPromise): Promise<void> {
   }
 }
 
-/** @param names of the program, or a path or pattern of paths, any of which will do */
+/** @param names names, paths or patterns of paths of the program: the first is installed where it can be, otherwise any will do */
 async function provide(
   debianPackage: string,
   get: (debianPackage: string, program: string) => Promise<unknown>,
   ...names: readonly string[]
 ): Promise<void> {
-  const isThere = () =>
-    names.some((name) => existsSync(name) || Bun.which(name, { PATH }) || matchesFile(name));
-  if (isThere()) return;
+  const isThere = (name: string) =>
+    existsSync(name) || Bun.which(name, { PATH }) !== null || matchesFile(name);
+  const [first = ""] = names;
+  if (isThere(first)) return;
   if (process.getuid?.() === 0 && Bun.which("apt-get")) {
     console.log(`Installing ${debianPackage}`);
     await (update ??= $`apt-get update -qq`.quiet().nothrow());
-    await get(debianPackage, names[0] ?? "");
+    await get(debianPackage, first);
   }
-  if (isThere()) return;
+  if (names.some(isThere)) return;
   const isFailure = process.env.CI === "true";
   if (isFailure) failed++;
   console.error(

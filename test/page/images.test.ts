@@ -378,6 +378,7 @@ describe.skipIf(skipped !== "")(`pictures on the page${skipped}`, () => {
         );
         await bob.shows("$('viewer').scrollHeight <= $('viewer').clientHeight", true);
         await bob.press("Escape");
+        await bob.shows("$('viewer').open", false);
       }
     });
 

@@ -64,6 +64,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
     using bob = await openPage(server, pathname + search, { name: "localhost" });
     await bob.shows(`[$('room')?.textContent, ${bob.state}]`, ["茶", "open"]);
     await ann.press("Escape");
+    await ann.shows("$('invitation').open", false);
     await ann.says("welcome");
     await bob.shows(bob.texts, ["welcome"]);
   });
@@ -77,6 +78,7 @@ describe.skipIf(skipped !== "")(`an invitation${skipped}`, () => {
     await page.click("#invite");
     await page.shows(`[${LINK}, ${HINT}, ${SELECTED}, copied]`, [link, COPIED, link, link]);
     await page.press("Escape");
+    await page.shows("$('invitation').open", false);
     await page.run("(document.execCommand = () => false, 0)");
     await page.click("#invite");
     await page.shows(`[${HINT}, document.activeElement.id, ${SELECTED}]`, [

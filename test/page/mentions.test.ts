@@ -115,8 +115,7 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
     await using server = await startServer();
     await using bob = await server.join("bob");
     using page = await joinPage(server, "/client?id=ann&room=lobby");
-    await page.cdp("Browser.grantPermissions", { permissions: ["notifications"], origin: server.origin });
-    await page.reload();
+    await using _ = await page.decidesOnNotifications("granted");
     await page.shows(`[${page.state}, ${BUTTON}.textContent, ${BUTTON}.ariaPressed]`, [
       "open",
       "Notify me of mentions",
@@ -159,24 +158,17 @@ describe.skipIf(skipped !== "")(`mentions${skipped}`, () => {
     await mention("@ann again");
     await page.shows("document.title.startsWith('(1 · @1)')", true);
     expect(await page.run("notified")).toEqual([]);
-    await page.cdp("Browser.resetPermissions");
   });
 
   test("where the browser blocks notifications, the button says so", async () => {
     await using server = await startServer();
     using page = await joinPage(server);
-    await page.cdp("Browser.setPermission", {
-      permission: { name: "notifications" },
-      setting: "denied",
-      origin: server.origin,
-    });
-    await page.reload();
+    await using _ = await page.decidesOnNotifications("denied");
     await page.shows(`[${page.state}, ${BUTTON}.textContent, ${BUTTON}.disabled]`, [
       "open",
       "The browser blocks notifications",
       true,
     ]);
-    await page.cdp("Browser.resetPermissions");
   });
 
   test("on a LAN address, which has no notifications, there is no button, and mentions still count", async () => {

@@ -43,6 +43,7 @@ describe.skipIf(skipped !== "")(`the list of rooms${skipped}`, () => {
       await page.cdp("Input.dispatchMouseEvent", { type, x, y, button: "left", clickCount: 1 });
     await page.shows("[$('rooms').open, document.activeElement.id]", [true, "room-name"]);
     await page.press("Escape");
+    await page.shows("$('rooms').open", false);
     await page.run("$('switch').focus()");
     await page.press("Enter");
     await page.shows("$('rooms').open", true);
