@@ -18,6 +18,8 @@ const WORKERS = Math.max(4, navigator.hardwareConcurrency);
 
 let passed = 0;
 let failed = 0;
+/** What the steps that failed have printed; shown last, where it is seen. */
+let failures = "";
 let update: Promise<unknown> | undefined;
 
 await step("packages", $`bun install --frozen-lockfile`);
@@ -39,10 +41,12 @@ await provide("python3-jwt", install, "/usr/lib/python3/dist-packages/jwt");
 await provide("python3-websockets", install, "/usr/lib/python3/dist-packages/websockets");
 await provide("python3-cryptography", install, "/usr/lib/python3/dist-packages/cryptography");
 await Promise.all([provide("caddy", unpack, "caddy"), provide("prometheus", unpack, "promtool")]);
-await step("types", $`bun check --no-script`);
-await step("types of the page", $`bun check --no-script -p src/page`);
-await step("format", $`bun fmt --no-script --check`);
-
+// Beside the tests.
+const checks = [
+  step("types", $`bun check --no-script`),
+  step("types of the page", $`bun check --no-script -p src/page`),
+  step("format", $`bun fmt --no-script --check`),
+];
 // The slowest files start first, so that none of them runs on alone at the end.
 const args = [`--parallel=${WORKERS}`, "--no-isolate", "--timings=test/timings.json"];
 const tests = Bun.spawn([process.execPath, "run", "test", ...args], {
@@ -55,20 +59,20 @@ for await (const chunk of tests.stderr.pipeThrough(new TextDecoderStream())) {
   report += chunk;
   process.stderr.write(chunk);
 }
+await Promise.all(checks);
 passed += count("pass");
 failed += count("fail") + count("error");
 if ((await tests.exited) !== 0 && failed === 0) failed++;
 
+process.stderr.write(failures);
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed > 0 ? 1 : 0);
 
 async function step(name: string, command: $.ShellPromise): Promise<void> {
-  const { exitCode } = await command.nothrow();
-  if (exitCode === 0) passed++;
-  else {
-    failed++;
-    console.error(`${name}: failed`);
-  }
+  const { exitCode, stdout, stderr } = await command.quiet().nothrow();
+  if (exitCode === 0) return void passed++;
+  failed++;
+  failures += `${stdout}${stderr}${name}: failed\n`;
 }
 
 /** @param names names, paths or patterns of paths of the program: the first is installed where it can be, otherwise any will do */
