@@ -41,6 +41,8 @@ interface PresenceFacts {
 export class Conversation {
   /** Whether the server may have messages before the first one shown. */
   hasEarlier = true;
+  /** How often moderators have removed messages. */
+  removals = 0;
 
   readonly #entries: Entries;
   readonly #scroller: Scroller;
@@ -100,6 +102,7 @@ export class Conversation {
 
   /** The content of messages that a moderator has removed is no longer shown. */
   markRemoved(removed: RemovedMessages): void {
+    this.removals++;
     this.#scroller.holdStill(() => {
       for (const entry of this.#entries) {
         const { id, client } = this.#messages.get(entry) ?? {};

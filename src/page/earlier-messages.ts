@@ -30,7 +30,12 @@ export class EarlierMessages {
     if (!hasEarlier || this.#isRequesting || firstId === undefined) return;
     if (this.#scroller.top > NEAR_START_PX) return;
     this.#isRequesting = true;
-    const page = await request(firstId).catch(() => undefined);
+    let page: Awaited<ReturnType<Request>> | undefined;
+    let removals: number;
+    do {
+      ({ removals } = this.#conversation);
+      page = await request(firstId).catch(() => undefined);
+    } while (page && removals !== this.#conversation.removals); // the page may contain what was removed meanwhile
     this.#isRequesting = false;
     // The message before which it belongs may have been trimmed meanwhile.
     if (!page || firstId !== this.#conversation.firstId) return;

@@ -120,6 +120,35 @@ describe.skipIf(skipped !== "")(`moderation on the page${skipped}`, () => {
     await first[Symbol.asyncDispose]();
   });
 
+  test("earlier messages that were requested before a removal, and arrive after it", async () => {
+    await using server = await startServer({ secret: SECRET, args: ["--history", "300"] });
+    await using ann = await server.joinJson("ann");
+    for (let i = 1; i <= 250; i++) await ann.saysAndHears(`${i}`);
+    using page = await open(server, "bob");
+    await page.shows(page.state, "open");
+    await page.shows(`${page.texts}.at(-1)`, "250");
+    // Holds back the answer, not the request.
+    await page.run(`(() => {
+      const { fetch } = window;
+      window.arrived = 0;
+      window.fetch = async (...request) => {
+        const answer = await fetch(...request);
+        const body = await answer.text();
+        if (window.arrived++ === 0) await new Promise((resolve) => (window.release = resolve));
+        return new Response(body, answer);
+      };
+    })()`);
+    await page.scrolls(-100_000);
+    await page.shows("window.arrived", 1);
+    const headers = server.authorization("mod", ["read", "write", "moderate"]);
+    await server.answer("/rooms/lobby/messages?from=ann", { method: "DELETE", headers });
+    await page.shows(`${page.texts}.at(-1)`, "Message removed");
+    await page.run("window.release()");
+    await page.shows("window.arrived > 1", true);
+    await page.shows(`${page.texts}.length > 150`, true);
+    await page.shows(`${page.texts}.filter((text) => text !== "Message removed")`, []);
+  });
+
   testLooks("in moderation", async (look) => {
     await using server = await start();
     using mod = await joinPage(
