@@ -2,6 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { eventually, withDeadline } from "../support/deadline.ts";
+import { SECRET } from "../support/keys.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { Redis, skipped } from "../support/redis.ts";
 
@@ -164,7 +165,8 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
     const length = Number(await redis.send("XLEN", "full:room:lobby"));
     expect(length).toBeGreaterThan(50);
     expect(length).toBeLessThan(450);
-    // Nothing is missing just before the oldest stored message; before that, messages are.
+    // Nothing is missing just before the oldest stored message; before that, messages are. A heartbeat trims no more.
+    await redis.send("CONFIG", "SET", "maxmemory", "0");
     const [oldest] = Object(await redis.send("XRANGE", "full:room:lobby", "-", "+", "COUNT", "1"));
     const prev = String(oldest[1][1]);
     await ann.leaves();
@@ -179,6 +181,37 @@ describe.skipIf(skipped !== "")(`a Redis that fills up${skipped}`, () => {
       true,
     ]);
   });
+
+  test.concurrent(
+    "with foreign data, moderators can still remove messages and disconnect clients",
+    async () => {
+      await using redis = await Redis.start(MAX_MEMORY);
+      await using server = await startServer({
+        store: { name: "Redis", url: redis.url("full") },
+        secret: SECRET,
+      });
+      await using ann = await server.joinJson("ann", { history: 0 });
+      for (const text of ["first secret", "second secret", "third"]) await ann.saysAndHears(text);
+      const { body } = await server.answer("/rooms/lobby/messages", { headers: server.authorization("ann") });
+      const [first] = JSON.parse(body).messages;
+      await redis.send("SET", "other", "x".repeat(40 * 1024 * 1024)).catch(() => {});
+      await redis.send("CONFIG", "SET", "maxmemory", "1mb");
+      await server.becomesUnready();
+      const moderator = { headers: server.authorization("mod", ["read", "write", "moderate"]) };
+      const remove = (path: string) =>
+        server.answer(`/rooms/lobby/messages${path}`, { ...moderator, method: "DELETE" });
+      expect(await remove(`/${first.id}`)).toMatchObject({ status: 200, body: '{"removed":1}' });
+      expect(await ann.next()).toMatchObject({ type: "removed", message: first.id });
+      expect(await remove("?from=ann")).toMatchObject({ status: 200, body: '{"removed":2}' });
+      expect(await ann.next()).toMatchObject({ type: "removed", from: "ann" });
+      const room = JSON.stringify(await redis.send("XRANGE", "full:room:lobby", "-", "+"));
+      expect(room).not.toContain("secret");
+      const ban = { ...moderator, method: "POST", body: '{"forSeconds":60}' };
+      expect((await server.answer("/clients/ann/disconnect", ban)).status).toBe(200);
+      await expect(ann.peer.closes()).resolves.toMatchObject({ code: 4003 });
+      expect(JSON.stringify(await redis.send("HGETALL", "full:bans"))).toContain("ann");
+    },
+  );
 
   test.concurrent("with foreign data keeps what is stored, and a node can start and read it", async () => {
     await using redis = await Redis.start(MAX_MEMORY);

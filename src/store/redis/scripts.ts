@@ -46,7 +46,7 @@ export const scripts = {
   importBatch: defineScript(importCheck, importBatch),
   importClear: defineScript("allow_writes_when_full()", importCheck, importClear),
   importEnd: defineScript(importCheck, importEnd),
-  applyPending: defineScript("apply_pending()"),
+  applyPending: defineScript("allow_writes_when_full()", "apply_pending()"),
   position: defineScript(
     "local meta = redis.call('HMGET', P .. 'meta', 'applied', 'head', 'epoch', 'origin')",
     "return { meta[1] or meta[2], meta[2], meta[3], meta[4], redis.call('EXISTS', P .. 'import') }",
