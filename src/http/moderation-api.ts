@@ -1,7 +1,7 @@
 /** `POST /clients/:id/disconnect`: a moderator disconnects a client, and keeps it out for a time. */
 
 import type { Bans } from "./bans.ts";
-import { HttpProblem, notModerator, protocolProblem } from "./problem.ts";
+import { HttpProblem, notModerator } from "./problem.ts";
 import { requireClient } from "./request.ts";
 import type { BodyReader } from "./request-body.ts";
 import { jsonResponse } from "./responses.ts";
@@ -38,7 +38,8 @@ function parseSeconds(body: string): number {
   try {
     value = JSON.parse(body);
   } catch {}
-  if (typeof value !== "object" || value === null) throw protocolProblem("not-json");
+  if (typeof value !== "object" || value === null)
+    throw new HttpProblem("not-json", 'The body must be a JSON object such as {"forSeconds":60}.');
   const { forSeconds } = value;
   const isValid = typeof forSeconds === "number" && Number.isInteger(forSeconds) && forSeconds >= 0;
   if (isValid && forSeconds <= MAX_SECONDS) return forSeconds;
