@@ -170,7 +170,8 @@ class PostgresTarget implements ArchiveTarget {
     if (!state?.is_empty)
       throw new StoreError(`Postgres at ${name} is not empty. Choose another database, or another ?schema=.`);
     // A server that was frozen joins again.
-    for (const table of ["nodes", "leases", "presence"]) await connection.query(`DELETE FROM ${table}`);
+    for (const table of ["nodes", "batches", "leases", "presence"])
+      await connection.query(`DELETE FROM ${table}`);
   }
 
   async write(entries: readonly ArchiveEntry[]): Promise<void> {
@@ -194,15 +195,13 @@ class PostgresTarget implements ArchiveTarget {
     );
     await this.#insert(
       `INSERT INTO rooms (room, last_id)
-       SELECT room, max(last_id) FROM json_to_recordset($1::text::json) AS new (room text, last_id numeric) GROUP BY room
-       ON CONFLICT (room) DO UPDATE SET last_id = excluded.last_id`,
+       SELECT * FROM json_to_recordset($1::text::json) AS new (room text, last_id numeric) ON CONFLICT DO NOTHING`,
       rooms,
     );
     await this.#insert(
       `INSERT INTO sessions (client, session, seq, id, time)
-       SELECT DISTINCT ON (client, session) * FROM json_to_recordset($1::text::json)
-         AS new (client text, session text, seq bigint, id numeric, time bigint) ORDER BY client, session, seq DESC
-       ON CONFLICT (client, session) DO UPDATE SET seq = excluded.seq, id = excluded.id, time = excluded.time`,
+       SELECT * FROM json_to_recordset($1::text::json)
+         AS new (client text, session text, seq bigint, id numeric, time bigint) ON CONFLICT DO NOTHING`,
       sessions,
     );
   }

@@ -11,10 +11,18 @@ UPDATE meta SET damaged_up_to = greatest(
   ) AS stored WHERE newest < last_id)
 );
 
-INSERT INTO rooms (room, last_id, last_message_id)
-SELECT room, max(id), max(id) FILTER (WHERE kind NOT IN ('m', 'a')) FROM messages GROUP BY room
-ON CONFLICT (room) DO UPDATE
-SET last_id = greatest(rooms.last_id, excluded.last_id), last_message_id = excluded.last_message_id;
+CREATE TEMPORARY TABLE imported ON COMMIT DROP AS
+SELECT room, max(last_id) AS last_id, max(last_message_id) AS last_message_id FROM (
+  SELECT room, last_id, NULL AS last_message_id FROM rooms
+  UNION ALL
+  SELECT room, max(id), max(id) FILTER (WHERE kind NOT IN ('m', 'a')) FROM messages GROUP BY room
+) AS either GROUP BY room;
+DELETE FROM rooms;
+INSERT INTO rooms SELECT * FROM imported;
+
+-- An export has each once.
+DELETE FROM sessions USING sessions AS newer
+WHERE newer.client = sessions.client AND newer.session = sessions.session AND newer.seq > sessions.seq;
 
 -- Later ids follow all imported ones.
 UPDATE meta SET epoch = greatest(

@@ -32,26 +32,34 @@ CREATE TABLE messages (
   text text,
   data bytea
 );
+-- A room is read by conditions on (room, id) and in that order. With `room = name ORDER BY id`, Postgres may read all messages
+-- by the index of their ids instead, and skip those of other rooms.
 CREATE INDEX messages_by_room ON messages (room, id);
 
+-- Of each room, session and node there is one row. Its number is in the primary key, although it changes with every batch:
+-- so an index leads to the newest version at once. Otherwise every version that was written since would be looked at, while a
+-- long transaction, such as that of pg_dump, keeps Postgres from removing them.
 CREATE TABLE rooms (
-  room text COLLATE "C" PRIMARY KEY,
-  last_id numeric NOT NULL,
-  last_message_id numeric
-) WITH (fillfactor = 70);
+  room text COLLATE "C",
+  last_id numeric,
+  last_message_id numeric,
+  PRIMARY KEY (room, last_id)
+);
 CREATE INDEX rooms_by_last_message_id ON rooms (last_message_id);
 
 CREATE TABLE sessions (
   client text COLLATE "C",
   session text COLLATE "C",
-  seq bigint NOT NULL,
+  seq bigint,
   id numeric NOT NULL,
   time bigint NOT NULL,
-  PRIMARY KEY (client, session)
-) WITH (fillfactor = 70);
+  PRIMARY KEY (client, session, seq)
+);
+
+CREATE TABLE batches (node text COLLATE "C", number bigint, PRIMARY KEY (node, number));
 
 -- Apart, so that a heartbeat does not wait for an append.
-CREATE TABLE nodes (node text COLLATE "C" PRIMARY KEY, batch bigint NOT NULL) WITH (fillfactor = 50);
+CREATE TABLE nodes (node text COLLATE "C" PRIMARY KEY);
 CREATE TABLE leases (node text COLLATE "C" PRIMARY KEY, until bigint NOT NULL) WITH (fillfactor = 50);
 
 CREATE TABLE presence (
@@ -163,7 +171,9 @@ CREATE FUNCTION last_id_of(name text) RETURNS numeric LANGUAGE plpgsql STABLE SE
 #variable_conflict use_column
 BEGIN
   RETURN (
-    SELECT coalesce((SELECT last_id FROM rooms WHERE room = name), (SELECT origin FROM meta))
+    SELECT coalesce(
+      (SELECT last_id FROM rooms WHERE room = name ORDER BY last_id DESC LIMIT 1), (SELECT origin FROM meta)
+    )
   );
 END $$;
 
@@ -178,6 +188,7 @@ DECLARE
   head numeric := lock_log();
   now bigint := now_ms();
   next numeric := next_id(head, now, first_sequence);
+  last_number bigint;
   message record;
   session_seqs bigint[];   -- the highest of each session of the batch so far, and its id
   session_ids numeric[];
@@ -186,16 +197,19 @@ DECLARE
   result json;
   results json[];
 BEGIN
-  UPDATE nodes SET batch = number WHERE node = writer AND batch < number;
-  IF NOT FOUND THEN
-    RETURN CASE WHEN EXISTS (SELECT FROM nodes WHERE node = writer) THEN 'written before' ELSE 'unknown node' END;
-  END IF;
+  SELECT batches.number INTO last_number FROM batches WHERE node = writer ORDER BY batches.number DESC LIMIT 1;
+  IF append.number <= last_number THEN RETURN 'written before'; END IF;
+  UPDATE batches SET number = append.number WHERE node = writer AND batches.number = last_number;
+  IF NOT FOUND THEN RETURN 'unknown node'; END IF;
 
   FOR message IN
     SELECT place, new.session, new.seq, required_seq, stored.seq AS stored_seq, stored.id AS stored_id,
       dense_rank() OVER (ORDER BY new.sender, new.session)::integer AS session_index
     FROM unnest(senders, sessions, seqs, required_seqs) WITH ORDINALITY AS new (sender, session, seq, required_seq, place)
-    LEFT JOIN sessions AS stored ON stored.client = new.sender AND stored.session = new.session
+    LEFT JOIN LATERAL (
+      SELECT seq, id FROM sessions
+      WHERE client = new.sender AND sessions.session = new.session ORDER BY seq DESC LIMIT 1
+    ) AS stored ON true
     ORDER BY place
   LOOP
     result := NULL;
@@ -231,19 +245,36 @@ BEGIN
     FROM unnest(rooms, senders, sessions, seqs, kinds, contents, ids)
       AS new (room, sender, session, seq, kind, content, id)
     WHERE id IS NOT NULL
+  ), heads AS MATERIALIZED (
+    SELECT room, newest, (
+      SELECT last_id FROM rooms WHERE rooms.room = each.room ORDER BY last_id DESC LIMIT 1
+    ) AS last_id
+    FROM (SELECT room, max(id) AS newest FROM stored GROUP BY room) AS each
   ), inserted AS (
     INSERT INTO messages (id, prev, time, room, sender, kind, text, data)
-    SELECT id, coalesce(lag(id) OVER (PARTITION BY room ORDER BY id), last_id_of(room)), now, room, sender, kind::"char",
-      CASE WHEN kind = 't' THEN content END, CASE WHEN kind <> 't' THEN decode(content, 'base64') END
-    FROM stored
-  ), changed AS (
-    INSERT INTO sessions (client, session, seq, id, time)
-    SELECT DISTINCT ON (sender, session) sender, session, seq, id, now
-    FROM stored WHERE session IS NOT NULL ORDER BY sender, session, id DESC
-    ON CONFLICT (client, session) DO UPDATE SET seq = excluded.seq, id = excluded.id, time = excluded.time
+    SELECT id, coalesce(lag(id) OVER (PARTITION BY room ORDER BY id), last_id, (SELECT origin FROM meta)), now, room, sender,
+      kind::"char", CASE WHEN kind = 't' THEN content END, CASE WHEN kind <> 't' THEN decode(content, 'base64') END
+    FROM stored JOIN heads USING (room)
+  ), updated_rooms AS (
+    UPDATE rooms SET last_id = newest, last_message_id = newest
+    FROM heads WHERE rooms.room = heads.room AND rooms.last_id = heads.last_id
+  ), new_rooms AS (
+    INSERT INTO rooms (room, last_id, last_message_id) SELECT room, newest, newest FROM heads WHERE last_id IS NULL
+  ), latest AS MATERIALIZED (
+    SELECT sender, session, seq, id, (
+      SELECT seq FROM sessions
+      WHERE client = each.sender AND sessions.session = each.session ORDER BY seq DESC LIMIT 1
+    ) AS last_seq
+    FROM (
+      SELECT DISTINCT ON (sender, session) sender, session, seq, id FROM stored
+      WHERE session IS NOT NULL ORDER BY sender, session, id DESC
+    ) AS each
+  ), updated_sessions AS (
+    UPDATE sessions SET seq = latest.seq, id = latest.id, time = now
+    FROM latest WHERE client = sender AND sessions.session = latest.session AND sessions.seq = last_seq
   )
-  INSERT INTO rooms (room, last_id, last_message_id) SELECT room, max(id), max(id) FROM stored GROUP BY room
-  ON CONFLICT (room) DO UPDATE SET last_id = excluded.last_id, last_message_id = excluded.last_message_id;
+  INSERT INTO sessions (client, session, seq, id, time)
+  SELECT sender, session, seq, id, now FROM latest WHERE last_seq IS NULL;
 
   IF updates IS NOT NULL THEN
     DELETE FROM presence USING json_array_elements(updates::json) AS part
@@ -280,7 +311,9 @@ DECLARE
   bytes bigint := 0;
 BEGIN
   IF max_messages = 0 THEN RETURN; END IF;
-  FOR entry IN SELECT * FROM entries WHERE room = name AND id < coalesce(before, 1e40) ORDER BY id DESC LOOP
+  FOR entry IN
+    SELECT * FROM entries WHERE (room, id) < (name, coalesce(before, 1e40)) AND room >= name ORDER BY room DESC, id DESC
+  LOOP
     RETURN NEXT entry;
     bytes := bytes + entry_bytes(entry);
     IF entry.kind NOT IN ('m', 'a') THEN count := count + 1; END IF;
@@ -296,7 +329,7 @@ DECLARE
   count integer := 0;
   bytes bigint := 0;
 BEGIN
-  FOR entry IN SELECT * FROM entries WHERE room = name AND id > after ORDER BY id LOOP
+  FOR entry IN SELECT * FROM entries WHERE (room, id) > (name, after) AND room <= name ORDER BY room, id LOOP
     RETURN NEXT entry;
     bytes := bytes + entry_bytes(entry);
     IF entry.kind NOT IN ('m', 'a') THEN count := count + 1; END IF;
@@ -333,7 +366,9 @@ BEGIN
   RETURN QUERY
   SELECT
     EXISTS (SELECT FROM messages WHERE room = name AND id = after)
-      OR after = coalesce((SELECT prev FROM messages WHERE room = name ORDER BY id LIMIT 1), last_id_of(name)),
+      OR after = coalesce(
+        (SELECT prev FROM messages WHERE (room, id) > (name, 0) AND room <= name ORDER BY room, id LIMIT 1), last_id_of(name)
+      ),
     coalesce(after <= (SELECT damaged_up_to FROM meta), false),
     (SELECT json_agg(page.json) FROM read_after(name, after, max_messages, max_bytes) AS page);
 END $$;
@@ -356,7 +391,9 @@ DECLARE
   before numeric := 1e40;
 BEGIN
   IF after IS NOT NULL THEN
-    SELECT messages.id INTO before FROM rooms AS listed JOIN messages ON messages.id = last_message_id WHERE listed.room = after;
+    SELECT messages.id INTO before FROM messages WHERE messages.id = (
+      SELECT last_message_id FROM rooms AS listed WHERE listed.room = after ORDER BY last_id DESC LIMIT 1
+    );
   END IF;
   RETURN QUERY SELECT CASE WHEN before IS NOT NULL THEN (
     SELECT coalesce(json_agg(json_build_array(room, id::text, time) ORDER BY id DESC), '[]') FROM (
@@ -373,7 +410,7 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
-  SELECT seq FROM sessions WHERE client = name AND session = its_session;
+  SELECT seq FROM sessions WHERE client = name AND session = its_session ORDER BY seq DESC LIMIT 1;
 END $$;
 
 -- Microseconds of the clock, unless that went back. Not synced to disk, because the clock goes on after a crash.
@@ -393,7 +430,8 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock_shared(hashtextextended('hubbub import of ' || current_schema(), 0)) THEN
     RAISE EXCEPTION 'an import is running. Start again when it has ended.';
   END IF;
-  INSERT INTO nodes VALUES (name, 0);
+  INSERT INTO nodes VALUES (name);
+  INSERT INTO batches VALUES (name, 0);
   INSERT INTO leases VALUES (name, now_ms() + lease_ms);
   RETURN QUERY SELECT log_head()::text, meta.epoch::text FROM meta;
 END $$;
@@ -433,6 +471,7 @@ BEGIN
   IF EXISTS (SELECT FROM leases WHERE node = name AND until > now) THEN RETURN false; END IF;
   DELETE FROM nodes WHERE node = name;
   IF NOT FOUND THEN RETURN false; END IF;
+  DELETE FROM batches WHERE node = name;
   DELETE FROM leases WHERE node = name;
   DELETE FROM presence WHERE node = name;
   PERFORM write_record(
@@ -465,12 +504,13 @@ RETURNS numeric LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
   now bigint := now_ms();
-  id numeric := next_id(head, now, first_sequence);
+  removal numeric := next_id(head, now, first_sequence);
+  last numeric := last_id_of(name);
 BEGIN
-  INSERT INTO messages VALUES (id, last_id_of(name), now, name, sender, kind, message);
-  INSERT INTO rooms VALUES (name, id) ON CONFLICT (room) DO UPDATE SET last_id = excluded.last_id;
-  PERFORM write_record(id + 1, head, '-', 0, now, NULL, NULL);
-  RETURN id;
+  INSERT INTO messages VALUES (removal, last, now, name, sender, kind, message);
+  UPDATE rooms SET last_id = removal WHERE room = name AND last_id = last;
+  PERFORM write_record(removal + 1, head, '-', 0, now, NULL, NULL);
+  RETURN removal;
 END $$;
 
 -- Removes one message, by its number and its id. Returns how many were removed; NULL if it is not stored.
@@ -493,7 +533,9 @@ END $$;
 CREATE FUNCTION find_erasable(name text, its_sender text, after numeric, max_scanned integer)
 RETURNS TABLE (is_found boolean, up_to text) LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
   SELECT bool_or(sender = its_sender AND kind IN ('t', 'n', 'b')), max(id)::text
-  FROM (SELECT * FROM entries WHERE room = name AND id > after ORDER BY id LIMIT max_scanned) AS part
+  FROM (
+    SELECT * FROM entries WHERE (room, id) > (name, after) AND room <= name ORDER BY room, id LIMIT max_scanned
+  ) AS part
 $$;
 
 -- Removes all messages of a client: for readers at once, and from the table by erase_step(). Returns the removal's id.
@@ -526,7 +568,8 @@ BEGIN
   END IF;
   WITH part AS MATERIALIZED (
     SELECT id, sender, kind FROM messages
-    WHERE room = erasure.room AND id > erasure.erased_up_to AND id <= erasure.up_to ORDER BY id LIMIT max_scanned
+    WHERE (room, id) > (erasure.room, erasure.erased_up_to) AND (room, id) <= (erasure.room, erasure.up_to)
+    ORDER BY room, id LIMIT max_scanned
   ), found AS (
     SELECT id FROM part WHERE sender = erasure.sender AND kind IN ('t', 'n', 'b') ORDER BY id LIMIT max_erased
   ), erased AS (
@@ -574,13 +617,14 @@ BEGIN
 
   -- A session that an append uses at the moment is skipped: waiting for it might be a deadlock.
   DELETE FROM sessions USING (
-    SELECT old.client, old.session FROM sessions AS old
+    SELECT old.client, old.session, old.seq FROM sessions AS old
     WHERE (old.client, old.session) > (after_client, after_session) ORDER BY old.client, old.session LIMIT max_rows
   ) AS part, LATERAL (
-    SELECT FROM sessions AS old WHERE old.client = part.client AND old.session = part.session AND old.time < now - session_ms
+    SELECT FROM sessions AS old WHERE old.client = part.client AND old.session = part.session AND old.seq = part.seq
+      AND old.time < now - session_ms
     FOR UPDATE SKIP LOCKED
   ) AS unused
-  WHERE sessions.client = part.client AND sessions.session = part.session;
+  WHERE sessions.client = part.client AND sessions.session = part.session AND sessions.seq = part.seq;
   SELECT old.client, old.session INTO last FROM (
     SELECT old.client, old.session FROM sessions AS old
     WHERE (old.client, old.session) > (after_client, after_session) ORDER BY old.client, old.session LIMIT max_rows
