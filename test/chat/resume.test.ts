@@ -4,15 +4,18 @@ import { describe, expect, test } from "bun:test";
 import { ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codes.ts";
 import { JsonPeer, type Event } from "../support/peer.ts";
 import { startServer, STORES } from "../support/server.ts";
+import { newRoom, sharedServer } from "../support/shared-server.ts";
 
 const message = (from: string, text: string): Event => ({ type: "message", from, text });
 
 describe.each(STORES)("with the store $name", (store) => {
+  const server = sharedServer({ store });
+
   test("a client that resumes receives what it missed, then live messages", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("ann");
-    await using _tab = await server.joinJson("bob"); // bob is present all the time, so no leave is announced
-    await using first = await server.joinJson("bob");
+    const room = newRoom();
+    await using ann = await server().join("ann", { room });
+    await using _tab = await server().joinJson("bob", { room }); // bob is present all the time, so no leave is announced
+    await using first = await server().joinJson("bob", { room });
     ann.says("1");
     await first.hears(message("ann", "1"));
     await first.leaves();
@@ -26,7 +29,7 @@ describe.each(STORES)("with the store $name", (store) => {
       "You wrote: 3",
     );
 
-    await using bob = await server.joinJson("bob", { after: first.after });
+    await using bob = await server().joinJson("bob", { room, after: first.after });
     expect([bob.welcome.recovered, bob.welcome.last]).toEqual([true, first.after]);
     await bob.hears(message("ann", "2"), message("ann", "3"));
     ann.says("4");
@@ -130,10 +133,10 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a seq sent twice is acknowledged twice and broadcast once, also over a new connection", async () => {
-    await using server = await startServer({ store });
-    await using bob = await server.join("bob");
-    await using _tab = await server.joinJson("ann"); // ann is present all the time, so no leave is announced
-    await using first = await server.joinJson("ann", { session: "s", history: 0 });
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
+    await using _tab = await server().joinJson("ann", { room }); // ann is present all the time, so no leave is announced
+    await using first = await server().joinJson("ann", { room, session: room, history: 0 });
     first.says("one", { seq: 1 });
     first.says("one", { seq: 1 });
     first.says("two", { seq: 2 });
@@ -141,7 +144,7 @@ describe.each(STORES)("with the store $name", (store) => {
     await first.hears({ type: "ack", seq: 2 }, message("ann", "two"));
     await first.leaves();
 
-    await using again = await server.joinJson("ann", { session: "s", history: 0 });
+    await using again = await server().joinJson("ann", { room, session: room, history: 0 });
     expect(again.welcome.sent).toBe(2);
     again.says("two", { seq: 2 });
     again.says("one", { seq: 1 });
@@ -153,17 +156,17 @@ describe.each(STORES)("with the store $name", (store) => {
     );
     await bob.hears("Client #ann says: one", "Client #ann says: two", "Client #ann says: three");
 
-    await using other = await server.joinJson("eve", { session: "s", history: 0 });
+    await using other = await server().joinJson("eve", { room, session: room, history: 0 });
     expect(other.welcome.sent).toBe(null);
     await other.leaves();
     await bob.hears("Client #eve left the chat");
   });
 
   test("a binary message with a seq is acknowledged, deduplicated and replayed like a text", async () => {
-    await using server = await startServer({ store });
-    await using bob = await server.join("bob");
-    await using _tab = await server.joinJson("ann"); // ann is present all the time, so no leave is announced
-    await using first = await server.joinJson("ann", { session: "s", history: 0 });
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
+    await using _tab = await server().joinJson("ann", { room }); // ann is present all the time, so no leave is announced
+    await using first = await server().joinJson("ann", { room, session: room, history: 0 });
     const start = first.after;
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
     const data = bytes.toBase64();
@@ -179,7 +182,7 @@ describe.each(STORES)("with the store $name", (store) => {
     );
     await first.leaves();
 
-    await using again = await server.joinJson("ann", { session: "s", after: start });
+    await using again = await server().joinJson("ann", { room, session: room, after: start });
     expect([again.welcome.recovered, again.welcome.sent]).toEqual([true, 2]);
     again.sends({ type: "message", data, seq: 1 });
     again.sends({ type: "message", data: "", seq: 3 });
@@ -194,9 +197,9 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a rejected seq blocks higher ones until it is sent again or skipped", async () => {
-    await using server = await startServer({ store });
-    await using bob = await server.join("bob");
-    await using ann = await server.joinJson("ann", { session: "s", history: 0 });
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
+    await using ann = await server().joinJson("ann", { room, session: room, history: 0 });
     const refused = (code: ErrorCode, seq: number) => ({
       type: "error",
       code,
@@ -230,11 +233,11 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a newer connection of a session replaces the older one, and no leave is announced", async () => {
-    await using server = await startServer({ store });
-    await using bob = await server.join("bob");
-    await using older = await server.joinJson("ann", { session: "s" });
-    await using other = await server.joinJson("ann", { session: "t" });
-    await using newer = await server.joinJson("ann", { session: "s" });
+    const room = newRoom();
+    await using bob = await server().join("bob", { room });
+    await using older = await server().joinJson("ann", { room, session: room });
+    await using other = await server().joinJson("ann", { room, session: `${room}-t` });
+    await using newer = await server().joinJson("ann", { room, session: room });
     expect(await older.peer.closes()).toEqual({
       code: 4001,
       reason: "Replaced by a newer connection of this session.",
@@ -251,8 +254,8 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("a message without a seq is not acknowledged; lone surrogates become U+FFFD", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.joinJson("ann", { session: "s" });
+    const room = newRoom();
+    await using ann = await server().joinJson("ann", { room, session: room });
     ann.sends('{"type":"message","text":"\\ud83d\\ude00 \\ud83d","unknown":{"type":"ping"}}');
     await ann.hears(message("ann", "😀 \ufffd"));
     await ann.hearsNothing();
