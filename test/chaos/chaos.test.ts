@@ -1,8 +1,9 @@
 /** Every acknowledged message is delivered exactly once, in one order, while connections, stores and servers fail. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { singleServer, runChaos, runSqliteKills, runRedisChaos, show } from "./chaos.ts";
-import { skipped } from "../support/redis.ts";
+import { singleServer, runChaos, runClusterChaos, runSqliteKills, show } from "./chaos.ts";
+import { skipped as withoutPostgres } from "../support/postgres.ts";
+import { skipped as withoutRedis } from "../support/redis.ts";
 
 setDefaultTimeout(600_000);
 
@@ -49,11 +50,15 @@ test.concurrent("seed 3: SQLite, and a server that is killed again and again", a
   expect(counts.kills).toBeGreaterThan(0);
 });
 
-test.concurrent.skipIf(skipped !== "")(
-  `seed 4: Redis and two nodes, all killed, frozen and cut${skipped}`,
-  async () => {
-    const counts = await runRedisChaos(4, QUICK);
-    console.log(`seed 4: ${show(counts)}`);
-    expect(counts).toMatchObject({ acknowledged: CLIENTS * QUICK.messagesPerClient, notRecovered: 0 });
-  },
-);
+for (const [seed, name, store, skipped] of [
+  [4, "Redis", "redis", withoutRedis],
+  [5, "Postgres", "postgres", withoutPostgres],
+] as const)
+  test.concurrent.skipIf(skipped !== "")(
+    `seed ${seed}: ${name} and two nodes, all killed, frozen and cut${skipped}`,
+    async () => {
+      const counts = await runClusterChaos(store, seed, QUICK);
+      console.log(`seed ${seed}: ${show(counts)}`);
+      expect(counts).toMatchObject({ acknowledged: CLIENTS * QUICK.messagesPerClient, notRecovered: 0 });
+    },
+  );

@@ -1,9 +1,10 @@
 /**
- * The delivery guarantee, under faults: clients send without pause while connections are cut at random, servers and Redis
- * are killed and frozen, the store delays and rejects, and a moderator removes messages and bans a client. Everything is counted, and every rule is checked at the end.
+ * The delivery guarantee, under faults: clients send without pause while connections are cut at random, servers and their
+ * database are killed and frozen, the store delays and rejects, and a moderator removes messages and bans a client.
+ * Everything is counted, and every rule is checked at the end.
  *
- *     bun test/chaos/chaos.ts --seconds 600 --seed 1              SQLite, server killed
- *     bun test/chaos/chaos.ts --seconds 600 --seed 1 --store redis   two nodes and a Redis
+ *     bun test/chaos/chaos.ts --seconds 600 --seed 1                    SQLite, server killed
+ *     bun test/chaos/chaos.ts --seconds 600 --seed 1 --store redis      two nodes and Redis, or "postgres"
  */
 
 import { mkdtemp, rm } from "node:fs/promises";
@@ -20,7 +21,8 @@ import type { JsonPeer } from "../support/peer.ts";
 import { StreamEnded, subscribe } from "../support/event-stream.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { randomFrom } from "../support/random.ts";
-import { DURABLE, Redis } from "../support/redis.ts";
+import { DURABLE as DURABLE_POSTGRES, Postgres } from "../support/postgres.ts";
+import { DURABLE as DURABLE_REDIS, Redis } from "../support/redis.ts";
 
 /** Many times what an idle machine takes. */
 const DEADLINE_MS = 240_000;
@@ -583,9 +585,13 @@ async function onSqlite(seed: number): Promise<Environment> {
   };
 }
 
-/** Redis and two servers, all of which are killed and frozen. */
-export function runRedisChaos(seed: number, size: Partial<Scenario> = {}): Promise<Counts> {
-  return runChaos(() => onRedis(randomFrom(-seed)), {
+/** Two servers and their database, all of which are killed and frozen. */
+export function runClusterChaos(
+  database: keyof typeof DATABASES,
+  seed: number,
+  size: Partial<Scenario> = {},
+): Promise<Counts> {
+  return runChaos(() => onCluster(DATABASES[database], randomFrom(-seed)), {
     seed,
     rooms: ["tea", "coffee"],
     clientsPerRoom: 8,
@@ -594,11 +600,50 @@ export function runRedisChaos(seed: number, size: Partial<Scenario> = {}): Promi
   });
 }
 
-async function onRedis(random: () => number): Promise<Environment> {
-  const redis = await Redis.start(DURABLE);
+/** A database that acknowledges nothing before it is on disk. */
+interface Database extends AsyncDisposable {
+  readonly url: string;
+  /** SIGKILL for all of its processes. */
+  kill(): Promise<void>;
+  restart(): Promise<void>;
+  freeze(): Promise<void>;
+  thaw(): Promise<void>;
+  /** Ends all connections to it. */
+  cut(): Promise<unknown>;
+}
+
+const DATABASES = {
+  async redis(): Promise<Database> {
+    const redis = await Redis.start(DURABLE_REDIS);
+    return {
+      url: redis.url("faults"),
+      kill: () => redis.stop(),
+      restart: () => redis.start(),
+      freeze: async () => redis.freeze(),
+      thaw: async () => redis.thaw(),
+      cut: () => redis.send("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+      [Symbol.asyncDispose]: () => redis[Symbol.asyncDispose](),
+    };
+  },
+  async postgres(): Promise<Database> {
+    const postgres = await Postgres.start({ settings: DURABLE_POSTGRES });
+    return {
+      url: postgres.url("faults"),
+      kill: () => postgres.kill(),
+      restart: () => postgres.start(),
+      freeze: () => postgres.freeze(),
+      thaw: () => postgres.thaw(),
+      cut: () => postgres.terminateBackends(),
+      [Symbol.asyncDispose]: () => postgres[Symbol.asyncDispose](),
+    };
+  },
+};
+
+async function onCluster(startDatabase: () => Promise<Database>, random: () => number): Promise<Environment> {
+  const database = await startDatabase();
   const start = () =>
     startServer({
-      store: { name: "Redis", url: redis.url("faults") },
+      store: { name: "a shared log", url: database.url },
       args: ["--history", "100000"],
       secret: SECRET,
     });
@@ -620,23 +665,23 @@ async function onRedis(random: () => number): Promise<Environment> {
         await Bun.sleep(frozenMs());
         process.kill("SIGCONT");
       },
-      async redisKilled() {
-        await redis.stop();
+      async databaseKilled() {
+        await database.kill();
         await Bun.sleep(random() * 300);
-        await redis.start();
+        await database.restart();
       },
-      async redisFrozen() {
-        redis.freeze();
+      async databaseFrozen() {
+        await database.freeze();
         await Bun.sleep(frozenMs());
-        redis.thaw();
+        await database.thaw();
       },
-      async redisCut() {
-        await redis.send("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+      async databaseCut() {
+        await database.cut();
       },
     },
     async [Symbol.asyncDispose]() {
       for (const server of servers) await server[Symbol.asyncDispose]();
-      await redis[Symbol.asyncDispose]();
+      await database[Symbol.asyncDispose]();
     },
   };
 }
@@ -650,7 +695,9 @@ export function show(counts: Partial<Counts>): string {
 if (import.meta.main) {
   const text = { type: "string" } as const;
   const { values } = parseArgs({ options: { seconds: text, seed: text, store: text } });
-  const run = values.store === "redis" ? runRedisChaos : runSqliteKills;
+  const { store = "sqlite" } = values;
+  const run = (seed: number) =>
+    store === "redis" || store === "postgres" ? runClusterChaos(store, seed) : runSqliteKills(seed);
   const endMs = performance.now() + Number(values.seconds ?? 60) * 1000;
   const sum: Record<string, number> = {};
   for (let seed = Number(values.seed ?? 1); performance.now() < endMs; seed++) {
