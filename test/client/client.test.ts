@@ -202,7 +202,7 @@ test("if the request for the reason fails with the token, only an origin rejecti
     async () => asked.filter((token) => token === "none").length >= 2,
     "a second request without the token",
   );
-  expect(asked.slice(0, 2)).toEqual(["Bearer a.b.c", "none"]);
+  expect([...new Set(asked)]).toEqual(["Bearer a.b.c", "none"]); // an attempt may begin before the answer
   expect(ann.state.status).not.toBe("closed");
   code = "origin";
   expect(await becomes(ann, "closed")).toEqual({
