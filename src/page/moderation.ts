@@ -45,6 +45,8 @@ export class Moderation {
   #open({ id, client }: { readonly id: string; readonly client: string }): void {
     this.#title.textContent = displayName(client);
     this.#problem.textContent = "";
+    for (const id of ["remove-person", "remove-person-hint"])
+      find(id, HTMLElement).hidden = client === this.identity.client;
     const room = encodeURIComponent(this.identity.room);
     const messages = `/rooms/${room}/messages`;
     const name = encodeURIComponent(client);

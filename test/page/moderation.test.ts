@@ -82,6 +82,41 @@ describe.skipIf(skipped !== "")(`moderation on the page${skipped}`, () => {
     ]);
   });
 
+  for (const width of [360, 1280])
+    test(`at ${width} px, the button covers no message, short or long, and one's own offers no removal of oneself`, async () => {
+      await using server = await start();
+      await using ann = await server.joinJson("ann");
+      using mod = await openPage(
+        server,
+        `/client?token=${tokenOf("mod", { can: ["read", "write", "moderate"] })}`,
+        {
+          width,
+          height: 740,
+          touch: width < 600,
+        },
+      );
+      await mod.shows(mod.state, "open");
+      for (const text of ["a", "b", "long ".repeat(50)]) await ann.saysAndHears(text);
+      for (const text of ["c", "d", "own ".repeat(50)]) {
+        await mod.run(`(messageText.value = ${JSON.stringify(text)}, composer.requestSubmit(), 0)`);
+        await mod.shows(`${mod.texts}.includes(${JSON.stringify(text)})`, true);
+      }
+      await mod.shows(mod.pending, 0);
+      expect(
+        await mod.run<string[]>(`[...document.querySelectorAll(".message")].filter((message) => {
+          message.focus();
+          const [bubble, button] = [".bubble", ".options"].map((each) => message.querySelector(each).getBoundingClientRect());
+          const isInside = button.left >= 0 && button.right <= innerWidth;
+          return !isInside || (bubble.left < button.right && button.left < bubble.right && bubble.top < button.bottom && button.top < bubble.bottom);
+        }).map((message) => message.querySelector(".bubble").textContent.slice(0, 10))`),
+      ).toEqual([]);
+      await mod.click(".options");
+      await mod.shows(
+        `[${OPEN}, $("remove-message").checkVisibility(), $("remove-person").checkVisibility()]`,
+        [true, true, false],
+      );
+    });
+
   test("a removal that fails says so, and removes nothing", async () => {
     await using server = await start();
     using mod = await open(server, "mod");
