@@ -234,7 +234,6 @@ test.skipIf(withoutBrowser !== "")(
       ]);
     }
   },
-  60_000,
 );
 
 test.skipIf(withoutBrowser !== "")(
@@ -279,7 +278,6 @@ test.skipIf(withoutBrowser !== "")(
       await then("resume"),
     ]).toEqual(["reconnecting", "connecting", "connecting"]);
   },
-  60_000,
 );
 
 test("browser events make reconnecting clients retry, but not closed ones", async () => {

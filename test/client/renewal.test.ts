@@ -243,7 +243,6 @@ test.skipIf(withoutBrowser !== "")(
     await page.shows("[states.includes('" + EXPIRED + "'), room.outbox.length]", [true, 0]);
     expect(issued).toBe(3);
   },
-  60_000,
 );
 
 test("the documented example without the library renews its token and resumes", async () => {

@@ -165,5 +165,4 @@ test.skipIf(withoutBrowser !== "")(
     await own.run(`fetch("/rooms/builds/messages?from=ann", { method: "POST", body: "hi" })`);
     await bob.hears("Client #ann says: hi");
   },
-  60_000,
 );

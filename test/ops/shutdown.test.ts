@@ -180,7 +180,7 @@ test("a thousand clients reconnect to the next server, and every message they se
   say();
   first.process.kill("SIGTERM");
   say();
-  expect(await withDeadline(first.process.exited, () => "still running", 40_000)).toBe(0);
+  expect(await withDeadline(first.process.exited, () => "still running")).toBe(0);
   say(); // no server: kept in the outbox
   await using second = await startServer({ args: ["--port", `${first.port}`] });
   const everything = Promise.withResolvers<void>();
@@ -190,7 +190,6 @@ test("a thousand clients reconnect to the next server, and every message they se
   await withDeadline(
     everything.promise,
     () => `${clients.filter(({ outbox }) => outbox.length > 0).length} clients still wait`,
-    40_000,
   );
   clearInterval(look);
   expect(acknowledged.size).toBe(3 * CLIENTS);

@@ -4,7 +4,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { joinPage, type Page, skipped } from "../support/browser.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
-setDefaultTimeout(120_000);
+setDefaultTimeout(240_000);
 
 const MINUTE_MS = 60_000;
 
