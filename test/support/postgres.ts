@@ -43,6 +43,8 @@ export class Postgres implements AsyncDisposable {
     template ??= createTemplate();
     const from = await template;
     const folder = await mkdtemp(join(tmpdir(), "hubbub-postgres-"));
+    // However this process ends.
+    removeWithUs(folder, `kill -QUIT $(head -1 "${folder}/data/postmaster.pid") && sleep 1;`);
     const postgres = new Postgres(freePort(), folder, { ...COMMON, ...settings });
     await $`cp -a ${from}/data ${folder}`;
     if (access !== undefined) await postgres.addFile("data/pg_hba.conf", access);
@@ -157,11 +159,6 @@ export class Postgres implements AsyncDisposable {
     this.#process?.kill(signal);
   }
 
-  /** Kills it however this process ends: a helper waits for the end of a pipe. */
-  endWithUs(): void {
-    removeWithUs(this.folder, `kill -QUIT ${this.#process?.pid}; sleep 1;`);
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill();
     await rm(this.folder, { recursive: true });
@@ -185,18 +182,16 @@ async function giveToUser(path: string): Promise<void> {
   if (isRoot) await $`chown ${USER}:${GROUP} ${path}`;
 }
 
+/** Once this process has ended: a helper waits for the end of a pipe. */
 function removeWithUs(folder: string, before = ""): void {
-  const end = `read _; ${before} rm -r "${folder}"`;
-  Bun.spawn({ cmd: ["sh", "-c", end], stdin: "pipe", stdout: "ignore", stderr: "ignore" }).unref();
+  const end = `read _; ${before} rm -rf "${folder}"`;
+  const detached = true; // what ends this process may end its group
+  Bun.spawn({ cmd: ["sh", "-c", end], stdin: "pipe", stdout: "ignore", stderr: "ignore", detached }).unref();
 }
 
 let shared: Promise<Postgres> | undefined;
 
 /** The shared cluster, for tests that do not disturb it. */
 export function sharedPostgres(): Promise<Postgres> {
-  shared ??= Postgres.start().then((postgres) => {
-    postgres.endWithUs();
-    return postgres;
-  });
-  return shared;
+  return (shared ??= Postgres.start());
 }

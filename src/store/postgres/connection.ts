@@ -99,7 +99,9 @@ export class PostgresConnection {
       this.#drop(client);
       throw error;
     }
-    return (this.#client = client);
+    this.#client = client;
+    if (this.#isClosed) this.reset();
+    return client;
   }
 
   /** A frozen server answers nothing, and nothing fails: closing the connection fails its queries. */

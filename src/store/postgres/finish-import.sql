@@ -11,7 +11,7 @@ UPDATE meta SET damaged_up_to = greatest(
   ) AS stored WHERE newest < last_id)
 );
 
-CREATE TEMPORARY TABLE imported ON COMMIT DROP AS
+CREATE TABLE imported AS
 SELECT room, max(last_id) AS last_id, max(last_message_id) AS last_message_id FROM (
   SELECT room, last_id, NULL AS last_message_id FROM rooms
   UNION ALL
@@ -19,6 +19,7 @@ SELECT room, max(last_id) AS last_id, max(last_message_id) AS last_message_id FR
 ) AS either GROUP BY room;
 DELETE FROM rooms;
 INSERT INTO rooms SELECT * FROM imported;
+DROP TABLE imported;
 
 -- An export has each once.
 DELETE FROM sessions USING sessions AS newer

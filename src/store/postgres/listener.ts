@@ -49,6 +49,7 @@ export class NotificationListener {
       this.clock.clear(deadline);
     }
     this.#isListening = this.#client === client;
+    if (this.#isClosed) this.reset();
     this.#isBehind = true;
     this.#wake?.();
   }

@@ -613,7 +613,7 @@ BEGIN
   DELETE FROM bans WHERE until <= now;
   DELETE FROM leases WHERE until <= now AND NOT EXISTS (SELECT FROM nodes WHERE nodes.node = leases.node);
   DELETE FROM log WHERE id < log_head()
-    AND id <= (SELECT max(id) FROM (SELECT id, time FROM log ORDER BY id LIMIT max_rows) AS oldest WHERE time < now - log_ms);
+    AND id <= (SELECT max(id) FROM (SELECT id, time FROM log ORDER BY id LIMIT 20 * max_rows) AS oldest WHERE time < now - log_ms);
 
   -- A session that an append uses at the moment is skipped: waiting for it might be a deadlock.
   DELETE FROM sessions USING (
