@@ -1,6 +1,6 @@
 /** The client library. That it loses and duplicates nothing is tested in test/chaos. */
 
-import { expect, setSystemTime, spyOn, test } from "bun:test";
+import { expect, setDefaultTimeout, setSystemTime, spyOn, test } from "bun:test";
 import { createServer } from "node:http";
 import { connect, type Client, type ConnectionState } from "../../src/client/client.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
@@ -11,6 +11,8 @@ import { SECRET, SECURED, tokenOf } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
 import { codeBlock, substitute } from "../support/docs.ts";
 import { TempFolder } from "../support/temp-folder.ts";
+
+setDefaultTimeout(240_000);
 
 test("the documented example runs as it stands, with the module that the server serves", async () => {
   await using server = await startServer();

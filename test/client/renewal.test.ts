@@ -1,6 +1,6 @@
 /** Tokens that the client library gets from a function, and renews. */
 
-import { expect, jest, test } from "bun:test";
+import { expect, jest, setDefaultTimeout, test } from "bun:test";
 import { connect, type Client, type ConnectionState } from "../../src/client/client.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { becomes, emitted } from "../support/client-events.ts";
@@ -9,6 +9,8 @@ import { codeBlock, substitute } from "../support/docs.ts";
 import { serveHttp } from "../support/http.ts";
 import { bearer, tokenOf, SECRET } from "../support/keys.ts";
 import { startServer } from "../support/server.ts";
+
+setDefaultTimeout(240_000);
 
 const OTHER_SECRET = "another secret of thirty-two bytes, or more";
 const EXPIRED = "This token has expired. Ask for a new one.";

@@ -1,6 +1,6 @@
 /** Each example, run as it stands, with this test's server in place of `http://localhost:8000`. */
 
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmod, copyFile, mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
@@ -11,6 +11,8 @@ import { findPython } from "../support/programs.ts";
 import { serverExecutable } from "../support/server-executable.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
+
+setDefaultTimeout(240_000);
 
 const EXAMPLES = join(ROOT, "test/examples");
 const python = findPython("python3-websockets", "websockets");

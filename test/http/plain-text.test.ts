@@ -1,11 +1,13 @@
 /** Posting plain text: the body is the message, the query says from whom. */
 
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { serveHttp } from "../support/http.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
 import { startServer, STORES, type TestServer } from "../support/server.ts";
+
+setDefaultTimeout(240_000);
 
 const PLAIN = { "Content-Type": "text/plain" };
 
