@@ -361,4 +361,26 @@ describe.skipIf(skipped !== "")(`the log in Postgres${skipped}`, () => {
     const next = await engine.readHistory("large", { after: earlier.entries[2]?.id ?? "", limit: 100 });
     expect(next).toMatchObject({ entries: latest.entries, more: false, recovered: true });
   });
+
+  test("a room with few messages is read without those of other rooms", async () => {
+    const schema = newSchema();
+    const { write } = await joined(schema);
+    await write(message("x", { room: "quiet" }));
+    await sql(`INSERT INTO ${schema}.messages
+      SELECT id + i, id, 5, 'room' || i % 5, 'ann', 't', 'x' FROM ${schema}.messages, generate_series(1, 20000) AS i`);
+    await sql(`ANALYZE ${schema}.messages`);
+    for (const read of [
+      "open_room('quiet', 100, 100000)",
+      "page_before('quiet', NULL, 100, 100000)",
+      "page_after('quiet', 1, 100, 100000)",
+      "find_erasable('quiet', 'ann', 0, 5000)",
+    ]) {
+      // One transaction, with the settings of the store's connections.
+      const rows = await sql(`SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off;
+        SELECT count(*) FROM ${schema}.${read};
+        SELECT (seq_tup_read + idx_tup_fetch)::integer AS read FROM pg_stat_xact_user_tables
+        WHERE schemaname = '${schema}' AND relname = 'messages'`);
+      expect([read, Number(rows.at(-1)?.read) < 10]).toEqual([read, true]);
+    }
+  });
 });

@@ -97,7 +97,7 @@ export class Postgres implements AsyncDisposable {
     return `postgres://hubbub@127.0.0.1:${this.port}/${database}?schema=${schema}`;
   }
 
-  /** Runs statements as the superuser. @returns the rows of the last one */
+  /** Runs statements as the superuser. @returns the rows of all of them */
   async query(statements: string): Promise<Record<string, unknown>[]> {
     const url = `postgres://hubbub@127.0.0.1:${this.port}/postgres`;
     const sql = new SQL({ url, max: 1, connectionTimeout: 5 });

@@ -352,11 +352,6 @@ export class PostgresEngine implements Engine {
     this.#isPruning = true;
     try {
       while ((await this.#prune()) && !this.#isClosed) await clock.sleep(PRUNE_MORE_MS);
-      const [erasure] = await this.#call<{ id: string | null }>(
-        "find_interrupted_erasure($1) AS id",
-        ERASURE_IDLE_MS,
-      );
-      if (erasure?.id) await this.#finishErasure(erasure.id);
     } catch (error) {
       // The next heartbeat tells whether Postgres is available.
       if (!(error instanceof EngineRejection || error instanceof EngineUnreachable))
@@ -370,16 +365,23 @@ export class PostgresEngine implements Engine {
   /** One small step. @returns whether there is more */
   async #prune(): Promise<boolean> {
     const { keepDays } = this.options;
-    const [step] = await this.#call<{ pruned: number; client: string; session: string }>(
-      "prune($1, $2, $3, $4, $5, $6)",
+    const [step] = await this.#call<{
+      pruned: number;
+      client: string;
+      session: string;
+      erasure: string | null;
+    }>(
+      "prune($1, $2, $3, $4, $5, $6, $7)",
       keepDays * DAY_MS,
       Math.max(MIN_SESSION_DAYS, keepDays) * DAY_MS,
       LOG_MS,
+      ERASURE_IDLE_MS,
       PRUNE_ROWS_PER_STEP,
       ...this.#prunedSession,
     );
     if (!step) return false; // another node does it
     this.#prunedSession = [step.client, step.session];
+    if (step.erasure) await this.#finishErasure(step.erasure);
     return step.pruned >= PRUNE_ROWS_PER_STEP;
   }
 

@@ -587,19 +587,17 @@ BEGIN
   RETURN QUERY SELECT scanned_up_to IS NULL, erasure.erased;
 END $$;
 
--- An erasure of a client's messages that is not complete; of any client, if it was left so for that long.
+-- An erasure of a client's messages that is not complete.
 CREATE FUNCTION find_erasure(name text, its_sender text) RETURNS text LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
   SELECT id::text FROM erasures WHERE room = name AND sender = its_sender ORDER BY id LIMIT 1
 $$;
-CREATE FUNCTION find_interrupted_erasure(idle_ms integer) RETURNS text LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-  SELECT id::text FROM erasures WHERE abs(now_ms() - step_time) > idle_ms ORDER BY id LIMIT 1
-$$;
 
 -- Deletes a little of what is too old; one node at a time. Sessions are checked in turn, after the given one.
--- Returns how many messages were pruned, and the last session that was checked.
+-- Returns how many messages were pruned, the last session that was checked, and an erasure that nobody has continued for some time.
 CREATE FUNCTION prune(
-  message_ms bigint, session_ms bigint, log_ms bigint, max_rows integer, after_client text, after_session text
-) RETURNS TABLE (pruned integer, client text, session text) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+  message_ms bigint, session_ms bigint, log_ms bigint, erasure_ms bigint, max_rows integer, after_client text,
+  after_session text
+) RETURNS TABLE (pruned integer, client text, session text, erasure text) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
   now bigint := now_ms();
@@ -642,7 +640,8 @@ BEGIN
     DELETE FROM messages WHERE id <= expired;
     GET DIAGNOSTICS pruned = ROW_COUNT;
   END IF;
-  RETURN QUERY SELECT pruned, coalesce(last.client, ''), coalesce(last.session, '');
+  RETURN QUERY SELECT pruned, coalesce(last.client, ''), coalesce(last.session, ''),
+    (SELECT id::text FROM erasures WHERE abs(now - step_time) > erasure_ms ORDER BY id LIMIT 1);
 END $$;
 
 INSERT INTO meta (epoch, origin) SELECT id, id FROM next_id(0, now_ms(), floor(random() * 1000)::integer) AS id;
