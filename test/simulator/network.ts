@@ -313,7 +313,8 @@ export class ClientSocket {
     if (this.readyState === WebSocketState.CLOSED) return;
     const isReplaced = code === REPLACED && this.network.hasNewer(this.link);
     if (!this.link.isTouched && !isReplaced) this.network.observer.onUntouchedClosed(this.link, code, reason);
-    this.network.observer.onClosed(this.link, code);
+    // One that closes by itself reads nothing more.
+    if (this.readyState !== WebSocketState.CLOSING) this.network.observer.onClosed(this.link, code);
     this.readyState = WebSocketState.CLOSED;
     this.link.isAbandoned = true;
     this.onclose?.({ code, reason });
