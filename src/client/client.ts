@@ -558,7 +558,8 @@ export class Client {
             this.#fillWindow();
             break;
           }
-          if (event.code === "rate-limited") this.#window = 1;
+          // To a store that is unavailable, resending the whole window would soon exceed the rate limit.
+          if (event.code === "rate-limited" || event.code === "unavailable") this.#window = 1;
           const { retryAfterSeconds } = event;
           const waitMs =
             retryAfterSeconds === undefined

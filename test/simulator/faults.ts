@@ -9,7 +9,8 @@ import type { StoreSettings } from "./stores.ts";
 import { Dice } from "./world.ts";
 
 /** `memory` includes stores that are slow and reject messages. */
-export type StoreKind = "memory" | "sqlite";
+export const STORE_KINDS = ["memory", "sqlite", "shared-log"] as const;
+export type StoreKind = (typeof STORE_KINDS)[number];
 
 export interface Settings {
   readonly store: StoreSettings;
@@ -65,8 +66,25 @@ const SERVER_FAULTS = [
 /** What a moderator does. */
 const MODERATION = ["remove-message", "remove-client", "ban", "read-page"] as const;
 
+/** Faults of the database that several servers share. */
+const DATABASE_FAULTS = [
+  "database-down",
+  "database-frozen",
+  "database-rejects",
+  "database-cut",
+  "database-trims",
+  "database-loses-some",
+  "database-loses-all",
+  "freeze-node",
+] as const;
+
+export type DatabaseFault = Exclude<(typeof DATABASE_FAULTS)[number], "freeze-node">;
+
 export type FaultKind =
-  (typeof USER_FAULTS)[number] | (typeof SERVER_FAULTS)[number] | (typeof MODERATION)[number];
+  | (typeof USER_FAULTS)[number]
+  | (typeof SERVER_FAULTS)[number]
+  | (typeof MODERATION)[number]
+  | (typeof DATABASE_FAULTS)[number];
 
 export interface Action {
   readonly atMs: number;
@@ -91,11 +109,12 @@ const MAX_BURST = 40;
 const MODERATED_SHARE = 0.4;
 /** Apart from the plan's other draws, so that a moderator changes nothing else. */
 const MODERATOR_SEED = 0x30d;
+const DATABASE_SEED = 0xdb;
 
 /** @param load fixes what a seed otherwise draws */
 export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_LOAD): Plan {
   const dice = new Dice(seed);
-  const isCrowded = dice.chance(CROWD_SHARE);
+  const isCrowded = dice.chance(CROWD_SHARE) && store !== "shared-log";
   const drawn = isCrowded ? CROWD : drawLoad(dice);
   const { seconds, users: userCount, messagesPerSecond, faultsPerSecond } = load ?? drawn;
   const rooms = dice.chance(0.7) || isCrowded ? ["tea"] : ["tea", "milk"];
@@ -141,6 +160,8 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
   };
   const actions = drawActions(dice, settings, messagesPerSecond, faultsPerSecond);
   const isModerated = load === undefined && moderator.chance(MODERATED_SHARE);
+  if (settings.store.kind === "shared-log")
+    actions.push(...drawDatabaseFaults(new Dice(seed ^ DATABASE_SEED), settings));
   if (isModerated) actions.push(...drawModeration(moderator, settings));
   return { settings, actions: actions.sort((a, b) => a.atMs - b.atMs) };
 }
@@ -155,6 +176,14 @@ function drawLoad(dice: Dice): typeof STANDARD_LOAD {
 }
 
 function drawStore(dice: Dice, kind: StoreKind, isPlain: boolean): StoreSettings {
+  if (kind === "shared-log")
+    return {
+      kind,
+      nodes: dice.whole(2, 4),
+      delayMs: isPlain ? 1 : dice.pick([0.5, 2, 20, 100]),
+      lostReplyShare: isPlain ? 0 : dice.pick([0, 0, 0.02]),
+      isTrimmed: !isPlain && dice.chance(0.3),
+    };
   if (kind === "sqlite")
     return isPlain
       ? { kind, commitMs: 0.1, keepDays: 0 }
@@ -186,6 +215,12 @@ function drawActions(
   if (kinds.length > 0)
     actions.push(...drawTimes(dice, settings, faultsPerSecond, () => [dice.pick(kinds), dice.next()]));
   return actions;
+}
+
+function drawDatabaseFaults(dice: Dice, settings: Settings): Action[] {
+  const kinds = DATABASE_FAULTS.filter(() => dice.chance(0.3));
+  if (kinds.length === 0) return [];
+  return drawTimes(dice, settings, dice.pick([0.03, 0.1, 0.3]), () => [dice.pick(kinds), dice.next()]);
 }
 
 function drawModeration(dice: Dice, settings: Settings): Action[] {

@@ -521,8 +521,8 @@ export interface WireObserver {
 }
 
 export class Network {
-  /** The server that answers, if any. */
-  host: Host | undefined;
+  /** The servers that answer. */
+  hosts: readonly Host[] = [];
   /** Whether connection attempts get no answer at all. */
   isBlackHole = false;
   readonly links = new Set<Link>();
@@ -568,6 +568,12 @@ export class Network {
     if (this.isBlackHole) link.goDark("both");
     else if (host?.isListening) this.world.schedule(host.owner, this.world.time, () => host.upgrade(link));
     else this.refuse(link);
+  }
+
+  /** Any of them, as behind a load balancer. */
+  get host(): Host | undefined {
+    const listening = this.hosts.filter(({ isListening }) => isListening);
+    return listening.length > 1 ? this.world.dice.pick(listening) : (listening[0] ?? this.hosts[0]);
   }
 
   refuse(link: Link): void {

@@ -5,7 +5,7 @@
  */
 
 import { parseArgs } from "node:util";
-import { drawPlan, STANDARD_LOAD, type Plan } from "./faults.ts";
+import { drawPlan, STANDARD_LOAD, STORE_KINDS, type Plan } from "./faults.ts";
 import { shrink } from "./shrink.ts";
 import { simulate } from "./simulation.ts";
 
@@ -32,7 +32,8 @@ const LAST_LINES = 40;
 /** Of a history that is longer, the last ones are printed. */
 const MAX_ACTIONS = 100;
 
-const store = values.store === "sqlite" ? "sqlite" : "memory";
+const store = STORE_KINDS.find((kind) => kind === values.store);
+if (!store) throw new Error(`--store must be one of ${STORE_KINDS.join(", ")}`);
 const first = Number(values.seed ?? values.first);
 const count = values.seed === undefined ? Number(values.seeds) : 1;
 const load = values.standard ? STANDARD_LOAD : undefined;

@@ -15,6 +15,7 @@ import { SocketRegistry, type SocketData } from "../../src/http/socket-registry.
 import { Upgrader } from "../../src/http/upgrade.ts";
 import { Hub } from "../../src/chat/hub.ts";
 import type { Content } from "../../src/protocol/codec.ts";
+import { StoreError, StoreUnavailable } from "../../src/store/store.ts";
 import { measured } from "../../src/store/measured.ts";
 import { ServerEnd, type Host, type Link, type Network } from "./network.ts";
 import type { Disk } from "./stores.ts";
@@ -108,16 +109,21 @@ export class SimulatedServer implements Host {
     this.handlers = socketHandlers(this.hub, this.sockets, options, clock);
   }
 
-  /** Starts it as a process, which answers once its store is open. */
-  start(): void {
+  /** Starts it as a process, which answers once its store is open; without its store, it ends. */
+  start(onFailed: () => void): void {
     this.world.as(this.owner, () => {
       const open = async () => {
         await this.hub.store.open?.();
         await this.bans.load();
       };
-      void open().then(() => {
+      const listen = () => {
         this.sockets.startPinging();
         this.isListening = true;
+      };
+      void open().then(listen, (error: unknown) => {
+        const isExpected = error instanceof StoreError || error instanceof StoreUnavailable;
+        if (isExpected) onFailed();
+        else this.world.fail(`the server does not start: ${error}`);
       });
     });
   }

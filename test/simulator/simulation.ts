@@ -2,13 +2,13 @@
 
 import { drainMicrotasks } from "bun:jsc";
 import { JsonUser, TextUser, type User } from "./clients.ts";
-import type { Action, Plan } from "./faults.ts";
+import type { Action, DatabaseFault, Plan } from "./faults.ts";
 import { Moderator } from "./moderator.ts";
 import { Network } from "./network.ts";
 import { Rules, type StoredState } from "./rules.ts";
 import { SimulatedServer } from "./servers.ts";
 import { StreamUser } from "./subscriber.ts";
-import { createDisk, MAX_ROOMS, type Crash, type Disk } from "./stores.ts";
+import { createDisk, SharedLogDisk, MAX_ROOMS, type Crash, type Disk } from "./stores.ts";
 import type { Hub } from "../../src/chat/hub.ts";
 import { isMessage, type StoredEntry } from "../../src/store/message.ts";
 import { Dice, Owner, World } from "./world.ts";
@@ -43,6 +43,17 @@ const MAX_COMMIT_WAIT_MS = 2;
 const CRASHED_REMOVALS = 0.3;
 const CRASHES: readonly Crash[] = ["now", "now", "between statements", "in a commit"];
 const MAX_BAN_MS = 20_000;
+/** Longer than a lease and the grace period after it. */
+const MAX_FREEZE_MS = 60_000;
+/** Beyond what nodes tolerate. */
+const MAX_OUTAGE_MS = 20_000;
+const MAX_NODE_SKEW_MS = 2000;
+const MAX_KEPT_RECORDS = 10;
+const MAX_LOST_RECORDS = 20;
+/** A lease, the grace period after it, and some heartbeats. */
+const MAX_PRESENCE_LAG_MS = 40_000;
+/** Until a process that could not start is started again. */
+const RESTART_MS = 1000;
 /** This share of the bans concerns a client that is about to connect. */
 const BANNED_UPGRADES = 0.3;
 /** Entries of a page of the history. */
@@ -81,8 +92,10 @@ class Simulation {
   readonly #moderator: Moderator;
   readonly #users: User[];
   readonly disk: Disk;
-  #server: SimulatedServer | undefined;
-  #serverSkewMs = 0;
+  /** Several of them share a database. */
+  readonly #servers: SimulatedServer[] = [];
+  readonly #skewsMs: number[] = [];
+  readonly #nodeCount: number;
   #generation = 0;
   #isSettling = false;
   #strangers = 0;
@@ -95,13 +108,16 @@ class Simulation {
     const { settings } = plan;
     const { history, flushMs } = settings.server;
     this.world = new World(new Dice(seed ^ EXECUTION_SEED), trace);
+    this.#nodeCount = settings.store.kind === "shared-log" ? settings.store.nodes : 1;
     this.disk = createDisk(settings.store, this.world, history);
     this.#rules = new Rules(this.world, {
       history,
       flushMs,
       isPersistent: this.disk.isPersistent,
+      isTrimmed: settings.store.kind === "shared-log" && settings.store.isTrimmed,
       isNarrow: settings.users.some(({ profile }) => profile.bytesPerCharacter > 1),
-      isStoreSlow: settings.store.kind === "delayed",
+      isStoreSlow: settings.store.kind === "delayed" || settings.store.kind === "shared-log",
+      isCluster: settings.store.kind === "shared-log",
     });
     this.#moderator = new Moderator(this.world, this.#rules);
     this.network = new Network(this.world, this.#owner, this.#rules);
@@ -120,7 +136,7 @@ class Simulation {
     return this.#rules.sentTexts.size;
   }
 
-  #startServer(): void {
+  #startServer(node: number): void {
     if (!this.disk.isPersistent) this.#generation++;
     const { server } = this.plan.settings;
     const { onOpenChange } = this.#rules;
@@ -132,15 +148,21 @@ class Simulation {
       this.#generation,
       onOpenChange,
     );
-    started.owner.clockSkewMs = this.#serverSkewMs;
-    this.network.host = started;
-    started.start();
-    this.#server = started;
+    started.owner.clockSkewMs = this.#skewsMs[node] ?? 0;
+    this.#servers[node] = started;
+    this.network.hosts = this.#servers;
+    started.start(() => this.#killServer(started, false, RESTART_MS));
+  }
+
+  /** The one that a fault concerns. */
+  #serverFor({ user, amount }: Pick<Action, "user" | "amount">): SimulatedServer | undefined {
+    const node = this.#nodeCount > 1 ? (user + Math.floor(amount * 1000)) % this.#nodeCount : 0;
+    return this.#servers[node];
   }
 
   run(): void {
     const { world, plan } = this;
-    this.#startServer();
+    for (let node = 0; node < this.#nodeCount; node++) this.#startServer(node);
     for (const user of this.#users) {
       const atMs = world.dice.between(0, 1000);
       world.schedule(this.#owner, atMs, () => user.join());
@@ -161,9 +183,11 @@ class Simulation {
     });
   }
 
-  #perform({ kind, user: index, amount }: Action): void {
+  #perform(action: Action): void {
+    const { kind, user: index, amount } = action;
     const user = this.#users[index];
     if (!user) return;
+    const server = this.#serverFor(action);
     const { world } = this;
     if (kind !== "send") world.trace?.(`${world.now.toFixed(3)} ${kind} ${user.name} ${amount}`);
     const { link } = user;
@@ -214,19 +238,16 @@ class Simulation {
         break;
       case "kill":
       case "lose-power":
-        return this.#crashServer(kind === "lose-power", 5000 * amount ** 2);
+        return this.#crashServer(server, kind === "lose-power", 5000 * amount ** 2);
       case "shut-down": {
         // While messages arrive: what is not stored yet is the hardest part.
         for (const each of this.#users) each.send();
         const { delayMs } = this.network.profileOf(user.owner);
-        this.#later(delayMs + MAX_COMMIT_WAIT_MS * amount, () => this.#shutDownServer(1000 * amount));
+        this.#later(delayMs + MAX_COMMIT_WAIT_MS * amount, () => this.#shutDownServer(server, 1000 * amount));
         break;
       }
       case "server-clock":
-        if (this.#server) this.#rules.onClockJump(world.dateOf(this.#server.owner));
-        this.#serverSkewMs = this.#clockJumpMs(amount);
-        if (this.#server) this.#server.owner.clockSkewMs = this.#serverSkewMs;
-        break;
+        return this.#skewClock(server, amount);
       case "disk-full":
         this.disk.setFull(true);
         this.#later(5000 * amount ** 2, () => this.disk.setFull(false));
@@ -236,21 +257,32 @@ class Simulation {
         this.#later(5000 * amount, () => (this.network.isBlackHole = false));
         break;
       case "freeze-server":
-        this.#freezeServer(5000 * amount ** 3);
+        this.#freezeServer(server, 5000 * amount ** 3);
         break;
+      case "freeze-node":
+        this.#freezeServer(server, MAX_FREEZE_MS * amount ** 2);
+        break;
+      case "database-down":
+      case "database-frozen":
+      case "database-rejects":
+      case "database-cut":
+      case "database-trims":
+      case "database-loses-some":
+      case "database-loses-all":
+        return this.#disturbDatabase(kind, amount, server);
       case "remove-message":
-        return this.#moderate((server) => this.#moderator.removeMessage(server, user.room, amount ** 3));
+        return this.#moderate(server, (at) => this.#moderator.removeMessage(at, user.room, amount ** 3));
       case "remove-client":
         // It takes several steps, and continues after a restart.
         if (amount < CRASHED_REMOVALS && this.disk.isPersistent)
-          this.#crashServer(false, 5000 * amount, ["between statements", "in a commit"]);
-        return this.#moderate((server) => this.#moderator.removeAllOf(server, user.room, user.client));
+          this.#crashServer(server, false, 5000 * amount, ["between statements", "in a commit"]);
+        return this.#moderate(server, (at) => this.#moderator.removeAllOf(at, user.room, user.client));
       case "ban":
-        if (amount < BANNED_UPGRADES) return this.#banDuringUpgrade(user, amount / BANNED_UPGRADES);
-        return this.#ban(user, MAX_BAN_MS * amount ** 2);
+        if (amount < BANNED_UPGRADES) return this.#banDuringUpgrade(server, user, amount / BANNED_UPGRADES);
+        return this.#ban(server, user, MAX_BAN_MS * amount ** 2);
       case "read-page":
-        return this.#moderate((server) =>
-          this.#moderator.read(server, user.room, amount ** 3, Math.ceil(MAX_PAGE * amount)),
+        return this.#moderate(server, (at) =>
+          this.#moderator.read(at, user.room, amount ** 3, Math.ceil(MAX_PAGE * amount)),
         );
       case "stranger":
         for (let count = 0; count < MAX_ROOMS; count++) this.#postAsStranger();
@@ -263,21 +295,68 @@ class Simulation {
     }
   }
 
-  #ban({ room, client }: User, forMs: number): void {
-    this.#moderate((server) => this.#moderator.ban(server, room, client, forMs));
+  #ban(server: SimulatedServer | undefined, { room, client }: User, forMs: number): void {
+    this.#moderate(server, (at) => this.#moderator.ban(at, room, client, forMs));
   }
 
-  #banDuringUpgrade(user: User, amount: number): void {
+  #banDuringUpgrade(server: SimulatedServer | undefined, user: User, amount: number): void {
     user.leave();
     user.join();
     const { delayMs, jitterMs } = this.network.profileOf(user.owner);
     const { store } = this.plan.settings;
     const storeMs = store.kind === "delayed" ? store.delayMs : 0;
-    this.#later(delayMs + amount * (1 + jitterMs + storeMs), () => this.#ban(user, MAX_BAN_MS / 2));
+    this.#later(delayMs + amount * (1 + jitterMs + storeMs), () => this.#ban(server, user, MAX_BAN_MS / 2));
   }
 
-  #moderate(act: (server: SimulatedServer) => void): void {
-    if (this.#server?.owner.isAlive) act(this.#server);
+  #moderate(server: SimulatedServer | undefined, act: (server: SimulatedServer) => void): void {
+    if (server?.owner.isAlive) act(server);
+  }
+
+  #skewClock(server: SimulatedServer | undefined, amount: number): void {
+    if (!server) return;
+    this.#rules.onClockJump(this.world.dateOf(server.owner));
+    // The clocks of a cluster agree within seconds.
+    const skewMs = this.#nodeCount > 1 ? (amount - 0.5) * MAX_NODE_SKEW_MS : this.#clockJumpMs(amount);
+    server.owner.clockSkewMs = this.#skewsMs[this.#servers.indexOf(server)] = skewMs;
+  }
+
+  #disturbDatabase(kind: DatabaseFault, amount: number, server: SimulatedServer | undefined): void {
+    const { disk, world } = this;
+    if (!(disk instanceof SharedLogDisk)) return;
+    const { database } = disk;
+    const forMs = MAX_OUTAGE_MS * amount ** 2;
+    this.#rules.onTrouble(forMs);
+    switch (kind) {
+      case "database-frozen":
+        database.owner.busyUntil = Math.max(database.owner.busyUntil, world.now) + forMs;
+        this.#rules.onTrouble(database.owner.busyUntil - world.now);
+        break;
+      case "database-rejects":
+        database.isRejecting = true;
+        this.#later(forMs, () => (database.isRejecting = false));
+        break;
+      case "database-cut": {
+        const owner = server?.owner;
+        if (!owner) return;
+        disk.setCut(owner, true);
+        this.#later(forMs, () => disk.setCut(owner, false));
+        break;
+      }
+      case "database-trims":
+        database.trimLog(Math.floor(amount * MAX_KEPT_RECORDS));
+        break;
+      case "database-down":
+      case "database-loses-some":
+      case "database-loses-all":
+        database.isDown = true;
+        if (kind === "database-loses-some")
+          this.#rules.onDataLost(database.loseRecords(Math.ceil(amount * MAX_LOST_RECORDS)), false);
+        if (kind === "database-loses-all") this.#rules.onDataLost(database.loseEverything(), true);
+        this.#later(1 + forMs / 2, () => (database.isDown = false));
+        break;
+      default:
+        kind satisfies never;
+    }
   }
 
   get #roomNames(): ReadonlySet<string> {
@@ -286,7 +365,7 @@ class Simulation {
 
   /** A message in a room that nobody is in takes the place of another such room, never that of an occupied one. */
   #postAsStranger(): void {
-    const { hub, owner } = this.#server ?? {};
+    const { hub, owner } = this.#servers[0] ?? {};
     const isOccupied = hub?.roomCount === this.#roomNames.size;
     if (!owner?.isAlive || !isOccupied || this.plan.settings.store.kind === "delayed") return;
     this.#postTo(hub, owner, `stranger-${++this.#strangers}`);
@@ -314,15 +393,18 @@ class Simulation {
     return amount * MAX_LONG_JUMP_MS;
   }
 
-  #crashServer(isSilent: boolean, downMs: number, crashes: readonly Crash[] = CRASHES): void {
-    const server = this.#server;
+  #crashServer(
+    server: SimulatedServer | undefined,
+    isSilent: boolean,
+    downMs: number,
+    crashes: readonly Crash[] = CRASHES,
+  ): void {
     if (!server?.owner.isAlive) return;
     const crash = this.world.dice.pick(crashes);
     this.disk.crash(crash, () => this.#killServer(server, isSilent, downMs));
   }
 
-  #shutDownServer(downMs: number): void {
-    const server = this.#server;
+  #shutDownServer(server: SimulatedServer | undefined, downMs: number): void {
     if (!server?.owner.isAlive || server.isShuttingDown) return;
     this.#rules.onShutdown(server);
     server.shutDown(() => this.#killServer(server, false, downMs));
@@ -331,15 +413,18 @@ class Simulation {
   #killServer(server: SimulatedServer, isSilent: boolean, downMs: number): void {
     if (!server.owner.isAlive) return;
     server.kill(isSilent);
-    this.#later(1 + downMs, () => this.#startServer());
+    this.#rules.onTrouble(downMs);
+    const node = this.#servers.indexOf(server);
+    this.#later(1 + downMs, () => this.#startServer(node));
   }
 
-  #freezeServer(ms: number): void {
+  #freezeServer(server: SimulatedServer | undefined, ms: number): void {
     const { world } = this;
-    if (!this.#server) return;
-    const { owner, ends } = this.#server;
+    if (!server) return;
+    const { owner, ends } = server;
     for (const { link } of ends) link.touch();
     owner.busyUntil = Math.max(owner.busyUntil, world.now) + ms;
+    this.#rules.onTrouble(owner.busyUntil - world.now);
     this.#rules.stillUntil = owner.busyUntil;
   }
 
@@ -348,6 +433,7 @@ class Simulation {
     const { world } = this;
     this.network.isBlackHole = false;
     this.disk.setFull(false);
+    if (this.disk instanceof SharedLogDisk) this.disk.database.isReliable = true;
     this.#isSettling = true;
     const { server, store } = this.plan.settings;
     const { messageRate, pingSeconds } = server;
@@ -357,7 +443,7 @@ class Simulation {
     let missing: string | undefined = "";
     while (missing !== undefined && world.failure === undefined) {
       // Repeatedly, since a crash may still be due.
-      this.#moderate((server) => this.#moderator.endBans(server));
+      this.#moderate(this.#servers[0], (server) => this.#moderator.endBans(server));
       for (const user of this.#users) user.settle();
       world.runUntil(world.now + SETTLE_STEP_MS);
       missing = this.#findUnsettled();
@@ -365,8 +451,10 @@ class Simulation {
     }
     if (world.failure !== undefined) return;
     world.runUntil(world.now + QUIET_MS);
+    this.#awaitMembers();
     this.#checkMembers();
-    this.#checkMemory();
+    this.#checkSessions();
+    for (const server of this.#servers) this.#checkMemory(server);
     this.#checkStored();
     for (const user of this.#users) user.leave();
     world.runUntil(world.now + QUIET_MS + 4000 * pingSeconds);
@@ -374,6 +462,8 @@ class Simulation {
   }
 
   #findUnsettled(): string | undefined {
+    for (const { owner } of this.#servers)
+      if (owner.busyUntil > this.world.now && this.#nodeCount > 1) return "a server is frozen";
     for (const user of this.#users) {
       if (user.owner.busyUntil > this.world.now) return `${user.name} is frozen`;
       if (user.link && user.link.extraDelayMs > 0) return `${user.name} is slow`;
@@ -384,22 +474,47 @@ class Simulation {
     return undefined;
   }
 
+  /** The presence of a node that was killed ends some time after its lease. */
+  #awaitMembers(): void {
+    if (this.#nodeCount === 1) return;
+    const untilMs = this.world.now + MAX_PRESENCE_LAG_MS;
+    while (this.#findWrongMembers() !== undefined && this.world.now < untilMs && !this.world.failure)
+      this.world.runUntil(this.world.now + SETTLE_STEP_MS);
+  }
+
   /** The members that each client knows of are the ones that are there. */
   #checkMembers(): void {
+    const wrong = this.#findWrongMembers();
+    if (wrong !== undefined) this.world.fail(wrong);
+  }
+
+  #findWrongMembers(): string | undefined {
     for (const user of this.#users) {
       const known = user.link && this.#rules.membersFor(user.link);
       if (!known) continue;
       const inRoom = this.#users.filter((each) => each.room === user.room && !(each instanceof StreamUser));
       const present = [...new Set(inRoom.map(({ client }) => client))];
       if (known.join() !== present.sort().join())
-        this.world.fail(`${user.name} knows of ${known}, and ${present} are there`);
+        return `${user.name} knows of ${known}, and ${present} are there`;
     }
+    return undefined;
+  }
+
+  /** Each session has one connection, on whichever node. */
+  #checkSessions(): void {
+    const sessions = new Set<string>();
+    for (const { ends } of this.#servers)
+      for (const { data } of ends) {
+        const { client, session } = data.connection ?? {};
+        if (session === undefined) continue;
+        if (sessions.has(session)) this.world.fail(`${client} has two connections of the session ${session}`);
+        sessions.add(session);
+      }
   }
 
   /** The server refers to open connections only. Collecting garbage takes as long as some simulated seconds. */
-  #checkMemory(): void {
-    const server = this.#server;
-    if (this.seed % SEEDS_PER_MEMORY_CHECK !== 0 || !server) return;
+  #checkMemory(server: SimulatedServer): void {
+    if (this.seed % SEEDS_PER_MEMORY_CHECK !== 0) return;
     this.network.sweep();
     for (let attempt = 0; attempt < 3; attempt++) {
       drainMicrotasks();
@@ -410,7 +525,7 @@ class Simulation {
   }
 
   #checkStored(): void {
-    const { store } = this.#server?.hub ?? {};
+    const { store } = this.#servers[0]?.hub ?? {};
     if (!store) return;
     for (const room of this.#roomNames) {
       const stored: StoredState[] = [];
@@ -430,12 +545,13 @@ class Simulation {
 
   /** All clients have left. */
   #checkEmpty(): void {
-    if (!this.#server) return;
-    const { hub, sockets, topics } = this.#server;
-    const left = { rooms: hub.roomCount, sockets: sockets.size, topics: topics.size };
-    if (left.rooms + left.sockets + left.topics > 0)
-      this.world.fail(`without clients, there are still ${JSON.stringify(left)}`);
-    if (this.plan.settings.store.kind === "memory") this.#checkEvictable(this.#server);
+    for (const server of this.#servers) {
+      const { hub, sockets, topics } = server;
+      const left = { rooms: hub.roomCount, sockets: sockets.size, topics: topics.size };
+      if (left.rooms + left.sockets + left.topics > 0)
+        this.world.fail(`without clients, there are still ${JSON.stringify(left)}`);
+      if (this.plan.settings.store.kind === "memory") this.#checkEvictable(server);
+    }
   }
 
   /** Rooms that all clients have left make place for others. */

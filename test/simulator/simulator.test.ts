@@ -2,6 +2,8 @@
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import type { Settings } from "./faults.ts";
+import { simulate } from "./simulation.ts";
 
 /** On a machine with nothing else to do, it takes a minute. */
 const PATIENCE_MS = 900_000;
@@ -15,15 +17,51 @@ async function run(args: readonly string[], env: Record<string, string> = {}) {
 }
 
 test(
-  "every promise is kept under faults: 1,000 seeds with the memory store, 200 with SQLite",
+  "every promise is kept under faults: 1,000 seeds with the memory store, 200 with SQLite, 150 with a shared log",
   async () => {
-    const runs = await Promise.all([run(["--seeds", "1000"]), run(["--seeds", "200", "--store", "sqlite"])]);
+    const runs = await Promise.all([
+      run(["--seeds", "1000"]),
+      run(["--seeds", "200", "--store", "sqlite"]),
+      run(["--seeds", "150", "--store", "shared-log"]),
+    ]);
     for (const { output, code } of runs) expect({ output, code }).toEqual({ output, code: 0 });
   },
   PATIENCE_MS,
 );
 
-test.each(["memory", "sqlite"])(
+test("a client with many messages stays connected while a database rejects them, whatever the rate limit", () => {
+  const profile = { delayMs: 1, jitterMs: 1, kernelBytes: 2_700_000, bytesPerCharacter: 1 };
+  const user = {
+    name: "j0",
+    client: "j0",
+    wire: "json",
+    room: "tea",
+    profile,
+    sendsBytes: false,
+    history: 0,
+  } as const;
+  const settings: Settings = {
+    store: { kind: "shared-log", nodes: 2, delayMs: 1, lostReplyShare: 0, isTrimmed: false },
+    seconds: 15,
+    users: [user],
+    server: {
+      history: 100,
+      pingSeconds: 5,
+      flushMs: 10,
+      drainSeconds: 1,
+      messageRate: 20,
+      messageBurst: 50,
+    },
+  };
+  const actions = [
+    { atMs: 3000, kind: "disk-full", user: 0, amount: 1 },
+    { atMs: 3500, kind: "send", user: 0, amount: 35 },
+    { atMs: 8010, kind: "disk-full", user: 0, amount: 1 },
+  ] as const;
+  expect(simulate({ settings, actions }, 1).failure).toBeUndefined();
+});
+
+test.each(["memory", "sqlite", "shared-log"])(
   "a seed gives the same trace in another process, without the JIT and in another time zone: %s",
   async (store) => {
     const traceOf = async (env: Record<string, string>) => {

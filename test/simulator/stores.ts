@@ -1,6 +1,6 @@
 /** What a simulated server stores messages in, and what of it survives the server's process. */
 
-import { Database } from "bun:sqlite";
+import { Database as SqliteDatabase } from "bun:sqlite";
 import { copyFileSync, existsSync, mkdtempSync, rmSync, statSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,11 +8,15 @@ import { MemoryStore } from "../../src/store/memory.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import type { Backend, StoreListener } from "../../src/store/store.ts";
 import { DelayedStore, type Delays } from "../support/delayed-store.ts";
+import { SharedLogStore } from "../../src/store/shared-log/store.ts";
+import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
+import { Database, SimulatedEngine, type DatabaseSettings } from "./database.ts";
 import type { Dice, Owner, World } from "./world.ts";
 
 export type StoreSettings =
   | { readonly kind: "memory" }
   | ({ readonly kind: "delayed" } & Delays)
+  | DatabaseSettings
   /** A commit takes up to that long. Messages expire after some days, or never if that is 0. */
   | { readonly kind: "sqlite"; readonly commitMs: number; readonly keepDays: number };
 
@@ -37,6 +41,7 @@ export interface Disk {
 }
 
 export function createDisk(settings: StoreSettings, world: World, history: number): Disk {
+  if (settings.kind === "shared-log") return new SharedLogDisk(settings, world, history);
   return settings.kind === "sqlite"
     ? new SqliteDisk(world, history, settings.commitMs, settings.keepDays)
     : new NoDisk(settings, world, history);
@@ -47,7 +52,7 @@ class NoDisk implements Disk {
   readonly isPersistent = false;
 
   constructor(
-    private readonly settings: Exclude<StoreSettings, { kind: "sqlite" }>,
+    private readonly settings: Exclude<StoreSettings, { kind: "sqlite" | "shared-log" }>,
     private readonly world: World,
     private readonly history: number,
   ) {}
@@ -71,6 +76,52 @@ class NoDisk implements Disk {
   }
 }
 
+/** The database outlives the nodes; it has faults of its own. */
+export class SharedLogDisk implements Disk {
+  readonly isPersistent = true;
+  readonly database: Database;
+  readonly #engines = new Map<Owner, SimulatedEngine>();
+
+  constructor(
+    settings: DatabaseSettings,
+    private readonly world: World,
+    private readonly history: number,
+  ) {
+    this.database = new Database(world, settings, history);
+  }
+
+  open(listener: StoreListener, owner: Owner): Backend {
+    const engine = new SimulatedEngine(this.database, owner);
+    this.#engines.set(owner, engine);
+    const context = {
+      clock: this.world.clockOf(owner),
+      random: this.world.randomOf(),
+      timing: sharedLogTiming,
+    };
+    const options = { history: this.history, keepDays: 0 };
+    const store = new SharedLogStore(engine, options, listener, context);
+    return { store, cluster: store };
+  }
+
+  /** Nothing gets through between a node and the database. */
+  setCut(owner: Owner, isCut: boolean): void {
+    const engine = this.#engines.get(owner);
+    if (engine) engine.isCut = isCut;
+  }
+
+  crash(_: Crash, kill: () => void): void {
+    kill();
+  }
+
+  setFull(isFull: boolean): void {
+    this.database.isRejecting = isFull;
+  }
+
+  within<T>(run: () => T): T {
+    return run();
+  }
+}
+
 /** In memory where the system has a file system for it, because every crash copies the files. */
 const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
 const FILES = ["", "-wal", "-newest"];
@@ -85,7 +136,7 @@ class SqliteDisk implements Disk {
   readonly #folder = mkdtempSync(join(FOLDER, "hubbub-simulator-"));
   #version = 0;
   #store: SqliteStore | undefined;
-  #database: Database | undefined;
+  #database: SqliteDatabase | undefined;
   /** The crash that the next writes lead to. */
   #crash: { kind: Crash; statementsLeft: number; kill: () => void } | undefined;
 
@@ -157,7 +208,7 @@ class SqliteDisk implements Disk {
   }
 
   /** Called at the end of a transaction, before its commit. */
-  #onCommit(database: Database): void {
+  #onCommit(database: SqliteDatabase): void {
     if (database.filename === this.#path) this.#database = database;
     this.world.spend(this.#dice.next() * this.commitMs);
     const crash = this.#crash;
@@ -185,10 +236,10 @@ class SqliteDisk implements Disk {
   }
 
   within<T>(run: () => T): T {
-    const { query, transaction } = Database.prototype;
+    const { query, transaction } = SqliteDatabase.prototype;
     const disk = this;
     const observed = new WeakSet<object>();
-    Reflect.set(Database.prototype, "query", function (this: Database, sql: string) {
+    Reflect.set(SqliteDatabase.prototype, "query", function (this: SqliteDatabase, sql: string) {
       const statement = query.call(this, sql);
       if (!/^(INSERT|REPLACE|UPDATE|DELETE)/.test(sql) || observed.has(statement)) return statement;
       observed.add(statement);
@@ -199,17 +250,21 @@ class SqliteDisk implements Disk {
       });
       return statement;
     });
-    Reflect.set(Database.prototype, "transaction", function (this: Database, work: () => unknown) {
-      return transaction.call(this, () => {
-        const result = work();
-        disk.#onCommit(this);
-        return result;
-      });
-    });
+    Reflect.set(
+      SqliteDatabase.prototype,
+      "transaction",
+      function (this: SqliteDatabase, work: () => unknown) {
+        return transaction.call(this, () => {
+          const result = work();
+          disk.#onCommit(this);
+          return result;
+        });
+      },
+    );
     try {
       return run();
     } finally {
-      Object.assign(Database.prototype, { query, transaction });
+      Object.assign(SqliteDatabase.prototype, { query, transaction });
       this.#store?.close();
       rmSync(this.#folder, { recursive: true, force: true });
     }
