@@ -680,6 +680,13 @@ export class Rules implements WireObserver {
     for (const ban of this.#bans.values()) ban.surelyUntilMs = 0;
   }
 
+  /** What a client shows last, if the database has lost it. */
+  lostLastOf(client: string): string | undefined {
+    const segment = this.#segmentOf.get(client);
+    const last = segment?.ids.at(-1) ?? segment?.startId;
+    return last !== undefined && this.#lost.has(last) ? last : undefined;
+  }
+
   get #hasTrouble(): boolean {
     return this.#calmSince > 0 && this.world.time < this.#calmSince + MAX_RECOVERY_MS;
   }

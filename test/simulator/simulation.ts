@@ -468,6 +468,8 @@ class Simulation {
       if (user.owner.busyUntil > this.world.now) return `${user.name} is frozen`;
       if (user.link && user.link.extraDelayMs > 0) return `${user.name} is slow`;
       if (user.link?.down.isPaused) return `${user.name} does not read`;
+      const lost = this.#rules.lostLastOf(user.name);
+      if (lost !== undefined) return `${user.name} shows ${lost}, which is lost`;
       const what = user.unsettled(this.#rules.logOf(user.room, this.#generation).newestId);
       if (what !== undefined) return `${user.name} ${what}`;
     }
