@@ -476,14 +476,6 @@ export const MUTANTS: readonly Mutant[] = [
     store: "shared-log",
   },
   {
-    name: "updates-not-requeued",
-    breaks: "log: presence of a batch that failed is never written",
-    file: "store/shared-log/writer.ts",
-    text: "this.outbox.requeue(batch.updates);",
-    replacement: "",
-    store: "shared-log",
-  },
-  {
     name: "snapshot-repeated",
     breaks: "log: a room receives records that its snapshot includes",
     file: "store/shared-log/rooms.ts",
@@ -505,14 +497,6 @@ export const MUTANTS: readonly Mutant[] = [
     file: "store/shared-log/store.ts",
     text: "    this.#rooms.reloadAll();\n",
     replacement: "",
-    store: "shared-log",
-  },
-  {
-    name: "loss-not-noticed",
-    breaks: "log: a database that has lost its last records is followed as before",
-    file: "store/shared-log/cluster.ts",
-    text: "isNewEpoch || compareIds(head, lastId) < 0;",
-    replacement: "isNewEpoch;",
     store: "shared-log",
   },
   {
@@ -540,14 +524,6 @@ export const MUTANTS: readonly Mutant[] = [
     store: "shared-log",
   },
   {
-    name: "node-removal-ignored",
-    breaks: "cluster: the presence of a removed node stays",
-    file: "store/shared-log/store.ts",
-    text: "this.#rooms.applyNodeRemoval(part.node, id);",
-    replacement: "",
-    store: "shared-log",
-  },
-  {
     name: "own-presence-twice",
     breaks: "cluster: a node counts its own clients as those of another, too",
     file: "store/shared-log/store.ts",
@@ -560,7 +536,7 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: "cluster: a session's older connection on another node stays open",
     file: "store/shared-log/store.ts",
     text: "if (!isOwn) this.listener.onSessionClaimed",
-    replacement: "if (isOwn) this.listener.onSessionClaimed",
+    replacement: "if (part.fencingToken < 0) this.listener.onSessionClaimed",
     store: "shared-log",
   },
   {

@@ -462,6 +462,9 @@ class Simulation {
   }
 
   #findUnsettled(): string | undefined {
+    const database = this.disk instanceof SharedLogDisk ? this.disk.database : undefined;
+    const isFrozen = (database?.owner.busyUntil ?? 0) > this.world.now;
+    if (database?.isDown || database?.isRejecting || isFrozen) return "the database is unavailable";
     for (const { owner } of this.#servers)
       if (owner.busyUntil > this.world.now && this.#nodeCount > 1) return "a server is frozen";
     for (const user of this.#users) {
