@@ -69,7 +69,7 @@ export class EventStreams {
       sockets.release(addressGroup);
       throw error;
     });
-    const fields = { room, wire: codec.name, address: addressGroup };
+    const fields = { room, format: codec.name, address: addressGroup };
     const handlers: StreamHandlers = {
       drain: () => {
         try {

@@ -72,7 +72,7 @@ function echo(socket: ServerSocket, frame: Content, maxMessageBytes: number): vo
 function connectionFields({ data: { connection, addressGroup } }: ServerSocket): Record<string, string> {
   if (!connection) return { path: "/websocket", address: addressGroup };
   const { client, room, codec } = connection;
-  return { client, room: room.name, wire: codec.name, address: addressGroup };
+  return { client, room: room.name, format: codec.name, address: addressGroup };
 }
 
 /** An exception closes only the connection whose handler threw. */

@@ -30,8 +30,8 @@ test("a line of text per event", async () => {
     line.replace(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ /, "TIME "),
   );
   expect(lines).toEqual([
-    "TIME connected client=ann room=tea wire=text address=127.0.0.1",
-    "TIME disconnected client=ann room=tea wire=text address=127.0.0.1 code=1005",
+    "TIME connected client=ann room=tea format=text address=127.0.0.1",
+    "TIME disconnected client=ann room=tea format=text address=127.0.0.1 code=1005",
     "TIME rejected status=403 code=not-for-client path=/ws/bob address=127.0.0.1",
     "TIME rejected status=400 code=bad-name path=/ws/%E2%80%AEbob address=127.0.0.1",
     "TIME stopping connections=0",
@@ -42,7 +42,7 @@ test("a line of text per event", async () => {
 test("a line of JSON per event", async () => {
   const lines = (await logOf("json")).map((line): unknown => JSON.parse(line));
   const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
-  const ann = { client: "ann", room: "tea", wire: "text", address: "127.0.0.1" };
+  const ann = { client: "ann", room: "tea", format: "text", address: "127.0.0.1" };
   expect(lines).toEqual([
     { time, event: "connected", ...ann },
     { time, event: "disconnected", ...ann, code: 1005 },
