@@ -32,7 +32,7 @@ export const PLATFORMS: readonly Platform[] = [
 /** Of Debian's qemu-user and libc6-arm64-cross: the command, and the folder of the libraries. */
 const QEMU = { command: "qemu-aarch64", libraries: "/usr/aarch64-linux-gnu" };
 
-export interface Executable {
+interface Executable {
   readonly file: string;
   /** The command that starts it; undefined if this machine cannot run it. */
   readonly command: readonly string[] | undefined;

@@ -53,7 +53,7 @@ export interface Ban {
   readonly untilMs: number;
 }
 
-export interface BanStore {
+interface BanStore {
   /** Those that have not ended. @throws StoreUnavailable */
   read(): Promise<readonly Ban[]>;
   /** @throws StoreUnavailable */

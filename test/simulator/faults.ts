@@ -19,7 +19,7 @@ export interface Settings {
   readonly users: readonly UserSettings[];
 }
 
-export interface UserSettings {
+interface UserSettings {
   /** Unique. */
   readonly name: string;
   /** Its client id: several users with the same one are tabs of one client. */
@@ -80,7 +80,7 @@ const DATABASE_FAULTS = [
 
 export type DatabaseFault = Exclude<(typeof DATABASE_FAULTS)[number], "freeze-node">;
 
-export type FaultKind =
+type FaultKind =
   | (typeof USER_FAULTS)[number]
   | (typeof SERVER_FAULTS)[number]
   | (typeof MODERATION)[number]

@@ -9,10 +9,10 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { StoreKind } from "./faults.ts";
 
-export const MAX_SEEDS = 300;
+const MAX_SEEDS = 300;
 export const SOURCE = join(import.meta.dir, "../../src");
 
-export interface Mutant {
+interface Mutant {
   readonly name: string;
   /** What the change breaks. */
   readonly breaks: string;

@@ -282,7 +282,7 @@ export class Link {
 const WebSocketState = { CONNECTING: 0, OPEN: 1, CLOSING: 2, CLOSED: 3 };
 
 /** The client's end: what `new WebSocket` returns. */
-export class ClientSocket {
+class ClientSocket {
   readyState = WebSocketState.CONNECTING;
   onmessage: ((event: { readonly data: Content }) => void) | null = null;
   onclose: ((event: { readonly code: number; readonly reason: string }) => void) | null = null;

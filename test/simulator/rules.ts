@@ -45,7 +45,7 @@ const CLUSTER = "cluster";
 /** Of a connection, or of an event stream. */
 type AnyWelcome = StreamWelcome & Partial<Welcome>;
 
-export interface RuleSettings {
+interface RuleSettings {
   /** `--history`: how many messages a room keeps ready. */
   readonly history: number;
   readonly flushMs: number;

@@ -57,7 +57,7 @@ type StreamRequest = Request & { readonly params: { readonly room: string } };
 type ChatRequest = Request & { readonly params: { readonly id: string } };
 
 /** Called whenever a connection opens or closes at the server. */
-export type OpenObserver = (end: ServerEnd, isOpen: boolean) => void;
+type OpenObserver = (end: ServerEnd, isOpen: boolean) => void;
 
 export class SimulatedServer implements Host {
   readonly owner = new Owner("server");

@@ -4,7 +4,7 @@ import type { Action, Plan } from "./faults.ts";
 import { simulate } from "./simulation.ts";
 
 /** What is left of a plan, and how it fails. */
-export interface Shrunk {
+interface Shrunk {
   readonly plan: Plan;
   readonly failure: string;
   readonly runs: number;

@@ -1,7 +1,6 @@
 /** A subscriber of `GET /rooms/:room/events`, over `fetch`. */
 
 import { deepEquals } from "bun";
-import type { ChatMessage } from "../../src/protocol/events.ts";
 import type { StreamWelcome } from "../../src/protocol/stream-encoders.ts";
 import { withDeadline } from "./deadline.ts";
 import { isRecent, type Event } from "./peer.ts";
@@ -80,12 +79,6 @@ class StreamPeer implements AsyncDisposable {
       const event = await this.#nextEvent(expectation);
       if (event.type !== "ping") return event;
     }
-  }
-
-  async nextMessage(): Promise<Pick<ChatMessage, "id" | "text" | "data">> {
-    const { type, id, text, data } = await this.next();
-    if (type !== "message" || typeof id !== "string") throw new Error(`expected a message, received ${type}`);
-    return { id, ...(typeof text === "string" && { text }), ...(typeof data === "string" && { data }) };
   }
 
   /** Expects a heartbeat as the next event. */

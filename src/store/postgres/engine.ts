@@ -60,7 +60,7 @@ const SCANNED_ROWS_PER_STEP = 5000;
 /** An erasure without a step for this long was interrupted. */
 const ERASURE_IDLE_MS = 10_000;
 
-export interface PostgresContext {
+interface PostgresContext {
   readonly clock: Clock;
   readonly random: Random;
   readonly timing: { readonly leaseMs: number };

@@ -7,7 +7,7 @@ import type { StoredEntry } from "../message.ts";
 import { CACHED_ROOM_BYTES, RoomCache, type CachedRoom } from "../room-cache.ts";
 import { StoreUnavailable, type StoreListener } from "../store.ts";
 
-export type RoomUpdate =
+type RoomUpdate =
   | { readonly entry: StoredEntry }
   | { readonly client: string; readonly node: string; readonly connections: number };
 
