@@ -1,12 +1,14 @@
 /** The documentation names only what exists: files, links, headings, options, scripts. */
 
 import { describe, expect, test } from "bun:test";
+import { generateKeyPairSync } from "node:crypto";
 import { existsSync, readdirSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import pkg from "../package.json";
-import { serverFlags, tokenFlags } from "../src/cli/parse-command.ts";
+import { parseCommand, serverFlags, tokenFlags } from "../src/cli/parse-command.ts";
 import { REJECTION_STATUS } from "../src/protocol/codes.ts";
 import { readDoc, ROOT } from "./support/docs.ts";
+import { TempFolder } from "./support/temp-folder.ts";
 
 const documents = [
   ...new Bun.Glob("*.md").scanSync(ROOT),
@@ -82,6 +84,31 @@ describe.each(documents)("%s", (path) => {
       ...scripts.filter((script) => !(script in pkg.scripts)),
     ]).toEqual([]);
   });
+});
+
+test("the command line accepts each documented hubbub command", () => {
+  const blocks = documents.flatMap((path) => matches(readDoc(path), /^```sh\n(.*?)^```$/gms));
+  const commands = blocks.flatMap((block) =>
+    matches(block, /(?:^|\| |CONTAINER )((?:dist\/)?hubbub\b[^|>#\n]*)/gm),
+  );
+  using folder = new TempFolder();
+  const { publicKey } = generateKeyPairSync("ed25519");
+  const fills = new Map([
+    ["--secret-file", folder.write("secret", "s".repeat(32))],
+    [
+      "--public-key-file",
+      folder.write("public.pem", publicKey.export({ type: "spki", format: "pem" }).toString()),
+    ],
+    ["join", "http://localhost:8000/client"],
+  ]);
+  const rejected = commands.flatMap((command) => {
+    const words = matches(command, /('[^']*'|\S+)/g).map((word) => word.replaceAll("'", ""));
+    const filled = words.map((word, i) => fills.get(words[i - 1] ?? "") ?? word).slice(1);
+    const parsed = parseCommand(filled, { HUBBUB_STORE: "sqlite:chat.db", HUBBUB_SECRET: "s".repeat(32) });
+    return parsed.kind === "invalid" ? [{ command, errors: parsed.errors }] : [];
+  });
+  expect(rejected).toEqual([]);
+  expect(commands.length).toBeGreaterThan(25);
 });
 
 test("each file in src, test/bench, test/chaos, test/examples and test/simulator is listed in the README of its folder, or in one above it", () => {

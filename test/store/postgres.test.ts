@@ -3,6 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { eventually, withDeadline } from "../support/deadline.ts";
+import { codeBlock, substitute } from "../support/docs.ts";
 import { freePort } from "../support/http.ts";
 import { DURABLE, Postgres, sharedPostgres, skipped } from "../support/postgres.ts";
 import { findProgram } from "../support/programs.ts";
@@ -291,4 +292,36 @@ describe.skipIf(skipped !== "")(`a server on Postgres${skipped}`, () => {
     // A heartbeat is sent every two seconds.
     expect(last.queries - first.queries).toBeLessThanOrEqual(2 * 2 * (last.beats - first.beats));
   });
+});
+
+test.skipIf(skipped !== "")(`two servers, set up as documented, share a room${skipped}`, async () => {
+  await using postgres = await Postgres.start();
+  const block = codeBlock("src/store/postgres/README.md", "sh", "psql");
+  const [setup = "", store = "", ...servers] = block.trim().split("\n");
+  const connection = ["-h", "127.0.0.1", "-p", `${postgres.port}`, "-U", "hubbub", "-d", "postgres"];
+  // Here, the superuser has the name hubbub.
+  const own = substitute(setup, {
+    "USER hubbub": "USER chat",
+    "OWNER hubbub": "OWNER chat",
+    psql: `psql ${connection.join(" ")}`,
+  });
+  await Bun.$`sh -c ${own}`.quiet();
+  const url = substitute(store, {
+    "export HUBBUB_STORE=": "",
+    "hubbub:": "chat:",
+    "@localhost": `@127.0.0.1:${postgres.port}`,
+  });
+  const startAs = (line = "") => {
+    const args = line
+      .replace(/ --port \d+/, "")
+      .split(" ")
+      .slice(1);
+    return start(url, args);
+  };
+  await using one = await startAs(servers[0]);
+  await using two = await startAs(servers[1]);
+  await using ann = await one.join("ann");
+  await using bob = await two.join("bob");
+  ann.says("hi");
+  await bob.hears("Client #ann says: hi");
 });
