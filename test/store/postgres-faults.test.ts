@@ -120,14 +120,15 @@ describe.skipIf(skipped !== "")(`when the Postgres of two nodes${skipped}`, () =
     await using other = await startSlowNode(postgres);
     await using ann = await one.joinJson("ann", { session: "a" });
     await using bob = await other.joinJson("bob", { session: "b" });
-    for (let seq = 1; seq <= 20; seq++) {
+    const ROUNDS = 10;
+    for (let seq = 1; seq <= ROUNDS; seq++) {
       const stored = [ann, bob].map((peer) =>
-        eventually(async () => (await send(peer, seq)) === "ack", `message ${seq} is stored`),
+        eventually(async () => (await send(peer, seq)) === "ack", `message ${seq} is stored`, 180_000),
       );
       await postgres.terminateBackends();
       await Promise.all(stored);
     }
-    expect(await one.texts("lobby", "?limit=1000")).toHaveLength(40);
+    expect(await one.texts("lobby", "?limit=1000")).toHaveLength(2 * ROUNDS);
     for (const node of [one, other]) {
       await node.stop("SIGTERM");
       expect(await node.errors).toBe("");
@@ -262,6 +263,7 @@ describe.skipIf(skipped !== "")(`a node on Postgres${skipped}`, () => {
     expect(resumed.welcome).toMatchObject({ recovered: true, last: after });
     for (let i = received.length + 1; i <= 6; i++)
       await resumed.hears({ type: "message", from: "ann", text: `ann ${i}` });
+    await other.becomesReady(); // on a busy machine, the first heartbeat after the freeze may be late
     await resumed.hearsNothing();
   });
 
