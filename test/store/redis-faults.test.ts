@@ -404,6 +404,18 @@ test.skipIf(skipped !== "")(
 );
 
 test.skipIf(skipped !== "")(
+  `a removal includes messages that are still to be written${skipped}`,
+  async () => {
+    const { store, append } = await openStore(await sharedRedis(), "removal-queue");
+    const results = Promise.all([append("in flight"), append("in flight")]);
+    const removed = store.remove("tea", { from: "ann" });
+    expect(await results).toMatchObject([{ stored: {} }, { stored: {} }]);
+    expect(await removed).toBe(2);
+    await store.close();
+  },
+);
+
+test.skipIf(skipped !== "")(
   `a room that is held while Redis loses its data is loaded again${skipped}`,
   async () => {
     await using redis = await Redis.start();

@@ -549,6 +549,15 @@ describe("the store without a server", () => {
     again.close();
   });
 
+  test("a removal includes messages that are still to be committed", async () => {
+    const store = open();
+    const results = Promise.all([say(store, "first secret"), say(store, "second secret")]);
+    expect(await store.remove("r", { from: "ann" })).toBe(2);
+    expect(await results).toMatchObject([{ stored: {} }, { stored: {} }]);
+    expect(await texts(store)).toEqual([undefined, undefined]);
+    store.close();
+  });
+
   test("a removal that the end of the process interrupts holds at once, and is completed afterwards", async () => {
     const COUNT = 5000;
     const store = open();

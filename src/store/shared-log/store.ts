@@ -80,7 +80,8 @@ export class SharedLogStore implements MessageStore, Cluster, LogListener, Clust
     this.#writer.append(pending, callback);
   }
 
-  remove(room: string, target: RemovalTarget): Promise<number | undefined> {
+  async remove(room: string, target: RemovalTarget): Promise<number | undefined> {
+    await this.#writer.acceptedSettled(); // messages to remove may be in flight
     return this.#request(() => this.engine.remove(room, target));
   }
 

@@ -199,9 +199,10 @@ export class SqliteStore implements MessageStore {
 
   /** The content is gone from both files, unless another program reads them at the moment: then once that has ended. */
   remove(room: string, target: RemovalTarget): Promise<number | undefined> {
-    return this.#afterOtherRemovals(() =>
-      "from" in target ? this.#removeAll(room, target.from) : this.#removeOne(room, target.message),
-    );
+    return this.#afterOtherRemovals(async () => {
+      await this.#nextCommit?.promise; // queued messages were received before
+      return "from" in target ? this.#removeAll(room, target.from) : this.#removeOne(room, target.message);
+    });
   }
 
   async #afterOtherRemovals<T>(remove: () => Promise<T>): Promise<T> {
