@@ -3,6 +3,7 @@
 import { SQL } from "bun";
 import type { Clock } from "../../util/clock.ts";
 import { EngineRejection, EngineUnreachable } from "../shared-log/engine.ts";
+import { replyWithin } from "../shared-log/faults.ts";
 import type { PostgresConfig } from "./config.ts";
 
 /** In milliseconds. */
@@ -52,7 +53,8 @@ export class PostgresConnection {
     this.inFlight++;
     try {
       const client = await this.#connected();
-      return await this.#before(this.replyMs, client, client.unsafe<Row[]>(text, [...values]));
+      const reply = client.unsafe<Row[]>(text, [...values]);
+      return await replyWithin(this.replyMs, this.clock, reply, () => this.#drop(client));
     } catch (error) {
       // The connection leads to what was the primary, or is read-only by a setting that has changed since.
       if (codeOf(error) === READ_ONLY) this.reset();
@@ -90,11 +92,8 @@ export class PostgresConnection {
     const statementTimeoutMs = Math.round(STATEMENT_TIMEOUT_SHARE * this.replyMs);
     const setup = [...SETTINGS, `statement_timeout = ${statementTimeoutMs}`];
     try {
-      await this.#before(
-        postgresTiming.connectMs + this.replyMs,
-        client,
-        client.unsafe(setup.map((setting) => `SET ${setting};`).join(" ")),
-      );
+      const reply = client.unsafe(setup.map((setting) => `SET ${setting};`).join(" "));
+      await replyWithin(postgresTiming.connectMs + this.replyMs, this.clock, reply);
     } catch (error) {
       this.#drop(client);
       throw error;
@@ -102,16 +101,6 @@ export class PostgresConnection {
     this.#client = client;
     if (this.#isClosed) this.reset();
     return client;
-  }
-
-  /** A frozen server answers nothing, and nothing fails: closing the connection fails its queries. */
-  async #before<T>(deadlineMs: number, client: SQL, query: Promise<T>): Promise<T> {
-    const deadline = this.clock.setTimeout(() => this.#drop(client), deadlineMs);
-    try {
-      return await query;
-    } finally {
-      this.clock.clear(deadline);
-    }
   }
 
   /** Bun would connect again by itself, without the settings above. */

@@ -2,6 +2,7 @@
 
 import type { Clock } from "../../util/clock.ts";
 import { EngineRejection, EngineUnreachable } from "../shared-log/engine.ts";
+import { replyWithin } from "../shared-log/faults.ts";
 import type { RedisScript } from "./scripts.ts";
 
 /** Deadlines in milliseconds. */
@@ -27,15 +28,12 @@ export class RedisConnection {
   /** Sends a command once. @throws EngineRejection @throws EngineUnreachable if there is no reply */
   async send(command: string, args: string[], deadlineMs = this.timing.replyMs): Promise<unknown> {
     const client = await this.#connected();
-    const deadline = this.clock.setTimeout(() => this.#drop(client), deadlineMs);
     try {
-      return await client.send(command, args);
+      return await replyWithin(deadlineMs, this.clock, client.send(command, args), () => this.#drop(client));
     } catch (error) {
       if (isRejection(error)) throw new EngineRejection(error.message);
       this.#drop(client);
       throw unreachableUnlessBug(error);
-    } finally {
-      this.clock.clear(deadline);
     }
   }
 
@@ -56,7 +54,7 @@ export class RedisConnection {
 
   close(): void {
     this.#isClosed = true;
-    this.#client?.close();
+    this.reset();
   }
 
   async #connected(): Promise<Bun.RedisClient> {
@@ -74,11 +72,13 @@ export class RedisConnection {
       connectionTimeout: this.timing.connectMs,
     });
     try {
-      await client.connect();
+      await replyWithin(this.timing.connectMs, this.clock, client.connect());
     } catch (error) {
+      client.close();
       throw unreachableUnlessBug(error);
     }
     this.#client = client;
+    if (this.#isClosed) this.reset();
     return client;
   }
 
@@ -91,6 +91,7 @@ export class RedisConnection {
 
 /** Connection errors have a code, from Bun's client or the system; a bug of ours has none, or one that says invalid. */
 function unreachableUnlessBug(error: unknown): unknown {
+  if (error instanceof EngineUnreachable) return error;
   const code = error instanceof Error && "code" in error ? String(error.code) : "ERR_INVALID";
   const isBug = /^ERR_(INVALID|REDIS_INVALID_(ARGUMENT|COMMAND))/.test(code);
   return error instanceof Error && !isBug ? new EngineUnreachable(error.message) : error;

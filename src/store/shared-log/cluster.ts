@@ -97,9 +97,11 @@ export class ClusterMembership {
   }
 
   async #join(): Promise<string> {
-    this.id = this.context.random.uuid();
-    this.ownNodeIds.add(this.id);
-    const { head, epoch } = await this.engine.join(this.id);
+    const id = this.context.random.uuid();
+    this.ownNodeIds.add(id);
+    const { head, epoch } = await this.engine.join(id);
+    // Not before the reply: if it is lost, the next heartbeat joins again, and presence is republished.
+    this.id = id;
     this.#epoch = epoch;
     this.#needsRejoin = false;
     return head;

@@ -1,6 +1,7 @@
 /** How failed requests are judged: which are bugs, and which are an outage. */
 
 import { logError } from "../../ops/log.ts";
+import type { Clock } from "../../util/clock.ts";
 import { EngineRejection, EngineUnreachable } from "./engine.ts";
 import type { SharedLogContext } from "./timing.ts";
 
@@ -42,5 +43,29 @@ export class OutageDetector {
 
   onSuccess(): void {
     this.#failures = 0;
+  }
+}
+
+/**
+ * The reply to a request that may never settle: a frozen database answers nothing, and closing the connection does not
+ * always make Bun's clients reject.
+ * @param onTimeout replaces the connection
+ * @throws what the request throws, or EngineUnreachable after that many milliseconds
+ */
+export async function replyWithin<T>(
+  ms: number,
+  clock: Clock,
+  request: Promise<T>,
+  onTimeout: () => void = () => {},
+): Promise<T> {
+  const { promise: timeout, reject } = Promise.withResolvers<never>();
+  const deadline = clock.setTimeout(() => {
+    reject(new EngineUnreachable("no reply in time"));
+    onTimeout();
+  }, ms);
+  try {
+    return await Promise.race([request, timeout]);
+  } finally {
+    clock.clear(deadline);
   }
 }
