@@ -25,8 +25,16 @@ export async function eventually(
   deadlineMs = DEADLINE_MS,
 ): Promise<void> {
   let isOver = false;
+  let isChecking = false;
   const look = async () => {
-    while (!isOver && !(await isSo())) await Bun.sleep(20);
+    while (!isOver) {
+      isChecking = true;
+      const holds = await isSo();
+      isChecking = false;
+      if (holds) return;
+      await Bun.sleep(20);
+    }
   };
-  await withDeadline(look(), () => `never: ${what}`, deadlineMs).finally(() => (isOver = true));
+  const complain = () => `never: ${what}${isChecking ? "; the last check has not finished" : ""}`;
+  await withDeadline(look(), complain, deadlineMs).finally(() => (isOver = true));
 }

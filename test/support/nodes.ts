@@ -12,12 +12,18 @@ export async function membersOf(node: TestServer, room = "lobby"): Promise<strin
   return members.toSorted();
 }
 
-export const sees = (node: TestServer, ...members: string[]) =>
-  eventually(
-    async () => Bun.deepEquals(await membersOf(node), members.toSorted()),
-    `${members.join(" and ")} are the members`,
-    PATIENCE_MS,
-  );
+export async function sees(node: TestServer, ...members: string[]): Promise<void> {
+  let body = "";
+  const check = async () => {
+    const answer = await node.answer("/rooms/lobby/members");
+    body = answer.body;
+    // While the database is busy, the answer may be 503.
+    return answer.status === 200 && Bun.deepEquals(JSON.parse(body).members.toSorted(), members.toSorted());
+  };
+  await eventually(check, `${members.join(" and ")} are the members`, PATIENCE_MS).catch((error: unknown) => {
+    throw new Error(`the last answer was ${body}`, { cause: error });
+  });
+}
 
 /** Sends a numbered message. @returns "ack" or the error code */
 export async function send(
