@@ -230,7 +230,7 @@ describe.skipIf(skipped !== "")(`the log in Postgres${skipped}`, () => {
     const schema = newSchema();
     const { engine, write } = await joined(schema);
     await write(...Array.from({ length: 500 }, (_, n) => message(`${n}`)));
-    await sql(`SELECT ${schema}.begin_erasure('tea', 'ann', 1)`);
+    await sql(`SELECT ${schema}.begin_erasure(1, 'tea', 'ann', 1)`);
     const contents = () => sql(`SELECT FROM ${schema}.messages WHERE text IS NOT NULL`);
     expect((await contents()).length).toBe(500);
     expect(await contentsOf(engine)).toEqual(Array.from({ length: 500 }, () => undefined));
@@ -247,7 +247,7 @@ describe.skipIf(skipped !== "")(`the log in Postgres${skipped}`, () => {
     const schema = newSchema();
     const { engine, write } = await joined(schema);
     await write(...Array.from({ length: 500 }, (_, n) => message(`${n}`)));
-    await sql(`SELECT ${schema}.begin_erasure('tea', 'ann', 1)`);
+    await sql(`SELECT ${schema}.begin_erasure(1, 'tea', 'ann', 1)`);
     expect(await engine.remove("tea", { from: "ann" })).toBe(500);
     expect(await engine.remove("tea", { from: "ann" })).toBe(0);
   });

@@ -1,8 +1,10 @@
 /** Data that another version of Hubbub wrote: it is read, or refused with a sentence that says what to do. */
 
+import { SQL } from "bun";
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import { eventually } from "../support/deadline.ts";
 import { sharedRedis, skipped as withoutRedis } from "../support/redis.ts";
 import { sharedPostgres, skipped as withoutPostgres } from "../support/postgres.ts";
 import { serverExecutable } from "../support/server-executable.ts";
@@ -130,6 +132,27 @@ for (const { name, skipped, url, setVersion, records, sentence } of DATABASES)
       },
     );
   });
+
+test.skipIf(withoutPostgres !== "")(
+  `a server does not write to Postgres while a newer version changes the tables, nor after it${withoutPostgres}`,
+  async () => {
+    const postgres = await sharedPostgres();
+    await using server = await startServer({ store: { name: "Postgres", url: postgres.url("changing") } });
+    expect((await server.post("lobby", { from: "ann", text: "hi" })).status).toBe(201);
+    const records = () => postgres.query("SELECT count(*) FROM changing.log");
+    const before = await records();
+    const sql = new SQL({ url: postgres.url("changing").replace(/\?.*/, ""), max: 1 });
+    await sql.unsafe("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('hubbub log of changing', 0))");
+    const late = server.post("lobby", { from: "ann", text: "late" });
+    const waiting = `SELECT FROM pg_locks AS held JOIN pg_locks AS awaited USING (locktype, classid, objid)
+      WHERE locktype = 'advisory' AND held.pid = pg_backend_pid() AND NOT awaited.granted`;
+    await eventually(async () => (await sql.unsafe(waiting)).length > 0, "the message waits for the lock");
+    await sql.unsafe("UPDATE changing.version SET version = 99; COMMIT");
+    await sql.close({ timeout: 0 });
+    expect((await late).status).toBe(503);
+    expect(await records()).toEqual(before);
+  },
+);
 
 describe.skipIf(withoutRedis !== "")(`the version of Redis' keys${withoutRedis}`, () => {
   test("is set where there is none", async () => {

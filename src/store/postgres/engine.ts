@@ -156,7 +156,7 @@ export class PostgresEngine implements Engine {
 
   async removeNode(node: string): Promise<boolean> {
     const [row] = await this.#call<{ removed: boolean }>(
-      "remove_node($1, $2) AS removed",
+      `remove_node(${SCHEMA_VERSION}, $1, $2) AS removed`,
       node,
       this.#firstSequence,
     );
@@ -173,7 +173,7 @@ export class PostgresEngine implements Engine {
       toArray(messages.map(({ pending }) => valueOf(pending)));
     const contents = messages.map(({ pending }) => encodeContent(pending.content));
     const [row] = await this.#call<{ result: "written" | "written before" | "unknown node" }>(
-      "append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS result",
+      `append(${SCHEMA_VERSION}, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS result`,
       node,
       number,
       this.#firstSequence,
@@ -274,7 +274,7 @@ export class PostgresEngine implements Engine {
     if ("from" in target) return this.#removeAll(room, target.from);
     if (!isMessageId(target.message)) return undefined;
     const [row] = await this.#call<{ count: number | null }>(
-      "remove_message($1, $2, $3, $4) AS count",
+      `remove_message(${SCHEMA_VERSION}, $1, $2, $3, $4) AS count`,
       room,
       toNumber(target.message),
       target.message,
@@ -288,7 +288,12 @@ export class PostgresEngine implements Engine {
     const isFound = await this.#hasErasable(room, from);
     // Otherwise one may be under way, of which the answer was lost.
     const [row] = isFound
-      ? await this.#call<{ id: string }>("begin_erasure($1, $2, $3) AS id", room, from, this.#firstSequence)
+      ? await this.#call<{ id: string }>(
+          `begin_erasure(${SCHEMA_VERSION}, $1, $2, $3) AS id`,
+          room,
+          from,
+          this.#firstSequence,
+        )
       : await this.#call<{ id: string | null }>("find_erasure($1, $2) AS id", room, from);
     return row?.id ? this.#finishErasure(row.id) : 0;
   }
@@ -322,7 +327,13 @@ export class PostgresEngine implements Engine {
   }
 
   async ban({ client, rooms, untilMs }: Ban): Promise<void> {
-    await this.#call("ban($1, $2, $3, $4)", client, rooms.join(" "), untilMs, this.#firstSequence);
+    await this.#call(
+      `ban(${SCHEMA_VERSION}, $1, $2, $3, $4)`,
+      client,
+      rooms.join(" "),
+      untilMs,
+      this.#firstSequence,
+    );
   }
 
   async readBans(): Promise<readonly Ban[]> {

@@ -138,7 +138,8 @@ BEGIN
 END $$;
 
 -- What begins a write: the order of the transactions that hold this lock is the order of the log. Returns its head.
-CREATE FUNCTION lock_log() RETURNS numeric LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- A newer version may have changed the schema while this one waited, so the version is checked once the lock is held.
+CREATE FUNCTION lock_log(known integer) RETURNS numeric LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
   -- Only then does the next statement see what was committed while this one waited.
@@ -146,6 +147,7 @@ BEGIN
     RAISE EXCEPTION 'transactions must be read committed';
   END IF;
   PERFORM pg_advisory_xact_lock(hashtextextended('hubbub log of ' || current_schema(), 0));
+  PERFORM check_version(known);
   RETURN (SELECT id FROM log ORDER BY id DESC LIMIT 1);
 END $$;
 
@@ -180,12 +182,12 @@ END $$;
 -- Writes a batch of a node as one record. `updates`: arrays as in log.parts; then the columns of its messages.
 -- Returns 'written', 'written before' or 'unknown node'.
 CREATE FUNCTION append(
-  writer text, number bigint, first_sequence integer, updates text, rooms text[], senders text[], sessions text[],
+  known integer, writer text, number bigint, first_sequence integer, updates text, rooms text[], senders text[], sessions text[],
   seqs bigint[], required_seqs bigint[], kinds text[], contents text[]
 ) RETURNS text LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
-  head numeric := lock_log();
+  head numeric := lock_log(known);
   now bigint := now_ms();
   next numeric := next_id(head, now, first_sequence);
   last_number bigint;
@@ -461,11 +463,11 @@ CREATE FUNCTION leave(name text) RETURNS void LANGUAGE sql SET search_path FROM 
 $$;
 
 -- Removes a node whose lease has expired, by a record that all nodes read. Returns false if it has a lease, or was removed before.
-CREATE FUNCTION remove_node(name text, first_sequence integer) RETURNS boolean
+CREATE FUNCTION remove_node(known integer, name text, first_sequence integer) RETURNS boolean
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
-  head numeric := lock_log();
+  head numeric := lock_log(known);
   now bigint := now_ms();
 BEGIN
   IF EXISTS (SELECT FROM leases WHERE node = name AND until > now) THEN RETURN false; END IF;
@@ -480,11 +482,11 @@ BEGIN
   RETURN true;
 END $$;
 
-CREATE FUNCTION ban(name text, patterns text, until_ms bigint, first_sequence integer) RETURNS void
+CREATE FUNCTION ban(known integer, name text, patterns text, until_ms bigint, first_sequence integer) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
-  head numeric := lock_log();
+  head numeric := lock_log(known);
   now bigint := now_ms();
 BEGIN
   INSERT INTO bans VALUES (name, patterns, until_ms) ON CONFLICT (client, rooms) DO UPDATE SET until = excluded.until;
@@ -514,11 +516,11 @@ BEGIN
 END $$;
 
 -- Removes one message, by its number and its id. Returns how many were removed; NULL if it is not stored.
-CREATE FUNCTION remove_message(name text, target numeric, target_id text, first_sequence integer) RETURNS integer
+CREATE FUNCTION remove_message(known integer, name text, target numeric, target_id text, first_sequence integer) RETURNS integer
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
-  head numeric := lock_log();
+  head numeric := lock_log(known);
   its_kind "char";
 BEGIN
   SELECT kind INTO its_kind FROM entries WHERE id = target AND room = name AND kind NOT IN ('m', 'a');
@@ -539,11 +541,11 @@ RETURNS TABLE (is_found boolean, up_to text) LANGUAGE sql STABLE SET search_path
 $$;
 
 -- Removes all messages of a client: for readers at once, and from the table by erase_step(). Returns the removal's id.
-CREATE FUNCTION begin_erasure(name text, its_sender text, first_sequence integer) RETURNS text
+CREATE FUNCTION begin_erasure(known integer, name text, its_sender text, first_sequence integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
-  head numeric := lock_log();
+  head numeric := lock_log(known);
   last numeric := last_id_of(name);
   removal numeric := write_removal(head, name, its_sender, 'a', NULL, first_sequence);
 BEGIN

@@ -16,9 +16,9 @@ export async function migrate(connection: PostgresConnection, config: PostgresCo
   if ((await readVersion(connection, config)) === SCHEMA_VERSION) return;
   await connection.query("BEGIN");
   try {
-    // Servers that start at the same time wait for each other.
+    // Servers that start at the same time wait for each other, and older ones that run do not write meanwhile (lock_log).
     await connection.query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", [
-      `hubbub schema ${schema}`,
+      `hubbub log of ${schema}`,
     ]);
     const version = await readVersion(connection, config);
     refuseNewer(version, config);
