@@ -309,7 +309,7 @@ describe.skipIf(skipped !== "")(`a node on Postgres${skipped}`, () => {
     expect(from).toBe("ann");
     // What a server writes first.
     await postgres.query(
-      "SELECT hubbub.begin_erasure('tea', 'ann', 1); UPDATE hubbub.erasures SET step_time = 0",
+      "SELECT hubbub.begin_erasure(1, 'tea', 'ann', 1); UPDATE hubbub.erasures SET step_time = 0",
     );
     const messages = JSON.parse((await other.answer("/rooms/tea/messages")).body).messages;
     expect(messages).toMatchObject([{ id, removed: true }]);
