@@ -157,14 +157,15 @@ export function roomRoutes(
 
   /**
    * `?room=a&room=b` → `{"rooms":[{"room","count","lastId","lastTime"}],"listed"}`, in that order, and whether the server
-   * lists all rooms; without `room`, these, with `?after=ROOM&limit=N` and `more`. A client with a token receives the
-   * rooms that it may read.
+   * lists all rooms; without `room`, these, with `?after=ROOM&limit=N` and `more`. A client receives the rooms that
+   * its token covers, and from which it is not banned.
    */
   const getRooms: ApiHandler = async (request, server) => {
     const grant = access.authenticate(request);
     limitReads(request, server);
     const query = queryParams(request.url);
-    const isVisible = (room: string) => canRead(grant, room);
+    const visitor = { client: grant.client, address: addresses.groupOf(request, server) };
+    const isVisible = (room: string) => canRead(grant, room) && !bans.isBanned(room, visitor);
     const named = new Set(query.getAll("room").map((room) => requireName("room", room)));
     if (query.getAll("room").length > MAX_NAMED_ROOMS)
       throw new HttpProblem("bad-limit", `Name at most ${MAX_NAMED_ROOMS} rooms in a request.`);
