@@ -3,6 +3,7 @@
 import { parseName } from "../protocol/names.ts";
 
 const WILDCARD = "*";
+const EXCLUSION = "!";
 
 export const ALL_ROOMS: ReadonlySet<string> = new Set([WILDCARD]);
 
@@ -18,7 +19,74 @@ export function parseRoomPattern(pattern: unknown): string | undefined {
 
 export function coversRoom(patterns: ReadonlySet<string>, room: string): boolean {
   if (patterns.has(room) || patterns.has(WILDCARD)) return true;
-  return patterns
-    .values()
-    .some((pattern) => pattern.endsWith(WILDCARD) && room.startsWith(pattern.slice(0, -1)));
+  return patterns.values().some((pattern) => matches(pattern, room));
+}
+
+/** @param room or a pattern: whether all its rooms match */
+function matches(pattern: string, room: string): boolean {
+  return pattern === room || (pattern.endsWith(WILDCARD) && room.startsWith(pattern.slice(0, -1)));
+}
+
+/** The rooms of some patterns, except those of others. */
+export class RoomSelection {
+  private constructor(
+    private readonly included: readonly string[],
+    private readonly excluded: readonly string[],
+  ) {}
+
+  /** @param patterns excluded ones begin with `!`, which no name contains */
+  static of(patterns: Iterable<string>): RoomSelection {
+    const all = [...new Set(patterns)].sort();
+    const [excluded, included] = [all.filter(isExclusion), all.filter((pattern) => !isExclusion(pattern))];
+    return new RoomSelection(
+      included,
+      excluded.map((pattern) => pattern.slice(EXCLUSION.length)),
+    );
+  }
+
+  /** One spelling for each selection; {@link of} reads it. */
+  get patterns(): readonly string[] {
+    return [...this.included, ...this.excluded.map((pattern) => EXCLUSION + pattern)];
+  }
+
+  get key(): string {
+    return this.patterns.join(" ");
+  }
+
+  get isEmpty(): boolean {
+    return this.included.length === 0;
+  }
+
+  has(room: string): boolean {
+    const isMatch = (pattern: string) => matches(pattern, room);
+    return this.included.some(isMatch) && !this.excluded.some(isMatch);
+  }
+
+  /** Whether it has all rooms of the other. May be false for one that only several patterns together cover. */
+  hasAll({ included, excluded }: RoomSelection): boolean {
+    return included.every(
+      (inner) =>
+        this.included.some((pattern) => matches(pattern, inner)) &&
+        this.excluded.every(
+          (pattern) => !overlap(pattern, inner) || excluded.some((other) => matches(other, pattern)),
+        ),
+    );
+  }
+
+  /** Without all rooms that the other includes, even those that it excludes again. */
+  without(other: RoomSelection): RoomSelection {
+    const included = this.included.filter(
+      (pattern) => !other.included.some((excluded) => matches(excluded, pattern)),
+    );
+    const excluded = other.included.filter((pattern) => included.some((each) => matches(each, pattern)));
+    return new RoomSelection(included, [...new Set([...this.excluded, ...excluded])].sort());
+  }
+}
+
+function isExclusion(pattern: string): boolean {
+  return pattern.startsWith(EXCLUSION);
+}
+
+function overlap(one: string, other: string): boolean {
+  return matches(one, other) || matches(other, one);
 }

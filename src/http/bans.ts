@@ -1,7 +1,7 @@
 /** Who was disconnected by a moderator, and where and until when it must not return. */
 
 import { HttpProblem } from "./problem.ts";
-import { coversRoom } from "../auth/room-patterns.ts";
+import { RoomSelection } from "../auth/room-patterns.ts";
 import type { Subscriber } from "../chat/broadcaster.ts";
 import type { Hub } from "../chat/hub.ts";
 import { logError } from "../ops/log.ts";
@@ -9,9 +9,13 @@ import { GUEST_PREFIX } from "../protocol/names.ts";
 import { StoreUnavailable, type Ban } from "../store/store.ts";
 import type { Clock } from "../util/clock.ts";
 
-/** Before the address of a guest; no client id contains it. */
-const ADDRESS_PREFIX = "@";
+/** Between a guest and its address; no client id contains it. */
+const ADDRESS_SEPARATOR = "@";
+/** The end of a ban that was lifted: unlike the present, it has passed by every node's clock. */
+const LIFTED_MS = 0;
 const RETRY_MS = 1000;
+/** Ended bans are dropped when the clients have doubled since, and are at least this many. */
+const MIN_SWEPT_CLIENTS = 1000;
 
 /** Whoever asks for a room. */
 interface Visitor {
@@ -20,9 +24,23 @@ interface Visitor {
   readonly address?: string | undefined;
 }
 
+/** A ban of one client. */
+interface ClientBan {
+  readonly client: string;
+  readonly rooms: RoomSelection;
+  readonly untilMs: number;
+  /** Of a guest's connections: the ban is for all guests from there. */
+  readonly addresses: Set<string>;
+}
+
 export class Bans {
   /** By client, and then by the rooms. */
-  readonly #bans = new Map<string, Map<string, Ban>>();
+  readonly #bans = new Map<string, Map<string, ClientBan>>();
+  /** The banned guests of each address. */
+  readonly #guestsAt = new Map<string, Set<string>>();
+  #sweptClients = 0;
+  /** Those made since the last {@link load} began, until it has ended. */
+  #changes: Ban[] | undefined;
 
   constructor(
     private readonly hub: Hub,
@@ -30,70 +48,179 @@ export class Bans {
   ) {
     hub.onBan = (ban) => this.#apply(ban);
     hub.onBansMissed = () => void this.#reload();
-    hub.isBanned = (room, receiver) => this.#endOf(room, receiver) > this.clock.now();
+    hub.isBanned = (room, receiver) => this.isBanned(room, receiver);
   }
 
-  /** @throws StoreUnavailable */
+  /** Replaces what is known by what is stored, which may lack bans that were lifted meanwhile. @throws StoreUnavailable */
   async load(): Promise<void> {
-    for (const ban of (await this.hub.store.bans?.read()) ?? []) this.#apply(ban);
+    const { bans } = this.hub.store;
+    if (!bans) return;
+    const changes: Ban[] = (this.#changes = []);
+    try {
+      const stored = await bans.read();
+      if (this.#changes !== changes) return; // a later call reads more
+      this.#bans.clear();
+      this.#guestsAt.clear();
+      for (const ban of stored) if (!isOfAddress(ban)) this.#record(ban);
+      for (const ban of stored) if (isOfAddress(ban)) this.#record(ban);
+      for (const ban of changes) this.#record(ban);
+    } finally {
+      if (this.#changes === changes) this.#changes = undefined;
+    }
+    this.#sweep();
+    this.#disconnect((room, receiver) => this.#findBan(room, receiver));
   }
 
-  /** Disconnects a client on every node, and keeps it out until then. @throws StoreUnavailable */
-  async ban(ban: Ban): Promise<void> {
+  /**
+   * Disconnects a client on every node, and keeps it out until then. Replaces the client's earlier bans that cover none
+   * but these rooms; a time that has passed lifts them.
+   * @throws StoreUnavailable
+   */
+  async ban({ client, rooms: patterns, untilMs }: Ban): Promise<void> {
+    const rooms = RoomSelection.of(patterns);
+    const earlier = this.#bansOf(client).filter((each) => rooms.hasAll(each.rooms));
+    const addresses = new Set(earlier.flatMap((each) => [...each.addresses]));
+    await this.#save(client, addresses, rooms, untilMs > this.clock.now() ? untilMs : LIFTED_MS);
+    for (const each of earlier)
+      if (each.rooms.key !== rooms.key)
+        await this.#save(client, new Set(each.addresses), each.rooms, LIFTED_MS);
+  }
+
+  /** With the addresses of a guest. */
+  async #save(client: string, addresses: ReadonlySet<string>, rooms: RoomSelection, untilMs: number) {
+    const clients = [client, ...[...addresses].map((address) => withAddress(client, address))];
+    for (const each of clients) await this.#saveOne({ client: each, rooms, untilMs });
+  }
+
+  async #saveOne({ client, rooms, untilMs }: Omit<ClientBan, "addresses">): Promise<void> {
+    const ban = { client, rooms: rooms.patterns, untilMs };
     await this.hub.store.bans?.save(ban);
     this.#apply(ban);
   }
 
+  isBanned(room: string, visitor: Visitor): boolean {
+    return this.#findBan(room, visitor) !== undefined;
+  }
+
   /** @throws HttpProblem 403 */
   check(room: string, visitor: Visitor): void {
-    const leftMs = this.#endOf(room, visitor) - this.clock.now();
-    if (leftMs > 0)
-      throw new HttpProblem("banned", "A moderator has disconnected you from this room.", {
-        retryAfterSeconds: leftMs / 1000,
-      });
+    const ban = this.#findBan(room, visitor);
+    if (ban) throw this.#problem("A moderator has disconnected you from this room.", ban);
   }
 
-  #apply(ban: Ban): void {
-    const { client, rooms } = ban;
-    const bans = this.#bans.get(client) ?? new Map<string, Ban>();
-    this.#bans.set(client, bans.set(rooms.join(" "), ban));
-    this.#dropEnded();
-    if (client.startsWith(ADDRESS_PREFIX)) return;
-    const covered = new Set(rooms);
-    const closed = this.hub.closeBanned(
-      (room, receiver) => receiver.client === client && coversRoom(covered, room),
+  /** The rooms from which the client is not banned. @throws HttpProblem 403 if there are none */
+  roomsLeft(patterns: Iterable<string>, client: string | undefined): readonly string[] {
+    let rooms = RoomSelection.of(patterns);
+    for (const ban of this.#bansOf(client)) {
+      rooms = rooms.without(ban.rooms);
+      if (rooms.isEmpty)
+        throw this.#problem("A moderator has disconnected you from all rooms of your token.", ban);
+    }
+    return rooms.patterns;
+  }
+
+  #problem(detail: string, { untilMs }: ClientBan): HttpProblem {
+    return new HttpProblem("banned", detail, {
+      retryAfterSeconds: (untilMs - this.clock.now()) / 1000,
+    });
+  }
+
+  #isInForce({ untilMs }: ClientBan): boolean {
+    return untilMs > this.clock.now();
+  }
+
+  /** Those in force. */
+  #bansOf(client = ""): ClientBan[] {
+    return [...(this.#bans.get(client)?.values() ?? [])].filter((ban) => this.#isInForce(ban));
+  }
+
+  /** The ban that keeps it out of the room for longest. */
+  #findBan(room: string, { client, address = "" }: Visitor): ClientBan | undefined {
+    if (this.#bans.size === 0) return undefined;
+    const isGuest = client === undefined || client.startsWith(GUEST_PREFIX);
+    const guests = isGuest ? [...(this.#guestsAt.get(address) ?? [])] : [];
+    const ofAddress = guests.flatMap((guest) =>
+      this.#bansOf(guest).filter(({ addresses }) => addresses.has(address)),
     );
-    if (client.startsWith(GUEST_PREFIX)) void this.#banAddresses(ban, closed);
+    return [...this.#bansOf(client), ...ofAddress]
+      .filter(({ rooms }) => rooms.has(room))
+      .reduce<ClientBan | undefined>(
+        (last, ban) => (ban.untilMs > (last?.untilMs ?? 0) ? ban : last),
+        undefined,
+      );
   }
 
-  /** A guest chooses another name at will. */
-  async #banAddresses(ban: Ban, guests: readonly Subscriber[]): Promise<void> {
-    for (const address of new Set(guests.map(({ address }) => address)))
+  /** A ban that was made here or on another node. */
+  #apply(ban: Ban): void {
+    this.#changes?.push(ban);
+    const made = this.#record(ban);
+    if (this.#bans.size > 2 * Math.max(this.#sweptClients, MIN_SWEPT_CLIENTS)) this.#sweep();
+    if (!made) return;
+    if (isOfAddress(ban)) this.#disconnect((room, receiver) => this.#findBan(room, receiver));
+    else
+      this.#disconnect((room, { client }) =>
+        client === made.client && made.rooms.has(room) ? made : undefined,
+      );
+  }
+
+  /** @returns the client's ban; undefined for an address that is banned no longer */
+  #record({ client: banned, rooms: patterns, untilMs }: Ban): ClientBan | undefined {
+    const [client = "", address] = banned.split(ADDRESS_SEPARATOR);
+    const rooms = RoomSelection.of(patterns);
+    const bans = this.#bans.get(client) ?? new Map<string, ClientBan>();
+    const known = bans.get(rooms.key);
+    if (address === undefined) {
+      const isExtended = known && this.#isInForce(known) && untilMs !== LIFTED_MS;
+      const ban = { client, rooms, untilMs, addresses: isExtended ? known.addresses : new Set<string>() };
+      this.#bans.set(client, bans.set(rooms.key, ban));
+      return ban;
+    }
+    known?.addresses.delete(address);
+    if (!known || !this.#isInForce(known) || untilMs === LIFTED_MS) return undefined;
+    known.addresses.add(address);
+    this.#indexAddress(address, client);
+    return known;
+  }
+
+  #indexAddress(address: string, guest: string): void {
+    this.#guestsAt.set(address, (this.#guestsAt.get(address) ?? new Set()).add(guest));
+  }
+
+  /** Closes the receivers for which a ban is found. A guest chooses another name at will, so its address is banned, too. */
+  #disconnect(findBan: (room: string, receiver: Subscriber) => ClientBan | undefined): void {
+    const addresses: { readonly ban: ClientBan; readonly address: string }[] = [];
+    this.hub.closeBanned((room, receiver) => {
+      const ban = findBan(room, receiver);
+      if (!ban) return false;
+      const { client, address } = receiver;
+      if (client === ban.client && client.startsWith(GUEST_PREFIX) && address && !ban.addresses.has(address))
+        addresses.push({ ban, address });
+      return true;
+    });
+    if (addresses.length > 0) void this.#banAddresses(addresses);
+  }
+
+  async #banAddresses(addresses: readonly { ban: ClientBan; address: string }[]): Promise<void> {
+    for (const { ban, address } of addresses)
       try {
-        if (address !== undefined) await this.ban({ ...ban, client: ADDRESS_PREFIX + address });
+        if (!this.#isInForce(ban) || ban.addresses.has(address)) continue;
+        await this.#saveOne({ ...ban, client: withAddress(ban.client, address) });
       } catch (error) {
         if (!(error instanceof StoreUnavailable)) logError("An address could not be banned", error);
       }
   }
 
-  /** When the last ban ends that keeps it out of the room; 0 if there is none. */
-  #endOf(room: string, { client, address }: Visitor): number {
-    if (this.#bans.size === 0) return 0;
-    const isGuest = client === undefined || client.startsWith(GUEST_PREFIX);
-    const keys = [client, isGuest ? `${ADDRESS_PREFIX}${address}` : undefined];
-    let end = 0;
-    for (const key of keys)
-      for (const { rooms, untilMs } of this.#bans.get(key ?? "")?.values() ?? [])
-        if (coversRoom(new Set(rooms), room)) end = Math.max(end, untilMs);
-    return end;
-  }
-
-  #dropEnded(): void {
-    const nowMs = this.clock.now();
+  /** Drops what has ended. */
+  #sweep(): void {
+    this.#guestsAt.clear();
     for (const [client, bans] of this.#bans) {
-      for (const [rooms, { untilMs }] of bans) if (untilMs <= nowMs) bans.delete(rooms);
+      for (const [rooms, ban] of bans) {
+        if (!this.#isInForce(ban)) bans.delete(rooms);
+        else for (const address of ban.addresses) this.#indexAddress(address, client);
+      }
       if (bans.size === 0) this.#bans.delete(client);
     }
+    this.#sweptClients = this.#bans.size;
   }
 
   async #reload(): Promise<void> {
@@ -105,4 +232,12 @@ export class Bans {
         await this.clock.sleep(RETRY_MS);
       }
   }
+}
+
+function isOfAddress({ client }: Ban): boolean {
+  return client.includes(ADDRESS_SEPARATOR);
+}
+
+function withAddress(guest: string, address: string): string {
+  return guest + ADDRESS_SEPARATOR + address;
 }

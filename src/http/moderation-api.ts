@@ -16,16 +16,17 @@ const MAX_SECONDS = 315_360_000;
 type ClientRequest = Request & { readonly params: { readonly id: string } };
 
 export function moderationRoutes(router: Router, bans: Bans, bodies: BodyReader, clock: Clock) {
-  /** `{"forSeconds":N}` → `{"until"}`; in the rooms that the moderator's token covers. */
+  /** `{"forSeconds":N}` → `{"until"}`; in the rooms that the moderator's token covers, and from which it is not banned. */
   const disconnect: ApiHandler<ClientRequest> = async (request, server) => {
-    const { can, client: by, rooms } = router.access.authenticate(request);
+    const { can, client: by, rooms: covered } = router.access.authenticate(request);
     if (!can.has("moderate")) throw notModerator();
     const client = requireClient(request.params.id);
     const forSeconds = parseSeconds(await bodies.read(request, server));
+    const rooms = bans.roomsLeft(covered, by);
     const untilMs = clock.now() + forSeconds * 1000;
-    await bans.ban({ client, rooms: [...rooms], untilMs });
+    await bans.ban({ client, rooms, untilMs });
     moderationsTotal.count("disconnect");
-    logEvent("client disconnected", { client, by, rooms: [...rooms].join(" "), forSeconds });
+    logEvent("client disconnected", { client, by, rooms: rooms.join(" "), forSeconds });
     return jsonResponse({ until: untilMs });
   };
 

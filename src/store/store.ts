@@ -45,16 +45,16 @@ export interface MessageStore {
 
 /** A client that a moderator has disconnected must not return before a time. */
 export interface Ban {
-  /** A client id, or `@` and the address of a guest. */
+  /** A client id; or that of a guest, `@` and an address that it was connected from. */
   readonly client: string;
-  /** Room patterns. */
+  /** Room patterns; those after a `!` are excluded. */
   readonly rooms: readonly string[];
-  /** Unix time in milliseconds. */
+  /** Unix time in milliseconds, by the clock of the server; 0: the ban was lifted. */
   readonly untilMs: number;
 }
 
 interface BanStore {
-  /** Those that have not ended. @throws StoreUnavailable */
+  /** Those that were not lifted; some may have ended. @throws StoreUnavailable */
   read(): Promise<readonly Ban[]>;
   /** @throws StoreUnavailable */
   save(ban: Ban): Promise<void>;

@@ -217,7 +217,7 @@ export class Database {
   }
 
   readBans(): readonly Ban[] {
-    return [...this.#bans.values()].filter(({ untilMs }) => untilMs > this.nowMs);
+    return [...this.#bans.values()].filter(({ untilMs }) => untilMs > 0);
   }
 
   nextFencingToken(): number {

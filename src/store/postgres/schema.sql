@@ -489,7 +489,11 @@ DECLARE
   head numeric := lock_log(known);
   now bigint := now_ms();
 BEGIN
-  INSERT INTO bans VALUES (name, patterns, until_ms) ON CONFLICT (client, rooms) DO UPDATE SET until = excluded.until;
+  IF until_ms = 0 THEN
+    DELETE FROM bans WHERE client = name AND rooms = patterns;
+  ELSE
+    INSERT INTO bans VALUES (name, patterns, until_ms) ON CONFLICT (client, rooms) DO UPDATE SET until = excluded.until;
+  END IF;
   PERFORM write_record(
     next_id(head, now, first_sequence), head, '-', 0, now, json_build_array(json_build_array('b', name, until_ms, patterns)), NULL
   );
@@ -497,7 +501,7 @@ END $$;
 
 CREATE FUNCTION read_bans() RETURNS TABLE (client text, rooms text, until bigint)
 LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-  SELECT client, rooms, until FROM bans WHERE until > now_ms()
+  SELECT client, rooms, until FROM bans
 $$;
 
 -- Adds a removal to a room, as a record that all nodes read. Returns its id.
@@ -610,7 +614,8 @@ DECLARE
   expired numeric;
 BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended('hubbub pruning of ' || current_schema(), 0)) THEN RETURN; END IF;
-  DELETE FROM bans WHERE until <= now;
+  -- Those that have ended stay for a day, during which a wrong clock can be set right.
+  DELETE FROM bans WHERE until <= now - 24 * 60 * 60 * 1000;
   DELETE FROM leases WHERE until <= now AND NOT EXISTS (SELECT FROM nodes WHERE nodes.node = leases.node);
   DELETE FROM log WHERE id < log_head()
     AND id <= (SELECT max(id) FROM (SELECT id, time FROM log ORDER BY id LIMIT 20 * max_rows) AS oldest WHERE time < now - log_ms);

@@ -101,7 +101,7 @@ export interface Engine {
   remove(room: string, target: RemovalTarget): Promise<number | undefined>;
   /** Written as one record, which has taken effect when this resolves. */
   ban(ban: Ban): Promise<void>;
-  /** The bans that have not ended. */
+  /** Those that were not lifted; some may have ended. */
   readBans(): Promise<readonly Ban[]>;
 
   /** Requests in flight fail; the next ones use new connections. */

@@ -359,12 +359,13 @@ export function prepareStatements(db: Database) {
          FROM messages WHERE room = ? ORDER BY id LIMIT ?`,
     ),
     pruneMessages: db.query<unknown, [string, number]>("DELETE FROM messages WHERE room = ? AND id <= ?"),
-    bans: db.query<{ client: string; rooms: string; until_ms: number }, [number]>(
-      "SELECT client, rooms, until_ms FROM bans WHERE until_ms > ?",
+    bans: db.query<{ client: string; rooms: string; until_ms: number }, []>(
+      "SELECT client, rooms, until_ms FROM bans",
     ),
     saveBan: db.query<unknown, [string, string, number]>(
       "REPLACE INTO bans (client, rooms, until_ms) VALUES (?, ?, ?)",
     ),
+    deleteBan: db.query<unknown, [string, string]>("DELETE FROM bans WHERE client = ? AND rooms = ?"),
     pruneBans: db.query<unknown, [number]>("DELETE FROM bans WHERE until_ms <= ?"),
     pruneSessions: db.query<unknown, [number, number]>(
       `DELETE FROM sessions WHERE (client, session) IN

@@ -327,11 +327,13 @@ export class SqliteStore implements MessageStore {
     read: async (): Promise<readonly Ban[]> =>
       this.#health.read(() =>
         this.#sql.bans
-          .all(this.clock.now())
+          .all()
           .map(({ client, rooms, until_ms }) => ({ client, rooms: rooms.split(" "), untilMs: until_ms })),
       ),
     save: async ({ client, rooms, untilMs }: Ban): Promise<void> => {
-      const write = () => this.#sql.saveBan.run(client, rooms.join(" "), untilMs);
+      const key = [client, rooms.join(" ")] as const;
+      const write = () =>
+        untilMs === 0 ? this.#sql.deleteBan.run(...key) : this.#sql.saveBan.run(...key, untilMs);
       if (!this.#health.write(write)?.isSure) throw new StoreUnavailable();
     },
   };
@@ -545,7 +547,7 @@ export class SqliteStore implements MessageStore {
     const { keepDays } = this.options;
     const nowMs = this.clock.now();
     const transaction = this.#db.transaction(() => {
-      this.#sql.pruneBans.run(nowMs);
+      this.#sql.pruneBans.run(nowMs - DAY_MS); // a wrong clock can be set right
       const sessions = this.#sql.pruneSessions.run(nowMs - this.#sessionTtlMs, PRUNE_ROWS_PER_STEP).changes;
       return sessions + (keepDays === 0 ? 0 : this.#pruneMessages(nowMs, nowMs - keepDays * DAY_MS));
     });

@@ -208,7 +208,8 @@ local function apply_pending()
     elseif field == 'p' then set_presence(node, string.match(value, '^(%S+) (%S+) (%d+)$'))
     elseif field == 'b' then
       local client, until_ms, rooms = string.match(value, '^(%S+) (%d+) (.+)$')
-      redis.call('HSET', P .. 'bans', client .. ' ' .. rooms, until_ms)
+      local ban = client .. ' ' .. rooms
+      if until_ms == '0' then redis.call('HDEL', P .. 'bans', ban) else redis.call('HSET', P .. 'bans', ban, until_ms) end
     elseif field == 'd' then remove_node(value) end
   end
   for room, id in pairs(room_heads) do

@@ -17,6 +17,7 @@ end
 
 -- At most this many rooms and sessions are deleted at once.
 local MAX_DELETIONS, MAX_SESSION_DELETIONS = 500, 2000
+local DAY_MS = 24 * 60 * 60 * 1000
 local function is_empty(room) return redis.call('EXISTS', P .. 'room_nodes:' .. room) == 0 end
 -- The origin changes with each deletion, so that no client that knows the old one counts as recovered.
 local function delete_room(room)
@@ -171,10 +172,13 @@ if excess_rooms > 0 then
   end
 end
 
-local bans = redis.call('HGETALL', P .. 'bans')
+-- A part of the bans in each heartbeat. Those that have ended stay for a day, during which a wrong clock can be set right.
+local scan = redis.call('HSCAN', P .. 'bans', redis.call('HGET', P .. 'meta', 'ban_cursor') or '0', 'COUNT', MAX_DELETIONS)
+local bans = scan[2]
 for i = 1, #bans, 2 do
-  if tonumber(bans[i + 1]) <= now then redis.call('HDEL', P .. 'bans', bans[i]) end
+  if tonumber(bans[i + 1]) <= now - DAY_MS then redis.call('HDEL', P .. 'bans', bans[i]) end
 end
+redis.call('HSET', P .. 'meta', 'ban_cursor', scan[1])
 
 local expired_nodes = {}
 for _, other in ipairs(redis.call('HKEYS', P .. 'nodes')) do

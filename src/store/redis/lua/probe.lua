@@ -7,6 +7,7 @@ local probes = {
   { 'DEL', nothing }, { 'RENAME', nothing, nothing }, { 'HDEL', nothing, 1 }, { 'LPOP', nothing }, { 'PEXPIRE', nothing, 1 }, { 'SREM', nothing, 1 },
   { 'XDEL', nothing, '0-1' }, { 'XTRIM', nothing, 'MAXLEN', 1 }, { 'ZREM', nothing, 1 },
   { 'EXISTS', nothing }, { 'HEXISTS', nothing, 1 }, { 'HGET', nothing, 1 }, { 'HGETALL', nothing }, { 'HKEYS', nothing },
+  { 'HSCAN', nothing, 0 },
   { 'HMGET', nothing, 1 }, { 'INFO', 'memory' }, { 'LLEN', nothing }, { 'MEMORY', 'USAGE', nothing }, { 'SMEMBERS', nothing },
   { 'TIME' }, { 'TYPE', nothing }, { 'XLEN', nothing }, { 'XRANGE', nothing, '-', '+' }, { 'XREVRANGE', nothing, '+', '-' },
   { 'ZCARD', nothing }, { 'ZCOUNT', nothing, 0, 1 }, { 'ZRANGE', nothing, 0, 1 }, { 'ZRANGEBYSCORE', nothing, 0, 1 },
