@@ -122,12 +122,10 @@ function formatContent(content: StoredMessage["content"]) {
   return typeof content === "string" ? { text: content } : { data: content.toBase64() };
 }
 
-/**
- * Versions that know no removals read the end of an export without any.
- * @param checksum of all lines before, see {@link addChecksum}
- */
-export function formatEnd({ removals, ...counts }: ArchiveCounts, checksum: number): string {
-  return line({ type: "end", ...counts, ...(removals > 0 ? { removals } : {}), checksum });
+/** How many entries of each kind there are, if any. @param checksum of all lines before, see {@link addChecksum} */
+export function formatEnd(counts: ArchiveCounts, checksum: number): string {
+  const found = Object.entries(counts).filter(([, count]) => count > 0);
+  return line({ type: "end", ...Object.fromEntries(found), checksum });
 }
 
 /** CRC-32 of the lines so far and the next ones. @param checksum of the lines so far; 0 for none */
@@ -186,8 +184,10 @@ export class ArchiveParser {
   }
 
   #checkEnd(end: Fields): void {
-    for (const [name, count] of Object.entries(this.counts))
-      if ((end[name] ?? 0) !== count) throw new ArchiveError(`has ${count} ${name} instead of ${end[name]}`);
+    for (const [name, count] of Object.entries(this.counts)) {
+      const expected = end[name] ?? 0;
+      if (expected !== count) throw new ArchiveError(`has ${count} ${name} instead of ${expected}`);
+    }
     // Optional, so that an export can be edited: the editor removes the checksum.
     if (end.checksum !== undefined && end.checksum !== this.#checksum)
       throw new ArchiveError("has a checksum that differs: a line before it is damaged");

@@ -4,17 +4,15 @@ import { $ } from "bun";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
-import { eventually, withDeadline } from "../support/deadline.ts";
+import { eventually } from "../support/deadline.ts";
 import "../support/fast-shared-log.ts";
-import { joinEventually, membersOf, result, sees, send } from "../support/nodes.ts";
+import { joinEventually, losesNothing, membersOf, sees, send } from "../support/nodes.ts";
 import type { JsonPeer } from "../support/peer.ts";
 import { DURABLE, Postgres, skipped } from "../support/postgres.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
 
-/** From the end of a fault until messages are stored again. */
-const RECOVERY_MS = 10_000;
 const { leaseMs, writeDeadlineMs } = sharedLogTiming;
 
 const startNode = (postgres: Postgres, ...args: string[]) =>
@@ -78,40 +76,12 @@ describe.skipIf(skipped !== "")(`when the Postgres of two nodes${skipped}`, () =
       await using postgres = await Postgres.start({ settings: DURABLE });
       await using one = await startNode(postgres);
       await using other = await startNode(postgres);
-      await using ann = await one.joinJson("ann", { session: "a" });
-      await using bob = await other.joinJson("bob", { session: "b" });
-      await using eve = await one.join("eve");
-      await using zoe = await other.join("zoe");
-      for (const node of [one, other]) await sees(node, "ann", "bob", "eve", "zoe");
-      expect([await send(ann, 1), await send(bob, 1)]).toEqual(["ack", "ack"]);
-
-      await begin(postgres);
-      const isOver = Bun.sleep(ms); // the duration is what is tested
-      for (const peer of [ann, bob]) peer.says(`${peer.welcome.client} 2`, { seq: 2 });
-      for (const node of [one, other]) await node.becomesUnready();
-      for (const peer of [ann, bob]) expect(await send(peer, 3)).toBe("unavailable");
-      if (isLong) for (const peer of [ann, bob]) expect(await result(peer, 2)).toBe("unconfirmed");
-      await isOver;
-      await end(postgres);
-
-      const recovered = (async () => {
-        for (const node of [one, other]) await node.becomesReady();
-        for (const peer of [ann, bob]) {
-          if (isLong) expect(await send(peer, 2)).toBe("ack");
-          expect(await send(peer, 3)).toBe("ack");
-        }
-      })();
-      await withDeadline(recovered, () => "no message is stored after the fault", RECOVERY_MS);
-      for (const peer of [ann, bob]) expect(await send(peer, 2)).toBe("ack");
-      const texts = await one.texts("lobby", "?limit=1000");
-      expect(texts.toSorted()).toEqual(["ann 1", "ann 2", "ann 3", "bob 1", "bob 2", "bob 3"]);
-      // All have received the same messages in the same order, and no leave.
-      for (const peer of [eve, zoe]) {
-        peer.says("end");
-        await peer.hears(...texts.map((text) => `Client #${text.slice(0, 3)} says: ${text}`));
-        await peer.hearsUpTo(`Client #${peer === eve ? "eve" : "zoe"} says: end`);
-      }
-      for (const node of [one, other]) expect(await membersOf(node)).toEqual(["ann", "bob", "eve", "zoe"]);
+      await losesNothing(one, other, {
+        ms,
+        isLong: isLong === true,
+        begin: () => begin(postgres),
+        end: () => end(postgres),
+      });
     });
 
   test("terminates all connections again and again, no client is disconnected, and each message is stored once", async () => {
@@ -282,7 +252,7 @@ describe.skipIf(skipped !== "")(`a node on Postgres${skipped}`, () => {
       const node = await nodeOf();
       await postgres.query(`DELETE FROM hubbub.leases WHERE node = '${node}'`);
       if (isRemoved) {
-        const removed = await postgres.query(`SELECT hubbub.remove_node('${node}', 1) AS is_removed`);
+        const removed = await postgres.query(`SELECT hubbub.remove_node(1, '${node}', 1) AS is_removed`);
         expect([node, removed]).toEqual([node, [{ is_removed: true }]]);
         await eve.hears("Client #bob left the chat");
       }

@@ -5,17 +5,14 @@ import { RedisConnection } from "../../src/store/redis/connection.ts";
 import { scripts } from "../../src/store/redis/scripts.ts";
 import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
-import { eventually, withDeadline } from "../support/deadline.ts";
+import { eventually } from "../support/deadline.ts";
 import "../support/fast-shared-log.ts";
-import { joinEventually, membersOf, result, sees, send } from "../support/nodes.ts";
+import { joinEventually, losesNothing, membersOf, sees, send } from "../support/nodes.ts";
 import type { JsonPeer } from "../support/peer.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { DURABLE, Redis, sharedRedis, skipped } from "../support/redis.ts";
 
 setDefaultTimeout(240_000);
-
-/** From the end of a fault until messages are stored again. */
-const RECOVERY_MS = 10_000;
 
 const { leaseMs, heartbeatMs, writeDeadlineMs } = sharedLogTiming;
 
@@ -46,42 +43,12 @@ describe.skipIf(skipped !== "")(`when the Redis of two nodes${skipped}`, () => {
         await using redis = await Redis.start(args);
         await using one = await startNode(redis, "p");
         await using other = await startNode(redis, "p");
-        await using ann = await one.joinJson("ann", { session: "a" });
-        await using bob = await other.joinJson("bob", { session: "b" });
-        await using eve = await one.join("eve");
-        await using zoe = await other.join("zoe");
-        for (const node of [one, other]) await sees(node, "ann", "bob", "eve", "zoe");
-        expect([await send(ann, 1), await send(bob, 1)]).toEqual(["ack", "ack"]);
-
-        if (args) await redis.stop();
-        else redis.freeze();
-        const isOver = Bun.sleep(ms); // the duration is what is tested
-        for (const peer of [ann, bob]) peer.says(`${peer.welcome.client} 2`, { seq: 2 });
-        for (const node of [one, other]) await node.becomesUnready();
-        for (const peer of [ann, bob]) expect(await send(peer, 3)).toBe("unavailable");
-        if (isLong) for (const peer of [ann, bob]) expect(await result(peer, 2)).toBe("unconfirmed");
-        await isOver;
-        if (args) await redis.start();
-        else redis.thaw();
-
-        const recovered = (async () => {
-          for (const node of [one, other]) await node.becomesReady();
-          for (const peer of [ann, bob]) {
-            if (isLong) expect(await send(peer, 2)).toBe("ack");
-            expect(await send(peer, 3)).toBe("ack");
-          }
-        })();
-        await withDeadline(recovered, () => "no message is stored after the fault", RECOVERY_MS);
-        for (const peer of [ann, bob]) expect(await send(peer, 2)).toBe("ack");
-        const texts = await one.texts("lobby", "?limit=1000");
-        expect(texts.toSorted()).toEqual(["ann 1", "ann 2", "ann 3", "bob 1", "bob 2", "bob 3"]);
-        // All have received the same messages in the same order, and no leave.
-        for (const peer of [eve, zoe]) {
-          peer.says("end");
-          await peer.hears(...texts.map((text) => `Client #${text.slice(0, 3)} says: ${text}`));
-          await peer.hearsUpTo(`Client #${peer === eve ? "eve" : "zoe"} says: end`);
-        }
-        for (const node of [one, other]) expect(await membersOf(node)).toEqual(["ann", "bob", "eve", "zoe"]);
+        await losesNothing(one, other, {
+          ms,
+          isLong,
+          begin: () => (args ? redis.stop() : redis.freeze()),
+          end: () => (args ? redis.start() : redis.thaw()),
+        });
       },
     );
 

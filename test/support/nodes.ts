@@ -1,11 +1,14 @@
 /** Clients of several nodes that share a database, while that fails. */
 
-import { eventually } from "./deadline.ts";
+import { expect } from "bun:test";
+import { eventually, withDeadline } from "./deadline.ts";
 import type { JsonPeer } from "./peer.ts";
 import type { TestServer } from "./server.ts";
 
 /** Longer than the removal of a dead node takes. */
 const PATIENCE_MS = 120_000;
+/** From the end of a fault until messages are stored again. */
+const RECOVERY_MS = 10_000;
 
 export async function membersOf(node: TestServer, room = "lobby"): Promise<string[]> {
   const { members } = JSON.parse((await node.answer(`/rooms/${room}/members`)).body);
@@ -56,4 +59,55 @@ export async function joinEventually(
       if (performance.now() > end) throw error;
       await Bun.sleep(20);
     }
+}
+
+/** A time in which the database does not answer. */
+interface Fault {
+  readonly ms: number;
+  /** Longer than a message waits. */
+  readonly isLong: boolean;
+  begin(): unknown;
+  end(): unknown;
+}
+
+/** Sends before, during and after a fault: no client is disconnected, and no message is lost, duplicated or invented. */
+export async function losesNothing(
+  one: TestServer,
+  other: TestServer,
+  { ms, isLong, begin, end }: Fault,
+): Promise<void> {
+  await using ann = await one.joinJson("ann", { session: "a" });
+  await using bob = await other.joinJson("bob", { session: "b" });
+  await using eve = await one.join("eve");
+  await using zoe = await other.join("zoe");
+  for (const node of [one, other]) await sees(node, "ann", "bob", "eve", "zoe");
+  expect([await send(ann, 1), await send(bob, 1)]).toEqual(["ack", "ack"]);
+
+  await begin();
+  const isOver = Bun.sleep(ms); // the duration is what is tested
+  for (const peer of [ann, bob]) peer.says(`${peer.welcome.client} 2`, { seq: 2 });
+  for (const node of [one, other]) await node.becomesUnready();
+  for (const peer of [ann, bob]) expect(await send(peer, 3)).toBe("unavailable");
+  if (isLong) for (const peer of [ann, bob]) expect(await result(peer, 2)).toBe("unconfirmed");
+  await isOver;
+  await end();
+
+  const recovered = (async () => {
+    for (const node of [one, other]) await node.becomesReady();
+    for (const peer of [ann, bob]) {
+      if (isLong) expect(await send(peer, 2)).toBe("ack");
+      expect(await send(peer, 3)).toBe("ack");
+    }
+  })();
+  await withDeadline(recovered, () => "no message is stored after the fault", RECOVERY_MS);
+  for (const peer of [ann, bob]) expect(await send(peer, 2)).toBe("ack");
+  const texts = await one.texts("lobby", "?limit=1000");
+  expect(texts.toSorted()).toEqual(["ann 1", "ann 2", "ann 3", "bob 1", "bob 2", "bob 3"]);
+  // All have received the same messages in the same order, and no leave.
+  for (const peer of [eve, zoe]) {
+    peer.says("end");
+    await peer.hears(...texts.map((text) => `Client #${text.slice(0, 3)} says: ${text}`));
+    await peer.hearsUpTo(`Client #${peer === eve ? "eve" : "zoe"} says: end`);
+  }
+  for (const node of [one, other]) expect(await membersOf(node)).toEqual(["ann", "bob", "eve", "zoe"]);
 }
