@@ -8,7 +8,9 @@ import results from "./results.json";
 import { Server, SIDES } from "./servers.ts";
 
 const CLIENTS = 6;
-const PLAN = { senders: 2, seconds: 0.3 };
+const SENDERS = 2;
+const AUDIENCE = { clients: CLIENTS, senders: SENDERS };
+const PLAN = { seconds: 0.3 };
 const RATE = { ...PLAN, rate: 200 };
 /** For servers that will never deliver something. */
 const SOON_MS = 400;
@@ -19,28 +21,28 @@ describe.each(SIDES)("%s", (side) => {
     "delivers each message to everyone, on the %s wire",
     async (wire) => {
       using server = await Server.start(side);
-      using crowd = await Crowd.gather(server.port, wire, CLIENTS);
+      using crowd = await Crowd.gather(server.port, wire, AUDIENCE);
       const offered = await crowd.run(RATE, server.cpuSeconds);
       // One more message ends the run.
       expect(offered).toMatchObject({ messages: 61, deliveries: 61 * CLIENTS });
       const { messages, deliveries } = await crowd.run(PLAN, server.cpuSeconds);
-      expect(messages).toBeGreaterThan(PLAN.senders);
+      expect(messages).toBeGreaterThan(SENDERS);
       expect(deliveries).toBe(messages * CLIENTS);
     },
   );
 
   test.concurrent("delivers each message to everyone, event streams included", async () => {
-    const clients = 20; // of which two send
+    const clients = 20;
     using server = await Server.start(side);
-    using crowd = await Crowd.gather(server.port, "sse", clients);
+    using crowd = await Crowd.gather(server.port, "sse", { clients, senders: SENDERS });
     const { messages, deliveries } = await crowd.run(RATE, server.cpuSeconds);
     expect([messages, deliveries]).toEqual([61, 61 * clients]);
   });
 
   test.concurrent("answers each message on the echo", async () => {
     using server = await Server.start(side);
-    using crowd = await Crowd.gather(server.port, "echo", CLIENTS);
-    const { messages, deliveries } = await crowd.run({ ...PLAN, senders: CLIENTS }, server.cpuSeconds);
+    using crowd = await Crowd.gather(server.port, "echo", { clients: CLIENTS, senders: CLIENTS });
+    const { messages, deliveries } = await crowd.run(PLAN, server.cpuSeconds);
     expect(messages).toBeGreaterThan(CLIENTS);
     expect(deliveries).toBe(messages);
   });
@@ -86,14 +88,25 @@ test.concurrent.each([
   "a delivery that %s is noticed",
   async (_, times, complaint) => {
     using server = wrongServer(times);
-    using crowd = await Crowd.gather(server.port ?? 0, "text", CLIENTS);
+    using crowd = await Crowd.gather(server.port ?? 0, "text", AUDIENCE);
     await expect(crowd.run(RATE, noCpu, SOON_MS)).rejects.toThrow(complaint);
   },
 );
 
+test("clients that cannot connect in time are an error", async () => {
+  using server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const gathering = Crowd.gather(server.port, "text", AUDIENCE, SOON_MS);
+  await expect(gathering).rejects.toThrow("0 of 6 clients are connected");
+});
+
+test("the row of a scenario that failed gives the reason", () => {
+  const [, , row] = table([{ scenario: "crowd", wire: "text", failure: "plain: deliveries missing: 1" }]);
+  expect(row).toContain("| failed: plain: deliveries missing: 1 |");
+});
+
 test("the documented figures are those of the last run", () => {
   const readme = unpadded("test/bench/README.md");
-  const said = table(results as Results).filter((line) => !line.startsWith("| -"));
+  const said = table((results as Results).results).filter((line) => !line.startsWith("| -"));
   const missing = said.map((line) => line.replace(/ +/g, " ")).filter((line) => !readme.includes(line));
   expect(missing).toEqual([]);
   for (const fact of ["cpu", "bun", "date"] as const) expect(readme).toContain(results.machine[fact]);

@@ -32,7 +32,7 @@ export interface Watcher {
   /** The reply to its own message: an ack, "You wrote", or the echo. */
   acknowledged(connection: Connection): void;
   /** A message that this connection waits for, or any message if it is watched. */
-  heard(connection: Connection, number: number): void;
+  received(connection: Connection, number: number): void;
   failed(why: string): void;
 }
 
@@ -72,8 +72,8 @@ export class Connection {
   count = 0;
   sum = 0;
   /** Messages sent, and the sum of their numbers. */
-  said = 0;
-  saidSum = 0;
+  sent = 0;
+  sentSum = 0;
   /** Whether every delivery is reported to the watcher. */
   isWatched = false;
   /** The number of the last message of the run. */
@@ -115,19 +115,19 @@ export class Connection {
     return connection;
   }
 
-  say(pending: Draft, number: number): void {
-    this.said++;
-    this.saidSum += number;
-    this.#send(pending.numbered(number));
+  send(pending: Draft, number: number): void {
+    this.sent++;
+    this.sentSum += number;
+    this.#write(pending.numbered(number));
   }
 
-  #send(frame: Uint8Array): void {
+  #write(frame: Uint8Array): void {
     // The kernel refuses only after megabytes of backlog, when there is nothing left to measure.
     if (this.#socket?.write(frame) !== frame.length) this.#fail("the server does not read what it is sent");
   }
 
   reset(): void {
-    this.count = this.sum = this.said = this.saidSum = 0;
+    this.count = this.sum = this.sent = this.sentSum = 0;
   }
 
   close(): void {
@@ -160,7 +160,7 @@ export class Connection {
       const end = start + length;
       if (end > size) break;
       const opcode = (bytes[at] ?? 0) & 15;
-      if (opcode === 1) this.#hear(bytes, start, end);
+      if (opcode === 1) this.#readFrame(bytes, start, end);
       else if (opcode === PING) this.#pong(bytes.subarray(start, end));
       else if (opcode === CLOSE) return this.#fail("the server said goodbye");
       at = end;
@@ -193,7 +193,7 @@ export class Connection {
   }
 
   /** One byte tells the kind of a frame: the first of the text, or in JSON the first of the type. */
-  #hear(bytes: Buffer, start: number, end: number): void {
+  #readFrame(bytes: Buffer, start: number, end: number): void {
     switch (bytes[start + this.#kindAt]) {
       case SAYS: // a leave is shorter
         if (end - start > TEXT_BYTES) this.#deliver(bytes, end - this.#tail);
@@ -221,12 +221,12 @@ export class Connection {
     for (let i = at; i < at + DIGITS; i++) number = number * 10 + (bytes[i] ?? 0) - ZERO;
     this.count++;
     this.sum += number;
-    if (this.isWatched || number === this.awaits) this.watcher.heard(this, number);
+    if (this.isWatched || number === this.awaits) this.watcher.received(this, number);
   }
 
   /** A control frame has at most 125 bytes, so its length is in the second byte. */
   #pong(payload: Buffer): void {
-    this.#send(Buffer.concat([Uint8Array.of(0x8a, 0x80 | payload.length, 0, 0, 0, 0), payload]));
+    this.#write(Buffer.concat([Uint8Array.of(0x8a, 0x80 | payload.length, 0, 0, 0, 0), payload]));
   }
 }
 

@@ -14,18 +14,24 @@ const CONNECT_AT_ONCE = 100;
 const SETTLE_MS = 300;
 /** Read interval of clients that are not watched; the socket's buffers hold what arrives meanwhile. */
 const DOZE_MS = 100;
-/** Connections on which the latency of each message is measured, by default; with 20 senders these are the senders. */
-const WATCHED = 20;
-/** On the wire "sse", each of this many clients is a JSON connection; with 20 senders among 200 clients these are the senders. */
-const CLIENTS_PER_SENDER = 10;
-/** For the last delivery, after sending has ended. */
-const DEADLINE_MS = 30_000;
+/** For the acknowledgements after sending has ended, and again for the last delivery. */
+const DEADLINE_MS = 20_000;
+/** For all clients to connect. */
+const CONNECT_DEADLINE_MS = 30_000;
 /** Above this share of a core, the generator may have been the bottleneck. */
 export const TOO_BUSY = 0.85;
 
+export interface Audience {
+  /** A multiple of the two below. */
+  readonly clients: number;
+  /** How many of the clients send. On the wire "sse" these are JSON connections, and all others event streams. */
+  readonly senders: number;
+  /** Clients whose latency is measured, by default as many as send: on the wire "sse" streams, otherwise the senders first. */
+  readonly watched?: number;
+}
+
 export interface Plan {
   readonly seconds: number;
-  readonly senders: number;
   /** Messages a second in total. Without it each sender sends its next message once the last is acknowledged. */
   readonly rate?: number;
 }
@@ -45,6 +51,8 @@ export interface Run {
 
 export class Crowd implements Watcher, Disposable {
   readonly #connections: Connection[] = [];
+  /** Spread over the clients, and so over the order in which a server writes to them. */
+  readonly #senders: Connection[] = [];
   readonly #draft: Draft;
   readonly #failed = Promise.withResolvers<never>();
   readonly #latencies: number[] = [];
@@ -63,35 +71,49 @@ export class Crowd implements Watcher, Disposable {
     this.#failed.promise.catch(() => {}); // it may fail between two waits
   }
 
-  static async gather(port: number, wire: Wire, clients: number, watched = WATCHED): Promise<Crowd> {
+  /** @throws Error if a client cannot connect, or not in time */
+  static async gather(
+    port: number,
+    wire: Wire,
+    audience: Audience,
+    deadlineMs = CONNECT_DEADLINE_MS,
+  ): Promise<Crowd> {
     const crowd = new Crowd(wire);
-    for (let first = 0; first < clients; first += CONNECT_AT_ONCE) {
-      const ids = Array.from({ length: Math.min(CONNECT_AT_ONCE, clients - first) }, (_, i) => first + i);
-      const opening = ids.map((id) => {
-        const isSender = wire === "sse" && id % CLIENTS_PER_SENDER === 0;
-        return Connection.open(port, `c${`${id}`.padStart(5, "0")}`, isSender ? "json" : wire, crowd);
-      });
-      crowd.#connections.push(...(await Promise.all(opening)));
-    }
-    const stride = Math.max(1, Math.floor(clients / watched));
-    const first = wire === "sse" && stride > 1 ? 1 : 0;
-    for (const [i, connection] of crowd.#connections.entries()) connection.isWatched = i % stride === first;
+    const complain = () => `${crowd.#connections.length} of ${audience.clients} clients are connected`;
+    await withDeadline(crowd.#connect(port, audience), complain, deadlineMs);
     await Bun.sleep(SETTLE_MS);
     return crowd;
   }
 
-  /** @throws Error if a delivery or a reply is missing or duplicated */
+  async #connect(port: number, { clients, senders, watched = senders }: Audience): Promise<void> {
+    const isEach = (nth: number, of: number) => nth % Math.max(1, Math.floor(clients / of)) === 0;
+    for (let first = 0; first < clients; first += CONNECT_AT_ONCE) {
+      const numbers = Array.from({ length: Math.min(CONNECT_AT_ONCE, clients - first) }, (_, i) => first + i);
+      const opening = numbers.map((number) => {
+        const wire = this.wire === "sse" && isEach(number, senders) ? "json" : this.wire;
+        return Connection.open(port, `c${`${number}`.padStart(5, "0")}`, wire, this);
+      });
+      this.#connections.push(...(await Promise.all(opening)));
+    }
+    // The client before a sender is a stream, unless all clients send.
+    const offset = this.wire === "sse" ? 1 : 0;
+    for (const [number, connection] of this.#connections.entries()) {
+      if (isEach(number, senders)) this.#senders.push(connection);
+      connection.isWatched = isEach(number + offset, watched);
+    }
+  }
+
+  /** @throws Error if a delivery or a reply is missing or duplicated, or late by more than the deadline */
   async run(plan: Plan, cpuSeconds: () => number, deadlineMs = DEADLINE_MS): Promise<Run> {
     this.#begin();
     const start = performance.now();
     const usage = process.cpuUsage();
     const cpu = cpuSeconds();
 
-    const talkers = this.#talkers(plan.senders);
-    if (plan.rate === undefined) await this.#converse(talkers, plan.seconds);
-    else await this.#offer(talkers, plan.rate, plan.seconds);
-    await this.#until(() => `${this.#said - this.#acknowledged} messages were not acknowledged`, deadlineMs);
-    this.#sayLast(talkers);
+    if (plan.rate === undefined) await this.#closedLoop(plan.seconds);
+    else await this.#offer(plan.rate, plan.seconds);
+    await this.#until(() => `${this.#sent - this.#acknowledged} messages were not acknowledged`, deadlineMs);
+    this.#sendLast();
     const complain = () =>
       this.#mistakes() || `${this.#waiting} connections did not receive the last message`;
     await this.#until(complain, deadlineMs);
@@ -102,7 +124,7 @@ export class Crowd implements Watcher, Disposable {
     const { user, system } = process.cpuUsage(usage);
     const latencies = Float64Array.from(this.#latencies).sort();
     return {
-      messages: this.#said,
+      messages: this.#sent,
       deliveries: this.#connections.reduce((all, { count }) => all + count, 0),
       seconds,
       cpuSeconds: cpuSeconds() - cpu,
@@ -112,40 +134,34 @@ export class Crowd implements Watcher, Disposable {
     };
   }
 
-  get #said(): number {
+  get #sent(): number {
     return this.#sentMs.length;
   }
 
   #begin(): void {
     for (const connection of this.#connections) connection.reset();
-    this.#first += this.#said;
+    this.#first += this.#sent;
     this.#sentMs.length = this.#latencies.length = 0;
     this.#acknowledged = this.#waiting = 0;
   }
 
-  /** Spread over the clients, and so over the order in which a server writes to them. */
-  #talkers(senders: number): Connection[] {
-    const stride = this.#connections.length / senders;
-    return this.#connections.filter((_, i) => Math.floor(i / stride) !== Math.floor((i - 1) / stride));
-  }
-
-  #say(talker: Connection): number {
-    const number = this.#first + this.#said;
+  #send(sender: Connection): number {
+    const number = this.#first + this.#sent;
     this.#sentMs.push(performance.now());
-    talker.say(this.#draft, number);
+    sender.send(this.#draft, number);
     return number;
   }
 
-  async #converse(talkers: readonly Connection[], seconds: number): Promise<void> {
+  async #closedLoop(seconds: number): Promise<void> {
     this.#repliesAreAnswered = true;
-    for (const talker of talkers) this.#say(talker);
+    for (const sender of this.#senders) this.#send(sender);
     await Promise.race([Bun.sleep(seconds * 1000), this.#failed.promise]);
     this.#repliesAreAnswered = false;
   }
 
   /** Most clients read only from time to time, so that the generator can send evenly. */
-  #doze(talkers: readonly Connection[]): Disposable {
-    const dozing = this.#connections.filter((each) => !each.isWatched && !talkers.includes(each));
+  #doze(): Disposable {
+    const dozing = this.#connections.filter((each) => !each.isWatched && !this.#senders.includes(each));
     for (const connection of dozing) connection.dozes = true;
     // A few each millisecond, since all at once would delay the others.
     let turn = 0;
@@ -164,29 +180,29 @@ export class Crowd implements Watcher, Disposable {
     };
   }
 
-  async #offer(talkers: readonly Connection[], rate: number, seconds: number): Promise<void> {
-    using _ = this.#doze(talkers);
+  async #offer(rate: number, seconds: number): Promise<void> {
+    using _ = this.#doze();
     const start = performance.now();
     const total = Math.round(rate * seconds);
-    while (this.#said < total) {
+    while (this.#sent < total) {
       const elapsedMs = performance.now() - start;
       const due = Math.min(total, 1 + Math.floor((elapsedMs / 1000) * rate));
-      while (this.#said < due) {
-        const talker = talkers[this.#said % talkers.length];
-        if (talker) this.#say(talker);
+      while (this.#sent < due) {
+        const sender = this.#senders[this.#sent % this.#senders.length];
+        if (sender) this.#send(sender);
       }
-      const pauseMs = (this.#said / rate) * 1000 - elapsedMs;
+      const pauseMs = (this.#sent / rate) * 1000 - elapsedMs;
       await Promise.race([Bun.sleep(Math.max(1, pauseMs)), this.#failed.promise]);
     }
   }
 
-  #sayLast(talkers: readonly Connection[]): void {
-    const hearers = this.wire === "echo" ? talkers : this.#connections;
-    this.#waiting = hearers.length;
+  #sendLast(): void {
+    const [first] = this.#senders;
+    this.#waiting = this.wire === "echo" ? this.#senders.length : this.#connections.length;
     // Nothing is received before this function returns.
-    if (this.wire === "echo") for (const talker of talkers) talker.awaits = this.#say(talker);
-    else if (talkers[0]) {
-      const last = this.#say(talkers[0]);
+    if (this.wire === "echo") for (const sender of this.#senders) sender.awaits = this.#send(sender);
+    else if (first) {
+      const last = this.#send(first);
       for (const connection of this.#connections) connection.awaits = last;
     }
   }
@@ -199,25 +215,25 @@ export class Crowd implements Watcher, Disposable {
   }
 
   #settle(): void {
-    if (this.#acknowledged >= this.#said && this.#waiting === 0) this.#settled.resolve();
+    if (this.#acknowledged >= this.#sent && this.#waiting === 0) this.#settled.resolve();
   }
 
   /** In a room every client receives all messages, on the echo its own. */
   #mistakes(): string {
     const isEcho = this.wire === "echo";
-    const sum = this.#said * (this.#first + (this.#said - 1) / 2);
+    const sum = this.#sent * (this.#first + (this.#sent - 1) / 2);
     let [missing, surplus, mixed] = [0, 0, 0];
     for (const connection of this.#connections) {
-      const difference = connection.count - (isEcho ? connection.said : this.#said);
+      const difference = connection.count - (isEcho ? connection.sent : this.#sent);
       if (difference < 0) missing -= difference;
       else if (difference > 0) surplus += difference;
-      else if (connection.sum !== (isEcho ? connection.saidSum : sum)) mixed++;
+      else if (connection.sum !== (isEcho ? connection.sentSum : sum)) mixed++;
     }
     return [
       missing > 0 ? `deliveries missing: ${missing}` : "",
       surplus > 0 ? `deliveries too many: ${surplus}` : "",
       mixed > 0 ? `connections that received other messages than were sent: ${mixed}` : "",
-      this.#acknowledged > this.#said ? "a message was acknowledged twice" : "",
+      this.#acknowledged > this.#sent ? "a message was acknowledged twice" : "",
     ]
       .filter(Boolean)
       .join("; ");
@@ -225,11 +241,11 @@ export class Crowd implements Watcher, Disposable {
 
   acknowledged(connection: Connection): void {
     this.#acknowledged++;
-    if (this.#repliesAreAnswered) this.#say(connection);
+    if (this.#repliesAreAnswered) this.#send(connection);
     else this.#settle();
   }
 
-  heard(connection: Connection, number: number): void {
+  received(connection: Connection, number: number): void {
     const sentMs = this.#sentMs[number - this.#first];
     if (connection.isWatched && sentMs !== undefined) this.#latencies.push(performance.now() - sentMs);
     if (number !== connection.awaits) return;

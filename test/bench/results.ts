@@ -26,13 +26,26 @@ export interface Result {
   readonly plain: Outcome;
 }
 
+/** A scenario without figures, with the reason. */
+export interface Failure {
+  readonly scenario: string;
+  readonly wire: Wire;
+  readonly failure: string;
+}
+
+export type Row = Result | Failure;
+
+export function isMeasured(row: Row): row is Result {
+  return !("failure" in row);
+}
+
 export interface Results {
   readonly machine: Readonly<Record<"cpu" | "os" | "bun" | "date", string> & { cores: number }>;
   readonly results: readonly Result[];
 }
 
-/** Below this, a clock that ticks every 10 ms is too coarse. */
-const LEAST_CPU_SECONDS = 0.2;
+/** Below this, timers and garbage collection weigh more than deliveries. */
+const LEAST_CPU_SECONDS = 0.1;
 
 export function machine(): Results["machine"] {
   const [cpu] = cpus();
@@ -51,21 +64,19 @@ export function summarize(
   runs: Readonly<Record<Side, readonly Run[]>>,
 ): Result {
   const [ours, plain] = [outcome(runs.ours), outcome(runs.plain)];
-  const isMeasured = ours.perCpuSecond > 0 && plain.perCpuSecond > 0;
+  const hasCpu = ours.perCpuSecond > 0 && plain.perCpuSecond > 0;
   return {
     scenario,
     wire,
-    ratio: isMeasured ? round(ours.perCpuSecond / plain.perCpuSecond, 2) : 0,
+    ratio: hasCpu ? round(ours.perCpuSecond / plain.perCpuSecond, 2) : 0,
     ours,
     plain,
   };
 }
 
 function outcome(runs: readonly Run[]): Outcome {
-  const isMeasured = median(runs.map(({ cpuSeconds }) => cpuSeconds)) >= LEAST_CPU_SECONDS;
-  const rates = isMeasured
-    ? runs.map(({ deliveries, cpuSeconds }) => Math.round(deliveries / cpuSeconds))
-    : [0];
+  const hasCpu = median(runs.map(({ cpuSeconds }) => cpuSeconds)) >= LEAST_CPU_SECONDS;
+  const rates = hasCpu ? runs.map(({ deliveries, cpuSeconds }) => Math.round(deliveries / cpuSeconds)) : [0];
   return {
     perCpuSecond: median(rates),
     lowest: Math.min(...rates),
@@ -76,7 +87,7 @@ function outcome(runs: readonly Run[]): Outcome {
     runs: runs.map((run) => ({
       ...run,
       seconds: round(run.seconds, 3),
-      cpuSeconds: round(run.cpuSeconds, 2),
+      cpuSeconds: round(run.cpuSeconds, 4),
       p50: round(run.p50, 3),
       p99: round(run.p99, 3),
       busy: round(run.busy, 3),
@@ -87,22 +98,28 @@ function outcome(runs: readonly Run[]): Outcome {
 const WIRE_NAMES: Record<Wire, string> = { text: "text", json: "JSON", sse: "SSE", echo: "text" };
 
 /** Lines of Markdown, also for the terminal; README.md has the same. */
-export function table({ results }: Results): string[] {
+export function table(measured: readonly Row[]): string[] {
   const rows = [
     ["scenario", "wire", "Hubbub", "plain", "ratio", "Hubbub p50 / p99", "plain p50 / p99"],
-    ...results.map(({ scenario, wire, ratio, ours, plain }) => [
-      scenario,
-      WIRE_NAMES[wire],
-      figure(ours),
-      figure(plain),
-      ratio > 0 ? ratio.toFixed(2) : "–",
-      `${ours.p50.toFixed(2)} / ${ours.p99.toFixed(2)} ms`,
-      `${plain.p50.toFixed(2)} / ${plain.p99.toFixed(2)} ms`,
+    ...measured.map((row) => [
+      row.scenario,
+      WIRE_NAMES[row.wire],
+      ...(isMeasured(row) ? figures(row) : ["–", "–", "–", "–", `failed: ${row.failure}`]),
     ]),
   ];
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
   const lines = rows.map((row) => `| ${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join(" | ")} |`);
   return [lines[0] ?? "", `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...lines.slice(1)];
+}
+
+function figures({ ratio, ours, plain }: Result): string[] {
+  return [
+    figure(ours),
+    figure(plain),
+    ratio > 0 ? ratio.toFixed(2) : "–",
+    `${ours.p50.toFixed(2)} / ${ours.p99.toFixed(2)} ms`,
+    `${plain.p50.toFixed(2)} / ${plain.p99.toFixed(2)} ms`,
+  ];
 }
 
 /** Names the runs in which the generator may have been the bottleneck. */

@@ -1,6 +1,7 @@
 /** The two servers that are compared, each in a separate process, and their CPU time. */
 
-import { readFileSync } from "node:fs";
+import { dlopen, ptr } from "bun:ffi";
+import { withDeadline } from "../support/deadline.ts";
 
 const COMMANDS = {
   ours: ["../../src/server.ts", "--port", "0", "--message-rate", "0", "--log", "off"],
@@ -10,10 +11,9 @@ const COMMANDS = {
 export type Side = keyof typeof COMMANDS;
 export const SIDES: readonly Side[] = ["ours", "plain"];
 
-/** USER_HZ: fixed for programs on Linux, whatever the kernel's timer frequency. */
-const TICKS_PER_SECOND = 100;
+const clock = cpuClock();
 /** Elsewhere, wall time stands for CPU time. */
-export const isCpuMeasured = process.platform === "linux";
+export const isCpuMeasured = clock !== undefined;
 
 export class Server implements Disposable {
   private constructor(
@@ -30,25 +30,41 @@ export class Server implements Disposable {
       stderr: "inherit",
     });
     let greeting = "";
-    for await (const chunk of server.stdout.pipeThrough(new TextDecoderStream())) {
-      greeting += chunk;
-      if (greeting.includes("\n")) break;
-    }
+    const read = async () => {
+      for await (const chunk of server.stdout.pipeThrough(new TextDecoderStream())) {
+        greeting += chunk;
+        if (greeting.includes("\n")) break;
+      }
+    };
+    const complain = () => `${file} did not start: ${greeting}`;
+    await withDeadline(read(), complain);
     const port = Number(/:(\d+)\//.exec(greeting)?.[1]);
-    if (!port) throw new Error(`${file} did not start: ${greeting}`);
+    if (!port) throw new Error(complain());
     return new Server(server, port);
   }
 
-  /** User and system time of all threads (proc(5), fields 14 and 15 of stat). */
-  readonly cpuSeconds = (): number => {
-    if (!isCpuMeasured) return performance.now() / 1000;
-    const stat = readFileSync(`/proc/${this.process.pid}/stat`, "latin1");
-    // The second field is a name in parentheses, which may contain spaces.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
-  };
+  /** User and system time of all threads. */
+  readonly cpuSeconds = (): number => clock?.(this.process.pid) ?? performance.now() / 1000;
 
   [Symbol.dispose](): void {
     this.process.kill("SIGKILL");
+  }
+}
+
+/** Reads a process's CPU clock, which is exact to the nanosecond, while /proc counts ticks of 10 ms (clock_getcpuclockid(3)). */
+function cpuClock(): ((pid: number) => number) | undefined {
+  if (process.platform !== "linux") return undefined;
+  try {
+    const { symbols } = dlopen("libc.so.6", {
+      clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
+    });
+    const time = new BigInt64Array(2);
+    return (pid) => {
+      // The kernel's encoding: the complement of the id, and 2 for what the scheduler has counted.
+      if (symbols.clock_gettime((~pid << 3) | 2, ptr(time)) !== 0) throw new Error("the server has ended");
+      return Number(time[0]) + Number(time[1]) / 1e9;
+    };
+  } catch {
+    return undefined;
   }
 }

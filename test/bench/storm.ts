@@ -44,7 +44,7 @@ async function measure(side: (typeof SIDES)[number]): Promise<void> {
   const pending = new Draft("text");
   const watcher = {
     acknowledged() {},
-    heard() {},
+    received() {},
     failed: (why: string) => void (phase === "leaving" || fail(why)),
   };
   for (let round = 0; round < ROUNDS[side]; round++) {
@@ -57,7 +57,7 @@ async function measure(side: (typeof SIDES)[number]): Promise<void> {
     await Bun.sleep(SETTLE_MS);
     phase = "receiving";
     for (let number = 0; number < MESSAGES; number++) {
-      crowd[number]?.say(pending, number);
+      crowd[number]?.send(pending, number);
       await Bun.sleep(MESSAGE_EVERY_MS);
     }
     const missing = crowd.reduce((sum, { count }) => sum + MESSAGES - count, 0);
