@@ -29,10 +29,17 @@ function matches(pattern: string, room: string): boolean {
 
 /** The rooms of some patterns, except those of others. */
 export class RoomSelection {
+  /** One spelling for each selection; {@link of} reads it. */
+  readonly patterns: readonly string[];
+  readonly key: string;
+
   private constructor(
     private readonly included: readonly string[],
     private readonly excluded: readonly string[],
-  ) {}
+  ) {
+    this.patterns = [...included, ...excluded.map((pattern) => EXCLUSION + pattern)];
+    this.key = this.patterns.join(" ");
+  }
 
   /** @param patterns excluded ones begin with `!`, which no name contains */
   static of(patterns: Iterable<string>): RoomSelection {
@@ -42,15 +49,6 @@ export class RoomSelection {
       included,
       excluded.map((pattern) => pattern.slice(EXCLUSION.length)),
     );
-  }
-
-  /** One spelling for each selection; {@link of} reads it. */
-  get patterns(): readonly string[] {
-    return [...this.included, ...this.excluded.map((pattern) => EXCLUSION + pattern)];
-  }
-
-  get key(): string {
-    return this.patterns.join(" ");
   }
 
   get isEmpty(): boolean {

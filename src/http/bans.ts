@@ -30,7 +30,7 @@ interface ClientBan {
   readonly rooms: RoomSelection;
   readonly untilMs: number;
   /** Of a guest's connections: the ban is for all guests from there. */
-  readonly addresses: Set<string>;
+  addresses?: Set<string> | undefined;
 }
 
 export class Bans {
@@ -39,6 +39,8 @@ export class Bans {
   /** The banned guests of each address. */
   readonly #guestsAt = new Map<string, Set<string>>();
   #sweptClients = 0;
+  /** Of the last ban: consecutive ones with the same rooms share it, to save memory. */
+  #lastRooms = RoomSelection.of([]);
   /** Those made since the last {@link load} began, until it has ended. */
   #changes: Ban[] | undefined;
 
@@ -79,11 +81,11 @@ export class Bans {
   async ban({ client, rooms: patterns, untilMs }: Ban): Promise<void> {
     const rooms = RoomSelection.of(patterns);
     const earlier = this.#bansOf(client).filter((each) => rooms.hasAll(each.rooms));
-    const addresses = new Set(earlier.flatMap((each) => [...each.addresses]));
+    const addresses = new Set(earlier.flatMap((each) => [...(each.addresses ?? [])]));
     await this.#save(client, addresses, rooms, untilMs > this.clock.now() ? untilMs : LIFTED_MS);
     for (const each of earlier)
       if (each.rooms.key !== rooms.key)
-        await this.#save(client, new Set(each.addresses), each.rooms, LIFTED_MS);
+        await this.#save(client, new Set(each.addresses ?? []), each.rooms, LIFTED_MS);
   }
 
   /** With the addresses of a guest. */
@@ -140,7 +142,7 @@ export class Bans {
     const isGuest = client === undefined || client.startsWith(GUEST_PREFIX);
     const guests = isGuest ? [...(this.#guestsAt.get(address) ?? [])] : [];
     const ofAddress = guests.flatMap((guest) =>
-      this.#bansOf(guest).filter(({ addresses }) => addresses.has(address)),
+      this.#bansOf(guest).filter(({ addresses }) => addresses?.has(address)),
     );
     return [...this.#bansOf(client), ...ofAddress]
       .filter(({ rooms }) => rooms.has(room))
@@ -166,18 +168,19 @@ export class Bans {
   /** @returns the client's ban; undefined for an address that is banned no longer */
   #record({ client: banned, rooms: patterns, untilMs }: Ban): ClientBan | undefined {
     const [client = "", address] = banned.split(ADDRESS_SEPARATOR);
-    const rooms = RoomSelection.of(patterns);
+    const rooms = patterns.join(" ") === this.#lastRooms.key ? this.#lastRooms : RoomSelection.of(patterns);
+    this.#lastRooms = rooms;
     const bans = this.#bans.get(client) ?? new Map<string, ClientBan>();
     const known = bans.get(rooms.key);
     if (address === undefined) {
       const isExtended = known && this.#isInForce(known) && untilMs !== LIFTED_MS;
-      const ban = { client, rooms, untilMs, addresses: isExtended ? known.addresses : new Set<string>() };
+      const ban = { client, rooms, untilMs, ...(isExtended && { addresses: known.addresses }) };
       this.#bans.set(client, bans.set(rooms.key, ban));
       return ban;
     }
-    known?.addresses.delete(address);
+    known?.addresses?.delete(address);
     if (!known || !this.#isInForce(known) || untilMs === LIFTED_MS) return undefined;
-    known.addresses.add(address);
+    (known.addresses ??= new Set()).add(address);
     this.#indexAddress(address, client);
     return known;
   }
@@ -193,7 +196,7 @@ export class Bans {
       const ban = findBan(room, receiver);
       if (!ban) return false;
       const { client, address } = receiver;
-      if (client === ban.client && client.startsWith(GUEST_PREFIX) && address && !ban.addresses.has(address))
+      if (client === ban.client && client.startsWith(GUEST_PREFIX) && address && !ban.addresses?.has(address))
         addresses.push({ ban, address });
       return true;
     });
@@ -203,7 +206,7 @@ export class Bans {
   async #banAddresses(addresses: readonly { ban: ClientBan; address: string }[]): Promise<void> {
     for (const { ban, address } of addresses)
       try {
-        if (!this.#isInForce(ban) || ban.addresses.has(address)) continue;
+        if (!this.#isInForce(ban) || ban.addresses?.has(address)) continue;
         await this.#saveOne({ ...ban, client: withAddress(ban.client, address) });
       } catch (error) {
         if (!(error instanceof StoreUnavailable)) logError("An address could not be banned", error);
@@ -216,7 +219,7 @@ export class Bans {
     for (const [client, bans] of this.#bans) {
       for (const [rooms, ban] of bans) {
         if (!this.#isInForce(ban)) bans.delete(rooms);
-        else for (const address of ban.addresses) this.#indexAddress(address, client);
+        else for (const address of ban.addresses ?? []) this.#indexAddress(address, client);
       }
       if (bans.size === 0) this.#bans.delete(client);
     }
