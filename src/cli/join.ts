@@ -64,8 +64,11 @@ export function runJoin(
   let outage: Timer | undefined;
   let isOutageShown = false;
   let isReasonShown = false;
-  /** Clients named as present. The welcome names some whose joins are announced only then. */
-  let present = new Set<string>();
+  /**
+   * Clients shown as present. The welcome names some whose joins are announced only then. Those who were present before
+   * a reconnect stay in it: they reconnect as well, and have not joined.
+   */
+  const present = new Set<string>();
   /** Who else is in the room, printed after the first replay. */
   let others: string | undefined;
   let shownDay = dayOf(clock.now());
@@ -162,7 +165,7 @@ export function runJoin(
     .on("welcome", (welcome) => {
       const { client, members, recovered } = welcome;
       isLive = false;
-      present = new Set([...members, client]);
+      for (const name of [...members, client]) present.add(name);
       others ??= othersHere(welcome);
       if (recovered === false) {
         unprintedAcks.clear();

@@ -96,6 +96,21 @@ test("while the connection is lost, what was written waits; Ctrl+D sends it befo
   expect(await ann.exited).toBe(0);
 }, 240_000);
 
+test("after the server has restarted, who returns has not joined, and who is new has", async () => {
+  const first = await startServer();
+  using ann = joinOn(first, "id=ann");
+  await ann.shows("Nobody else is here.\n> |");
+  await first.join("bob");
+  await ann.shows("12:34 bob joined\n> |");
+  await first.stop();
+  await ann.shows("Connection lost, retrying.\n> |");
+  await using second = await startServer({ args: ["--port", `${first.port}`] });
+  await ann.shows("Connected.\nSome messages may be missing here.\n> |");
+  await second.join("bob");
+  await second.join("carl");
+  await ann.shows("Some messages may be missing here.\n12:34 carl joined\n> |");
+});
+
 test("a rejection of the client, and of a message, is a sentence", async () => {
   await using server = await startServer({ args: ["--max-message-bytes", "5"] });
   using eve = joinOn(server, "id=%1b[2J&room=a%20b");
