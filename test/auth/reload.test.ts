@@ -2,7 +2,7 @@
 
 import { describe, expect, jest, setDefaultTimeout, test } from "bun:test";
 import { generateKeyPairSync, sign } from "node:crypto";
-import { mkdirSync, renameSync, rmSync, symlinkSync } from "node:fs";
+import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { readKeyFile } from "../../src/auth/key-files.ts";
 import { Keyring } from "../../src/auth/keyring.ts";
 import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
@@ -46,6 +46,8 @@ describe("a keyring", () => {
     jest.advanceTimersByTime(9_999);
     expect([accepts(OLD), accepts(NEW), changes.length]).toEqual([true, false, 0]);
     jest.advanceTimersByTime(1);
+    expect([accepts(OLD), accepts(NEW), changes.length]).toEqual([true, false, 0]);
+    jest.advanceTimersByTime(1000); // what is new is read twice
     expect([accepts(OLD), accepts(NEW), changes.length]).toEqual([false, true, 1]);
     folder.write("secret", `${NEW}\n`); // the same key
     jest.advanceTimersByTime(20_000);
@@ -63,23 +65,57 @@ describe("a keyring", () => {
     for (const text of ["", "short", "x".repeat(1024 * 1024 + 1), "-----BEGIN PUBLIC KEY-----", "\0"]) {
       folder.write("secret", text);
       folder.write("key.pem", text);
-      jest.advanceTimersByTime(10_000);
+      jest.advanceTimersByTime(11_000);
       expect([accepts(OLD), ring.has(id.keys[0]), changes.length]).toEqual([true, true, 0]);
     }
     for (const replace of [() => {}, () => mkdirSync(file), () => symlinkSync(file, file)]) {
       rmSync(file, { recursive: true, force: true });
       replace();
-      jest.advanceTimersByTime(10_000);
+      jest.advanceTimersByTime(11_000);
       expect([accepts(OLD), changes.length]).toEqual([true, 0]);
     }
     folder.write("secret", NEW);
-    jest.advanceTimersByTime(10_000);
+    jest.advanceTimersByTime(11_000);
     expect([accepts(OLD), accepts(NEW), ring.has(id.keys[0]), changes.length]).toEqual([
       false,
       true,
       true,
       1,
     ]);
+  });
+
+  test("does not use a file while it is being written", () => {
+    using folder = newFolder();
+    const pems = [0, 1].map(() =>
+      String(generateKeyPairSync("ed25519").publicKey.export({ type: "spki", format: "pem" })),
+    );
+    const LONG = NEW.repeat(3);
+    const secret = folder.write("secret", OLD);
+    const pem = folder.write("keys.pem", pems.join(""));
+    const { ring, changes, accepts } = watch(secret, pem);
+    const before = readKeyFile("public", pem);
+    if ("expected" in before) throw new Error(before.expected);
+    const hasAll = () => before.keys.every((key) => ring.has(key));
+    jest.advanceTimersByTime(9500);
+    // Each part of at least 32 bytes is a valid secret, and each whole key a valid file.
+    for (const part of [0, 10, 40, 60, 80]) {
+      for (const length of [part, part + 1]) {
+        writeFileSync(secret, LONG.slice(0, length));
+        writeFileSync(pem, pems.join("").slice(0, 2 * length));
+        jest.advanceTimersByTime(1000);
+      }
+      expect([accepts(OLD), accepts(LONG.slice(0, part)), hasAll(), changes.length]).toEqual([
+        true,
+        false,
+        true,
+        0,
+      ]);
+      jest.advanceTimersByTime(8000);
+    }
+    writeFileSync(secret, LONG);
+    writeFileSync(pem, pems.join(""));
+    jest.advanceTimersByTime(11_000);
+    expect([accepts(OLD), accepts(LONG), hasAll(), changes.length]).toEqual([false, true, true, 1]);
   });
 
   test("a current secret that becomes the previous one locks nobody out", () => {
@@ -89,14 +125,14 @@ describe("a keyring", () => {
     const first = ring.verify(tokenOf("ann", { secret: OLD }), Date.now());
     if ("detail" in first) throw new Error(first.detail);
     renameSync(current, previous);
-    jest.advanceTimersByTime(10_000);
+    jest.advanceTimersByTime(11_000);
     expect([accepts(OLD), ring.has(first.key)]).toEqual([true, true]);
     folder.write("current", NEW);
-    jest.advanceTimersByTime(10_000);
+    jest.advanceTimersByTime(11_000);
     expect([accepts(OLD), accepts(NEW), ring.has(first.key)]).toEqual([true, true, true]);
     renameSync(current, previous);
     folder.write("current", "the third secret, of thirty-two bytes");
-    jest.advanceTimersByTime(10_000);
+    jest.advanceTimersByTime(11_000);
     expect([accepts(OLD), accepts(NEW), ring.has(first.key)]).toEqual([false, true, false]);
   });
 

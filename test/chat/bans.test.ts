@@ -257,6 +257,36 @@ describe.each(CLUSTERS)("with the store $name", ({ name, start }) => {
   });
 });
 
+test.skipIf(withoutPostgres !== "")(
+  `the database's clock neither ends a ban nor brings it back${withoutPostgres}`,
+  async () => {
+    await using postgres = await Postgres.start();
+    const setup = {
+      store: { name: "Postgres", url: postgres.url("p") },
+      secret: SECRET,
+      preload: "fast-shared-log.ts",
+    };
+    await (await startServer(setup)).stop();
+    const HOUR_MS = 3_600_000;
+    const setClock = (ms: number) =>
+      postgres.query(`CREATE OR REPLACE FUNCTION p.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+        'SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint + ${ms}'`);
+    for (const [client, forSeconds, expected] of [
+      ["eve", 600, OUT],
+      ["eve", 0, IN],
+    ] as const)
+      for (const ms of [2 * HOUR_MS, -2 * HOUR_MS, HOUR_MS, 0]) {
+        await setClock(ms);
+        {
+          await using server = await startServer(setup);
+          if (ms === 2 * HOUR_MS)
+            expect(await disconnect(server, client, forSeconds)).toEqual([200, "until"]);
+          expect(await statuses(server, client)).toEqual(expected);
+        }
+      }
+  },
+);
+
 test("a ban ends after its time", async () => {
   using clock = new TestClock();
   await using server = await startServer({ ...clock.setup, secret: SECRET });
