@@ -142,10 +142,9 @@ export function roomRoutes(
     const removed = await hub.store.remove(room, target);
     if (removed === undefined)
       throw new HttpProblem("no-such-message", "This message is not stored in this room.");
-    if (removed > 0) {
-      moderationsTotal.count("message" in target ? "remove-message" : "remove-client");
-      logEvent("messages removed", { room, by, ...target, count: removed });
-    }
+    // Also if there was nothing to remove: an action of a moderator, whose first attempt may have ended without a reply.
+    moderationsTotal.count("message" in target ? "remove-message" : "remove-client");
+    logEvent("messages removed", { room, by, ...target, count: removed });
     return jsonResponse({ removed });
   }
 
