@@ -43,11 +43,16 @@ function isSignal(item: Item): item is Signal {
   return typeof item !== "string" && "kind" in item;
 }
 
+/** What is under way on a {@link Pipe}. */
+interface Transfer {
+  readonly item: Item;
+  readonly sentAt: number;
+  readonly arrivesAt: number;
+}
+
 /** One direction of a link: first in, first out. */
 class Pipe {
-  readonly #items: Item[] = [];
-  readonly #arrivals: number[] = [];
-  readonly #departures: number[] = [];
+  readonly #transfers: Transfer[] = [];
   #lastArrival = 0;
   #isScheduled = false;
   isPaused = false;
@@ -64,11 +69,9 @@ class Pipe {
   /** @param sentAt when it was given to the sender's socket */
   send(item: Item, sentAt = this.world.time): void {
     if (this.isDead) return;
-    const { time } = this.world;
-    this.#lastArrival = Math.max(this.#lastArrival, time + this.delay());
-    this.#items.push(item);
-    this.#arrivals.push(this.#lastArrival);
-    this.#departures.push(sentAt);
+    const arrivesAt = Math.max(this.#lastArrival, this.world.time + this.delay());
+    this.#lastArrival = arrivesAt;
+    this.#transfers.push({ item, sentAt, arrivesAt });
     this.#schedule();
   }
 
@@ -81,23 +84,24 @@ class Pipe {
   /** Nothing arrives any more, and neither end is told. */
   kill(): void {
     this.isDead = true;
-    this.#items.length = this.#arrivals.length = this.#departures.length = 0;
+    this.truncate(0);
   }
 
   /** Loses all but the first items. */
   truncate(count: number): void {
-    this.#items.length = this.#arrivals.length = this.#departures.length = Math.min(count, this.length);
+    this.#transfers.length = Math.min(count, this.length);
   }
 
   get length(): number {
-    return this.#items.length;
+    return this.#transfers.length;
   }
 
   #schedule(): void {
-    const next = this.#arrivals[0];
-    if (this.#isScheduled || this.isPaused || next === undefined) return;
+    if (this.#isScheduled || this.isPaused) return;
+    const next = this.#transfers[0];
+    if (next === undefined) return;
     this.#isScheduled = true;
-    this.world.schedule(this.receiver, Math.max(next, this.world.time), this.#run);
+    this.world.schedule(this.receiver, Math.max(next.arrivesAt, this.world.time), this.#run);
   }
 
   readonly #run = () => {
@@ -106,13 +110,11 @@ class Pipe {
     const { now } = this.world;
     // Frames that have been read already are delivered even if the receiver pauses.
     let count = 0;
-    while ((this.#arrivals[count] ?? Infinity) <= now) count++;
+    while ((this.#transfers[count]?.arrivesAt ?? Infinity) <= now) count++;
     for (; count > 0 && !this.isDead; count--) {
-      const item = this.#items.shift();
-      const sentAt = this.#departures.shift();
-      this.#arrivals.shift();
-      if (item === undefined || sentAt === undefined) break;
-      this.deliver(item, sentAt);
+      const transfer = this.#transfers.shift();
+      if (transfer === undefined) break;
+      this.deliver(transfer.item, transfer.sentAt);
       drainMicrotasks();
     }
     this.onIdle();

@@ -78,20 +78,29 @@ interface Entry {
   isRemoved: boolean;
   /** When it, or its acknowledgement, was first written to a connection. */
   sentAt: number;
-  /** When its sender sent it; known at the end, as is its place. */
-  sentByClientAt: number;
+  /** What its sender knows of it, once its text is known. */
+  sent: SentText | undefined;
+  /** Its place; known at the end. */
   index: number;
 }
 
 /** What the clients have seen of a room while one store existed. */
 class Log {
   readonly entries = new Map<string, Entry>();
-  readonly idOfText = new Map<string, string>();
+  readonly byText = new Map<string, Entry>();
   newestId = "0-0";
   sorted: Entry[] = [];
+  /** A removal of some entry was acknowledged. */
+  hasGone = false;
 
   /** @param lost the ids of the entries that the database has lost, see {@link Entry.lostIn} */
-  constructor(private readonly lost: ReadonlyMap<string, number>) {}
+  constructor(
+    private readonly world: World,
+    readonly room: string,
+    readonly generation: number,
+    private readonly sentTexts: ReadonlyMap<string, SentText>,
+    private readonly lost: ReadonlyMap<string, number>,
+  ) {}
 
   /** Forgets what is lost: it may be stored again. */
   lose(): void {
@@ -102,11 +111,11 @@ class Log {
       entry.goneAt = Infinity;
       if (!isLost(entry) && isLater(entry.id, this.newestId)) this.newestId = entry.id;
     }
-    for (const [text, id] of this.idOfText) if (this.lost.has(id)) this.idOfText.delete(text);
+    for (const [text, entry] of this.byText) if (isLost(entry)) this.byText.delete(text);
   }
 
-  see(world: World, room: string, id: string, sentAt: number, seen: SeenEntry): Entry {
-    const { text, from, removes } = seen;
+  see(id: string, sentAt: number, { text, from, removes }: SeenEntry): Entry {
+    const { world, room } = this;
     let entry = this.entries.get(id);
     if (entry === undefined) {
       entry = {
@@ -119,28 +128,40 @@ class Log {
         lostIn: this.lost.get(id) ?? Infinity,
         isRemoved: false,
         sentAt,
-        sentByClientAt: 0,
+        sent: undefined,
         index: -1,
       };
       this.entries.set(id, entry);
       if (isLater(id, this.newestId) && !isLost(entry)) this.newestId = id;
-    } else if (entry.from !== from || describe(entry.removes) !== describe(removes))
+    } else if (entry.from !== from || !isSame(entry.removes, removes))
       world.fail(
         `${id} in ${room} is of ${entry.from}, ${describe(entry.removes)}, to some and of ${from}, ${describe(removes)}, to others`,
       );
-    if (text !== undefined && entry.text === undefined) {
-      const other = isLost(entry) ? undefined : this.idOfText.get(text);
-      if (other !== undefined) world.fail(`"${text}" is stored twice in ${room}: as ${other} and ${id}`);
-      entry.text = text;
-      if (!isLost(entry)) this.idOfText.set(text, id);
-    } else if (text !== undefined && entry.text !== text)
-      world.fail(`${id} in ${room} is "${entry.text}" to some and "${text}" to others`);
-    entry.sentAt = Math.min(entry.sentAt, sentAt);
+    if (text !== undefined && text !== entry.text) this.#setText(entry, text);
+    if (sentAt < entry.sentAt) entry.sentAt = sentAt;
     return entry;
   }
 
+  /** Called once for each message, as all others must receive the same. */
+  #setText(entry: Entry, text: string): void {
+    const { world, room } = this;
+    const { id, from } = entry;
+    if (entry.text !== undefined)
+      return world.fail(`${id} in ${room} is "${entry.text}" to some and "${text}" to others`);
+    const other = isLost(entry) ? undefined : this.byText.get(text);
+    if (other) world.fail(`"${text}" is stored twice in ${room}: as ${other.id} and ${id}`);
+    entry.text = text;
+    if (!isLost(entry)) this.byText.set(text, entry);
+    const sent = this.sentTexts.get(text);
+    if (!sent) return world.fail(`nobody has sent "${text}" (${id}) to ${room}`);
+    if (sent.room !== room) world.fail(`"${text}" for ${sent.room} arrives in ${room}`);
+    if (sent.client !== from) world.fail(`"${text}" in ${room} arrives as one of ${from}`);
+    entry.sent = sent;
+  }
+
   /** @param isComplete all that the store has is known */
-  sort(world: World, room: string, sentTexts: ReadonlyMap<string, SentText>, isComplete: boolean): void {
+  sort(isComplete: boolean): void {
+    const { world, room } = this;
     this.sorted = [...this.entries.values()].sort((a, b) => (isLater(a.id, b.id) ? 1 : -1));
     for (const { id, removes, lostIn } of this.sorted)
       if (
@@ -153,10 +174,7 @@ class Log {
     let index = 0;
     for (const entry of this.sorted) {
       entry.index = index++;
-      const sent = sentTexts.get(entry.text ?? "");
-      if (!sent) continue;
-      entry.sentByClientAt = sent.sentAt;
-      sent.isSeen = true;
+      if (entry.sent) entry.sent.isSeen = true;
     }
   }
 
@@ -193,6 +211,10 @@ function isRemovedBy(
   return from === removes.from && !isLater(id, removes.upTo);
 }
 
+function isSame(one: RemovedMessages | undefined, other: RemovedMessages | undefined): boolean {
+  return one === other || describe(one) === describe(other);
+}
+
 function describe(removes: RemovedMessages | undefined): string {
   if (!removes) return "a message";
   return "message" in removes
@@ -222,22 +244,23 @@ function isLater(one: string, other: string): boolean {
   );
 }
 
+const SEQ = '"seq":';
+
 /** The number of a message, in a frame with it or in its reply; undefined on the text wire. */
 function seqIn(frame: string): number | undefined {
-  const seq = /"seq":(\d+)/.exec(frame)?.[1];
-  return seq === undefined ? undefined : Number(seq);
+  const index = frame.indexOf(SEQ);
+  return index < 0 ? undefined : parseInt(frame.slice(index + SEQ.length));
 }
 
 /** What one client has received without a gap, as far as the server says. */
 interface Segment {
   readonly client: string;
-  readonly room: string;
-  readonly generation: number;
+  readonly log: Log;
   readonly startId: string;
   readonly startedAt: number;
-  readonly ids: string[];
-  /** The messages as the client shows them. */
-  readonly messages: Map<string, { readonly from: string; text: string | undefined }>;
+  readonly entries: Entry[];
+  /** Those that the client shows without their content; all others have the entry's text. */
+  readonly blank: Set<Entry>;
 }
 
 /** A welcome, to be judged when everything is known. */
@@ -267,8 +290,7 @@ interface SentText {
 
 /** What is known of a connection on the JSON wire. */
 interface LinkState {
-  readonly room: string;
-  readonly generation: number;
+  readonly log: Log;
   readonly members: Set<string>;
   /** There have been more members than events name. */
   isPartial: boolean;
@@ -291,8 +313,7 @@ interface Unanswered {
 /** A connection that a shutdown has closed, to be judged when everything is known. */
 interface ShutDownLink {
   readonly name: string;
-  readonly room: string;
-  readonly generation: number;
+  readonly log: Log;
   readonly lastId: string;
   readonly closedAt: number;
 }
@@ -328,6 +349,13 @@ interface TextLink {
   readonly room: string;
   readonly openedAt: number;
   closedAt: number;
+}
+
+/** The broadcasts that a connection on the text wire has received. */
+export interface TextReceived {
+  readonly link: Link;
+  readonly log: Log;
+  readonly texts: string[];
 }
 
 /** An entry of a store; its text is undefined if it is removed, or a removal. */
@@ -369,7 +397,7 @@ export class Rules implements WireObserver {
   #calmSince = 0;
   /** By server and room: the newest id that a client of that server has received. */
   readonly #newestAt = new Map<Host, Map<string, string>>();
-  readonly #textReceived: { readonly link: Link; readonly room: string; readonly texts: string[] }[] = [];
+  readonly #textReceived: TextReceived[] = [];
 
   constructor(
     private readonly world: World,
@@ -382,7 +410,8 @@ export class Rules implements WireObserver {
     let generations = this.#logs.get(room);
     if (!generations) this.#logs.set(room, (generations = new Map()));
     let log = generations.get(generation);
-    if (!log) generations.set(generation, (log = new Log(this.#lost)));
+    if (!log)
+      generations.set(generation, (log = new Log(this.world, room, generation, this.sentTexts, this.#lost)));
     return log;
   }
 
@@ -395,9 +424,9 @@ export class Rules implements WireObserver {
   }
 
   /** Servers of a cluster are not equally far. */
-  #newestFor({ host }: Link, { room, generation }: LinkState): string {
-    if (!this.settings.isCluster || !host) return this.logOf(room, generation).newestId;
-    return this.#newestAt.get(host)?.get(room) ?? "0-0";
+  #newestFor({ host }: Link, { log }: LinkState): string {
+    if (!this.settings.isCluster || !host) return log.newestId;
+    return this.#newestAt.get(host)?.get(log.room) ?? "0-0";
   }
 
   onFrameRead(link: Link, frame: Content): void {
@@ -408,9 +437,10 @@ export class Rules implements WireObserver {
   }
 
   #onReply(link: Link, frame: Content): void {
-    if (typeof frame !== "string" || !REPLY.test(frame)) return;
     const unanswered = this.#unanswered.get(link);
-    unanswered?.numbers.delete(seqIn(frame) ?? ++unanswered.answered);
+    if (!unanswered || unanswered.numbers.size === 0) return;
+    if (typeof frame !== "string" || !REPLY.test(frame)) return;
+    unanswered.numbers.delete(seqIn(frame) ?? ++unanswered.answered);
   }
 
   onShutdown(host: Host): void {
@@ -431,8 +461,8 @@ export class Rules implements WireObserver {
     if (owed !== undefined) this.world.fail(`${name} is disconnected before message ${owed} is answered`);
     const state = this.#links.get(link);
     if (!state || state.liveAt === Infinity) return;
-    const { room, generation, lastId } = state;
-    this.#shutDownLinks.push({ name, room, generation, lastId, closedAt: link.sentAt });
+    const { log, lastId } = state;
+    this.#shutDownLinks.push({ name, log, lastId, closedAt: link.sentAt });
   }
 
   onServerClosed({ data, host }: ServerEnd, code: number): void {
@@ -457,8 +487,7 @@ export class Rules implements WireObserver {
     if (generation === undefined) return this.world.fail("a welcome without a server");
     const { room, last, members = [], count = Infinity }: AnyWelcome = JSON.parse(frame);
     this.#links.set(link, {
-      room,
-      generation,
+      log: this.logOf(room, generation),
       members: new Set(members),
       isPartial: count > members.length,
       lastId: last,
@@ -519,7 +548,8 @@ export class Rules implements WireObserver {
     const link = this.#current;
     const state = link && this.#links.get(link);
     if (!link || !state) return this.world.fail("a welcome without a frame");
-    const { generation } = state;
+    const { log } = state;
+    const { generation } = log;
     const { room, last, recovered, members, count = 0 } = welcome;
     const isNamed = members?.includes(welcome.client ?? "") || count > MAX_LISTED_MEMBERS;
     if (members && !isNamed) this.world.fail(`${client} is not in its own welcome: ${members}`);
@@ -531,19 +561,18 @@ export class Rules implements WireObserver {
     this.#checkSession(client, link);
     const segment = this.#segmentOf.get(client);
     if (recovered) {
-      if (segment?.generation !== generation)
+      if (segment?.log.generation !== generation)
         this.world.fail(`${client} is told that it resumes, but the store has been lost`);
       if (last !== after) this.world.fail(`${client} resumes after ${last} instead of ${after}`);
       return;
     }
-    const next = {
+    const next: Segment = {
       client,
-      room,
-      generation,
+      log,
       startId: last,
       startedAt: welcomedAt,
-      ids: [],
-      messages: new Map(),
+      entries: [],
+      blank: new Set(),
     };
     this.#segments.push(next);
     this.#segmentOf.set(client, next);
@@ -570,21 +599,21 @@ export class Rules implements WireObserver {
   onMessage(client: string, { id, from, removed }: ChatMessage, content: string): void {
     const text = removed ? undefined : content;
     const entry = this.#onEntry(client, id, { from, text });
-    this.#segmentOf.get(client)?.messages.set(id, { from, text });
-    if (text === undefined || !entry) return;
-    this.checkSender(client, text, from);
-    this.#checkNotGone(client, entry);
+    if (!entry) return;
+    if (text === undefined) this.#segmentOf.get(client)?.blank.add(entry);
+    else if (entry.goneAt !== Infinity) this.#checkNotGone(client, entry);
   }
 
   /** What the removal covers is blank from then on. */
   onRemoved(client: string, { id, ...removes }: Removal): void {
     this.#onEntry(client, id, { removes });
-    const { messages } = this.#segmentOf.get(client) ?? {};
-    const one = "message" in removes ? messages?.get(removes.message) : undefined;
-    if (one) one.text = undefined;
+    const segment = this.#segmentOf.get(client);
+    if (!segment) return;
+    const { log, entries, blank } = segment;
+    const one = "message" in removes ? log.entries.get(removes.message) : undefined;
+    if (one) blank.add(one);
     if ("message" in removes) return;
-    for (const [message, shown] of messages ?? [])
-      if (isRemovedBy(removes, { id: message, from: shown.from })) shown.text = undefined;
+    for (const entry of entries) if (isRemovedBy(removes, entry)) blank.add(entry);
   }
 
   #onEntry(client: string, id: string, seen: SeenEntry): Entry | undefined {
@@ -592,15 +621,15 @@ export class Rules implements WireObserver {
     const state = link && this.#links.get(link);
     const segment = this.#segmentOf.get(client);
     if (!link || !state || !segment) return void this.world.fail(`${client} receives ${id} before a welcome`);
-    const { room, generation } = state;
-    const entry = this.logOf(room, generation).see(this.world, room, id, link.sentAt, seen);
+    const { log } = state;
+    const entry = log.see(id, link.sentAt, seen);
     if (!isLater(id, state.lastId))
       this.world.fail(`${client} receives ${id} after ${state.lastId}: repeated or out of order`);
     state.lastId = id;
-    segment.ids.push(id);
+    segment.entries.push(entry);
     // A replay may be ahead of what its server has read from the log.
     if (this.settings.isCluster && link.host && !isLost(entry) && state.liveAt < link.sentAt)
-      this.#markNewest(link.host, room, id);
+      this.#markNewest(link.host, log.room, id);
     const isLate =
       !this.settings.isCluster &&
       link.sentAt - entry.sentAt > this.settings.flushMs + DELIVERY_BOUND_MS &&
@@ -686,7 +715,7 @@ export class Rules implements WireObserver {
   /** What a client shows last, if the database has lost it. */
   lostLastOf(client: string): string | undefined {
     const segment = this.#segmentOf.get(client);
-    const last = segment?.ids.at(-1) ?? segment?.startId;
+    const last = segment?.entries.at(-1)?.id ?? segment?.startId;
     return last !== undefined && this.#lost.has(last) ? last : undefined;
   }
 
@@ -715,8 +744,7 @@ export class Rules implements WireObserver {
     sent.acknowledged = { generation, id };
     if (id === undefined) return;
     // The broadcast follows the acknowledgement at once.
-    const seen = { text, from: sent.client };
-    this.logOf(sent.room, generation).see(this.world, sent.room, id, link.sentAt, seen);
+    this.logOf(sent.room, generation).see(id, link.sentAt, { text, from: sent.client });
   }
 
   onUnconfirmed(text: string): void {
@@ -743,6 +771,7 @@ export class Rules implements WireObserver {
     count: number | undefined,
   ): void {
     const log = this.logOf(room, generation);
+    log.hasGone = true;
     if ("message" in target) {
       const isStored = this.settings.isPersistent && !this.hasPruned && !this.#lost.has(target.message);
       if (count === undefined && isStored)
@@ -837,26 +866,25 @@ export class Rules implements WireObserver {
   // The text wire
 
   /** @param text as a broadcast */
-  onText(receiver: string, link: Link, room: string, text: string): void {
-    const generation = link.host?.generation;
-    if (generation === undefined) return;
-    const log = this.logOf(room, generation);
-    const entry = log.entries.get(log.idOfText.get(text) ?? "");
+  onText(receiver: string, { log, texts }: TextReceived, text: string): void {
+    texts.push(text);
+    const entry = log.hasGone ? log.byText.get(text) : undefined;
     if (entry && entry.goneAt !== Infinity) this.#checkNotGone(receiver, entry);
   }
 
-  onTextOpen(link: Link, room: string): string[] {
-    const texts: string[] = [];
-    this.#textReceived.push({ link, room, texts });
-    if (link.host)
-      this.#textLinks.push({
-        link,
-        host: link.host,
-        room,
-        openedAt: this.world.time,
-        closedAt: link.server?.isOpen ? Infinity : this.world.time,
-      });
-    return texts;
+  onTextOpen(link: Link, room: string): TextReceived {
+    const { host } = link;
+    if (!host) throw new Error("a line without a server");
+    const received = { link, log: this.logOf(room, host.generation), texts: [] };
+    this.#textReceived.push(received);
+    this.#textLinks.push({
+      link,
+      host,
+      room,
+      openedAt: this.world.time,
+      closedAt: link.server?.isOpen ? Infinity : this.world.time,
+    });
+    return received;
   }
 
   /** A leave is announced once, and only if the client has been away for long enough. */
@@ -942,7 +970,7 @@ export class Rules implements WireObserver {
    */
   checkStored(room: string, generation: number, stored: readonly StoredState[]): void {
     const log = this.logOf(room, generation);
-    for (const { id, ...seen } of stored) log.see(this.world, room, id, Infinity, seen);
+    for (const entry of stored) log.see(entry.id, Infinity, entry);
     this.#stored.set(room, stored);
     if (!this.settings.isPersistent) return;
     const ids = new Set(stored.map(({ id }) => id));
@@ -957,21 +985,20 @@ export class Rules implements WireObserver {
         return this.world.fail(`${id} "${text}" was seen in ${room} and is not stored`);
     for (const [text, sent] of this.sentTexts) {
       if (sent.room !== room || !sent.acknowledged || texts.has(text)) continue;
-      const id = log.idOfText.get(text);
+      const id = log.byText.get(text)?.id;
       const isStored = id === undefined ? this.mayBeRemoved(text) : ids.has(id);
       if (!isStored && !isPruned(id)) return this.world.fail(`"${text}" is acknowledged and not stored`);
     }
   }
 
   /** What the store has, and what a client shows: blank is what a removal covers, and nothing else. */
-  #checkBlank(who: string, entry: Entry, text: string | undefined): void {
-    const isBlank = text === undefined && entry.removes === undefined;
-    if (isLost(entry)) return;
+  #checkBlank(who: string, entry: Entry, isBlank: boolean): void {
+    if (entry.removes || isLost(entry)) return;
     if (!isBlank && entry.goneAt !== Infinity)
       this.world.fail(`${who} has the content of ${entry.id}, whose removal is acknowledged`);
     if (isBlank !== entry.isRemoved)
       this.world.fail(
-        `${who} has ${entry.id} as "${text}", and it is ${entry.isRemoved ? "" : "not "}removed`,
+        `${who} has ${entry.id} ${isBlank ? "without its content" : `as "${entry.text}"`}, and it is ${entry.isRemoved ? "" : "not "}removed`,
       );
   }
 
@@ -980,24 +1007,20 @@ export class Rules implements WireObserver {
       const { entries } = this.logOf(room, finalGeneration);
       for (const { id, text } of stored) {
         const entry = entries.get(id);
-        if (entry) this.#checkBlank(`the store of ${room}`, entry, text);
+        if (entry) this.#checkBlank(`the store of ${room}`, entry, text === undefined);
       }
     }
-    for (const { client, room, generation, messages } of this.#segmentOf.values()) {
-      if (generation !== finalGeneration) continue;
-      const { entries } = this.logOf(room, generation);
-      for (const [id, { text }] of messages) {
-        const entry = entries.get(id);
-        if (entry) this.#checkBlank(client, entry, text);
-      }
+    for (const { client, log, entries, blank } of this.#segmentOf.values()) {
+      if (log.generation !== finalGeneration) continue;
+      for (const entry of entries) this.#checkBlank(client, entry, blank.has(entry));
     }
   }
 
   /** Checks what can be judged only when everything is known. */
   checkAll(finalGeneration: number): void {
     const isComplete = this.settings.isPersistent && !this.hasPruned;
-    for (const [room, generations] of this.#logs)
-      for (const log of generations.values()) log.sort(this.world, room, this.sentTexts, isComplete);
+    for (const generations of this.#logs.values())
+      for (const log of generations.values()) log.sort(isComplete);
     for (const { room, sentAt, isSeen } of this.sentTexts.values()) {
       if (isSeen) continue;
       const unseen = this.#unseen.get(room);
@@ -1014,8 +1037,7 @@ export class Rules implements WireObserver {
     for (const closed of this.#shutDownLinks) this.#checkDrained(closed);
   }
 
-  #checkDrained({ name, room, generation, lastId, closedAt }: ShutDownLink): void {
-    const log = this.logOf(room, generation);
+  #checkDrained({ name, log, lastId, closedAt }: ShutDownLink): void {
     for (let i = log.indexAfter(lastId); i < log.sorted.length; i++) {
       const entry = log.sorted[i];
       if (entry && entry.sentAt < closedAt)
@@ -1024,33 +1046,29 @@ export class Rules implements WireObserver {
   }
 
   /** One order for all, without a gap: nothing lost, nothing twice. */
-  #checkSegment({ client, room, generation, startId, ids }: Segment): void {
-    const log = this.logOf(room, generation);
+  #checkSegment({ client, log, startId, entries }: Segment): void {
+    const { room, sorted } = log;
     let index = log.indexAfter(startId);
     let last = log.entries.get(startId);
-    for (const id of ids) {
+    for (const entry of entries) {
       // A client that has received nothing of what was lost resumes after the loss.
       const lastLostIn = last?.lostIn ?? Infinity;
-      while (log.sorted[index]?.id !== id && (log.sorted[index]?.lostIn ?? Infinity) < lastLostIn) index++;
-      const expected = log.sorted[index++];
+      while (sorted[index] !== entry && (sorted[index]?.lostIn ?? Infinity) < lastLostIn) index++;
+      const expected = sorted[index++];
       if ((expected?.lostIn ?? Infinity) > lastLostIn)
-        return this.world.fail(`${client} in ${room} receives ${id} after ${last?.id}, which was lost`);
+        return this.world.fail(`${client} in ${room} receives ${entry.id} after ${last?.id}, which was lost`);
       last = expected;
-      if (expected?.id !== id)
+      if (expected !== entry)
         return this.world.fail(
-          `${client} in ${room} receives ${id} where others receive ${expected?.id} "${expected?.text}"`,
+          `${client} in ${room} receives ${entry.id} where others receive ${expected?.id} "${expected?.text}"`,
         );
     }
   }
 
-  #checkTextOrder({ link, room, texts }: { link: Link; room: string; texts: string[] }): void {
-    const generation = link.host?.generation;
-    if (generation === undefined) return;
-    const log = this.logOf(room, generation);
+  #checkTextOrder({ link, log, texts }: TextReceived): void {
     let next: number | undefined;
     for (const text of texts) {
-      const id = log.idOfText.get(text);
-      const index = id === undefined ? undefined : log.entries.get(id)?.index;
+      const index = log.byText.get(text)?.index;
       if (index === undefined) {
         next = undefined; // no client on the JSON wire has seen it
         continue;
@@ -1059,7 +1077,7 @@ export class Rules implements WireObserver {
       while (next !== undefined && next < index && isSkippable(log.sorted[next])) next++;
       if (next !== undefined && index !== next)
         return this.world.fail(
-          `${link.clientOwner.name} in ${room} receives "${text}" where others receive "${log.sorted[next]?.text}"`,
+          `${link.clientOwner.name} in ${log.room} receives "${text}" where others receive "${log.sorted[next]?.text}"`,
         );
       next = index + 1;
     }
@@ -1113,7 +1131,7 @@ export class Rules implements WireObserver {
       if (!entry) break;
       if (entry.removes || isLost(entry)) continue;
       if (entry.seenAt <= requestedAt) least++;
-      if (entry.sentByClientAt <= welcomedAt) most++;
+      if ((entry.sent?.sentAt ?? 0) <= welcomedAt) most++;
     }
     return { least, most };
   }
@@ -1122,11 +1140,8 @@ export class Rules implements WireObserver {
     for (const [room, generations] of this.#logs)
       for (const log of generations.values()) {
         const numbers = new Map<string, number>();
-        for (const { text, id, lostIn } of log.sorted) {
-          if (text === undefined || lostIn !== Infinity) continue;
-          const sent = this.sentTexts.get(text);
-          if (!sent) return this.world.fail(`nobody has sent "${text}" (${id}) to ${room}`);
-          if (sent.room !== room) return this.world.fail(`"${text}" for ${sent.room} arrives in ${room}`);
+        for (const { text, sent, lostIn } of log.sorted) {
+          if (!sent || lostIn !== Infinity) continue;
           if (sent.number <= (numbers.get(sent.stream) ?? 0))
             return this.world.fail(`"${text}" in ${room} is not in its sender's order`);
           numbers.set(sent.stream, sent.number);
@@ -1138,12 +1153,12 @@ export class Rules implements WireObserver {
   #checkAcknowledged(finalGeneration: number): void {
     for (const [text, { room, sentAt, acknowledged }] of this.sentTexts) {
       if (acknowledged?.generation !== finalGeneration) continue;
-      if (this.logOf(room, finalGeneration).idOfText.has(text) || this.mayBeRemoved(text)) continue;
+      if (this.logOf(room, finalGeneration).byText.has(text) || this.mayBeRemoved(text)) continue;
       if (this.#lostTexts.has(text)) continue;
       const witness = this.#segments.findLast(
         (segment) =>
-          segment.room === room &&
-          segment.generation === finalGeneration &&
+          segment.log.room === room &&
+          segment.log.generation === finalGeneration &&
           segment === this.#segmentOf.get(segment.client) &&
           segment.startedAt < sentAt,
       );

@@ -1,7 +1,15 @@
 /** What a simulated server stores messages in, and what of it survives the server's process. */
 
 import { Database as SqliteDatabase } from "bun:sqlite";
-import { copyFileSync, existsSync, mkdtempSync, rmSync, statSync, truncateSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MemoryStore } from "../../src/store/memory.ts";
@@ -129,12 +137,23 @@ const FILES = ["", "-wal", "-newest"];
 const MAX_CRASH_WAIT_MS = 1000;
 const MAX_STATEMENTS_TO_CRASH = 6;
 const UNLIMITED_PAGES = 1_000_000;
+/** A quarter of the default: a commit and a crash write less, and more commits change the tree of pages. */
+const PAGE_BYTES = 1024;
+
+/** A database file in which nothing but the size of its pages is decided. */
+function emptyDatabase(): Uint8Array {
+  using database = new SqliteDatabase(":memory:");
+  database.run(`PRAGMA page_size = ${PAGE_BYTES}`);
+  database.run("VACUUM");
+  return database.serialize();
+}
 
 /** Real SQLite files. A crash leaves them as they are at that moment; the process that follows gets a copy. */
 class SqliteDisk implements Disk {
   readonly isPersistent = true;
   readonly #folder = mkdtempSync(join(FOLDER, "hubbub-simulator-"));
   #version = 0;
+  #path = join(this.#folder, "0.db");
   #store: SqliteStore | undefined;
   #database: SqliteDatabase | undefined;
   /** The crash that the next writes lead to. */
@@ -145,10 +164,8 @@ class SqliteDisk implements Disk {
     private readonly history: number,
     private readonly commitMs: number,
     private readonly keepDays: number,
-  ) {}
-
-  get #path(): string {
-    return join(this.#folder, `${this.#version}.db`);
+  ) {
+    writeFileSync(this.#path, emptyDatabase());
   }
 
   get #dice(): Dice {
@@ -190,7 +207,7 @@ class SqliteDisk implements Disk {
     const before = this.#path;
     const database = this.#database;
     this.#store = this.#database = undefined;
-    this.#version++;
+    this.#path = join(this.#folder, `${++this.#version}.db`);
     for (const suffix of FILES)
       if (existsSync(before + suffix)) copyFileSync(before + suffix, this.#path + suffix);
     kill();
@@ -209,7 +226,11 @@ class SqliteDisk implements Disk {
 
   /** Called at the end of a transaction, before its commit. */
   #onCommit(database: SqliteDatabase): void {
-    if (database.filename === this.#path) this.#database = database;
+    if (database !== this.#database && database.filename === this.#path) {
+      this.#database = database;
+      // No other process opens the file, so the locks of each transaction would only take time.
+      database.run("PRAGMA locking_mode = EXCLUSIVE");
+    }
     this.world.spend(this.#dice.next() * this.commitMs);
     const crash = this.#crash;
     if (crash?.kind !== "in a commit") return;
