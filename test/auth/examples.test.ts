@@ -13,10 +13,14 @@ const SOURCE = join(import.meta.dir, "../../src/server.ts");
 const MAX_LINES = 5;
 const skipped = Bun.which("openssl") ? "" : " (skipped: openssl is not installed)";
 
-/** Runs the lines of a code block in an empty folder: a server in the background, everything else to its end. */
-async function runExample(word: string) {
-  const lines = codeBlock(README, "sh", word).trimEnd().split("\n");
-  expect(lines.length).toBeLessThanOrEqual(MAX_LINES);
+/**
+ * Runs the lines of a code block in an empty folder: a server in the background, everything else to its end.
+ * @param before lines that the document has above
+ */
+async function runExample(word: string, before: readonly string[] = []) {
+  const block = codeBlock(README, "sh", word).trimEnd().split("\n");
+  expect(block.length).toBeLessThanOrEqual(MAX_LINES);
+  const lines = [...before, ...block];
   const folder = new TempFolder();
   const shell = (script: string) =>
     Bun.$`sh -c ${`hubbub() { ${process.execPath} ${SOURCE} "$@"; }; ${script}`}`.cwd(folder.path).quiet();
@@ -96,4 +100,41 @@ test.skipIf(skipped !== "")(`a site with its own login: it signs, Hubbub verifie
   await using mary = await server.open(`/ws/mary?token=${token}`, { Origin: "https://www.example" });
   mary.says("hi");
   await mary.hears("You wrote: hi", "Client #mary says: hi");
+});
+
+const MAKE_SECRET = "openssl rand -base64 32 > secret";
+
+test.skipIf(skipped !== "")(`a secret, and the link with a token${skipped}`, async () => {
+  await using example = await runExample("# http://localhost:8000/client?token=");
+  expect([await example.statusOf("ann"), await example.statusOf("bob")]).toEqual([JOINS, 401]);
+});
+
+test.skipIf(skipped !== "")(`rights: one who only reads, and one who only posts${skipped}`, async () => {
+  await using example = await runExample("token ci", [MAKE_SECRET, "hubbub --secret-file secret"]);
+  const { server, statusOf, tokens } = example;
+  expect([await statusOf("ann", "team-a"), await statusOf("ann"), await statusOf("ci", "builds")]).toEqual([
+    JOINS,
+    403,
+    403,
+  ]);
+  const post = (client: string, room: string) =>
+    server.get(`/rooms/${room}/messages?token=${tokens.get(client)}`, {
+      method: "POST",
+      body: '{"text":"hi"}',
+    });
+  expect((await post("ci", "builds")).status).toBe(201);
+  expect((await post("ann", "team-a")).status).toBe(403);
+});
+
+test.skipIf(skipped !== "")(`guests${skipped}`, async () => {
+  await using example = await runExample("'open-*'", [MAKE_SECRET]);
+  const statuses = ["lobby", "open-air", "team"].map((room) => example.statusOf("ann", room));
+  expect(await Promise.all(statuses)).toEqual([JOINS, JOINS, 401]);
+});
+
+test.skipIf(skipped !== "")(`a new secret locks nobody out${skipped}`, async () => {
+  const make = (name: string) => MAKE_SECRET.replace("secret", name);
+  const token = "hubbub token ann --secret-file current";
+  await using example = await runExample("mv current", [make("current"), make("previous"), token]);
+  expect(await example.statusOf("ann")).toBe(JOINS);
 });
