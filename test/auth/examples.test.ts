@@ -3,13 +3,13 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { codeBlock } from "../support/docs.ts";
+import { serverExecutable } from "../support/server-executable.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
 setDefaultTimeout(240_000);
 
 const README = "src/auth/README.md";
-const SOURCE = join(import.meta.dir, "../../src/server.ts");
 const MAX_LINES = 5;
 const skipped = Bun.which("openssl") ? "" : " (skipped: openssl is not installed)";
 
@@ -23,7 +23,7 @@ async function runExample(word: string, before: readonly string[] = []) {
   const lines = [...before, ...block];
   const folder = new TempFolder();
   const shell = (script: string) =>
-    Bun.$`sh -c ${`hubbub() { ${process.execPath} ${SOURCE} "$@"; }; ${script}`}`.cwd(folder.path).quiet();
+    Bun.$`sh -c ${`hubbub() { ${serverExecutable()} "$@"; }; ${script}`}`.cwd(folder.path).quiet();
   let server: TestServer | undefined;
   const tokens = new Map<string, string>();
   for (const line of lines) {

@@ -1,7 +1,7 @@
 /** Each example, run as it stands, with this test's server in place of `http://localhost:8000`. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmod, copyFile, mkdir, symlink } from "node:fs/promises";
+import { copyFile, mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { eventually } from "../support/deadline.ts";
@@ -223,9 +223,7 @@ test("tail -f and hubbub join publish each new line of a log, also after it is r
   await using server = await startServer();
   await using folder = await startFolder();
   await using bob = await server.join("bob", { room: "builds" });
-  const hubbub = join(folder.path, "hubbub");
-  await Bun.write(hubbub, `#!/bin/sh\nexec "${process.execPath}" "${ROOT}/src/server.ts" "$@"\n`);
-  await chmod(hubbub, 0o755);
+  await symlink(serverExecutable(), join(folder.path, "hubbub"));
   const log = join(folder.path, "build.log");
   await Bun.write(log, "old\n");
   const env = { CHAT: server.origin, PATH: `${folder.path}:${process.env.PATH}` };
