@@ -158,10 +158,15 @@ export class Bans {
     const made = this.#record(ban);
     if (this.#bans.size > 2 * Math.max(this.#sweptClients, MIN_SWEPT_CLIENTS)) this.#sweep();
     if (!made) return;
-    if (isOfAddress(ban)) this.#disconnect((room, receiver) => this.#findBan(room, receiver));
+    const { client, rooms } = made;
+    const [, address] = ban.client.split(ADDRESS_SEPARATOR);
+    if (address === undefined)
+      this.#disconnect((room, receiver) =>
+        receiver.client === client && rooms.has(room) ? made : undefined,
+      );
     else
-      this.#disconnect((room, { client }) =>
-        client === made.client && made.rooms.has(room) ? made : undefined,
+      this.#disconnect((room, receiver) =>
+        receiver.address === address ? this.#findBan(room, receiver) : undefined,
       );
   }
 
@@ -205,12 +210,11 @@ export class Bans {
 
   async #banAddresses(addresses: readonly { ban: ClientBan; address: string }[]): Promise<void> {
     for (const { ban, address } of addresses)
-      try {
-        if (!this.#isInForce(ban) || ban.addresses?.has(address)) continue;
-        await this.#saveOne({ ...ban, client: withAddress(ban.client, address) });
-      } catch (error) {
-        if (!(error instanceof StoreUnavailable)) logError("An address could not be banned", error);
-      }
+      await this.#untilAvailable("An address could not be banned", async () => {
+        const current = this.#bans.get(ban.client)?.get(ban.rooms.key);
+        if (!current || !this.#isInForce(current) || current.addresses?.has(address)) return;
+        await this.#saveOne({ ...current, client: withAddress(ban.client, address) });
+      });
   }
 
   /** Drops what has ended. */
@@ -226,12 +230,17 @@ export class Bans {
     this.#sweptClients = this.#bans.size;
   }
 
-  async #reload(): Promise<void> {
+  #reload(): Promise<void> {
+    return this.#untilAvailable("Bans could not be read", () => this.load());
+  }
+
+  /** Repeats it while the store is unavailable. */
+  async #untilAvailable(failure: string, run: () => Promise<void>): Promise<void> {
     for (;;)
       try {
-        return await this.load();
+        return await run();
       } catch (error) {
-        if (!(error instanceof StoreUnavailable)) return logError("Bans could not be read", error);
+        if (!(error instanceof StoreUnavailable)) return logError(failure, error);
         await this.clock.sleep(RETRY_MS);
       }
   }

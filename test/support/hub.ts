@@ -80,7 +80,7 @@ export function startHub({
   const join = async (
     client: string,
     wire: WireFormat = "text",
-    { buffered = 0, ...more }: { history?: number; after?: string; buffered?: number } = {},
+    { buffered = 0, ...more }: { history?: number; after?: string; address?: string; buffered?: number } = {},
     bucket = new TokenBucket({ perSecond: 0, burst: 0 }),
   ) => {
     const joinRequest = { client, wire, room: "tea", history: 0, can: ["read", "write"] as const, ...more };

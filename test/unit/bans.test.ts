@@ -6,6 +6,7 @@ import { MemoryStore } from "../../src/store/memory.ts";
 import { StoreUnavailable, type Ban } from "../../src/store/store.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
+import { eventually } from "../support/deadline.ts";
 import { startHub } from "../support/hub.ts";
 
 const LATER = Date.now() + 3_600_000;
@@ -14,13 +15,16 @@ const ROOMS = ["tea"];
 /** A store whose list of bans the test writes, and whose replies it can hold back. */
 function start(stored: Ban[] = []) {
   const saved: Ban[] = [];
-  const fakes = { read: (): Promise<readonly Ban[]> => Promise.resolve(stored) };
+  const fakes = {
+    read: (): Promise<readonly Ban[]> => Promise.resolve(stored),
+    save: async (ban: Ban): Promise<void> => void saved.push(ban),
+  };
   const { hub, join } = startHub({
     makeStore: ({ onEntry }) =>
       Object.assign(new MemoryStore(100, onEntry, systemClock, systemRandom), {
         bans: {
           read: () => fakes.read(),
-          save: async (ban: Ban) => void saved.push(ban),
+          save: (ban: Ban) => fakes.save(ban),
         },
       }),
   });
@@ -173,6 +177,24 @@ test("an address is banned as long as its guest: one that is reported late, or r
   expect(isBanned("~bob", "1.2.3.4")).toBe(false);
   await bans.ban(ban("~eve"));
   expect(isBanned("~bob", "1.2.3.4")).toBe(false);
+});
+
+test("an address is banned as soon as the store is available, if the ban is still in force", async () => {
+  const { bans, hub, join, saved, fakes } = start();
+  const guests = ["~eve", "~bob"];
+  for (const [i, guest] of guests.entries()) await join(guest, "text", { address: `1.2.3.${i}` });
+  const failed = Promise.withResolvers<void>();
+  let failures = 0;
+  fakes.save = async () => {
+    if (++failures === guests.length) failed.resolve();
+    throw new StoreUnavailable();
+  };
+  for (const guest of guests) hub.onBan(ban(guest));
+  await failed.promise;
+  fakes.save = async (ban) => void saved.push(ban);
+  await bans.ban(ban("~bob", 0));
+  await eventually(async () => saved.length > 1, "the other address is banned");
+  expect(saved.map(({ client }) => client)).toEqual(["~bob", "~eve@1.2.3.0"]);
 });
 
 test("a lifted ban stays lifted when the clock goes back, and one that has ended is in force again", async () => {
