@@ -1,6 +1,7 @@
 /** The hub: the registry of the rooms on this node, and the listener of the store. */
 
 import { MAX_LISTED_MEMBERS } from "../protocol/codec.ts";
+import { logError } from "../ops/log.ts";
 import type { ReadonlyHistory } from "../store/history.ts";
 import type { AppendResult, PendingMessage } from "../store/message.ts";
 import {
@@ -35,7 +36,7 @@ export class Hub implements ChatContext {
   /** Called when bans may have been missed. */
   onBansMissed: () => void = () => {};
   /** Whether a receiver was banned while it was on its way in. */
-  isBanned: (room: string, receiver: Subscriber) => boolean = () => false;
+  isBanned: (room: string, receiver: Pick<Subscriber, "client" | "address">) => boolean = () => false;
 
   constructor(
     createStore: (listener: StoreListener) => Backend,
@@ -49,6 +50,7 @@ export class Hub implements ChatContext {
         this.#rooms.get(room)?.presence.adjustCount(client, difference),
       onSessionClaimed: (...claim) => this.sessions.onRemoteClaim(...claim),
       onBan: (ban) => this.onBan(ban),
+      onRemovedAll: (room, client) => void this.#repeatRemoval(room, client),
       onStateLost: () => this.#onStateLost(),
     });
     this.store = store;
@@ -163,6 +165,19 @@ export class Hub implements ChatContext {
       );
     for (const receiver of closed) receiver.close("banned");
     return closed;
+  }
+
+  /**
+   * A client that was banned on another node may have sent messages to this one that are stored after they were all
+   * removed. It sends no more, so the repetition has an end.
+   */
+  async #repeatRemoval(room: string, client: string): Promise<void> {
+    if (!this.isBanned(room, { client })) return;
+    try {
+      await this.store.remove(room, { from: client });
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) logError("A removal could not be repeated", error);
+    }
   }
 
   #openRoom(name: string, history: ReadonlyHistory): Room {

@@ -18,7 +18,7 @@ export interface MessageStore {
   append(pending: PendingMessage, callback: AppendCallback): void;
   /**
    * Erases the content of messages, which keep their places, and adds one entry that says so; none if there is nothing
-   * to remove.
+   * to remove. Messages that were accepted before are included, whether they are stored yet or not.
    * @returns how many messages were removed; undefined if the one message is not stored @throws StoreUnavailable
    */
   remove(room: string, target: RemovalTarget): Promise<number | undefined>;
@@ -80,6 +80,8 @@ export interface StoreListener {
   onSessionClaimed(client: string, session: string, fencingToken: number): void;
   /** A client was banned, on whichever node. */
   onBan(ban: Ban): void;
+  /** All messages of a client in a room were removed, on whichever node. */
+  onRemovedAll(room: string, client: string): void;
   /** Messages may have been missed: all clients have to reconnect, and resume. */
   onStateLost(): void;
 }

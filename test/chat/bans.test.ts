@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { SUBPROTOCOL } from "../../src/protocol/codec.ts";
 import type { Right } from "../../src/protocol/events.ts";
 import { TestClock } from "../support/clock.ts";
 import { Peer } from "../support/peer.ts";
@@ -254,6 +255,34 @@ describe.each(CLUSTERS)("with the store $name", ({ name, start }) => {
     other.process.kill("SIGCONT");
     await eventually(async () => (await statuses(other, "bob"))[0] === OUT[0], "the new ban is known");
     await eventually(async () => (await statuses(other, "eve"))[0] === IN[0], "the old ban is lifted");
+  });
+});
+
+describe.each(STORES)("with the store $name", (store) => {
+  test("a flood is removed after its sender was banned, whichever node it came to", async () => {
+    await using server = await startServer({ store, secret: SECRET });
+    const COUNT = 10_000;
+    const mod = server.other ?? server;
+    const headers = { ...server.authorization("eve"), "Sec-WebSocket-Protocol": SUBPROTOCOL };
+    await using eve = new Peer(`${server.origin.replace("http", "ws")}/ws/eve?session=s`, headers);
+    await eve.opened;
+    for (let seq = 1; seq <= COUNT; seq++) eve.says(JSON.stringify({ type: "message", text: "spam", seq }));
+    while (!String(await eve.next()).includes('"ack"'));
+    const moderator = server.authorization("mod", ["moderate", "read"]);
+    const body = JSON.stringify({ forSeconds: 600 });
+    const eveOnOther = `${mod.origin}/clients/eve/disconnect`;
+    expect((await fetch(eveOnOther, { method: "POST", headers: moderator, body })).status).toBe(200);
+    const spam = `${mod.origin}/rooms/lobby/messages?from=eve`;
+    expect((await fetch(spam, { method: "DELETE", headers: moderator })).status).toBe(200);
+    expect(await eve.closes()).toEqual(BANNED);
+    // This message is stored after all that its node has accepted before.
+    const url = `${server.origin}/rooms/lobby/messages`;
+    const post = { method: "POST", headers: server.authorization("ann"), body: '{"from":"ann","text":"hi"}' };
+    expect((await fetch(url, post)).status).toBe(201);
+    await eventually(async () => {
+      const page = await (await fetch(`${url}?limit=1000`, { headers: moderator })).text();
+      return page.includes('"hi"') && !page.includes("spam");
+    }, "all of it is gone");
   });
 });
 

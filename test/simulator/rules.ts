@@ -798,7 +798,10 @@ export class Rules implements WireObserver {
   /** Whether a message may have been removed before any client on the JSON wire has received it. */
   mayBeRemoved(text: string): boolean {
     const { client, room, sentAt } = this.sentTexts.get(text) ?? {};
-    return (this.#removedClients.get(`${room} ${client}`) ?? -Infinity) >= (sentAt ?? Infinity);
+    const removedAt = this.#removedClients.get(`${room} ${client}`) ?? -Infinity;
+    // Other servers read of the ban and of the removal later, and include what the client has sent to them until then.
+    const delayMs = this.settings.isCluster ? MAX_RECOVERY_MS : 0;
+    return removedAt + delayMs >= (sentAt ?? Infinity);
   }
 
   /** @param untilMs by the server's clock */

@@ -374,6 +374,7 @@ async function openStore(redis: Redis, prefix: string) {
     onRemotePresence() {},
     onSessionClaimed() {},
     onBan() {},
+    onRemovedAll() {},
     onStateLost: () => lost.resolve(),
   };
   const options = { history: 100, keepDays: 0 };

@@ -7,7 +7,14 @@ import { OpenRooms } from "../../src/store/shared-log/rooms.ts";
 import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { systemClock } from "../../src/util/clock.ts";
 
-const listener = { onEntry() {}, onRemotePresence() {}, onSessionClaimed() {}, onBan() {}, onStateLost() {} };
+const listener = {
+  onEntry() {},
+  onRemotePresence() {},
+  onSessionClaimed() {},
+  onBan() {},
+  onRemovedAll() {},
+  onStateLost() {},
+};
 const emptyRoom = {
   openRoom: async () => ({ head: "1-0", lastId: "1-0", newestFirst: [], presence: [] }),
 };

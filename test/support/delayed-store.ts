@@ -24,6 +24,8 @@ export interface Delays {
 export class DelayedStore implements MessageStore {
   readonly #waiting: [PendingMessage, AppendCallback][] = [];
   #working = false;
+  #accepted = 0;
+  #settled = 0;
   readonly isReady = true;
   readonly durability = "delayed";
 
@@ -59,7 +61,9 @@ export class DelayedStore implements MessageStore {
   }
 
   async remove(room: string, target: RemovalTarget) {
-    await this.#delay();
+    const accepted = this.#accepted;
+    do await this.#delay();
+    while (this.#settled < accepted);
     return this.inner.remove(room, target);
   }
 
@@ -73,6 +77,7 @@ export class DelayedStore implements MessageStore {
 
   append(pending: PendingMessage, sender: AppendCallback): void {
     this.#waiting.push([pending, sender]);
+    this.#accepted++;
     if (!this.#working) void this.#work();
   }
 
@@ -82,6 +87,7 @@ export class DelayedStore implements MessageStore {
       await this.#delay();
       for (const [pending, sender] of this.#waiting.splice(0, 1 + Math.floor(this.random() * 50)))
         this.#append(pending, sender);
+      this.#settled = this.#accepted - this.#waiting.length;
     }
     this.#working = false;
   }

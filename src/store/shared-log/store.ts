@@ -166,6 +166,8 @@ export class SharedLogStore implements MessageStore, Cluster, LogListener, Clust
         break;
       case "removal":
         this.#rooms.apply(part.removal.room, id, { entry: part.removal });
+        if ("from" in part.removal.removes)
+          this.listener.onRemovedAll(part.removal.room, part.removal.removes.from);
         break;
       case "presence":
         if (!isOwn) this.#rooms.apply(part.room, id, { ...part, node });
