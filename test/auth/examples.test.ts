@@ -2,7 +2,8 @@
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { codeBlock } from "../support/docs.ts";
+import { codeBlock, substitute } from "../support/docs.ts";
+import { serveHttp } from "../support/http.ts";
 import { serverExecutable } from "../support/server-executable.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
@@ -137,4 +138,14 @@ test.skipIf(skipped !== "")(`a new secret locks nobody out${skipped}`, async () 
   const token = "hubbub token ann --secret-file current";
   await using example = await runExample("mv current", [make("current"), make("previous"), token]);
   expect(await example.statusOf("ann")).toBe(JOINS);
+});
+
+test("the keys of an identity provider are downloaded", async () => {
+  await using provider = serveHttp(() => Response.json({ keys: [] }));
+  using folder = new TempFolder();
+  const command = substitute(codeBlock(README, "sh", "jwks.json"), {
+    "https://login.example/": provider.url.href,
+  });
+  await Bun.$`sh -c ${command}`.cwd(folder.path).quiet();
+  expect(await Bun.file(join(folder.path, "jwks.json")).json()).toEqual({ keys: [] });
 });

@@ -1,6 +1,7 @@
 /** The documented systemd unit and Caddy configuration. For nginx see proxy.test.ts. */
 
 import { describe, expect, test } from "bun:test";
+import { statSync } from "node:fs";
 import { parseCommand } from "../../src/cli/parse-command.ts";
 import { findProgram } from "../support/programs.ts";
 import { startServer } from "../support/server.ts";
@@ -36,6 +37,19 @@ describe("the systemd unit", () => {
     const headers = { Host: "chat.example" };
     expect(await server.answer("/ws/ann", { headers })).toHaveProperty("status", 401);
   });
+
+  const withoutOpenssl = Bun.which("openssl") ? "" : " (skipped: openssl is not installed)";
+  test.skipIf(withoutOpenssl !== "")(
+    `has a secret that the documented command makes, and only its owner can read${withoutOpenssl}`,
+    async () => {
+      using folder = new TempFolder();
+      const etc = `${folder.path}/hubbub`;
+      const [make = ""] = codeBlock("src/ops/README.md", "sh", "systemctl").split("\n");
+      expect(await run("sh", "-c", substitute(make, { "/etc/hubbub": etc }))).toHaveProperty("exitCode", 0);
+      expect([statSync(etc).mode & 0o777, statSync(`${etc}/secret`).mode & 0o777]).toEqual([0o700, 0o600]);
+      expect(parseCommand(["--secret-file", `${etc}/secret`], {}).kind).toBe("serve");
+    },
+  );
 
   test("allows the time that a graceful shutdown may take", () => {
     const args = command.split(" ").slice(1, -2); // without the secret file, which does not exist here
