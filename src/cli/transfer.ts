@@ -27,7 +27,7 @@ const PROGRESS_MS = 200;
 const WRITE_RETRY_MS = 5;
 /** More than any message takes, even if each of its characters is escaped. */
 const MAX_LINE_BYTES = 4 * 1024 * 1024;
-/** A batch ends after so many entries, or so many bytes of input. */
+/** A batch ends at the first of these limits; bytes are those of the input. */
 const BATCH_ENTRIES = 500;
 const BATCH_BYTES = 512 * 1024;
 

@@ -68,7 +68,7 @@ export function forwardedFor(headers: Headers): string | undefined {
     /^(?:\[([^\]]*)\]|([\d.]+|[^[\]]*))(?::(?:\d{0,5}|_[\w.-]+))?$/.exec(quoted ?? bare ?? "") ?? [];
   const address = bracketed ?? plain ?? "";
   if (IPV4.test(address)) return address;
-  // Without brackets, a port can be told from a group only after eight groups, or by its five digits.
+  // Without brackets, a port can be distinguished from a group only after eight groups, or by its five digits.
   const ipv6 = address
     .replace(/%.*/, "")
     .replace(/^((?:[\da-f]{1,4}:){7}[\da-f]{1,4}):\d{1,5}$|:\d{5}$/i, "$1");

@@ -14,7 +14,7 @@ export interface PostedMessage {
   readonly seq: number | undefined;
 }
 
-/** Media types that are read as JSON. `curl -d` names the form type unless told otherwise. */
+/** Media types that are read as JSON. `curl -d` sends the form type by default. */
 const JSON_TYPES = /^application\/(?:json|[\w.+-]+\+json|x-www-form-urlencoded)$/;
 /** The content coding of an uncompressed body. */
 const IDENTITY = /^(?:identity)?$/i;

@@ -51,7 +51,7 @@ export function socketHandlers(
       throttle.close(socket);
       sockets.remove(socket);
       const { disconnectReason } = socket.data;
-      // A client may close with any code, so only the common ones have a label of their own.
+      // A client may close with any code, so only the common ones have their own label.
       disconnectsTotal.count(disconnectReason || CLIENT_CODES.includes(code) ? code : "other");
       const why = disconnectReason
         ? { reason: disconnectReason === "silent" ? "missed pongs" : reason }

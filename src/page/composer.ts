@@ -56,7 +56,7 @@ export class Composer {
       save(TAB, this.#key, "");
       this.#fit();
     };
-    // Whoever types means this field, wherever the focus is.
+    // Typing goes into this field, wherever the focus is.
     addEventListener("keydown", ({ key, target, ctrlKey, metaKey, altKey }) => {
       const isCharacter = key.length === 1 && key !== " " && !ctrlKey && !metaKey && !altKey;
       const isElsewhere = target instanceof Element && !target.closest("input, textarea, dialog");

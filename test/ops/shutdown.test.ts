@@ -1,4 +1,4 @@
-/** Graceful shutdown: accepted messages are stored and answered, clients are told to reconnect, no leaves are announced. */
+/** Graceful shutdown: accepted messages are stored and answered, clients are asked to reconnect, no leaves are announced. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { connect, type Client } from "../../src/client/client.ts";
@@ -15,7 +15,7 @@ const RESTARTING = {
 };
 
 for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
-  test(`${signal}: clients are told to reconnect, no leaves are announced, exit code 0`, async () => {
+  test(`${signal}: clients are asked to reconnect, no leaves are announced, exit code 0`, async () => {
     const server = await startServer();
     const peers = [await server.join("ann"), await server.join("bob"), (await server.joinJson("eve")).peer];
     const echo = await server.open("/websocket");
@@ -74,7 +74,7 @@ for (const [broken, exitCode] of [
   });
 
 for (const store of STORES.filter(({ nodes }) => nodes === undefined))
-  test(`with --drain-seconds 0 clients are still told to reconnect, with the store ${store.name}`, async () => {
+  test(`with --drain-seconds 0 clients are still asked to reconnect, with the store ${store.name}`, async () => {
     const server = await startServer({ store, args: ["--drain-seconds", "0"] });
     const peers = await Promise.all(Array.from({ length: 20 }, (_, i) => server.join(`c${i}`)));
     server.process.kill("SIGTERM");
