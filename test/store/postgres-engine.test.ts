@@ -1,5 +1,6 @@
 /** The shared log in Postgres, without servers: its order, contents, removals, pruning, and what every node sees of them. */
 
+import { SQL } from "bun";
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { parsePostgresUrl } from "../../src/store/postgres/config.ts";
 import { PostgresEngine } from "../../src/store/postgres/engine.ts";
@@ -160,6 +161,24 @@ describe.skipIf(skipped !== "")(`the log in Postgres${skipped}`, () => {
     );
     const [last] = (await readAll(engine, records[0]?.id ?? "")).flatMap(({ parts }) => parts);
     expect(last).toEqual({ kind: "result", result: { duplicateSeq: 3, id: third?.id ?? "" } });
+  });
+
+  test("a session that is pruned while a batch updates it is stored anew", async () => {
+    const schema = newSchema();
+    const { engine, write } = await joined(schema);
+    const numbered = (seq: number) => message("x", { session: "s", seq });
+    await write(numbered(1));
+    const { href } = new URL("?", (await sharedPostgres()).url(schema));
+    await using pruning = new SQL({ url: href, max: 1 });
+    let writing: Promise<unknown> | undefined;
+    await pruning.begin(async (transaction) => {
+      await transaction.unsafe(`DELETE FROM ${schema}.sessions`);
+      writing = write(numbered(2));
+      const waits = `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%"${schema}".append(%'`;
+      await eventually(async () => (await sql(waits)).length === 1, "the batch waits for the session's row");
+    });
+    expect(await writing).toBe("written");
+    expect(await engine.lastSeq("ann", "s")).toBe(2);
   });
 
   test("contents are stored exactly", async () => {

@@ -196,6 +196,7 @@ DECLARE
   session_ids numeric[];
   i integer;
   ids numeric[] := '{}';   -- of each message of the batch, if it is stored
+  last_seqs bigint[] := '{}'; -- of each message's session, before the batch
   result json;
   results json[];
 BEGIN
@@ -205,16 +206,21 @@ BEGIN
   IF NOT FOUND THEN RETURN 'unknown node'; END IF;
 
   FOR message IN
-    SELECT place, new.session, new.seq, required_seq, stored.seq AS stored_seq, stored.id AS stored_id,
-      dense_rank() OVER (ORDER BY new.sender, new.session)::integer AS session_index
+    SELECT place, session, new.seq, required_seq, stored.seq AS stored_seq, stored.id AS stored_id,
+      dense_rank() OVER (ORDER BY sender, session)::integer AS session_index
     FROM unnest(senders, sessions, seqs, required_seqs) WITH ORDINALITY AS new (sender, session, seq, required_seq, place)
-    LEFT JOIN LATERAL (
-      SELECT seq, id FROM sessions
-      WHERE client = new.sender AND sessions.session = new.session ORDER BY seq DESC LIMIT 1
-    ) AS stored ON true
+    LEFT JOIN (
+      SELECT sender, session, latest.seq, latest.id
+      FROM (SELECT DISTINCT sender, session FROM unnest(senders, sessions) AS new (sender, session)) AS each
+      CROSS JOIN LATERAL (
+        SELECT seq, id FROM sessions
+        WHERE client = each.sender AND sessions.session = each.session ORDER BY seq DESC LIMIT 1
+      ) AS latest
+    ) AS stored USING (sender, session)
     ORDER BY place
   LOOP
     result := NULL;
+    last_seqs[message.place] := message.stored_seq;
     IF message.session IS NOT NULL THEN
       i := message.session_index;
       IF session_seqs[i] IS NULL THEN
@@ -243,9 +249,9 @@ BEGIN
   END LOOP;
 
   WITH stored AS MATERIALIZED (
-    SELECT id, room, sender, session, seq, kind, content
-    FROM unnest(rooms, senders, sessions, seqs, kinds, contents, ids)
-      AS new (room, sender, session, seq, kind, content, id)
+    SELECT id, room, sender, session, seq, last_seq, kind, content
+    FROM unnest(rooms, senders, sessions, seqs, last_seqs, kinds, contents, ids)
+      AS new (room, sender, session, seq, last_seq, kind, content, id)
     WHERE id IS NOT NULL
   ), heads AS MATERIALIZED (
     SELECT room, newest, (
@@ -263,20 +269,19 @@ BEGIN
   ), new_rooms AS (
     INSERT INTO rooms (room, last_id, last_message_id) SELECT room, newest, newest FROM heads WHERE last_id IS NULL
   ), latest AS MATERIALIZED (
-    SELECT sender, session, seq, id, (
-      SELECT seq FROM sessions
-      WHERE client = each.sender AND sessions.session = each.session ORDER BY seq DESC LIMIT 1
-    ) AS last_seq
-    FROM (
-      SELECT DISTINCT ON (sender, session) sender, session, seq, id FROM stored
-      WHERE session IS NOT NULL ORDER BY sender, session, id DESC
-    ) AS each
+    SELECT DISTINCT ON (sender, session) sender, session, seq, last_seq, id FROM stored
+    WHERE session IS NOT NULL ORDER BY sender, session, id DESC
   ), updated_sessions AS (
     UPDATE sessions SET seq = latest.seq, id = latest.id, time = now
     FROM latest WHERE client = sender AND sessions.session = latest.session AND sessions.seq = last_seq
+    RETURNING client, sessions.session
   )
   INSERT INTO sessions (client, session, seq, id, time)
-  SELECT sender, session, seq, id, now FROM latest WHERE last_seq IS NULL;
+  -- New, or pruned meanwhile.
+  SELECT sender, session, seq, id, now FROM latest
+  WHERE NOT EXISTS (
+    SELECT FROM updated_sessions WHERE client = sender AND updated_sessions.session = latest.session
+  );
 
   IF updates IS NOT NULL THEN
     DELETE FROM presence USING json_array_elements(updates::json) AS part
