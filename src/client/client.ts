@@ -771,13 +771,16 @@ const REQUIRED_FIELDS = new Map<unknown, readonly string[]>([
   ["pong", []],
 ]);
 
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null;
+}
+
 /** Events of an unknown type, or whose fields have the wrong types, are ignored. */
 function isServerEvent(value: unknown): value is ServerEvent {
-  if (typeof value !== "object" || value === null || !("type" in value)) return false;
+  if (!isObject(value)) return false;
   if (REQUIRED_FIELDS.get(value.type)?.every((name) => Object.hasOwn(value, name)) !== true) return false;
   // No array of entries for each message: some clients receive thousands per second.
-  const fields: Record<string, unknown> = { ...value };
-  for (const name in fields) if (FIELD_TYPES.get(name)?.(fields[name]) === false) return false;
+  for (const name in value) if (FIELD_TYPES.get(name)?.(value[name]) === false) return false;
   return true;
 }
 

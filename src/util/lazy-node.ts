@@ -1,7 +1,9 @@
 /** Node's modules that take a millisecond or more to load, loaded on first use: most starts need none of them. */
 
+let fs: typeof import("node:fs") | undefined;
+
 export function lazyFs(): typeof import("node:fs") {
-  return process.getBuiltinModule("node:fs");
+  return (fs ??= process.getBuiltinModule("node:fs")); // the SQLite store needs it several times for each commit
 }
 
 export function lazyOs(): typeof import("node:os") {

@@ -438,8 +438,8 @@ export const MUTANTS: readonly Mutant[] = [
     name: "no-transaction",
     breaks: "transaction: a crash stores a message without its session",
     file: "store/sqlite/store.ts",
-    text: "this.#health.write(() => this.#db.transaction(insert).immediate())",
-    replacement: "this.#health.write(insert)",
+    text: "this.#insertAtOnce(batch, nowMs)",
+    replacement: "this.#insertBatch(batch, nowMs)",
     store: "sqlite",
   },
   {

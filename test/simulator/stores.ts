@@ -274,9 +274,9 @@ class SqliteDisk implements Disk {
     Reflect.set(
       SqliteDatabase.prototype,
       "transaction",
-      function (this: SqliteDatabase, work: () => unknown) {
-        return transaction.call(this, () => {
-          const result = work();
+      function (this: SqliteDatabase, work: (...values: readonly unknown[]) => unknown) {
+        return transaction.call(this, (...values) => {
+          const result = work(...values);
           disk.#onCommit(this);
           return result;
         });

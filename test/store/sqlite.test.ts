@@ -16,7 +16,7 @@ import {
   truncate,
   utimes,
 } from "node:fs/promises";
-import { rmSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RoomCache, type CachedRoom } from "../../src/store/room-cache.ts";
@@ -51,6 +51,22 @@ function edit(file: string, ...statements: string[]): void {
   using db = new Database(join(folder, file));
   for (const statement of statements) db.run(statement);
 }
+/** Bytes of the header of a write-ahead log, and of each of its frames: https://sqlite.org/fileformat2.html, section 4.1. */
+const LOG_HEADER_BYTES = 32;
+const FRAME_HEADER_BYTES = 24;
+
+/** The transactions in the write-ahead log since it was started anew. */
+function countCommits(): number {
+  const log = readFileSync(join(folder, "chat.db-wal"));
+  if (log.length === 0) return 0;
+  const frameBytes = FRAME_HEADER_BYTES + log.readUInt32BE(8);
+  let commits = 0;
+  // The last frame of a commit has the size of the database.
+  for (let at = LOG_HEADER_BYTES; at + frameBytes <= log.length; at += frameBytes)
+    if (log.readUInt32BE(at + 4) > 0) commits++;
+  return commits;
+}
+
 /** What a server prints that does not start. */
 const refusal = (url = STORE.url) =>
   startServer({ store: { name: url, url }, cwd: folder }).then(
@@ -507,10 +523,10 @@ describe("the store without a server", () => {
 
   test("messages of one turn of the event loop share a commit", async () => {
     const store = open();
-    using transaction = spyOn(Database.prototype, "transaction");
+    const before = countCommits();
     for (let turn = 1; turn <= 2; turn++) {
       await Promise.all(Array.from({ length: 100 }, (_, i) => say(store, `${i}`)));
-      expect(transaction).toHaveBeenCalledTimes(turn);
+      expect(countCommits() - before).toBe(turn);
     }
     expect(emitted).toHaveLength(200);
     store.close();
@@ -621,7 +637,7 @@ describe("the store without a server", () => {
 
   test("looking up a session waits for the scheduled commit and does not force one", async () => {
     const store = open();
-    const commits = spyOn(Database.prototype, "transaction");
+    const before = countCommits();
     const results = Array.from({ length: 200 }, async (_, i) => {
       const session = `s${i}`;
       const result = say(store, `${i}`, { session, seq: 7 });
@@ -629,10 +645,9 @@ describe("the store without a server", () => {
       return result;
     });
     for (const result of await Promise.all(results)) expect(result).toHaveProperty("stored");
-    expect(commits).toHaveBeenCalledTimes(1);
+    expect(countCommits() - before).toBe(1);
     expect(await store.lastSeq("ann", "s5")).toBe(7);
-    expect(commits).toHaveBeenCalledTimes(1);
-    commits.mockRestore();
+    expect(countCommits() - before).toBe(1);
     store.close();
   });
 

@@ -366,6 +366,10 @@ export function prepareStatements(db: Database) {
       "REPLACE INTO bans (client, rooms, until_ms) VALUES (?, ?, ?)",
     ),
     deleteBan: db.query<unknown, [string, string]>("DELETE FROM bans WHERE client = ? AND rooms = ?"),
+    /** Any ban or session to prune: without one, nothing is written. */
+    hasExpired: db.query<unknown, [number, number]>(
+      "SELECT 1 WHERE EXISTS (SELECT 1 FROM bans WHERE until_ms <= ?) OR EXISTS (SELECT 1 FROM sessions WHERE used_ms < ?)",
+    ),
     pruneBans: db.query<unknown, [number]>("DELETE FROM bans WHERE until_ms <= ?"),
     pruneSessions: db.query<unknown, [number, number]>(
       `DELETE FROM sessions WHERE (client, session) IN

@@ -66,17 +66,21 @@ const MAX_FUTURE_RUN = 10_000;
 /** Damage in more places than this is not logged individually. */
 const MAX_LOGGED_DAMAGE = 1000;
 
+type Batch = [PendingMessage, AppendCallback][];
+
 export class SqliteStore implements MessageStore {
   durability: string;
   readonly #lock: Database;
   #db: Database;
   #sql: ReturnType<typeof prepareStatements>;
+  /** In one transaction. Bun takes longer to define a transaction than to run it. */
+  #insertAtOnce: (batch: Batch, nowMs: number) => AppendResult[];
   readonly #health: DatabaseHealth;
   readonly #mark: NewestMark;
   readonly #sessionTtlMs: number;
   readonly #sessions: DedupTable;
   readonly #clockWatch = new ClockWatch();
-  #queue: [PendingMessage, AppendCallback][] = [];
+  #queue: Batch = [];
   /** Set while a commit is scheduled. */
   #nextCommit: PromiseWithResolvers<void> | undefined;
   #lastCommitMs = 0;
@@ -118,6 +122,7 @@ export class SqliteStore implements MessageStore {
       throw error;
     }
     this.#sql = prepareStatements(this.#db);
+    this.#insertAtOnce = this.#defineInsert();
     this.#health = new DatabaseHealth(
       path,
       clock,
@@ -362,12 +367,10 @@ export class SqliteStore implements MessageStore {
   }
 
   /** One transaction; the results are reported, and the messages emitted, once it is committed. */
-  #storeBatch(batch: readonly [PendingMessage, AppendCallback][]): void {
+  #storeBatch(batch: Batch): void {
     const nowMs = this.clock.now();
     const startMs = this.clock.elapsed();
-    const insert = () => this.#insertBatch(batch, nowMs);
-    const { value: results, isSure } =
-      this.#health.write(() => this.#db.transaction(insert).immediate()) ?? {};
+    const { value: results, isSure } = this.#health.write(() => this.#insertAtOnce(batch, nowMs)) ?? {};
     this.#lastCommitMs = this.clock.elapsed() - startMs;
     const newest = results?.findLast((result) => "stored" in result);
     if (isSure && newest && "stored" in newest)
@@ -384,7 +387,11 @@ export class SqliteStore implements MessageStore {
       }
   }
 
-  #insertBatch(batch: readonly [PendingMessage, AppendCallback][], nowMs: number): AppendResult[] {
+  #defineInsert() {
+    return this.#db.transaction((batch: Batch, nowMs: number) => this.#insertBatch(batch, nowMs)).immediate;
+  }
+
+  #insertBatch(batch: Batch, nowMs: number): AppendResult[] {
     const lastKeys = new Map<string, number>();
     const changedSessions = new Map<string, PendingMessage>();
     const results = batch.map(([pending]): AppendResult => {
@@ -528,6 +535,7 @@ export class SqliteStore implements MessageStore {
     }
     this.#db = openDatabase(this.path, this.clock.now(), this.random);
     this.#sql = prepareStatements(this.#db);
+    this.#insertAtOnce = this.#defineInsert();
     this.#isClosed = false;
   }
 
@@ -546,9 +554,13 @@ export class SqliteStore implements MessageStore {
   prune(): number {
     const { keepDays } = this.options;
     const nowMs = this.clock.now();
+    const bansUntilMs = nowMs - DAY_MS; // a wrong clock can be set right
+    const usedMs = nowMs - this.#sessionTtlMs;
+    const isDue = () => keepDays > 0 || this.#sql.hasExpired.get(bansUntilMs, usedMs) !== null;
+    if (!this.#health.attempt(isDue)?.value) return 0;
     const transaction = this.#db.transaction(() => {
-      this.#sql.pruneBans.run(nowMs - DAY_MS); // a wrong clock can be set right
-      const sessions = this.#sql.pruneSessions.run(nowMs - this.#sessionTtlMs, PRUNE_ROWS_PER_STEP).changes;
+      this.#sql.pruneBans.run(bansUntilMs);
+      const sessions = this.#sql.pruneSessions.run(usedMs, PRUNE_ROWS_PER_STEP).changes;
       return sessions + (keepDays === 0 ? 0 : this.#pruneMessages(nowMs, nowMs - keepDays * DAY_MS));
     });
     return this.#health.write(() => transaction.immediate())?.value ?? 0;
