@@ -41,6 +41,8 @@ export class Bans {
   #sweptClients = 0;
   /** Of the last ban: consecutive ones with the same rooms share it, to save memory. */
   #lastRooms = RoomSelection.of([]);
+  /** Under way, and whether the store has emitted this ban, or another one in its place, meanwhile. */
+  readonly #saves = new Set<{ readonly ban: Ban; isOutdated: boolean }>();
   /** Those made since the last {@link load} began, until it has ended. */
   #changes: Ban[] | undefined;
 
@@ -48,7 +50,10 @@ export class Bans {
     private readonly hub: Hub,
     private readonly clock: Clock,
   ) {
-    hub.onBan = (ban) => this.#apply(ban);
+    hub.onBan = (ban) => {
+      for (const save of this.#saves) save.isOutdated ||= keyOf(save.ban) === keyOf(ban);
+      this.#apply(ban);
+    };
     hub.onBansMissed = () => void this.#reload();
     hub.isBanned = (room, receiver) => this.isBanned(room, receiver);
   }
@@ -96,8 +101,15 @@ export class Bans {
 
   async #saveOne({ client, rooms, untilMs }: Omit<ClientBan, "addresses">): Promise<void> {
     const ban = { client, rooms: rooms.patterns, untilMs };
-    await this.hub.store.bans?.save(ban);
-    this.#apply(ban);
+    const save = { ban, isOutdated: false };
+    this.#saves.add(save);
+    try {
+      await this.hub.store.bans?.save(ban);
+    } finally {
+      this.#saves.delete(save);
+    }
+    // The store's order counts: another node may have changed the same ban since.
+    if (!save.isOutdated) this.#apply(ban);
   }
 
   isBanned(room: string, visitor: Visitor): boolean {
@@ -244,6 +256,10 @@ export class Bans {
         await this.clock.sleep(RETRY_MS);
       }
   }
+}
+
+function keyOf({ client, rooms }: Ban): string {
+  return `${client} ${rooms.join(" ")}`;
 }
 
 function isOfAddress({ client }: Ban): boolean {

@@ -100,6 +100,18 @@ test("of two reads, the one that began last counts; one that fails is repeated",
   expect(["eve", "bob"].map((client) => isBanned(client))).toEqual([false, true]);
 });
 
+test("of two moderators on different nodes, the one whose ban is stored last decides", async () => {
+  const { bans, hub, fakes, isBanned } = start();
+  const stored = Promise.withResolvers<void>();
+  fakes.save = () => stored.promise;
+  const banning = bans.ban(ban("eve"));
+  hub.onBan(ban("eve"));
+  hub.onBan(ban("eve", 0)); // from the other node
+  stored.resolve();
+  await banning;
+  expect(isBanned("eve")).toBe(false);
+});
+
 test("a hundred thousand bans are loaded, and as many made, in linear time", async () => {
   const COUNT = 100_000;
   const { bans, isBanned } = start(Array.from({ length: COUNT }, (_, i) => ban(`client${i}`)));
