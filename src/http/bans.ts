@@ -29,8 +29,8 @@ interface ClientBan {
   readonly client: string;
   readonly rooms: RoomSelection;
   readonly untilMs: number;
-  /** Of a guest's connections: the ban is for all guests from there. */
-  addresses?: Set<string> | undefined;
+  /** Of a guest's connections, and until when: if the ban is in force, it is for all guests from there. */
+  addresses?: Map<string, number> | undefined;
 }
 
 export class Bans {
@@ -68,9 +68,7 @@ export class Bans {
       if (this.#changes !== changes) return; // a later call reads more
       this.#bans.clear();
       this.#guestsAt.clear();
-      for (const ban of stored) if (!isOfAddress(ban)) this.#record(ban);
-      for (const ban of stored) if (isOfAddress(ban)) this.#record(ban);
-      for (const ban of changes) this.#record(ban);
+      for (const ban of [...stored, ...changes]) this.#record(ban);
     } finally {
       if (this.#changes === changes) this.#changes = undefined;
     }
@@ -85,22 +83,23 @@ export class Bans {
    */
   async ban({ client, rooms: patterns, untilMs }: Ban): Promise<void> {
     const rooms = RoomSelection.of(patterns);
-    const earlier = this.#bansOf(client).filter((each) => rooms.hasAll(each.rooms));
-    const addresses = new Set(earlier.flatMap((each) => [...(each.addresses ?? [])]));
-    await this.#save(client, addresses, rooms, untilMs > this.clock.now() ? untilMs : LIFTED_MS);
+    const end = untilMs > this.clock.now() ? untilMs : LIFTED_MS;
+    const earlier = [...(this.#bans.get(client)?.values() ?? [])].filter(
+      (each) => this.#mayHold(each) && rooms.hasAll(each.rooms),
+    );
+    const addresses = new Set(earlier.flatMap((each) => this.#addressesOf(each)));
+    await this.#save({ client, rooms, untilMs: end }, addresses);
     for (const each of earlier)
       if (each.rooms.key !== rooms.key)
-        await this.#save(client, new Set(each.addresses ?? []), each.rooms, LIFTED_MS);
+        await this.#save({ ...each, untilMs: LIFTED_MS }, this.#addressesOf(each));
   }
 
-  /** With the addresses of a guest. */
-  async #save(client: string, addresses: ReadonlySet<string>, rooms: RoomSelection, untilMs: number) {
+  async #save({ client, rooms, untilMs }: ClientBan, addresses: Iterable<string>): Promise<void> {
     const clients = [client, ...[...addresses].map((address) => withAddress(client, address))];
-    for (const each of clients) await this.#saveOne({ client: each, rooms, untilMs });
+    for (const each of clients) await this.#saveOne({ client: each, rooms: rooms.patterns, untilMs });
   }
 
-  async #saveOne({ client, rooms, untilMs }: Omit<ClientBan, "addresses">): Promise<void> {
-    const ban = { client, rooms: rooms.patterns, untilMs };
+  async #saveOne(ban: Ban): Promise<void> {
     const save = { ban, isOutdated: false };
     this.#saves.add(save);
     try {
@@ -143,9 +142,22 @@ export class Bans {
     return untilMs > this.clock.now();
   }
 
+  /** In force, or with addresses that are stored longer. */
+  #mayHold(ban: ClientBan): boolean {
+    return this.#isInForce(ban) || this.#addressesOf(ban).length > 0;
+  }
+
   /** Those in force. */
   #bansOf(client = ""): ClientBan[] {
     return [...(this.#bans.get(client)?.values() ?? [])].filter((ban) => this.#isInForce(ban));
+  }
+
+  #hasAddress({ addresses }: ClientBan, address: string): boolean {
+    return (addresses?.get(address) ?? 0) > this.clock.now();
+  }
+
+  #addressesOf(ban: ClientBan): string[] {
+    return [...(ban.addresses?.keys() ?? [])].filter((address) => this.#hasAddress(ban, address));
   }
 
   /** The ban that keeps it out of the room for longest. */
@@ -154,7 +166,7 @@ export class Bans {
     const isGuest = client === undefined || client.startsWith(GUEST_PREFIX);
     const guests = isGuest ? [...(this.#guestsAt.get(address) ?? [])] : [];
     const ofAddress = guests.flatMap((guest) =>
-      this.#bansOf(guest).filter(({ addresses }) => addresses?.has(address)),
+      this.#bansOf(guest).filter((ban) => this.#hasAddress(ban, address)),
     );
     return [...this.#bansOf(client), ...ofAddress]
       .filter(({ rooms }) => rooms.has(room))
@@ -169,7 +181,6 @@ export class Bans {
     this.#changes?.push(ban);
     const made = this.#record(ban);
     if (this.#bans.size > 2 * Math.max(this.#sweptClients, MIN_SWEPT_CLIENTS)) this.#sweep();
-    if (!made) return;
     const { client, rooms } = made;
     const [, address] = ban.client.split(ADDRESS_SEPARATOR);
     if (address === undefined)
@@ -182,24 +193,25 @@ export class Bans {
       );
   }
 
-  /** @returns the client's ban; undefined for an address that is banned no longer */
-  #record({ client: banned, rooms: patterns, untilMs }: Ban): ClientBan | undefined {
+  /** As the store does, so that all nodes agree, also after a restart: the last record for a client or an address counts. */
+  #record({ client: banned, rooms: patterns, untilMs }: Ban): ClientBan {
     const [client = "", address] = banned.split(ADDRESS_SEPARATOR);
     const rooms = patterns.join(" ") === this.#lastRooms.key ? this.#lastRooms : RoomSelection.of(patterns);
     this.#lastRooms = rooms;
     const bans = this.#bans.get(client) ?? new Map<string, ClientBan>();
     const known = bans.get(rooms.key);
-    if (address === undefined) {
-      const isExtended = known && this.#isInForce(known) && untilMs !== LIFTED_MS;
-      const ban = { client, rooms, untilMs, ...(isExtended && { addresses: known.addresses }) };
-      this.#bans.set(client, bans.set(rooms.key, ban));
-      return ban;
-    }
-    known?.addresses?.delete(address);
-    if (!known || !this.#isInForce(known) || untilMs === LIFTED_MS) return undefined;
-    (known.addresses ??= new Set()).add(address);
-    this.#indexAddress(address, client);
-    return known;
+    const { addresses } = known ?? {};
+    const ban: ClientBan = {
+      client,
+      rooms,
+      untilMs: address === undefined ? untilMs : (known?.untilMs ?? LIFTED_MS),
+    };
+    if (address !== undefined) {
+      ban.addresses = (addresses ?? new Map<string, number>()).set(address, untilMs);
+      this.#indexAddress(address, client);
+    } else if (addresses) ban.addresses = addresses;
+    this.#bans.set(client, bans.set(rooms.key, ban));
+    return ban;
   }
 
   #indexAddress(address: string, guest: string): void {
@@ -213,7 +225,12 @@ export class Bans {
       const ban = findBan(room, receiver);
       if (!ban) return false;
       const { client, address } = receiver;
-      if (client === ban.client && client.startsWith(GUEST_PREFIX) && address && !ban.addresses?.has(address))
+      if (
+        client === ban.client &&
+        client.startsWith(GUEST_PREFIX) &&
+        address &&
+        !this.#hasAddress(ban, address)
+      )
         addresses.push({ ban, address });
       return true;
     });
@@ -224,8 +241,12 @@ export class Bans {
     for (const { ban, address } of addresses)
       await this.#untilAvailable("An address could not be banned", async () => {
         const current = this.#bans.get(ban.client)?.get(ban.rooms.key);
-        if (!current || !this.#isInForce(current) || current.addresses?.has(address)) return;
-        await this.#saveOne({ ...current, client: withAddress(ban.client, address) });
+        if (!current || !this.#isInForce(current) || this.#hasAddress(current, address)) return;
+        await this.#saveOne({
+          client: withAddress(current.client, address),
+          rooms: current.rooms.patterns,
+          untilMs: current.untilMs,
+        });
       });
   }
 
@@ -234,8 +255,8 @@ export class Bans {
     this.#guestsAt.clear();
     for (const [client, bans] of this.#bans) {
       for (const [rooms, ban] of bans) {
-        if (!this.#isInForce(ban)) bans.delete(rooms);
-        else for (const address of ban.addresses ?? []) this.#indexAddress(address, client);
+        if (!this.#mayHold(ban)) bans.delete(rooms);
+        for (const address of this.#addressesOf(ban)) this.#indexAddress(address, client);
       }
       if (bans.size === 0) this.#bans.delete(client);
     }
@@ -260,10 +281,6 @@ export class Bans {
 
 function keyOf({ client, rooms }: Ban): string {
   return `${client} ${rooms.join(" ")}`;
-}
-
-function isOfAddress({ client }: Ban): boolean {
-  return client.includes(ADDRESS_SEPARATOR);
 }
 
 function withAddress(guest: string, address: string): string {
