@@ -32,9 +32,9 @@ interface Scenario extends Audience, Plan {
 
 /** The rates leave plain Bun.serve headroom, except in the crowd. On event streams it writes once per message and stream. */
 const SCENARIOS: readonly Scenario[] = [
-  { name: "busy room", wires: ["text", "json"], clients: 200, senders: 20, rate: 1_000, seconds: 1.2 },
+  { name: "busy room", wires: ["text", "json"], clients: 200, senders: 20, rate: 1_000, seconds: 1 },
   { name: "feed", wires: ["json", "sse"], clients: 200, senders: 20, rate: 250, seconds: 1 },
-  { name: "crowd", wires: ["text", "json"], clients: 1_000, senders: 20, rate: 500, seconds: 0.8 },
+  { name: "crowd", wires: ["text", "json"], clients: 1_000, senders: 20, rate: 500, seconds: 0.7 },
   {
     name: "10,000 listeners",
     wires: ["text", "sse"],
@@ -42,7 +42,7 @@ const SCENARIOS: readonly Scenario[] = [
     senders: 10,
     watched: 200,
     rate: 5,
-    seconds: 1.2,
+    seconds: 1,
     isOneByOne: true,
   },
   { name: "closed loop", wires: ["text", "json"], clients: 200, senders: 20, seconds: 0.5 },
@@ -53,13 +53,13 @@ const SCENARIOS: readonly Scenario[] = [
     senders: 20,
     watched: 200,
     rate: 10,
-    seconds: 2,
+    seconds: 1.6,
     apartMs: 50,
   },
   { name: "echo", wires: ["echo"], clients: 32, senders: 32, seconds: 0.5 },
 ];
 /** Enough for the engine to compile the hot code; at the rate of a quiet room that would take hours. */
-const WARM_UP = { seconds: 1, quietSeconds: 2, leastDeliveries: 100_000 };
+const WARM_UP = { seconds: 1, quietSeconds: 1.5, leastDeliveries: 100_000 };
 
 const plans = SCENARIOS.flatMap((scenario) => scenario.wires.map((wire) => ({ scenario, wire })));
 const rows: Row[] = [];
