@@ -51,14 +51,17 @@ export class PostgresConnection {
    */
   async query<Row extends object>(text: string, values: readonly unknown[] = []): Promise<readonly Row[]> {
     this.inFlight++;
+    let client: SQL | undefined;
     try {
-      const client = await this.#connected();
-      const reply = client.unsafe<Row[]>(text, [...values]);
-      return await replyWithin(this.replyMs, this.clock, reply, () => this.#drop(client));
-    } catch (error) {
-      // The connection leads to what was the primary, or is read-only by a setting that has changed since.
-      if (codeOf(error) === READ_ONLY) this.reset();
-      throw toEngineError(error);
+      client = await this.#connected();
+      return await replyWithin(this.replyMs, this.clock, client.unsafe<Row[]>(text, [...values]));
+    } catch (caught) {
+      const error = toEngineError(caught);
+      // A connection that was closed while it was set up has called `onclose` too early. A read-only one leads to what was
+      // the primary, or is so by a setting that has changed since.
+      const isUseless = error instanceof EngineUnreachable || codeOf(error) === READ_ONLY;
+      if (client && isUseless) this.#drop(client);
+      throw error;
     } finally {
       this.inFlight--;
     }

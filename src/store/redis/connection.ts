@@ -29,7 +29,7 @@ export class RedisConnection {
   async send(command: string, args: string[], deadlineMs = this.timing.replyMs): Promise<unknown> {
     const client = await this.#connected();
     try {
-      return await replyWithin(deadlineMs, this.clock, client.send(command, args), () => this.#drop(client));
+      return await replyWithin(deadlineMs, this.clock, client.send(command, args));
     } catch (error) {
       if (isRejection(error)) throw new EngineRejection(error.message);
       this.#drop(client);

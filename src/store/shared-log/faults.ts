@@ -47,22 +47,12 @@ export class OutageDetector {
 }
 
 /**
- * The reply to a request that may never settle: a frozen database answers nothing, and closing the connection does not
- * always make Bun's clients reject.
- * @param onTimeout replaces the connection
+ * The reply to a request that may never settle: a frozen database answers nothing.
  * @throws what the request throws, or EngineUnreachable after that many milliseconds
  */
-export async function replyWithin<T>(
-  ms: number,
-  clock: Clock,
-  request: Promise<T>,
-  onTimeout: () => void = () => {},
-): Promise<T> {
+export async function replyWithin<T>(ms: number, clock: Clock, request: Promise<T>): Promise<T> {
   const { promise: timeout, reject } = Promise.withResolvers<never>();
-  const deadline = clock.setTimeout(() => {
-    reject(new EngineUnreachable("no reply in time"));
-    onTimeout();
-  }, ms);
+  const deadline = clock.setTimeout(() => reject(new EngineUnreachable("no reply in time")), ms);
   try {
     return await Promise.race([request, timeout]);
   } finally {
