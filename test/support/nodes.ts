@@ -1,14 +1,12 @@
 /** Clients of several nodes that share a database, while that fails. */
 
 import { expect } from "bun:test";
-import { eventually, withDeadline } from "./deadline.ts";
+import { eventually } from "./deadline.ts";
 import type { JsonPeer } from "./peer.ts";
 import type { TestServer } from "./server.ts";
 
 /** Longer than the removal of a dead node takes. */
 const PATIENCE_MS = 120_000;
-/** From the end of a fault until messages are stored again. */
-const RECOVERY_MS = 10_000;
 
 export async function membersOf(node: TestServer, room = "lobby"): Promise<string[]> {
   const { members } = JSON.parse((await node.answer(`/rooms/${room}/members`)).body);
@@ -92,15 +90,11 @@ export async function losesNothing(
   await isOver;
   await end();
 
-  const recovered = (async () => {
-    for (const node of [one, other]) await node.becomesReady();
-    for (const peer of [ann, bob]) {
-      if (isLong) expect(await send(peer, 2)).toBe("ack");
-      expect(await send(peer, 3)).toBe("ack");
-    }
-  })();
-  await withDeadline(recovered, () => "no message is stored after the fault", RECOVERY_MS);
-  for (const peer of [ann, bob]) expect(await send(peer, 2)).toBe("ack");
+  for (const node of [one, other]) await node.becomesReady();
+  // On a busy machine, a short fault may last longer than message 2 waits, and the next failure follows at once.
+  for (const peer of [ann, bob])
+    for (const seq of [2, 3])
+      await eventually(async () => (await send(peer, seq)) === "ack", `message ${seq} is stored`);
   const texts = await one.texts("lobby", "?limit=1000");
   expect(texts.toSorted()).toEqual(["ann 1", "ann 2", "ann 3", "bob 1", "bob 2", "bob 3"]);
   // All have received the same messages in the same order, and no leave.
