@@ -1,7 +1,7 @@
 /** The hub: the registry of the rooms on this node, and the listener of the store. */
 
 import { MAX_LISTED_MEMBERS } from "../protocol/codec.ts";
-import { logError } from "../ops/log.ts";
+import { logError, logEvent } from "../ops/log.ts";
 import type { ReadonlyHistory } from "../store/history.ts";
 import type { AppendResult, PendingMessage } from "../store/message.ts";
 import {
@@ -174,7 +174,8 @@ export class Hub implements ChatContext {
   async #repeatRemoval(room: string, client: string): Promise<void> {
     if (!this.isBanned(room, { client })) return;
     try {
-      await this.store.remove(room, { from: client });
+      const count = await this.store.remove(room, { from: client });
+      if (count) logEvent("messages removed", { room, from: client, count });
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) logError("A removal could not be repeated", error);
     }
