@@ -63,6 +63,9 @@ const SERVER_FAULTS = [
   "stranger",
 ] as const;
 
+/** Where buffers are small: a client is away, and while it receives its long replay, another one leaves and returns. */
+const NARROW_FAULTS = ["long-replay"] as const;
+
 /** What a moderator does. */
 const MODERATION = ["remove-message", "remove-client", "ban", "read-page"] as const;
 
@@ -83,6 +86,7 @@ export type DatabaseFault = Exclude<(typeof DATABASE_FAULTS)[number], "freeze-no
 type FaultKind =
   | (typeof USER_FAULTS)[number]
   | (typeof SERVER_FAULTS)[number]
+  | (typeof NARROW_FAULTS)[number]
   | (typeof MODERATION)[number]
   | (typeof DATABASE_FAULTS)[number];
 
@@ -110,6 +114,8 @@ const MODERATED_SHARE = 0.4;
 /** Apart from the plan's other draws, so that a moderator changes nothing else. */
 const MODERATOR_SEED = 0x30d;
 const DATABASE_SEED = 0xdb;
+const NARROW_SEED = 0x4a;
+const LONG_REPLAYS_PER_SECOND = 0.1;
 
 /** @param load fixes what a seed otherwise draws */
 export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_LOAD): Plan {
@@ -162,6 +168,11 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
   const isModerated = load === undefined && moderator.chance(MODERATED_SHARE);
   if (settings.store.kind === "shared-log")
     actions.push(...drawDatabaseFaults(new Dice(seed ^ DATABASE_SEED), settings));
+  if (load === undefined && bytesPerCharacter > 1) {
+    const narrow = new Dice(seed ^ NARROW_SEED);
+    const draw = () => [narrow.pick(NARROW_FAULTS), narrow.next()] as const;
+    actions.push(...drawTimes(narrow, settings, LONG_REPLAYS_PER_SECOND, draw));
+  }
   if (isModerated) actions.push(...drawModeration(moderator, settings));
   return { settings, actions: actions.sort((a, b) => a.atMs - b.atMs) };
 }

@@ -144,7 +144,8 @@ export class SimulatedServer implements Host {
         return pendingRequests();
       },
     };
-    this.world.as(this.owner, () => {
+    // As an event of the server: what follows an `await` runs as the process whose event it is, and takes its time.
+    this.world.schedule(this.owner, this.world.time, () => {
       const clock = this.world.clockOf(this.owner);
       void shutDown(server, this.hub, this.sockets, drainSeconds, clock).then((hasSucceeded) => {
         if (!hasSucceeded) this.world.fail("a step of the shutdown failed");

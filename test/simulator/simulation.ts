@@ -52,6 +52,11 @@ const MAX_KEPT_RECORDS = 10;
 const MAX_LOST_RECORDS = 20;
 /** A lease, the grace period after it, and some heartbeats. */
 const MAX_PRESENCE_LAG_MS = 40_000;
+/** How long servers take to notice that a database is back. */
+const NOTICE_MS = 500;
+/** How long a client is away that receives a long replay, and how long it does not read. */
+const MAX_AWAY_MS = 5000;
+const LONG_REPLAY_MS = 2000;
 /** Until a process that could not start is started again. */
 const RESTART_MS = 1000;
 /** This share of the bans concerns a client that is about to connect. */
@@ -233,6 +238,10 @@ class Simulation {
         this.#later(afterMs, () => user.link?.stall(10_000 * amount ** 2));
         break;
       }
+      case "long-replay":
+        user.leave();
+        this.#later(MAX_AWAY_MS * amount, () => this.#replayLong(user));
+        break;
       case "skew":
         user.owner.clockSkewMs = (amount - 0.5) * 3_600_000;
         break;
@@ -269,7 +278,7 @@ class Simulation {
       case "database-trims":
       case "database-loses-some":
       case "database-loses-all":
-        return this.#disturbDatabase(kind, amount, server);
+        return this.#disturbDatabase(kind, amount, server, user);
       case "remove-message":
         return this.#moderate(server, (at) => this.#moderator.removeMessage(at, user.room, amount ** 3));
       case "remove-client":
@@ -320,7 +329,13 @@ class Simulation {
     server.owner.clockSkewMs = this.#skewsMs[this.#servers.indexOf(server)] = skewMs;
   }
 
-  #disturbDatabase(kind: DatabaseFault, amount: number, server: SimulatedServer | undefined): void {
+  /** @param user connects again when a database that has lost data is back, before all servers have noticed */
+  #disturbDatabase(
+    kind: DatabaseFault,
+    amount: number,
+    server: SimulatedServer | undefined,
+    user: User,
+  ): void {
     const { disk, world } = this;
     if (!(disk instanceof SharedLogDisk)) return;
     const { database } = disk;
@@ -353,6 +368,7 @@ class Simulation {
           this.#rules.onDataLost(database.loseRecords(Math.ceil(amount * MAX_LOST_RECORDS)), false);
         if (kind === "database-loses-all") this.#rules.onDataLost(database.loseEverything(), true);
         this.#later(1 + forMs / 2, () => (database.isDown = false));
+        this.#later(1 + forMs / 2 + world.dice.between(0, NOTICE_MS), () => this.#reconnect(user));
         break;
       default:
         kind satisfies never;
@@ -374,6 +390,24 @@ class Simulation {
   #postTo(hub: Hub, owner: Owner, room: string): void {
     const message = { room, from: "stranger", content: "hello", session: undefined, seq: undefined };
     this.world.as(owner, () => void hub.post(message));
+  }
+
+  #reconnect(user: User): void {
+    if (this.#isSettling || !user.link?.isAlive) return;
+    user.leave();
+    user.join();
+  }
+
+  /** The connection reads nothing for some time, in which another client of the room leaves and returns. */
+  #replayLong(user: User): void {
+    if (this.#isSettling) return;
+    user.join();
+    const { delayMs, jitterMs } = this.network.profileOf(user.owner);
+    this.#later(OPEN_DELAYS * (1 + delayMs + jitterMs), () => user.link?.stall(LONG_REPLAY_MS));
+    const other = this.#users.findLast((each) => each !== user && each.room === user.room);
+    if (!other) return;
+    this.#later(LONG_REPLAY_MS / 2, () => this.#isSettling || other.leave());
+    this.#later(LONG_REPLAY_MS, () => this.#rejoin(other));
   }
 
   #rejoin(user: User): void {
@@ -505,13 +539,17 @@ class Simulation {
     return undefined;
   }
 
-  /** Each session has one connection, on whichever node. */
+  /**
+   * Each session has one connection, on whichever node. Another one may remain if its client cannot be reached: a request
+   * that was under way while the client gave it up, to a server that had already read that a newer connection of the
+   * session is open. It delivers to nobody, and ends when its pongs are missed.
+   */
   #checkSessions(): void {
     const sessions = new Set<string>();
     for (const { ends } of this.#servers)
-      for (const { data } of ends) {
+      for (const { data, link } of ends) {
         const { client, session } = data.connection ?? {};
-        if (session === undefined) continue;
+        if (session === undefined || !link.isAlive) continue;
         if (sessions.has(session)) this.world.fail(`${client} has two connections of the session ${session}`);
         sessions.add(session);
       }
