@@ -4,6 +4,7 @@ import { SQL } from "bun";
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { parsePostgresUrl } from "../../src/store/postgres/config.ts";
 import { PostgresEngine } from "../../src/store/postgres/engine.ts";
+import { SCHEMA_VERSION } from "../../src/store/postgres/schema.ts";
 import type { LogRecord } from "../../src/store/shared-log/log-record.ts";
 import type { Content } from "../../src/protocol/codec.ts";
 import { isMessage, type PendingMessage } from "../../src/store/message.ts";
@@ -249,7 +250,7 @@ describe.skipIf(skipped !== "")(`the log in Postgres${skipped}`, () => {
     const schema = newSchema();
     const { engine, write } = await joined(schema);
     await write(...Array.from({ length: 500 }, (_, n) => message(`${n}`)));
-    await sql(`SELECT ${schema}.begin_erasure(1, 'tea', 'ann', 1)`);
+    await sql(`SELECT ${schema}.begin_erasure(${SCHEMA_VERSION}, 'tea', 'ann', 1)`);
     const contents = () => sql(`SELECT FROM ${schema}.messages WHERE text IS NOT NULL`);
     expect((await contents()).length).toBe(500);
     expect(await contentsOf(engine)).toEqual(Array.from({ length: 500 }, () => undefined));
@@ -266,7 +267,7 @@ describe.skipIf(skipped !== "")(`the log in Postgres${skipped}`, () => {
     const schema = newSchema();
     const { engine, write } = await joined(schema);
     await write(...Array.from({ length: 500 }, (_, n) => message(`${n}`)));
-    await sql(`SELECT ${schema}.begin_erasure(1, 'tea', 'ann', 1)`);
+    await sql(`SELECT ${schema}.begin_erasure(${SCHEMA_VERSION}, 'tea', 'ann', 1)`);
     expect(await engine.remove("tea", { from: "ann" })).toBe(500);
     expect(await engine.remove("tea", { from: "ann" })).toBe(0);
   });

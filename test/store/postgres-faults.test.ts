@@ -3,6 +3,7 @@
 import { $ } from "bun";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
+import { SCHEMA_VERSION } from "../../src/store/postgres/schema.ts";
 import { sharedLogTiming } from "../../src/store/shared-log/timing.ts";
 import { eventually } from "../support/deadline.ts";
 import "../support/fast-shared-log.ts";
@@ -252,7 +253,9 @@ describe.skipIf(skipped !== "")(`a node on Postgres${skipped}`, () => {
       const node = await nodeOf();
       await postgres.query(`DELETE FROM hubbub.leases WHERE node = '${node}'`);
       if (isRemoved) {
-        const removed = await postgres.query(`SELECT hubbub.remove_node(1, '${node}', 1) AS is_removed`);
+        const removed = await postgres.query(
+          `SELECT hubbub.remove_node(${SCHEMA_VERSION}, '${node}', 1) AS is_removed`,
+        );
         expect([node, removed]).toEqual([node, [{ is_removed: true }]]);
         await eve.hears("Client #bob left the chat");
       }
@@ -279,7 +282,7 @@ describe.skipIf(skipped !== "")(`a node on Postgres${skipped}`, () => {
     expect(from).toBe("ann");
     // What a server writes first.
     await postgres.query(
-      "SELECT hubbub.begin_erasure(1, 'tea', 'ann', 1); UPDATE hubbub.erasures SET step_time = 0",
+      `SELECT hubbub.begin_erasure(${SCHEMA_VERSION}, 'tea', 'ann', 1); UPDATE hubbub.erasures SET step_time = 0`,
     );
     const messages = JSON.parse((await other.answer("/rooms/tea/messages")).body).messages;
     expect(messages).toMatchObject([{ id, removed: true }]);

@@ -70,6 +70,8 @@ interface SharedDatabase {
   readonly skipped: string;
   url(space: string): Promise<string>;
   setVersion(space: string, version: number): Promise<unknown>;
+  /** What this version writes. */
+  readonly version: number;
   /** How many the log has. */
   records(space: string): Promise<unknown>;
   readonly sentence: string;
@@ -82,6 +84,7 @@ const DATABASES: readonly SharedDatabase[] = [
     url: async (space) => (await sharedRedis()).url(space),
     setVersion: async (space, version) =>
       (await sharedRedis()).send("HSET", `${space}:meta`, "version", `${version}`),
+    version: 1,
     records: async (space) => (await sharedRedis()).send("XLEN", `${space}:log`),
     sentence:
       "its keys were written by a newer version of Hubbub. Start that version, or choose another ?prefix=.",
@@ -92,13 +95,14 @@ const DATABASES: readonly SharedDatabase[] = [
     url: async (space) => (await sharedPostgres()).url(space),
     setVersion: async (space, version) =>
       (await sharedPostgres()).query(`UPDATE "${space}".version SET version = ${version}`),
+    version: 2,
     records: async (space) => (await sharedPostgres()).query(`SELECT count(*) FROM "${space}".log`),
     sentence:
       "its tables were written by a newer version of Hubbub. Start that version, or choose another ?schema=.",
   },
 ];
 
-for (const { name, skipped, url, setVersion, records, sentence } of DATABASES)
+for (const { name, skipped, url, setVersion, version, records, sentence } of DATABASES)
   describe.skipIf(skipped !== "")(`${name}${skipped}`, () => {
     const post = (server: TestServer) => server.post("lobby", { from: "ann", text: "hi" });
 
@@ -126,12 +130,39 @@ for (const { name, skipped, url, setVersion, records, sentence } of DATABASES)
         expect((await post(server)).status).toBe(503);
         await server.becomesUnready();
         expect(await records("taken_over")).toEqual(before);
-        await setVersion("taken_over", 1);
+        await setVersion("taken_over", version);
         await server.becomesReady();
         expect((await post(server)).status).toBe(201);
       },
     );
   });
+
+test.skipIf(withoutPostgres !== "")(
+  `a server brings Postgres tables of version 1 up to date; its messages stay, and so do other functions${withoutPostgres}`,
+  async () => {
+    const postgres = await sharedPostgres();
+    const store = { name: "Postgres", url: postgres.url("version_1") };
+    {
+      await using server = await startServer({ store });
+      expect((await server.post("lobby", { from: "ann", text: "old" })).status).toBe(201);
+    }
+    await postgres.query(`SET search_path = version_1;
+      UPDATE version SET version = 1;
+      DROP FUNCTION lock_log(integer), append;
+      CREATE FUNCTION lock_log() RETURNS numeric LANGUAGE sql AS 'SELECT 1::numeric';
+      CREATE FUNCTION lock_log(theirs text) RETURNS numeric LANGUAGE sql AS 'SELECT 1::numeric'`);
+    expect(await refusal("export", "--store", store.url)).toContain("Start this version on it once.");
+    await using server = await startServer({ store });
+    expect((await server.post("lobby", { from: "ann", text: "new" })).status).toBe(201);
+    expect(await server.texts()).toEqual(["old", "new"]);
+    const locks = `SELECT pg_get_function_arguments(oid) AS parameters FROM pg_proc
+      WHERE proname = 'lock_log' AND pronamespace = 'version_1'::regnamespace ORDER BY 1`;
+    expect((await postgres.query(locks)).map(({ parameters }) => parameters)).toEqual([
+      "known integer",
+      "theirs text",
+    ]);
+  },
+);
 
 test.skipIf(withoutPostgres !== "")(
   `a server does not write to Postgres while a newer version changes the tables, nor after it${withoutPostgres}`,

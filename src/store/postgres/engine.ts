@@ -1,4 +1,4 @@
-/** What the shared log needs, by calls of the functions in schema.sql. */
+/** What the shared log needs, by calls of the functions in functions.sql. */
 
 import { logError } from "../../ops/log.ts";
 import type { Clock } from "../../util/clock.ts";

@@ -3,10 +3,20 @@
 import { StoreError } from "../store.ts";
 import type { PostgresConfig } from "./config.ts";
 import type { PostgresConnection } from "./connection.ts";
-import createSchema from "./schema.sql" with { type: "text" };
+import functions from "./functions.sql" with { type: "text" };
+import createTables from "./tables.sql" with { type: "text" };
 
-/** Each brings a schema to the next version. A schema's version is the number of migrations applied to it. */
-const MIGRATIONS = [createSchema];
+/**
+ * Each brings a schema to the next version; then the functions are replaced. A schema's version is the number of migrations
+ * applied to it. A function whose parameters or result change is dropped here, and no other: the schema may hold those of
+ * other programs.
+ */
+const MIGRATIONS = [
+  createTables,
+  `DROP FUNCTION IF EXISTS lock_log(), remove_node(text, integer), ban(text, text, bigint, integer),
+    append(text, bigint, integer, text, text[], text[], text[], bigint[], bigint[], text[], text[]),
+    remove_message(text, numeric, text, integer), begin_erasure(text, text, integer)`,
+];
 /** What this program knows; a newer schema is refused. */
 export const SCHEMA_VERSION = MIGRATIONS.length;
 
@@ -26,7 +36,9 @@ export async function migrate(connection: PostgresConnection, config: PostgresCo
     const existing = await connection.query("SELECT FROM pg_namespace WHERE nspname = $1", [schema]);
     if (existing.length === 0) await connection.query(`CREATE SCHEMA "${schema}"`);
     await connection.query(`SET LOCAL search_path = "${schema}"`);
-    for (const migration of MIGRATIONS.slice(version)) await connection.query(migration);
+    const migrations = MIGRATIONS.slice(version);
+    if (migrations.length > 0) migrations.push(functions, `UPDATE version SET version = ${SCHEMA_VERSION}`);
+    for (const sql of migrations) await connection.query(sql);
     await connection.query("COMMIT");
   } catch (error) {
     connection.reset();

@@ -1,98 +1,8 @@
--- Version 1. Runs with `search_path` set to the store's schema, which the functions remember. README.md describes the tables.
---
--- An id `<milliseconds>-<sequence>` is one number: milliseconds * 10^16 + sequence.
-
-CREATE TABLE version (version integer NOT NULL);
-INSERT INTO version VALUES (1);
-
--- One row: the id at which this data began, the id before the first message of every room, and the id up to which no client
--- can resume, if a later message was lost before an import.
-CREATE TABLE meta (epoch numeric NOT NULL, origin numeric NOT NULL, damaged_up_to numeric);
-
--- What the nodes follow: one record per batch. The messages and removals of a record are those between `prev` and `id`.
-CREATE TABLE log (
-  id numeric PRIMARY KEY,
-  prev numeric NOT NULL,
-  node text NOT NULL,
-  batch bigint NOT NULL,
-  time bigint NOT NULL,
-  parts json,   -- arrays of presence ("p"), sessions ("s"), bans ("b") and removed nodes ("d")
-  results json  -- of the batch's messages that are not stored: their number in the batch, and their result
-);
-
--- kind: t text, n text with NUL characters (as UTF-8 in `data`), b bytes, x removed; of a removal: m of the message in
--- `text`, a of all messages of the sender before it.
-CREATE TABLE messages (
-  id numeric PRIMARY KEY,
-  prev numeric NOT NULL,
-  time bigint NOT NULL,
-  room text COLLATE "C" NOT NULL,
-  sender text COLLATE "C" NOT NULL,
-  kind "char" NOT NULL,
-  text text,
-  data bytea
-);
--- A room is read by conditions on (room, id) and in that order. With `room = name ORDER BY id`, Postgres may read all messages
--- by the index of their ids instead, and skip those of other rooms.
-CREATE INDEX messages_by_room ON messages (room, id);
-
--- Of each room, session and node there is one row. Its number is in the primary key, although it changes with every batch:
--- so an index leads to the newest version at once. Otherwise every version that was written since would be looked at, while a
--- long transaction, such as that of pg_dump, keeps Postgres from removing them.
-CREATE TABLE rooms (
-  room text COLLATE "C",
-  last_id numeric,
-  last_message_id numeric,
-  PRIMARY KEY (room, last_id)
-);
-CREATE INDEX rooms_by_last_message_id ON rooms (last_message_id);
-
-CREATE TABLE sessions (
-  client text COLLATE "C",
-  session text COLLATE "C",
-  seq bigint,
-  id numeric NOT NULL,
-  time bigint NOT NULL,
-  PRIMARY KEY (client, session, seq)
-);
-
-CREATE TABLE batches (node text COLLATE "C", number bigint, PRIMARY KEY (node, number));
-
--- Apart, so that a heartbeat does not wait for an append.
-CREATE TABLE nodes (node text COLLATE "C" PRIMARY KEY);
-CREATE TABLE leases (node text COLLATE "C" PRIMARY KEY, until bigint NOT NULL) WITH (fillfactor = 50);
-
-CREATE TABLE presence (
-  room text COLLATE "C",
-  node text COLLATE "C",
-  client text COLLATE "C",
-  connections integer NOT NULL,
-  PRIMARY KEY (room, node, client)
-) WITH (fillfactor = 70);
-CREATE INDEX presence_by_node ON presence (node);
-
-CREATE TABLE bans (
-  client text COLLATE "C",
-  rooms text COLLATE "C",
-  until bigint NOT NULL,
-  PRIMARY KEY (client, rooms)
-);
-
--- The removals of all messages of a client whose messages still have their content, after `erased_up_to`.
-CREATE TABLE erasures (
-  id numeric PRIMARY KEY,
-  room text COLLATE "C" NOT NULL,
-  sender text COLLATE "C" NOT NULL,
-  up_to numeric NOT NULL,
-  erased_up_to numeric NOT NULL DEFAULT 0,
-  erased bigint NOT NULL DEFAULT 0,
-  step_time bigint NOT NULL
-);
-
-CREATE SEQUENCE fencing_tokens;
+-- What the servers call. Runs after every change of the tables, with `search_path` set to the store's schema, which the
+-- functions remember.
 
 -- The messages as readers see them, also as a JSON array.
-CREATE VIEW entries AS
+CREATE OR REPLACE VIEW entries AS
   SELECT id, prev, time, room, sender, visible.kind, visible.text, visible.data,
     json_build_array(
       id::text, prev::text, time, room, sender, visible.kind, visible.text, encode(visible.data, 'base64')
@@ -111,16 +21,16 @@ CREATE VIEW entries AS
       CASE WHEN NOT is_erased THEN messages.data END AS data
   ) AS visible;
 
-CREATE FUNCTION entry_bytes(entry entries) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION entry_bytes(entry entries) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
   SELECT 100 + coalesce(octet_length(entry.text), 0) + coalesce(octet_length(entry.data), 0)
 $$;
 
 -- Unix time in milliseconds.
-CREATE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
   SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
 $$;
 
-CREATE FUNCTION log_head() RETURNS numeric LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION log_head() RETURNS numeric LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
   RETURN (
@@ -129,7 +39,7 @@ BEGIN
 END $$;
 
 -- Part of every query, because a newer version may change the schema while a server runs. `known` is what the server knows.
-CREATE FUNCTION check_version(known integer) RETURNS void LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION check_version(known integer) RETURNS void LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
   IF (SELECT version FROM version) > known THEN
@@ -139,7 +49,7 @@ END $$;
 
 -- What begins a write: the order of the transactions that hold this lock is the order of the log. Returns its head.
 -- A newer version may have changed the schema while this one waited, so the version is checked once the lock is held.
-CREATE FUNCTION lock_log(known integer) RETURNS numeric LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION lock_log(known integer) RETURNS numeric LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
   -- Only then does the next statement see what was committed while this one waited.
@@ -153,13 +63,13 @@ END $$;
 
 -- An id greater than the given one. Sequences start at a random number, so that an id is hardly assigned again after a loss
 -- of data. While ids are ahead of the clock, sequences grow with time instead.
-CREATE FUNCTION next_id(head numeric, now_ms bigint, first_sequence integer) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION next_id(head numeric, now_ms bigint, first_sequence integer) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE WHEN now_ms > div(head, 1e16) THEN now_ms * 1e16 + first_sequence
     ELSE greatest(head + 1, div(head, 1e16) * 1e16 + now_ms * 100) END
 $$;
 
 -- Commits a write, and wakes the nodes.
-CREATE FUNCTION write_record(
+CREATE OR REPLACE FUNCTION write_record(
   id numeric, prev numeric, node text, batch bigint, now_ms bigint, parts json, results json
 ) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -169,7 +79,7 @@ BEGIN
 END $$;
 
 -- The id before the next message of a room.
-CREATE FUNCTION last_id_of(name text) RETURNS numeric LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION last_id_of(name text) RETURNS numeric LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
   RETURN (
@@ -181,7 +91,7 @@ END $$;
 
 -- Writes a batch of a node as one record. `updates`: arrays as in log.parts; then the columns of its messages.
 -- Returns 'written', 'written before' or 'unknown node'.
-CREATE FUNCTION append(
+CREATE OR REPLACE FUNCTION append(
   known integer, writer text, number bigint, first_sequence integer, updates text, rooms text[], senders text[], sessions text[],
   seqs bigint[], required_seqs bigint[], kinds text[], contents text[]
 ) RETURNS text LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -295,7 +205,7 @@ BEGIN
 END $$;
 
 -- The records after an id, oldest first, with what they stored.
-CREATE FUNCTION read_log(after numeric, max_records integer)
+CREATE OR REPLACE FUNCTION read_log(after numeric, max_records integer)
 RETURNS TABLE (id text, prev text, node text, batch bigint, parts json, results json, entries json)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -309,7 +219,7 @@ END $$;
 
 -- A room's entries before an id (or NULL), newest first, or after one, oldest first: the messages up to the limits, and the
 -- removals among them. The entry that passes the limit of bytes is included.
-CREATE FUNCTION read_before(name text, before numeric, max_messages integer, max_bytes bigint) RETURNS SETOF entries
+CREATE OR REPLACE FUNCTION read_before(name text, before numeric, max_messages integer, max_bytes bigint) RETURNS SETOF entries
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -328,7 +238,7 @@ BEGIN
   END LOOP;
 END $$;
 
-CREATE FUNCTION read_after(name text, after numeric, max_messages integer, max_bytes bigint) RETURNS SETOF entries
+CREATE OR REPLACE FUNCTION read_after(name text, after numeric, max_messages integer, max_bytes bigint) RETURNS SETOF entries
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -346,7 +256,7 @@ END $$;
 
 -- One snapshot of a room: the head of the log, the room's last id, its latest entries (newest first), and its presence on all
 -- live nodes.
-CREATE FUNCTION open_room(name text, max_messages integer, max_bytes bigint)
+CREATE OR REPLACE FUNCTION open_room(name text, max_messages integer, max_bytes bigint)
 RETURNS TABLE (head text, last_id text, entries json, presence json) LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
@@ -357,7 +267,7 @@ BEGIN
      WHERE room = name AND until > now_ms());
 END $$;
 
-CREATE FUNCTION page_before(name text, before numeric, max_messages integer, max_bytes bigint) RETURNS TABLE (entries json)
+CREATE OR REPLACE FUNCTION page_before(name text, before numeric, max_messages integer, max_bytes bigint) RETURNS TABLE (entries json)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
@@ -366,7 +276,7 @@ BEGIN
 END $$;
 
 -- Whether no message is missing between the id and the page: the rule of "recovered".
-CREATE FUNCTION page_after(name text, after numeric, max_messages integer, max_bytes bigint)
+CREATE OR REPLACE FUNCTION page_after(name text, after numeric, max_messages integer, max_bytes bigint)
 RETURNS TABLE (is_resumable boolean, is_damaged boolean, entries json) LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
@@ -380,7 +290,7 @@ BEGIN
     (SELECT json_agg(page.json) FROM read_after(name, after, max_messages, max_bytes) AS page);
 END $$;
 
-CREATE FUNCTION id_before_latest(name text, max_messages integer, max_bytes bigint) RETURNS TABLE (id text)
+CREATE OR REPLACE FUNCTION id_before_latest(name text, max_messages integer, max_bytes bigint) RETURNS TABLE (id text)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
@@ -391,7 +301,7 @@ BEGIN
 END $$;
 
 -- The rooms with messages, that of the latest first: name, id and time of that message. NULL if the room before them has none.
-CREATE FUNCTION list_rooms(after text, max_rooms integer) RETURNS TABLE (rooms json)
+CREATE OR REPLACE FUNCTION list_rooms(after text, max_rooms integer) RETURNS TABLE (rooms json)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -412,7 +322,7 @@ BEGIN
   ) END;
 END $$;
 
-CREATE FUNCTION last_seq(name text, its_session text) RETURNS TABLE (seq bigint)
+CREATE OR REPLACE FUNCTION last_seq(name text, its_session text) RETURNS TABLE (seq bigint)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
@@ -421,7 +331,7 @@ BEGIN
 END $$;
 
 -- Microseconds of the clock, unless that went back. Not synced to disk, because the clock goes on after a crash.
-CREATE FUNCTION next_fencing_token() RETURNS TABLE (token bigint) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION next_fencing_token() RETURNS TABLE (token bigint) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
@@ -430,7 +340,7 @@ BEGIN
     greatest((SELECT last_value + 1 FROM fencing_tokens), floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint));
 END $$;
 
-CREATE FUNCTION join_node(name text, lease_ms integer) RETURNS TABLE (head text, epoch text)
+CREATE OR REPLACE FUNCTION join_node(name text, lease_ms integer) RETURNS TABLE (head text, epoch text)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
@@ -444,7 +354,7 @@ BEGIN
 END $$;
 
 -- Renews a lease, and sends a notification by which the node finds out whether it receives any.
-CREATE FUNCTION heartbeat(name text, lease_ms integer, token text)
+CREATE OR REPLACE FUNCTION heartbeat(name text, lease_ms integer, token text)
 RETURNS TABLE (is_known boolean, was_alive boolean, head text, epoch text, expired json, now bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -463,12 +373,12 @@ BEGIN
   ), now FROM meta;
 END $$;
 
-CREATE FUNCTION leave(name text) RETURNS void LANGUAGE sql SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION leave(name text) RETURNS void LANGUAGE sql SET search_path FROM CURRENT AS $$
   DELETE FROM leases WHERE node = name
 $$;
 
 -- Removes a node whose lease has expired, by a record that all nodes read. Returns false if it has a lease, or was removed before.
-CREATE FUNCTION remove_node(known integer, name text, first_sequence integer) RETURNS boolean
+CREATE OR REPLACE FUNCTION remove_node(known integer, name text, first_sequence integer) RETURNS boolean
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -487,7 +397,7 @@ BEGIN
   RETURN true;
 END $$;
 
-CREATE FUNCTION ban(known integer, name text, patterns text, until_ms bigint, first_sequence integer) RETURNS void
+CREATE OR REPLACE FUNCTION ban(known integer, name text, patterns text, until_ms bigint, first_sequence integer) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -504,13 +414,13 @@ BEGIN
   );
 END $$;
 
-CREATE FUNCTION read_bans() RETURNS TABLE (client text, rooms text, until bigint)
+CREATE OR REPLACE FUNCTION read_bans() RETURNS TABLE (client text, rooms text, until bigint)
 LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
   SELECT client, rooms, until FROM bans
 $$;
 
 -- Adds a removal to a room, as a record that all nodes read. Returns its id.
-CREATE FUNCTION write_removal(head numeric, name text, sender text, kind "char", message text, first_sequence integer)
+CREATE OR REPLACE FUNCTION write_removal(head numeric, name text, sender text, kind "char", message text, first_sequence integer)
 RETURNS numeric LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -525,7 +435,7 @@ BEGIN
 END $$;
 
 -- Removes one message, by its number and its id. Returns how many were removed; NULL if it is not stored.
-CREATE FUNCTION remove_message(known integer, name text, target numeric, target_id text, first_sequence integer) RETURNS integer
+CREATE OR REPLACE FUNCTION remove_message(known integer, name text, target numeric, target_id text, first_sequence integer) RETURNS integer
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -541,7 +451,7 @@ BEGIN
 END $$;
 
 -- Whether a part of a room, after an id, has messages of a client to erase, and where that part ends: NULL at the room's end.
-CREATE FUNCTION find_erasable(name text, its_sender text, after numeric, max_scanned integer)
+CREATE OR REPLACE FUNCTION find_erasable(name text, its_sender text, after numeric, max_scanned integer)
 RETURNS TABLE (is_found boolean, up_to text) LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
   SELECT bool_or(sender = its_sender AND kind IN ('t', 'n', 'b')), max(id)::text
   FROM (
@@ -550,7 +460,7 @@ RETURNS TABLE (is_found boolean, up_to text) LANGUAGE sql STABLE SET search_path
 $$;
 
 -- Removes all messages of a client: for readers at once, and from the table by erase_step(). Returns the removal's id.
-CREATE FUNCTION begin_erasure(known integer, name text, its_sender text, first_sequence integer) RETURNS text
+CREATE OR REPLACE FUNCTION begin_erasure(known integer, name text, its_sender text, first_sequence integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -563,7 +473,7 @@ BEGIN
 END $$;
 
 -- The next step of an erasure. Returns how many messages were erased, once it is complete.
-CREATE FUNCTION erase_step(removal numeric, max_scanned integer, max_erased integer) RETURNS TABLE (is_complete boolean, count bigint)
+CREATE OR REPLACE FUNCTION erase_step(removal numeric, max_scanned integer, max_erased integer) RETURNS TABLE (is_complete boolean, count bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -599,13 +509,13 @@ BEGIN
 END $$;
 
 -- An erasure of a client's messages that is not complete.
-CREATE FUNCTION find_erasure(name text, its_sender text) RETURNS text LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION find_erasure(name text, its_sender text) RETURNS text LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
   SELECT id::text FROM erasures WHERE room = name AND sender = its_sender ORDER BY id LIMIT 1
 $$;
 
 -- Deletes a little of what is too old; one node at a time. Sessions are checked in turn, after the given one.
 -- Returns how many messages were pruned, the last session that was checked, and an erasure that nobody has continued for some time.
-CREATE FUNCTION prune(
+CREATE OR REPLACE FUNCTION prune(
   message_ms bigint, session_ms bigint, log_ms bigint, erasure_ms bigint, max_rows integer, after_client text,
   after_session text
 ) RETURNS TABLE (pruned integer, client text, session text, erasure text) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -655,6 +565,3 @@ BEGIN
   RETURN QUERY SELECT pruned, coalesce(last.client, ''), coalesce(last.session, ''),
     (SELECT id::text FROM erasures WHERE abs(now - step_time) > erasure_ms ORDER BY id LIMIT 1);
 END $$;
-
-INSERT INTO meta (epoch, origin) SELECT id, id FROM next_id(0, now_ms(), floor(random() * 1000)::integer) AS id;
-INSERT INTO log SELECT epoch, epoch, '-', 0, now_ms() FROM meta;
