@@ -2,7 +2,7 @@
 
 import { connect, type Client, type OutboxItem } from "../../src/client/client.ts";
 import type { Link, LinkProfile, Network } from "./network.ts";
-import type { Rules, TextReceived } from "./rules.ts";
+import type { Rules, TextLink } from "./rules.ts";
 import { SERVER_URL } from "./servers.ts";
 import { Owner, type World } from "./world.ts";
 
@@ -277,7 +277,7 @@ class TextSession {
   /** The first that has no reply. */
   #unanswered = 0;
   #waitsSince = Infinity;
-  #received: TextReceived | undefined;
+  #textLink: TextLink | undefined;
   readonly #seen = new Set<string>();
   #isOver = false;
 
@@ -296,10 +296,10 @@ class TextSession {
     if (!link) throw new Error("a WebSocket without a link");
     this.link = link;
     this.#socket.onmessage = ({ data }) => {
-      const received = (this.#received ??= surroundings.rules.onTextOpen(this.link, user.room));
+      const textLink = (this.#textLink ??= surroundings.rules.onTextOpen(this.link, user.room));
       if (this.#waitsSince !== Infinity) this.#waitsSince = surroundings.world.time;
-      if (typeof data === "string") this.#onLine(data, received);
-      else this.#onBroadcast(Buffer.from(data).toString(), received);
+      if (typeof data === "string") this.#onLine(data, textLink);
+      else this.#onBroadcast(Buffer.from(data).toString(), textLink);
     };
     this.#socket.onclose = () => this.#end();
     const { world } = surroundings;
@@ -341,13 +341,13 @@ class TextSession {
       : `waits for "${this.#sent[open]?.text}", which is ${this.#sent[open]?.state}`;
   }
 
-  #onLine(line: string, received: TextReceived): void {
+  #onLine(line: string, textLink: TextLink): void {
     const { world, rules } = this.surroundings;
     const [, from, said, left] = /^Client #(\S+) (?:says: (.*)|(left the chat))$/.exec(line) ?? [];
     if (from !== undefined && left) return rules.onLeaveAnnounced(this.link, this.user.room, from);
     if (from !== undefined && said !== undefined) {
       rules.checkSender(this.user.name, said, from);
-      return this.#onBroadcast(said, received);
+      return this.#onBroadcast(said, textLink);
     }
     const wrote = /^You wrote: (.*)$/.exec(line)?.[1];
     if (wrote !== undefined) return this.#onReply(wrote, "acknowledged");
@@ -357,12 +357,12 @@ class TextSession {
     world.fail(`${this.user.name} receives "${line}"`);
   }
 
-  #onBroadcast(text: string, received: TextReceived): void {
+  #onBroadcast(text: string, textLink: TextLink): void {
     const { world, rules } = this.surroundings;
     const { name } = this.user;
     const { size } = this.#seen;
     if (this.#seen.add(text).size === size) world.fail(`${name} receives "${text}" twice on one connection`);
-    rules.onText(name, received, text);
+    rules.onText(name, textLink, text);
     if (!text.startsWith(this.#stream)) return;
     const own = this.#sent[Number(text.slice(this.#stream.length)) - 1];
     if (own?.state === "sent") own.isEarly = true;

@@ -37,7 +37,7 @@ export class Moderator {
     const { world, rules } = this;
     this.#request(server, async () => {
       const requestedAt = world.time;
-      rules.onRemovalRequested(room, target);
+      rules.onRemovalRequested(room, server.generation, target);
       const count = await server.hub.store.remove(room, target);
       if (server.owner.isAlive)
         rules.onRemovalAcknowledged(room, server.generation, target, requestedAt, count);
