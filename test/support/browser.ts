@@ -72,6 +72,9 @@ type Permission = "default" | "denied" | "granted";
 const permitting = (state: Permission) =>
   `if (window.Notification) Object.defineProperty(Notification, "permission", { value: "${state}", configurable: true });`;
 
+/** Servers of which a page was opened. Another one before may have had the same port, and so the same storage. */
+const visited = new WeakSet<object>();
+
 /** Opens the page in a tab; disposing it makes the tab available to the next test. */
 export async function openPage(
   server: Pick<TestServer, "origin"> & Partial<Pick<TestServer, "next">>,
@@ -79,10 +82,10 @@ export async function openPage(
   look: Look = {},
 ): Promise<Page> {
   const page = free.pop() ?? new Page();
-  await page.open(
-    `${(server.next?.() ?? server).origin.replace("127.0.0.1", look.name ?? "127.0.0.1")}${path}`,
-    look,
-  );
+  const node = server.next?.() ?? server;
+  const origin = node.origin.replace("127.0.0.1", look.name ?? "127.0.0.1");
+  await page.open(origin + path, look, !visited.has(node));
+  visited.add(node);
   return page;
 }
 
@@ -134,10 +137,16 @@ export class Page implements Disposable {
   async open(
     url: string,
     { width = 1280, height = 800, dark, forcedColors, touch = false, language = "en-GB" }: Look,
+    isFirstVisit: boolean,
   ): Promise<void> {
     if (this.#left) await this.#left;
     else await this.#begin();
     this.#origin = new URL(url).origin;
+    if (isFirstVisit)
+      await this.#view.cdp("Storage.clearDataForOrigin", {
+        origin: this.#origin,
+        storageTypes: "local_storage",
+      });
     this.complaints.length = 0;
     await this.#view.cdp("Emulation.setDeviceMetricsOverride", {
       width,
