@@ -14,7 +14,7 @@ process.chdir(join(import.meta.dir, ".."));
 const TOOLS = join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "hubbub-tests");
 const PATH = `${process.env.PATH}:${TOOLS}`;
 /** Many tests wait rather than compute, so more of them than cores run at once. */
-const WORKERS = Math.max(6, navigator.hardwareConcurrency);
+const WORKERS = Math.max(4, navigator.hardwareConcurrency);
 
 let passed = 0;
 let failed = 0;
