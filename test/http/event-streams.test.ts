@@ -381,7 +381,8 @@ describe("a client that stops reading", () => {
     await eventually(async () => (await openStreams(server)) === 1, "only one stream is open");
     await stream[Symbol.asyncDispose]();
     await eventually(async () => (await openStreams(server)) === 0, "no stream is open");
-    expect((await server.metrics()).get("hubbub_rooms")).toBe(0);
+    // A request that was abandoned before its response may still hold its room for a moment.
+    await eventually(async () => (await server.metrics()).get("hubbub_rooms") === 0, "no room is open");
   });
 });
 
