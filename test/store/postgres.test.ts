@@ -63,7 +63,7 @@ describe.skipIf(skipped !== "")(`a start with Postgres${skipped}`, () => {
       access: "host all ann 127.0.0.1/32 scram-sha-256\nhost all hubbub 127.0.0.1/32 trust\n",
     });
     await postgres.query(
-      "CREATE USER ann PASSWORD 'open/se:s@me #%'; GRANT CREATE ON DATABASE postgres TO ann",
+      "SET password_encryption = 'scram-sha-256'; CREATE USER ann PASSWORD 'open/se:s@me #%'; GRANT CREATE ON DATABASE postgres TO ann",
     );
     const name = `127.0.0.1:${postgres.port}`;
     const sentence = `Postgres at ${name} rejected the user or the password: check both in --store, and pg_hba.conf.`;
