@@ -118,8 +118,16 @@ describe.skipIf(skipped !== "")(`when the Postgres of two nodes${skipped}`, () =
       );
     let seq = 0;
     const frozen: number[] = [];
+    // One that is frozen in a transaction may hold the log's lock, without which nobody can write.
+    const freezeIdle = async (pid: number) => {
+      process.kill(pid, "SIGSTOP");
+      const [backend] = await postgres.query(`SELECT state FROM pg_stat_activity WHERE pid = ${pid}`);
+      if (backend?.state !== "active") return true;
+      process.kill(pid, "SIGCONT");
+      return false;
+    };
     for (const { pid } of await backends()) {
-      process.kill(Number(pid), "SIGSTOP");
+      await eventually(() => freezeIdle(Number(pid)), `backend ${pid} is idle`);
       frozen.push(Number(pid));
       seq++;
       for (const peer of [ann, bob])
