@@ -467,13 +467,17 @@ class Simulation {
     const { world } = this;
     this.network.isBlackHole = false;
     this.disk.setFull(false);
-    if (this.disk instanceof SharedLogDisk) this.disk.database.isReliable = true;
+    const database = this.disk instanceof SharedLogDisk ? this.disk.database : undefined;
+    if (database) database.isReliable = true;
     this.#isSettling = true;
     const { server, store } = this.plan.settings;
     const { messageRate, pingSeconds } = server;
     const backlogMs = messageRate > 0 ? (2000 * this.messages) / messageRate : 0;
     const rejectedMs = store.kind === "delayed" ? RESEND_MS * store.rejectShare * this.messages : 0;
-    const untilMs = world.now + SETTLE_MS + 4000 * pingSeconds + backlogMs + rejectedMs;
+    // A server or the database may be frozen for minutes: several faults add up.
+    const owners = [...this.#servers, ...this.#users, ...(database ? [database] : [])];
+    const thawedMs = Math.max(world.now, ...owners.map(({ owner }) => owner.busyUntil));
+    const untilMs = thawedMs + SETTLE_MS + 4000 * pingSeconds + backlogMs + rejectedMs;
     let missing: string | undefined = "";
     while (missing !== undefined && world.failure === undefined) {
       // Repeatedly, since a crash may still be due.
@@ -499,8 +503,11 @@ class Simulation {
     const database = this.disk instanceof SharedLogDisk ? this.disk.database : undefined;
     const isFrozen = (database?.owner.busyUntil ?? 0) > this.world.now;
     if (database?.isDown || database?.isRejecting || isFrozen) return "the database is unavailable";
-    for (const { owner } of this.#servers)
+    for (const { owner } of this.#servers) {
       if (owner.busyUntil > this.world.now && this.#nodeCount > 1) return "a server is frozen";
+      if (this.disk instanceof SharedLogDisk && this.disk.isCutOff(owner))
+        return "a server cannot reach the database";
+    }
     for (const user of this.#users) {
       if (user.owner.busyUntil > this.world.now) return `${user.name} is frozen`;
       if (user.link && user.link.extraDelayMs > 0) return `${user.name} is slow`;

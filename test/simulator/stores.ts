@@ -117,6 +117,10 @@ export class SharedLogDisk implements Disk {
     if (engine) engine.isCut = isCut;
   }
 
+  isCutOff(owner: Owner): boolean {
+    return this.#engines.get(owner)?.isCut === true;
+  }
+
   crash(_: Crash, kill: () => void): void {
     kill();
   }
