@@ -5,6 +5,7 @@
 
 import { logError } from "../ops/log.ts";
 import type { CloseReason } from "../protocol/codes.ts";
+import { compareIds } from "../store/message-id.ts";
 import type { StoredEntry } from "../store/message.ts";
 import { StoreUnavailable } from "../store/store.ts";
 import type { Room } from "./room.ts";
@@ -12,7 +13,7 @@ import type { Room } from "./room.ts";
 const STORE_PAGE_SIZE = 100;
 /** After this many, yield to the event loop. */
 const MAX_SENDS_PER_TICK = 1000;
-/** How soon to read the store again when it has messages that this node has not received yet. */
+/** How soon to read the store again when this node has not received any of what follows. */
 const STORE_POLL_MS = 20;
 
 /** If more messages are asked for than the room's history has, a replay starts at most this many back in the store. */
@@ -124,8 +125,10 @@ export class Replay {
         this.#continueFrom(history.firstOffset);
         break;
       }
-      if (page.entries.length === 0) await context.clock.sleep(STORE_POLL_MS); // stored by another node, not received here yet
-      for (const entry of page.entries) {
+      // The store may be ahead of this node, and on the text wire, the reply to a message comes before its broadcast.
+      const received = page.entries.filter(({ id }) => compareIds(id, history.lastId) <= 0);
+      if (received.length === 0) await context.clock.sleep(STORE_POLL_MS);
+      for (const entry of received) {
         if (!isWritable) break;
         this.#afterId = entry.id;
         isWritable = target.sendReplayed(entry);

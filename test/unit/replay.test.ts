@@ -7,6 +7,7 @@ import { renderMetrics } from "../../src/ops/metrics.ts";
 import { SqliteStore } from "../../src/store/sqlite/store.ts";
 import { History } from "../../src/store/history.ts";
 import type { Content } from "../../src/protocol/codec.ts";
+import type { StoredEntry } from "../../src/store/message.ts";
 import { StoreUnavailable, type MessageStore } from "../../src/store/store.ts";
 import { passes, useFakeTime } from "../support/fake-time.ts";
 import { type FakeSocket, startHub } from "../support/hub.ts";
@@ -267,6 +268,46 @@ describe("a replay", () => {
       for (let i = 0; i < 5; i++) await turn();
       expect(late.socket.closed).toEqual(HISTORY_UNAVAILABLE);
       expect(texts(late.socket)).toEqual(["1"]);
+    });
+
+    test("sends nothing that the node has not received yet, so that replies come before their messages", async () => {
+      /** What the store has stored, and the node has not received yet. */
+      const unread: (() => void)[] = [];
+      const cached = new History("1-0", 10, Infinity);
+      const { join } = startHub({
+        makeStore({ onEntry }) {
+          const onStored = (entry: StoredEntry) =>
+            void unread.push(() => (cached.push(entry), onEntry(entry)));
+          const store = new MemoryStore(1000, onStored, systemClock, systemRandom);
+          const append = store.append.bind(store);
+          store.append = (pending, callback) =>
+            append(pending, {
+              onResult: (...result) => void unread.push(() => callback.onResult(...result)),
+            });
+          store.acquireRoom = async () => cached;
+          return store;
+        },
+      });
+      const reads = () => {
+        for (const receive of unread.splice(0)) receive();
+      };
+      const bob = await join("bob");
+      bob.says("0");
+      reads();
+      const after = cached.lastId;
+      for (let i = 1; i <= 50; i++) bob.says(`${i}`);
+      reads();
+      const ann = await join("ann", "text", { after, buffered: 1 });
+      for (let i = 0; i < 5; i++) await turn();
+      expect(ann.socket.takes()).toEqual(["Client #bob says: 1"]);
+      ann.says("a");
+      ann.socket.buffered = 0;
+      ann.drains();
+      for (let i = 0; i < 5; i++) await turn();
+      reads();
+      const received = ann.socket.takes();
+      expect(received).toHaveLength(51);
+      expect(received.slice(-3)).toEqual(["Client #bob says: 50", "You wrote: a", "Client #ann says: a"]);
     });
 
     test("closes with 1013 when the store cannot be read", async () => {
