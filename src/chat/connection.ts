@@ -41,7 +41,10 @@ export class Connection extends Subscription implements Member, AppendCallback {
   readonly codec: Codec;
   readonly can: readonly Right[];
   readonly address: string | undefined;
+  /** The client has the connection open: it has answered a ping. */
   hasPonged = false;
+  /** How many connections in the room it replaces once it has answered a ping. */
+  replacedCount = 0;
   /** Estimated memory of the messages that have no result yet. */
   pendingBytes = 0;
   /** Called once, at the store's next result. */
@@ -83,12 +86,14 @@ export class Connection extends Subscription implements Member, AppendCallback {
   protected encodeWelcome(start: ReplayStart): string | undefined {
     const { room, client, session, sent, can } = this;
     const { maxMessageBytes, pingSeconds } = room.context.options;
+    const { connections, ...present } = room.presence.forWelcome(client);
     return this.codec.welcome?.({
       client,
       room: room.name,
       ...start,
       ...(session === undefined ? {} : { sent }),
-      ...room.presence.forWelcome(client),
+      ...present,
+      connections: connections - this.replacedCount,
       can,
       pingSeconds,
       maxMessageBytes,

@@ -134,7 +134,7 @@ export class Hub implements ChatContext {
   /** The WebSocket of a reserved connection is open. */
   join(connection: Connection, socket: ConnectionSocket): void {
     connection.open(socket);
-    const isReplaced = !this.sessions.claim(connection);
+    const isReplaced = !this.sessions.add(connection);
     const isBanned = this.isBanned(connection.room.name, connection);
     if (!isReplaced && !isBanned && !connection.room.isDetached) return connection.welcome();
     const reason = isBanned ? "banned" : isReplaced ? "replaced" : "restarting";

@@ -1,49 +1,65 @@
-/** Which connection holds a session: the newest one, on this node or another. */
+/**
+ * The connections of each session. A newer one replaces the older ones, on this node and others, once its client has
+ * answered a ping on it: a request that its client has given up may arrive, or be answered by the store, after the next
+ * one, and must not close the connection that the client uses.
+ */
 
 import { sessionKey } from "../store/dedup.ts";
 import type { Cluster } from "../store/store.ts";
 import type { Connection } from "./connection.ts";
 
 export class SessionRegistry {
-  readonly #holders = new Map<string, Connection>();
+  /** Most often one; more until the newest has answered a ping. */
+  readonly #connections = new Map<string, readonly Connection[]>();
 
   constructor(private readonly cluster: Cluster | undefined) {}
 
-  /** Closes the session's older connection on this node. @returns false if a newer connection holds the session */
-  claim(connection: Connection): boolean {
+  /** Adds a connection that has opened. @returns false if a newer one holds the session */
+  add(connection: Connection): boolean {
     const key = keyOf(connection);
     if (key === undefined) return true;
-    const previous = this.#holders.get(key);
-    if (previous && previous.fencingToken > connection.fencingToken) return false;
-    this.#holders.set(key, connection);
-    previous?.close("replaced");
-    if (this.cluster) connection.socket?.ping();
+    const others = this.#connections.get(key) ?? [];
+    if (others.some((other) => other.hasPonged && isNewer(other, connection))) return false;
+    connection.replacedCount = others.filter(
+      (other) => other.room === connection.room && isNewer(connection, other),
+    ).length;
+    this.#connections.set(key, [...others, connection]);
+    connection.socket?.ping();
     return true;
   }
 
   release(connection: Connection): void {
     const key = keyOf(connection);
-    if (key !== undefined && this.#holders.get(key) === connection) this.#holders.delete(key);
+    if (key === undefined) return;
+    const others = this.#connections.get(key)?.filter((other) => other !== connection) ?? [];
+    if (others.length > 0) this.#connections.set(key, others);
+    else this.#connections.delete(key);
   }
 
-  /**
-   * The connection has answered a ping: only now the other nodes learn that it holds the session, because a client whose
-   * upgrade took long may have gone on to another node meanwhile.
-   */
+  /** The client has answered a ping on the connection, which replaces the session's older ones. */
   onPong(connection: Connection): void {
     const { client, session, fencingToken, hasPonged } = connection;
+    if (session === undefined || hasPonged) return;
     connection.hasPonged = true;
-    if (session !== undefined && !hasPonged) this.cluster?.announceSession(client, session, fencingToken);
+    for (const other of this.#of(client, session)) if (isNewer(connection, other)) other.close("replaced");
+    this.cluster?.announceSession(client, session, fencingToken);
   }
 
-  /** A connection on another node has claimed a session. */
+  /** A connection on another node holds a session. */
   onRemoteClaim(client: string, session: string, fencingToken: number): void {
-    const local = this.#holders.get(sessionKey(client, session));
-    if (!local) return;
-    if (local.fencingToken < fencingToken) local.close("replaced");
-    // The other node has missed the announcement of the newer connection here.
-    else if (local.hasPonged) this.cluster?.announceSession(client, session, local.fencingToken);
+    for (const local of this.#of(client, session))
+      if (local.fencingToken < fencingToken) local.close("replaced");
+      // The other node has missed the announcement of the newer connection here.
+      else if (local.hasPonged) this.cluster?.announceSession(client, session, local.fencingToken);
   }
+
+  #of(client: string, session: string): readonly Connection[] {
+    return this.#connections.get(sessionKey(client, session)) ?? [];
+  }
+}
+
+function isNewer(one: Connection, other: Connection): boolean {
+  return one.fencingToken > other.fencingToken;
 }
 
 function keyOf({ client, session }: Connection): string | undefined {

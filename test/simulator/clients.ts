@@ -133,10 +133,8 @@ export class JsonUser implements User {
 
   leave(): void {
     this.#isKeptOut = false;
-    const { connection, link } = this;
+    const { connection } = this;
     if (!connection) return;
-    // A request under way could arrive after the next one, and be the newer connection to the server.
-    if (link && !link.server) link.goDark("both");
     this.#outbox = connection.outbox;
     this.connection = undefined;
     this.surroundings.world.as(this.owner, () => connection.close(LEFT));
@@ -166,9 +164,7 @@ export class JsonUser implements User {
 
   /** The client starts again, with the same session, while the server still has its first connection. */
   takeOver(): void {
-    const { link } = this;
-    if (link && !link.server) link.goDark("both"); // as when it leaves
-    link?.touch();
+    this.link?.touch();
     this.crash();
     this.join();
   }

@@ -135,6 +135,8 @@ export class Link {
   touchedAt = Infinity;
   /** The client is gone, although the server may not know. */
   isAbandoned = false;
+  /** The client has had it open. */
+  wasOpen = false;
   /** Further delay of everything, for a while. */
   extraDelayMs = 0;
   readonly connectedAt: number;
@@ -179,7 +181,9 @@ export class Link {
         case "request":
           return this.network.accept(this);
         case "pong":
-          return void (server?.isOpen && server.host.handlers.pong(server));
+          if (!server?.isOpen) return;
+          server.host.handlers.pong(server);
+          return this.network.observer.onPongRead(server);
         case "reset":
           this.isAbandoned = true;
           return server?.end(1006, "");
@@ -203,7 +207,9 @@ export class Link {
     if (isSignal(item)) {
       switch (item.kind) {
         case "open":
-          if (client.readyState === WebSocketState.CONNECTING) client.readyState = WebSocketState.OPEN;
+          if (client.readyState !== WebSocketState.CONNECTING) return;
+          client.readyState = WebSocketState.OPEN;
+          this.wasOpen = true;
           return;
         case "ping":
           return void (client.readyState === WebSocketState.OPEN && this.up.send(PONG));
@@ -510,6 +516,8 @@ export interface WireObserver {
   onFrameRead(link: Link, frame: Content): void;
   onFrameReceived(link: Link, frame: Content): void;
   onServerSent(end: ServerEnd, frame: Content): void;
+  /** The server has read the answer to a ping. */
+  onPongRead(end: ServerEnd): void;
   /** The server closes the connection. */
   onServerClosed(end: ServerEnd, code: number): void;
   /** The server does not let the client in because it is banned. */

@@ -463,6 +463,26 @@ export class Rules implements WireObserver {
     this.#shutDownLinks.push({ name, log, lastId, closedAt: link.sentAt });
   }
 
+  /**
+   * A newer connection of a session closes the older ones once its client has answered a ping on it. Another one may
+   * remain for a while: a request that the client gave up and that was delivered or answered late. It delivers to nobody.
+   */
+  onPongRead({ link, data, host, isOpen }: ServerEnd): void {
+    const own = data.connection;
+    if (!own?.session || !isOpen) return;
+    for (const {
+      link: other,
+      data: { connection },
+    } of host.ends)
+      if (
+        other.wasOpen &&
+        other.number < link.number &&
+        connection?.client === own.client &&
+        connection.session === own.session
+      )
+        this.world.fail(`${own.client} uses a connection, and an older one of its session is still open`);
+  }
+
   onServerClosed({ data, host }: ServerEnd, code: number): void {
     if (code === BANNED) this.onBanned(data.connection?.client ?? "nobody", host);
   }
@@ -556,7 +576,6 @@ export class Rules implements WireObserver {
     const requestedAt = link.connectedAt;
     const welcomedAt = this.world.time;
     this.#welcomes.push({ client, room, generation, after, last, recovered, requestedAt, welcomedAt });
-    this.#checkSession(client, link);
     const segment = this.#segmentOf.get(client);
     if (recovered) {
       if (segment?.log.generation !== generation)
@@ -574,23 +593,6 @@ export class Rules implements WireObserver {
     };
     this.#segments.push(next);
     this.#segmentOf.set(client, next);
-  }
-
-  /** A newer connection of a session closes the older ones. */
-  #checkSession(client: string, link: Link): void {
-    const own = link.server?.data.connection;
-    if (!own || !link.server?.isOpen) return;
-    for (const end of link.server.host.ends) {
-      const other = end.data.connection;
-      if (
-        other &&
-        other !== own &&
-        other.client === own.client &&
-        other.session === own.session &&
-        other.session
-      )
-        this.world.fail(`${client} is welcomed, and an older connection of its session is still open`);
-    }
   }
 
   /** @param content undefined if the message is removed */
