@@ -10,7 +10,12 @@ import type {
   RemovedMessages,
   Welcome,
 } from "../../src/protocol/events.ts";
-import { isMessage, type RemovalTarget, type StoredEntry } from "../../src/store/message.ts";
+import {
+  isMessage,
+  type Removal as StoredRemoval,
+  type RemovalTarget,
+  type StoredEntry,
+} from "../../src/store/message.ts";
 import type { Host, Link, ServerEnd, SocketHost, WireObserver } from "./network.ts";
 import type { World } from "./world.ts";
 
@@ -76,6 +81,8 @@ interface Entry {
   lostIn: number;
   /** By a removal that clients have seen; known at the end. */
   isRemoved: boolean;
+  /** By a removal that the database has lost; known at the end. */
+  wasRemoved: boolean;
   /** When it, or its acknowledgement, was first written to a connection. */
   sentAt: number;
   /** What its sender knows of it, once its text is known. */
@@ -127,6 +134,7 @@ class Log {
         goneAt: Infinity,
         lostIn: this.lost.get(id) ?? Infinity,
         isRemoved: false,
+        wasRemoved: false,
         sentAt,
         sent: undefined,
         index: -1,
@@ -159,10 +167,15 @@ class Log {
     entry.sent = sent;
   }
 
-  /** @param isComplete all that the store has is known */
-  sort(isComplete: boolean): void {
+  /**
+   * @param isComplete all that the store has is known
+   * @param lostRemovals what the database has lost
+   */
+  sort(isComplete: boolean, lostRemovals: readonly StoredRemoval[]): void {
     const { world, room } = this;
     this.sorted = [...this.entries.values()].sort((a, b) => (isLater(a.id, b.id) ? 1 : -1));
+    for (const { removes } of lostRemovals.filter((removal) => removal.room === room))
+      for (const entry of this.sorted) entry.wasRemoved ||= isRemovedBy(removes, entry);
     for (const { id, removes, lostIn } of this.sorted)
       if (
         removes &&
@@ -227,7 +240,8 @@ function isLost({ lostIn }: Entry): boolean {
 }
 
 function isSkippable(entry: Entry | undefined): boolean {
-  return entry !== undefined && (entry.removes !== undefined || entry.isRemoved || isLost(entry));
+  if (entry === undefined) return false;
+  return entry.removes !== undefined || entry.isRemoved || entry.wasRemoved || isLost(entry);
 }
 
 /** Of today's ids: two of the same length are in the order of their characters. */
@@ -391,6 +405,7 @@ export class Rules implements WireObserver {
   readonly #lost = new Map<string, number>();
   #losses = 0;
   readonly #lostTexts = new Set<string>();
+  readonly #lostRemovals: StoredRemoval[] = [];
   #hasLostAll = false;
   /** Since when there has been no fault that keeps a server from following the log. */
   #calmSince = 0;
@@ -703,8 +718,8 @@ export class Rules implements WireObserver {
     this.#hasLostAll ||= isAll;
     for (const entry of entries) {
       this.#lost.set(entry.id, this.#losses);
-      if (isMessage(entry) && entry.content !== undefined)
-        this.#lostTexts.add(Buffer.from(entry.content).toString());
+      if (!isMessage(entry)) this.#lostRemovals.push(entry);
+      else if (entry.content !== undefined) this.#lostTexts.add(Buffer.from(entry.content).toString());
     }
     for (const generations of this.#logs.values()) for (const log of generations.values()) log.lose();
     for (const rooms of this.#newestAt.values()) rooms.clear();
@@ -1029,7 +1044,7 @@ export class Rules implements WireObserver {
   checkAll(finalGeneration: number): void {
     const isComplete = this.settings.isPersistent && !this.hasPruned;
     for (const generations of this.#logs.values())
-      for (const log of generations.values()) log.sort(isComplete);
+      for (const log of generations.values()) log.sort(isComplete, this.#lostRemovals);
     for (const { room, sentAt, isSeen } of this.sentTexts.values()) {
       if (isSeen) continue;
       const unseen = this.#unseen.get(room);
@@ -1077,9 +1092,10 @@ export class Rules implements WireObserver {
   #checkTextOrder({ link, log, texts }: TextLink): void {
     let next: number | undefined;
     for (const text of texts) {
-      const index = log.byText.get(text)?.index;
+      // Without ids, a text that was lost and stored again may be at either place.
+      const index = this.#lostTexts.has(text) ? undefined : log.byText.get(text)?.index;
       if (index === undefined) {
-        next = undefined; // no client on the JSON wire has seen it
+        next = undefined; // or no client on the JSON wire has seen it
         continue;
       }
       // What was removed is in no replay.
