@@ -29,6 +29,8 @@ const SEEDS_PER_MEMORY_CHECK = 32;
 /** What the garbage collector may find by chance on the stack. */
 const GARBAGE_CONNECTIONS = 4;
 const SETTLE_STEP_MS = 500;
+/** Of a message event. */
+const MAX_FRAME_CHARACTERS = 120;
 /** In this many times its link's longest delay, a client is connected and receives its replay. */
 const OPEN_DELAYS = 3;
 /** Until a rejected message is resent and answered. */
@@ -477,7 +479,7 @@ class Simulation {
     // A server or the database may be frozen for minutes: several faults add up.
     const owners = [...this.#servers, ...this.#users, ...(database ? [database] : [])];
     const thawedMs = Math.max(world.now, ...owners.map(({ owner }) => owner.busyUntil));
-    const untilMs = thawedMs + SETTLE_MS + 4000 * pingSeconds + backlogMs + rejectedMs;
+    const untilMs = thawedMs + SETTLE_MS + 4000 * pingSeconds + backlogMs + rejectedMs + this.#replayMs;
     let missing: string | undefined = "";
     while (missing !== undefined && world.failure === undefined) {
       // Repeatedly, since a crash may still be due.
@@ -497,6 +499,16 @@ class Simulation {
     for (const user of this.#users) user.leave();
     world.runUntil(world.now + QUIET_MS + 4000 * pingSeconds);
     this.#checkEmpty();
+  }
+
+  /** How long the slowest link takes for all messages: in a round trip, it delivers what the kernels hold. */
+  get #replayMs(): number {
+    const rounds = this.plan.settings.users.map(({ profile }) => {
+      const { delayMs, jitterMs, kernelBytes, bytesPerCharacter } = profile;
+      const frames = Math.max(1, Math.floor(kernelBytes / (MAX_FRAME_CHARACTERS * bytesPerCharacter)));
+      return (2 * (delayMs + jitterMs)) / frames;
+    });
+    return this.messages * Math.max(...rounds);
   }
 
   #findUnsettled(): string | undefined {
