@@ -598,7 +598,8 @@ export class Client {
     if (recovered !== true) this.#after = last;
     this.#rejectedSeqs = [];
     this.#isSessionKnown ||= sent !== null;
-    this.#nextSeq = Math.max(this.#nextSeq, (sent ?? 0) + 1, ...this.outbox.map(({ seq = 0 }) => seq + 1));
+    const seqs = [...settled, ...this.outbox].map(({ seq = 0 }) => seq);
+    this.#nextSeq = Math.max(this.#nextSeq, 1 + Math.max(sent ?? 0, ...seqs));
     this.#rejectTooBig(); // the server's limit may be another than before
     // Before any handler runs: what a handler sends must follow what was sent before.
     this.#awaited = 0;

@@ -775,6 +775,22 @@ test("a message in flight for more than an hour is unconfirmed, since its sessio
   ann.close();
 });
 
+test("a seq is not used again after an unconfirmed message: a late copy of that one would take the place of another", async () => {
+  await using server = await startServer();
+  await using bob = await server.joinJson("bob");
+  const old = { text: "old", seq: 5, firstSentAt: 0 };
+  const ann = connect({ server: server.origin, id: "ann", session: "s", outbox: [old] });
+  expect((await emitted(ann, "unconfirmed")).text).toBe("old");
+  const body = JSON.stringify({ text: "old", from: "ann", session: "s", seq: 5 });
+  const headers = { "content-type": "application/json" };
+  const { status } = await fetch(`${server.origin}/rooms/lobby/messages`, { method: "POST", headers, body });
+  expect(status).toBe(201);
+  await bob.hears({ type: "message", from: "ann", text: "old" });
+  ann.send("new");
+  await bob.hears({ type: "message", from: "ann", text: "new" });
+  ann.close();
+});
+
 test("when the server has forgotten the session, messages in flight are unconfirmed, and later ones are sent", async () => {
   const first = await startServer();
   const ann = connect({ server: first.origin, id: "ann" });
