@@ -241,7 +241,9 @@ function isLost({ lostIn }: Entry): boolean {
 
 function isSkippable(entry: Entry | undefined): boolean {
   if (entry === undefined) return false;
-  return entry.removes !== undefined || entry.isRemoved || entry.wasRemoved || isLost(entry);
+  // An acknowledged removal that no client has seen is lost with a store in memory.
+  const isGone = entry.isRemoved || entry.wasRemoved || entry.goneAt !== Infinity;
+  return entry.removes !== undefined || isGone || isLost(entry);
 }
 
 /** Of today's ids: two of the same length are in the order of their characters. */
