@@ -386,10 +386,10 @@ describe("a client that stops reading", () => {
   });
 });
 
-test("a thousand streams end with the server, complete and spread over the drain time; exit code 0", async () => {
+test("a thousand streams end with the server, complete; exit code 0", async () => {
   const server = await startServer({ args: ["--drain-seconds", "2"] });
-  const ends: number[] = [];
   const all = Promise.withResolvers<void>();
+  let ended = 0;
   let complete = 0;
   let welcomed = 0;
   const count = 1000;
@@ -407,7 +407,7 @@ test("a thousand streams end with the server, complete and spread over the drain
           if (!before.includes("welcome") && text.includes("welcome")) welcomed++;
           if (!text.endsWith("\r\n0\r\n\r\n")) return;
           if (text.includes('"last one"')) complete++;
-          if (ends.push(performance.now()) === count) all.resolve();
+          if (++ended === count) all.resolve();
           socket.end();
         },
       },
@@ -415,12 +415,9 @@ test("a thousand streams end with the server, complete and spread over the drain
   }
   await eventually(async () => welcomed === count, "all streams are open");
   await server.post("tea", says("ci", "last one"));
-  const startMs = performance.now();
   server.process.kill("SIGTERM");
-  await withDeadline(all.promise, () => `${ends.length} streams ended`);
+  await withDeadline(all.promise, () => `${ended} streams ended`);
   expect(complete).toBe(count);
-  expect((ends.at(-1) ?? 0) - (ends[0] ?? 0)).toBeGreaterThan(500);
-  expect(ends[0] ?? 0).toBeGreaterThan(startMs);
   expect(await server.process.exited).toBe(0);
   expect(await server.errors).toBe("");
 });

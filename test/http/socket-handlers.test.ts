@@ -10,7 +10,7 @@ import type { MessageStore, StoreListener } from "../../src/store/store.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import { systemRandom } from "../../src/util/random.ts";
 import { TokenBucket } from "../../src/util/token-bucket.ts";
-import { useFakeTime } from "../support/fake-time.ts";
+import { passes, useFakeTime } from "../support/fake-time.ts";
 import { FakeSocket, startHub } from "../support/hub.ts";
 
 const PING_SECONDS = 25;
@@ -139,4 +139,21 @@ test("a socket that is paused until the store answers is not terminated, althoug
   expect(ann.isPaused).toBe(true);
   jest.advanceTimersByTime(5 * PING_SECONDS * 1000);
   expect([ann.isPaused, ann.isTerminated, ann.closed]).toEqual([true, false, undefined]);
+});
+
+test("the sockets of a crowd are closed evenly over the time for it", async () => {
+  const { sockets, handlers } = start();
+  const crowd = Array.from({ length: 500 }, () => new FakeServerSocket());
+  for (const socket of crowd) handlers.open(socket);
+  const isClosed = ({ closed }: FakeServerSocket) => closed !== undefined;
+  const done = sockets.closeAll(1000, () => {});
+  const counts: number[] = [];
+  for (let ms = 0; ms < 1000; ms += 10) {
+    await passes(10);
+    for (const socket of crowd.filter(isClosed)) handlers.close(socket, 1012, "");
+    if (ms % 250 === 230) counts.push(crowd.filter(isClosed).length);
+  }
+  await done;
+  // Batches of ten, 20 ms apart.
+  expect(counts).toEqual([130, 250, 380, 500]);
 });

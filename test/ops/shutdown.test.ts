@@ -32,13 +32,13 @@ for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
 test("SIGHUP without a terminal is ignored, and logged", async () => {
   const server = await startServer({ args: ["--log", "text"] });
   await using ann = await server.join("ann");
-  for (let i = 0; i < 2; i++) server.process.kill("SIGHUP");
+  server.process.kill("SIGHUP");
+  await server.logs(/ ignored signal=SIGHUP$/m);
   ann.says("hi");
   await ann.hears("You wrote: hi", "Client #ann says: hi");
   server.process.kill("SIGTERM");
   expect(await ann.closes()).toEqual(RESTARTING);
   expect(await server.process.exited).toBe(0);
-  expect((await server.output).match(/ ignored signal=SIGHUP$/gm)).not.toBeNull();
 });
 
 test("closing its terminal stops the server", async () => {

@@ -220,7 +220,7 @@ describe.skipIf(skipped !== "")(`the name on the page${skipped}`, () => {
     await bob.hears("Client #ann left the chat");
     await page.says("hi");
     await page.shows(`[${page.here}, ${page.people}]`, ["2 here", ["anna", "bob"]]);
-    expect(await page.run("held")).toBe(0);
+    expect(await page.run("held.length")).toBe(0);
     await page.shows(page.conversation, ["me: hi"]);
     await page.shows("[location.search, localStorage.getItem('hubbub.name')]", ["?id=anna", "anna"]);
   });

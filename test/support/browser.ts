@@ -271,16 +271,26 @@ export class Page implements Disposable {
     await this.run("dispatchEvent(new Event('online'))");
   }
 
+  /** The page's clock moves only by {@link advancesClock} from here on; its timers keep their pace. */
+  async stopsClock(): Promise<void> {
+    await this.run("(Date.now = ((now) => () => now)(Date.now()), 0)");
+  }
+
   /** Moves the page's clock; its timers keep their pace. */
   async advancesClock(ms: number): Promise<void> {
     await this.run(`(Date.now = ((now) => () => now() + ${ms})(Date.now), 0)`);
   }
 
-  /** Timers of exactly this delay do not fire from here on; `window.held` counts them. */
+  /** Timers of exactly this delay do not fire from here on; `window.held` has what they would do. */
   async holdsTimers(delayMs: number): Promise<void> {
     await this.run(
-      `(window.held = 0, window.setTimeout = ((set) => (act, ms) => ms === ${delayMs} ? held++ : set(act, ms))(setTimeout), 0)`,
+      `(window.held = [], window.setTimeout = ((set) => (act, ms) => ms === ${delayMs} ? held.push(act) : set(act, ms))(setTimeout), 0)`,
     );
+  }
+
+  /** The next held timer fires. */
+  async firesTimer(): Promise<void> {
+    await this.run("(held.shift()(), 0)");
   }
 
   /** Scrolls the conversation, and waits until the page has handled it. */

@@ -107,10 +107,10 @@ async function startNode(
     cwd: cwd ?? import.meta.dir,
   });
   const errors = new Response(server.stderr).text();
-  const { greeting, output } = await readOutput(server.stdout, reads);
+  const { greeting, log, output } = await readOutput(server.stdout, reads);
   const port = Number(/(?::|port )(\d+)(?:\/client|,)/.exec(greeting)?.[1]);
   if (!port) throw new Error(`the server did not start: ${greeting}${await errors}`);
-  return new TestServer(server, port, greeting, output, errors, folder, secret);
+  return new TestServer(server, port, greeting, log, output, errors, folder, secret);
 }
 
 async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "first line") {
@@ -129,7 +129,7 @@ async function readOutput(stream: ReadableStream<Uint8Array>, reads: "all" | "fi
     else while (await read());
     return text.slice(end);
   };
-  return { greeting: text.slice(0, end), output: rest() };
+  return { greeting: text.slice(0, end), log: () => text.slice(end), output: rest() };
 }
 
 export class TestServer implements AsyncDisposable {
@@ -143,6 +143,8 @@ export class TestServer implements AsyncDisposable {
     readonly port: number,
     /** The first line of its output. */
     readonly greeting: string,
+    /** The rest of its output so far. */
+    readonly log: () => string,
     /** The rest of its output, once it has exited. */
     readonly output: Promise<string>,
     /** Its stderr, once it has exited. */
@@ -266,6 +268,11 @@ export class TestServer implements AsyncDisposable {
 
   becomesUnready(): Promise<void> {
     return eventually(async () => !(await this.isReady()), "it is not ready");
+  }
+
+  /** Waits until its log matches; by default it does not log. */
+  async logs(line: RegExp): Promise<void> {
+    await eventually(async () => line.test(this.log()), `it logs ${line}`);
   }
 
   /** The samples of /metrics by name and labels. */
