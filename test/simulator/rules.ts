@@ -378,7 +378,7 @@ export interface StoredState extends SeenEntry {
 
 export class Rules implements WireObserver {
   readonly sentTexts = new Map<string, SentText>();
-  /** The last time that the server's process stood still, and how long. */
+  /** Until when the process of a server has stood still. */
   stillUntil = -Infinity;
   /** The store may have pruned messages because of their age. */
   hasPruned = false;

@@ -461,7 +461,7 @@ class Simulation {
     for (const { link } of ends) link.touch();
     owner.busyUntil = Math.max(owner.busyUntil, world.now) + ms;
     this.#rules.onTrouble(owner.busyUntil - world.now);
-    this.#rules.stillUntil = owner.busyUntil;
+    this.#rules.stillUntil = Math.max(this.#rules.stillUntil, owner.busyUntil);
   }
 
   /** No more faults: everything is acknowledged and delivered within bounded time. */
