@@ -4,7 +4,9 @@ import { SQL } from "bun";
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import { SCHEMA_VERSION } from "../../src/store/postgres/schema.ts";
 import { eventually } from "../support/deadline.ts";
+import { readDoc } from "../support/docs.ts";
 import { sharedRedis, skipped as withoutRedis } from "../support/redis.ts";
 import { sharedPostgres, skipped as withoutPostgres } from "../support/postgres.ts";
 import { serverExecutable } from "../support/server-executable.ts";
@@ -204,4 +206,12 @@ describe.skipIf(withoutRedis !== "")(`the version of Redis' keys${withoutRedis}`
     await Bun.$`${command} < ${new Response(EXPORT)}`.quiet();
     expect(await redis.send("HGET", "imported:meta", "version")).toBe("1");
   });
+});
+
+test("the documentation of the stored data names the current versions", () => {
+  const documented = (store: string) =>
+    Number(/the version of all this, now (\d+)/.exec(readDoc(`src/store/${store}/README.md`))?.[1]);
+  const script = readDoc("src/store/redis/lua/common.lua");
+  expect(documented("redis")).toBe(Number(/^local VERSION = (\d+)$/m.exec(script)?.[1]));
+  expect(documented("postgres")).toBe(SCHEMA_VERSION);
 });
