@@ -10,7 +10,7 @@ import type { StoredEntry } from "../store/message.ts";
 import { StoreUnavailable } from "../store/store.ts";
 import type { Room } from "./room.ts";
 
-const STORE_PAGE_SIZE = 100;
+const MAX_STORE_PAGE_SIZE = 100;
 /** After this many, yield to the event loop. */
 const MAX_SENDS_PER_TICK = 1000;
 /** How soon to read the store again when this node has not received any of what follows. */
@@ -67,6 +67,8 @@ export class Replay {
   #offset: number;
   /** Set while the next message may be older than the room's history: the last id sent. The store is read then. */
   #afterId: string | undefined;
+  /** Twice what the socket took of the last page: the rest of a page is discarded. */
+  #pageSize = MAX_STORE_PAGE_SIZE;
   #isReadingStore = false;
   #isDone = false;
 
@@ -116,7 +118,7 @@ export class Replay {
         this.#continueFrom(offset);
         break;
       }
-      const page = await context.store.readHistory(name, { after: this.#afterId, limit: STORE_PAGE_SIZE });
+      const page = await context.store.readHistory(name, { after: this.#afterId, limit: this.#pageSize });
       await this.#nextTurn(); // the store may answer without one
       if (!target.isOpen) return;
       // A gap: the client reconnects, and learns of it by `recovered`.
@@ -127,12 +129,18 @@ export class Replay {
       }
       // The store may be ahead of this node, and on the text wire, the reply to a message comes before its broadcast.
       const received = page.entries.filter(({ id }) => compareIds(id, history.lastId) <= 0);
-      if (received.length === 0) await context.clock.sleep(STORE_POLL_MS);
+      if (received.length === 0) {
+        await context.clock.sleep(STORE_POLL_MS);
+        continue;
+      }
+      let sent = 0;
       for (const entry of received) {
         if (!isWritable) break;
         this.#afterId = entry.id;
         isWritable = target.sendReplayed(entry);
+        sent++;
       }
+      this.#pageSize = Math.min(MAX_STORE_PAGE_SIZE, 2 * sent);
     }
     this.#isReadingStore = false;
     if (this.#afterId === undefined) this.run();
