@@ -38,6 +38,7 @@ import { systemRandom } from "../../src/util/random.ts";
 
 const STORE = { name: "SQLite", url: "sqlite:chat.db" };
 const DAY_MS = 24 * 60 * 60 * 1000;
+const HOUR_MS = 60 * 60 * 1000;
 
 let folder = "";
 beforeEach(async () => {
@@ -629,7 +630,7 @@ describe("the store without a server", () => {
     expect(await again.lastSeq("ann", "s")).toBe(1);
     expect(await say(again, "1", { session: "s", seq: 1 })).toMatchObject({ duplicateSeq: 1 });
     again.close();
-    const later = open(Date.now() + days * DAY_MS + 5000, keepDays);
+    const later = open(Date.now() + days * DAY_MS + HOUR_MS, keepDays);
     later.prune();
     expect(await later.lastSeq("ann", "s")).toBe(null);
     later.close();

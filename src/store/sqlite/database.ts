@@ -343,6 +343,10 @@ export function prepareStatements(db: Database) {
       "REPLACE INTO rooms (room, last_id, last_message_id) VALUES (?1, ?2, ?2)",
     ),
     setLastMessageIds: db.query<unknown, []>(SET_LAST_MESSAGE_IDS),
+    /** Nothing if the session is new, or was last used at another time. */
+    updateSession: db.query<unknown, [number, number, number, string, string, number]>(
+      "UPDATE sessions SET seq = ?, id = ?, checksum = ? WHERE client = ? AND session = ? AND used_ms = ?",
+    ),
     setSession: db.query<unknown, [string, string, number, number, number, number]>(
       "REPLACE INTO sessions (client, session, seq, id, used_ms, checksum) VALUES (?, ?, ?, ?, ?, ?)",
     ),

@@ -1,6 +1,7 @@
 /** Whether the SQLite store's files can still be relied on. If not, the store is unavailable until they can. */
 
 import { SQLiteError } from "bun:sqlite";
+import type { Stats } from "node:fs";
 import { logEvent, logError } from "../../ops/log.ts";
 import type { Clock } from "../../util/clock.ts";
 import { lazyFs } from "../../util/lazy-node.ts";
@@ -12,18 +13,14 @@ const RETRY_MS = 1000;
 const HEADER_BYTES = 100;
 const CHANGED = "its files were removed, or changed by another program";
 
-/** A file, as this process last left it. */
-interface FileState {
-  /** Device and inode; empty if the file is missing. */
-  readonly identity: string;
-  readonly size: number;
-  readonly modifiedMs: number;
-}
+/** Undefined if the file is missing. */
+type FileState = Pick<Stats, "dev" | "ino" | "size" | "mtimeMs"> | undefined;
 
 export class DatabaseHealth {
   isReady = true;
   /** The database and its write-ahead log. */
   readonly #files: readonly string[];
+  /** As this process last left them. */
   #states: readonly FileState[];
   /** Open as long as the database is: closing any descriptor of a file releases SQLite's locks on it (fcntl(2)). */
   readonly #headerFile: number;
@@ -85,11 +82,9 @@ export class DatabaseHealth {
     const states = this.#files.map(stateOf);
     const isUnchanged = states.every((state, i) => {
       const known = this.#states[i];
-      return state.identity === known?.identity && state.size === known.size;
+      return isSameFile(state, known) && state?.size === known?.size;
     });
-    const [isSameTime, isSameLogTime] = states.map(
-      (state, i) => state.modifiedMs === this.#states[i]?.modifiedMs,
-    );
+    const [isSameTime, isSameLogTime] = states.map((state, i) => state?.mtimeMs === this.#states[i]?.mtimeMs);
     // Whatever writes a database changes its header; `touch` does not.
     if (isUnchanged && isSameLogTime && (isSameTime || this.#readHeader() === this.#header)) {
       this.#states = states;
@@ -118,16 +113,16 @@ export class DatabaseHealth {
   /** After a write by this process. @returns false if something else has changed the files, as far as can be seen */
   #recordStates(): boolean {
     const states = this.#files.map(stateOf);
-    const isPlausible = states.every(({ identity, size }, i) => {
+    const isPlausible = states.every((state, i) => {
       const known = this.#states[i];
-      return identity === known?.identity && size >= known.size;
+      return isSameFile(state, known) && (state?.size ?? 0) >= (known?.size ?? 0);
     });
     this.#hasMissed = !isPlausible;
     if (!isPlausible) {
       this.#markUnavailable(CHANGED);
       return false;
     }
-    if (states[0]?.modifiedMs !== this.#states[0]?.modifiedMs) this.#header = this.#readHeader();
+    if (states[0]?.mtimeMs !== this.#states[0]?.mtimeMs) this.#header = this.#readHeader();
     this.#states = states;
     return true;
   }
@@ -160,21 +155,22 @@ export class DatabaseHealth {
   #saveRemovedLog(): void {
     const [main, log] = this.#files.map(stateOf);
     const [known] = this.#states;
-    if (!main || !known || main.identity !== known.identity || main.size < known.size) return;
-    if (log?.identity !== MISSING || !this.attempt(this.saveLog)) return;
+    if (!main || !known || !isSameFile(main, known) || main.size < known.size) return;
+    if (log || !this.attempt(this.saveLog)) return;
     this.#states = this.#files.map(stateOf);
     this.#header = this.#readHeader();
     this.#hasMissed = false;
   }
 }
 
-const MISSING = "";
-
 function stateOf(path: string): FileState {
   try {
-    const { dev, ino, size, mtimeMs } = lazyFs().statSync(path);
-    return { identity: `${dev} ${ino}`, size, modifiedMs: mtimeMs };
+    return lazyFs().statSync(path);
   } catch {
-    return { identity: MISSING, size: 0, modifiedMs: 0 };
+    return undefined;
   }
+}
+
+function isSameFile(a: FileState, b: FileState): boolean {
+  return a?.dev === b?.dev && a?.ino === b?.ino;
 }

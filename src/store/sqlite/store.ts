@@ -52,6 +52,8 @@ const SLOW_COMMIT_WAIT_MS = 2;
 const DAY_MS = 24 * 60 * 60 * 1000;
 /** How long sessions are remembered at least; longer if messages are. */
 const MIN_SESSION_DAYS = 30;
+/** The time of a session's last use is rounded up: its index would change with every message otherwise. */
+const SESSION_USE_STEP_MS = 60 * 60 * 1000;
 const PRUNE_INTERVAL_MS = 1000;
 /** The interval while there is more to prune. */
 const PRUNE_MORE_MS = 50;
@@ -425,9 +427,11 @@ export class SqliteStore implements MessageStore {
   #saveSession(client: string, session: string, nowMs: number): void {
     const record = this.#sessions.get(client, session, nowMs);
     if (!record) return;
-    const row = { seq: record.seq, id: this.#keyOf(record.id), used_ms: nowMs };
+    const used_ms = Math.ceil(nowMs / SESSION_USE_STEP_MS) * SESSION_USE_STEP_MS;
+    const row = { seq: record.seq, id: this.#keyOf(record.id), used_ms };
     const checksum = sessionChecksum(client, session, row);
-    this.#sql.setSession.run(client, session, row.seq, row.id, row.used_ms, checksum);
+    const { changes } = this.#sql.updateSession.run(row.seq, row.id, checksum, client, session, used_ms);
+    if (changes === 0) this.#sql.setSession.run(client, session, row.seq, row.id, used_ms, checksum);
   }
 
   #loadSession(client: string, session: string): SessionRecord | undefined {
@@ -508,7 +512,7 @@ export class SqliteStore implements MessageStore {
   #isResumable(room: string, id: string): boolean {
     const key = this.#keyOf(id);
     if (this.#idOf(key) !== id) return false;
-    return key === this.#keyBeforeOldest(room) || this.#sql.exists.get(room, key) !== null;
+    return this.#sql.exists.get(room, key) !== null || key === this.#keyBeforeOldest(room);
   }
 
   #keyBeforeOldest(room: string): number {
