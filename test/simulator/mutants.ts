@@ -90,8 +90,8 @@ export const MUTANTS: readonly Mutant[] = [
     name: "seqs-start-again",
     breaks: "dedup: a client that starts again uses the seqs of earlier messages",
     file: "client/client.ts",
-    text: "Math.max(this.#nextSeq, (sent ?? 0) + 1, ",
-    replacement: "Math.max(this.#nextSeq, ",
+    text: "1 + Math.max(sent ?? 0, ...seqs)",
+    replacement: "1 + Math.max(0, ...seqs)",
   },
   // Resume
   {
