@@ -559,16 +559,17 @@ class Simulation {
   }
 
   /**
-   * Each session has one connection, on whichever node. Another one may remain if its client cannot be reached: a request
-   * that was under way while the client gave it up, to a server that had already read that a newer connection of the
-   * session is open. It delivers to nobody, and ends when its pongs are missed.
+   * Each session has one connection, on whichever node. Another one may remain if its client cannot be reached or has
+   * crashed: a request that was under way while the client gave it up. It delivers to nobody, and ends when its pongs are
+   * missed.
    */
   #checkSessions(): void {
     const sessions = new Set<string>();
     for (const { ends } of this.#servers)
       for (const { data, link } of ends) {
         const { client, session } = data.connection ?? {};
-        if (session === undefined || !link.isAlive) continue;
+        const wasGivenUp = !link.wasOpen && !link.clientOwner.isAlive;
+        if (session === undefined || !link.isAlive || wasGivenUp) continue;
         if (sessions.has(session)) this.world.fail(`${client} has two connections of the session ${session}`);
         sessions.add(session);
       }
