@@ -311,8 +311,6 @@ interface LinkState {
   /** There have been more members than events name. */
   isPartial: boolean;
   lastId: string;
-  /** At each ping that is not answered: the newest id that any client had seen. */
-  readonly pings: string[];
   liveAt: number;
 }
 
@@ -386,6 +384,8 @@ export class Rules implements WireObserver {
   #current: Link | undefined;
   readonly #logs = new Map<string, Map<number, Log>>();
   readonly #links = new Map<Link, LinkState>();
+  /** At each ping that is not answered: the newest id that any client had seen. */
+  readonly #pings = new Map<Link, string[]>();
   readonly #segments: Segment[] = [];
   readonly #segmentOf = new Map<string, Segment>();
   /** By room: what the store has at the end. */
@@ -435,7 +435,9 @@ export class Rules implements WireObserver {
   onFrameSent(link: Link, frame: Content): void {
     if (frame !== PING) return;
     const state = this.#links.get(link);
-    state?.pings.push(this.#newestFor(link, state));
+    const pings = this.#pings.get(link) ?? [];
+    this.#pings.set(link, pings);
+    pings.push(state ? this.#newestFor(link, state) : "0-0"); // a client may ping before its welcome arrives
   }
 
   /** Servers of a cluster are not equally far. */
@@ -526,7 +528,6 @@ export class Rules implements WireObserver {
       members: new Set(members),
       isPartial: count > members.length,
       lastId: last,
-      pings: [],
       liveAt: Infinity,
     });
   }
@@ -568,7 +569,7 @@ export class Rules implements WireObserver {
   /** A pong proves that everything stored before its ping was delivered. */
   #onPong(link: Link): void {
     const state = this.#links.get(link);
-    const newestAtPing = state?.pings.shift();
+    const newestAtPing = this.#pings.get(link)?.shift();
     if (!state || newestAtPing === undefined) return this.world.fail("a pong without a ping");
     if (isLater(newestAtPing, state.lastId))
       this.world.fail(
@@ -725,7 +726,7 @@ export class Rules implements WireObserver {
     }
     for (const generations of this.#logs.values()) for (const log of generations.values()) log.lose();
     for (const rooms of this.#newestAt.values()) rooms.clear();
-    for (const { pings } of this.#links.values()) pings.fill("0-0");
+    for (const pings of this.#pings.values()) pings.fill("0-0");
     for (const ban of this.#bans.values()) ban.surelyUntilMs = 0;
   }
 
