@@ -98,6 +98,8 @@ class Simulation {
   readonly #rules: Rules;
   readonly #moderator: Moderator;
   readonly #users: User[];
+  /** Those that have not left at the end. */
+  #present: readonly User[];
   readonly disk: Disk;
   /** Several of them share a database. */
   readonly #servers: SimulatedServer[] = [];
@@ -137,6 +139,7 @@ class Simulation {
             ? new TextUser(surroundings, name, client, room, profile, replayed)
             : new StreamUser(surroundings, name, client, room, profile, history),
     );
+    this.#present = this.#users;
   }
 
   get messages(): number {
@@ -491,12 +494,14 @@ class Simulation {
     }
     if (world.failure !== undefined) return;
     world.runUntil(world.now + QUIET_MS);
-    this.#awaitMembers();
-    this.#checkMembers();
+    this.#awaitMembers(this.#nodeCount > 1 ? MAX_PRESENCE_LAG_MS : 0);
     this.#checkSessions();
     for (const server of this.#servers) this.#checkMemory(server);
     this.#checkStored();
-    for (const user of this.#users) user.leave();
+    this.#leaveOneInEachRoom();
+    // The connections of clients that could not be reached end with their pongs.
+    this.#awaitMembers(QUIET_MS + MAX_PRESENCE_LAG_MS + 4000 * pingSeconds);
+    for (const user of this.#present) user.leave();
     world.runUntil(world.now + QUIET_MS + 4000 * pingSeconds);
     this.#checkEmpty();
   }
@@ -532,25 +537,34 @@ class Simulation {
     return undefined;
   }
 
-  /** The presence of a node that was killed ends some time after its lease. */
-  #awaitMembers(): void {
-    if (this.#nodeCount === 1) return;
-    const untilMs = this.world.now + MAX_PRESENCE_LAG_MS;
-    while (this.#findWrongMembers() !== undefined && this.world.now < untilMs && !this.world.failure)
-      this.world.runUntil(this.world.now + SETTLE_STEP_MS);
+  /** One client sees that the others are gone: also those that were connected to a server when it was killed. */
+  #leaveOneInEachRoom(): void {
+    const staying = new Map<string, User>();
+    for (const user of this.#users)
+      if (user instanceof JsonUser && !staying.has(user.room)) staying.set(user.room, user);
+    const leaving = this.#users.filter((user) => staying.get(user.room) !== user);
+    for (const user of leaving) user.leave();
+    this.#present = [...staying.values()];
   }
 
-  /** The members that each client knows of are the ones that are there. */
-  #checkMembers(): void {
+  /**
+   * The members that each client knows of are the ones that are there, after that time at the latest: the presence of a
+   * server that was killed ends some time after its lease.
+   */
+  #awaitMembers(maxMs: number): void {
+    const { world } = this;
+    const untilMs = world.now + maxMs;
+    while (this.#findWrongMembers() !== undefined && world.now < untilMs && !world.failure)
+      world.runUntil(world.now + SETTLE_STEP_MS);
     const wrong = this.#findWrongMembers();
-    if (wrong !== undefined) this.world.fail(wrong);
+    if (wrong !== undefined) world.fail(wrong);
   }
 
   #findWrongMembers(): string | undefined {
-    for (const user of this.#users) {
+    for (const user of this.#present) {
       const known = user.link && this.#rules.membersFor(user.link);
       if (!known) continue;
-      const inRoom = this.#users.filter((each) => each.room === user.room && !(each instanceof StreamUser));
+      const inRoom = this.#present.filter((each) => each.room === user.room && !(each instanceof StreamUser));
       const present = [...new Set(inRoom.map(({ client }) => client))];
       if (known.join() !== present.sort().join())
         return `${user.name} knows of ${known}, and ${present} are there`;
