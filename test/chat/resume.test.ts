@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codes.ts";
 import { JsonPeer, type Event } from "../support/peer.ts";
 import { describeFrame, pong, RawClient, request } from "../support/raw-websocket.ts";
-import { startServer, STORES } from "../support/server.ts";
+import { COVERING_STORES, startServer, STORES } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
 const message = (from: string, text: string): Event => ({ type: "message", from, text });
@@ -261,8 +261,11 @@ describe.each(STORES)("with the store $name", (store) => {
     await ann.hears(message("ann", "😀 \ufffd"));
     await ann.hearsNothing();
   });
+});
 
-  test("250 messages of 64 KiB reach a slow reader that resumes, each once and in order", async () => {
+test.each(COVERING_STORES)(
+  "250 messages of 64 KiB reach a slow reader that resumes, each once and in order: $name",
+  async (store) => {
     await using server = await startServer({ store, args: ["--history", "250"] });
     await using ann = await server.joinJson("ann", { session: "s" });
     const start = ann.after;
@@ -278,8 +281,8 @@ describe.each(STORES)("with the store $name", (store) => {
     for (const text of texts) await bob.hears(message("ann", text));
     await bob.hears(message("ann", "after them"));
     await bob.hearsNothing();
-  });
-});
+  },
+);
 
 test("of two connections of a session the one requested first is replaced, even if its upgrade took longer", async () => {
   await using server = await startServer({

@@ -9,11 +9,11 @@ describe.each(STORES)("with the store $name", (store) => {
   const server = sharedServer({ store });
 
   test("a message stays in its room", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.joinJson("ann", { room: "tea" });
-    await using bob = await server.join("bob", { room: "tea" });
-    await using eve = await server.joinJson("eve", { room: "coffee" });
-    await using joe = await server.join("joe");
+    const [tea, coffee] = [newRoom(), newRoom()];
+    await using ann = await server().joinJson("ann", { room: tea });
+    await using bob = await server().join("bob", { room: tea });
+    await using eve = await server().joinJson("eve", { room: coffee });
+    await using joe = await server().join("joe");
     ann.says("hi");
     await ann.hears({ type: "message", from: "ann", text: "hi" });
     await bob.hears("Client #ann says: hi");
@@ -22,11 +22,10 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("the default room is the lobby; names are normalized to one spelling", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.join("ann");
-    await using bob = await server.joinJson("bob", { room: "lobby" });
-    await using eve = await server.join("eve", { room: "cafe\u0301" });
-    await using joe = await server.joinJson("joe", { room: "caf\u00e9" });
+    await using ann = await server().join("ann");
+    await using bob = await server().joinJson("bob", { room: "lobby" });
+    await using eve = await server().join("eve", { room: "cafe\u0301" });
+    await using joe = await server().joinJson("joe", { room: "caf\u00e9" });
     ann.says("hi");
     await bob.hears({ type: "message", from: "ann", text: "hi" });
     eve.says("ho");

@@ -10,8 +10,9 @@ setDefaultTimeout(240_000);
 /** How long the page waits before it says that someone left. */
 const LEAVE_GRACE_MS = 5_000;
 
-// Two nodes on one Redis also cover one node, other stores that answer late, and two nodes on Postgres.
-const COVERED = ["Redis", "a delayed store", "Postgres, two nodes"];
+// The other tests of the page run on memory. Two nodes on one Redis also cover one node, other stores that answer late,
+// and two nodes on Postgres.
+const COVERED = ["memory", "Redis", "a delayed store", "Postgres, two nodes"];
 for (const store of STORES.filter(({ name }) => !COVERED.includes(name)))
   describe.skipIf(skipped !== "")(`the page, with ${store.name}${skipped}`, () => {
     test("two people talk, and one leaves", async () => {

@@ -130,9 +130,9 @@ describe.each(STORES)("the chat, with the store $name", (store) => {
   });
 
   test("/websocket/:id is the same room as /ws/:id", async () => {
-    await using server = await startServer({ store });
-    await using ann = await server.open("/websocket/ann");
-    await using bob = await server.open("/ws/bob");
+    const room = newRoom();
+    await using ann = await server().open(`/websocket/ann?room=${room}`);
+    await using bob = await server().open(`/ws/bob?room=${room}`);
     ann.says("hi");
     await bob.hears("Client #ann says: hi");
     bob.says("ho");

@@ -17,6 +17,7 @@ export { skipped };
 
 /** Chromium is slow on a busy machine. */
 const DEADLINE_MS = 60_000;
+const POLL_MS = 20;
 
 /** This machine's name on a local network. All pages share one browser, and so its rules for host names. */
 export const LOCAL_NAME = `${hostname()}.local`.toLowerCase();
@@ -120,6 +121,7 @@ export class Page implements Disposable {
         argv: [
           ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
           "--disable-dev-shm-usage",
+          "--in-process-gpu", // saves a tenth of the CPU time
           "--allow-pre-commit-input", // otherwise input before the first frame is lost
           "--disable-background-networking",
           "--disable-component-update",
@@ -314,7 +316,7 @@ export class Page implements Disposable {
         // Between two pages it throws.
         seen = await this.run(expression).catch((error: Error) => error.message);
         if (Bun.deepEquals(seen, expected)) return;
-        await this.run("new Promise(requestAnimationFrame)").catch(() => {});
+        await Bun.sleep(POLL_MS);
       }
     })();
     this.#asked = wait;

@@ -1,6 +1,7 @@
 /** Real Postgres clusters: one that tests share, with a schema each, or one of their own to kill and freeze. */
 
 import { $, SQL } from "bun";
+import { statfsSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -16,6 +17,9 @@ const VOLATILE = { fsync: "off" };
 export const DURABLE = { fsync: "on" };
 /** Many servers share one cluster. */
 const COMMON = { max_connections: "300", shared_buffers: "64MB" };
+
+/** Memory where there is enough of it: copying and removing the thousand files of a cluster on a disk takes seconds. */
+const PARENT = hasSpace("/dev/shm") ? "/dev/shm" : tmpdir();
 
 /** Postgres refuses to run as root. */
 const [USER, GROUP] = ["nobody", "nogroup"];
@@ -42,7 +46,7 @@ export class Postgres implements AsyncDisposable {
   static async start({ settings = VOLATILE, access }: Setup = {}): Promise<Postgres> {
     template ??= createTemplate();
     const from = await template;
-    const folder = await mkdtemp(join(tmpdir(), "hubbub-postgres-"));
+    const folder = await mkdtemp(join(PARENT, "hubbub-postgres-"));
     // However this process ends.
     removeWithUs(folder, `kill -QUIT $(head -1 "${folder}/data/postmaster.pid") && sleep 1;`);
     const postgres = new Postgres(freePort(), folder, { ...COMMON, ...settings });
@@ -169,13 +173,23 @@ export class Postgres implements AsyncDisposable {
 let template: Promise<string> | undefined;
 
 async function createTemplate(): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "hubbub-postgres-template-"));
+  const folder = await mkdtemp(join(PARENT, "hubbub-postgres-template-"));
   removeWithUs(folder);
   await giveToUser(folder);
   const initdb = join(dirname(program ?? ""), "initdb");
   const options = ["-U", "hubbub", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
   await $`${AS_USER} ${initdb} -D ${join(folder, "data")} ${options}`.quiet();
   return folder;
+}
+
+/** For all clusters that are there at a time. */
+function hasSpace(path: string): boolean {
+  try {
+    const { bavail, bsize } = statfsSync(path);
+    return bavail * bsize > 2 * 1024 ** 3;
+  } catch {
+    return false;
+  }
 }
 
 async function giveToUser(path: string): Promise<void> {

@@ -49,6 +49,11 @@ export const STORES: readonly Store[] = [
       ] as const)),
 ];
 
+/** For tests that take long: two nodes also cover one, and stores that answer late. */
+export const COVERING_STORES = STORES.filter(
+  ({ name, nodes }) => nodes === 2 || ["memory", "SQLite"].includes(name),
+);
+
 interface Setup {
   readonly args?: readonly string[];
   readonly env?: Record<string, string>;
