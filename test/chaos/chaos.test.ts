@@ -8,11 +8,11 @@ import { skipped as withoutRedis } from "../support/redis.ts";
 setDefaultTimeout(600_000);
 
 /** `bun test/chaos/chaos.ts` runs longer ones, and test/simulator many more. */
-const QUICK = { messagesPerClient: 75, maxFaults: 5 };
+const QUICK = { messagesPerClient: 50, maxFaults: 4 };
 const CLIENTS = 2 * 8;
 
 const SETUPS = [
-  { seed: 1, store: { name: "memory", url: "memory:" }, history: 20, messagesPerClient: 150, rejects: false },
+  { seed: 1, store: { name: "memory", url: "memory:" }, history: 20, messagesPerClient: 75, rejects: false },
   {
     seed: 2,
     store: {

@@ -15,7 +15,7 @@ function check(what: string, counts: Counts): void {
   for (const code of ["1002", "1007"]) expect(counts.closes[code]).toBeGreaterThan(0);
 }
 
-test("seed 1", async () => check("seed 1", await runFuzz({ seed: 1, rounds: 700 })));
+test("seed 1", async () => check("seed 1", await runFuzz({ seed: 1, rounds: 350 })));
 
 test("seed 2, with a rate limit", async () => {
   const args = ["--message-rate", "20", "--message-burst", "40"];
@@ -26,7 +26,7 @@ test("seed 2, with a rate limit", async () => {
 
 test("seed 3, with tokens and --trust-proxy", async () => {
   const args = ["--trust-proxy", "--max-connections-per-address", "100"];
-  const counts = await runFuzz({ seed: 3, rounds: 700, withTokens: true, args });
+  const counts = await runFuzz({ seed: 3, rounds: 350, withTokens: true, args });
   check("seed 3", counts);
   expect(counts.answers["401"]).toBeGreaterThan(0);
 });
