@@ -22,10 +22,11 @@ describe.each(STORES)("with the store $name", (store) => {
   });
 
   test("the default room is the lobby; names are normalized to one spelling", async () => {
-    await using ann = await server().join("ann");
-    await using bob = await server().joinJson("bob", { room: "lobby" });
-    await using eve = await server().join("eve", { room: "cafe\u0301" });
-    await using joe = await server().joinJson("joe", { room: "caf\u00e9" });
+    await using server = await startServer({ store });
+    await using ann = await server.join("ann");
+    await using bob = await server.joinJson("bob", { room: "lobby" });
+    await using eve = await server.join("eve", { room: "cafe\u0301" });
+    await using joe = await server.joinJson("joe", { room: "caf\u00e9" });
     ann.says("hi");
     await bob.hears({ type: "message", from: "ann", text: "hi" });
     eve.says("ho");
