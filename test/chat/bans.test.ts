@@ -12,7 +12,7 @@ import { eventually } from "../support/deadline.ts";
 import { subscribe } from "../support/event-stream.ts";
 import { Postgres, sharedPostgres, skipped as withoutPostgres } from "../support/postgres.ts";
 import { Redis, sharedRedis, skipped } from "../support/redis.ts";
-import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { COVERING_STORES, startServer, type TestServer } from "../support/server.ts";
 
 const SECRET = "a secret of thirty-two bytes, or more";
 const BANNED = { code: 4003, reason: "Disconnected by a moderator." };
@@ -63,7 +63,7 @@ const from = (address: string) => ({ "X-Forwarded-For": address });
 const OUT = Array(4).fill("403 banned");
 const IN = ["426 not-websocket", "200", "200", "201"];
 
-describe.each(STORES)("with the store $name", (store) => {
+describe.each(COVERING_STORES)("with the store $name", (store) => {
   test("its sockets and streams in the moderator's rooms are closed on every node, and it stays out", async () => {
     await using server = await startServer({ store, secret: SECRET });
     const nodes = [server, server.other ?? server];
@@ -258,7 +258,7 @@ describe.each(CLUSTERS)("with the store $name", ({ name, start }) => {
   });
 });
 
-describe.each(STORES)("with the store $name", (store) => {
+describe.each(COVERING_STORES)("with the store $name", (store) => {
   test("a flood is removed after its sender was banned, whichever node it came to", async () => {
     await using server = await startServer({ store, secret: SECRET });
     const COUNT = 10_000;

@@ -9,7 +9,7 @@ import { subscribe } from "../support/event-stream.ts";
 import type { Event, JsonPeer, Peer } from "../support/peer.ts";
 import { randomFrom } from "../support/random.ts";
 import { DURABLE, Redis, skipped } from "../support/redis.ts";
-import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { COVERING_STORES, startServer, type TestServer } from "../support/server.ts";
 import { SECRET } from "../support/keys.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
@@ -101,7 +101,7 @@ async function page(server: TestServer, query = "", room = "lobby") {
   return JSON.parse(body);
 }
 
-describe.each(STORES)("with the store $name", (store) => {
+describe.each(COVERING_STORES)("with the store $name", (store) => {
   const start = (...args: string[]) => startServer({ store, args, secret: SECRET });
 
   test("a removal is an entry in the order; clients that resume, newcomers and pages see the same", async () => {

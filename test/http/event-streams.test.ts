@@ -6,7 +6,7 @@ import { eventually, withDeadline } from "../support/deadline.ts";
 import { subscribe } from "../support/event-stream.ts";
 import { bearer, tokenOf, SECURED } from "../support/keys.ts";
 import { sharedServer, newRoom } from "../support/shared-server.ts";
-import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { COVERING_STORES, startServer, STORES, type TestServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
 
@@ -14,7 +14,7 @@ const FORMATS = ["sse", "ndjson"] as const;
 
 const says = (from: string, text: string) => ({ from, text });
 
-for (const store of STORES)
+for (const store of COVERING_STORES)
   describe(`on ${store.name}`, () => {
     test("subscribers receive what is posted and sent from then on, in both formats and in one order", async () => {
       await using server = await startServer({ store, args: ["--history", "5"] });

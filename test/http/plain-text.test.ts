@@ -5,7 +5,7 @@ import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { openPage, skipped as withoutBrowser } from "../support/browser.ts";
 import { serveHttp } from "../support/http.ts";
 import { tokenOf, SECURED } from "../support/keys.ts";
-import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { COVERING_STORES, startServer, type TestServer } from "../support/server.ts";
 
 setDefaultTimeout(240_000);
 
@@ -22,7 +22,7 @@ async function post(
   return { status: response.status, id, code, detail };
 }
 
-describe.each(STORES)("on $name", (store) => {
+describe.each(COVERING_STORES)("on $name", (store) => {
   test("the text arrives unchanged; within a session each seq is stored once", async () => {
     await using server = await startServer({ store });
     await using bob = await server.join("bob", { room: "builds" });

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { bearer, SECRET, SECURED } from "../support/keys.ts";
-import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { COVERING_STORES, startServer, type TestServer } from "../support/server.ts";
 import { TempFolder } from "../support/temp-folder.ts";
 
 const LISTING = ["--list-rooms"];
@@ -28,7 +28,7 @@ const entry = (room: string, count: number, lastId: string | null) => ({
   lastTime: lastId === null ? null : expect.any(Number),
 });
 
-describe.each(STORES)("with the store $name", (store) => {
+describe.each(COVERING_STORES)("with the store $name", (store) => {
   test("named rooms have their clients and their latest message, in the order of the request", async () => {
     await using server = await startServer({ store });
     await post(server, "a");

@@ -6,7 +6,7 @@ import { ERROR_MESSAGES } from "../../src/protocol/codes.ts";
 import { TestClock } from "../support/clock.ts";
 import { bearer, SECURED } from "../support/keys.ts";
 import { RawClient, request } from "../support/raw-websocket.ts";
-import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { COVERING_STORES, startServer, type TestServer } from "../support/server.ts";
 
 /** The fields of all responses; each has some of them. */
 interface Body {
@@ -41,7 +41,7 @@ const HTTP_ONLY = {
 };
 const JSON_TYPE = "application/json;charset=utf-8";
 
-for (const store of STORES)
+for (const store of COVERING_STORES)
   describe(`on ${store.name}`, () => {
     test("a posted message is broadcast on both wires and appears in the history", async () => {
       await using server = await startServer({ store });

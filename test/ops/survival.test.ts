@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import type { JsonPeer } from "../support/peer.ts";
-import { startServer, STORES, type TestServer } from "../support/server.ts";
+import { COVERING_STORES, startServer, STORES, type TestServer } from "../support/server.ts";
 import { frame, RawClient, request, describeFrame } from "../support/raw-websocket.ts";
 
 const OUR_FAULT = { code: 1011, reason: "Internal error. Reconnect." };
@@ -70,82 +70,72 @@ test("a handler that throws closes its own connection, and no other", async () =
   );
 });
 
-describe.each(STORES.filter(({ preload }) => !preload))(
-  "a broadcast that fails, with the store $name",
-  (store) => {
-    const start = (args: readonly string[] = []) =>
-      startServer({ store, preload: "fault-injection.ts", args });
+describe.each(COVERING_STORES)("a broadcast that fails, with the store $name", (store) => {
+  const start = (args: readonly string[] = []) => startServer({ store, preload: "fault-injection.ts", args });
 
-    /** A closed client resumes, and receives that message once, then those that follow. */
-    async function resumes(
-      server: TestServer,
-      before: JsonPeer,
-      id: string,
-      text: string,
-    ): Promise<JsonPeer> {
-      expect(await before.peer.closes()).toEqual(UNDELIVERED);
-      const back = await server.joinJson(id, { after: before.after, session: id });
-      expect(back.welcome.recovered).toBe(true);
-      await back.hears({ type: "message", from: "ann", text });
-      return back;
-    }
+  /** A closed client resumes, and receives that message once, then those that follow. */
+  async function resumes(server: TestServer, before: JsonPeer, id: string, text: string): Promise<JsonPeer> {
+    expect(await before.peer.closes()).toEqual(UNDELIVERED);
+    const back = await server.joinJson(id, { after: before.after, session: id });
+    expect(back.welcome.recovered).toBe(true);
+    await back.hears({ type: "message", from: "ann", text });
+    return back;
+  }
 
-    test.each(["boom-message", "boom-encoding"])(
-      "closes with 1012 those it did not reach; they resume and receive it once (%s)",
-      async (text) => {
-        await using server = await start();
-        await using ann = await server.joinJson("ann", { session: "ann" });
-        await using bob = await server.joinJson("bob", { session: "bob" });
-        ann.says("1", { seq: 1 });
-        await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "1" });
-        await bob.hears({ type: "message", from: "ann", text: "1" });
-        ann.says(text, { seq: 2 });
-        await ann.hears({ type: "ack", seq: 2 });
-        await using annBack = await resumes(server, ann, "ann", text);
-        expect(annBack.welcome.sent).toBe(2);
-        await using bobBack = await resumes(server, bob, "bob", text);
-        annBack.says("3", { seq: 3 });
-        await annBack.hears({ type: "ack", seq: 3 }, { type: "message", from: "ann", text: "3" });
-        await bobBack.hears({ type: "message", from: "ann", text: "3" });
-      },
-    );
-
-    test("on one wire does not affect the other", async () => {
+  test.each(["boom-message", "boom-encoding"])(
+    "closes with 1012 those it did not reach; they resume and receive it once (%s)",
+    async (text) => {
       await using server = await start();
-      await using ann = await server.join("ann");
-      await using bob = await server.joinJson("bob");
-      await using eve = await server.joinJson("eve");
-      // Second tabs: no leave is announced, however long resuming takes.
-      await using _bobsTab = await server.join("bob");
-      await using _evesTab = await server.join("eve");
-      ann.says("boom-json");
-      await ann.hears("You wrote: boom-json", "Client #ann says: boom-json");
-      await using back = await resumes(server, bob, "bob", "boom-json");
-      await using eveBack = await resumes(server, eve, "eve", "boom-json");
-      ann.says("boom-text");
-      await ann.hears("You wrote: boom-text");
-      expect(await ann.closes()).toEqual(UNDELIVERED);
-      for (const each of [back, eveBack])
-        await each.hears({ type: "message", from: "ann", text: "boom-text" });
-      await using again = await server.join("ann", { history: 1 });
-      await again.hears("Client #ann says: boom-text");
-      again.says("3");
-      await again.hears("You wrote: 3", "Client #ann says: 3");
-    });
-
-    test("in a busy room skips nothing: earlier messages arrive before the close, later ones after resuming", async () => {
-      await using server = await start(["--flush-ms", "1000"]);
       await using ann = await server.joinJson("ann", { session: "ann" });
-      await using bob = await server.joinJson("bob");
-      const texts = ["1", "2", "boom-message", "3"];
-      for (const [i, text] of texts.entries()) ann.says(text, { seq: i + 1 });
-      for (const text of ["1", "2"]) await bob.hears({ type: "message", from: "ann", text });
-      await using back = await resumes(server, bob, "bob", "boom-message");
-      await back.hears({ type: "message", from: "ann", text: "3" });
-      await back.hearsNothing();
-    });
-  },
-);
+      await using bob = await server.joinJson("bob", { session: "bob" });
+      ann.says("1", { seq: 1 });
+      await ann.hears({ type: "ack", seq: 1 }, { type: "message", from: "ann", text: "1" });
+      await bob.hears({ type: "message", from: "ann", text: "1" });
+      ann.says(text, { seq: 2 });
+      await ann.hears({ type: "ack", seq: 2 });
+      await using annBack = await resumes(server, ann, "ann", text);
+      expect(annBack.welcome.sent).toBe(2);
+      await using bobBack = await resumes(server, bob, "bob", text);
+      annBack.says("3", { seq: 3 });
+      await annBack.hears({ type: "ack", seq: 3 }, { type: "message", from: "ann", text: "3" });
+      await bobBack.hears({ type: "message", from: "ann", text: "3" });
+    },
+  );
+
+  test("on one wire does not affect the other", async () => {
+    await using server = await start();
+    await using ann = await server.join("ann");
+    await using bob = await server.joinJson("bob");
+    await using eve = await server.joinJson("eve");
+    // Second tabs: no leave is announced, however long resuming takes.
+    await using _bobsTab = await server.join("bob");
+    await using _evesTab = await server.join("eve");
+    ann.says("boom-json");
+    await ann.hears("You wrote: boom-json", "Client #ann says: boom-json");
+    await using back = await resumes(server, bob, "bob", "boom-json");
+    await using eveBack = await resumes(server, eve, "eve", "boom-json");
+    ann.says("boom-text");
+    await ann.hears("You wrote: boom-text");
+    expect(await ann.closes()).toEqual(UNDELIVERED);
+    for (const each of [back, eveBack]) await each.hears({ type: "message", from: "ann", text: "boom-text" });
+    await using again = await server.join("ann", { history: 1 });
+    await again.hears("Client #ann says: boom-text");
+    again.says("3");
+    await again.hears("You wrote: 3", "Client #ann says: 3");
+  });
+
+  test("in a busy room skips nothing: earlier messages arrive before the close, later ones after resuming", async () => {
+    await using server = await start(["--flush-ms", "1000"]);
+    await using ann = await server.joinJson("ann", { session: "ann" });
+    await using bob = await server.joinJson("bob");
+    const texts = ["1", "2", "boom-message", "3"];
+    for (const [i, text] of texts.entries()) ann.says(text, { seq: i + 1 });
+    for (const text of ["1", "2"]) await bob.hears({ type: "message", from: "ann", text });
+    await using back = await resumes(server, bob, "bob", "boom-message");
+    await back.hears({ type: "message", from: "ann", text: "3" });
+    await back.hearsNothing();
+  });
+});
 
 test("a replay that fails midway closes its connection with 1012, and is repeated on resuming", async () => {
   const store = STORES.find(({ name }) => name === "SQLite");

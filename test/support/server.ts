@@ -30,7 +30,7 @@ interface Store {
   readonly preload?: string;
 }
 
-/** The stores that all tests of rooms, wires and resuming run on. */
+/** The stores that the tests of both wires, rooms, presence and resuming run on. */
 export const STORES: readonly Store[] = [
   { name: "memory", url: "memory:" },
   { name: "SQLite", url: "sqlite:chat.db", keepsEverything: true },
@@ -49,7 +49,7 @@ export const STORES: readonly Store[] = [
       ] as const)),
 ];
 
-/** For tests that take long: two nodes also cover one, and stores that answer late. */
+/** For the other tests: two nodes also cover one, and stores that answer late. */
 export const COVERING_STORES = STORES.filter(
   ({ name, nodes }) => nodes === 2 || ["memory", "SQLite"].includes(name),
 );
