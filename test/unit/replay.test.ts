@@ -303,7 +303,8 @@ describe("a replay", () => {
       ann.says("a");
       ann.socket.buffered = 0;
       ann.drains();
-      for (let i = 0; i < 5; i++) await turn();
+      // Reads 2, 4, 8, 16 and 20 messages.
+      for (let i = 0; i < 20; i++) await turn();
       reads();
       const received = ann.socket.takes();
       expect(received).toHaveLength(51);
