@@ -41,9 +41,9 @@ export class Connection extends Subscription implements Member, AppendCallback {
   readonly codec: Codec;
   readonly can: readonly Right[];
   readonly address: string | undefined;
-  /** The client has the connection open: it has answered a ping. */
-  hasPonged = false;
-  /** How many connections in the room it replaces once it has answered a ping. */
+  /** Its client has sent a frame on it, if only a pong. False if it has no session. */
+  isInUse = false;
+  /** How many connections in the room it replaces once it is in use. */
   replacedCount = 0;
   /** Estimated memory of the messages that have no result yet. */
   pendingBytes = 0;

@@ -22,8 +22,13 @@ export function socketHandlers(
     else echo(socket, frame, maxMessageBytes);
   }, clock);
 
+  function onFrame({ data }: ServerSocket): void {
+    data.missedPongs = 0;
+    if (data.connection?.socket) hub.sessions.onFrame(data.connection);
+  }
+
   function onControlFrame(socket: ServerSocket): void {
-    socket.data.missedPongs = 0;
+    onFrame(socket);
     if (socket.data.connection?.bucket.chargeAbuse(clock.elapsed()) === false) closeSocket(socket, "abuse");
   }
 
@@ -34,14 +39,11 @@ export function socketHandlers(
       if (socket.data.connection) hub.join(socket.data.connection, socket);
     }),
     message: isolateErrors((socket, frame: Content) => {
-      socket.data.missedPongs = 0;
+      onFrame(socket);
       throttle.receive(socket, frame);
     }),
     ping: isolateErrors(onControlFrame),
-    pong: isolateErrors((socket) => {
-      onControlFrame(socket);
-      if (socket.data.connection?.socket) hub.sessions.onPong(socket.data.connection);
-    }),
+    pong: isolateErrors(onControlFrame),
     drain: isolateErrors((socket) => {
       socket.data.missedPongs = 0; // it is reading
       socket.data.connection?.onDrain();

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { ERROR_MESSAGES, type ErrorCode } from "../../src/protocol/codes.ts";
 import { JsonPeer, type Event } from "../support/peer.ts";
-import { describeFrame, pong, RawClient, request } from "../support/raw-websocket.ts";
+import { describeFrame, ping, pong, RawClient, request, text } from "../support/raw-websocket.ts";
 import { COVERING_STORES, startServer, STORES } from "../support/server.ts";
 import { newRoom, sharedServer } from "../support/shared-server.ts";
 
@@ -304,21 +304,28 @@ test("of two connections of a session the one requested first is replaced, even 
   expect(await Promise.all(codes)).toEqual(codes.map(() => 4001));
 });
 
-test("a connection of a session is replaced only once the newer one is in use: its client may have given it up", async () => {
-  await using server = await startServer();
-  await using ann = await server.joinJson("ann", { session: "s" });
-  await using late = new RawClient(server.port);
-  late.sends(request("/ws/ann?session=s", { "Sec-WebSocket-Protocol": "hubbub.v1" }));
-  expect((await late.head())?.status).toBe(101);
-  await late.hears("ping ");
-  const welcome = describeFrame((await late.next()) ?? { fin: true, opcode: 8, payload: Buffer.alloc(0) });
-  expect(welcome).toContain('"connections":1,');
-  ann.says("still here", { seq: 1 });
-  await ann.hears({ type: "ack", seq: 1 }, message("ann", "still here"));
-  await ann.hearsNothing();
-  late.sends(pong());
-  expect((await ann.peer.closes()).code).toBe(4001);
-});
+test.each([
+  ["a pong", pong()],
+  ["a ping", ping()],
+  ["a message", text('{"type":"message","text":"hi","seq":2}')],
+])(
+  "a connection of a session is replaced once its client has sent something on the newer one: %s",
+  async (_, frame) => {
+    await using server = await startServer();
+    await using ann = await server.joinJson("ann", { session: "s" });
+    await using late = new RawClient(server.port);
+    late.sends(request("/ws/ann?session=s", { "Sec-WebSocket-Protocol": "hubbub.v1" }));
+    expect((await late.head())?.status).toBe(101);
+    await late.hears("ping ");
+    const welcome = describeFrame((await late.next()) ?? { fin: true, opcode: 8, payload: Buffer.alloc(0) });
+    expect(welcome).toContain('"connections":1,');
+    ann.says("still here", { seq: 1 });
+    await ann.hears({ type: "ack", seq: 1 }, message("ann", "still here"));
+    await ann.hearsNothing();
+    late.sends(frame);
+    expect((await ann.peer.closes()).code).toBe(4001);
+  },
+);
 
 test.each(["open", "sent"])(
   "a client that joins while the store loses its data (%s) does not join the stale room",

@@ -186,8 +186,8 @@ export const MUTANTS: readonly Mutant[] = [
     name: "pongs-not-counted",
     breaks: "pong: a connection that answers pings is closed",
     file: "http/socket-handlers.ts",
-    text: "onControlFrame(socket: ServerSocket): void {\n    socket.data.missedPongs = 0;",
-    replacement: "onControlFrame(socket: ServerSocket): void {",
+    text: "data.missedPongs = 0;\n    if",
+    replacement: "if",
   },
   {
     name: "never-reaped",
@@ -259,7 +259,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: "takeover-keeps-older",
     breaks: "session: the older connection stays open",
     file: "chat/session-registry.ts",
-    text: 'if (isNewer(connection, other)) other.close("replaced");',
+    text: 'other.close("replaced");',
     replacement: ";",
   },
   {
@@ -267,7 +267,7 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: "session: a request that its client has given up closes the connection that the client uses",
     file: "chat/session-registry.ts",
     text: "connection.socket?.ping();",
-    replacement: 'for (const other of others) if (isNewer(connection, other)) other.close("replaced");',
+    replacement: 'for (const other of [...others]) if (isNewer(connection, other)) other.close("replaced");',
     store: "shared-log",
   },
   {
