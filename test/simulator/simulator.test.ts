@@ -1,8 +1,9 @@
 /** Many simulations, each with its own mix of faults. README.md says what they check. */
 
+import { heapStats } from "bun:jsc";
 import { expect, test } from "bun:test";
 import { join } from "node:path";
-import type { Settings } from "./faults.ts";
+import { drawPlan, STANDARD_LOAD, type Settings } from "./faults.ts";
 import { simulate } from "./simulation.ts";
 
 /** On a machine with nothing else to do, it takes a minute. */
@@ -28,6 +29,17 @@ test(
   },
   PATIENCE_MS,
 );
+
+test("a simulation leaves nothing in memory", () => {
+  const objectsAfter = (seed: number) => {
+    simulate(drawPlan(seed, "memory", STANDARD_LOAD), seed);
+    Bun.gc(true);
+    return heapStats().objectCount;
+  };
+  const [first = 0, ...later] = [1, 2, 3, 4, 5, 6, 7, 8].map(objectsAfter);
+  // Each has tens of thousands, and those of the last one may still be referred to.
+  expect(Math.min(...later.slice(3))).toBeLessThan(first + 20_000);
+});
 
 test("a client with many messages stays connected while a database rejects them, whatever the rate limit", () => {
   const profile = { delayMs: 1, jitterMs: 1, kernelBytes: 2_700_000, bytesPerCharacter: 1 };

@@ -196,6 +196,9 @@ export class World {
       setInterval: (run: () => void, ms = 1) => setTimer(run, ms, Math.max(ms, 1)),
       clearTimeout: cancel,
       clearInterval: cancel,
+      // Those of the real process would keep all clients in memory that crash.
+      addEventListener: () => {},
+      removeEventListener: () => {},
     };
   }
 
