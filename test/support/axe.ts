@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { LOOKS, type Look, type Page } from "./browser.ts";
+import { THEMES, WIDTHS, type Look, type Page } from "./browser.ts";
 
 const VERSION = "4.14.1";
 const INTEGRITY =
@@ -20,22 +20,33 @@ export const skippedAxe =
     ? ""
     : ` (skipped: axe-core ${VERSION} cannot be downloaded from the package registry)`;
 
-/** @returns a line per violation: the rule, what it asks for, and the elements */
+/**
+ * Looks in every theme, and leaves the page in the light one.
+ * @returns a line per violation: the theme, the rule, what it asks for, and the elements
+ */
 export async function findViolations(page: Page): Promise<string[]> {
   if (!isThere) throw new Error(`axe-core ${VERSION} cannot be downloaded from the package registry`);
   if (!(await page.run<boolean>("'axe' in window")))
     await page.run(`(() => { ${await Bun.file(SOURCE).text()}\n})()`);
-  return await page.run<string[]>(
-    `axe.run(document, { runOnly: ${JSON.stringify(RULES)}, resultTypes: ["violations"] }).then(({ violations }) =>
+  const found: string[] = [];
+  for (const { title, ...theme } of THEMES) {
+    await page.setTheme(theme);
+    const violations = await page.run<string[]>(
+      `axe.run(document, { runOnly: ${JSON.stringify(RULES)}, resultTypes: ["violations"] }).then(({ violations }) =>
       violations.map(({ id, help, nodes }) => id + ": " + help + ": " + nodes.map(({ target, any }) => target.join(" ") + any.map(({ message }) => " (" + message + ")").join("")).join(", ")))`,
-  );
+    );
+    found.push(...violations.map((violation) => `${title}: ${violation}`));
+  }
+  await page.setTheme({});
+  return found;
 }
 
-/** Tests in every look that nothing is found in what the page shows. @param find shows it, and returns the violations */
+/** Tests that nothing is found in what the page shows. @param find shows it, and returns the violations */
 export function testLooks(what: string, find: (look: Look) => Promise<string[]>): void {
-  for (const { title, ...look } of LOOKS)
-    test.skipIf(skippedAxe !== "")(`axe-core finds nothing ${what} at ${title}${skippedAxe}`, async () =>
-      expect(await find(look)).toEqual([]),
+  for (const width of WIDTHS)
+    test.skipIf(skippedAxe !== "")(
+      `axe-core finds nothing ${what} at ${width} px, in any theme${skippedAxe}`,
+      async () => expect(await find({ width, height: 844 })).toEqual([]),
     );
 }
 

@@ -22,12 +22,17 @@ const POLL_MS = 20;
 /** This machine's name on a local network. All pages share one browser, and so its rules for host names. */
 export const LOCAL_NAME = `${hostname()}.local`.toLowerCase();
 
-export interface Look {
-  readonly width?: number;
-  readonly height?: number;
+interface Theme {
+  /** For messages. */
+  readonly title?: string;
   readonly dark?: boolean;
   /** A high-contrast theme of the operating system, which replaces the page's colours. */
   readonly forcedColors?: boolean;
+}
+
+export interface Look extends Omit<Theme, "title"> {
+  readonly width?: number;
+  readonly height?: number;
   /** A touch screen without a mouse, as on a phone. */
   readonly touch?: boolean;
   readonly language?: string;
@@ -39,14 +44,14 @@ export interface Look {
   readonly name?: string;
 }
 
-/** What every dialog and state of the page must look right in. For titles: `name`. */
-export const LOOKS: readonly (Look & { readonly name?: never; readonly title: string })[] = [
-  1280, 390,
-].flatMap((width) =>
-  [{ title: "light" }, { title: "dark", dark: true }, { title: "forced colours", forcedColors: true }].map(
-    ({ title, ...look }) => ({ title: `${width} px, ${title}`, width, height: 844, ...look }),
-  ),
-);
+/** Every dialog and state of the page must look right in each of these, and in each of {@link THEMES}. */
+export const WIDTHS = [1280, 390] as const;
+
+export const THEMES: readonly Theme[] = [
+  { title: "light" },
+  { title: "dark", dark: true },
+  { title: "forced colours", forcedColors: true },
+];
 
 /** Unused tabs; reusing one takes a third of the time of opening a new one. */
 const free: Page[] = [];
@@ -138,7 +143,14 @@ export class Page implements Disposable {
 
   async open(
     url: string,
-    { width = 1280, height = 800, dark, forcedColors, touch = false, language = "en-GB" }: Look,
+    {
+      width = 1280,
+      height = 800,
+      dark = false,
+      forcedColors = false,
+      touch = false,
+      language = "en-GB",
+    }: Look,
     isFirstVisit: boolean,
   ): Promise<void> {
     if (this.#left) await this.#left;
@@ -156,6 +168,16 @@ export class Page implements Disposable {
       deviceScaleFactor: 1,
       mobile: false,
     });
+    await this.setTheme({ dark, forcedColors });
+    await this.#view.cdp("Emulation.setTouchEmulationEnabled", { enabled: touch });
+    await this.#view.cdp("Emulation.setUserAgentOverride", {
+      userAgent: "Hubbub's tests",
+      acceptLanguage: language,
+    });
+    await this.#view.navigate(url);
+  }
+
+  async setTheme({ dark = false, forcedColors = false }: Theme): Promise<void> {
     await this.#view.cdp("Emulation.setEmulatedMedia", {
       media: "",
       features: [
@@ -164,12 +186,6 @@ export class Page implements Disposable {
         { name: "forced-colors", value: forcedColors ? "active" : "none" },
       ],
     });
-    await this.#view.cdp("Emulation.setTouchEmulationEnabled", { enabled: touch });
-    await this.#view.cdp("Emulation.setUserAgentOverride", {
-      userAgent: "Hubbub's tests",
-      acceptLanguage: language,
-    });
-    await this.#view.navigate(url);
   }
 
   async #begin(): Promise<void> {
