@@ -960,8 +960,14 @@ export class Rules implements WireObserver {
     const attendance = clients.get(key) ?? { connections: 0, absences: [] };
     clients.set(key, attendance);
     attendance.connections += isOpen ? 1 : -1;
+    const isThere = ({ data }: ServerEnd) =>
+      data.connection?.client === client && data.connection.room.name === room.name;
+    const leftAt = this.world.time;
     if (!isOpen && attendance.connections === 0)
-      attendance.absences.push({ leftAt: this.world.time, backAt: Infinity, announcedTo: new Set() });
+      attendance.absences.push({ leftAt, backAt: Infinity, announcedTo: new Set() });
+    // Servers publish independently: the others may learn that it has left one before that it is on another.
+    else if (!isOpen && this.settings.isCluster && ![...end.host.ends].some(isThere))
+      attendance.absences.push({ leftAt, backAt: leftAt, announcedTo: new Set() });
     const last = attendance.absences.at(-1);
     if (isOpen && attendance.connections === 1 && last) last.backAt = this.world.time;
     const textLink = isOpen ? undefined : this.#textLinks.findLast(({ link }) => link === end.link);
