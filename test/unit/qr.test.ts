@@ -86,11 +86,11 @@ describe.skipIf(skipped !== "")(`zbarimg reads a code${skipped}`, () => {
 function imageOf(code: QrCode = []): string {
   const [scale, quiet] = [4, 4];
   const size = scale * (code.length + 2 * quiet);
-  const pixels = Array.from({ length: size }, (_, y) =>
-    Array.from({ length: size }, (_, x) => {
-      const [row, column] = [Math.floor(y / scale) - quiet, Math.floor(x / scale) - quiet];
-      return code[row]?.[column] ? 1 : 0;
-    }).join(" "),
-  );
-  return `P1\n${size} ${size}\n${pixels.join("\n")}\n`;
+  const margin = "0".repeat(scale * quiet);
+  const rows = code.flatMap((row) => {
+    const pixels = row.map((isDark) => (isDark ? "1" : "0").repeat(scale)).join("");
+    return Array<string>(scale).fill(margin + pixels + margin);
+  });
+  const empty = Array<string>(scale * quiet).fill("0".repeat(size));
+  return `P1\n${size} ${size}\n${[...empty, ...rows, ...empty].join("\n")}\n`;
 }
