@@ -636,6 +636,17 @@ describe("the store without a server", () => {
     later.close();
   });
 
+  test("a session's seq is remembered from the last message on", async () => {
+    const days = [0, 20, 45];
+    for (const [i, day] of days.entries()) {
+      const store = open(Date.now() + day * DAY_MS);
+      store.prune();
+      expect(await store.lastSeq("ann", "s")).toBe(i || null);
+      expect(await say(store, `${i}`, { session: "s", seq: i + 1 })).toHaveProperty("stored");
+      store.close();
+    }
+  });
+
   test("looking up a session waits for the scheduled commit and does not force one", async () => {
     const store = open();
     const before = countCommits();
