@@ -67,7 +67,7 @@ export class Replay {
   #offset: number;
   /** Set while the next message may be older than the room's history: the last id sent. The store is read then. */
   #afterId: string | undefined;
-  /** Twice what the socket took of the last page: the rest of a page is discarded. */
+  /** Twice what was sent of the last page: the rest of a page, which may be 1 MiB, is discarded. */
   #pageSize = MAX_STORE_PAGE_SIZE;
   #isReadingStore = false;
   #isDone = false;
@@ -129,10 +129,7 @@ export class Replay {
       }
       // The store may be ahead of this node, and on the text wire, the reply to a message comes before its broadcast.
       const received = page.entries.filter(({ id }) => compareIds(id, history.lastId) <= 0);
-      if (received.length === 0) {
-        await context.clock.sleep(STORE_POLL_MS);
-        continue;
-      }
+      if (received.length === 0) await context.clock.sleep(STORE_POLL_MS);
       let sent = 0;
       for (const entry of received) {
         if (!isWritable) break;
@@ -140,7 +137,7 @@ export class Replay {
         isWritable = target.sendReplayed(entry);
         sent++;
       }
-      this.#pageSize = Math.min(MAX_STORE_PAGE_SIZE, 2 * sent);
+      this.#pageSize = Math.min(MAX_STORE_PAGE_SIZE, Math.max(1, 2 * sent));
     }
     this.#isReadingStore = false;
     if (this.#afterId === undefined) this.run();

@@ -270,11 +270,12 @@ describe("a replay", () => {
       expect(texts(late.socket)).toEqual(["1"]);
     });
 
-    test("sends nothing that the node has not received yet, so that replies come before their messages", async () => {
-      /** What the store has stored, and the node has not received yet. */
+    /** A node that receives what the store has stored only when it reads the log. */
+    function laggingNode() {
       const unread: (() => void)[] = [];
       const cached = new History("1-0", 10, Infinity);
-      const { join } = startHub({
+      const limits: number[] = [];
+      const { hub, join } = startHub({
         makeStore({ onEntry }) {
           const onStored = (entry: StoredEntry) =>
             void unread.push(() => (cached.push(entry), onEntry(entry)));
@@ -285,12 +286,22 @@ describe("a replay", () => {
               onResult: (...result) => void unread.push(() => callback.onResult(...result)),
             });
           store.acquireRoom = async () => cached;
+          const readHistory = store.readHistory.bind(store);
+          store.readHistory = (room, query) => {
+            limits.push(query.limit);
+            return readHistory(room, query);
+          };
           return store;
         },
       });
       const reads = () => {
         for (const receive of unread.splice(0)) receive();
       };
+      return { hub, join, cached, limits, reads };
+    }
+
+    test("sends nothing that the node has not received yet, so that replies come before their messages", async () => {
+      const { join, cached, reads } = laggingNode();
       const bob = await join("bob");
       bob.says("0");
       reads();
@@ -309,6 +320,27 @@ describe("a replay", () => {
       const received = ann.socket.takes();
       expect(received).toHaveLength(51);
       expect(received.slice(-3)).toEqual(["Client #bob says: 50", "You wrote: a", "Client #ann says: a"]);
+    });
+
+    test("reads single messages until the node has received what follows, then whole pages", async () => {
+      const { hub, join, limits, reads } = laggingNode();
+      const bob = await join("bob");
+      for (let i = 0; i <= 500; i++) bob.says(`${i}`);
+      const { entries } = await hub.store.readHistory("tea", { limit: 501 });
+      const ann = await join("ann", "json", { after: entries[100]?.id ?? "" });
+      const polls = async () => {
+        limits.length = 0;
+        for (let i = 0; i < 20; i++) {
+          await turn();
+          await passes(20);
+        }
+        return limits;
+      };
+      expect(new Set((await polls()).slice(1))).toEqual(new Set([1]));
+      expect(texts(ann.socket)).toEqual([]);
+      reads();
+      expect((await polls()).at(-1)).toBe(100);
+      expect(texts(ann.socket)).toEqual(Array.from({ length: 400 }, (_, i) => `${101 + i}`));
     });
 
     test("closes with 1013 when the store cannot be read", async () => {
