@@ -128,7 +128,8 @@ export class Replay {
         break;
       }
       // The store may be ahead of this node, and on the text wire, the reply to a message comes before its broadcast.
-      const received = page.entries.filter(({ id }) => compareIds(id, history.lastId) <= 0);
+      const lastReceived = page.entries.findLastIndex(({ id }) => compareIds(id, history.lastId) <= 0);
+      const received = page.entries.slice(0, lastReceived + 1);
       if (received.length === 0) await context.clock.sleep(STORE_POLL_MS);
       let sent = 0;
       for (const entry of received) {
