@@ -873,6 +873,29 @@ describe.skipIf(skipped !== "")(`the page${skipped}`, () => {
       });
 });
 
+test.skipIf(skipped !== "")(
+  `a tab used again has nothing stored of an earlier server at its port${skipped}`,
+  async () => {
+    const KEPT = "[localStorage, sessionStorage].map((storage) => storage.getItem('kept'))";
+    await using server = await startServer();
+    for (const name of ["127.0.0.1", "localhost"]) {
+      const laterServer = { origin: server.origin };
+      {
+        using page = await openPage(server, "/client?id=ann", { name });
+        await page.run("localStorage.setItem('kept', 1), sessionStorage.setItem('kept', 1)");
+        await page.reload();
+        expect(await page.run(KEPT)).toEqual(["1", "1"]);
+      }
+      {
+        using page = await openPage(server, "/client?id=ann", { name });
+        expect(await page.run(KEPT)).toEqual(["1", null]);
+      }
+      using page = await openPage(laterServer, "/client?id=ann", { name });
+      expect(await page.run(KEPT)).toEqual([null, null]);
+    }
+  },
+);
+
 test("the page's policy allows exactly its own script and style, by hash", async () => {
   await using server = await startServer();
   const response = await server.get("/client");

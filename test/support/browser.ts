@@ -78,8 +78,8 @@ type Permission = "default" | "denied" | "granted";
 const permitting = (state: Permission) =>
   `if (window.Notification) Object.defineProperty(Notification, "permission", { value: "${state}", configurable: true });`;
 
-/** Servers of which a page was opened. Another one before may have had the same port, and so the same storage. */
-const visited = new WeakSet<object>();
+/** The origins by which pages of a server were opened. An earlier server may have had the same port, and so the same storage. */
+const visited = new WeakMap<object, Set<string>>();
 
 /** Opens the page in a tab; disposing it makes the tab available to the next test. */
 export async function openPage(
@@ -90,8 +90,9 @@ export async function openPage(
   const page = free.pop() ?? new Page();
   const node = server.next?.() ?? server;
   const origin = node.origin.replace("127.0.0.1", look.name ?? "127.0.0.1");
-  await page.open(origin + path, look, !visited.has(node));
-  visited.add(node);
+  const origins = visited.getOrInsertComputed(node, () => new Set());
+  await page.open(origin + path, look, !origins.has(origin));
+  origins.add(origin);
   return page;
 }
 
@@ -156,11 +157,6 @@ export class Page implements Disposable {
     if (this.#left) await this.#left;
     else await this.#begin();
     this.#origin = new URL(url).origin;
-    if (isFirstVisit)
-      await this.#view.cdp("Storage.clearDataForOrigin", {
-        origin: this.#origin,
-        storageTypes: "local_storage",
-      });
     this.complaints.length = 0;
     await this.#view.cdp("Emulation.setDeviceMetricsOverride", {
       width,
@@ -174,6 +170,10 @@ export class Page implements Disposable {
       userAgent: "Hubbub's tests",
       acceptLanguage: language,
     });
+    // This tab may have been used for an earlier server at the same port.
+    await using _ = await this.#runsFirst(
+      `sessionStorage.clear();${isFirstVisit ? "localStorage.clear();" : ""}`,
+    );
     await this.#view.navigate(url);
   }
 
@@ -238,10 +238,16 @@ export class Page implements Disposable {
   }
 
   async #reloadsWith(source: string): Promise<AsyncDisposable> {
+    const script = await this.#runsFirst(source);
+    await this.reload();
+    return script;
+  }
+
+  /** Runs the script at the start of each document, until disposed. */
+  async #runsFirst(source: string): Promise<AsyncDisposable> {
     const { identifier } = await this.cdp<{ identifier: string }>("Page.addScriptToEvaluateOnNewDocument", {
       source,
     });
-    await this.reload();
     return {
       [Symbol.asyncDispose]: () => this.cdp("Page.removeScriptToEvaluateOnNewDocument", { identifier }),
     };
