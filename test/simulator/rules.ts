@@ -1,6 +1,7 @@
 /** The promises, checked from the clients' point of view. */
 
 import type { Connection } from "../../src/chat/connection.ts";
+import { SLOW_CONSUMER_BYTES } from "../../src/chat/slow-consumer.ts";
 import type { Content } from "../../src/protocol/codec.ts";
 import type { StreamWelcome } from "../../src/protocol/stream-encoders.ts";
 import type {
@@ -346,9 +347,9 @@ interface BanTimes {
   possiblyUntilMs: number;
   /** Where a request is under way: it disconnects the client even if it bans it no longer. */
   pendingAt: SocketHost | undefined;
-  /** When it was last requested, and acknowledged. */
-  requestedAt: number;
   acknowledgedAt: number;
+  /** By then, all servers of a cluster have read of the last request. */
+  knownAt: number;
 }
 
 interface Attendance {
@@ -394,6 +395,8 @@ export class Rules implements WireObserver {
   readonly #unseen = new Map<string, number[]>();
   readonly #welcomes: WelcomeRecord[] = [];
   readonly #unanswered = new Map<Link, Unanswered>();
+  /** Of connections whose replay is over, where buffers are small: the bytes that waited for the reader at its end. */
+  readonly #waitingAfterReplay = new Map<Link, number>();
   readonly #shutdowns = new Map<Host, number>();
   readonly #shutDownLinks: ShutDownLink[] = [];
   readonly #attendance = new Map<SocketHost | typeof CLUSTER, Map<string, Attendance>>();
@@ -411,6 +414,8 @@ export class Rules implements WireObserver {
   #hasLostAll = false;
   /** Since when there has been no fault that keeps a server from following the log. */
   #calmSince = 0;
+  /** Until when the database or a server has stood still. */
+  #frozenUntil = 0;
   /** By server and room: the newest id that a client of that server has received. */
   readonly #newestAt = new Map<Host, Map<string, string>>();
 
@@ -537,16 +542,18 @@ export class Rules implements WireObserver {
     if (code === RESTARTING && this.#hasTrouble) return; // clients resume after a gap in the log
     const { isNarrow, isPersistent } = this.settings;
     const isHistoryLost = isPersistent && !this.hasPruned && reason.startsWith("The history");
-    // A replay waits for its reader, however slow.
-    const isReplaying = reason.startsWith("Reading") && this.#links.get(link)?.liveAt === Infinity;
-    if (isNarrow && !isHistoryLost && !isReplaying && (code === 1013 || code === 1006)) return;
-    if ((this.settings.isStoreSlow || this.hasPruned) && code === 1013) return;
+    // A replay waits for its reader, however slow: most of what is too much was broadcast after it.
+    const ofReplay = this.#waitingAfterReplay.get(link) ?? Infinity;
+    const isReplayUnpaced = reason.startsWith("Reading") && ofReplay > SLOW_CONSUMER_BYTES / 2;
+    if (isNarrow && !isHistoryLost && !isReplayUnpaced && (code === 1013 || code === 1006)) return;
+    if ((this.settings.isStoreSlow || this.hasPruned) && !isReplayUnpaced && code === 1013) return;
     this.world.fail(`a healthy connection of ${link.clientOwner.name} was closed: ${code} ${reason}`);
   }
 
   /** A welcome names everyone who is in the room at that moment, by what the network knows. */
   onServerSent(end: ServerEnd, frame: Content): void {
     if (this.#bans.size > 0) this.#checkNotBanned(end);
+    if (this.settings.isNarrow) this.#watchReplay(end);
     if (typeof frame !== "string" || !frame.startsWith(WELCOME)) return;
     if (!end.data.connection) return; // an event stream
     const room = end.data.connection.room.name;
@@ -564,6 +571,13 @@ export class Rules implements WireObserver {
       members.length !== Math.min(count, MAX_LISTED_MEMBERS) ||
       members.some((member) => !present.has(member));
     if (isWrong) this.world.fail(`a welcome has ${members} as ${count}, and ${[...present]} are in ${room}`);
+  }
+
+  /** Called before each frame. */
+  #watchReplay(end: ServerEnd): void {
+    const { link, data } = end;
+    if (data.connection?.isReplaying) this.#waitingAfterReplay.delete(link);
+    else if (!this.#waitingAfterReplay.has(link)) this.#waitingAfterReplay.set(link, end.getBufferedAmount());
   }
 
   /** A pong proves that everything stored before its ping was delivered. */
@@ -715,6 +729,13 @@ export class Rules implements WireObserver {
     this.#calmSince = Math.max(this.#calmSince, this.world.time + forMs);
   }
 
+  /** The database or a server stands still until then, and so that much longer than before: several freezes add up. */
+  onFrozen(untilMs: number, forMs: number): void {
+    this.onTrouble(untilMs - this.world.time);
+    this.#frozenUntil = Math.max(this.#frozenUntil, untilMs);
+    for (const ban of this.#bans.values()) if (this.world.time < ban.knownAt) ban.knownAt += forMs;
+  }
+
   /** The database has lost the last entries, or everything. */
   onDataLost(entries: readonly StoredEntry[], isAll: boolean): void {
     this.#losses++;
@@ -829,19 +850,20 @@ export class Rules implements WireObserver {
   onBanRequested(client: string, host: SocketHost, untilMs: number): void {
     const { generation } = host;
     const ban = this.#bans.get(client);
+    const knownAt = Math.max(this.world.time, this.#frozenUntil) + MAX_RECOVERY_MS;
     if (ban?.generation !== generation) {
       const times = {
         generation,
         surelyUntilMs: 0,
         possiblyUntilMs: untilMs,
         pendingAt: host,
-        requestedAt: this.world.time,
         acknowledgedAt: Infinity,
+        knownAt,
       };
       return void this.#bans.set(client, times);
     }
     ban.pendingAt = host;
-    ban.requestedAt = this.world.time;
+    ban.knownAt = knownAt;
     ban.surelyUntilMs = Math.min(ban.surelyUntilMs, untilMs);
     ban.possiblyUntilMs = Math.max(ban.possiblyUntilMs, untilMs);
   }
@@ -882,7 +904,7 @@ export class Rules implements WireObserver {
     const ban = this.#bans.get(client);
     if (ban?.pendingAt === host) return;
     // Another server reads of it later, and disconnects the client even if it is over by then.
-    if (this.settings.isCluster && ban && this.world.time < ban.requestedAt + MAX_RECOVERY_MS) return;
+    if (this.settings.isCluster && ban && this.world.time < ban.knownAt) return;
     if (this.world.dateOf(host.owner) >= this.bannedUntilMs(client, host.generation))
       this.world.fail(`${client} is kept out as if it were banned`);
   }

@@ -349,7 +349,7 @@ class Simulation {
     switch (kind) {
       case "database-frozen":
         database.owner.busyUntil = Math.max(database.owner.busyUntil, world.now) + forMs;
-        this.#rules.onTrouble(database.owner.busyUntil - world.now);
+        this.#rules.onFrozen(database.owner.busyUntil, forMs);
         break;
       case "database-rejects":
         database.isRejecting = true;
@@ -463,7 +463,7 @@ class Simulation {
     const { owner, ends } = server;
     for (const { link } of ends) link.touch();
     owner.busyUntil = Math.max(owner.busyUntil, world.now) + ms;
-    this.#rules.onTrouble(owner.busyUntil - world.now);
+    this.#rules.onFrozen(owner.busyUntil, ms);
     this.#rules.stillUntil = Math.max(this.#rules.stillUntil, owner.busyUntil);
   }
 

@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { eventually } from "../support/deadline.ts";
-import { drawPlan, type Settings } from "./faults.ts";
+import { drawPlan, type Action, type Settings } from "./faults.ts";
 import { simulate } from "./simulation.ts";
 
 /** On a machine with nothing else to do, it takes a minute. */
@@ -44,29 +44,33 @@ test("a simulation leaves nothing in memory", async () => {
   }, "the simulations are no longer in memory");
 });
 
+const LINK = { delayMs: 1, jitterMs: 1, kernelBytes: 2_700_000, bytesPerCharacter: 1 };
+const SERVER = {
+  history: 100,
+  pingSeconds: 5,
+  flushMs: 10,
+  drainSeconds: 1,
+  messageRate: 0,
+  messageBurst: 0,
+};
+const CLUSTER = {
+  kind: "shared-log",
+  nodes: 2,
+  delayMs: 1,
+  lostReplyShare: 0,
+  isTrimmed: false,
+} as const;
+
+function userNamed(name: string, profile = LINK) {
+  return { name, client: name, wire: "json", room: "tea", profile, sendsBytes: false, history: 0 } as const;
+}
+
 test("a client with many messages stays connected while a database rejects them, whatever the rate limit", () => {
-  const profile = { delayMs: 1, jitterMs: 1, kernelBytes: 2_700_000, bytesPerCharacter: 1 };
-  const user = {
-    name: "j0",
-    client: "j0",
-    wire: "json",
-    room: "tea",
-    profile,
-    sendsBytes: false,
-    history: 0,
-  } as const;
   const settings: Settings = {
-    store: { kind: "shared-log", nodes: 2, delayMs: 1, lostReplyShare: 0, isTrimmed: false },
+    store: CLUSTER,
     seconds: 15,
-    users: [user],
-    server: {
-      history: 100,
-      pingSeconds: 5,
-      flushMs: 10,
-      drainSeconds: 1,
-      messageRate: 20,
-      messageBurst: 50,
-    },
+    users: [userNamed("j0")],
+    server: { ...SERVER, messageRate: 20, messageBurst: 50 },
   };
   const actions = [
     { atMs: 3000, kind: "disk-full", user: 0, amount: 1 },
@@ -74,6 +78,38 @@ test("a client with many messages stays connected while a database rejects them,
     { atMs: 8010, kind: "disk-full", user: 0, amount: 1 },
   ] as const;
   expect(simulate({ settings, actions }, 1).failure).toBeUndefined();
+});
+
+test("a client may read the broadcasts too slowly before its first pong, once its replay is over", () => {
+  const slowLink = { delayMs: 50, jitterMs: 0, kernelBytes: 65_536, bytesPerCharacter: 60 };
+  const settings: Settings = {
+    store: { kind: "memory" },
+    seconds: 5,
+    users: [userNamed("j0", slowLink), userNamed("j1")],
+    server: { ...SERVER, history: 2 },
+  };
+  const actions = [
+    { atMs: 2000, kind: "leave", user: 0, amount: 0 },
+    { atMs: 2060, kind: "send", user: 1, amount: 300 },
+  ] as const;
+  expect(simulate({ settings, actions }, 1).failure).toBeUndefined();
+});
+
+test.each([
+  { frozen: "the database", kind: "database-frozen", times: 5 },
+  { frozen: "a server", kind: "freeze-node", times: 2 },
+] as const)("a ban may be over when a server reads of it, after freezes of $frozen", ({ kind, times }) => {
+  const settings: Settings = {
+    store: CLUSTER,
+    seconds: 30,
+    users: [userNamed("j0"), userNamed("j1")],
+    server: { ...SERVER, pingSeconds: 2 },
+  };
+  const actions: Action[] = [];
+  for (let i = 0; i < times; i++) actions.push({ atMs: 2000 + i, kind, user: 0, amount: 0.98 });
+  // Its amount selects the other server.
+  actions.push({ atMs: 2100, kind: "ban", user: 0, amount: 0.401 });
+  for (let seed = 1; seed <= 8; seed++) expect(simulate({ settings, actions }, seed).failure).toBeUndefined();
 });
 
 test.each(["memory", "sqlite", "shared-log"])(
