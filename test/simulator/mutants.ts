@@ -533,6 +533,14 @@ export const MUTANTS: readonly Mutant[] = [
     store: "shared-log",
   },
   {
+    name: "ban-outlasts-its-end",
+    breaks: "cluster: a client is kept out although its ban is over",
+    file: "http/bans.ts",
+    text: "return untilMs > this.clock.now();",
+    replacement: "return untilMs > this.clock.now() - 10_000;",
+    store: "shared-log",
+  },
+  {
     name: "remote-ban-ignored",
     breaks: "cluster: a client that is banned on another node stays connected",
     file: "store/shared-log/store.ts",

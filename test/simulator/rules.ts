@@ -904,7 +904,11 @@ export class Rules implements WireObserver {
     const ban = this.#bans.get(client);
     if (ban?.pendingAt === host) return;
     // Another server reads of it later, and disconnects the client even if it is over by then.
-    if (this.settings.isCluster && ban && this.world.time < ban.knownAt) return;
+    const { time } = this.world;
+    if (this.settings.isCluster && ban && time < ban.knownAt) {
+      const isKnown = !ban.pendingAt && this.#isFollowed(ban.acknowledgedAt, time);
+      if (!isKnown) return;
+    }
     if (this.world.dateOf(host.owner) >= this.bannedUntilMs(client, host.generation))
       this.world.fail(`${client} is kept out as if it were banned`);
   }
