@@ -231,6 +231,7 @@ function checkVersion(db: Database, path: string): { readonly version: number; r
 
 function migrate(db: Database, path: string, nowMs: number, random: Random): void {
   const { version, isEmpty } = checkVersion(db, path);
+  if (version === MIGRATIONS.length) return;
   for (const migration of MIGRATIONS.slice(version)) db.run(migration);
   db.run(`PRAGMA application_id = ${APPLICATION_ID}`);
   db.run(`PRAGMA user_version = ${MIGRATIONS.length}`);

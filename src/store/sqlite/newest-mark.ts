@@ -35,7 +35,7 @@ export class NewestMark {
   /** A failure is ignored: an older mark only detects less. */
   write(origin: number, key: number): void {
     try {
-      this.#buffer.fill(" ").write(`${origin} ${key} ${checksumOf(origin, key)}`, "latin1");
+      this.#buffer.write(formatMark(origin, key).padEnd(FILE_BYTES), "latin1");
       lazyFs().writeSync(this.#file, this.#buffer, 0, FILE_BYTES, 0);
     } catch {}
   }
@@ -60,11 +60,12 @@ export function readMark(path: string): Mark | undefined {
 }
 
 function parseMark(text: string): Mark | undefined {
-  const [origin, key, checksum] = text.trim().split(" ").map(Number);
-  if (origin === undefined || key === undefined || checksum !== checksumOf(origin, key)) return undefined;
-  return { origin, key };
+  const [origin = 0, key = 0] = text.split(" ").map(Number);
+  return text.trimEnd() === formatMark(origin, key) ? { origin, key } : undefined;
 }
 
-function checksumOf(origin: number, key: number): number {
-  return Bun.hash.crc32(`${origin} ${key}`);
+/** With a checksum. */
+function formatMark(origin: number, key: number): string {
+  const numbers = `${origin} ${key}`;
+  return `${numbers} ${Bun.hash.crc32(numbers)}`;
 }
