@@ -66,6 +66,9 @@ const SERVER_FAULTS = [
 /** Where buffers are small: a client is away, and while it receives its long replay, another one leaves and returns. */
 const NARROW_FAULTS = ["long-replay"] as const;
 
+/** A request is under way for longer than its client waits for it, and a client is told to look after its connection. */
+const WAKE_FAULTS = ["late-request", "wake"] as const;
+
 /** What a moderator does. */
 const MODERATION = ["remove-message", "remove-client", "ban", "read-page"] as const;
 
@@ -87,6 +90,7 @@ type FaultKind =
   | (typeof USER_FAULTS)[number]
   | (typeof SERVER_FAULTS)[number]
   | (typeof NARROW_FAULTS)[number]
+  | (typeof WAKE_FAULTS)[number]
   | (typeof MODERATION)[number]
   | (typeof DATABASE_FAULTS)[number];
 
@@ -116,6 +120,9 @@ const MODERATOR_SEED = 0x30d;
 const DATABASE_SEED = 0xdb;
 const NARROW_SEED = 0x4a;
 const LONG_REPLAYS_PER_SECOND = 0.1;
+const WAKE_SEED = 0xa;
+const WAKE_SHARE = 0.3;
+const WAKES_PER_SECOND = 0.2;
 
 /** @param load fixes what a seed otherwise draws */
 export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_LOAD): Plan {
@@ -172,6 +179,11 @@ export function drawPlan(seed: number, store: StoreKind, load?: typeof STANDARD_
     const narrow = new Dice(seed ^ NARROW_SEED);
     const draw = () => [narrow.pick(NARROW_FAULTS), narrow.next()] as const;
     actions.push(...drawTimes(narrow, settings, LONG_REPLAYS_PER_SECOND, draw));
+  }
+  const wakes = new Dice(seed ^ WAKE_SEED);
+  if (load === undefined && wakes.chance(WAKE_SHARE)) {
+    const draw = () => [wakes.pick(WAKE_FAULTS), wakes.next()] as const;
+    actions.push(...drawTimes(wakes, settings, WAKES_PER_SECOND, draw));
   }
   if (isModerated) actions.push(...drawModeration(moderator, settings));
   return { settings, actions: actions.sort((a, b) => a.atMs - b.atMs) };

@@ -263,6 +263,13 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: ";",
   },
   {
+    name: "takeover-at-once",
+    breaks: "session: a request that its client has given up closes the connection that the client uses",
+    file: "chat/session-registry.ts",
+    text: "connection.socket?.ping();",
+    replacement: 'for (const other of [...others]) if (isNewer(connection, other)) other.close("replaced");',
+  },
+  {
     name: "takeover-by-older",
     breaks: "session: the older of two connections wins",
     file: "chat/session-registry.ts",

@@ -538,6 +538,8 @@ export class Network {
   readonly links = new Set<Link>();
   readonly #profiles = new Map<Owner, LinkProfile>();
   readonly #lastLinks = new Map<Owner, Link>();
+  /** How long the next request of a client is under way, in addition. */
+  readonly #requestDelays = new Map<Owner, number>();
   #lastNumber = 0;
 
   constructor(
@@ -568,8 +570,18 @@ export class Network {
     this.world.trace?.(`${link.number} connects: ${current.name} ${client.url}`);
     this.links.add(link);
     this.#lastLinks.set(current, link);
+    const delayMs = this.#requestDelays.get(current);
+    this.#requestDelays.delete(current);
+    if (delayMs !== undefined) link.touch();
+    link.extraDelayMs = delayMs ?? 0;
     link.up.send(REQUEST);
+    link.extraDelayMs = 0;
     return link;
+  }
+
+  /** The next request may arrive after the one that follows when its client has given it up. */
+  delayNextRequest(client: Owner, ms: number): void {
+    this.#requestDelays.set(client, ms);
   }
 
   /** A connection attempt arrives. */

@@ -58,6 +58,9 @@ const MAX_PRESENCE_LAG_MS = 40_000;
 const NOTICE_MS = 500;
 /** How long a client is away that receives a long replay, and how long it does not read. */
 const MAX_AWAY_MS = 5000;
+const MAX_REQUEST_DELAY_MS = 10_000;
+/** After which a client is woken, while it waits for a late request: it gives up the request within some seconds. */
+const WAKES_MS = [1000, 2000];
 const LONG_REPLAY_MS = 2000;
 /** Until a process that could not start is started again. */
 const RESTART_MS = 1000;
@@ -247,6 +250,14 @@ class Simulation {
         user.leave();
         this.#later(MAX_AWAY_MS * amount, () => this.#replayLong(user));
         break;
+      case "late-request":
+        link?.cut(world.dice);
+        this.network.delayNextRequest(user.owner, MAX_REQUEST_DELAY_MS * amount);
+        for (const afterMs of WAKES_MS) this.#later(afterMs, () => this.#wake(user));
+        break;
+      case "wake":
+        this.#wake(user);
+        break;
       case "skew":
         user.owner.clockSkewMs = (amount - 0.5) * 3_600_000;
         break;
@@ -307,6 +318,11 @@ class Simulation {
       default:
         kind satisfies never;
     }
+  }
+
+  /** The device of the user is online again, or its page visible. */
+  #wake({ owner }: User): void {
+    this.world.schedule(owner, this.world.time, () => owner.onOnline?.({ type: "online" }));
   }
 
   #ban(server: SimulatedServer | undefined, { room, client }: User, forMs: number): void {

@@ -46,6 +46,8 @@ export class Owner {
   clockSkewMs = 0;
   /** It is computing, or frozen, until then: its events wait. */
   busyUntil = 0;
+  /** A browser calls it when the device is online again. */
+  onOnline: ((event: { readonly type: "online" }) => void) | undefined;
 
   constructor(readonly name: string) {}
 }
@@ -197,8 +199,12 @@ export class World {
       clearTimeout: cancel,
       clearInterval: cancel,
       // Those of the real process would keep all clients in memory that crash.
-      addEventListener: () => {},
-      removeEventListener: () => {},
+      addEventListener: (type: string, listener: NonNullable<Owner["onOnline"]>) => {
+        if (type === "online") this.current.onOnline = listener;
+      },
+      removeEventListener: (type: string) => {
+        if (type === "online") this.current.onOnline = undefined;
+      },
     };
   }
 
