@@ -945,7 +945,9 @@ export class Rules implements WireObserver {
     const { sentAt } = link;
     const shutdownAt = (link.host && this.#shutdowns.get(link.host)) ?? Infinity;
     if (this.settings.isCluster) return this.#checkLeaveInCluster(link, room, client);
-    if (sentAt > shutdownAt + this.settings.flushMs + DELIVERY_BOUND_MS)
+    // A server that stands still learns of its shutdown afterwards.
+    const beganAt = Math.max(shutdownAt, this.stillUntil);
+    if (sentAt > beganAt + this.settings.flushMs + DELIVERY_BOUND_MS)
       this.world.fail(`${link.clientOwner.name} is told during a shutdown that ${client} left`);
     const attendance = link.host && this.#attendance.get(link.host)?.get(`${room} ${client}`);
     const slackMs = this.settings.flushMs + DELIVERY_BOUND_MS;

@@ -95,6 +95,17 @@ test("a client may read the broadcasts too slowly before its first pong, once it
   expect(simulate({ settings, actions }, 1).failure).toBeUndefined();
 });
 
+test("a server that stands still announces a leave before it learns of its shutdown", () => {
+  const users = [userNamed("j0"), { ...userNamed("t1"), wire: "text" as const }];
+  const settings: Settings = { store: { kind: "memory" }, seconds: 10, users, server: SERVER };
+  const actions = [
+    { atMs: 2000, kind: "leave", user: 0, amount: 1 },
+    { atMs: 2050, kind: "freeze-server", user: 0, amount: 1 },
+    { atMs: 3000, kind: "shut-down", user: 0, amount: 0 },
+  ] as const;
+  expect(simulate({ settings, actions }, 1).failure).toBeUndefined();
+});
+
 test.each([
   { frozen: "the database", kind: "database-frozen", times: 5 },
   { frozen: "a server", kind: "freeze-node", times: 2 },
