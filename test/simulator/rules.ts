@@ -558,8 +558,11 @@ export class Rules implements WireObserver {
     if (!end.data.connection) return; // an event stream
     const room = end.data.connection.room.name;
     const present = new Set<string>();
-    for (const { data } of end.host.ends)
-      if (data.connection?.room.name === room && data.connection) present.add(data.connection.client);
+    for (const {
+      data: { connection },
+    } of end.host.ends)
+      // One that opened in a room whose state is lost is about to be closed.
+      if (connection?.room.name === room && !connection.room.isDetached) present.add(connection.client);
     const { members, count }: Welcome = JSON.parse(frame);
     if (this.settings.isCluster) {
       const missing = [...present].find((client) => !members.includes(client));
