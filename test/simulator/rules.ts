@@ -354,6 +354,8 @@ interface BanTimes {
 
 interface Attendance {
   connections: number;
+  /** When one of them was closed last. */
+  closedAt: number;
   readonly absences: Absence[];
 }
 
@@ -379,6 +381,8 @@ export class Rules implements WireObserver {
   readonly sentTexts = new Map<string, SentText>();
   /** Until when the process of a server has stood still. */
   stillUntil = -Infinity;
+  /** Until when the store has accepted no writes. */
+  fullUntil = -Infinity;
   /** The store may have pruned messages because of their age. */
   hasPruned = false;
   /** The connection whose frame is being delivered. */
@@ -563,7 +567,9 @@ export class Rules implements WireObserver {
     } of end.host.ends)
       // One that opened in a room whose state is lost is about to be closed.
       if (connection?.room.name === room && !connection.room.isDetached) present.add(connection.client);
-    const { members, count }: Welcome = JSON.parse(frame);
+    const welcome: Welcome = JSON.parse(frame);
+    const { members, count } = welcome;
+    this.#checkConnections(end.host, room, welcome);
     if (this.settings.isCluster) {
       const missing = [...present].find((client) => !members.includes(client));
       if (missing !== undefined) this.world.fail(`a welcome has ${members}, and ${missing} is in ${room}`);
@@ -574,6 +580,18 @@ export class Rules implements WireObserver {
       members.length !== Math.min(count, MAX_LISTED_MEMBERS) ||
       members.some((member) => !present.has(member));
     if (isWrong) this.world.fail(`a welcome has ${members} as ${count}, and ${[...present]} are in ${room}`);
+  }
+
+  /** No more than the client has, except that another server may learn late that one has closed. */
+  #checkConnections(host: SocketHost, room: string, { client, connections }: Welcome): void {
+    const { isCluster } = this.settings;
+    const attendance = this.#attendance.get(isCluster ? CLUSTER : host)?.get(`${room} ${client}`);
+    if (!attendance || connections <= attendance.connections) return;
+    const changedAt = Math.max(attendance.closedAt, this.fullUntil);
+    if (isCluster && (this.#hasTrouble || this.world.time < changedAt + MAX_LAG_MS)) return;
+    this.world.fail(
+      `a welcome has ${connections} connections of ${client}, which has ${attendance.connections}`,
+    );
   }
 
   /** Called before each frame. */
@@ -988,9 +1006,10 @@ export class Rules implements WireObserver {
     let clients = this.#attendance.get(scope);
     if (!clients) this.#attendance.set(scope, (clients = new Map()));
     const key = `${room.name} ${client}`;
-    const attendance = clients.get(key) ?? { connections: 0, absences: [] };
+    const attendance = clients.get(key) ?? { connections: 0, closedAt: -Infinity, absences: [] };
     clients.set(key, attendance);
     attendance.connections += isOpen ? 1 : -1;
+    if (!isOpen) attendance.closedAt = this.world.time;
     const isThere = ({ data }: ServerEnd) =>
       data.connection?.client === client && data.connection.room.name === room.name;
     const leftAt = this.world.time;

@@ -274,9 +274,7 @@ class Simulation {
       case "server-clock":
         return this.#skewClock(server, amount);
       case "disk-full":
-        this.disk.setFull(true);
-        this.#later(5000 * amount ** 2, () => this.disk.setFull(false));
-        break;
+        return this.#fillDisk(5000 * amount ** 2);
       case "black-hole":
         this.network.isBlackHole = true;
         this.#later(5000 * amount, () => (this.network.isBlackHole = false));
@@ -318,6 +316,12 @@ class Simulation {
       default:
         kind satisfies never;
     }
+  }
+
+  #fillDisk(forMs: number): void {
+    this.disk.setFull(true);
+    this.#rules.fullUntil = Math.max(this.#rules.fullUntil, this.world.now + forMs);
+    this.#later(forMs, () => this.disk.setFull(false));
   }
 
   /** The device of the user is online again, or its page visible. */
