@@ -66,7 +66,7 @@ const SERVER_FAULTS = [
 /** Where buffers are small: a client is away, and while it receives its long replay, another one leaves and returns. */
 const NARROW_FAULTS = ["long-replay"] as const;
 
-/** A request is under way for longer than its client waits for it, and a client is told to look after its connection. */
+/** A request arrives after its client has given it up; a client is woken, and checks its connection. */
 const WAKE_FAULTS = ["late-request", "wake"] as const;
 
 /** What a moderator does. */

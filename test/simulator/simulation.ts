@@ -59,7 +59,7 @@ const NOTICE_MS = 500;
 /** How long a client is away that receives a long replay, and how long it does not read. */
 const MAX_AWAY_MS = 5000;
 const MAX_REQUEST_DELAY_MS = 10_000;
-/** After which a client is woken, while it waits for a late request: it gives up the request within some seconds. */
+/** When a client whose request is late is woken: it then gives the request up within seconds. */
 const WAKES_MS = [1000, 2000];
 const LONG_REPLAY_MS = 2000;
 /** Until a process that could not start is started again. */

@@ -65,45 +65,56 @@ function userNamed(name: string, profile = LINK) {
   return { name, client: name, wire: "json", room: "tea", profile, sendsBytes: false, history: 0 } as const;
 }
 
-test("a client with many messages stays connected while a database rejects them, whatever the rate limit", () => {
-  const settings: Settings = {
+interface Scenario extends Omit<Settings, "server"> {
+  readonly title: string;
+  readonly server?: Partial<typeof SERVER>;
+  readonly actions: readonly Action[];
+}
+
+const SCENARIOS: readonly Scenario[] = [
+  {
+    title:
+      "a client with many messages stays connected while a database rejects them, whatever the rate limit",
     store: CLUSTER,
     seconds: 15,
     users: [userNamed("j0")],
-    server: { ...SERVER, messageRate: 20, messageBurst: 50 },
-  };
-  const actions = [
-    { atMs: 3000, kind: "disk-full", user: 0, amount: 1 },
-    { atMs: 3500, kind: "send", user: 0, amount: 35 },
-    { atMs: 8010, kind: "disk-full", user: 0, amount: 1 },
-  ] as const;
-  expect(simulate({ settings, actions }, 1).failure).toBeUndefined();
-});
-
-test("a client may read the broadcasts too slowly before its first pong, once its replay is over", () => {
-  const slowLink = { delayMs: 50, jitterMs: 0, kernelBytes: 65_536, bytesPerCharacter: 60 };
-  const settings: Settings = {
+    server: { messageRate: 20, messageBurst: 50 },
+    actions: [
+      { atMs: 3000, kind: "disk-full", user: 0, amount: 1 },
+      { atMs: 3500, kind: "send", user: 0, amount: 35 },
+      { atMs: 8010, kind: "disk-full", user: 0, amount: 1 },
+    ],
+  },
+  {
+    title: "a client may read the broadcasts too slowly before its first pong, once its replay is over",
     store: { kind: "memory" },
     seconds: 5,
-    users: [userNamed("j0", slowLink), userNamed("j1")],
-    server: { ...SERVER, history: 2 },
-  };
-  const actions = [
-    { atMs: 2000, kind: "leave", user: 0, amount: 0 },
-    { atMs: 2060, kind: "send", user: 1, amount: 300 },
-  ] as const;
-  expect(simulate({ settings, actions }, 1).failure).toBeUndefined();
-});
+    users: [
+      userNamed("j0", { delayMs: 50, jitterMs: 0, kernelBytes: 65_536, bytesPerCharacter: 60 }),
+      userNamed("j1"),
+    ],
+    server: { history: 2 },
+    actions: [
+      { atMs: 2000, kind: "leave", user: 0, amount: 0 },
+      { atMs: 2060, kind: "send", user: 1, amount: 300 },
+    ],
+  },
+  {
+    title: "a server that stands still announces a leave before it learns of its shutdown",
+    store: { kind: "memory" },
+    seconds: 10,
+    users: [userNamed("j0"), { ...userNamed("t1"), wire: "text" }],
+    actions: [
+      { atMs: 2000, kind: "leave", user: 0, amount: 1 },
+      { atMs: 2050, kind: "freeze-server", user: 0, amount: 1 },
+      { atMs: 3000, kind: "shut-down", user: 0, amount: 0 },
+    ],
+  },
+];
 
-test("a server that stands still announces a leave before it learns of its shutdown", () => {
-  const users = [userNamed("j0"), { ...userNamed("t1"), wire: "text" as const }];
-  const settings: Settings = { store: { kind: "memory" }, seconds: 10, users, server: SERVER };
-  const actions = [
-    { atMs: 2000, kind: "leave", user: 0, amount: 1 },
-    { atMs: 2050, kind: "freeze-server", user: 0, amount: 1 },
-    { atMs: 3000, kind: "shut-down", user: 0, amount: 0 },
-  ] as const;
-  expect(simulate({ settings, actions }, 1).failure).toBeUndefined();
+test.each(SCENARIOS)("$title", ({ server, actions, ...settings }) => {
+  const plan = { settings: { ...settings, server: { ...SERVER, ...server } }, actions };
+  expect(simulate(plan, 1).failure).toBeUndefined();
 });
 
 test.each([
